@@ -1,0 +1,26 @@
+"""Errors that a user can mend: one line that names the value, what is allowed and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input from the user; the command line prints its one line and exits with status 2, without a traceback."""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str], *, hint: str = "") -> UserError:
+    """Returns the error for a name that is not among the allowed ones, with the nearest names first.
+
+    Args:
+      kind: what the name stands for ("database", "sampler"), as the message will say it.
+      name: what the user gave.
+      allowed: the names that would have been taken.
+      hint: what else the user can do, a clause without a full stop.
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    did_you_mean = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    hint = f"; {hint}" if hint else ""
+    return UserError(f"unknown {kind} {name!r}{did_you_mean} (known: {', '.join(names) or 'none'}){hint}")

@@ -1,0 +1,55 @@
+"""Pictures between their ranges: uint8 in [0, 255] on disk, float32 in [-1, 1] in the networks."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 100_000_000
+
+
+def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file to RGB: turned upright by its EXIF tag, first frame, transparency laid on white.
+
+    Raises:
+      ValueError: the bytes are no image of the known formats, are damaged, or hold more than `MAX_PIXELS` pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257.0).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Resizes the shorter side to `size` (bicubic, antialiased) and crops the centre to a square."""
+    if image.shape[:2] == (size, size):
+        return image
+    fitted = ImageOps.fit(Image.fromarray(image), (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(fitted)
+
+
+def to_float(images: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Maps uint8 [0, 255] to float32 [-1, 1]."""
+    return images.astype(np.float32) / 127.5 - 1.0
+
+
+def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Maps float [-1, 1] to uint8 [0, 255], rounded, values outside clipped."""
+    return np.clip(np.round((np.asarray(images, np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,205 @@
+"""Contact sheets: pictures in rows and columns with labels that never overlap."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND = (246, 246, 244)
+INK = (38, 38, 42)
+ELLIPSIS = "..."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where things lie on a sheet, in pixels; heights of label bands are zero where there are no labels."""
+
+    cell: tuple[int, int]
+    margin: int
+    gap: int
+    left: int
+    top: int
+    under: int
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Returns (x, y) of a picture's upper left corner."""
+        height, width = self.cell
+        return self.left + column * (width + self.gap), self.top + row * (height + self.under + self.gap)
+
+    def size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Returns (width, height) of the whole sheet."""
+        x, y = self.corner(rows, columns)
+        return x - self.gap + self.margin, y - self.gap + self.margin
+
+
+def grid(
+    images: UInt8[np.ndarray, "rows columns h w 3"],
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    cell_labels: Sequence[Sequence[str]] | None = None,
+    title: str | None = None,
+    zoom: int = 2,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws pictures in rows and columns, with labels to the left, above, and under each picture.
+
+    Long labels are wrapped inside their own cell and shortened by an ellipsis after four lines.
+
+    Args:
+      images: [rows, columns, h, w, 3] the pictures; `blank` ones vanish into the ground.
+      row_labels: one text for each row, left of it.
+      column_labels: one text for each column, above it.
+      cell_labels: [rows][columns] one text for each picture, under it; line breaks are kept.
+      title: one text over the whole sheet.
+      zoom: every pixel is drawn as zoom x zoom pixels.
+
+    Raises:
+      ValueError: there are no pictures, or a number of labels does not fit.
+    """
+    rows, columns, height, width, _ = images.shape
+    _check_labels(rows, columns, row_labels, column_labels, cell_labels)
+    cell = (height * zoom, width * zoom)
+    font = _font(min(18, max(11, cell[1] // 9)))
+    title_font = _font(min(26, max(14, cell[1] // 7)))
+    gap, margin = max(6, cell[1] // 12), max(12, cell[1] // 7)
+
+    row_width = min(max(cell[1], 140), 260)
+    row_lines = [_wrap(text, row_width, font, _fitting(cell[0], font)) for text in row_labels or []]
+    column_lines = [_wrap(text, cell[1], font) for text in column_labels or []]
+    cell_lines = [[_wrap(text, cell[1], font) for text in texts] for texts in cell_labels or []]
+    label_width = max((_width(line, font) for lines in row_lines for line in lines), default=0)
+    left = margin + (label_width + 2 * gap if label_width else 0)
+    title_lines = _wrap(title or "", max(columns * (cell[1] + gap) - gap, 200), title_font, 3)
+    top = margin + _band(title_lines, title_font, 2 * gap)
+    layout = _Layout(
+        cell=cell,
+        margin=margin,
+        gap=gap,
+        left=left,
+        top=top + max((_band(lines, font, gap) for lines in column_lines), default=0),
+        under=max((_band(lines, font, gap) for texts in cell_lines for lines in texts), default=0),
+    )
+
+    sheet_width, sheet_height = layout.size(rows, columns)
+    title_width = max((_width(line, title_font) for line in title_lines), default=0)
+    sheet = Image.new("RGB", (max(sheet_width, left + title_width + margin), sheet_height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    _write(draw, (left, margin), title_lines, title_font)
+    for column, lines in enumerate(column_lines):
+        x, y = layout.corner(0, column)
+        _write(draw, (x + cell[1] // 2, y - _band(lines, font, gap)), lines, font, anchor="ma")
+    for row, lines in enumerate(row_lines):
+        y = layout.corner(row, 0)[1] + (cell[0] - _band(lines, font, 0)) // 2
+        _write(draw, (left - 2 * gap, y), lines, font, anchor="ra")
+    for row, column in np.ndindex(rows, columns):
+        x, y = layout.corner(row, column)
+        sheet.paste(_zoomed(images[row, column], zoom), (x, y))
+        if cell_lines:
+            _write(draw, (x + cell[1] // 2, y + cell[0] + gap // 2), cell_lines[row][column], font, anchor="ma")
+    return np.array(sheet)
+
+
+def blank(height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns a picture in the sheet's ground colour, for cells that stay empty."""
+    return np.broadcast_to(np.array(BACKGROUND, np.uint8), (height, width, 3)).copy()
+
+
+def in_rows(images: UInt8[np.ndarray, "n h w 3"], columns: int) -> UInt8[np.ndarray, "rows columns h w 3"]:
+    """Lays pictures out in rows of `columns`, the last row filled up with blank ones."""
+    count, height, width, _ = images.shape
+    missing = -count % columns
+    filled = np.concatenate([images, np.stack([blank(height, width)] * missing)]) if missing else images
+    return filled.reshape(-1, columns, height, width, 3)
+
+
+def _check_labels(
+    rows: int,
+    columns: int,
+    row_labels: Sequence[str] | None,
+    column_labels: Sequence[str] | None,
+    cell_labels: Sequence[Sequence[str]] | None,
+) -> None:
+    if rows * columns == 0:
+        raise ValueError("a sheet needs at least one picture")
+    if row_labels is not None and len(row_labels) != rows:
+        raise ValueError(f"{len(row_labels)} row labels for {rows} rows")
+    if column_labels is not None and len(column_labels) != columns:
+        raise ValueError(f"{len(column_labels)} column labels for {columns} columns")
+    if cell_labels is not None and (len(cell_labels) != rows or any(len(texts) != columns for texts in cell_labels)):
+        raise ValueError(f"cell labels do not form {rows} rows of {columns}")
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return int(np.ceil(font.getlength(text)))
+
+
+def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return int(font.getbbox("Agjpq|")[3]) + 2
+
+
+def _fitting(height: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return max(1, height // _line_height(font))
+
+
+def _band(lines: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, space: int) -> int:
+    return len(lines) * _line_height(font) + space if lines else 0
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    anchor: str = "la",
+) -> None:
+    x, y = corner
+    for number, line in enumerate(lines):
+        draw.text((x, y + number * _line_height(font)), line, fill=INK, font=font, anchor=anchor)
+
+
+def _zoomed(image: UInt8[np.ndarray, "h w 3"], zoom: int) -> Image.Image:
+    return Image.fromarray(np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1))
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, max_lines: int = 4) -> list[str]:
+    """Breaks a text at spaces, and words where they must be, into lines of at most `width` pixels."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            for piece in _pieces(word, width, font):
+                joined = f"{line} {piece}" if line else piece
+                if not line or _width(joined, font) <= width:
+                    line = joined
+                else:
+                    lines.append(line)
+                    line = piece
+        if line:
+            lines.append(line)
+    if len(lines) <= max_lines:
+        return lines
+    return [*lines[: max_lines - 1], _shortened(lines[max_lines - 1], width, font)]
+
+
+def _pieces(word: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and _width(pieces[-1] + letter, font) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def _shortened(line: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    while line and _width(line + ELLIPSIS, font) > width:
+        line = line[:-1]
+    return line.rstrip() + ELLIPSIS

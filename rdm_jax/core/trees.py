@@ -1,0 +1,37 @@
+"""Parameter trees as flat dictionaries, and what one asks of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"a/b/c": leaf} of a nested dictionary."""
+    return traverse_util.flatten_dict(dict(tree), sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionary of {"a/b/c": leaf}."""
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def count(tree: Any) -> int:
+    """Returns the number of scalars in all leaves (arrays or shape structs)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 over names, shapes, types and bytes of a tree of arrays, as 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for name, leaf in sorted(flatten(tree).items()):
+        array = np.asarray(leaf)
+        sha.update(f"{name}:{array.dtype}:{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()

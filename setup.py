@@ -1,0 +1,58 @@
+"""Packaging of rdm_jax: version ranges are those that were tested, extras hold what only some need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text())[1]
+
+JAX = ">=0.10.2,<0.13"
+
+setup(
+    name="rdm_jax",
+    version=VERSION,
+    description="Retrieval-augmented diffusion models in JAX and Flax: swap the database, swap the style",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rdm_jax", "rdm_jax.*"]),
+    package_data={"rdm_jax": ["assets/**/*", "py.typed"]},
+    install_requires=[
+        f"jax{JAX}",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "chex>=0.1.92,<0.2",
+        "transformers>=5.17,<6",
+        "tokenizers>=0.22",
+        "tensorflow-datasets>=4.9.10,<5",
+        "array_record>=0.8.6,<0.9",
+        "grain>=0.2.18,<0.3",
+        "ml_collections>=1.1,<2",
+        "safetensors>=0.8,<1",
+        "jaxtyping>=0.3",
+        "numpy>=2.4,<2.6",
+        "pillow>=12.3,<13",
+        "pyarrow>=20",
+        "pyyaml>=6",
+        "tqdm>=4.67",
+        "absl-py>=2.1",
+        'scann>=1.4.2,<1.5; platform_system == "Linux" and platform_machine == "x86_64"',
+    ],
+    extras_require={
+        "cuda": [f"jax[cuda12]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}"],
+        "test": [
+            "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
+            "beartype>=0.22",
+            "scipy>=1.16",
+            "ruff==0.17.5",
+            "pyright==1.1.414",
+        ],
+    },
+    entry_points={"console_scripts": ["rdm = rdm_jax.cli.main:main"]},
+)
