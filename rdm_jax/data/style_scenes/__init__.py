@@ -1,0 +1,1 @@
+"""A procedural set of 64x64 pictures: twelve subjects in eight colours on six grounds, in twelve styles."""

@@ -1,0 +1,189 @@
+"""What all styles paint with: label maps, contours, palettes, and textures cut at random from larger sheets."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, Shaped, UInt8
+from PIL import Image, ImageDraw, ImageFilter
+
+from rdm_jax.data.style_scenes.layout import Layout
+from rdm_jax.data.style_scenes.shapes import Role
+from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, SIZE, Scene
+
+Picture: TypeAlias = UInt8[np.ndarray, "64 64 3"]
+Labels: TypeAlias = UInt8[np.ndarray, "_ _"]
+Palette: TypeAlias = Float32[np.ndarray, "_ 3"]
+Field: TypeAlias = Float32[np.ndarray, "_ _"]
+
+FINE = 4 * SIZE
+"""Side of the canvas for flat colour and contours, in pixels."""
+
+MEDIUM = 3 * SIZE
+"""Side of the canvas for woven and ruled textures, in pixels."""
+
+SHEET = 640
+"""Side of the texture sheets, in pixels."""
+
+WHITE = np.full(3, 255, np.float32)
+
+
+def rgb(*values: float | int) -> Float32[np.ndarray, "3"]:
+    """Returns a colour in [0, 255]."""
+    return np.array(values, np.float32)
+
+
+def mix(a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."], share: float) -> Float32[np.ndarray, "..."]:
+    """Returns the blend of two colours that holds `share` of the second."""
+    return (a + (b - a) * np.float32(share)).astype(np.float32)
+
+
+def saturate(colour: Float32[np.ndarray, "*n 3"], factor: float) -> Float32[np.ndarray, "*n 3"]:
+    """Returns colours `factor` times as far from their own grey, within [0, 255]."""
+    grey = colour.mean(-1, keepdims=True)
+    return np.clip(grey + (colour - grey) * np.float32(factor), 0, 255)
+
+
+def palette(scene: Scene, rng: np.random.Generator, jitter: float = 8.0) -> Palette:
+    """Returns each role's colour in [0, 255] for a scene, the subject's and the ground's slightly varied."""
+    main = np.clip(np.array(COLOURS[scene.colour]) + rng.uniform(-jitter, jitter, 3), 0, 255).astype(np.float32)
+    ground = np.clip(np.array(GROUNDS[scene.ground]) + rng.uniform(-3, 3, 3), 0, 255).astype(np.float32)
+    colours = np.empty((len(Role), 3), np.float32)
+    colours[Role.GROUND] = ground
+    colours[Role.FLOOR] = saturate(ground, 1.4) * 0.82
+    colours[Role.MAIN] = main
+    colours[Role.SHADE] = main * rgb(0.74, 0.64, 0.7)
+    colours[Role.TINT] = mix(main, WHITE, 0.5)
+    colours[Role.WHITE] = rgb(253, 253, 250)
+    colours[Role.INK] = rgb(32, 28, 40)
+    colours[Role.WOOD] = rgb(106, 70, 46)
+    colours[Role.LEAF] = rgb(46, 112, 58)
+    colours[Role.BONE] = rgb(236, 216, 182)
+    colours[Role.FLAME] = rgb(255, 164, 36)
+    colours[Role.MIST] = colours[Role.FLOOR] * 0.88
+    return colours
+
+
+def _flat(points: Float[np.ndarray, "n 2"], size: int) -> list[float]:
+    return (points * size - 0.5).ravel().tolist()
+
+
+def labels(layout: Layout, size: int) -> Labels:
+    """Returns the role seen at each pixel of a square canvas of the side `size`."""
+    image = Image.new("L", (size, size), int(Role.GROUND))
+    pen = ImageDraw.Draw(image)
+    for part in layout:
+        if part.width:
+            pen.line(_flat(part.points, size), int(part.role), max(1, round(part.width * size)), joint="curve")
+        else:
+            pen.polygon(_flat(part.points, size), int(part.role))
+    return np.asarray(image)
+
+
+def contours(layout: Layout, size: int, width: float) -> Labels:
+    """Returns 1 + the role whose contour runs through each pixel, 0 where none does; hidden lines are left out.
+
+    Args:
+      layout: the picture's parts.
+      size: the canvas's side in pixels.
+      width: the width of the lines, in pixels of the finished picture; small parts in ink are filled.
+    """
+    image = Image.new("L", (size, size), 0)
+    pen = ImageDraw.Draw(image)
+    pixels = max(1, round(width * size / SIZE))
+    for part in layout:
+        flat = _flat(part.points, size)
+        if not part.width:
+            if part.line:
+                pen.polygon(flat, 0)
+                pen.line([*flat, *flat[:4]], int(part.role) + 1, pixels, joint="curve")
+            elif part.role in (Role.INK, Role.WHITE):
+                pen.polygon(flat, int(part.role) + 1 if part.role == Role.INK else 0)
+        else:
+            pen.line(flat, int(part.role) + 1, pixels, joint="curve")
+    return np.asarray(image)
+
+
+def coverage(mask: Bool[np.ndarray, "n n"]) -> Float32[np.ndarray, "64 64"]:
+    """Returns the share of each pixel of the picture that a mask on a larger canvas covers, in [0, 1]."""
+    canvas = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+    return np.asarray(canvas.reduce(canvas.width // SIZE), np.float32) / np.float32(255)
+
+
+def shrink(canvas: Shaped[np.ndarray, "n n 3"]) -> Float32[np.ndarray, "64 64 3"]:
+    """Returns the picture, in [0, 255], that a larger canvas averages to."""
+    if canvas.dtype != np.uint8:
+        canvas = np.clip(canvas, 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(canvas).reduce(canvas.shape[0] // SIZE), np.float32)
+
+
+def fill(canvas: Labels, colours: Palette) -> UInt8[np.ndarray, "n n 3"]:
+    """Returns a canvas with each label in its colour."""
+    return np.clip(colours, 0, 255).astype(np.uint8)[canvas]
+
+
+def finish(picture: Shaped[np.ndarray, "64 64 3"]) -> Picture:
+    """Returns the picture rounded to uint8."""
+    return np.clip(picture + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def blur(picture: Shaped[np.ndarray, "64 64 *c"], radius: float) -> Float32[np.ndarray, "64 64 *c"]:
+    """Returns a picture with values in [0, 255] under a Gaussian blur of the radius given, in pixels."""
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32)
+
+
+@functools.cache
+def grid(size: int) -> tuple[Float32[np.ndarray, "1 n"], Float32[np.ndarray, "n 1"]]:
+    """Returns the x and y of each pixel of a square canvas, in pixels of the finished picture."""
+    line = ((np.arange(size) + 0.5) * SIZE / size).astype(np.float32)
+    return line[None, :], line[:, None]
+
+
+@functools.cache
+def _noise_sheet(cell_x: float, cell_y: float) -> Field:
+    rng = np.random.default_rng([int(cell_x * 10), int(cell_y * 10)])
+    coarse = rng.normal(size=(int(SHEET / cell_y) + 2, int(SHEET / cell_x) + 2)).astype(np.float32)
+    sheet = np.asarray(Image.fromarray(coarse).resize((SHEET, SHEET), Image.Resampling.BICUBIC))
+    return (sheet / sheet.std()).astype(np.float32)
+
+
+def noise(size: int, rng: np.random.Generator, cell_x: float, cell_y: float | None = None) -> Field:
+    """Returns a smooth random field of unit variance whose blotches are `cell_x` by `cell_y` canvas pixels."""
+    return _noise_sheet(cell_x, cell_x if cell_y is None else cell_y)[_window(size, rng)]
+
+
+def _window(size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Returns where to cut a canvas from a sheet: a random square, each axis forward or backward."""
+    first, second = (
+        slice(start, start + size) if forward else slice(start + size, start, -1)
+        for start, forward in zip(rng.integers(0, SHEET - size, 2).tolist(), rng.random(2) < 0.5, strict=True)
+    )
+    return first, second
+
+
+@functools.cache
+def _shard_sheet(cell: int) -> tuple[Field, Int32[np.ndarray, "n n"]]:
+    """Returns a sheet of Voronoi cells, one seed in each square of a grid: distances to the edges, and numbers."""
+    rng = np.random.default_rng(cell)
+    side = SHEET // cell + 5
+    square = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1) - 2.0
+    seeds = ((square + rng.uniform(0.12, 0.88, square.shape)) * cell).reshape(-1, 2)
+    home = np.arange(SHEET) // cell + 2
+    steps = range(-2, 3)
+    near = np.stack([(home + dy)[:, None] * side + home + dx for dy in steps for dx in steps])
+    pixel = np.stack(np.meshgrid(np.arange(SHEET), np.arange(SHEET), indexing="ij"), -1) + 0.5
+    distance = ((seeds[near] - pixel) ** 2).sum(-1)
+    two = np.argsort(distance, 0)[:2]
+    numbers, squares = np.take_along_axis(near, two, 0), np.take_along_axis(distance, two, 0)
+    gap = np.linalg.norm(seeds[numbers[0]] - seeds[numbers[1]], axis=-1)
+    return ((squares[1] - squares[0]) / (2 * gap)).astype(np.float32), numbers[0].astype(np.int32)
+
+
+def shards(size: int, rng: np.random.Generator, cell: int) -> tuple[Field, Int32[np.ndarray, "n n"]]:
+    """Returns irregular cells about `cell` pixels of the canvas wide: distances to their edges, and their numbers."""
+    edges, numbers = _shard_sheet(cell)
+    window = _window(size, rng)
+    return edges[window], numbers[window]

@@ -1,0 +1,192 @@
+"""Styles made of dabs of colour: pointillism, watercolour, and the hands of Marlow and Isolde."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from rdm_jax.data.style_scenes.layout import Layout
+from rdm_jax.data.style_scenes.shapes import Role
+from rdm_jax.data.style_scenes.styles.brush import (
+    FINE,
+    MEDIUM,
+    WHITE,
+    Labels,
+    Palette,
+    Picture,
+    blur,
+    contours,
+    coverage,
+    fill,
+    finish,
+    grid,
+    labels,
+    mix,
+    noise,
+    palette,
+    rgb,
+    saturate,
+    shrink,
+)
+from rdm_jax.data.style_scenes.vocabulary import SIZE, Scene
+
+
+@functools.cache
+def _hexagonal(period: float) -> Float[np.ndarray, "n 2"]:
+    rows = np.arange(-1, SIZE / (period * 0.866) + 1)
+    columns = np.arange(-1, SIZE / period + 2)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    return np.stack([(x + 0.5 * (y % 2)) * period, y * period * 0.866], -1).reshape(-1, 2)
+
+
+def pointillism(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+    """Whole round dots of varied hue over a pale underpainting."""
+    colours = palette(scene, rng)
+    colours[Role.GROUND] = saturate(colours[Role.GROUND], 1.3)
+    canvas_labels = labels(layout, FINE)
+    under = colours.copy()
+    under[: Role.FLOOR + 1] = mix(under[: Role.FLOOR + 1], WHITE, 0.55)
+    under[Role.MAIN :] = mix(under[Role.MAIN :], WHITE, 0.22)
+    ground = canvas_labels <= Role.FLOOR
+    backdrop = np.where(ground, canvas_labels, np.uint8(Role.GROUND))
+    image = Image.fromarray(fill(backdrop, under))
+    _dot(image, colours, backdrop, rng, 4.9, (2.1, 2.5), 15.0)
+    image.paste(
+        Image.fromarray(fill(canvas_labels, under)), mask=Image.fromarray(np.where(ground, np.uint8(0), np.uint8(255)))
+    )
+    _dot(
+        image,
+        colours,
+        np.where(ground | (canvas_labels == Role.INK), _NOTHING, canvas_labels),
+        rng,
+        4.3,
+        (1.9, 2.2),
+        20.0,
+    )
+    return finish(shrink(np.asarray(image)))
+
+
+_NOTHING = np.uint8(255)
+
+
+def _dot(
+    image: Image.Image,
+    colours: Palette,
+    canvas: Labels,
+    rng: np.random.Generator,
+    period: float,
+    radius: tuple[float, float],
+    sway: float,
+) -> None:
+    """Sets whole dots in the colours of a label map, `sway` about them, on a jittered hexagonal grid."""
+    scale = FINE // SIZE
+    centres = _hexagonal(period) + rng.uniform(-0.5 * period, 0, 2)
+    centres = (centres + rng.uniform(-0.5, 0.5, centres.shape)) * scale
+    place = np.clip(centres, 0, FINE - 1).astype(np.int64)
+    roles = canvas[place[:, 1], place[:, 0]]
+    centres, roles = centres[roles != _NOTHING], roles[roles != _NOTHING]
+    tones = colours[roles] + rng.normal(size=(len(roles), 3)) * sway
+    pale = rng.random(len(roles)) < 0.16
+    tones[pale] += 0.4 * (255 - tones[pale])
+    radii = rng.uniform(*radius, (len(roles), 1)) * scale
+    corners = np.concatenate([centres - radii, centres + radii], 1).tolist()
+    pen = ImageDraw.Draw(image)
+    for corner, tone in zip(corners, np.clip(tones, 0, 255).astype(np.int64).tolist(), strict=True):
+        pen.ellipse(corner, tuple(tone))
+
+
+def watercolour(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+    """Pale washes with wandering edges where the pigment gathers, on white paper with a bare border."""
+    colours = palette(scene, rng)
+    colours = mix(colours, WHITE, 0.12)
+    ground = mix(saturate(colours[Role.GROUND], 1.35), WHITE, 0.1)
+    colours[[Role.GROUND, Role.FLOOR]] = ground, np.clip(saturate(ground, 1.2) * np.float32(0.88), 0, 255)
+    paper = rgb(252, 250, 244)
+    size = MEDIUM
+    base = labels(layout, size)
+    line = np.arange(size)
+    shift_x = (noise(size, rng, 22.0) * 1.8).astype(np.int64) + line[None]
+    shift_y = (noise(size, rng, 22.0) * 1.8).astype(np.int64) + line[:, None]
+    wandering = base[np.clip(shift_y, 0, size - 1), np.clip(shift_x, 0, size - 1)]
+    picture = shrink(fill(wandering, colours))
+    subject = coverage(wandering > Role.FLOOR)
+    rim = np.clip(subject - blur(subject * 255, 2.0) / np.float32(255), 0, 1)
+    cloudy = noise(SIZE, rng, 11.0)
+    density = np.float32(0.86) + np.float32(0.15) * cloudy * (np.float32(0.6) + subject) + np.float32(1.0) * rim
+    density = np.maximum(density, np.float32(0.66))
+    soft = np.clip(np.float32(0.35) + np.float32(0.4) * noise(SIZE, rng, 14.0), 0, 0.9)[..., None]
+    picture = picture * (1 - soft) + blur(picture, 1.5) * soft
+    x, y = grid(SIZE)
+    inset = np.minimum(np.minimum(x, SIZE - x), np.minimum(y, SIZE - y)) + noise(SIZE, rng, 9.0) * np.float32(1.6)
+    wash = np.maximum(np.clip((inset - np.float32(3.5)) / np.float32(2.5), 0, 1), subject)
+    return finish(paper - (paper - picture) * (density * wash)[..., None])
+
+
+def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+    """Two inks in poor register: a pale flat layer, and over it halftone dots in the full colour; navy for the key."""
+    colours = palette(scene, rng)
+    canvas_labels = labels(layout, MEDIUM)
+    x, y = grid(MEDIUM)
+    slip = (rng.integers(3, 6, 2) * rng.choice([-1, 1], 2)).tolist()
+    pale = colours.copy()
+    pale[[Role.MAIN, Role.SHADE]] = mix(colours[Role.MAIN], WHITE, 0.36), mix(colours[Role.MAIN], WHITE, 0.1)
+    pale[Role.TINT] = mix(colours[Role.MAIN], WHITE, 0.68)
+    key = rgb(38, 40, 96)
+    pale[[Role.INK, Role.WOOD]] = mix(key, WHITE, 0.4), mix(key, WHITE, 0.35)
+    canvas = fill(np.roll(canvas_labels, slip, (0, 1)), pale)
+    tone = np.zeros(len(Role), np.float32)
+    tone[[Role.GROUND, Role.FLOOR, Role.MAIN, Role.SHADE, Role.TINT]] = 0.1, 0.36, 0.66, 1.3, 0.2
+    tone[[Role.LEAF, Role.BONE, Role.FLAME]] = 0.6, 0.25, 0.4
+    period = np.float32(5.4 * np.sqrt(2))
+    phase = np.float32(2 * np.pi) * (x + y) / period, np.float32(2 * np.pi) * (x - y) / period
+    screen = np.float32(0.25) * (np.cos(phase[0]) + np.cos(phase[1])) + np.float32(0.5)
+    slope = np.float32(0.5) * (y / SIZE) + np.float32(0.62)
+    printed = 1 - screen < tone[canvas_labels] * slope
+    inks = colours * np.float32(0.9)
+    inks[[Role.GROUND, Role.FLOOR]] = saturate(colours[[Role.GROUND, Role.FLOOR]], 1.5) * np.float32(0.8)
+    inks[[Role.SHADE, Role.TINT]] = colours[Role.MAIN] * np.float32(0.72), colours[Role.MAIN]
+    full = fill(canvas_labels, inks)
+    canvas = np.where(printed[..., None], full, canvas)
+    canvas[canvas_labels == Role.WHITE] = 253
+    canvas[(canvas_labels == Role.INK) | (canvas_labels == Role.WOOD)] = key.astype(np.uint8)
+    return finish(shrink(canvas))
+
+
+_STITCH = 16
+"""The side of one cross-stitch in pixels of the canvas, a little over five of the picture."""
+
+
+@functools.cache
+def _threads(size: int) -> UInt8[np.ndarray, "n n"]:
+    """Returns what lies on top of a stitched cloth: 0 the cloth between, 1 the lower and 2 the upper thread."""
+    line = (np.arange(size) % _STITCH + 0.5) / _STITCH
+    lower, upper = np.abs(line[:, None] - line[None]) < 0.2, np.abs(line[:, None] + line[None] - 1) < 0.2
+    return np.where(upper, 2, np.where(lower, 1, 0)).astype(np.uint8)
+
+
+@functools.cache
+def _weave(size: int) -> UInt8[np.ndarray, "n n"]:
+    """Returns the bare linen's chequer: 0 where the thread lies below, 1 where it lies above."""
+    half = np.arange(size) // (_STITCH // 2) % 2
+    return (half[:, None] == half[None]).astype(np.uint8)
+
+
+def isolde(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+    """Cross-stitch in light thread on woven linen of the ground's colour, with a dark back-stitched contour."""
+    colours = palette(scene, rng)
+    colours[Role.GROUND] = mix(colours[Role.GROUND], rgb(226, 212, 184), 0.16)
+    colours[Role.FLOOR] = mix(colours[Role.FLOOR], rgb(206, 192, 164), 0.16)
+    layers = np.stack([colours * np.float32(0.72) + np.float32(6), colours, mix(colours, WHITE, 0.22)])
+    layers[:, Role.GROUND] = colours[Role.GROUND] * rgb(0.94, 1.03, 1.03)[:, None]
+    canvas_labels = labels(layout, MEDIUM)
+    x, y = rng.integers(0, _STITCH, 2)
+    window = (slice(y, y + MEDIUM), slice(x, x + MEDIUM))
+    linen, threads = _weave(MEDIUM + _STITCH)[window], _threads(MEDIUM + _STITCH)[window]
+    layer = np.where(canvas_labels == Role.GROUND, linen, threads)
+    canvas = fill(canvas_labels + np.uint8(len(Role)) * layer, layers.reshape(-1, 3))
+    thread = coverage(contours(layout, FINE, 1.5) > 0)[..., None]
+    dark = colours[Role.MAIN] * np.float32(0.32)
+    return finish(dark * thread + shrink(canvas) * (1 - thread))
