@@ -1,0 +1,63 @@
+"""The one thing that samplers, guides and hooks see: a denoiser with its condition already closed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rdm_jax.diffusion.parameterization import Prediction, to_prediction
+
+__all__ = ["Apply", "Denoiser", "Guide", "Prediction", "StepHook", "StepInfo", "make_denoiser"]
+
+
+@flax.struct.dataclass
+class StepInfo:
+    """One step of a sampling run, planned ahead; a whole plan is the same thing with a leading axis of n steps.
+
+    Attributes:
+      t: integer (or continuous) time of x_t, a scalar or [b].
+      t_next: the time to which the step goes, like `t`.
+      coefficients: float32, scalars or [b]. Every plan has `alpha` and `sigma` of x_t, `alpha_next` and `sigma_next`
+        of the step's result; a sampler adds its own.
+      keys: [b] typed keys, one for each image and step; None where nothing is drawn. The sampler draws from the keys
+        themselves; whoever else draws (a hook, a guide) first folds in a number of its own, or the noises are equal.
+    """
+
+    # Any, for a transformation of JAX may put shapes or axis numbers in an array's place.
+    t: Any
+    t_next: Any
+    coefficients: dict[str, Any]
+    keys: Any = None
+
+
+Apply = Callable[[Float[Array, "b h w c"], Array, Any], Array]
+"""A network with its parameters: (x_t [b, h, w, c], t [b], context) to its output [b, h, w, c]."""
+
+Denoiser = Callable[[Float[Array, "b h w c"], StepInfo], Prediction]
+"""x_t and the step to what is believed about x_t."""
+
+Guide = Callable[[Denoiser], Denoiser]
+"""Bends a denoiser; guides compose as functions do."""
+
+StepHook = Callable[[Float[Array, "b h w c"], StepInfo, Prediction], Float[Array, "b h w c"]]
+"""Changes the picture after a step: (x_next, the step just done, its prediction) to x_next."""
+
+
+def make_denoiser(apply: Apply, context: Any, kind: str) -> Denoiser:
+    """Returns the denoiser of a network under one condition.
+
+    Args:
+      apply: the network with its parameters; its output is taken to float32 whatever it computes in.
+      context: the condition, an array or a tree with a leading axis b, or None; handed to `apply` as it is.
+      kind: what the network predicts, a name in `parameterization.PREDICTIONS`.
+    """
+
+    def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+        output = apply(x_t, jnp.broadcast_to(info.t, x_t.shape[:1]), context).astype(x_t.dtype)
+        return to_prediction(output, x_t, info.coefficients["alpha"], info.coefficients["sigma"], kind)
+
+    return denoiser

@@ -1,0 +1,125 @@
+"""The variance-preserving noise schedule: x_t = alpha_t x_0 + sigma_t eps, with alpha_t^2 + sigma_t^2 = 1.
+
+A schedule is planned in float64 on the host and leaves it as float32. The names of the buffers are those of the
+CompVis checkpoints; the equations are those of Ho et al. 2020, "Denoising Diffusion Probabilistic Models"
+(https://arxiv.org/abs/2006.11239).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Int
+
+from rdm_jax.core.errors import UserError
+
+# The posterior's variance at t = 0 is zero: its logarithm is taken of this instead (as CompVis and Ho et al. do).
+_MIN_VARIANCE = 1e-20
+
+
+# Compared and hashed by identity, so that a schedule can be closed over or be a static argument.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """How much noise there is at each of T integer times, the least at t = 0.
+
+    Attributes:
+      betas: [T] variance added from t - 1 to t, each in (0, 1).
+    """
+
+    betas: Float64[np.ndarray, " T"]
+
+    def __post_init__(self) -> None:
+        if self.betas.size == 0 or not np.all((self.betas > 0) & (self.betas < 1)):
+            raise UserError(
+                f"a schedule of {self.betas.size} betas from {self.betas.min(initial=np.inf):g} to "
+                f"{self.betas.max(initial=-np.inf):g}: every beta lies between 0 and 1, and there is at least one"
+            )
+
+    def __len__(self) -> int:
+        return self.betas.size
+
+    @cached_property
+    def alphas_cumprod(self) -> Float64[np.ndarray, " T"]:
+        """[T] the share of the signal's variance that is left, alpha_t^2 (alpha-bar in Ho et al.)."""
+        return np.cumprod(1.0 - self.betas)
+
+    @cached_property
+    def alphas_cumprod_prev(self) -> Float64[np.ndarray, " T"]:
+        """[T] `alphas_cumprod` one time earlier; 1 before t = 0."""
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @cached_property
+    def signal(self) -> Float64[np.ndarray, " T"]:
+        """[T] alpha_t, the square root of `alphas_cumprod`."""
+        return np.sqrt(self.alphas_cumprod)
+
+    @cached_property
+    def noise(self) -> Float64[np.ndarray, " T"]:
+        """[T] sigma_t, the square root of 1 - `alphas_cumprod`."""
+        return np.sqrt(1.0 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_variance(self) -> Float64[np.ndarray, " T"]:
+        """[T] the variance of q(x_{t-1} | x_t, x_0) (Ho et al., eq. 7); zero at t = 0."""
+        return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+
+    @cached_property
+    def vlb_weights(self) -> Float64[np.ndarray, " T"]:
+        """[T] what turns the mean squared error of eps into the variational bound's terms, as CompVis scales it.
+
+        beta_t^2 / (2 v_t (1 - beta_t) (1 - alphas_cumprod_t)) with v the posterior variance (Ho et al., eq. 12); the
+        first, which would be infinite, takes the value of the second.
+        """
+        scale = 2.0 * np.maximum(self.posterior_variance, _MIN_VARIANCE) * (1.0 - self.betas)
+        weights = self.betas**2 / (scale * (1.0 - self.alphas_cumprod))
+        weights[0] = weights[min(1, len(self) - 1)]
+        return weights
+
+    def buffers(self) -> dict[str, Float64[np.ndarray, " T"]]:
+        """Returns the twelve buffers [T] that a CompVis checkpoint stores, by their names there."""
+        abar, abar_prev = self.alphas_cumprod, self.alphas_cumprod_prev
+        return {
+            "betas": self.betas,
+            "alphas_cumprod": abar,
+            "alphas_cumprod_prev": abar_prev,
+            "sqrt_alphas_cumprod": self.signal,
+            "sqrt_one_minus_alphas_cumprod": self.noise,
+            "log_one_minus_alphas_cumprod": np.log(1.0 - abar),
+            "sqrt_recip_alphas_cumprod": np.sqrt(1.0 / abar),
+            "sqrt_recipm1_alphas_cumprod": np.sqrt(1.0 / abar - 1.0),
+            "posterior_variance": self.posterior_variance,
+            "posterior_log_variance_clipped": np.log(np.maximum(self.posterior_variance, _MIN_VARIANCE)),
+            "posterior_mean_coef1": self.betas * np.sqrt(abar_prev) / (1.0 - abar),
+            "posterior_mean_coef2": (1.0 - abar_prev) * np.sqrt(1.0 - self.betas) / (1.0 - abar),
+        }
+
+
+def scaled_linear(num_timesteps: int, start: float, end: float) -> Schedule:
+    """Returns the schedule whose betas' square roots are evenly spaced; CompVis configurations call it "linear".
+
+    Args:
+      num_timesteps: T, at least 1.
+      start: the first beta, in (0, 1).
+      end: the last beta, in (0, 1).
+
+    Raises:
+      UserError: there are no time steps, or a beta leaves (0, 1).
+    """
+    if num_timesteps < 1:
+        raise UserError(f"{num_timesteps} diffusion timesteps: a schedule needs at least 1")
+    if not (0 < start < 1 and 0 < end < 1):
+        raise UserError(f"betas from {start} to {end}: both lie between 0 and 1, as in 0.0015 to 0.015")
+    return Schedule(np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2)
+
+
+def signal_noise(schedule: Schedule, t: Int[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Returns (alpha_t, sigma_t) in float32 at integer times, each of the shape of `t`.
+
+    Args:
+      schedule: the schedule of T times.
+      t: any shape, in [0, T); may be traced, and is then not checked.
+    """
+    return jnp.asarray(schedule.signal, jnp.float32)[t], jnp.asarray(schedule.noise, jnp.float32)[t]

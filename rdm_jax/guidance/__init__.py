@@ -1,0 +1,1 @@
+"""What bends a sampling run: guides (denoiser to denoiser) and step hooks."""

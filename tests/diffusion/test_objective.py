@@ -1,0 +1,96 @@
+"""The training loss against closed forms, and the times against their distribution."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
+from rdm_jax.diffusion.parameterization import PREDICTIONS, target
+from rdm_jax.diffusion.schedule import scaled_linear, signal_noise
+
+GOLDEN = os.environ.get("RDM_GOLDEN")
+SCHEDULE = scaled_linear(1000, 0.0015, 0.015)
+SHAPE = (4, 3, 2, 5)
+
+
+def _batch():
+    x0, noise = (jax.random.normal(jax.random.key(i), SHAPE) for i in range(2))
+    return x0, noise, jnp.array([0, 10, 640, 999], jnp.int32)
+
+
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
+def test_a_perfect_network_has_no_loss(kind):
+    x0, noise, t = _batch()
+
+    def perfect(x_t, times, context):
+        return target(kind, x0, noise, *signal_noise(SCHEDULE, times))
+
+    loss = diffusion_loss(perfect, x0, None, t, noise, SCHEDULE, kind)
+    np.testing.assert_array_equal(loss, np.zeros(4, np.float32))
+
+
+def test_the_network_sees_the_data_at_its_noise_level():
+    x0, noise, t = _batch()
+    seen = {}
+
+    def apply(x_t, times, context):
+        seen.update(x_t=x_t, t=times, context=context)
+        return jnp.zeros_like(x_t)
+
+    diffusion_loss(apply, x0, "the condition", t, noise, SCHEDULE, "eps")
+    abar = np.cumprod(1 - SCHEDULE.betas)[np.asarray(t)].reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(seen["x_t"], np.sqrt(abar) * x0 + np.sqrt(1 - abar) * noise, atol=1e-6)
+    np.testing.assert_array_equal(seen["t"], t)
+    assert seen["context"] == "the condition"
+
+
+@pytest.mark.skipif(not GOLDEN, reason="RDM_GOLDEN is not set")
+def test_the_noised_data_is_the_originals():
+    golden = np.load(Path(GOLDEN) / "train_step.npz")
+    x0, noise, expected = (jnp.asarray(np.moveaxis(golden[name], 1, -1)) for name in ("x0", "noise", "x_noisy"))
+
+    def apply(x_t, t, context):
+        np.testing.assert_allclose(x_t, expected, atol=1e-6)
+        return noise
+
+    diffusion_loss(apply, x0, None, jnp.asarray(golden["t"], jnp.int32), noise, SCHEDULE, "eps")
+
+
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
+def test_a_network_that_says_nothing_loses_the_targets_power(kind):
+    x0, noise, t = _batch()
+    loss = diffusion_loss(lambda x, times, context: jnp.zeros_like(x), x0, None, t, noise, SCHEDULE, kind)
+    expected = np.square(target(kind, x0, noise, *signal_noise(SCHEDULE, t))).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_losses_of_eps_and_x0_differ_by_the_signal_to_noise_ratio():
+    # |x0 - x0'|^2 = (sigma / alpha)^2 |eps - eps'|^2 (Salimans & Ho, sec. 4): the same network read both ways.
+    x0, noise, t = _batch()
+    t = jnp.array([100, 300, 640, 999], jnp.int32)
+    alpha, sigma = (value.reshape(-1, 1, 1, 1) for value in signal_noise(SCHEDULE, t))
+    eps = jax.random.normal(jax.random.key(9), SHAPE)
+    weights = jnp.square(alpha / sigma).reshape(-1)
+    by_eps = diffusion_loss(lambda *_: eps, x0, None, t, noise, SCHEDULE, "eps")
+    by_x0 = diffusion_loss(lambda x, *_: (x - sigma * eps) / alpha, x0, None, t, noise, SCHEDULE, "x0", weights)
+    np.testing.assert_allclose(by_eps, by_x0, rtol=1e-3)
+
+
+def test_times_are_uniform_and_in_range():
+    t = np.asarray(sample_timesteps(jax.random.key(0), 20000, 10))
+    assert t.dtype == np.int32
+    counts = np.bincount(t, minlength=10)
+    assert counts.size == 10
+    # Chi-squared with 9 degrees of freedom: 27.9 is passed once in a thousand draws.
+    assert np.sum((counts - 2000) ** 2 / 2000) < 27.9
+
+
+def test_an_examples_time_does_not_depend_on_the_batch():
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(sample_timesteps(key, 16, 1000)[:3], sample_timesteps(key, 3, 1000))

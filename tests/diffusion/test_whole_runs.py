@@ -1,0 +1,89 @@
+"""Whole sampling runs and the training loss, with the original's U-Net weights, against what the original computed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.convert.compvis import unet_params
+from rdm_jax.convert.torch_file import read_state_dict
+from rdm_jax.diffusion.denoiser import make_denoiser
+from rdm_jax.diffusion.objective import diffusion_loss
+from rdm_jax.diffusion.samplers import ddim, num_steps, sample
+from rdm_jax.diffusion.schedule import scaled_linear
+from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.models.unet import UNet
+
+GOLDEN = os.environ.get("RDM_GOLDEN")
+SCHEDULE = scaled_linear(1000, 0.0015, 0.015)
+UNET = UNet(
+    in_channels=16,
+    out_channels=16,
+    model_channels=32,
+    channel_mult=(1, 1, 1, 2),
+    num_res_blocks=2,
+    attention_resolutions=(4, 2, 1),
+    num_head_channels=16,
+    context_dim=32,
+)
+
+pytestmark = pytest.mark.skipif(not GOLDEN, reason="RDM_GOLDEN is not set")
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@functools.cache
+def _apply(ema: bool):
+    params = jax.device_put(unet_params(read_state_dict(Path(GOLDEN) / "rdm_small.ckpt"), UNET, ema=ema))
+    return lambda x, t, context: UNET.apply({"params": params}, x, t, context)
+
+
+def _golden(name):
+    arrays = np.load(Path(GOLDEN) / f"{name}.npz")
+    return {key: jnp.asarray(np.moveaxis(a, -3, -1) if a.ndim >= 4 else a) for key, a in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "eta"),
+    [("ddim", 10, 0.0), ("ddim_eta1", 10, 1.0), ("ddim_noguidance", 5, 0.0), ("ddim_S30", 30, 0.0)],
+)
+def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
+    golden = _golden(name)
+    context, scale = golden["context"], golden["scale"].astype(jnp.float32)
+    if scale == 1:
+        denoiser = make_denoiser(_apply(True), context, "eps")
+    else:
+        denoiser = classifier_free_denoiser(_apply(True), context, jnp.zeros_like(context), scale, "eps")
+    sampler = ddim.DDIM(eta=eta)
+    plan = sampler.plan(SCHEDULE, steps)
+    if eta:
+        # The original's noises in the place of ours: a key's number is its step.
+        shape = (num_steps(plan), golden["x_T"].shape[0])
+        keys = jax.vmap(jax.random.key)(jnp.arange(shape[0]))
+        plan = plan.replace(keys=jnp.repeat(keys, shape[1]).reshape(shape))
+        monkeypatch.setattr(
+            ddim, "normal", lambda keys, shape: golden["noises"][jax.random.key_data(keys)[0, -1]].astype(jnp.float32)
+        )
+    last = jax.jit(lambda x_T: sample(sampler, plan, x_T, denoiser))(golden["x_T"])
+    np.testing.assert_allclose(last, golden["samples"], atol=1e-3 * np.abs(golden["samples"]).max())
+
+
+def test_the_training_loss_is_the_originals():
+    golden = _golden("train_step")
+    t = golden["t"].astype(jnp.int32)
+    x0, context, noise = golden["x0"], golden["context"], golden["noise"]
+    loss = jax.jit(lambda x0: diffusion_loss(_apply(False), x0, context, t, noise, SCHEDULE, "eps"))(x0)
+    assert loss.shape == (2,)
+    assert loss.mean() == pytest.approx(float(golden["loss"]), rel=1e-5)
+    bound = loss * jnp.asarray(SCHEDULE.vlb_weights, jnp.float32)[t]
+    assert bound.mean() == pytest.approx(float(golden["train__loss_vlb"]), rel=1e-4)
