@@ -1,0 +1,36 @@
+"""The small CLIP of the embedded model, 64x64 pictures and short captions.
+
+  rdm train --config configs/style_scenes/clip.py --workdir runs/clip
+"""
+
+from ml_collections import ConfigDict
+
+from rdm_jax.training.config import defaults
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    config = defaults()
+    config.task = "clip"
+    config.name = "style-scenes"
+    config.steps = 1600
+    config.batch_size = 256
+    config.eval_every = 400
+    config.checkpoint_every = 400
+    config.ema_decay = 0.99
+    config.shift = 4
+    config.image_weight = 0.0
+    config.tokenizer = ConfigDict({"vocab_size": 512})
+    config.mean = (0.5, 0.5, 0.5)
+    config.std = (0.25, 0.25, 0.25)
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.02
+    config.optimizer.b2 = 0.98
+    config.model = ConfigDict(
+        {
+            "embed_dim": 128,
+            "vision": {"kind": "vit", "width": 128, "layers": 5, "heads": 4, "patch_size": 8, "image_size": 64},
+            "text": {"context_length": 20, "width": 128, "layers": 3, "heads": 4},
+        }
+    )
+    return config

@@ -1,0 +1,53 @@
+"""The retrieval-augmented diffusion model that ships: 16x16x8 latents, four neighbours, v-prediction.
+
+  rdm neighbors --dataset style_scenes --split train --database runs/retrieval --k 20 --out runs/neighbors
+  rdm train --config configs/style_scenes/rdm.py --workdir runs/rdm
+"""
+
+from ml_collections import ConfigDict
+
+from rdm_jax.training.config import defaults
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    config = defaults()
+    config.task = "diffusion"
+    config.name = "style-scenes"
+    config.base = "runs/base"
+    config.steps = 20000
+    config.batch_size = 32
+    config.eval_every = 2000
+    config.checkpoint_every = 500
+    config.log_every = 100
+    config.ema_decay = 0.9995
+    config.data.neighbors = "runs/neighbors"
+    config.data.held_out_rows = 512
+    config.optimizer.learning_rate = 1e-3
+    config.diffusion = ConfigDict(
+        {"num_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "prediction": "v"}
+    )
+    config.conditioning = ConfigDict(
+        {
+            "neighbors": 4,
+            "candidates": 8,
+            "unit_tokens": False,
+            "null_probability": 0.1,
+            "text_probability": 0.1,
+            "text_and_neighbors_probability": 0.3,
+        }
+    )
+    config.sampling = ConfigDict(
+        {"sampler": "ddim", "steps": 50, "eta": 0.0, "guidance_scale": 2.0, "height": 64, "width": 64}
+    )
+    config.model = ConfigDict(
+        {
+            "model_channels": 64,
+            "channel_mult": (1, 2, 3),
+            "num_res_blocks": 1,
+            "attention_resolutions": (1, 2, 4),
+            "num_head_channels": 32,
+            "num_groups": 16,
+        }
+    )
+    return config

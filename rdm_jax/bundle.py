@@ -1,0 +1,212 @@
+"""A model on disk: config.json, tokenizer.json and one safetensors file per part; open, save, list the embedded ones.
+
+A bundle may hold only some of the parts ("clip", "autoencoder", "unet"): an encoder alone makes databases, an encoder
+with an autoencoder starts the training of a diffusion model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdm_jax.core import files, trees
+from rdm_jax.core.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from rdm_jax.models import CLIP, AutoencoderKL, AutoencoderVQ, UNet
+    from rdm_jax.models.classifier import Classifier
+
+SCHEMA = 1
+PARTS = ("clip", "autoencoder", "unet", "classifier")
+PREPROCESSING = ("mean", "std")  # kept beside the towers' settings: how pixels become what the image tower takes
+EMBEDDED = Path(__file__).parent / "assets" / "models"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """The parts of a model, their configuration and their parameters.
+
+    Attributes:
+      config: what config.json holds: a name, the schema, one entry per part, and the conventions of sampling.
+      params: {part: nested dictionary of float32 arrays}.
+      tokenizer: the text tower's tokenizer, None where there is no text tower.
+      path: the folder that it was read from, None for a bundle in memory.
+    """
+
+    config: dict[str, Any]
+    params: dict[str, Any]
+    tokenizer: PreTrainedTokenizerFast | None = None
+    path: Path | None = None
+
+    @staticmethod
+    def names() -> list[str]:
+        """Returns the names of the bundles that ship with the package."""
+        return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
+
+    @staticmethod
+    def open(name_or_path: str | Path) -> Bundle:
+        """Opens an embedded bundle by its name or any bundle by its folder.
+
+        Raises:
+          UserError: there is no such bundle, or a file of it is missing, damaged or not the one its config names.
+        """
+        path = _locate(name_or_path)
+        config = _read_config(path)
+        params = {part: _read_part(path, part, config) for part in PARTS if part in config}
+        tokenizer = path / "tokenizer.json"
+        if "clip" in config and not tokenizer.is_file():
+            raise UserError(f"damaged bundle {path}: tokenizer.json is missing; export or convert the model again")
+        return Bundle(config, params, _read_tokenizer(tokenizer) if tokenizer.is_file() else None, path)
+
+    def save(self, path: Path, dtype: str = "float16") -> None:
+        """Writes the bundle to a new folder, whole or not at all, its arrays in `dtype`.
+
+        Raises:
+          UserError: `path` exists or cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        with files.new_directory(path) as folder:
+            hashes = {}
+            for part in self.params:
+                flat = trees.flatten(self.params[part])
+                target = folder / f"{part}.safetensors"
+                save_file({name: np.ascontiguousarray(leaf, dtype) for name, leaf in flat.items()}, target)
+                hashes[part] = files.sha256(target)
+            if self.tokenizer is not None:
+                self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+            files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
+
+    def has(self, part: str) -> bool:
+        """Says whether the bundle holds a part."""
+        return part in self.params
+
+    def require(self, *parts: str) -> None:
+        """Raises UserError unless all the parts are there."""
+        missing = [part for part in parts if part not in self.params]
+        if missing:
+            raise UserError(
+                f"model {self.name!r} has no {' and no '.join(missing)}; it holds {', '.join(self.params) or 'nothing'}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.config.get("name", "unnamed"))
+
+    @functools.cached_property
+    def clip(self) -> CLIP:
+        """The CLIP module."""
+        from rdm_jax.models import build_clip
+
+        return build_clip({key: value for key, value in self.config["clip"].items() if key not in PREPROCESSING})
+
+    @functools.cached_property
+    def autoencoder(self) -> AutoencoderKL | AutoencoderVQ:
+        """The first stage's module."""
+        from rdm_jax.models import build_autoencoder
+
+        return build_autoencoder(self.config["autoencoder"])
+
+    @functools.cached_property
+    def unet(self) -> UNet:
+        """The denoising network's module."""
+        from rdm_jax.models import build_unet
+
+        return build_unet(self.config["unet"])
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The module of an independent classifier."""
+        from rdm_jax.models.classifier import build_classifier
+
+        return build_classifier(self.config["classifier"])
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each part: of its file where it was read from one, of its arrays otherwise."""
+        recorded = self.config.get("sha256", {}) if self.path else {}
+        return {part: recorded.get(part) or trees.digest(self.params[part]) for part in self.params}
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over the hashes of all parts."""
+        return files.sha256_json(self.hashes)
+
+    @property
+    def encoder_identity(self) -> dict[str, Any]:
+        """What a database records of the encoder that made it: its name, the hash of its weights and its width."""
+        self.require("clip")
+        return {"name": self.name, "sha256": self.hashes["clip"], "width": int(self.config["clip"]["embed_dim"])}
+
+
+def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:
+    """Joins bundles into one: later ones replace the parts and the settings of earlier ones; `config` comes last."""
+    bundles = list(bundles.values()) if isinstance(bundles, Mapping) else bundles
+    settings: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    tokenizer = None
+    for bundle in bundles:
+        settings |= {key: value for key, value in bundle.config.items() if key != "sha256"}
+        params |= bundle.params
+        tokenizer = bundle.tokenizer or tokenizer
+    return Bundle(settings | config, params, tokenizer)
+
+
+def _locate(name_or_path: str | Path) -> Path:
+    embedded = EMBEDDED / str(name_or_path)
+    if str(name_or_path) in Bundle.names():
+        return embedded
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    raise unknown("model", str(name_or_path), Bundle.names(), hint="or give the folder of a bundle")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is no model bundle: it has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"damaged bundle {path}: config.json cannot be read ({error})") from error
+    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+        raise UserError(f"bundle {path} has schema {config.get('schema') if isinstance(config, dict) else config!r}, "
+                        f"and this version reads schema {SCHEMA}; export it again")
+    return config
+
+
+def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = path / f"{part}.safetensors"
+    if not file.is_file():
+        raise UserError(f"damaged bundle {path}: {file.name} is missing; export or convert the model again")
+    if files.sha256(file) != config.get("sha256", {}).get(part):
+        raise UserError(f"damaged bundle {path}: the SHA-256 of {file.name} is not the one in config.json; copy it again")
+    try:
+        flat = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error
+    return trees.unflatten({name: np.asarray(leaf, np.float32) for name, leaf in flat.items()})
+
+
+def _read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast(
+            tokenizer_file=str(file), bos_token="<|startoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        )
+    except Exception as error:  # tokenizers raises bare Exception on a damaged file
+        raise UserError(f"damaged bundle {file.parent}: tokenizer.json cannot be read ({error})") from error

@@ -1,0 +1,34 @@
+"""`rdm export`: writes the averaged parameters of one or more runs as a model bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rdm_jax.cli.progress import note
+
+HELP = """write the bundle of a trained model
+
+  rdm export runs/clip --out runs/encoder              one part
+  rdm export runs/clip runs/autoencoder --out runs/base  parts joined
+  rdm export runs/rdm --out my-model --name my-model     the whole model"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="DIR", help="the folders of the runs")
+    parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
+    parser.add_argument("--name", help="the model's name; that of the last run's config by default")
+    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the stored arrays")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the bundle and says what is in it."""
+    from rdm_jax.bundle import merge
+    from rdm_jax.core import trees
+    from rdm_jax.training.export import export_run
+
+    bundle = merge([export_run(workdir) for workdir in args.workdirs], **({"name": args.name} if args.name else {}))
+    bundle.save(args.out, args.dtype)
+    parts = ", ".join(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
+    note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

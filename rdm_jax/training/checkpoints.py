@@ -1,0 +1,82 @@
+"""Checkpoints of a run in WORKDIR/checkpoints/<step> (Orbax): saved in the background, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.training.state import State, abstract_like
+
+
+class Checkpoints:
+    """Saves and restores the state together with the position in the data.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest checkpoints stay.
+    """
+
+    def __init__(self, workdir: Path, keep: int) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        self._saver = ocp.training.Checkpointer(
+            (workdir / "checkpoints").absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, state: State, data_state: dict[str, Any], *, wait: bool = False) -> None:
+        """Starts to save the state; the arrays are copied before it returns, so they may be donated."""
+        step = int(state.step)
+        items = {"state": state, "data": {"json": json.dumps(data_state)}}
+        if wait:
+            self._saver.save_checkpointables(step, items, force=True)
+        else:
+            self._saver.save_checkpointables_async(step, items, force=True)
+
+    def restore(self, state: State) -> tuple[State, dict[str, Any]] | None:
+        """Returns the newest readable checkpoint in the shape of `state`, None where there is none.
+
+        An unreadable checkpoint is passed over for the one before, with a warning.
+
+        Raises:
+          UserError: there are checkpoints and none can be read.
+        """
+        steps = sorted((checkpoint.step for checkpoint in self._saver.checkpoints), reverse=True)
+        for step in steps:
+            try:
+                items = self._saver.load_checkpointables(step, {"state": abstract_like(state), "data": None})
+            except Exception as error:  # Orbax raises many kinds for a damaged folder, and each means the same here
+                logging.warning("checkpoint %d cannot be read and is passed over: %s", step, error)
+                continue
+            return items["state"], json.loads(items["data"]["json"])
+        if steps:
+            raise UserError(f"none of the checkpoints {steps} in {self._saver.directory} can be read; use another workdir")
+        return None
+
+    def close(self) -> None:
+        """Waits until the last save is on disk."""
+        self._saver.close()
+
+
+def restore_ema(workdir: Path) -> tuple[int, Any]:
+    """Returns the step and the averaged parameters (numpy) of a run's newest checkpoint.
+
+    Raises:
+      UserError: the folder holds no checkpoint.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    folder = (workdir / "checkpoints").absolute()
+    if not folder.is_dir():
+        raise UserError(f"{workdir} has no checkpoints; train there first with `rdm train --workdir {workdir}`")
+    with ocp.training.Checkpointer(folder) as saver:
+        if saver.latest is None:
+            raise UserError(f"{workdir} has no finished checkpoint yet; let `rdm train` save one first")
+        state = saver.load_checkpointables(saver.latest.step)["state"]
+    return int(state["step"]), jax.device_get(state["ema"])

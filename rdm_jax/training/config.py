@@ -1,0 +1,103 @@
+"""Configurations: Python files with `get_config(arg)`, overridden from the command line, unknown keys refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from ml_collections import ConfigDict
+
+from rdm_jax.core.errors import UserError, unknown
+
+
+def defaults() -> ConfigDict:
+    """Returns the settings that every run has; a config file adds its task's own."""
+    return ConfigDict(
+        {
+            "task": "",
+            "name": "unnamed",
+            "seed": 0,
+            "steps": 1000,
+            "batch_size": 32,
+            "log_every": 50,
+            "eval_every": 0,
+            "checkpoint_every": 500,
+            "keep_checkpoints": 2,
+            "ema_decay": 0.999,
+            "mesh": {"fsdp": 1},
+            "data": {"source": "style_scenes", "split": "train", "held_out": "validation", "data_dir": "data", "size": 64},
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "warmup": 100,
+                "decay": "cosine",
+                "b1": 0.9,
+                "b2": 0.999,
+                "weight_decay": 0.0,
+                "clip_norm": 1.0,
+                "frozen": (),
+            },
+        }
+    )
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the configuration of a file, with overrides applied.
+
+    Args:
+      spec: "FILE.py" or "FILE.py:ARG"; ARG goes to the file's `get_config`.
+      overrides: "key.subkey=value" each; the value is read as YAML and must be of the key's type.
+
+    Raises:
+      UserError: there is no such file, it has no `get_config`, a key is unknown or a value is of another type.
+    """
+    file, _, argument = spec.partition(":")
+    config = _get_config(Path(file), argument)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UserError(f"--config.{override} has no value; write --config.{key}=VALUE")
+        _set(config, key, value)
+    return config.lock()
+
+
+def _get_config(file: Path, argument: str) -> ConfigDict:
+    if not file.is_file():
+        raise UserError(f"there is no config file {file}; see configs/ for those of the project")
+    module_spec = importlib.util.spec_from_file_location(f"rdm_config_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{file} is no Python file; a config is one with a function get_config")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{file} has no function get_config(); see configs/ for examples")
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def _set(config: ConfigDict, key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    node = config
+    for depth, name in enumerate([*parents, last]):
+        if not isinstance(node, ConfigDict) or name not in node:
+            known = [".".join([*parents[:depth], each]) for each in node] if isinstance(node, ConfigDict) else []
+            raise unknown("config key", key, known)
+        if depth < len(parents):
+            node = node[name]
+    try:
+        node[last] = _typed(yaml.safe_load(text), node[last])
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        kind = type(node[last]).__name__
+        raise UserError(f"--config.{key}={text}: the value must be of type {kind}, like {node[last]!r}") from error
+
+
+def _typed(value: object, old: object) -> object:
+    if isinstance(old, bool) != isinstance(value, bool):
+        raise TypeError
+    if isinstance(old, float) and isinstance(value, (int, str)):
+        return float(value)
+    if isinstance(old, str):
+        return "" if value is None else str(value)
+    if isinstance(old, tuple):
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value

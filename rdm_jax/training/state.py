@@ -1,0 +1,31 @@
+"""What a training run is at a step: arrays only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+from jaxtyping import Array, Int
+
+
+@flax.struct.dataclass
+class State:
+    """A training run's arrays.
+
+    Attributes:
+      step: how many updates were made.
+      params: {part: parameters} in float32.
+      ema: the moving average of `params`, what is exported.
+      opt_state: optax's state.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+def abstract_like(state: State) -> State:
+    """Returns the state's shapes, types and shardings, as a target for restoring."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)

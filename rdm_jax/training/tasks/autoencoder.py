@@ -1,0 +1,115 @@
+"""The first stage: a KL autoencoder trained on absolute error, a feature distance and a light pull to the prior.
+
+Latent diffusion (https://arxiv.org/abs/2112.10752, appendix G) compares features of VGG (LPIPS); where those weights
+are not at hand, the features of the bundle's own CLIP serve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.images import to_float
+from rdm_jax.data.pictures import Pictures
+from rdm_jax.models import AutoencoderKL, build_autoencoder
+from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
+from rdm_jax.training.tasks.base import Progress, training_pictures
+
+EVAL_PICTURES = 512
+EVAL_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderTask:
+    """Trains encoder and decoder, or the decoder alone where the optimizer's `frozen` holds the encoder."""
+
+    config: ConfigDict
+    pictures: Pictures
+    held_out: Pictures
+    module: AutoencoderKL
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """The number of pictures."""
+        return len(self.pictures)
+
+    def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns a random crop [crop, crop, 3] uint8 of the picture, half of the time mirrored."""
+        crop = self.config.crop
+        top, left = generator.integers(0, self.config.data.size - crop + 1, 2)
+        image = np.asarray(self.pictures.images[row, top : top + crop, left : left + crop])
+        return {"image": np.ascontiguousarray(image[:, ::-1]) if generator.random() < 0.5 else image}
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Returns fresh parameters."""
+        side = self.config.data.size
+        return {"autoencoder": self.module.init(key, jnp.zeros((1, side, side, 3)))["params"]}
+
+    def loss(
+        self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the weighted sum of the absolute and squared error, the edges' error and the KL divergence."""
+        config, variables = self.config.loss, {"params": params["autoencoder"]}
+        image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        moments = self.module.apply(variables, image, method="encode")
+        posterior_key, noise_key = jax.random.split(key)
+        z = sample_moments(moments, jax.random.normal(posterior_key, split_moments(moments)[0].shape))
+        # The diffusion model's latents are a little off: the decoder learns to bear it.
+        z = z + config.latent_noise * jax.lax.stop_gradient(jnp.std(z)) * jax.random.normal(noise_key, z.shape)
+        output = self.module.apply(variables, z, method="decode")
+        absolute = jnp.mean(jnp.abs(output - image))
+        squared = jnp.mean(jnp.square(output - image))
+        edges = _edge_error(output, image)
+        kl = jnp.mean(kl_divergence(moments)) / z[0].size
+        loss = absolute + config.squared_weight * squared + config.edge_weight * edges + config.kl_weight * kl
+        return loss, {"absolute": absolute, "psnr": psnr(squared), "edges": edges, "kl": kl, "latent_std": jnp.std(z)}
+
+    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yields the mean PSNR over held-out pictures, and that of each style where they have one."""
+        apply = jax.jit(lambda p, x: self.module.apply({"params": p}, x))
+        count = min(EVAL_PICTURES, len(self.held_out)) // EVAL_BATCH * EVAL_BATCH
+        values = []
+        for start in range(0, count, EVAL_BATCH):
+            image = jnp.asarray(to_float(self.held_out.images[start : start + EVAL_BATCH]))
+            error = jnp.clip(apply(params["autoencoder"], image), -1.0, 1.0) - image
+            values.append(np.asarray(psnr(jnp.mean(jnp.square(error), axis=(1, 2, 3)))))
+        if not values:
+            return
+        decibels = np.concatenate(values)
+        yield "psnr", float(decibels.mean())
+        styles = np.asarray([str(a.get("style")) for a in self.held_out.attributes[:count]])
+        for style in sorted(set(styles) - {"None"}):
+            yield f"psnr_{style}", float(decibels[styles == style].mean())
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the bundle of the autoencoder."""
+        return Bundle({"name": self.config.name, "autoencoder": self.settings}, {"autoencoder": params["autoencoder"]})
+
+
+def psnr(squared_error: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Returns the peak signal-to-noise ratio in dB of mean squared errors between pictures in [-1, 1]."""
+    return 10.0 * jnp.log10(4.0 / jnp.maximum(squared_error, 1e-10))
+
+
+def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"]) -> Float[Array, ""]:
+    # Differences of neighbouring pixels: lines and dots, which carry the style, weigh more than flat areas.
+    difference = output - image
+    return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
+
+
+def make(config: ConfigDict, workdir: Path, progress: Progress) -> AutoencoderTask:
+    """Returns the task over the pictures that `config.data` names."""
+    pictures = training_pictures(config.data, config.data.split, progress)
+    held_out = training_pictures(config.data, config.data.held_out, progress)
+    settings = config.model.to_dict()
+    return AutoencoderTask(config, pictures, held_out, build_autoencoder(settings), settings)

@@ -1,0 +1,170 @@
+"""CLIP on pictures and captions: the symmetric contrastive loss (https://arxiv.org/abs/2103.00020, section 2.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerFast
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core import images
+from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
+from rdm_jax.models import CLIP, build_clip
+from rdm_jax.training.tasks.base import Progress, training_pictures
+
+MAX_LOGIT_SCALE = float(np.log(100.0))
+EVAL_BATCH = 256
+
+
+def contrastive_loss(
+    image: Float[Array, "b d"], text: Float[Array, "b d"], scale: Float[Array, ""], tokens: Int[Array, "b n"]
+) -> Float[Array, ""]:
+    """Returns the mean of image-to-text and text-to-image cross entropy, over unit vectors.
+
+    Pictures that share one caption are no negatives of each other: their other pairs are left out of both sums.
+
+    Args:
+      image: [b, d] image embeddings, any length.
+      text: [b, d] text embeddings, any length.
+      scale: the inverse temperature.
+      tokens: [b, n] the captions, to find equal ones.
+    """
+    image = image / jnp.linalg.norm(image, axis=-1, keepdims=True)
+    text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
+    logits = scale * image @ text.T
+    same = jnp.all(tokens[:, None, :] == tokens[None, :, :], axis=-1) & ~jnp.eye(len(tokens), dtype=bool)
+    logits = jnp.where(same, -jnp.inf, logits)
+    diagonal = jnp.diagonal(logits)
+    to_text = jax.nn.logsumexp(logits, axis=1) - diagonal
+    to_image = jax.nn.logsumexp(logits, axis=0) - diagonal
+    return 0.5 * jnp.mean(to_text + to_image)
+
+
+def crop_and_flip(pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: int) -> Float[Array, "b h w 3"]:
+    """Returns each picture shifted by up to `shift` pixels, its edge repeated, and half of them mirrored."""
+    b, h, w, c = pixels.shape
+    offset_key, flip_key = jax.random.split(key)
+    padded = jnp.pad(pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+    offsets = jax.random.randint(offset_key, (b, 2), 0, 2 * shift + 1)
+    crop = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (h, w, c)))
+    shifted = crop(padded, offsets)
+    flip = jax.random.bernoulli(flip_key, 0.5, (b, 1, 1, 1))
+    return jnp.where(flip, shifted[:, :, ::-1], shifted)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTask:
+    """Trains both towers from nothing on the pictures' captions."""
+
+    config: ConfigDict
+    pictures: Pictures
+    held_out: Pictures
+    tokenizer: PreTrainedTokenizerFast
+    tokens: Int[np.ndarray, "n length"]
+    held_out_tokens: Int[np.ndarray, "m length"]
+    module: CLIP
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """The number of pictures."""
+        return len(self.pictures)
+
+    def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns the picture [h, w, 3] uint8 and its caption's tokens."""
+        return {"image": np.asarray(self.pictures.images[row]), "tokens": self.tokens[row]}
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Returns fresh parameters of both towers."""
+        size = self.settings["vision"]["image_size"]
+        pixels, tokens = jnp.zeros((1, size, size, 3)), jnp.zeros((1, self.tokens.shape[1]), jnp.int32)
+        return {"clip": self.module.init(key, pixels, tokens)["params"]}
+
+    def loss(
+        self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the contrastive loss and the share of pictures that find their own caption."""
+        pixels = self._normalise(batch["image"].astype(jnp.float32) / 255.0)
+        first, second = jax.random.split(key)
+        pixels = crop_and_flip(pixels, first, self.config.shift)
+        image, text, scale = self.module.apply({"params": params["clip"]}, pixels, batch["tokens"])
+        scale = jnp.minimum(scale, jnp.exp(MAX_LOGIT_SCALE))
+        loss = contrastive_loss(image, text, scale, batch["tokens"])
+        metrics = {"accuracy": _own_caption(image, text, batch["tokens"]), "scale": scale}
+        if not self.config.image_weight:
+            return loss, metrics
+        # Two views of one picture stay together: what captions never name (an artist's hand) is kept in the vector.
+        other = crop_and_flip(pixels, second, self.config.shift)
+        views = self.module.apply({"params": params["clip"]}, other, method="encode_image")
+        rows = jnp.arange(len(views))[:, None]
+        between = contrastive_loss(image, views, scale, rows)
+        return loss + self.config.image_weight * between, {**metrics, "views": between}
+
+    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yields the share of held-out pictures that find a caption like their own among 256, and the labels' agreement."""
+        apply = jax.jit(lambda p, x, t: self.module.apply({"params": p}, x, t))
+        vectors, accuracies = [], []
+        for start in range(0, len(self.held_out) - EVAL_BATCH + 1, EVAL_BATCH):
+            rows = slice(start, start + EVAL_BATCH)
+            pixels = self._normalise(jnp.asarray(self.held_out.images[rows], jnp.float32) / 255.0)
+            tokens = jnp.asarray(self.held_out_tokens[rows])
+            image, text, _ = apply(params["clip"], pixels, tokens)
+            accuracies.append(float(_own_caption(image, text, tokens)))
+            vectors.append(np.asarray(image))
+        if not vectors:
+            return
+        yield "accuracy", float(np.mean(accuracies))
+        yield from neighbour_agreement(np.concatenate(vectors), self.held_out.attributes)
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the bundle of the two towers and the tokenizer."""
+        return Bundle({"name": self.config.name, "clip": self.settings}, {"clip": params["clip"]}, self.tokenizer)
+
+    def _normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        mean, std = (jnp.asarray(self.settings[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
+        return (pixels - mean) / std
+
+
+def _own_caption(image: Array, text: Array, tokens: Array) -> Array:
+    best = jnp.argmax(image @ (text / jnp.linalg.norm(text, axis=-1, keepdims=True)).T, axis=1)
+    return jnp.mean(jnp.all(tokens[best] == tokens, axis=-1).astype(jnp.float32))
+
+
+def neighbour_agreement(
+    vectors: Float[np.ndarray, "n d"], attributes: list[dict[str, str]], k: int = 4
+) -> Iterator[tuple[str, float]]:
+    """Yields, for each label, how often a picture's k nearest other pictures carry the same one."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = unit @ unit.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1)[:, :k]
+    for label in sorted(attributes[0]):
+        values = np.asarray([str(attribute.get(label)) for attribute in attributes[: len(vectors)]])
+        yield f"neighbour_{label}", float(np.mean(values[nearest] == values[:, None]))
+
+
+def make(config: ConfigDict, workdir: Path, progress: Progress) -> ClipTask:
+    """Returns the task; trains the tokenizer on the captions first where the workdir has none."""
+    pictures = training_pictures(config.data, config.data.split, progress)
+    held_out = training_pictures(config.data, config.data.held_out, progress)
+    file = workdir / "tokenizer.json"
+    if not file.exists():
+        train_tokenizer(pictures.captions, config.tokenizer.vocab_size, file)
+    tokenizer = load_tokenizer(file)
+    length = config.model.text.context_length
+    model = config.model.to_dict()
+    model["text"] |= {"vocab_size": len(tokenizer), "eos_id": tokenizer.eos_token_id}
+    settings = {**model, "mean": list(config.mean), "std": list(config.std)}
+    return ClipTask(
+        config, pictures, held_out, tokenizer, tokenize(tokenizer, pictures.captions, length),
+        tokenize(tokenizer, held_out.captions, length), build_clip(model), settings,
+    )
