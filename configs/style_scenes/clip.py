@@ -13,10 +13,10 @@ def get_config() -> ConfigDict:
     config = defaults()
     config.task = "clip"
     config.name = "style-scenes"
-    config.steps = 1600
-    config.batch_size = 256
-    config.eval_every = 400
-    config.checkpoint_every = 400
+    config.steps = 1000
+    config.batch_size = 128
+    config.eval_every = 250
+    config.checkpoint_every = 250
     config.ema_decay = 0.99
     config.shift = 4
     config.image_weight = 0.0
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "embed_dim": 128,
-            "vision": {"kind": "vit", "width": 128, "layers": 5, "heads": 4, "patch_size": 8, "image_size": 64},
+            "vision": {"kind": "vit", "width": 128, "layers": 4, "heads": 4, "patch_size": 8, "image_size": 64},
             "text": {"context_length": 20, "width": 128, "layers": 3, "heads": 4},
         }
     )

@@ -1,7 +1,7 @@
 """The independent judge of subject, colour and style, which shares nothing with the model that it judges.
 
-  rdm train --config configs/style_scenes/judge.py --workdir runs/judge
-  rdm export runs/judge --out runs/judge-bundle
+rdm train --config configs/style_scenes/judge.py --workdir runs/judge
+rdm export runs/judge --out runs/judge-bundle
 """
 
 from ml_collections import ConfigDict

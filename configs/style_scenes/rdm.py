@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.name = "style-scenes"
     config.base = "runs/base"
     config.steps = 20000
-    config.batch_size = 32
+    config.batch_size = 16
     config.eval_every = 2000
     config.checkpoint_every = 500
     config.log_every = 100
@@ -42,11 +42,11 @@ def get_config() -> ConfigDict:
     )
     config.model = ConfigDict(
         {
-            "model_channels": 64,
+            "model_channels": 48,
             "channel_mult": (1, 2, 3),
             "num_res_blocks": 1,
-            "attention_resolutions": (1, 2, 4),
-            "num_head_channels": 32,
+            "attention_resolutions": (2, 4),
+            "num_head_channels": 48,
             "num_groups": 16,
         }
     )

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import logging
+import logging
 from jaxtyping import UInt8
 from numpy.lib.format import open_memmap
 
 from rdm_jax.core import files, images
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source
+
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -78,7 +80,7 @@ def _decode(source: Source, size: int, folder: Path, progress: Progress | None) 
             try:
                 example = source[row]
             except ValueError as error:
-                logging.warning("picture %d of %s is left out: %s", row, source.name, error)
+                _LOG.warning("picture %d of %s is left out: %s", row, source.name, error)
                 continue
             pictures[len(rows)] = images.resize_and_crop(example.image, size)
             captions.append(example.caption)

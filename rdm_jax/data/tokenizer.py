@@ -22,7 +22,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, file: Path) -> Non
       vocab_size: at most this many tokens, at least 258 (256 bytes and two marks).
       file: where tokenizer.json goes.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
@@ -43,6 +43,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, file: Path) -> Non
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(t, tokenizer.token_to_id(t)) for t in (START, END)]
     )
+    tokenizer.decoder = decoders.ByteLevel()
     files.write_bytes(file, tokenizer.to_str(pretty=True).encode())
 
 

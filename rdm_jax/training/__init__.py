@@ -1,1 +1,1 @@
-""""""
+"""From a configuration to checkpoints: the loop, the step, the tasks."""

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
+import logging
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.state import State, abstract_like
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -30,14 +33,11 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
-    def save(self, state: State, data_state: dict[str, Any], *, wait: bool = False) -> None:
-        """Starts to save the state; the arrays are copied before it returns, so they may be donated."""
+    def save(self, state: State, data_state: dict[str, Any]) -> None:
+        """Starts to save the state in place of what its step held; the arrays are copied first, so they may be donated."""
         step = int(state.step)
         items = {"state": state, "data": {"json": json.dumps(data_state)}}
-        if wait:
-            self._saver.save_checkpointables(step, items, force=True)
-        else:
-            self._saver.save_checkpointables_async(step, items, force=True)
+        self._saver.save_checkpointables_async(step, items, force=True, overwrite=True)
 
     def restore(self, state: State) -> tuple[State, dict[str, Any]] | None:
         """Returns the newest readable checkpoint in the shape of `state`, None where there is none.
@@ -52,7 +52,7 @@ class Checkpoints:
             try:
                 items = self._saver.load_checkpointables(step, {"state": abstract_like(state), "data": None})
             except Exception as error:  # Orbax raises many kinds for a damaged folder, and each means the same here
-                logging.warning("checkpoint %d cannot be read and is passed over: %s", step, error)
+                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, error)
                 continue
             return items["state"], json.loads(items["data"]["json"])
         if steps:
@@ -78,5 +78,9 @@ def restore_ema(workdir: Path) -> tuple[int, Any]:
     with ocp.training.Checkpointer(folder) as saver:
         if saver.latest is None:
             raise UserError(f"{workdir} has no finished checkpoint yet; let `rdm train` save one first")
-        state = saver.load_checkpointables(saver.latest.step)["state"]
-    return int(state["step"]), jax.device_get(state["ema"])
+        step = saver.latest.step
+        stored = saver.checkpointables_metadata(step).metadata["state"]
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
+        state = saver.load_checkpointables(step, {"state": target})["state"]
+    return step, jax.device_get(state["ema"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
+import logging
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
@@ -24,6 +24,8 @@ from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.state import State
 from rdm_jax.training.step import create_state, make_optimizer, make_train_step, with_params
 from rdm_jax.training.tasks import make_task
+
+_LOG = logging.getLogger(__name__)
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -63,7 +65,7 @@ def train(config: ConfigDict, workdir: Path, *, init_from: str | None, report: R
     if restored:
         state, data_state = restored
         batches.set_state(data_state)
-        logging.info("resumed at step %d", int(state.step))
+        _LOG.info("resumed at step %d", int(state.step))
     elif init_from:
         state = with_params(state, matching_parts(Bundle.open(init_from), state.params))
 
@@ -71,7 +73,9 @@ def train(config: ConfigDict, workdir: Path, *, init_from: str | None, report: R
     stop = _stop_on_sigterm()
     sharding = batch_sharding(mesh)
     clock = time.monotonic()
+    metrics: dict[str, Any] = {}
     for step in range(int(state.step) + 1, config.steps + 1):
+        jax.block_until_ready(metrics)  # one step in flight: a signal is heard soon, and batches do not pile up
         state, metrics = train_step(state, local_device_batch(next(batches), sharding))
         if step % config.log_every == 0 or step == config.steps:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -86,7 +90,7 @@ def train(config: ConfigDict, workdir: Path, *, init_from: str | None, report: R
         if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
             checkpoints.save(state, batches.get_state())
         if stop.is_set():
-            logging.warning("asked to stop: saved step %d; the same command goes on from there", step)
+            _LOG.warning("asked to stop: saved step %d; the same command goes on from there", step)
             break
     checkpoints.close()
     return state

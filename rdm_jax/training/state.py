@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.struct
 import jax
-from jaxtyping import Array, Int
 
 
 @flax.struct.dataclass
@@ -14,13 +13,13 @@ class State:
     """A training run's arrays.
 
     Attributes:
-      step: how many updates were made.
+      step: [] int32, how many updates were made (or its shape or sharding, as everything here may be).
       params: {part: parameters} in float32.
       ema: the moving average of `params`, what is exported.
       opt_state: optax's state.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     ema: Any
     opt_state: Any

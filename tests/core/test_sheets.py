@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from rdm_jax.core import sheets
 
 LONG = "a very long description of a thing that nobody could ever fit under one small picture, " * 3 + "x" * 300

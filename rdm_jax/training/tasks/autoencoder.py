@@ -22,7 +22,7 @@ from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import AutoencoderKL, build_autoencoder
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
-from rdm_jax.training.tasks.base import Progress, training_pictures
+from rdm_jax.training.tasks.base import Progress, training_and_held_out
 
 EVAL_PICTURES = 512
 EVAL_BATCH = 64
@@ -77,10 +77,11 @@ class AutoencoderTask:
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the mean PSNR over held-out pictures, and that of each style where they have one."""
         apply = jax.jit(lambda p, x: self.module.apply({"params": p}, x))
-        count = min(EVAL_PICTURES, len(self.held_out)) // EVAL_BATCH * EVAL_BATCH
+        size = min(EVAL_BATCH, len(self.held_out))
+        count = min(EVAL_PICTURES, len(self.held_out)) // size * size
         values = []
-        for start in range(0, count, EVAL_BATCH):
-            image = jnp.asarray(to_float(self.held_out.images[start : start + EVAL_BATCH]))
+        for start in range(0, count, size):
+            image = jnp.asarray(to_float(self.held_out.images[start : start + size]))
             error = jnp.clip(apply(params["autoencoder"], image), -1.0, 1.0) - image
             values.append(np.asarray(psnr(jnp.mean(jnp.square(error), axis=(1, 2, 3)))))
         if not values:
@@ -109,7 +110,6 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
 
 def make(config: ConfigDict, workdir: Path, progress: Progress) -> AutoencoderTask:
     """Returns the task over the pictures that `config.data` names."""
-    pictures = training_pictures(config.data, config.data.split, progress)
-    held_out = training_pictures(config.data, config.data.held_out, progress)
+    pictures, held_out = training_and_held_out(config.data, progress)
     settings = config.model.to_dict()
     return AutoencoderTask(config, pictures, held_out, build_autoencoder(settings), settings)

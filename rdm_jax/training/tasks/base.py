@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Key
@@ -14,9 +14,12 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.data.pictures import Pictures, load_pictures
 from rdm_jax.data.sources import open_source
 
+HELD_OUT_EVERY = 20
+
 Progress = Callable[[str, int, int], None]
 
 
+@runtime_checkable
 class Task(Protocol):
     """One thing to learn.
 
@@ -61,3 +64,16 @@ def training_pictures(data: ConfigDict, split: str, progress: Progress) -> Pictu
     source = open_source(data.source, split=split or None, data_dir=data.data_dir or None)
     cache = Path(data.data_dir or "data") / "cache"
     return load_pictures(source, data.size, cache, lambda done, total: progress("reading pictures", done, total))
+
+
+def training_and_held_out(data: ConfigDict, progress: Progress) -> tuple[Pictures, Pictures]:
+    """Returns the pictures to train on and those to evaluate on.
+
+    The latter are the split `data.held_out`; where that is empty, every `HELD_OUT_EVERY`-th picture of the source.
+    """
+    pictures = training_pictures(data, data.split, progress)
+    if data.held_out:
+        return pictures, training_pictures(data, data.held_out, progress)
+    rows = np.arange(len(pictures))
+    held_out = rows % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return pictures.take(rows[~held_out]), pictures.take(rows[held_out])

@@ -72,10 +72,9 @@ def labels(
     for name, values in classes.items():
         index = {value: i for i, value in enumerate(values)}
         hidden = unseen.get(name, {})
-        columns.append([
-            IGNORED if any(picture.get(other) in hidden[other] for other in hidden) else index.get(picture[name], IGNORED)
-            for picture in attributes
-        ])
+        seen = [not any(picture.get(other) in hidden[other] for other in hidden) for picture in attributes]
+        found = [index.get(picture[name], IGNORED) for picture in attributes]
+        columns.append([number if visible else IGNORED for number, visible in zip(found, seen, strict=True)])
     return np.array(columns, np.int32).T
 
 
@@ -142,16 +141,18 @@ class ClassifierTask:
 
     def export(self, params: Any) -> Bundle:
         """Returns a bundle with the part "classifier"."""
-        training = {"source": self.config.data.source, "fingerprint": self.train.fingerprint, "steps": self.config.steps}
+        training = {
+            "source": self.config.data.source,
+            "fingerprint": self.train.fingerprint,
+            "steps": self.config.steps,
+        }
         unseen = {"unseen": self.config.unseen.to_dict()}
         config = {"name": self.config.name, "classifier": self.settings, "judging": unseen, "training": training}
         return Bundle(config, {"classifier": params["classifier"]})
 
 
-def moved(
-    image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the picture moved by up to `shift` pixels on each axis, edges reflected, and mirrored half of the time."""
+def moved(image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the picture moved by up to `shift` pixels on each axis, edges reflected; half of the time mirrored."""
     height, width, _ = image.shape
     down, right = generator.integers(0, 2 * shift + 1, 2)
     padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")

@@ -19,7 +19,7 @@ from rdm_jax.core import images
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 from rdm_jax.models import CLIP, build_clip
-from rdm_jax.training.tasks.base import Progress, training_pictures
+from rdm_jax.training.tasks.base import Progress, training_and_held_out
 
 MAX_LOGIT_SCALE = float(np.log(100.0))
 EVAL_BATCH = 256
@@ -113,8 +113,9 @@ class ClipTask:
         """Yields the share of held-out pictures that find a caption like their own among 256, and the labels' agreement."""
         apply = jax.jit(lambda p, x, t: self.module.apply({"params": p}, x, t))
         vectors, accuracies = [], []
-        for start in range(0, len(self.held_out) - EVAL_BATCH + 1, EVAL_BATCH):
-            rows = slice(start, start + EVAL_BATCH)
+        size = min(EVAL_BATCH, len(self.held_out))
+        for start in range(0, len(self.held_out) - size + 1, size):
+            rows = slice(start, start + size)
             pixels = self._normalise(jnp.asarray(self.held_out.images[rows], jnp.float32) / 255.0)
             tokens = jnp.asarray(self.held_out_tokens[rows])
             image, text, _ = apply(params["clip"], pixels, tokens)
@@ -154,8 +155,7 @@ def neighbour_agreement(
 
 def make(config: ConfigDict, workdir: Path, progress: Progress) -> ClipTask:
     """Returns the task; trains the tokenizer on the captions first where the workdir has none."""
-    pictures = training_pictures(config.data, config.data.split, progress)
-    held_out = training_pictures(config.data, config.data.held_out, progress)
+    pictures, held_out = training_and_held_out(config.data, progress)
     file = workdir / "tokenizer.json"
     if not file.exists():
         train_tokenizer(pictures.captions, config.tokenizer.vocab_size, file)

@@ -230,7 +230,7 @@ def open_neighbors(config: ConfigDict, pictures: Pictures, encoder: ClipEncoder)
       UserError: it is missing, of another data set or encoder, or holds fewer neighbours than are drawn from.
     """
     sidecar = NeighborSidecar(config.data.neighbors)
-    if sidecar.manifest["dataset"]["fingerprint"] != pictures.fingerprint:
+    if sidecar.manifest["source"]["fingerprint"] != pictures.fingerprint:
         raise UserError(f"the neighbours in {config.data.neighbors} are those of another data set than "
                         f"{config.data.source} {config.data.split}; compute them again with `rdm neighbors`")
     if sidecar.manifest["encoder"]["sha256"] != encoder.identity["sha256"]:

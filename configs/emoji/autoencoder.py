@@ -1,0 +1,22 @@
+"""The autoencoder on a folder of captioned emoji: the settings of configs/style_scenes/autoencoder.py, other data.
+
+  rdm train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --config.data.source=emoji
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdm_jax.training.config import load_config
+
+PARENT = Path(__file__).parent.parent / "style_scenes" / "autoencoder.py"
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    config = load_config(str(PARENT)).unlock()
+    config.name = "emoji"
+    config.data.source = "emoji"
+    config.data.split = config.data.held_out = ""
+    config.steps = 2000
+    return config

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Makes the embedded model and its databases again from nothing: pictures, CLIP, autoencoder, neighbours, diffusion
+# model, judges. Every part resumes: run it again after a stop and it goes on where it was.
+set -euo pipefail
+
+usage() {
+  cat <<'HELP'
+usage: launch/style_scenes.sh [--out DIR] [--install]
+
+  --out DIR   where data, runs and results go (default: runs/style_scenes)
+  --install   copy the finished model, databases and judges into rdm_jax/assets, in place of those there
+  --help      this text
+
+RDM names the command (default: rdm on the PATH, else .venv/bin/rdm); PYTHON its Python.
+HELP
+}
+
+out=runs/style_scenes
+install=no
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out) out="${2:?--out needs a folder}"; shift 2 ;;
+    --install) install=yes; shift ;;
+    --help) usage; exit 0 ;;
+    *) echo "launch/style_scenes.sh: unknown option $1; see --help" >&2; exit 2 ;;
+  esac
+done
+
+cd "$(dirname "$0")/.."
+if [ -z "${RDM:-}" ]; then RDM=$(command -v rdm || echo .venv/bin/rdm); fi
+PYTHON=${PYTHON:-$(dirname "$RDM")/python}
+data=$out/data
+configs=configs/style_scenes
+mkdir -p "$out"
+
+step() { # step NAME COMMAND...: runs a part and says how long it took
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name" >&2
+  "$@"
+  echo "== $name: $((SECONDS - start)) s" >&2
+}
+
+once() { # once PATH COMMAND...: runs a command whose result is PATH, unless it is there
+  local result=$1
+  shift
+  [ -e "$result" ] || "$@"
+}
+
+train() { # train NAME CONFIG [OPTION...]
+  local name=$1 config=$2
+  shift 2
+  "$RDM" train --config "$configs/$config" --workdir "$out/$name" --config.data.data_dir="$data" "$@"
+}
+
+step pictures "$PYTHON" -m rdm_jax.data.style_scenes --data-dir "$data"
+
+step clip train clip clip.py
+step autoencoder train autoencoder autoencoder.py
+once "$out/base" "$RDM" export "$out/clip" "$out/autoencoder" --out "$out/base"
+
+step "training database" once "$out/retrieval" "$RDM" database build style_scenes --split retrieval --data-dir "$data" \
+  --encoder "$out/base" --out "$out/retrieval"
+step neighbours "$RDM" neighbors --dataset style_scenes --split train --data-dir "$data" --database "$out/retrieval" \
+  --encoder "$out/base" --k 20 --out "$out/neighbors"
+
+step diffusion train rdm rdm.py --config.base="$out/base" --config.data.neighbors="$out/neighbors"
+step decoder train decoder autoencoder.py:decoder --init-from "$out/base"
+once "$out/model" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/model" --name style-scenes
+
+step judges train judge judge.py
+once "$out/judges" "$RDM" export "$out/judge" --out "$out/judges" --name style-scenes-judges
+
+styles=$("$PYTHON" -c 'from rdm_jax.data.style_scenes.vocabulary import STYLES; print(*STYLES, sep="\n")')
+while read -r style; do
+  folder=$out/databases/${style// /-}
+  step "database $style" once "$folder" "$RDM" database build style_scenes --split database --data-dir "$data" \
+    --encoder "$out/model" --where "style=$style" --name "${style// /-}" --out "$folder" \
+    --licence Apache-2.0
+done <<<"$styles"
+step "database general" once "$out/databases/general" "$RDM" database build style_scenes --split database \
+  --data-dir "$data" --encoder "$out/model" --limit 1152 --name general --out "$out/databases/general" \
+  --licence Apache-2.0
+
+if [ "$install" = yes ]; then
+  assets=rdm_jax/assets
+  rm -rf "$assets/models/style-scenes" "$assets/judges/style-scenes" "$assets/databases"
+  mkdir -p "$assets/models" "$assets/judges"
+  cp -r "$out/model" "$assets/models/style-scenes"
+  cp -r "$out/judges" "$assets/judges/style-scenes"
+  cp -r "$out/databases" "$assets/databases"
+  du -sh "$assets"
+fi

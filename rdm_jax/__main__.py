@@ -1,0 +1,8 @@
+"""`python -m rdm_jax`, the same as `rdm`."""
+
+import sys
+
+from rdm_jax.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

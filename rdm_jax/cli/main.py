@@ -1,0 +1,170 @@
+"""`rdm VERB ...`: finds the verb, imports its module and no other, and turns errors into one line and an exit status.
+
+A verb's module has `HELP: str`, `add_arguments(parser)` and `run(args) -> int | None`; one whose options argparse
+cannot declare (`rdm train --config.KEY=VALUE`) also has `rewrite_arguments(arguments) -> arguments`. Exit status: 0 when
+done, 1 when something broke on the way, 2 for bad input, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from rdm_jax.cli.progress import note, shown_log
+from rdm_jax.core.errors import UserError, unknown
+
+
+class Verb(NamedTuple):
+    """Where a verb's module is, and its line in `rdm --help` (kept here so that the help imports nothing)."""
+
+    module: str
+    help: str
+
+
+VERBS = {
+    "sample": Verb("rdm_jax.cli.sample", "draw pictures for prompts with the neighbours of a database"),
+    "replay": Verb("rdm_jax.cli.replay", "draw a picture again from the parameters inside its PNG"),
+    "database": Verb("rdm_jax.cli.database", "build and look at databases of pictures to retrieve from"),
+    "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbours of a training set ahead of time"),
+    "train": Verb("rdm_jax.cli.train", "train a model from a config"),
+    "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
+    "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model or a folder of pictures"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UserError`, names the nearest options and takes positionals between options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.children: Any = None
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        """Adds sub-verbs and remembers them, so that an unknown option finds its nearest name among theirs too."""
+        self.children = super().add_subparsers(**kwargs)
+        return self.children
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the parser's complaint as a `UserError`."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Returns the parsed arguments.
+
+        Raises:
+          UserError: an option is unknown, a value is missing or cannot be read.
+        """
+        # argparse takes positionals between options only where there are no sub-verbs.
+        parse = self.parse_known_args if self.children else self.parse_known_intermixed_args
+        parsed, extras = parse(list(arguments))
+        if extras:
+            raise self._unexpected(extras)
+        return parsed
+
+    def _unexpected(self, extras: Sequence[str]) -> UserError:
+        options = [extra.partition("=")[0] for extra in extras if extra.startswith("-")]
+        if not options:
+            return UserError(f"unexpected argument {extras[0]!r}; see {self.prog} --help")
+        near = difflib.get_close_matches(options[0], self._options(), n=3, cutoff=0.6)
+        did_you_mean = f"did you mean {' or '.join(near)}? " if near else ""
+        return UserError(f"unknown option {options[0]}; {did_you_mean}See {self.prog} --help")
+
+    def _options(self) -> list[str]:
+        children = self.children.choices.values() if self.children else []
+        own = re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", self.format_help())
+        return sorted({*own, *(option for child in children for option in child._options())})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status.
+
+    Args:
+      argv: the arguments after the program's name, `sys.argv[1:]` by default. `--debug` anywhere shows tracebacks.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    _set_environment()
+    with shown_log(logging.DEBUG if "--debug" in given else logging.INFO) as log:
+        return _status([argument for argument in given if argument != "--debug"], log)
+
+
+def _status(arguments: list[str], log: logging.Logger) -> int:
+    """Runs the verb and returns its exit status, errors told in one line."""
+    try:
+        return _dispatch(arguments)
+    except SystemExit as exit:  # argparse leaves by this after --help and --version
+        return exit.code if isinstance(exit.code, int) else 0
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of standard output left (`rdm ... | head`); nothing may be written to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        line = _one_line(error)
+        log.exception(line)  # the log shows the traceback with --debug alone
+        return 2 if isinstance(error, UserError) else 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    at = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    top = _top_parser()
+    top.parse(arguments[:at])
+    if at == len(arguments):
+        top.print_help()
+        return 0
+    name = arguments[at]
+    if name not in VERBS:
+        raise unknown("verb", name, VERBS, hint="see rdm --help")
+    module = importlib.import_module(VERBS[name].module)
+    parser = Parser(prog=f"rdm {name}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    rewrite = getattr(module, "rewrite_arguments", list)
+    return module.run(parser.parse(rewrite(arguments[at + 1 :]))) or 0
+
+
+def _set_environment() -> None:
+    """Sets what JAX and transformers read when they are imported; what the user has set stays."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rdm_jax")
+    # Compiled programs are kept for the next run, however short their compilation was.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # Else transformers tells that there is no PyTorch; only its tokenizers are used.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _top_parser() -> Parser:
+    from rdm_jax import __version__
+
+    width = max(map(len, VERBS))
+    parser = Parser(
+        prog="rdm",
+        usage="rdm [--help] [--version] [--debug] VERB ...",
+        description="Retrieval-augmented diffusion: draw with a database of pictures as the style.",
+        epilog="verbs:\n"
+        + "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items())
+        + '\n\n`rdm VERB --help` explains a verb. Start with: rdm sample "a red boat"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rdm_jax {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (after the verb too)")
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return f"error: {text}"
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return "error: out of memory; try a smaller --batch-size, or run with --debug for the details"
+    if isinstance(error, OSError):
+        return f"error: {text}"
+    return f"internal error: {type(error).__name__}: {text[:300]}; run again with --debug for the traceback"

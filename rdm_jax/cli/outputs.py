@@ -1,0 +1,256 @@
+"""The folder of a run: pictures with their records, contact sheets and run.json; nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import importlib.metadata
+import itertools
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from rdm_jax import __version__
+from rdm_jax.bundle import Bundle
+from rdm_jax.cli.png import SCHEMA
+from rdm_jax.core import files, sheets
+from rdm_jax.core.errors import UserError
+from rdm_jax.generator import Plan, Result
+from rdm_jax.retrieval.database import Database
+
+RUN = "run.json"
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
+# The samples of a single row are wrapped after so many.
+COLUMNS = 8
+# Sheets are cut off at so many pixels, and at least one row.
+SHEET_PIXELS = 50_000_000
+SHEET_SIDE = 128
+
+
+def check_writable(out: Path) -> None:
+    """Raises UserError unless a folder of this name exists, or can be made, and can be written."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"cannot write to {out}: {nearest} is no folder; choose another --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {out}: permission denied; choose another --out")
+
+
+@contextlib.contextmanager
+def run_folder(out: Path, names: Sequence[str] = ()) -> Iterator[Path]:
+    """Makes and yields the folder of a run: `out`, or `out/run-002` and so on where `out` holds a run already.
+
+    Folders that are still empty at the end vanish again, so that a run that fails leaves nothing.
+
+    Args:
+      out: the folder that was asked for.
+      names: sub-folders that the run will write to.
+
+    Raises:
+      UserError: the folder cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        try:
+            folder = _claim(out, names, made)
+            for name in names:
+                _make(folder / name, made)
+        except OSError as error:
+            raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+        yield folder
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):  # something was written: the folder stays
+                path.rmdir()
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Writes a file that does not exist yet, whole or not at all.
+
+    Raises:
+      UserError: there is a file of this name already, or it cannot be written.
+    """
+    try:
+        path.touch(exist_ok=False)  # takes the name, so that no other run can
+    except FileExistsError as error:
+        raise UserError(f"{path} exists already and is not overwritten; choose another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    try:
+        files.write_bytes(path, data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what drew a picture, and the kind of device it was drawn on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    machine = f"{platform.system()} {platform.machine()}"
+    return {
+        "rdm_jax": __version__,
+        "python": platform.python_version(),
+        **found,
+        "machine": machine,
+        "device": _device(),
+    }
+
+
+def identity(part: Bundle | Database) -> dict[str, str]:
+    """Returns the name and the hash of a model or a database: what a record says of it, and no path."""
+    return {"name": part.name, "sha256": part.digest}
+
+
+def records(result: Result, model: Bundle, database: Database | None) -> list[dict[str, Any]]:
+    """Returns for each picture of a result what it takes to draw it again, as JSON values."""
+    shared = {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "model": identity(model),
+        "database": None if database is None else identity(database),
+        "settings": dataclasses.asdict(result.settings),
+    }
+    found = result.neighbors
+    return [
+        {
+            **shared,
+            "prompt": result.prompts[row],
+            "index": index,
+            "query": base64.b64encode(result.queries[row].astype("<f4").tobytes()).decode(),
+            "neighbors": found and {"ids": found.ids[row].tolist(), "scores": found.scores[row].tolist()},
+        }
+        for row, index in enumerate(result.indices)
+    ]
+
+
+def query_vector(record: dict[str, Any]) -> Float[np.ndarray, " d"]:
+    """Returns the query vector of a record."""
+    return np.frombuffer(base64.b64decode(record["query"]), "<f4").astype(np.float32)
+
+
+def run_entry(file: Path, record: dict[str, Any], database: Database | None) -> dict[str, Any]:
+    """Returns what run.json says of a picture: its file, its query and its neighbours."""
+    entry = {"file": file.as_posix(), "prompt": record["prompt"], "index": record["index"]}
+    if database is None:
+        return {**entry, "seed": record["settings"]["seed"], "database": None, "neighbors": []}
+    ids, scores = record["neighbors"]["ids"], record["neighbors"]["scores"]
+    neighbors = [
+        {"id": id_, "score": score, "path": item["path"]}
+        for id_, score, item in zip(ids, scores, database.items(ids), strict=True)
+    ]
+    return {**entry, "seed": record["settings"]["seed"], "database": database.name, "neighbors": neighbors}
+
+
+def run_record(
+    model: Bundle, databases: Sequence[Database], plan: Plan, entries: Sequence[dict[str, Any]], planned: int
+) -> dict[str, Any]:
+    """Returns what run.json holds.
+
+    Args:
+      model: the model that drew.
+      databases: what it drew from.
+      plan: of the first database; the others differ in their neighbours alone.
+      entries: from `run_entry`, one for each picture that was written.
+      planned: how many pictures there were to be.
+    """
+    return {
+        "schema": SCHEMA,
+        "complete": len(entries) == planned,
+        "arguments": {"prompts": plan.prompts, **dataclasses.asdict(plan.settings)},
+        "versions": versions(),
+        "model": {**identity(model), "parts": model.hashes},
+        "databases": [{**identity(database), "rows": len(database)} for database in databases],
+        "images": list(entries),
+    }
+
+
+def grid_sheet(drawn: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Draws samples in rows: one row for each prompt, or for each style and prompt.
+
+    Args:
+      drawn: (the style, or "" where there is only one, and what was drawn in it).
+    """
+    several = len(set(drawn[0][1].prompts)) > 1
+    labels, rows = [], []
+    for style, result in drawn:
+        count = result.settings.num_images
+        for first in range(0, len(result.images), count):
+            prompt = result.prompts[first]
+            labels.append((f"{style}: {prompt}" if several else style) if style else prompt)
+            rows.append(result.images[first : first + count])
+    images = np.stack(rows)
+    if len(rows) == 1:
+        images = sheets.in_rows(rows[0], min(COLUMNS, len(rows[0])))
+        labels += [""] * (len(images) - 1)
+    images = images[: _rows_that_fit(images)]
+    title = drawn[0][1].prompts[0] if drawn[0][0] and not several else None
+    return sheets.grid(images, row_labels=labels[: len(images)], title=title, zoom=_zoom(images))
+
+
+def neighbor_sheet(result: Result, database: Database) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Draws each picture beside the thumbnails of its neighbours, with their cosines."""
+    assert result.neighbors is not None
+    ids, scores = result.neighbors.ids, result.neighbors.scores
+    height, width = result.images.shape[1:3]
+    fitting = _rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), 1 + ids.shape[1], height, width, 3)))
+    cells, texts = [], []
+    for picture, row, cosines in zip(result.images[:fitting], ids, scores, strict=False):
+        thumbnails = [_fit(thumbnail, height, width) for thumbnail in database.thumbnails(row)]
+        cells.append(np.stack([picture, *thumbnails]))
+        texts.append(["", *(f"{cosine:.3f}" for cosine in cosines)])
+    columns = ["sample", *(f"neighbor {place}" for place in range(1, ids.shape[1] + 1))]
+    return sheets.grid(
+        np.stack(cells),
+        row_labels=result.prompts[:fitting],
+        column_labels=columns,
+        cell_labels=texts,
+        title=f"neighbors in {database.name}",
+        zoom=_zoom(result.images),
+    )
+
+
+def _claim(out: Path, names: Sequence[str], made: list[Path]) -> Path:
+    _make(out, made)
+    looked = [out, *(out / name for name in names)]
+    if not (out / RUN).exists() and not any(any(folder.glob("*.png")) for folder in looked):
+        return out
+    for number in itertools.count(2):
+        folder = out / f"run-{number:03d}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            made.append(folder)
+            return folder
+    raise AssertionError("there is always a next number")
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    for path in reversed([folder, *folder.absolute().parents]):
+        if not path.exists():
+            path.mkdir()
+            made.append(path)
+
+
+def _device() -> str:
+    return f"{jax.default_backend()}: {jax.devices()[0].device_kind}"
+
+
+def _zoom(images: np.ndarray) -> int:
+    return max(1, SHEET_SIDE // images.shape[-2])
+
+
+def _rows_that_fit(images: np.ndarray) -> int:
+    rows, columns, height, width = images.shape[:4]
+    return min(rows, max(1, SHEET_PIXELS // (columns * height * width * _zoom(images) ** 2)))
+
+
+def _fit(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    size = (width, height)
+    return np.asarray(ImageOps.pad(Image.fromarray(image), size, Image.Resampling.BICUBIC, color=sheets.BACKGROUND))

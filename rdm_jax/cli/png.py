@@ -1,0 +1,91 @@
+"""PNG files that carry how they were drawn: a `parameters` text as other tools write it, and JSON in a chunk `rdm`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from rdm_jax.core.errors import UserError
+
+SCHEMA = 1
+CHUNK = "rdm"
+
+
+def encode_png(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any] | None = None) -> bytes:
+    """Returns a PNG file of a picture.
+
+    Args:
+      image: the picture.
+      record: how it was drawn, from `outputs.record`; None leaves the metadata out.
+    """
+    info = PngImagePlugin.PngInfo()
+    if record is not None:
+        info.add_text("parameters", parameters_text(record))
+        info.add_text(CHUNK, json.dumps(record, ensure_ascii=True, separators=(",", ":")))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def parameters_text(record: Mapping[str, Any]) -> str:
+    """Returns a record as the `parameters` text that galleries read: the prompt, then one line of `Key: value`."""
+    settings, database = record["settings"], record["database"]
+    values = {
+        "Steps": settings["steps"],
+        "Sampler": settings["sampler"].upper(),
+        "CFG scale": settings["guidance_scale"],
+        "Seed": settings["seed"],
+        "Size": f"{settings['width']}x{settings['height']}",
+        "Model hash": record["model"]["sha256"][:10],
+        "Model": record["model"]["name"],
+        "Eta": settings["eta"],
+        "Condition": settings["condition"],
+        "Index": record["index"],
+    }
+    if database:
+        values |= {"Database": database["name"], "Database hash": database["sha256"][:10], "kNN": settings["neighbors"]}
+    values["Version"] = f"rdm_jax {record['versions']['rdm_jax']}"
+    line = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
+    return f"{record['prompt']}\n{line}"
+
+
+def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]:
+    """Returns the record inside a PNG and its pixels.
+
+    Raises:
+      UserError: the file cannot be read, is no PNG, or carries no record that this version reads.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+            text = getattr(image, "text", {}).get(CHUNK)
+    except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is no readable PNG ({error})") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if text is None:
+        raise UserError(
+            f"{path} carries no parameters: it was not drawn by rdm, or with --disable-metadata, or was saved again by "
+            "a program that drops them"
+        )
+    try:
+        record = json.loads(text)
+        schema = record["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} carries damaged parameters; draw it again") from error
+    if schema != SCHEMA:
+        raise UserError(f"{path} carries parameters of schema {schema!r}, and this version reads {SCHEMA}")
+    return record, pixels
+
+
+def _quoted(value: Any) -> str:
+    """Returns a value as text, in quotes where a reader would split it."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text

@@ -1,0 +1,109 @@
+"""What the command line says on the way: lines on standard error, and progress with the time that is left."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, Self
+
+LINE_SECONDS = 5.0
+
+
+def note(text: str) -> None:
+    """Writes `rdm: text` as a line to standard error, above a progress bar where one is shown."""
+    line = f"rdm: {text}"
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def shown_log(level: int = logging.INFO) -> Iterator[logging.Logger]:
+    """Shows the package's log records from this level up as lines of `note`, with tracebacks where it is DEBUG."""
+    logger, handler = logging.getLogger("rdm_jax"), _NoteHandler()
+    before = logger.level, logger.propagate
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+class _NoteHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and logging.getLogger("rdm_jax").level <= logging.DEBUG:
+            sys.stderr.write("".join(traceback.format_exception(*record.exc_info)))
+        note(("warning: " if record.levelno == logging.WARNING else "") + record.getMessage())
+
+
+class Progress:
+    """Shows how far a task is: a tqdm bar on a terminal, a line every few seconds elsewhere.
+
+    Functions of the package take it as `progress`: they call it with (done, total) as the work goes on.
+
+        with Progress("embedding", unit="image") as progress:
+            build_database(..., progress=progress)
+    """
+
+    def __init__(self, label: str, unit: str = "step", quiet: bool = False, seconds: float = LINE_SECONDS) -> None:
+        self._label, self._unit, self._quiet, self._seconds = label, unit, quiet, seconds
+        self._bar: Any = None
+        self._start: float | None = None
+        self._last = 0.0
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Shows that `done` of `total` units are done; `total` may be unknown. The clock starts with the first call."""
+        if self._quiet:
+            return
+        if self._start is None:
+            self._start = self._last = time.monotonic()
+        if sys.stderr.isatty():
+            self._draw(done, total)
+        else:
+            self._say(done, total, self._start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _draw(self, done: int, total: int | None) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=self._label, total=total, unit=self._unit, file=sys.stderr, dynamic_ncols=True)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def _say(self, done: int, total: int | None, start: float) -> None:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return
+        self._last = now
+        rate = done / (now - start)
+        if total is None or not done:
+            note(f"{self._label}: {done} {self._unit}s, {rate:.3g} a second")
+        else:
+            left = format_seconds((total - done) / rate)
+            note(f"{self._label}: {done}/{total} {self._unit}s, {rate:.3g} a second, {left} left")
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as people write it: "4.2 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

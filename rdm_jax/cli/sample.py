@@ -1,0 +1,249 @@
+"""`rdm sample`: prompts to pictures, their neighbours beside them, in a folder that tells how they were made."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdm_jax.cli.progress import Progress, format_seconds, note
+from rdm_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rdm_jax.bundle import Bundle
+    from rdm_jax.generator import Generator, Plan, Result
+    from rdm_jax.retrieval.database import Database
+
+DEFAULT_MODEL = "style-scenes"
+DEFAULT_OUT = "outputs"
+
+HELP = """Draws pictures for prompts.
+
+A prompt fetches its nearest pictures from a database, and the model draws with them as its context: swap the database
+and the style changes. Give several --database options to draw the same prompts and seeds from each.
+
+  rdm sample "a red boat" --database sketch --num-images 4
+  rdm sample "a red boat" "a house" --database sketch --database oil --seed 7 --out boats
+  rdm sample --image boat.jpg --database sketch"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `rdm sample`; other tools' spellings are taken too, and not shown in the help."""
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; each prompt is drawn on its own")
+    parser.add_argument("--from-file", metavar="FILE", help="read prompts from a file, one a line; - is standard input")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
+    )
+    parser.add_argument(
+        "--database", action="append", default=[], metavar="NAME|DIR", help="where neighbors come from (repeatable)"
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
+    drawing = parser.add_argument_group("drawing (where nothing is given, the model's own settings hold)")
+    drawing.add_argument("--condition", metavar="C", help="neighbors, text, or text+neighbors (default: neighbors)")
+    drawing.add_argument("--neighbors", type=int, metavar="K", help="neighbors for each query")
+    drawing.add_argument("--num-images", type=int, metavar="N", help="pictures for each query (default: 1)")
+    drawing.add_argument("--batch-size", type=int, metavar="B", help="pictures drawn at once (default: up to 8)")
+    drawing.add_argument("--steps", type=int, metavar="S", help="sampling steps")
+    drawing.add_argument("--sampler", metavar="NAME", help="the sampler: ddim")
+    drawing.add_argument("--eta", type=float, metavar="E", help="fresh noise in each step, 0 to 1")
+    drawing.add_argument("--guidance-scale", type=float, metavar="G", help="1 is none, more follows the query closer")
+    drawing.add_argument("--seed", type=int, metavar="I", help="drawn by chance, said and recorded where not given")
+    drawing.add_argument("--height", type=int, metavar="H", help="in pixels")
+    drawing.add_argument("--width", type=int, metavar="W", help="in pixels")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", default=DEFAULT_OUT, metavar="DIR", help="the folder; a used one gets run-002/ (default: %(default)s)"
+    )
+    output.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG files")
+    output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
+    output.add_argument("--quiet", action="store_true", help="show no progress")
+    _add_aliases(parser)
+
+
+def _add_aliases(parser: argparse.ArgumentParser) -> None:
+    """Adds the spellings of the CompVis scripts and of diffusers."""
+    integers = {
+        "num_images": ("--n_samples", "--num_images_per_prompt"),
+        "neighbors": ("--knn", "--k_nn"),
+        "steps": ("--ddim_steps", "--num_inference_steps"),
+        "height": ("--H",),
+        "width": ("--W",),
+    }
+    floats = {"eta": ("--ddim_eta",), "guidance_scale": ("--scale", "--guidance_scale")}
+    texts = {"out": ("--outdir",), "from_file": ("--from_file",)}
+    for kind, aliases in ((int, integers), (float, floats), (str, texts)):
+        for name, flags in aliases.items():
+            parser.add_argument(*flags, dest=name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--prompt", "--caption", dest="more_prompts", action="append", default=[], help=argparse.SUPPRESS
+    )
+    parser.add_argument("--skip_grid", dest="skip_grid", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draws what is asked for; everything is checked before the output folder is made."""
+    begin = time.monotonic()
+    out = Path(args.out).expanduser()
+    prompts = [*args.prompts, *args.more_prompts, *(_read_prompts(args.from_file) if args.from_file else [])]
+    images = [_read_image(Path(name)) for name in args.image]
+    # Imported late: `rdm --help` and wrong file names need not wait for it.
+    from rdm_jax.cli import outputs
+    from rdm_jax.generator import Generator
+
+    outputs.check_writable(out)
+    generator = Generator.load(args.model)
+    databases = _open_databases(args.database, args.condition, generator.bundle)
+    plans = _plan(generator, args, prompts, images, databases)
+    names = _folder_names(databases)
+    with outputs.run_folder(out, [name for name in names if name]) as folder:
+        drawn: list[tuple[str, Result]] = []
+        entries: list[dict[str, Any]] = []
+        try:
+            for database, plan, name in zip(databases, plans, names, strict=True):
+                drawn.append((name, _draw(generator, database, plan, folder, name, entries, args)))
+            if not args.skip_grid:
+                _write_sheets(folder, drawn, databases)
+        finally:
+            # Written for a run that was interrupted too: the pictures are there, and this says what they are.
+            if entries:
+                _write_run(folder, generator.bundle, databases, plans[0], entries)
+    note(f"{len(entries)} pictures in {format_seconds(time.monotonic() - begin)}")
+    sys.stdout.write(f"{folder}\n")
+
+
+def _read_prompts(name: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is no UTF-8 text; save the prompts as plain text, one a line") from error
+    except OSError as error:
+        raise UserError(f"cannot read prompts from {name}: {error.strerror}") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"{name} holds no prompts; write one a line")
+    return prompts
+
+
+def _read_image(path: Path) -> tuple[str, np.ndarray]:
+    """Returns a label that tells the image by its contents, not by its name, and its pixels."""
+    from rdm_jax.core.images import decode
+
+    try:
+        data = path.expanduser().read_bytes()
+        return f"image {hashlib.sha256(data).hexdigest()[:10]}", decode(data)
+    except OSError as error:
+        raise UserError(f"cannot read image {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read image {path}: {error}") from error
+
+
+def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) -> list[Database | None]:
+    """Returns the databases to draw from, one after another; a single None where the condition needs none."""
+    from rdm_jax.retrieval.database import Database
+
+    if condition == "text":
+        if names:
+            note("warning: condition text uses no database; --database is left out")
+        return [None]
+    default = model.config["sampling"].get("database")
+    known = Database.names()
+    if not names and default is None and len(known) != 1:
+        raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
+    return [Database.open(name) for name in names or [default or known[0]]]
+
+
+def _plan(
+    generator: Generator,
+    args: argparse.Namespace,
+    prompts: list[str],
+    images: list[tuple[str, np.ndarray]],
+    databases: list[Database | None],
+) -> list[Plan]:
+    """Returns the plan for each database; queries are encoded once."""
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    first = generator.plan(
+        prompts,
+        database=databases[0],
+        images=[pixels for _, pixels in images],
+        condition=args.condition,
+        neighbors=args.neighbors,
+        num_images=args.num_images,
+        batch_size=args.batch_size,
+        steps=args.steps,
+        sampler=args.sampler,
+        eta=args.eta,
+        guidance_scale=args.guidance_scale,
+        seed=seed,
+        height=args.height,
+        width=args.width,
+    )
+    first = dataclasses.replace(first, prompts=[*prompts, *(label for label, _ in images)])
+    note(f"model {generator.bundle.name}, seed {seed}")
+    return [first, *(generator.replan(first, database) for database in databases[1:])]
+
+
+def _folder_names(databases: list[Database | None]) -> list[str]:
+    """Returns each database's sub-folder, "" where there is only one; names come from files and are not trusted."""
+    if len(databases) == 1:
+        return [""]
+    names = [re.sub(r"[^\w.-]+", "-", database.name).strip(".-") or "database" for database in databases if database]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"two databases are named {twice!r}; give each once, or rename one")
+    return names
+
+
+def _draw(
+    generator: Generator,
+    database: Database | None,
+    plan: Plan,
+    folder: Path,
+    name: str,
+    entries: list[dict[str, Any]],
+    args: argparse.Namespace,
+) -> Result:
+    """Draws a plan, writes each picture as soon as it is there, and adds what run.json says of it to `entries`."""
+    from rdm_jax.cli import outputs
+    from rdm_jax.cli.png import encode_png
+    from rdm_jax.generator import join
+
+    results = []
+    with Progress(f"drawing {name}".strip(), quiet=args.quiet) as progress:
+        for result in generator.draw(plan, progress):
+            results.append(result)
+            for image, record in zip(result.images, outputs.records(result, generator.bundle, database), strict=True):
+                file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
+                outputs.write_new(folder / file, encode_png(image, None if args.disable_metadata else record))
+                entries.append(outputs.run_entry(file, record, database))
+    return join(results)
+
+
+def _write_sheets(folder: Path, drawn: list[tuple[str, Result]], databases: list[Database | None]) -> None:
+    from rdm_jax.cli import outputs
+    from rdm_jax.cli.png import encode_png
+
+    outputs.write_new(folder / "grid.png", encode_png(outputs.grid_sheet(drawn)))
+    for (name, result), database in zip(drawn, databases, strict=True):
+        if database is not None:
+            sheet = outputs.neighbor_sheet(result, database)
+            outputs.write_new(folder / name / "neighbors.png", encode_png(sheet))
+
+
+def _write_run(
+    folder: Path, model: Bundle, databases: list[Database | None], plan: Plan, entries: list[dict[str, Any]]
+) -> None:
+    from rdm_jax.cli import outputs
+
+    opened = [database for database in databases if database is not None]
+    run = outputs.run_record(model, opened, plan, entries, planned=len(plan.indices) * len(databases))
+    outputs.write_new(folder / outputs.RUN, (json.dumps(run, indent=2) + "\n").encode())

@@ -1,0 +1,195 @@
+"""Weights and configurations of CLIP in the layouts of Hugging Face and of OpenAI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rdm_jax.convert.mapping import Source, Table, abstract_params, assemble, rename
+from rdm_jax.core.errors import UserError
+from rdm_jax.models import CLIP
+
+_NAMES: Table = (
+    (r"/mean$", ".running_mean"),
+    (r"/var$", ".running_var"),
+    (r"/(kernel|scale|embedding)$", ".weight"),
+    (r"/bias$", ".bias"),
+    ("/", "."),
+)
+
+_HUGGING_FACE: Table = (
+    (r"^vision/patches/", "vision_model.embeddings.patch_embedding/"),
+    (r"^vision/class_token", "vision_model.embeddings.class_embedding"),
+    (r"^vision/positions", "vision_model.embeddings.position_embedding.weight"),
+    (r"^vision/norm_in/", "vision_model.pre_layrnorm/"),
+    (r"^vision/norm_out/", "vision_model.post_layernorm/"),
+    (r"^vision/projection/", "visual_projection/"),
+    (r"^text/tokens/", "text_model.embeddings.token_embedding/"),
+    (r"^text/positions", "text_model.embeddings.position_embedding.weight"),
+    (r"^text/norm_out/", "text_model.final_layer_norm/"),
+    (r"^text/projection/", "text_projection/"),
+    (r"^(vision|text)/block_(\d+)/", r"\1_model.encoder.layers.\2/"),
+    (r"/norm([12])/", r"/layer_norm\1/"),
+    (r"/out/", "/self_attn.out_proj/"),
+    (r"/up/", "/mlp.fc1/"),
+    (r"/down/", "/mlp.fc2/"),
+    *_NAMES,
+)
+
+_OPENAI: Table = (
+    (r"^vision/patches/", "visual.conv1/"),
+    (r"^vision/class_token", "visual.class_embedding"),
+    (r"^vision/positions", "visual.positional_embedding"),
+    (r"^vision/norm_in/", "visual.ln_pre/"),
+    (r"^vision/norm_out/", "visual.ln_post/"),
+    (r"^vision/projection/kernel", "visual.proj"),
+    (r"^vision/block_", "visual.transformer.resblocks."),
+    (r"^text/tokens/", "token_embedding/"),
+    (r"^text/positions", "positional_embedding"),
+    (r"^text/norm_out/", "ln_final/"),
+    (r"^text/projection/kernel", "text_projection"),
+    (r"^text/block_", "transformer.resblocks."),
+    (r"^vision/pool/positions", "visual.attnpool.positional_embedding"),
+    (r"^vision/pool/(q|k|v)\w+/", r"visual.attnpool.\1_proj/"),
+    (r"^vision/pool/out/", "visual.attnpool.c_proj/"),
+    (r"^vision/stage_(\d)_(\d+)/", r"visual.layer\1.\2/"),
+    (r"^vision/", "visual/"),
+    (r"/conv_skip/", "/downsample.0/"),
+    (r"/norm_skip/", "/downsample.1/"),
+    (r"(resblocks\.\d+)/norm([12])/", r"\1/ln_\2/"),
+    (r"/norm(\d)/", r"/bn\1/"),
+    (r"/qkv/kernel", "/attn.in_proj_weight"),
+    (r"/qkv/bias", "/attn.in_proj_bias"),
+    (r"/out/", "/attn.out_proj/"),
+    (r"/up/", "/mlp.c_fc/"),
+    (r"/down/", "/mlp.c_proj/"),
+    *_NAMES,
+)
+
+# Recorded sizes and counters that are no weights.
+_ASIDE = re.compile(r".*(position_ids|num_batches_tracked)|input_resolution|context_length|vocab_size")
+
+
+def is_openai_layout(state: Mapping[str, np.ndarray]) -> bool:
+    """Tells whether the names are OpenAI's rather than Hugging Face's."""
+    return "visual.conv1.weight" in state
+
+
+def clip_params(state: Mapping[str, np.ndarray], clip: CLIP) -> dict[str, Any]:
+    """Returns CLIP's parameters from tensors in either layout, told apart by their names.
+
+    Raises:
+      UserError: a name is missing, unexpected or mis-shaped; all are listed.
+    """
+    image, tokens = (1, clip.vision.image_size, clip.vision.image_size, 3), (1, clip.text.context_length)
+    targets = abstract_params(clip, (image, jnp.float32), (tokens, jnp.int32))
+    source_of = _openai_source if is_openai_layout(state) else _hugging_face_source
+    return assemble(state, targets, source_of, what="CLIP", ignored=lambda name: bool(_ASIDE.fullmatch(name)))
+
+
+def _hugging_face_source(path: str) -> Source:
+    parts = ("q_proj", "k_proj", "v_proj") if "/qkv/" in path else ("",)
+    return Source(tuple(rename(path.replace("/qkv/", f"/self_attn.{part}/"), _HUGGING_FACE) for part in parts))
+
+
+def _openai_source(path: str) -> Source:
+    return Source((rename(path, _OPENAI),), as_stored=path.endswith("projection/kernel"))
+
+
+def config_from_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration for `build_clip` that a Hugging Face config.json describes.
+
+    An `eos_token_id` of 2, which the first published files have by mistake, means the highest id of the row.
+
+    Raises:
+      UserError: it describes no CLIP, or one whose feed-forward layers are not four times as wide.
+    """
+    if "vision_config" not in config or "text_config" not in config:
+        raise UserError(f"config.json describes a {config.get('model_type')!r}, not a CLIP; give a CLIP's folder")
+    vision, text = config["vision_config"], config["text_config"]
+    for part in (vision, text):
+        if part.get("intermediate_size", 4 * part["hidden_size"]) != 4 * part["hidden_size"]:
+            raise UserError(
+                f"intermediate_size={part['intermediate_size']} is not 4 x {part['hidden_size']}; not supported"
+            )
+    eos = text.get("eos_token_id", 2)
+    return {
+        "embed_dim": config["projection_dim"],
+        "vision": {
+            "kind": "vit",
+            **_hugging_face_tower(vision),
+            "patch_size": vision["patch_size"],
+            "image_size": vision["image_size"],
+        },
+        "text": {
+            **_hugging_face_tower(text),
+            "vocab_size": text["vocab_size"],
+            "context_length": text["max_position_embeddings"],
+            "eos_id": None if eos == 2 else eos,
+        },
+    }
+
+
+def _hugging_face_tower(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "width": part["hidden_size"],
+        "layers": part["num_hidden_layers"],
+        "heads": part["num_attention_heads"],
+        "activation": part.get("hidden_act", "quick_gelu"),
+    }
+
+
+def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply: heads are 64 channels.
+
+    Raises:
+      UserError: the names are not OpenAI's.
+    """
+    if not is_openai_layout(state):
+        raise UserError("the tensors are not in OpenAI's CLIP layout (no visual.conv1.weight); give a CLIP's weights")
+    width = state["ln_final.weight"].shape[0]
+    context_length, vocab_size = state["positional_embedding"].shape[0], state["token_embedding.weight"].shape[0]
+    return {
+        "embed_dim": state["text_projection"].shape[1],
+        "vision": _openai_resnet(state) if "visual.attnpool.c_proj.weight" in state else _openai_vit(state),
+        "text": {
+            "width": width,
+            "layers": _count(state, r"transformer\.resblocks\.(\d+)\."),
+            "heads": width // 64,
+            "vocab_size": vocab_size,
+            "context_length": context_length,
+        },
+    }
+
+
+def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "kind": "vit",
+        "width": width,
+        "layers": _count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
+        "heads": width // 64,
+        "patch_size": patch,
+        "image_size": patch * side,
+    }
+
+
+def _openai_resnet(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    width = state["visual.layer1.0.conv1.weight"].shape[0]
+    side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "kind": "resnet",
+        "width": width,
+        "layers": tuple(_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, 5)),
+        "heads": width * 32 // 64,
+        "image_size": 32 * side,
+    }
+
+
+def _count(state: Mapping[str, np.ndarray], pattern: str) -> int:
+    return len({match[1] for match in (re.match(pattern, name) for name in state) if match})

@@ -1,0 +1,165 @@
+"""Weights of CompVis's latent-diffusion and retrieval-augmented-diffusion-models checkpoints.
+
+A checkpoint holds the U-Net under "model.diffusion_model.", its moving average under "model_ema." with all dots taken
+out of the names, and the first stage under "first_stage_model."; first stages are released alone as well, without
+prefix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rdm_jax.convert.mapping import Source, Table, abstract_params, assemble, rename
+from rdm_jax.core.errors import UserError
+from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet
+
+UNET_PREFIX = "model.diffusion_model."
+EMA_PREFIX = "model_ema."
+FIRST_STAGE_PREFIX = "first_stage_model."
+GUIDANCE_VECTOR = "unconditional_guidance_vex"
+
+# What a checkpoint holds beside the networks: the schedule's buffers, the scale and the running counts.
+_BESIDE = re.compile(
+    r"(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|betas|logvar|lvlb_weights|scale_factor"
+    r"|posterior_(variance|log_variance_clipped|mean_coef[12])|model_ema\.(decay|num_updates)"
+)
+
+_LEAVES: Table = ((r"/(kernel|scale)$", ".weight"), (r"/bias$", ".bias"), ("/", "."))
+
+_UNET: Table = (
+    (r"^time_1/", "time_embed.0/"),
+    (r"^time_2/", "time_embed.2/"),
+    (r"^norm_out/", "out.0/"),
+    (r"^conv_out/", "out.2/"),
+    (r"^in_0_conv/", "input_blocks.0.0/"),
+    (r"^in_(\d+)_down/conv/", r"input_blocks.\1.0.op/"),
+    (r"^in_(\d+)_res/", r"input_blocks.\1.0/"),
+    (r"^in_(\d+)_attn/", r"input_blocks.\1.1/"),
+    (r"^mid_(\d)_(res|attn)/", r"middle_block.\1/"),
+    (r"^out_(\d+)_res/", r"output_blocks.\1.0/"),
+    (r"^out_(\d+)_attn/", r"output_blocks.\1.1/"),
+    (r"(_blocks\.\d+\.0|middle_block\.\d)/norm1/", r"\1/in_layers.0/"),
+    (r"(_blocks\.\d+\.0|middle_block\.\d)/norm2/", r"\1/out_layers.0/"),
+    (r"/conv1/", "/in_layers.2/"),
+    (r"/conv2/", "/out_layers.3/"),
+    (r"/time/", "/emb_layers.1/"),
+    (r"/skip/", "/skip_connection/"),
+    (r"/block_(\d+)/", r"/transformer_blocks.\1/"),
+    (r"/query/", "/to_q/"),
+    (r"/key/", "/to_k/"),
+    (r"/value/", "/to_v/"),
+    (r"/out/", "/to_out.0/"),
+    (r"/ff/up/", "/ff.net.0.proj/"),
+    (r"/ff/down/", "/ff.net.2/"),
+    *_LEAVES,
+)
+
+_AUTOENCODER: Table = (
+    (r"^codebook$", "quantize.embedding/scale"),
+    (r"^(post_)?quant/", r"\1quant_conv/"),
+    (r"/down_(\d+)_down/", r"/down.\1.downsample/"),
+    (r"/up_(\d+)_up/", r"/up.\1.upsample/"),
+    (r"/(down|up)_(\d+)_res_(\d+)/", r"/\1.\2.block.\3/"),
+    (r"/(down|up)_(\d+)_attn_(\d+)/", r"/\1.\2.attn.\3/"),
+    (r"/mid_res_(\d)/", r"/mid.block_\1/"),
+    (r"/mid_attn_1/", "/mid.attn_1/"),
+    (r"/skip/", "/nin_shortcut/"),
+    (r"/query/", "/q/"),
+    (r"/key/", "/k/"),
+    (r"/value/", "/v/"),
+    (r"/out/", "/proj_out/"),
+    *_LEAVES,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentDiffusionParams:
+    """Parameters of a whole checkpoint; `guidance_vector` [d] is the unconditional token, where there is one."""
+
+    unet: dict[str, Any]
+    autoencoder: dict[str, Any]
+    guidance_vector: np.ndarray | None
+
+
+def latent_diffusion_params(
+    state: Mapping[str, np.ndarray], unet: UNet, autoencoder: AutoencoderKL | AutoencoderVQ, *, ema: bool = True
+) -> LatentDiffusionParams:
+    """Returns the parameters of a latent-diffusion checkpoint, the U-Net's moving average unless `ema` is False.
+
+    Raises:
+      UserError: a name of the whole checkpoint is missing, unexpected or mis-shaped; all are listed.
+    """
+    prefixes = (UNET_PREFIX, EMA_PREFIX, FIRST_STAGE_PREFIX)
+    rest = [n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR]
+    if rest:
+        raise UserError(f"the checkpoint holds {len(rest)} unexpected names: {', '.join(sorted(rest))}")
+    vector = state.get(GUIDANCE_VECTOR)
+    return LatentDiffusionParams(
+        unet=unet_params(state, unet, ema=ema),
+        autoencoder=autoencoder_params(state, autoencoder),
+        guidance_vector=None if vector is None else np.asarray(vector, np.float32),
+    )
+
+
+def unet_params(
+    state: Mapping[str, np.ndarray], unet: UNet, *, prefix: str = UNET_PREFIX, ema: bool = False
+) -> dict[str, Any]:
+    """Returns the U-Net's parameters, from the names under `prefix` or, with `ema`, from those of its moving average.
+
+    Raises:
+      UserError: a name is missing, unexpected or mis-shaped; all are listed.
+    """
+    size, f32 = unet.size_multiple, jnp.float32
+    x, context = (1, size, size, unet.in_channels), (1, 1, unet.context_dim)
+    targets = abstract_params(unet, (x, f32), ((1,), f32), (context, f32))
+
+    def source_of(path: str) -> Source:
+        name = UNET_PREFIX + rename(_place_upsampling(path, targets), _UNET)
+        if not ema:
+            return Source((prefix + name.removeprefix(UNET_PREFIX),))
+        # The moving average's names are relative to "model." and have lost their dots.
+        return Source((EMA_PREFIX + name.removeprefix("model.").replace(".", ""),))
+
+    group = EMA_PREFIX if ema else prefix
+    mine = {name: value for name, value in state.items() if name.startswith(group)}
+    what = "U-Net (moving average)" if ema else "U-Net"
+    return assemble(mine, targets, source_of, what=what, ignored=lambda name: bool(_BESIDE.fullmatch(name)))
+
+
+def autoencoder_params(
+    state: Mapping[str, np.ndarray], autoencoder: AutoencoderKL | AutoencoderVQ, *, prefix: str = FIRST_STAGE_PREFIX
+) -> dict[str, Any]:
+    """Returns the autoencoder's parameters; `prefix` is "" for a first stage that was released alone.
+
+    The training loss's own weights ("loss.") and the moving average ("model_ema.") are left out.
+
+    Raises:
+      UserError: a name is missing, unexpected or mis-shaped; all are listed.
+    """
+    size = autoencoder.downsampling
+    targets = abstract_params(autoencoder, ((1, size, size, autoencoder.in_channels), jnp.float32))
+    mine = {name: value for name, value in state.items() if name.startswith(prefix)}
+    aside = (f"{prefix}loss.", f"{prefix}{EMA_PREFIX}")
+    return assemble(
+        mine,
+        targets,
+        lambda path: Source((prefix + rename(path, _AUTOENCODER),)),
+        what="autoencoder",
+        ignored=lambda name: name.startswith(aside),
+    )
+
+
+def _place_upsampling(path: str, targets: Mapping[str, Any]) -> str:
+    """Upsampling is numbered after the transformer, where the block has one."""
+    match = re.match(r"out_(\d+)_up/conv/", path)
+    if not match:
+        return path
+    block = match[1]
+    place = 2 if f"out_{block}_attn/proj_in/kernel" in targets else 1
+    return f"output_blocks.{block}.{place}.conv/{path.removeprefix(match[0])}"

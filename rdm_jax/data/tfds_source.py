@@ -1,0 +1,171 @@
+"""Examples from a set that TensorFlow Datasets has prepared as ArrayRecord, read without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdm_jax.core import images
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.files import sha256_json
+from rdm_jax.data.sources import Example
+
+CAPTIONS = ("caption", "text", "prompt", "captions", "description")
+PATHS = ("path", "file_name", "filename", "image/filename", "id", "image/id")
+# Sets that this package defines itself: `builder` of the module makes one known to TFDS, running the module prepares it.
+OWN = {"style_scenes": "rdm_jax.data.style_scenes"}
+
+
+def open_tfds(name: str, split: str | None = None, data_dir: str | None = None) -> TfdsSource:
+    """Opens a prepared set by its name, such as "style_scenes/tiny" or "cifar10:3.0.2".
+
+    Raises:
+      UserError: no such set, or it is not prepared as ArrayRecord, or it has no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    base = name.split("/", 1)[0].split(":", 1)[0]
+    if base in OWN:
+        importlib.import_module(f"{OWN[base]}.builder")
+    _check_config(base, name.partition("/")[2].split(":", 1)[0])
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        names = {*OWN, *tfds.list_builders(with_community_datasets=False)}
+        near = difflib.get_close_matches(base, names, n=3)
+        hint = f"; did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
+        raise UserError(f"no folder, .zip or TFDS set {name!r}{hint}") from error
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
+    return _from_builder(builder, split)
+
+
+def open_tfds_folder(path: Path, split: str | None = None) -> TfdsSource:
+    """Opens a prepared set by its folder, the one that holds `dataset_info.json`.
+
+    Raises:
+      UserError: the folder cannot be read, its files are no ArrayRecord, or it has no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(str(path))
+    except Exception as error:
+        raise UserError(f"{path} is no folder that TFDS can read: {_first_line(error)}") from error
+    return _from_builder(builder, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+    """A split of a prepared set; its first image feature is the picture, its scalar features are attributes."""
+
+    name: str
+    captions: str
+    rows: Sequence[Mapping[str, Any]]
+    image: str
+    caption: str | None
+    path: str | None
+    labels: Mapping[str, Any]
+    identity: tuple[str, ...]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash over the set's name, configuration, version, features, split and the sizes of its shards."""
+        return sha256_json(list(self.identity))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        path = self._value(row, self.path) if self.path else f"{index:08d}"
+        try:
+            image = images.decode(row[self.image])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        attributes = {
+            name: self._value(row, name)
+            for name in row
+            if name not in (self.image, self.caption, self.path) and _scalar(row[name])
+        }
+        return Example(image, self._value(row, self.caption) if self.caption else "", path, attributes)
+
+    def _value(self, row: Mapping[str, Any], name: str) -> str:
+        value = row[name]
+        if name in self.labels:
+            return self.labels[name].int2str(int(value))
+        if not _scalar(value):
+            value = value[0] if len(value) else ""
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _from_builder(builder: Any, split: str | None) -> TfdsSource:
+    import tensorflow_datasets as tfds
+
+    info = builder.info
+    name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
+    if not info.splits:
+        raise UserError(f"TFDS set {name} is not prepared in {builder.data_dir}; {_how_to_prepare(builder)}")
+    split = split or ("train" if "train" in info.splits else next(iter(info.splits)))
+    if split.split("[", 1)[0].split("+", 1)[0] not in (*info.splits, "all"):
+        raise unknown("split", split, info.splits, hint=f"of the TFDS set {name}; slices such as train[:1000] work too")
+    kinds = dict(info.features.items())
+    image = next((key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image)), None)
+    if image is None:
+        raise UserError(f"TFDS set {name} holds no image feature (only {', '.join(kinds)}); choose one with pictures")
+    try:
+        rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+    except (NotImplementedError, ValueError, AssertionError) as error:
+        raise UserError(f"TFDS set {name}, split {split!r}: {_first_line(error)}") from error
+    labels = {key: kind for key, kind in kinds.items() if isinstance(kind, tfds.features.ClassLabel)}
+    caption = next((key for key in (*CAPTIONS, *labels) if key in kinds), None)
+    return TfdsSource(
+        name=builder.name,
+        captions=f"feature {caption!r}" if caption else "none",
+        rows=rows,
+        image=image,
+        caption=caption,
+        path=next((key for key in PATHS if key in kinds), None),
+        labels=labels,
+        identity=(info.full_name, split, json.dumps(info.features.to_json(), sort_keys=True), *_shards(info)),
+    )
+
+
+def _check_config(base: str, config: str) -> None:
+    import tensorflow_datasets as tfds
+
+    configs: Mapping[str, Any] = {}
+    # A prepared set may lie there without the code that made it; then nothing is known of its configurations.
+    with contextlib.suppress(tfds.core.DatasetNotFoundError, ValueError):
+        configs = tfds.builder_cls(base).builder_configs
+    if config and configs and config not in configs:
+        raise unknown("configuration", config, configs, hint=f"of the TFDS set {base}")
+
+
+def _how_to_prepare(builder: Any) -> str:
+    if builder.name not in OWN:
+        return "prepare it there by download_and_prepare with file_format='array_record', or give --data-dir"
+    config = f" --config {builder.builder_config.name}" if builder.builder_config else ""
+    root = Path(builder.data_dir).parents[2 if builder.builder_config else 1]  # below it: name, configuration, version
+    return f"make it by: python -m {OWN[builder.name]} --data-dir {root}{config}"
+
+
+def _shards(info: Any) -> tuple[str, ...]:
+    return tuple(f"{name}:{part.num_bytes}:{list(part.shard_lengths)}" for name, part in sorted(info.splits.items()))
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, (bytes, str)) or np.ndim(value) == 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

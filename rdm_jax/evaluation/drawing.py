@@ -1,0 +1,193 @@
+"""From the pictures that an arm asks for to pictures: many databases and prompts, drawn in full batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import resize_and_crop, to_float, to_uint8
+from rdm_jax.evaluation.arms import Arm, Cell, cells_of
+from rdm_jax.factory import settings_from
+from rdm_jax.generator import Generator, Plan
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.retriever import Neighbors, Retriever
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Pictures of cells, in the cells' order.
+
+    Attributes:
+      images: [n, h, w, 3].
+      neighbors: for each picture, the attributes of each of its neighbours.
+    """
+
+    images: UInt8[np.ndarray, "n h w 3"]
+    neighbors: list[list[Mapping[str, str]]]
+
+
+class Artist(Protocol):
+    """What the measurement sees of a model and its databases."""
+
+    def draw(self, cells: Sequence[Cell], progress: Progress) -> Drawn:
+        """Draws the cells; `progress` is called with (pictures done, pictures in all)."""
+        ...
+
+    def thumbnails(self, database: str) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns all pictures of a database."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelArtist:
+    """Draws with a generator from databases that are opened by their names.
+
+    Attributes:
+      generator: the model.
+      folder: where the databases are, each in a folder of its name; the embedded ones if None.
+      options: what `Generator.plan` takes besides prompts and database: seed, batch_size, steps, guidance_scale.
+    """
+
+    generator: Generator
+    folder: Path | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How pictures are drawn, the model's own settings filled in.
+
+        Raises:
+          UserError: an option is out of range.
+        """
+        return dataclasses.asdict(settings_from(self.generator.bundle.config, self.options, queries=1))
+
+    def check(self, arms: Sequence[Arm]) -> list[Database]:
+        """Returns all databases that the arms draw from, once it is sure that each can be drawn from.
+
+        Raises:
+          UserError: a database is missing, too small, or made by another encoder, or an option is out of range.
+        """
+        names = sorted({cell.database for arm in arms for cell in cells_of(arm, len(arm.pairs))})
+        for name in names:
+            self.generator.plan(["a red boat"], database=self._retriever(name), **self.options)
+        return [self.database(name) for name in names]
+
+    def draw(self, cells: Sequence[Cell], progress: Progress) -> Drawn:
+        """Draws the cells.
+
+        Raises:
+          UserError: a database is missing or was made by another encoder, or an option is out of range.
+        """
+        plan = self.plan(cells)
+        images = []
+        done = 0
+        for result in self.generator.draw(plan):
+            images.append(result.images)
+            done += len(result.images)
+            progress(done, len(cells))
+        assert plan.neighbors is not None
+        attributes = [
+            [item["attributes"] for item in self.database(cell.database).items(ids)]
+            for cell, ids in zip(cells, plan.neighbors.ids, strict=True)
+        ]
+        return Drawn(np.concatenate(images), attributes)
+
+    def plan(self, cells: Sequence[Cell]) -> Plan:
+        """Returns one plan of all cells, whatever their databases, so that batches are full."""
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for position, cell in enumerate(cells):
+            groups.setdefault((cell.database, cell.random_neighbors), []).append(position)
+        plans = {group: self._group_plan(group, [cells[i] for i in rows]) for group, rows in groups.items()}
+        order = np.argsort(np.concatenate(list(groups.values())), kind="stable")
+        return dataclasses.replace(
+            next(iter(plans.values())),
+            prompts=[cell.prompt for cell in cells],
+            queries=np.concatenate([plan.queries for plan in plans.values()])[order],
+            neighbors=_joined([plan.neighbors for plan in plans.values()], order),
+            indices=[cell.noise for cell in cells],
+            rows=list(range(len(cells))),
+        )
+
+    def thumbnails(self, database: str) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns all pictures of a database, at the size that the model draws.
+
+        Raises:
+          UserError: there is no such database.
+        """
+        opened = self.database(database)
+        pictures = opened.thumbnails(np.arange(len(opened)))
+        return np.stack([resize_and_crop(picture, self._size) for picture in pictures])
+
+    def database(self, name: str) -> Database:
+        """Opens a database by its name.
+
+        Raises:
+          UserError: there is no such database.
+        """
+        return self._retriever(name).databases[0]
+
+    @functools.cached_property
+    def _size(self) -> int:
+        return int(self.generator.bundle.config["sampling"]["height"])
+
+    @functools.cached_property
+    def _retriever(self) -> Callable[[str], Retriever]:
+        # One index for each database, however often it is asked.
+        return functools.cache(
+            lambda name: Retriever(self.generator.encoder, [Database.open(self.folder / name if self.folder else name)])
+        )
+
+    def _group_plan(self, group: tuple[str, bool], cells: Sequence[Cell]) -> Plan:
+        """Returns the plan of cells that share a database: one query for each cell."""
+        name, random = group
+        prompts = sorted({cell.prompt for cell in cells})
+        retriever = self._retriever(name)
+        plan = self.generator.plan(prompts, database=retriever, **self.options)
+        if plan.neighbors is None:
+            raise UserError(
+                "style swap measures what neighbours do, and this condition has none; use another condition"
+            )
+        numbers = {prompt: number for number, prompt in enumerate(prompts)}
+        rows = np.array([numbers[cell.prompt] for cell in cells])
+        neighbors = _joined([plan.neighbors], rows)
+        if random:
+            neighbors = _random_neighbors(neighbors, retriever.databases[0], plan.settings.seed)
+        return dataclasses.replace(plan, queries=plan.queries[rows], neighbors=neighbors)
+
+
+def _random_neighbors(neighbors: Neighbors, database: Database, seed: int) -> Neighbors:
+    generator = np.random.default_rng([seed, zlib.crc32(database.name.encode())])
+    count, k = neighbors.ids.shape
+    ids = np.stack([generator.choice(len(database), k, replace=False) for _ in range(count)]).astype(np.int64)
+    embeddings = database.embeddings(ids.reshape(-1)).reshape(neighbors.embeddings.shape)
+    return dataclasses.replace(neighbors, ids=ids, embeddings=embeddings, scores=np.zeros(ids.shape, np.float32))
+
+
+def _joined(parts: Sequence[Neighbors | None], rows: np.ndarray) -> Neighbors:
+    """Returns the given rows of several retrievals laid end to end."""
+    some = [part for part in parts if part is not None]
+    names = [field.name for field in dataclasses.fields(Neighbors)]
+    return Neighbors(**{name: np.concatenate([getattr(part, name) for part in some])[rows] for name in names})
+
+
+def reconstructor(bundle: Bundle) -> Callable[[UInt8[np.ndarray, "n h w 3"]], UInt8[np.ndarray, "n h w 3"]]:
+    """Returns the function that takes pictures through the autoencoder, its posterior's mean, and back."""
+    import jax
+
+    repeat = jax.jit(lambda params, x: bundle.autoencoder.apply({"params": params}, x))
+
+    def reconstruct(pictures: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+        return to_uint8(repeat(bundle.params["autoencoder"], to_float(pictures)))
+
+    return reconstruct

@@ -1,0 +1,302 @@
+"""From a bundle's plain configuration to what a run is made of: settings, schedule, sampler, denoiser, decoder.
+
+Below this file there are plain arguments only; no function that it calls sees a configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt32
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.diffusion import samplers
+from rdm_jax.diffusion.denoiser import Apply, Denoiser, StepInfo, make_denoiser
+from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.schedule import Schedule, scaled_linear
+from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+
+# Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
+DECODED_PIXELS = 2**20
+MAX_BATCH = 8
+CONDITIONS = ("neighbors", "text", "text+neighbors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn, every default filled in.
+
+    Attributes:
+      condition: what the context tokens are: "neighbors", "text" (the query alone) or "text+neighbors".
+      neighbors: how many neighbours each query fetches; 0 where the condition has none.
+      num_images: pictures for each query.
+      batch_size: pictures in one call of the compiled program; the last batch is padded to it.
+      steps: sampling steps that were asked for.
+      sampler: the sampler's name.
+      eta: how much fresh noise the sampler adds.
+      guidance_scale: the scale of classifier-free guidance; 1 is none.
+      seed: the run's seed.
+      height: of a picture in pixels.
+      width: of a picture in pixels.
+    """
+
+    condition: str
+    neighbors: int
+    num_images: int
+    batch_size: int
+    steps: int
+    sampler: str
+    eta: float
+    guidance_scale: float
+    seed: int
+    height: int
+    width: int
+
+
+def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: int) -> Settings:
+    """Returns the settings of a run: what was given, the model's own where it is None; plain values are checked.
+
+    Args:
+      config: the bundle's configuration; "sampling" and "conditioning" hold the defaults.
+      given: values by the names of `Settings`; None or left out takes the default.
+      queries: how many prompts and images there are.
+
+    Raises:
+      UserError: a value is out of its range.
+    """
+    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "neighbors": config["conditioning"]["neighbors"]}
+    defaults |= {key: value for key, value in config["sampling"].items() if key in Settings.__annotations__}
+    values = defaults | {key: value for key, value in given.items() if value is not None}
+    if values["condition"] not in CONDITIONS:
+        raise unknown("condition", str(values["condition"]), CONDITIONS)
+    for name in ("neighbors", "num_images", "steps", "height", "width"):
+        _check_at_least_one(name, values[name])
+    if not math.isfinite(values["guidance_scale"]):
+        raise UserError(
+            f"guidance scale {values['guidance_scale']} is no number to draw with; use 1 (none) to about 10"
+        )
+    if not 0 <= values["seed"] < 2**32:
+        raise UserError(f"seed {values['seed']} is out of range; use a whole number from 0 to {2**32 - 1}")
+    if queries == 0:
+        raise UserError("nothing to draw: give a prompt, or an image as the query")
+    if values.get("batch_size") is None:
+        values["batch_size"] = _even_batches(queries * values["num_images"], values["height"] * values["width"])
+    _check_at_least_one("batch_size", values["batch_size"])
+    if values["condition"] == "text":
+        values["neighbors"] = 0
+    return Settings(**{key: type_(values[key]) for key, type_ in _TYPES.items()})
+
+
+_TYPES = {
+    "condition": str,
+    "neighbors": int,
+    "num_images": int,
+    "batch_size": int,
+    "steps": int,
+    "sampler": str,
+    "eta": float,
+    "guidance_scale": float,
+    "seed": int,
+    "height": int,
+    "width": int,
+}
+
+
+def _check_at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name.replace('_', ' ')} {value} is too small; use 1 or more")
+
+
+def _even_batches(pictures: int, pixels: int) -> int:
+    """Returns a batch size that fills all batches about equally, so that little is drawn for the padding."""
+    most = min(MAX_BATCH, max(1, DECODED_PIXELS // pixels))
+    return math.ceil(pictures / math.ceil(pictures / most))
+
+
+def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:
+    """Returns the schedule of a bundle's "diffusion" settings.
+
+    Raises:
+      UserError: the settings lack a number, or describe no schedule.
+    """
+    missing = [key for key in ("num_timesteps", "beta_start", "beta_end", "prediction") if key not in diffusion]
+    if missing:
+        raise UserError(f"the model's diffusion settings lack {', '.join(missing)}; export or convert it again")
+    if diffusion["prediction"] not in PREDICTIONS:
+        raise unknown("prediction", str(diffusion["prediction"]), PREDICTIONS)
+    return scaled_linear(diffusion["num_timesteps"], diffusion["beta_start"], diffusion["beta_end"])
+
+
+def sampler_from(name: str, eta: float) -> samplers.Sampler:
+    """Returns the sampler of that name; one that has no eta takes 0 alone.
+
+    Raises:
+      UserError: the name is not known, or `eta` is out of its range.
+    """
+    if name not in samplers.SAMPLERS:
+        raise unknown("sampler", name, samplers.SAMPLERS)
+    if any(field.name == "eta" for field in dataclasses.fields(samplers.SAMPLERS[name])):
+        return samplers.make_sampler(name, eta=eta)
+    if eta:
+        raise UserError(f"eta {eta}: sampler {name!r} adds no noise; leave eta at 0, or use sampler 'ddim'")
+    return samplers.make_sampler(name)
+
+
+def denoiser_from(
+    unet: Any,
+    params: Any,
+    context: Float[Array, "b n d"],
+    scale: Float[Array, ""] | None,
+    prediction: str,
+) -> Denoiser:
+    """Returns the denoiser of a network under context tokens, guided away from tokens of zeros.
+
+    Args:
+      unet: the network's module.
+      params: its parameters, without the "params" level.
+      context: the tokens of each picture.
+      scale: the guidance scale, may be traced; None asks the network once a step, without the null condition, which
+        is what a scale of 1 means.
+      prediction: what the network predicts, a name in `diffusion.parameterization.PREDICTIONS`.
+    """
+    apply = _apply(unet, params)
+    if scale is None:
+        return make_denoiser(apply, context, prediction)
+    return classifier_free_denoiser(apply, context, jnp.zeros_like(context[:1]), scale, prediction)
+
+
+def _apply(unet: Any, params: Any) -> Apply:
+    def apply(x: Float[Array, "b h w c"], t: Array, context: Float[Array, "b n d"]) -> Float[Array, "b h w o"]:
+        return unet.apply({"params": params}, x, t, context)
+
+    return apply
+
+
+def decoder_from(
+    autoencoder: Any, latents: Mapping[str, Any]
+) -> Callable[[Any, Float[Array, "b h w c"]], Float[Array, "b h2 w2 3"]]:
+    """Returns the function (parameters, latents of the diffusion model) to pictures in about [-1, 1], float32.
+
+    Args:
+      autoencoder: the first stage's module.
+      latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale.
+    """
+    scale = float(latents["scale"])
+    shift = jnp.asarray(latents.get("shift", 0.0), jnp.float32).reshape(1, 1, 1, -1)
+    full = autoencoder.clone(dtype="float32")
+
+    def decode(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        def one(latent: Float[Array, "h w c"]) -> Float[Array, "h2 w2 3"]:
+            return full.apply({"params": params}, latent[None], method="decode")[0]
+
+        z = x.astype(jnp.float32) / scale + shift
+        pixels = z.shape[1] * z.shape[2] * full.downsampling**2
+        if z.shape[0] * pixels <= DECODED_PIXELS:
+            return full.apply({"params": params}, z, method="decode")
+        return jax.lax.map(one, z, batch_size=max(1, DECODED_PIXELS // pixels))
+
+    return decode
+
+
+def latent_shape(unet: Any, autoencoder: Any, height: int, width: int) -> tuple[int, int, int]:
+    """Returns (h, w, c) of the latent of a picture.
+
+    Raises:
+      UserError: height or width is not a positive multiple of what the networks take.
+    """
+    factor = autoencoder.downsampling
+    multiple = factor * unet.size_multiple
+    for side, size in (("height", height), ("width", width)):
+        if size < multiple or size % multiple:
+            below, above = size // multiple * multiple, (size // multiple + 1) * multiple
+            near = f"{below} or {above}" if below > 0 else f"{multiple}"
+            raise UserError(f"{side} {size} is not a multiple of {multiple}, as this model needs; use {near}")
+    return height // factor, width // factor, unet.in_channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a program is compiled for; everything else is traced.
+
+    Attributes:
+      sampler: the sampler, its eta within.
+      guided: whether the network is asked under the null condition too.
+      fresh: how many steps draw noise of their own; 0 where none does.
+      chunk: steps in one call.
+      batch: pictures in one call.
+      latent: (h, w, c) of a latent.
+      tokens: (n, d) of a picture's context tokens.
+    """
+
+    sampler: samplers.Sampler
+    guided: bool
+    fresh: int
+    chunk: int
+    batch: int
+    latent: tuple[int, int, int]
+    tokens: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled for one shape: noise from keys, one chunk of the sampler's steps, and the decoder."""
+
+    start: Callable[..., Any]
+    advance: Callable[..., Any]
+    decode: Callable[..., Any]
+
+
+def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
+    """Compiles what draws pictures of one shape.
+
+    Args:
+      bundle: the model.
+      shape: what the program is for.
+      steps: any plan of the shape's sampler, for the names and types of its coefficients.
+
+    Returns:
+      start: image keys [b] to (the sampler's carry, key data [fresh, b, 2] or None).
+      advance: (U-Net parameters, tokens, guidance scale, (steps, key data), carry) to the carry `chunk` steps on.
+      decode: (autoencoder parameters, latents) to pictures [b, h, w, 3].
+    """
+    config, sampler, unet = bundle.config, shape.sampler, bundle.unet
+
+    def start(keys: Key[Array, " b"]) -> tuple[Any, Array | None]:
+        carry = sampler.init(normal(keys, shape.latent))
+        if not shape.fresh:
+            return carry, None
+        numbers = StepInfo(t=jnp.zeros(shape.fresh), t_next=jnp.zeros(shape.fresh), coefficients={})
+        return carry, jax.random.key_data(samplers.with_keys(numbers, keys).keys)
+
+    def advance(
+        params: Any,
+        tokens: Float[Array, "b n d"],
+        scale: Float[Array, ""],
+        part: tuple[StepInfo, UInt32[Array, "s b 2"] | None],
+        carry: Any,
+    ) -> Any:
+        infos, step_keys = part
+        if step_keys is not None:
+            infos = infos.replace(keys=jax.random.wrap_key_data(step_keys))
+        guidance = scale if shape.guided else None
+        denoiser = denoiser_from(unet, params, tokens, guidance, config["diffusion"]["prediction"])
+        return samplers.sample_chunk(sampler, infos, carry, denoiser)[0]
+
+    keys = image_keys(0, jnp.arange(shape.batch))
+    carry, step_keys = jax.eval_shape(start, keys)
+    tokens = jax.ShapeDtypeStruct((shape.batch, *shape.tokens), jnp.float32)
+    scale = jax.ShapeDtypeStruct((), jnp.float32)
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((shape.chunk, *x.shape[1:]), x.dtype), (steps, step_keys))
+    decode = decoder_from(bundle.autoencoder, config["latents"])
+    return Program(
+        start=jax.jit(start).lower(keys).compile(),
+        advance=jax.jit(advance).lower(bundle.params["unet"], tokens, scale, part, carry).compile(),
+        decode=jax.jit(decode).lower(bundle.params["autoencoder"], carry.x).compile(),
+    )

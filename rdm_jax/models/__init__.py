@@ -1,0 +1,81 @@
+"""Networks in Flax linen, one per file, pictures in NHWC; they know nothing of noise, databases or training.
+
+Every network is built from a flat configuration of plain values, so that a model on disk is a JSON file and weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models.autoencoder import AutoencoderKL
+from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
+from rdm_jax.models.unet import UNet
+from rdm_jax.models.vq import AutoencoderVQ
+
+AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
+IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
+
+
+def build_unet(config: Mapping[str, Any]) -> UNet:
+    """Returns the U-Net of a configuration, whose keys are the fields of `UNet`.
+
+    Raises:
+      UserError: a key is unknown or a required one is missing.
+    """
+    return _construct("unet", UNet, config)
+
+
+def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderVQ:
+    """Returns the autoencoder of a configuration: "kind" ("kl" or "vq") and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("autoencoder", AUTOENCODERS, config)
+    return _construct("autoencoder", cls, fields)
+
+
+def build_clip(config: Mapping[str, Any]) -> CLIP:
+    """Returns the CLIP of a configuration: "embed_dim", "vision" and "text".
+
+    "vision" has "kind" ("vit" or "resnet") and the fields of its class, "text" the fields of `TextTransformer`;
+    neither repeats "embed_dim". "dtype" at the top, if any, holds for both towers.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    allowed = ("embed_dim", "vision", "text", "dtype")
+    _check_keys("clip", config, allowed, ("embed_dim", "vision", "text"))
+    shared = {key: config[key] for key in ("embed_dim", "dtype") if key in config}
+    cls, vision = _by_kind("clip vision", IMAGE_TOWERS, config["vision"])
+    return CLIP(
+        vision=_construct("clip vision", cls, {**shared, **vision}),
+        text=_construct("clip text", TextTransformer, {**shared, **config["text"]}),
+    )
+
+
+def _by_kind(what: str, kinds: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    fields = dict(config)
+    kind = fields.pop("kind", None)
+    if kind not in kinds:
+        raise unknown(f"{what} kind", str(kind), kinds)
+    return kinds[kind], fields
+
+
+def _construct(what: str, cls: Any, config: Mapping[str, Any]) -> Any:
+    fields = [field for field in dataclasses.fields(cls) if field.name not in ("parent", "name")]
+    required = [f.name for f in fields if f.default is dataclasses.MISSING]
+    _check_keys(what, config, [f.name for f in fields], required)
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+
+
+def _check_keys(what: str, config: Mapping[str, Any], allowed: Any, required: Any) -> None:
+    for key in config:
+        if key not in allowed:
+            raise unknown(f"{what} setting", key, allowed)
+    missing = [key for key in required if key not in config]
+    if missing:
+        raise UserError(f"the {what} configuration lacks {', '.join(missing)}; add them")

@@ -1,0 +1,111 @@
+"""Attention over pixels and context tokens: the autoencoders' single head and the U-Net's transformer blocks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from rdm_jax.models.layers import GroupNorm, LayerNorm
+
+
+class Attention(nn.Module):
+    """Multi-head attention from tokens `x` to tokens `context` (https://arxiv.org/abs/1706.03762), softmax in float32.
+
+    `implementation` is passed to `jax.nn.dot_product_attention` (None, "xla" or "cudnn").
+    """
+
+    num_heads: int
+    head_channels: int
+    implementation: Literal["xla", "cudnn"] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], context: Float[Array, "b m d"]) -> Float[Array, "b n c"]:
+        """Maps queries from `x` [b, n, c], keys and values from `context` [b, m, d], to [b, n, c]."""
+
+        def project(tokens: Array, name: str) -> Array:
+            inner = self.num_heads * self.head_channels
+            flat = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(tokens)
+            return flat.reshape(*tokens.shape[:2], self.num_heads, self.head_channels)
+
+        q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
+        out = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(out.reshape(*x.shape[:2], -1))
+
+
+class GatedFeedForward(nn.Module):
+    """The GEGLU feed-forward layer, four times as wide within (https://arxiv.org/abs/2002.05202, equation 5)."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Maps [b, n, c] to [b, n, c]; the GELU is the exact one, by erf."""
+        value, gate = jnp.split(nn.Dense(8 * x.shape[-1], dtype=self.dtype, name="up")(x), 2, axis=-1)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(value * nn.gelu(gate, approximate=False))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the context and feed-forward, each behind a norm and around a skip."""
+
+    head_channels: int
+    implementation: Literal["xla", "cudnn"] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], context: Float[Array, "b m d"]) -> Float[Array, "b n c"]:
+        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d]."""
+        heads = x.shape[-1] // self.head_channels
+        settings = (heads, self.head_channels, self.implementation, self.dtype)
+        h = LayerNorm(dtype=self.dtype, name="norm1")(x)
+        x = x + Attention(*settings, name="attn1")(h, h)
+        x = x + Attention(*settings, name="attn2")(LayerNorm(dtype=self.dtype, name="norm2")(x), context)
+        return x + GatedFeedForward(self.dtype, name="ff")(LayerNorm(dtype=self.dtype, name="norm3")(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map, conditioned on context tokens, around a skip.
+
+    The context has no positions: its tokens are a set (https://arxiv.org/abs/2204.11824, section 3.2).
+    """
+
+    head_channels: int
+    depth: int = 1
+    num_groups: int = 32
+    implementation: Literal["xla", "cudnn"] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b m d"]) -> Float[Array, "b h w c"]:
+        """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d]."""
+        b, h, w, c = x.shape
+        tokens = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x).reshape(b, h * w, c)
+        tokens = nn.Dense(c, dtype=self.dtype, name="proj_in")(tokens)
+        for i in range(self.depth):
+            block = TransformerBlock(self.head_channels, self.implementation, self.dtype, name=f"block_{i}")
+            tokens = block(tokens, context)
+        zeros = nn.initializers.zeros
+        tokens = nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="proj_out")(tokens)
+        return x + tokens.reshape(b, h, w, c)
+
+
+class PixelAttention(nn.Module):
+    """Single-head self-attention over the pixels of a feature map, around a skip (the autoencoders' kind)."""
+
+    num_groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps [b, h, w, c] to [b, h, w, c]."""
+        b, h, w, c = x.shape
+        tokens = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x).reshape(b, h * w, c)
+        q, k, v = (
+            nn.Dense(c, dtype=self.dtype, name=name)(tokens)[:, :, None, :] for name in ("query", "key", "value")
+        )
+        out = jax.nn.dot_product_attention(q, k, v).reshape(b, h * w, c)
+        return x + nn.Dense(c, dtype=self.dtype, name="out")(out).reshape(b, h, w, c)

@@ -1,0 +1,289 @@
+"""CLIP: an image tower (ViT or modified ResNet) and a text tower that meet in one space (https://arxiv.org/abs/2103.00020).
+
+Embeddings come out projected and not normalised. Pixels go in normalised by CLIP's mean and deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models.layers import LayerNorm
+
+
+def quick_gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Returns x sigmoid(1.702 x), the GELU that OpenAI's weights were trained with."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+def exact_gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Returns the GELU by erf."""
+    return nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each behind a norm and around a skip.
+
+    Attributes:
+      heads: the number of attention heads.
+      layers: how many such blocks the tower has; scales the initial weights of what is added to the skip.
+      activation: "quick_gelu" or "gelu".
+      causal: a token sees only itself and those before it.
+      dtype: what products are computed in.
+    """
+
+    heads: int
+    layers: int
+    activation: str = "quick_gelu"
+    causal: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Maps [b, n, c] to [b, n, c]."""
+        if self.activation not in ACTIVATIONS:
+            raise unknown("activation", self.activation, ACTIVATIONS)
+        b, n, c = x.shape
+
+        def dense(features: int, std: float, name: str) -> nn.Dense:
+            return nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name)
+
+        added = (2 * self.layers * c) ** -0.5
+        h = dense(3 * c, c**-0.5, "qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
+        q, k, v = (part.reshape(b, n, self.heads, c // self.heads) for part in jnp.split(h, 3, axis=-1))
+        h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        x = x + dense(c, added, "out")(h.reshape(b, n, c))
+        h = dense(4 * c, (2 * c) ** -0.5, "up")(LayerNorm(dtype=self.dtype, name="norm2")(x))
+        return x + dense(c, added, "down")(ACTIVATIONS[self.activation](h))
+
+
+def _check_pixels(shape: tuple[int, ...], image_size: int) -> None:
+    if shape[1:3] != (image_size, image_size):
+        raise UserError(
+            f"CLIP takes {image_size}x{image_size} pixels, got {shape[1]}x{shape[2]}; resize the images first"
+        )
+
+
+class ViT(nn.Module):
+    """The vision transformer (https://arxiv.org/abs/2010.11929) with a norm before the blocks."""
+
+    embed_dim: int
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    image_size: int
+    activation: str = "quick_gelu"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Maps normalised pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
+
+        Raises:
+          UserError: the pixels have another size.
+        """
+        _check_pixels(pixels.shape, self.image_size)
+        dtype, side = jnp.dtype(self.dtype), self.patch_size
+        normal = nn.initializers.normal(self.width**-0.5)
+        patches = nn.Conv(
+            self.width, (side, side), strides=side, padding="VALID", use_bias=False, dtype=dtype, name="patches"
+        )(pixels)
+        tokens = patches.reshape(pixels.shape[0], -1, self.width)
+        first = self.param("class_token", normal, (self.width,)).astype(dtype)
+        first = jnp.broadcast_to(first[None, None, :], (tokens.shape[0], 1, self.width))
+        x = jnp.concatenate([first, tokens], axis=1)
+        positions = self.param("positions", normal, (x.shape[1], self.width))
+        x = LayerNorm(dtype=dtype, name="norm_in")(x + positions.astype(dtype)[None])
+        for i in range(self.layers):
+            x = Block(self.heads, self.layers, self.activation, dtype=dtype, name=f"block_{i}")(x)
+        x = LayerNorm(dtype=dtype, name="norm_out")(x[:, 0])
+        x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=normal, name="projection")(x)
+        return x.astype(jnp.float32)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation by stored statistics, which live among the parameters and get no gradient."""
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps [b, h, w, c] to (x - mean) / sqrt(var + epsilon) * scale + bias."""
+        shape, ones, zeros = (x.shape[-1],), nn.initializers.ones, nn.initializers.zeros
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        mean = jax.lax.stop_gradient(self.param("mean", zeros, shape))
+        var = jax.lax.stop_gradient(self.param("var", ones, shape))
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        out = x.astype(jnp.float32) * factor[None, None, None, :] + (bias - mean * factor)[None, None, None, :]
+        return out.astype(self.dtype)
+
+
+def _conv_norm(x: Array, features: int, size: int, name: str, dtype: Any, stride: int = 1) -> Array:
+    """Applies a convolution `conv{name}` without bias and a frozen norm `norm{name}` inside a compact module."""
+    pad = size // 2
+    conv = nn.Conv(
+        features, (size, size), stride, ((pad, pad), (pad, pad)), use_bias=False, dtype=dtype, name=f"conv{name}"
+    )
+    return FrozenBatchNorm(dtype=dtype, name=f"norm{name}")(conv(x))
+
+
+def _average_pool(x: Array, stride: int) -> Array:
+    b, h, w, c = x.shape
+    return x.reshape(b, h // stride, stride, w // stride, stride, c).mean(axis=(2, 4)) if stride > 1 else x
+
+
+class Bottleneck(nn.Module):
+    """The residual block of CLIP's ResNet: convolutions of stride 1, and average pooling where it shrinks."""
+
+    planes: int
+    stride: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Maps [b, h, w, c] to [b, h / stride, w / stride, 4 planes]."""
+        h = nn.relu(_conv_norm(x, self.planes, 1, "1", self.dtype))
+        h = nn.relu(_conv_norm(h, self.planes, 3, "2", self.dtype))
+        h = _average_pool(h, self.stride)
+        h = _conv_norm(h, 4 * self.planes, 1, "3", self.dtype)
+        if self.stride > 1 or x.shape[-1] != 4 * self.planes:
+            x = _average_pool(x, self.stride)
+            x = _conv_norm(x, 4 * self.planes, 1, "_skip", self.dtype)
+        return nn.relu(h + x)
+
+
+class AttentionPool(nn.Module):
+    """Pools a feature map by one attention query, its mean."""
+
+    heads: int
+    embed_dim: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Maps [b, h, w, c] to [b, embed_dim]."""
+        b, height, width, c = x.shape
+        normal = nn.initializers.normal(c**-0.5)
+        tokens = x.reshape(b, height * width, c)
+        tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
+        positions = self.param("positions", normal, (tokens.shape[1], c))
+        tokens = tokens + positions.astype(self.dtype)[None]
+
+        def project(inputs: Array, name: str) -> Array:
+            flat = nn.Dense(c, dtype=self.dtype, kernel_init=normal, name=name)(inputs)
+            return flat.reshape(b, inputs.shape[1], self.heads, c // self.heads)
+
+        q, k, v = project(tokens[:, :1], "query"), project(tokens, "key"), project(tokens, "value")
+        pooled = jax.nn.dot_product_attention(q, k, v).reshape(b, c)
+        return nn.Dense(self.embed_dim, dtype=self.dtype, kernel_init=normal, name="out")(pooled)
+
+
+class ModifiedResNet(nn.Module):
+    """CLIP's ResNet: a stem of three convolutions, antialiased strides, attention pooling (section 2.4)."""
+
+    embed_dim: int
+    width: int
+    layers: tuple[int, int, int, int]
+    heads: int
+    image_size: int
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Maps normalised pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
+
+        Raises:
+          UserError: the pixels have another size.
+        """
+        _check_pixels(pixels.shape, self.image_size)
+        dtype = jnp.dtype(self.dtype)
+        x = nn.relu(_conv_norm(pixels, self.width // 2, 3, "1", dtype, stride=2))
+        x = nn.relu(_conv_norm(x, self.width // 2, 3, "2", dtype))
+        x = nn.relu(_conv_norm(x, self.width, 3, "3", dtype))
+        x = _average_pool(x, 2)
+        for stage, depth in enumerate(self.layers):
+            for block in range(depth):
+                stride = 2 if stage and not block else 1
+                x = Bottleneck(self.width * 2**stage, stride, dtype, name=f"stage_{stage + 1}_{block}")(x)
+        return AttentionPool(self.heads, self.embed_dim, dtype, name="pool")(x).astype(jnp.float32)
+
+
+class TextTransformer(nn.Module):
+    """CLIP's causal text transformer, read out at the end-of-text token.
+
+    `eos_id` is that token's id; its first occurrence counts, so it may pad as well. None takes the highest id in the
+    row, as OpenAI's code does with its own vocabulary.
+    """
+
+    embed_dim: int
+    vocab_size: int
+    context_length: int
+    width: int
+    layers: int
+    heads: int
+    eos_id: int | None = None
+    activation: str = "quick_gelu"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """Maps token ids [b, n], n <= context_length, to embeddings [b, embed_dim], float32.
+
+        Raises:
+          UserError: the rows are longer than `context_length`.
+        """
+        length = tokens.shape[1]
+        if length > self.context_length:
+            raise UserError(f"{length} text tokens are too many; CLIP takes {self.context_length}, truncate them")
+        dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal
+        x = nn.Embed(self.vocab_size, self.width, dtype=dtype, embedding_init=normal(0.02), name="tokens")(tokens)
+        positions = self.param("positions", normal(0.01), (self.context_length, self.width))
+        x = x + positions[:length].astype(dtype)[None]
+        for i in range(self.layers):
+            x = Block(self.heads, self.layers, self.activation, causal=True, dtype=dtype, name=f"block_{i}")(x)
+        ends = jnp.argmax(tokens if self.eos_id is None else tokens == self.eos_id, axis=1)
+        x = jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0]
+        x = LayerNorm(dtype=dtype, name="norm_out")(x)
+        init = normal(self.width**-0.5)
+        x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=init, name="projection")(x)
+        return x.astype(jnp.float32)
+
+
+class CLIP(nn.Module):
+    """Both towers and the logarithm of the inverse temperature, `logit_scale`."""
+
+    vision: ViT | ModifiedResNet
+    text: TextTransformer
+
+    @property
+    def embed_dim(self) -> int:
+        """The size of the common space."""
+        return self.text.embed_dim
+
+    def setup(self) -> None:
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
+
+    def encode_image(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Maps pixels [b, image_size, image_size, 3], normalised by CLIP's mean and deviation, to [b, embed_dim]."""
+        return self.vision(pixels)
+
+    def encode_text(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """Maps token ids [b, n] to [b, embed_dim]."""
+        return self.text(tokens)
+
+    def __call__(
+        self, pixels: Float[Array, "b h w 3"], tokens: Int[Array, "t n"]
+    ) -> tuple[Float[Array, "b d"], Float[Array, "t d"], Float[Array, ""]]:
+        """Returns image embeddings [b, d], text embeddings [t, d], neither normalised, and exp(logit_scale)."""
+        return self.encode_image(pixels), self.encode_text(tokens), jnp.exp(self.logit_scale)

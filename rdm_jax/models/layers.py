@@ -1,0 +1,150 @@
+"""Building blocks shared by the U-Net and the autoencoders: norms, convolutions, resampling, residual blocks, time.
+
+Everything is NHWC. Parameters are float32; `dtype` is what convolutions and products are computed in. Norms are always
+computed in float32 and handed on in `dtype`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Real
+
+from rdm_jax.core.errors import UserError
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over space and channel groups, computed in float32 (https://arxiv.org/abs/1803.08494)."""
+
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Normalises [b, h, w, c].
+
+        Raises:
+          UserError: `num_groups` does not divide the channels.
+        """
+        b, _, _, c = x.shape
+        if c % self.num_groups:
+            raise UserError(f"num_groups={self.num_groups} does not divide {c} channels; choose a divisor of both")
+        scale, bias = _scale_and_bias(self, c)
+
+        def group_mean(values: Array) -> Array:
+            # Space first: the grouping then costs next to nothing, and nothing of the picture's size is reshaped.
+            groups = values.mean(axis=(1, 2)).reshape(b, self.num_groups, -1).mean(axis=2)
+            return jnp.repeat(groups, c // self.num_groups, axis=1)
+
+        x = x.astype(jnp.float32)
+        # Two passes: E[x^2] - E[x]^2 loses the digits of activations with a large mean.
+        centred = x - group_mean(x)[:, None, None, :]
+        factor = jax.lax.rsqrt(group_mean(centred**2) + self.epsilon) * scale[None, :]
+        return (centred * factor[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the channels of tokens, computed in float32 (https://arxiv.org/abs/1607.06450)."""
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*any c"]) -> Float[Array, "*any c"]:
+        """Normalises the last axis."""
+        scale, bias = (p.reshape((1,) * (x.ndim - 1) + (-1,)) for p in _scale_and_bias(self, x.shape[-1]))
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + self.epsilon)
+        return (centred * factor * scale + bias).astype(self.dtype)
+
+
+def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Array, Array]:
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    return module.param("scale", ones, (channels,)), module.param("bias", zeros, (channels,))
+
+
+def conv3x3(features: int, *, name: str, dtype: Any = jnp.float32, zero_init: bool = False) -> nn.Conv:
+    """Returns a 3x3 convolution that keeps the size, its kernel born zero when `zero_init`."""
+    kernel_init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
+    return nn.Conv(features, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a 3x3 convolution of stride 2.
+
+    `padding` is (before, after) on both axes: (1, 1) in the U-Net, (0, 1) in the autoencoders.
+    """
+
+    padding: tuple[int, int] = (1, 1)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps [b, h, w, c] to [b, h/2, w/2, c], h and w even."""
+        pad = (self.padding, self.padding)
+        return nn.Conv(x.shape[-1], (3, 3), strides=(2, 2), padding=pad, dtype=self.dtype, name="conv")(x)
+
+
+def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Doubles height and width, each pixel repeated."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width by repeating pixels, then a 3x3 convolution."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps [b, h, w, c] to [b, 2h, 2w, c]."""
+        return conv3x3(x.shape[-1], name="conv", dtype=self.dtype)(upsample_nearest(x))
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions, each after norm and SiLU, around a skip; an embedding, if any, is added between them."""
+
+    channels: int
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+    zero_init: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"] | None = None, deterministic: bool = True
+    ) -> Float[Array, "b h w d"]:
+        """Maps [b, h, w, c] to [b, h, w, channels]; `emb` [b, e] is what all pixels share (time)."""
+        h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x))
+        h = conv3x3(self.channels, name="conv1", dtype=self.dtype)(h)
+        if emb is not None:
+            h = h + nn.Dense(self.channels, dtype=self.dtype, name="time")(nn.silu(emb))[:, None, None, :]
+        h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = conv3x3(self.channels, name="conv2", dtype=self.dtype, zero_init=self.zero_init)(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
+def timestep_embedding(t: Real[Array, " b"], dim: int) -> Float[Array, "b {dim}"]:
+    """Returns the sinusoidal embedding of time, cosines first, in float32.
+
+    Frequencies are exp(-ln(10000) i / half) for i < half = dim / 2 (https://arxiv.org/abs/1706.03762, section 3.5).
+
+    Args:
+      t: [b] timesteps in [0, 1000), integer or continuous.
+      dim: the embedding's size, even.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,0 +1,160 @@
+"""The U-Net that predicts noise from a noisy latent, a time and a set of context tokens.
+
+ADM's network (https://arxiv.org/abs/2105.05233) with the cross-attention of latent diffusion
+(https://arxiv.org/abs/2112.10752, section 3.3), as the retrieval-augmented models use it (https://arxiv.org/abs/2204.11824).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Real
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.models.attention import SpatialTransformer
+from rdm_jax.models.layers import Downsample, GroupNorm, ResBlock, Upsample, conv3x3, timestep_embedding
+
+
+class UNet(nn.Module):
+    """A U-Net of residual blocks with transformers at chosen levels and always one in the middle.
+
+    Blocks are numbered through, `in_0` to `in_n` and `out_0` to `out_n`, as in the checkpoints of latent diffusion.
+
+    Attributes:
+      in_channels: channels of the latent.
+      out_channels: channels of the prediction.
+      model_channels: channels at level 0; the time embedding is four times as wide.
+      channel_mult: channels of each level, in units of `model_channels`.
+      num_res_blocks: residual blocks of each level on the way down; one more on the way up.
+      attention_resolutions: the downsampling factors (1, 2, 4, ...) at which blocks have a transformer.
+      num_head_channels: channels of one attention head; must divide the channels wherever there is attention.
+      context_dim: the size of a context token.
+      transformer_depth: blocks in each transformer.
+      dropout: the rate within residual blocks.
+      num_groups: groups of every GroupNorm; must divide every level's channels.
+      dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
+      remat: recompute blocks in the backward pass instead of storing their activations.
+      attention_implementation: passed to `jax.nn.dot_product_attention`.
+    """
+
+    in_channels: int
+    out_channels: int
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    num_head_channels: int
+    context_dim: int
+    transformer_depth: int = 1
+    dropout: float = 0.0
+    num_groups: int = 32
+    dtype: Any = "float32"
+    remat: bool = False
+    attention_implementation: Literal["xla", "cudnn"] | None = None
+
+    @property
+    def size_multiple(self) -> int:
+        """What the height and width of a latent must be multiples of."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        t: Real[Array, " b"],
+        context: Float[Array, "b n d"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "b h w o"]:
+        """Returns the prediction [b, h, w, out_channels] in float32.
+
+        Args:
+          x: [b, h, w, in_channels] noisy latents; h and w multiples of `size_multiple`.
+          t: [b] times in [0, 1000), integer or continuous.
+          context: [b, n, context_dim] tokens, any number, whose order does not matter. No tokens (n = 0) are the same
+            as tokens of zeros.
+          deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
+
+        Raises:
+          UserError: a size, a channel count or the heads do not fit.
+        """
+        self._check(x.shape, context.shape)
+        dtype = jnp.dtype(self.dtype)
+        transform = nn.remat if self.remat else lambda module, **_: module
+        res_class = transform(ResBlock, static_argnums=(3,))
+        attention_class = transform(SpatialTransformer)
+        if context.shape[1] == 0:
+            # Keys and values have no bias: a token of zeros adds nothing, and a softmax over nothing would be NaN.
+            context = jnp.zeros((context.shape[0], 1, context.shape[2]), context.dtype)
+        context = context.astype(dtype)
+
+        emb = timestep_embedding(t, self.model_channels).astype(dtype)
+        emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
+        emb = nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
+
+        def res(h: Array, level: int, name: str) -> Array:
+            channels = self.model_channels * self.channel_mult[level]
+            block = res_class(channels, self.num_groups, 1e-5, self.dropout, True, dtype, name=name)
+            return block(h, emb, deterministic)
+
+        def attend(h: Array, name: str) -> Array:
+            block = attention_class(
+                self.num_head_channels,
+                self.transformer_depth,
+                self.num_groups,
+                self.attention_implementation,
+                dtype,
+                name=name,
+            )
+            return block(h, context)
+
+        last = len(self.channel_mult) - 1
+        h = conv3x3(self.model_channels, name="in_0_conv", dtype=dtype)(x)
+        skips = [h]
+        for level in range(last + 1):
+            for _ in range(self.num_res_blocks):
+                h = res(h, level, f"in_{len(skips)}_res")
+                if 2**level in self.attention_resolutions:
+                    h = attend(h, f"in_{len(skips)}_attn")
+                skips.append(h)
+            if level < last:
+                h = Downsample((1, 1), dtype, name=f"in_{len(skips)}_down")(h)
+                skips.append(h)
+
+        h = res(h, last, "mid_0_res")
+        h = attend(h, "mid_1_attn")
+        h = res(h, last, "mid_2_res")
+
+        index = 0
+        for level in range(last, -1, -1):
+            for block in range(self.num_res_blocks + 1):
+                h = res(jnp.concatenate([h, skips.pop()], axis=-1), level, f"out_{index}_res")
+                if 2**level in self.attention_resolutions:
+                    h = attend(h, f"out_{index}_attn")
+                if level and block == self.num_res_blocks:
+                    h = Upsample(dtype, name=f"out_{index}_up")(h)
+                index += 1
+
+        h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
+        return conv3x3(self.out_channels, name="conv_out", dtype=dtype, zero_init=True)(h).astype(jnp.float32)
+
+    def _check(self, x: tuple[int, ...], context: tuple[int, ...]) -> None:
+        height, width, channels = x[1:]
+        multiple = self.size_multiple
+        if height % multiple or width % multiple or not height or not width:
+            raise UserError(
+                f"latent size {height}x{width} is not allowed; height and width must be multiples of {multiple}"
+            )
+        if channels != self.in_channels:
+            raise UserError(f"the latent has {channels} channels, the U-Net takes {self.in_channels}")
+        if context[2] != self.context_dim:
+            raise UserError(f"context tokens have {context[2]} numbers, the U-Net takes {self.context_dim}")
+        levels = [m for i, m in enumerate(self.channel_mult) if 2**i in self.attention_resolutions]
+        for width in sorted({self.model_channels * mult for mult in (*levels, self.channel_mult[-1])}):
+            if width % self.num_head_channels:
+                raise UserError(
+                    f"num_head_channels={self.num_head_channels} does not divide {width} channels; "
+                    "choose a divisor of the channels of every level with attention"
+                )

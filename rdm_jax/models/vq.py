@@ -1,0 +1,98 @@
+"""The autoencoder whose latents are snapped to a codebook (VQGAN, https://arxiv.org/abs/2012.09841)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from rdm_jax.models.autoencoder import Decoder, Encoder, attention_levels, check_image_size
+
+
+class AutoencoderVQ(nn.Module):
+    """Images to latents, the nearest codes of a codebook for each, and latents to images.
+
+    The diffusion model works on what `encode` returns, before quantisation; `decode` quantises.
+
+    `legacy` puts `beta` on the codebook's term of the loss, as the released models were trained, and otherwise on the
+    encoder's, as the paper has it (https://arxiv.org/abs/1711.00937, equation 3).
+    """
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    resolution: int
+    z_channels: int
+    embed_dim: int
+    num_codes: int
+    in_channels: int = 3
+    out_channels: int = 3
+    mid_attention: bool = True
+    num_groups: int = 32
+    dropout: float = 0.0
+    beta: float = 0.25
+    legacy: bool = True
+    dtype: Any = "float32"
+
+    @property
+    def downsampling(self) -> int:
+        """The factor f between the sizes of images and latents."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    def setup(self) -> None:
+        dtype = jnp.dtype(self.dtype)
+        levels = attention_levels(self.attn_resolutions, self.resolution, len(self.ch_mult))
+        shared = (self.ch, self.ch_mult, self.num_res_blocks, levels)
+        rest = (self.mid_attention, self.num_groups, self.dropout, dtype)
+        self.encoder = Encoder(*shared, self.z_channels, *rest)
+        self.decoder = Decoder(*shared, self.out_channels, *rest)
+        self.quant = nn.Dense(self.embed_dim, dtype=dtype)
+        self.post_quant = nn.Dense(self.z_channels, dtype=dtype)
+        self.codebook = self.param("codebook", _uniform, (self.num_codes, self.embed_dim))
+
+    def encode(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 e"]:
+        """Maps images [b, h, w, c] in [-1, 1] to latents [b, h/f, w/f, embed_dim] before quantisation, float32.
+
+        Raises:
+          UserError: f does not divide the height or the width.
+        """
+        check_image_size(x.shape, self.downsampling)
+        return self.quant(self.encoder(x, deterministic)).astype(jnp.float32)
+
+    def quantize(
+        self, h: Float[Array, "b h w e"]
+    ) -> tuple[Float[Array, "b h w e"], Int[Array, "b h w"], Float[Array, ""]]:
+        """Returns the nearest codes [b, h, w, embed_dim], their indices [b, h, w] and the quantisation loss.
+
+        The codes pass their gradient straight through to `h`; the codebook learns from the loss alone.
+        """
+        flat = h.reshape(-1, self.embed_dim)
+        # |h - c|^2 without |h|^2, which is the same for every code.
+        distances = jnp.sum(self.codebook**2, axis=1)[None, :] - 2.0 * flat @ self.codebook.T
+        indices = jnp.argmin(distances, axis=1)
+        codes = self.codebook[indices].reshape(h.shape)
+        commitment = jnp.mean((jax.lax.stop_gradient(codes) - h) ** 2)
+        learning = jnp.mean((codes - jax.lax.stop_gradient(h)) ** 2)
+        loss = commitment + self.beta * learning if self.legacy else self.beta * commitment + learning
+        return h + jax.lax.stop_gradient(codes - h), indices.reshape(h.shape[:3]), loss
+
+    def decode(
+        self, h: Float[Array, "b h w e"], *, quantize: bool = True, deterministic: bool = True
+    ) -> Float[Array, "b h2 w2 c"]:
+        """Maps latents [b, h, w, embed_dim], quantised first unless told otherwise, to images [b, f h, f w, c]."""
+        if quantize:
+            h, _, _ = self.quantize(h)
+        return self.decoder(self.post_quant(h), deterministic)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h w d"]:
+        """Encodes, quantises and decodes; for initialisation and a quick look."""
+        return self.decode(self.encode(x, deterministic=deterministic), deterministic=deterministic)
+
+
+def _uniform(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    bound = 1.0 / shape[0]
+    return jax.random.uniform(key, shape, dtype, -bound, bound)

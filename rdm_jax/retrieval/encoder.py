@@ -1,0 +1,135 @@
+"""Pictures and texts to vectors by CLIP, in batches of fixed shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import resize_and_crop
+
+# Few inputs, a prompt say, go through one small program; many go through one large program.
+SMALL_BATCH = 8
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What makes the rows of a database and the queries to it; vectors are as projected, not normalised."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The encoder's name, the SHA-256 of its weights and the width of its vectors."""
+        ...
+
+    def encode_images(self, images: Sequence[np.ndarray] | np.ndarray, /) -> np.ndarray:
+        """Maps n pictures, uint8 [h, w, 3] of any sizes, to float32 [n, d]."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str], /) -> np.ndarray:
+        """Maps n texts to float32 [n, d]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipEncoder:
+    """The CLIP of a bundle.
+
+    Attributes:
+      bundle: holds the part "clip" and a tokenizer.
+      batch_size: how many pictures or texts are encoded at a time, where there are many.
+
+    Raises:
+      UserError: the bundle holds no CLIP.
+    """
+
+    bundle: Bundle
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        self.bundle.require("clip")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The encoder's name, the SHA-256 of its weights and the width of its vectors."""
+        return self.bundle.encoder_identity
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square pictures that the image tower takes, in pixels."""
+        return int(self.bundle.clip.vision.image_size)
+
+    def encode_images(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "n h w 3"]
+    ) -> Float[np.ndarray, "n d"]:
+        """Maps pictures to embeddings, as projected, not normalised.
+
+        The shorter side is resized to CLIP's size, the centre cropped.
+
+        Args:
+          images: n pictures in [0, 255], of any sizes.
+        """
+        size = self.image_size
+        pixels = [resize_and_crop(image, size) for image in images]
+        stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
+        return self._in_batches(self._encode_images, stacked)
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Maps texts to embeddings, as projected, not normalised; what is too long is cut, see `tokenize`."""
+        return self._in_batches(self._encode_texts, self.tokenize(texts)[0])
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n length"], list[str]]:
+        """Returns token ids, int32 [n, context_length], and for each text the tail that did not fit, "" if it did.
+
+        A row holds the start token, the text's tokens, the end token, and end tokens to the end: the text tower reads
+        out at the first of them, so that the filling never counts.
+        """
+        tokenizer, length = self.bundle.tokenizer, int(self.bundle.clip.text.context_length)
+        if tokenizer is None or tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+            raise UserError(f"model {self.bundle.name!r} has no tokenizer; export or convert it again")
+        rows = np.full((len(texts), length), tokenizer.eos_token_id, np.int32)
+        tails = []
+        for row, text in zip(rows, texts, strict=True):
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+            kept = ids[: length - 2]
+            row[: len(kept) + 1] = [tokenizer.bos_token_id, *kept]
+            tails.append(text[offsets[len(kept)][0] :].strip() if len(ids) > len(kept) else "")
+        return rows, tails
+
+    @functools.cached_property
+    def _params(self) -> Any:
+        return jax.device_put(self.bundle.params["clip"])
+
+    @functools.cached_property
+    def _encode_images(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        clip, config = self.bundle.clip, self.bundle.config["clip"]
+        mean, std = (np.asarray(config[key], np.float32)[None, None, None, :] for key in ("mean", "std"))
+
+        @jax.jit
+        def encode(params: Any, pixels: jax.Array) -> jax.Array:
+            normalised = (pixels.astype(jnp.float32) / 255.0 - mean) / std
+            return clip.apply({"params": params}, normalised, method="encode_image")
+
+        return encode
+
+    @functools.cached_property
+    def _encode_texts(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        clip = self.bundle.clip
+        return jax.jit(lambda params, tokens: clip.apply({"params": params}, tokens, method="encode_text"))
+
+    def _in_batches(self, encode: Callable[[Any, np.ndarray], jax.Array], inputs: np.ndarray) -> np.ndarray:
+        size = min(SMALL_BATCH, self.batch_size) if len(inputs) <= SMALL_BATCH else self.batch_size
+        outputs = [np.zeros((0, self.identity["width"]), np.float32)]
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
+            outputs.append(np.asarray(encode(self._params, np.pad(batch, padding)))[: len(batch)])
+        return np.concatenate(outputs)

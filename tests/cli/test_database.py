@@ -1,0 +1,207 @@
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.cli.main import main
+from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from rdm_jax.models import build_clip
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.neighbors import NeighborSidecar
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Returns the folder of a bundle that holds a tiny random CLIP."""
+    folder = Path(tmp_path_factory.mktemp("model"))
+    train_tokenizer(["a red cat on a house", "two blue dogs under a tree"], 300, folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    text = {"width": 16, "layers": 1, "heads": 2, "context_length": 10, "vocab_size": len(tokenizer)}
+    vision = {"kind": "vit", "width": 16, "layers": 1, "heads": 2, "patch_size": 8, "image_size": 16}
+    config = {"embed_dim": 12, "vision": vision, "text": {**text, "eos_id": tokenizer.eos_token_id}}
+    clip = build_clip(config)
+    params = jax.jit(clip.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 10), jnp.int32))["params"]
+    settings = {**config, "mean": [0.5] * 3, "std": [0.25] * 3}
+    Bundle({"name": "tiny", "clip": settings}, {"clip": params}, tokenizer).save(folder / "tiny", "float32")
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Returns a folder of 24 pictures with captions, one of them broken."""
+    folder = tmp_path_factory.mktemp("pictures") / "zoo"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(24):
+        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((20, 16), Image.Resampling.NEAREST).save(folder / f"{i:02d}.png")
+        rows.append({"file_name": f"{i:02d}.png", "text": f"picture {i}", "style": ("ink", "oil")[i % 2]})
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:50])
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def database(model, pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("databases") / "zoo"
+    assert main(["database", "build", str(pictures), "--out", str(out), "--encoder", str(model)]) == 0
+    return out
+
+
+def call(capsys, *arguments):
+    """Returns the exit status, the lines on standard output and those on standard error of `rdm ARGUMENTS`."""
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out.splitlines(), captured.err.splitlines()
+
+
+def refused(capsys, *arguments):
+    """Returns the one line with which `rdm ARGUMENTS` is refused."""
+    status, out, err = call(capsys, *arguments)
+    errors = [line for line in err if "error:" in line]
+    assert status == 2 and not out and len(errors) == 1 and "Traceback" not in "".join(err)
+    return errors[0]
+
+
+def test_build_says_what_it_took_and_what_it_skipped(capsys, model, pictures, tmp_path):
+    out = tmp_path / "db"
+    status, _, err = call(capsys, "database", "build", pictures, "--out", out, "--encoder", model, "--name", "my zoo")
+    assert status == 0
+    text = "\n".join(err)
+    assert "zoo: 24 pictures, captions from metadata.jsonl (24)" in text
+    assert "skipped 05.png: not a readable image" in text
+    assert f"{out}: 23 rows by encoder 'tiny', 1 skipped" in text
+    made = Database.open(out)
+    assert made.name == "my zoo" and made.items([5])[0]["path"] == "06.png"
+
+
+def test_build_options_reach_the_database(capsys, model, pictures, tmp_path):
+    options = ["--where", "style=oil", "--limit", 4, "--thumbnail-size", 16, "--dtype", "float32", "--licence", "CC0"]
+    status, _, _ = call(
+        capsys, "database", "build", pictures, "--out", tmp_path / "db", "--encoder", model, *options, "--quality", 100
+    )
+    made = Database.open(tmp_path / "db")
+    assert status == 0 and [item["path"] for item in made.items(range(len(made)))] == [
+        "01.png", "03.png", "07.png", "09.png",
+    ]  # fmt: skip
+    assert made.manifest["licence"] == "CC0" and made.rows.dtype == np.float32
+    assert made.thumbnails([0]).shape == (1, 16, 16, 3)
+
+
+def test_info_and_verify(capsys, database):
+    status, out, _ = call(capsys, "database", "info", database)
+    assert status == 0
+    told = dict(line.split(":", 1) for line in out)
+    assert told["rows"].strip() == "23 of width 12, float16" and "tiny (sha256" in told["encoder"]
+    assert told["sha256"].strip() == Database.open(database).digest and "not verified" in told["files"]
+    assert call(capsys, "database", "info", database, "--verify")[1][-1].endswith("all as the manifest says")
+
+
+def test_search_by_text_prints_the_nearest_rows(capsys, database, model, tmp_path):
+    sheet = tmp_path / "sheets" / "found.png"
+    status, out, _ = call(
+        capsys, "database", "search", database, "a red cat", "--k", 5, "--encoder", model, "--sheet", sheet
+    )
+    made = Database.open(database)
+    rows = np.asarray(made.rows, np.float32)
+    query = ClipEncoder(Bundle.open(model)).encode_texts(["a red cat"])[0]
+    scores = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
+    best = np.argsort(-scores)[:5]
+    assert status == 0 and [int(line.split()[1]) for line in out[1:]] == best.tolist()
+    np.testing.assert_allclose([float(line.split()[0]) for line in out[1:]], scores[best], atol=1e-4)
+    assert f"picture {int(made.items(best[:1])[0]['path'][:2])} (" in out[1]
+    with Image.open(sheet) as image:
+        assert image.format == "PNG" and image.width > 5 * 128
+
+
+def test_search_by_image_finds_the_image_itself(capsys, database, model, pictures, tmp_path):
+    arguments = ["--image", pictures / "07.png", "--encoder", model, "--k", 3, "--sheet", tmp_path / "found.jpg"]
+    status, out, _ = call(capsys, "database", "search", database, *arguments)
+    assert status == 0 and out[1].split()[0] == "1.0000" and out[1].endswith("(07.png)")
+    assert (tmp_path / "found.jpg").stat().st_size > 1000
+
+
+def test_search_tells_of_the_end_of_a_text_that_is_not_seen(capsys, database, model):
+    _, _, err = call(capsys, "database", "search", database, "red cat " * 20 + "at the END", "--encoder", model)
+    assert any("too long" in line and "at the END" in line for line in err)
+
+
+def test_list_names_the_embedded_databases(capsys):
+    status, out, _ = call(capsys, "database", "list", "--names")
+    assert status == 0 and out == Database.names()
+    status, out, _ = call(capsys, "database", "list")
+    assert status == 0 and [line.split()[0] for line in out] == Database.names()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "nowhere"], "unknown database 'nowhere'"),
+        (["search", "{database}"], "give a TEXT or --image FILE"),
+        (["search", "{database}", "a", "--image", "x.png"], "give a TEXT or --image FILE"),
+        (["search", "{database}", "a", "--k", "0"], "--k 0 is out of range; give 1 to 23"),
+        (["search", "{database}", "a", "--k", "24"], "--k 24 is out of range; give 1 to 23"),
+        (["search", "{database}", "a", "--k", "many"], "invalid int value: 'many'"),
+        (["search", "{database}", "a"], "made by encoder 'tiny', which does not come with this installation"),
+        (["search", "{database}", "a", "--encoder", "tiny-er"], "unknown model 'tiny-er'"),
+        (["search", "{database}", "a", "--encoder", "{model}", "--index", "exakt"], "unknown index 'exakt'"),
+        (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown kind of sheet '.tga'"),
+        (["search", "{database}", "--image", "nowhere.png"], "cannot read --image nowhere.png"),
+        (["search", "{database}", "--image", "{pictures}/05.png"], "not a readable image"),
+        (["build", "{pictures}", "--out", "{database}"], "exists already"),
+        (["build", "{pictures}", "--out", "{new}", "--encoder", "nothing"], "unknown model 'nothing'"),
+        (["build", "{pictures}/nothing", "--out", "{new}"], "no folder or .zip"),
+        (
+            ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--limit", "0"],
+            "limit 0 leaves no pictures",
+        ),
+        (["build", "{pictures}", "--out", "{new}", "--max-skip", "2"], "--max-skip 2.0 is out of range; give 0 to 1"),
+        (
+            ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--max-skip", "0"],
+            "1 of the first 6 pictures",
+        ),
+        (["build", "{pictures}", "--out", "{new}", "--where", "oil"], "--where 'oil' is not KEY=VALUE"),
+        (["build", "{pictures}", "--out", "{new}", "--quality", "0"], "--quality 0 is out of range; give 1 to 100"),
+        (
+            ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--split", "train"],
+            "unknown split 'train'",
+        ),
+        (["build", "{pictures}"], "--out"),
+        (["biuld"], "invalid choice: 'biuld'"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(capsys, database, model, pictures, tmp_path, arguments, message):
+    places = {"database": database, "model": model, "pictures": pictures, "new": tmp_path / "new"}
+    assert message in refused(capsys, "database", *(argument.format(**places) for argument in arguments))
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_encoder_is_refused(capsys, database, model, tmp_path):
+    bundle = Bundle.open(model)
+    params = {"clip": jax.tree.map(lambda leaf: leaf * np.float32(0.5), bundle.params["clip"])}
+    Bundle({**bundle.config, "name": "other"}, params, bundle.tokenizer).save(tmp_path / "other", "float32")
+    line = refused(capsys, "database", "search", database, "a", "--encoder", tmp_path / "other")
+    assert "was made by encoder 'tiny'" in line and "this is 'other'" in line
+
+
+def test_neighbors_are_written_once_and_then_found_finished(capsys, database, model, pictures, tmp_path):
+    arguments = ["--dataset", pictures, "--database", database, "--encoder", model, "--k", 4, "--out", tmp_path / "out"]
+    status, _, err = call(capsys, "neighbors", *arguments)
+    assert status == 0 and any("4 neighbours of 24 examples in 'zoo'" in line for line in err)
+    sidecar = NeighborSidecar(tmp_path / "out")
+    assert sidecar[7][0][0] == 6 and sidecar[5][0][0] == -1
+    status, _, err = call(capsys, "neighbors", *arguments)
+    assert status == 0 and any("finished before, 24 examples" in line for line in err)
+    assert "computed with another exclude_duplicates" in refused(
+        capsys, "neighbors", *arguments, "--exclude-duplicates"
+    )
+    assert "k 99 is out of range" in refused(capsys, "neighbors", *arguments, "--k", 99)
+    assert "unknown database 'nowhere'" in refused(capsys, "neighbors", *arguments, "--database", "nowhere")

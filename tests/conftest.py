@@ -1,0 +1,24 @@
+"""What every test runs under: strict JAX settings, two simulated devices, and the folder of golden outputs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder with outputs of the original programs (RDM_GOLDEN); tests that need it skip without."""
+    folder = os.environ.get("RDM_GOLDEN", "")
+    if not Path(folder, "README.md").is_file():
+        pytest.skip("RDM_GOLDEN names no folder with golden outputs")
+    return Path(folder)

@@ -1,0 +1,72 @@
+"""The golden folder: small networks of the original programs, their weights and what they compute."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+
+from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, build_autoencoder, build_unet
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    folder = os.environ.get("RDM_GOLDEN")
+    if not folder:
+        pytest.skip("RDM_GOLDEN is not set")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def yaml_unet() -> Callable[[Path], UNet]:
+    return lambda path: _unet(yaml.safe_load(path.read_text())["model"]["params"]["unet_config"]["params"])
+
+
+@pytest.fixture(scope="session")
+def yaml_autoencoder() -> Callable[[Path], AutoencoderKL | AutoencoderVQ]:
+    def build(path: Path) -> AutoencoderKL | AutoencoderVQ:
+        params = yaml.safe_load(path.read_text())["model"]["params"]
+        return _autoencoder(params.get("first_stage_config", {}).get("params", params))
+
+    return build
+
+
+def _unet(params: dict[str, Any]) -> UNet:
+    own = ("image_size", "use_scale_shift_norm", "resblock_updown", "use_spatial_transformer", "use_checkpoint")
+    return build_unet({key: value for key, value in params.items() if key not in own})
+
+
+def _autoencoder(params: dict[str, Any]) -> AutoencoderKL | AutoencoderVQ:
+    config = dict(params["ddconfig"])
+    double_z, attention = config.pop("double_z"), config.pop("attn_type", "vanilla")
+    config |= {"kind": "kl" if double_z else "vq", "embed_dim": params["embed_dim"]}
+    config |= {"out_channels": config.pop("out_ch"), "mid_attention": attention != "none"}
+    return build_autoencoder(config if double_z else {**config, "num_codes": params["n_embed"]})
+
+
+@pytest.fixture(scope="session")
+def nhwc() -> Callable[[np.ndarray], jax.Array]:
+    return lambda array: jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="session")
+def close() -> Callable[..., None]:
+    def check(ours: Any, theirs: np.ndarray, tolerance: float = 1e-4) -> None:
+        ours = np.asarray(ours)
+        ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+    return check

@@ -1,0 +1,149 @@
+"""The networks against the original programs' outputs, with the original weights converted."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.convert import compvis
+from rdm_jax.convert.torch_file import read_state_dict
+from rdm_jax.core.errors import UserError
+from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
+from rdm_jax.models.layers import timestep_embedding
+
+
+@pytest.fixture(scope="module")
+def rdm(golden, yaml_unet, yaml_autoencoder):
+    state = read_state_dict(golden / "rdm_small.ckpt")
+    return state, yaml_unet(golden / "rdm_small.yaml"), yaml_autoencoder(golden / "rdm_small.yaml")
+
+
+def test_unet_computes_what_the_original_does(golden, rdm, nhwc, close):
+    state, unet, _ = rdm
+    data = np.load(golden / "unet.npz")
+    apply = jax.jit(unet.apply)
+    raw, ema = ({"params": compvis.unet_params(state, unet, ema=ema)} for ema in (False, True))
+    x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
+    close(apply(raw, x, t, context), data["out"])
+    close(apply(ema, x, t, context), data["out_ema"])
+    close(apply(raw, x, t, jnp.zeros_like(context)), data["out_zero_ctx"])
+    close(apply(raw, x, t, jnp.asarray(data["context1"])), data["out_ctx1"])
+    close(apply(raw, x, t, jnp.asarray(data["context21"])), data["out_ctx21"])
+    rectangle = apply(raw, nhwc(data["x_rect"]), jnp.asarray(data["t_rect"], jnp.float32), context[:1])
+    close(rectangle, data["out_rect"])
+    close(timestep_embedding(t, unet.model_channels), data["t_emb"], 1e-5)
+
+
+def test_unet_features_match_layer_by_layer(golden, rdm, nhwc, close):
+    state, unet, _ = rdm
+    data = np.load(golden / "unet.npz")
+    arguments = (nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"]))
+    params = {"params": compvis.unet_params(state, unet)}
+    _, variables = unet.apply(params, *arguments, capture_intermediates=True, mutable=["intermediates"])
+    features = variables["intermediates"]
+    names = {
+        "time_embed": "time_2",
+        "in0": "in_0_conv",
+        "in1_res": "in_1_res",
+        "in1_attn": "in_1_attn",
+        "in3_down": "in_3_down",
+        "in11": "in_11_res",
+        "mid": "mid_2_res",
+        "out0": "out_0_res",
+        "out2_up": "out_2_up",
+        "out11": "out_11_attn",
+    }
+    for theirs, ours in names.items():
+        close(features[ours]["__call__"][0], data[f"feat_{theirs}"])
+
+
+def test_kl_autoencoder_computes_what_the_original_does(golden, rdm, yaml_autoencoder, nhwc, close):
+    autoencoder = yaml_autoencoder(golden / "kl_f16_small.yaml")
+    data = np.load(golden / "kl_f16.npz")
+    alone = compvis.autoencoder_params(read_state_dict(golden / "kl_f16_small.ckpt"), autoencoder, prefix="")
+    params = {"params": alone}
+    image = nhwc(data["image"])
+    moments = autoencoder.apply(params, image, method="encode")
+    mean, logvar = split_moments(moments)
+    close(moments, data["moments"])
+    close(mean, data["mean"])
+    close(logvar, data["logvar"])
+    close(sample_moments(moments, nhwc(data["noise"])), data["sample"])
+    close(kl_divergence(moments), data["kl"])
+    close(autoencoder.apply(params, mean, method="decode"), data["dec_mode"])
+    close(autoencoder.apply(params, image), data["dec_mode"])
+    scaled = nhwc(data["scaled"]) / np.float32(0.22765929)
+    close(autoencoder.apply(params, scaled, method="decode"), data["decode_first_stage"])
+    rectangle = autoencoder.apply(params, nhwc(data["image_rect"]), method="encode")
+    close(rectangle, data["moments_rect"])
+    close(autoencoder.apply(params, split_moments(rectangle)[0], method="decode"), data["dec_rect"])
+
+
+@pytest.mark.parametrize("name", ["vq_f4", "vq_f8", "vq_f16", "vq_f4_noattn"])
+def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder, nhwc, close, name):
+    autoencoder = yaml_autoencoder(golden / f"{name}_small.yaml")
+    data = np.load(golden / f"{name}.npz")
+    state = read_state_dict(golden / f"{name}_small.ckpt")
+    params = compvis.autoencoder_params(state, autoencoder, prefix="")
+    np.testing.assert_array_equal(params["codebook"], data["codebook"])
+    h = autoencoder.apply({"params": params}, nhwc(data["image"]), method="encode")
+    close(h, data["h"])
+
+    def objective(codebook, h):
+        variables = {"params": {**params, "codebook": codebook}}
+        quantised, indices, loss = autoencoder.apply(variables, h, method="quantize")
+        return jnp.sum(quantised * nhwc(data["ste_dir"])) + loss, (quantised, indices, loss)
+
+    grads, (quantised, indices, loss) = jax.grad(objective, (0, 1), has_aux=True)(params["codebook"], nhwc(data["h"]))
+    close(quantised, data["quant"])
+    np.testing.assert_array_equal(np.asarray(indices).reshape(-1), data["indices"])
+    close(loss, data["loss_legacy"])
+    close(grads[0], data["grad_codebook"])
+    close(grads[1], data["grad_h"])
+    close(autoencoder.apply({"params": params}, nhwc(data["h"]), method="decode"), data["dec_from_h"])
+    plain = autoencoder.apply({"params": params}, nhwc(data["h"]), quantize=False, method="decode")
+    close(plain, data["dec_noquant"])
+
+
+def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_autoencoder, nhwc, close):
+    state = read_state_dict(golden / "rdm_vq_small.ckpt")
+    unet, autoencoder = yaml_unet(golden / "rdm_vq_small.yaml"), yaml_autoencoder(golden / "rdm_vq_small.yaml")
+    params = compvis.latent_diffusion_params(state, unet, autoencoder, ema=False)
+    data = np.load(golden / "rdm_vq.npz")
+    t = jnp.asarray(data["eps_t"], jnp.int32)
+    assert sorted(data["eps_t"]) == [5, 900]
+    eps = unet.apply({"params": params.unet}, nhwc(data["x_T"]), t, jnp.asarray(data["context"]))
+    close(eps, data["eps"])
+    decoded = autoencoder.apply({"params": params.autoencoder}, nhwc(data["samples"]), method="decode")
+    close(decoded, data["decoded"])
+    assert params.guidance_vector is not None and params.guidance_vector.ndim == 1
+
+
+def test_every_name_of_a_checkpoint_is_accounted_for(rdm):
+    state, unet, autoencoder = rdm
+    params = compvis.latent_diffusion_params(state, unet, autoencoder)
+    assert params.guidance_vector is None
+    np.testing.assert_array_equal(
+        params.unet["in_1_res"]["conv1"]["kernel"],
+        state["model_ema.diffusion_modelinput_blocks10in_layers2weight"].transpose(2, 3, 1, 0),
+    )
+    with pytest.raises(UserError, match=r"2 unexpected names: model\.extra, stranger"):
+        strangers = {"stranger": np.zeros(1), "model.extra": np.zeros(1)}
+        compvis.latent_diffusion_params({**state, **strangers}, unet, autoencoder)
+
+
+def test_wrong_names_are_listed_together(rdm):
+    state, unet, _ = rdm
+    prefix = compvis.UNET_PREFIX
+    wrong = dict(state)
+    del wrong[f"{prefix}out.2.bias"], wrong[f"{prefix}time_embed.0.weight"]
+    wrong[f"{prefix}stranger.weight"] = np.zeros(1, np.float32)
+    wrong[f"{prefix}out.0.bias"] = np.zeros(3, np.float32)
+    with pytest.raises(UserError) as caught:
+        compvis.unet_params(wrong, unet)
+    message = str(caught.value)
+    assert f"2 missing: {prefix}out.2.bias, {prefix}time_embed.0.weight" in message
+    assert f"1 unexpected: {prefix}stranger.weight" in message
+    assert f"1 mis-shaped: {prefix}out.0.bias (3,) for norm_out/bias (32,)" in message

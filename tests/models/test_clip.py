@@ -1,0 +1,110 @@
+"""CLIP's sizes, its invariances and its refusals; its outputs are held to the originals' in tests/convert."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.core import trees
+from rdm_jax.core.errors import UserError
+from rdm_jax.models import build_clip
+
+TEXT = {"vocab_size": 50, "context_length": 9, "width": 16, "layers": 2, "heads": 2}
+VIT = {"kind": "vit", "width": 16, "layers": 2, "heads": 2, "patch_size": 4, "image_size": 8}
+RESNET = {"kind": "resnet", "width": 8, "layers": [1, 1, 1, 1], "heads": 2, "image_size": 32}
+
+
+def _init(config, seed=0):
+    clip = build_clip(config)
+    pixels = jax.random.normal(jax.random.key(1), (2, clip.vision.image_size, clip.vision.image_size, 3))
+    tokens = jax.random.randint(jax.random.key(2), (3, 7), 0, 40)
+    return clip, clip.init(jax.random.key(seed), pixels, tokens), pixels, tokens
+
+
+@pytest.mark.parametrize(
+    ("embed_dim", "width", "vision", "count"),
+    [
+        (512, 512, {"kind": "vit", "width": 768, "layers": 12, "heads": 12, "patch_size": 32}, 151_277_313),
+        (512, 512, {"kind": "vit", "width": 768, "layers": 12, "heads": 12, "patch_size": 16}, 149_620_737),
+        (768, 768, {"kind": "vit", "width": 1024, "layers": 24, "heads": 16, "patch_size": 14}, 427_616_513),
+    ],
+    ids=["ViT-B/32", "ViT-B/16", "ViT-L/14"],
+)
+def test_released_models_have_the_published_number_of_parameters(embed_dim, width, vision, count):
+    text = {"vocab_size": 49408, "context_length": 77, "width": width, "layers": 12, "heads": width // 64}
+    clip = build_clip({"embed_dim": embed_dim, "vision": {**vision, "image_size": 224}, "text": text})
+    tokens = jnp.zeros((1, 77), jnp.int32)
+    params = jax.eval_shape(clip.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)), tokens)
+    assert trees.count(params) == count
+
+
+def test_the_released_resnet_has_the_published_number_of_parameters():
+    text = {"vocab_size": 49408, "context_length": 77, "width": 512, "layers": 12, "heads": 8}
+    vision = {"kind": "resnet", "width": 64, "layers": [3, 4, 6, 3], "heads": 32, "image_size": 224}
+    clip = build_clip({"embed_dim": 1024, "vision": vision, "text": text})
+    tokens = jnp.zeros((1, 77), jnp.int32)
+    params = trees.flatten(jax.eval_shape(clip.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)), tokens)["params"])
+    learned = {name: leaf for name, leaf in params.items() if not name.endswith(("/mean", "/var"))}
+    assert trees.count(learned) == 102_007_137
+
+
+@pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
+def test_embeddings_have_the_common_size(vision):
+    clip, params, pixels, tokens = _init({"embed_dim": 12, "vision": vision, "text": TEXT})
+    images, texts, scale = clip.apply(params, pixels, tokens)
+    assert clip.embed_dim == 12 and images.shape == (2, 12) and texts.shape == (3, 12)
+    np.testing.assert_allclose(scale, 1 / 0.07, rtol=1e-5)
+    np.testing.assert_allclose(clip.apply(params, pixels[1:], method="encode_image"), images[1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(clip.apply(params, tokens[1:], method="encode_text"), texts[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_what_follows_the_end_of_text_does_not_matter():
+    clip, params, _, tokens = _init({"embed_dim": 12, "vision": VIT, "text": {**TEXT, "eos_id": 45}})
+    ended = tokens.at[:, 4].set(45)
+    text = clip.apply(params, ended, method="encode_text")
+    other = clip.apply(params, ended.at[:, 5:].set(45), method="encode_text")
+    np.testing.assert_allclose(other, text, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(clip.apply(params, ended[:, :5], method="encode_text"), text, rtol=1e-4, atol=1e-5)
+    before = clip.apply(params, ended.at[:, 3].set(1 + ended[:, 3]), method="encode_text")
+    assert np.abs(before - text).max() > 1e-3
+
+
+def test_without_an_end_token_the_highest_id_is_read():
+    clip, params, _, tokens = _init({"embed_dim": 12, "vision": VIT, "text": TEXT})
+    named = clip.clone(text=clip.text.clone(eos_id=45))
+    ended = tokens.at[:, 4].set(45).at[:, 5:].set(0)
+    np.testing.assert_array_equal(
+        clip.apply(params, ended, method="encode_text"), named.apply(params, ended, method="encode_text")
+    )
+
+
+def test_the_statistics_of_batch_norm_get_no_gradient():
+    clip, params, pixels, _ = _init({"embed_dim": 12, "vision": RESNET, "text": TEXT})
+    grads = jax.grad(lambda p: jnp.sum(clip.apply(p, pixels, method="encode_image") ** 2))(params)
+    flat = trees.flatten(grads["params"]["vision"])
+    assert not any(grad.any() for name, grad in flat.items() if name.endswith(("/mean", "/var")))
+    assert flat["norm1/scale"].any() and flat["stage_4_0/conv_skip/kernel"].any()
+
+
+def test_activations_are_chosen_by_name():
+    config = {"embed_dim": 12, "vision": VIT, "text": TEXT}
+    clip, params, pixels, _ = _init(config)
+    exact = build_clip({**config, "vision": {**VIT, "activation": "gelu"}})
+    one, two = (c.apply(params, pixels, method="encode_image") for c in (clip, exact))
+    assert 0 < np.abs(one - two).max() < 0.1
+    with pytest.raises(UserError, match="unknown activation 'gelo'; did you mean 'gelu'"):
+        _init({**config, "vision": {**VIT, "activation": "gelo"}})
+
+
+def test_what_does_not_fit_is_refused():
+    clip, params, pixels, _ = _init({"embed_dim": 12, "vision": VIT, "text": TEXT})
+    with pytest.raises(UserError, match="CLIP takes 8x8 pixels, got 4x8"):
+        clip.apply(params, pixels[:, :4], method="encode_image")
+    with pytest.raises(UserError, match="10 text tokens are too many; CLIP takes 9"):
+        clip.apply(params, jnp.zeros((1, 10), jnp.int32), method="encode_text")
+    with pytest.raises(UserError, match="unknown clip vision kind 'vitt'; did you mean 'vit'"):
+        build_clip({"embed_dim": 12, "vision": {**VIT, "kind": "vitt"}, "text": TEXT})
+    with pytest.raises(UserError, match="clip text configuration lacks heads"):
+        build_clip({"embed_dim": 12, "vision": VIT, "text": {k: v for k, v in TEXT.items() if k != "heads"}})

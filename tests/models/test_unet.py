@@ -1,0 +1,214 @@
+"""The U-Net's size, its symmetries and its refusals; its outputs are held to the original's in tests/convert."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.core import trees
+from rdm_jax.core.errors import UserError
+from rdm_jax.models import build_unet
+from rdm_jax.models.layers import GroupNorm, LayerNorm, timestep_embedding, upsample_nearest
+
+TINY = {
+    "in_channels": 3,
+    "out_channels": 4,
+    "model_channels": 16,
+    "channel_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attention_resolutions": [2],
+    "num_head_channels": 8,
+    "context_dim": 6,
+    "num_groups": 8,
+}
+
+
+def _arguments(unet, *, batch=2, size=None, tokens=4):
+    size = size or (2 * unet.size_multiple, unet.size_multiple)
+    keys = jax.random.split(jax.random.key(1), 3)
+    x = jax.random.normal(keys[0], (batch, *size, unet.in_channels))
+    t = jax.random.uniform(keys[1], (batch,), maxval=1000.0)
+    return x, t, jax.random.normal(keys[2], (batch, tokens, unet.context_dim))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A tiny U-Net with random parameters everywhere, those born zero included."""
+    unet = build_unet(TINY)
+    abstract = jax.eval_shape(unet.init, jax.random.key(0), *_arguments(unet))
+    leaves, structure = jax.tree.flatten(abstract)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    drawn = [0.2 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return unet, jax.tree.unflatten(structure, drawn)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "mult", "attention", "context", "count"),
+    [
+        (16, 448, [1, 2, 3, 4], [4, 2, 1], 768, 1_335_480_400),
+        (3, 192, [1, 2, 3, 5], [8, 4, 2], 512, 400_920_579),
+        (3, 224, [1, 2, 3, 4], [8, 4, 2], 512, 414_713_603),
+    ],
+    ids=["rdm_768", "rdm_imagenet", "rdm_ffhq"],
+)
+def test_released_models_have_the_published_number_of_parameters(channels, width, mult, attention, context, count):
+    unet = build_unet(
+        {
+            "in_channels": channels,
+            "out_channels": channels,
+            "model_channels": width,
+            "channel_mult": mult,
+            "num_res_blocks": 2,
+            "attention_resolutions": attention,
+            "num_head_channels": 32,
+            "context_dim": context,
+        }
+    )
+    params = jax.eval_shape(unet.init, jax.random.key(0), *_arguments(unet, batch=1))
+    assert trees.count(params) == count
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_a_new_network_predicts_zero(tiny):
+    unet, _ = tiny
+    out, _ = unet.init_with_output(jax.random.key(0), *_arguments(unet))
+    assert out.shape == (2, 4, 2, 4) and not out.any()
+
+
+def test_the_order_of_context_tokens_does_not_matter(tiny):
+    unet, params = tiny
+    x, t, context = _arguments(unet, tokens=5)
+    out = unet.apply(params, x, t, context)
+    np.testing.assert_allclose(unet.apply(params, x, t, context[:, ::-1]), out, rtol=1e-4, atol=1e-5)
+    other = unet.apply(params, x, t, context.at[:, 2].add(1.0))
+    assert np.abs(other - out).max() > 1e-3
+
+
+def test_a_repeated_token_equals_one(tiny):
+    unet, params = tiny
+    x, t, context = _arguments(unet, tokens=1)
+    four = unet.apply(params, x, t, jnp.repeat(context, 4, axis=1))
+    np.testing.assert_allclose(four, unet.apply(params, x, t, context), rtol=1e-4, atol=1e-5)
+
+
+def test_no_tokens_equal_zero_tokens(tiny):
+    unet, params = tiny
+    x, t, context = _arguments(unet, tokens=3)
+    none = unet.apply(params, x, t, context[:, :0])
+    np.testing.assert_allclose(none, unet.apply(params, x, t, jnp.zeros_like(context)), rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_a_batch_do_not_see_each_other(tiny):
+    unet, params = tiny
+    arguments = _arguments(unet, batch=3)
+    whole = unet.apply(params, *arguments)
+    alone = unet.apply(params, *(argument[1:2] for argument in arguments))
+    np.testing.assert_allclose(whole[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_time_may_be_integer(tiny):
+    unet, params = tiny
+    x, _, context = _arguments(unet)
+    whole = jnp.asarray([3, 999])
+    np.testing.assert_array_equal(
+        unet.apply(params, x, whole, context), unet.apply(params, x, whole.astype(jnp.float32), context)
+    )
+
+
+def test_recomputation_changes_no_gradient(tiny):
+    unet, params = tiny
+    arguments = _arguments(unet)
+
+    def gradient(network):
+        return jax.grad(lambda p: jnp.sum(network.apply(p, *arguments) ** 2))(params)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+    jax.tree.map(close, gradient(unet.clone(remat=True)), gradient(unet))
+
+
+def test_dropout_draws_from_its_own_stream(tiny):
+    unet, params = tiny
+    dropping, arguments = unet.clone(dropout=0.5), _arguments(unet)
+    np.testing.assert_array_equal(dropping.apply(params, *arguments), unet.apply(params, *arguments))
+    first, again, second = (
+        dropping.apply(params, *arguments, deterministic=False, rngs={"dropout": jax.random.key(seed)})
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_bfloat16_is_near_float32_and_comes_out_as_float32(tiny):
+    unet, params = tiny
+    arguments = _arguments(unet)
+    # jax.nn.dot_product_attention itself promotes types where they are not float32.
+    with jax.numpy_dtype_promotion("standard"):
+        half = unet.clone(dtype="bfloat16").apply(params, *arguments)
+    full = unet.apply(params, *arguments)
+    assert half.dtype == jnp.float32
+    assert np.abs(half - full).mean() < 0.05 * np.abs(full).mean()
+
+
+@pytest.mark.parametrize(
+    ("change", "size", "message"),
+    [
+        ({}, (4, 7), "latent size 4x7 is not allowed; height and width must be multiples of 2"),
+        ({}, (0, 2), "latent size 0x2"),
+        ({"num_head_channels": 5}, (2, 2), "num_head_channels=5 does not divide 32 channels"),
+        ({"num_groups": 32}, (2, 2), "num_groups=32 does not divide 16 channels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, size, message):
+    unet = build_unet({**TINY, **change})
+    x, context = jnp.zeros((1, *size, 3)), jnp.zeros((1, 1, 6))
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(unet.init, jax.random.key(0), x, jnp.zeros(1), context)
+
+
+def test_wrong_channels_and_tokens_are_refused(tiny):
+    unet, params = tiny
+    x, t, context = _arguments(unet)
+    with pytest.raises(UserError, match="the latent has 2 channels, the U-Net takes 3"):
+        unet.apply(params, x[..., :2], t, context)
+    with pytest.raises(UserError, match="context tokens have 5 numbers, the U-Net takes 6"):
+        unet.apply(params, x, t, context[..., :5])
+
+
+def test_configurations_are_checked():
+    assert build_unet(TINY).channel_mult == (1, 2)
+    with pytest.raises(UserError, match="unknown unet setting 'chanel_mult'; did you mean 'channel_mult'"):
+        build_unet({**TINY, "chanel_mult": [1]})
+    with pytest.raises(UserError, match="lacks in_channels"):
+        build_unet({k: v for k, v in TINY.items() if k != "in_channels"})
+
+
+def test_time_embedding_is_a_row_of_cosines_then_sines():
+    t, dim = np.array([0.0, 1.0, 999.0]), 8
+    angles = t[:, None] * 10000.0 ** (-np.arange(4) / 4)
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(timestep_embedding(jnp.asarray(t, jnp.float32), dim), expected, atol=1e-4)
+
+
+def test_norms_follow_their_definition_at_a_large_mean():
+    x = np.random.default_rng(0).normal(100.0, 0.5, (2, 3, 5, 8)).astype(np.float32)
+    groups = x.astype(np.float64).reshape(2, 15, 4, 2)
+    mean, var = groups.mean(axis=(1, 3), keepdims=True), groups.var(axis=(1, 3), keepdims=True)
+    expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+    out, params = GroupNorm(4).init_with_output(jax.random.key(0), jnp.asarray(x))
+    np.testing.assert_allclose(out, expected, atol=2e-3)
+    changed = {"params": {"scale": jnp.full(8, 2.0), "bias": jnp.arange(8.0)}}
+    assert jax.tree.structure(changed) == jax.tree.structure(params)
+    np.testing.assert_allclose(GroupNorm(4).apply(changed, jnp.asarray(x)), 2 * expected + np.arange(8), atol=4e-3)
+    rows = x.astype(np.float64)
+    expected = (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 1e-5)
+    out, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.asarray(x))
+    np.testing.assert_allclose(out, expected, atol=2e-3)
+
+
+def test_upsampling_repeats_pixels():
+    x = np.arange(24.0, dtype=np.float32).reshape(1, 3, 4, 2)
+    np.testing.assert_array_equal(upsample_nearest(jnp.asarray(x)), x.repeat(2, axis=1).repeat(2, axis=2))

@@ -1,0 +1,178 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval import index as index_module
+from rdm_jax.retrieval.database import Rows
+from rdm_jax.retrieval.index import ExactIndex, make_index
+from rdm_jax.retrieval.scann_index import ScannIndex
+
+
+def brute_force(rows, queries, k):
+    """Sorts all cosines in float64, equal ones by row."""
+    rows, queries = np.asarray(rows, np.float64), np.asarray(queries, np.float64)
+    scores = (queries @ rows.T) / np.linalg.norm(rows, axis=1) / np.linalg.norm(queries, axis=1)[:, None]
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return ids, np.take_along_axis(scores, ids, axis=1)
+
+
+def random(count, width=16, seed=0, dtype=np.float16):
+    return (np.random.default_rng(seed).normal(size=(count, width)) * 7).astype(dtype)
+
+
+@pytest.mark.parametrize("count", [1, 5, 1023, 1024, 1025, 3000])
+@pytest.mark.parametrize("chunk", [1024, 2**17])
+def test_exact_search_is_brute_force(count, chunk):
+    rows, queries = random(count), random(9, seed=1, dtype=np.float32)
+    k = min(count, 20)
+    ids, scores = ExactIndex(rows, chunk_rows=chunk).search(queries, k)
+    expected_ids, expected_scores = brute_force(rows, queries, k)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_that_do_not_stay_on_the_device_give_the_same():
+    rows, queries = random(3000), random(3, seed=1, dtype=np.float32)
+    kept = ExactIndex(rows, chunk_rows=1024).search(queries, 50)
+    sent = ExactIndex(rows, chunk_rows=1024, device_bytes=0).search(queries, 50)
+    np.testing.assert_array_equal(kept[0], sent[0])
+    np.testing.assert_array_equal(kept[1], sent[1])
+
+
+@pytest.mark.parametrize("k", [1, 300, 1500, 2000])
+def test_any_k_up_to_all_rows(k):
+    rows, queries = random(2000), random(2, seed=1, dtype=np.float32)
+    for index in (ExactIndex(rows, chunk_rows=1024), ExactIndex(rows)):
+        np.testing.assert_array_equal(index.search(queries, k)[0], brute_force(rows, queries, k)[0])
+
+
+@pytest.mark.parametrize("queries", [0, 1, 2, 8, 65, 300])
+def test_results_do_not_depend_on_how_many_queries_come_at_once(queries):
+    rows, vectors = random(500), random(300, seed=1, dtype=np.float32)
+    index = ExactIndex(rows)
+    ids, scores = index.search(vectors[:queries], 7)
+    assert ids.shape == scores.shape == (queries, 7)
+    np.testing.assert_array_equal(ids, brute_force(rows, vectors, 7)[0][:queries])
+
+
+def test_cosines_ignore_lengths_and_find_a_row_itself():
+    rows = random(200, dtype=np.float32)
+    ids, scores = ExactIndex(rows * np.linspace(0.1, 9, 200, dtype=np.float32)[:, None]).search(rows * 3, 1)
+    np.testing.assert_array_equal(ids[:, 0], np.arange(200))
+    np.testing.assert_allclose(scores, 1, atol=1e-6)
+
+
+def test_equal_rows_come_by_ascending_id():
+    rows = np.repeat(random(1), 50, axis=0)
+    for index in (ExactIndex(rows), ScannIndex.build(rows)):
+        np.testing.assert_array_equal(index.search(random(1, dtype=np.float32), 50)[0][0], np.arange(50))
+
+
+def test_zero_vectors_score_zero_and_break_nothing():
+    rows = random(30)
+    rows[4] = 0
+    ids, scores = ExactIndex(rows).search(np.zeros((1, 16), np.float32), 30)
+    assert (scores == 0).all() and sorted(ids[0]) == list(range(30))
+    assert np.isfinite(ExactIndex(rows).search(random(1, dtype=np.float32), 30)[1]).all()
+
+
+def test_databases_of_like_size_share_a_program():
+    queries = random(1, dtype=np.float32)
+    ExactIndex(random(1500)).search(queries, 4)
+    compiled = index_module._search_chunk._cache_size()
+    for count, k in itertools.product((1025, 1700, 2048), (1, 10, 20)):
+        ExactIndex(random(count, seed=count)).search(queries, k)
+    assert index_module._search_chunk._cache_size() == compiled
+
+
+@pytest.mark.parametrize("count", [1, 15, 300, 5000])
+def test_scann_equals_exact(count):
+    pytest.importorskip("scann")
+    rows, queries = random(count), random(20, seed=1, dtype=np.float32)
+    k = min(count, 20)
+    exact, scann = ExactIndex(rows).search(queries, k), ScannIndex.build(rows).search(queries, k)
+    np.testing.assert_array_equal(scann[0], exact[0])
+    np.testing.assert_array_equal(scann[1], exact[1])
+
+
+def test_scann_with_a_tree_recalls_nearly_all():
+    pytest.importorskip("scann")
+    centres = np.random.default_rng(2).normal(size=(200, 32))
+    rows = (centres[np.arange(21_000) % 200] + 0.3 * np.random.default_rng(3).normal(size=(21_000, 32))).astype(
+        np.float16
+    )
+    queries = rows[::1050].astype(np.float32) + np.float32(0.05)
+    ids, scores = ScannIndex.build(rows).search(queries, 10)
+    expected, expected_scores = brute_force(rows, queries, 10)
+    assert np.mean([np.isin(found, right).mean() for found, right in zip(ids, expected, strict=True)]) > 0.95
+    hit = ids == expected
+    np.testing.assert_allclose(scores[hit], expected_scores[hit], rtol=1e-6)
+
+
+def test_scann_index_is_saved_and_refuses_another_database(database, encoder, source, tmp_path):
+    pytest.importorskip("scann")
+    from rdm_jax.retrieval.build import build_database
+    from rdm_jax.retrieval.database import Database
+
+    queries = encoder.encode_texts(["a", "b"])
+    ScannIndex.build(database.rows).save(tmp_path / "saved", database)
+    moved = (tmp_path / "saved").rename(tmp_path / "moved")
+    loaded = ScannIndex.open(moved, database).search(queries, 5)
+    np.testing.assert_array_equal(loaded[0], make_index(database, "exact").search(queries, 5)[0])
+    build_database(source, encoder, tmp_path / "other", limit=20)
+    with pytest.raises(UserError, match="was made of another database"):
+        ScannIndex.open(moved, Database.open(tmp_path / "other"))
+    (moved / "database.json").unlink()
+    with pytest.raises(UserError, match="damaged index"):
+        ScannIndex.open(moved, database)
+
+
+@pytest.mark.parametrize("kind", ["auto", "exact", "scann"])
+def test_every_index_of_a_database_gives_the_same(database, encoder, kind):
+    if kind == "scann":
+        pytest.importorskip("scann")
+    queries = encoder.encode_texts(["a red cat", "b"])
+    ids, _ = make_index(database, kind).search(queries, 12)
+    np.testing.assert_array_equal(ids, brute_force(database.rows, queries, 12)[0])
+
+
+@pytest.mark.parametrize("k", [0, -1, 301])
+def test_k_out_of_range_is_refused(database, encoder, k):
+    for kind in ("exact", "scann"):
+        if kind == "scann":
+            pytest.importorskip("scann")
+        with pytest.raises(UserError, match=rf"k {k} is out of range; this database has 300 rows, give 1 to 300"):
+            make_index(database, kind).search(encoder.encode_texts(["a"]), k)
+
+
+def test_bad_queries_and_kinds_are_refused(database):
+    with pytest.raises(UserError, match="do not fit rows of width 24"):
+        make_index(database).search(np.zeros((1, 7), np.float32), 1)
+    with pytest.raises(UserError, match="a query is not finite"):
+        make_index(database).search(np.full((1, 24), np.nan, np.float32), 1)
+    with pytest.raises(UserError, match="unknown index 'exat'; did you mean 'exact'"):
+        make_index(database, "exat")
+
+
+def test_without_scann_the_error_names_the_extra(database, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
+    with pytest.raises(UserError, match=r"rdm_jax\[scann\]"):
+        make_index(database, "scann")
+
+
+def test_shards_read_as_one_array():
+    whole = random(100)
+    rows = Rows((whole[:1], whole[1:40], whole[40:40], whole[40:]))
+    assert rows.shape == (100, 16) and rows.dtype == np.float16 and len(rows) == 100
+    np.testing.assert_array_equal(np.asarray(rows), whole)
+    for start, stop in itertools.product((0, 1, 39, 40, 99, 100), repeat=2):
+        np.testing.assert_array_equal(rows[start:stop], whole[start:stop])
+    ids = np.random.default_rng(0).integers(0, 100, 64)
+    np.testing.assert_array_equal(rows[ids], whole[ids])
+    assert rows[[]].shape == (0, 16)
+    queries = random(3, seed=1, dtype=np.float32)
+    np.testing.assert_array_equal(ExactIndex(rows).search(queries, 9)[0], brute_force(whole, queries, 9)[0])

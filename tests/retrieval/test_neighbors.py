@@ -1,0 +1,196 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.sources import open_source
+from rdm_jax.retrieval import neighbors
+from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.index import make_index
+from rdm_jax.retrieval.neighbors import NeighborSidecar, compute_neighbors
+
+
+def write_more_pictures(root, count, seed, broken=()):
+    from PIL import Image
+
+    generator = np.random.default_rng(seed)
+    root.mkdir(parents=True)
+    for i in range(count):
+        path = root / f"{i:03d}.png"
+        Image.fromarray(generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+        if i in broken:
+            path.write_bytes(path.read_bytes()[:60])
+    return open_source(str(root))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Returns 70 examples, number 11 of them broken."""
+    return write_more_pictures(tmp_path_factory.mktemp("examples") / "set", 70, seed=5, broken=(11,))
+
+
+@pytest.fixture(scope="module")
+def finished(examples, encoder, database, tmp_path_factory):
+    out = tmp_path_factory.mktemp("neighbors") / "out"
+    compute_neighbors(examples, encoder, database, 6, out, part_size=32)
+    return out
+
+
+def test_record_i_holds_the_neighbours_of_example_i(finished, examples, encoder, database):
+    sidecar = NeighborSidecar(finished)
+    assert len(sidecar) == 70 and sidecar.k == 6 and sidecar.width == 24
+    index = make_index(database)
+    for i in (0, 10, 12, 31, 32, 69):
+        ids, scores, embeddings = sidecar[i]
+        expected = index.search(encoder.encode_images([examples[i].image]), 6)
+        np.testing.assert_array_equal(ids, expected[0][0])
+        np.testing.assert_allclose(scores, expected[1][0], rtol=1e-6)
+        np.testing.assert_array_equal(embeddings, database.rows[ids])
+        assert embeddings.dtype == np.float16
+    many = sidecar.read([69, 0, 32])
+    for part, single in zip(many, zip(sidecar[69], sidecar[0], sidecar[32], strict=True), strict=True):
+        np.testing.assert_array_equal(part, np.stack(single))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(sidecar))[5][0], sidecar[5][0])
+    with pytest.raises(IndexError):
+        sidecar[70]
+    sidecar.verify()
+
+
+def test_a_broken_picture_leaves_an_empty_record_in_its_place(finished):
+    sidecar = NeighborSidecar(finished)
+    ids, scores, embeddings = sidecar[11]
+    assert (ids == -1).all() and (scores == 0).all() and (embeddings == 0).all()
+    assert len(sidecar.manifest["skipped"]) == 1 and "011.png" in sidecar.manifest["skipped"][0]
+    assert (sidecar.read([i for i in range(70) if i != 11])[0] >= 0).all()
+
+
+def test_records_do_not_depend_on_the_size_of_parts(finished, examples, encoder, database, tmp_path):
+    compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=1000)
+    for one, other in zip(
+        NeighborSidecar(finished).read(range(70)), NeighborSidecar(tmp_path / "out").read(range(70)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("stop_at", [0, 33, 65])
+def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, database, tmp_path, stop_at):
+    class Killed(BaseException):
+        pass
+
+    def kill(done, total):
+        if done > stop_at:
+            raise Killed
+
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        compute_neighbors(examples, encoder, database, 6, out, part_size=32, progress=kill)
+    assert not out.exists()
+    calls = encoder.calls
+    report = compute_neighbors(examples, encoder, database, 6, out, part_size=32)
+    assert report.resumed == 32 * (stop_at // 32) and len(report.skipped) == 1
+    assert encoder.calls - calls == 3 - stop_at // 32
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert dict(NeighborSidecar(out).manifest) == dict(NeighborSidecar(finished).manifest)
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
+
+
+def test_a_finished_run_says_so_and_encodes_nothing(finished, examples, encoder, database):
+    calls = encoder.calls
+    report = compute_neighbors(examples, encoder, database, 6, finished)
+    assert report.resumed == report.count == 70 and len(report.skipped) == 1 and encoder.calls == calls
+
+
+def test_another_set_database_encoder_or_k_is_refused(finished, examples, encoder, database, source, tmp_path):
+    build_database(source, encoder, tmp_path / "db", limit=50)
+    other = Database.open(tmp_path / "db")
+    with pytest.raises(UserError, match="computed with another source"):
+        compute_neighbors(source, encoder, database, 6, finished)
+    with pytest.raises(UserError, match="computed with another database"):
+        compute_neighbors(examples, encoder, other, 6, finished)
+    with pytest.raises(UserError, match="computed with another k"):
+        compute_neighbors(examples, encoder, database, 5, finished)
+    sidecar = NeighborSidecar(finished)
+    sidecar.check(examples, database, encoder.identity)
+    with pytest.raises(UserError, match=r"were computed for set .70 examples., not for this zoo .300."):
+        sidecar.check(source)
+    with pytest.raises(UserError, match="come from database 'zoo'"):
+        sidecar.check(examples, other)
+    with pytest.raises(UserError, match="were made by encoder 'random'"):
+        sidecar.check(examples, database, {**encoder.identity, "sha256": "0" * 64})
+
+
+def test_an_unfinished_run_with_other_inputs_is_refused(examples, encoder, database, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(done, total):
+        raise Killed
+
+    with pytest.raises(Killed):
+        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", progress=kill)
+    with pytest.raises(UserError, match="holds an unfinished run with another k"):
+        compute_neighbors(examples, encoder, database, 7, tmp_path / "out")
+    with pytest.raises(UserError, match="holds an unfinished run with another part size"):
+        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=8)
+
+
+def test_duplicates_are_excluded_only_when_asked(source, encoder, database, tmp_path):
+    compute_neighbors(source, encoder, database, 4, tmp_path / "with")
+    compute_neighbors(source, encoder, database, 4, tmp_path / "without", exclude_duplicates=True)
+    kept, excluded = (NeighborSidecar(tmp_path / name).read(range(300)) for name in ("with", "without"))
+    np.testing.assert_array_equal(kept[0][:, 0], np.arange(300))
+    assert (kept[1][:, 0] > neighbors.SAME).all()
+    assert not (excluded[0] == np.arange(300)[:, None]).any() and (excluded[1] <= neighbors.SAME).all()
+    np.testing.assert_array_equal(excluded[0][:, :3], kept[0][:, 1:])
+
+
+def test_many_duplicates_are_searched_past(encoder, tmp_path):
+    picture = np.arange(75, dtype=np.uint8).reshape(5, 5, 3)
+    same = write_more_pictures(tmp_path / "same", 40, seed=1)
+    from PIL import Image
+
+    for i in range(30):
+        Image.fromarray(picture).save(tmp_path / "same" / f"{i:03d}.png")
+    same = open_source(str(tmp_path / "same"))
+    build_database(same, encoder, tmp_path / "db")
+    database = Database.open(tmp_path / "db")
+    compute_neighbors(same, encoder, database, 4, tmp_path / "out", exclude_duplicates=True)
+    assert (NeighborSidecar(tmp_path / "out").read(range(30))[0] >= 30).all()
+    with pytest.raises(UserError, match="has fewer than 11 rows for an example when its duplicates are excluded"):
+        compute_neighbors(same, encoder, database, 11, tmp_path / "none", exclude_duplicates=True)
+
+
+def test_too_many_broken_pictures_fail_and_good_ones_are_kept_for_later(encoder, database, tmp_path):
+    examples = write_more_pictures(tmp_path / "set", 20, seed=3, broken=(2, 3))
+    with pytest.raises(UserError, match=r"2 of the first 20 pictures of set cannot be read, allowed are 5.0% of 20"):
+        compute_neighbors(examples, encoder, database, 2, tmp_path / "out")
+    report = compute_neighbors(examples, encoder, database, 2, tmp_path / "out", max_skip=0.2)
+    assert report.resumed == 20 and len(report.skipped) == 2
+
+
+@pytest.mark.parametrize("k", [0, 301])
+def test_k_out_of_range_is_refused(examples, encoder, database, tmp_path, k):
+    with pytest.raises(UserError, match=f"k {k} is out of range"):
+        compute_neighbors(examples, encoder, database, k, tmp_path / "out")
+
+
+def test_a_damaged_sidecar_is_refused(finished, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    part = next(copy.glob("*.array_record"))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="the SHA-256 of neighbors-"):
+        NeighborSidecar(copy).verify()
+    part.unlink()
+    with pytest.raises(UserError, match=r"damaged neighbours .* is missing"):
+        NeighborSidecar(copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "schema": 0}))
+    with pytest.raises(UserError, match="of another version"):
+        NeighborSidecar(copy)
+    with pytest.raises(UserError, match="holds no finished neighbours"):
+        NeighborSidecar(tmp_path / "nowhere")

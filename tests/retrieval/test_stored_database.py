@@ -1,0 +1,248 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.files import sha256
+from rdm_jax.core.images import resize_and_crop
+from rdm_jax.data.sources import open_source
+from rdm_jax.retrieval import build
+from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.database import Database, Rows, picture_hash
+
+
+class Listed:
+    """A source from a list: pictures, or None where one is broken."""
+
+    def __init__(self, pictures):
+        self.pictures, self.name, self.captions, self.fingerprint = pictures, "listed", "a list", "0" * 64
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        from rdm_jax.data.sources import Example
+
+        if self.pictures[index] is None:
+            raise ValueError(f"{index}.png: broken")
+        return Example(self.pictures[index], f"caption {index}", f"{index}.png", {"parity": str(index % 2)})
+
+
+def random_pictures(count, broken=()):
+    generator = np.random.default_rng(7)
+    made = [generator.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(count)]
+    return Listed([None if i in broken else picture for i, picture in enumerate(made)])
+
+
+@pytest.fixture
+def copy(database, tmp_path):
+    """Returns the folder of a copy that a test may damage."""
+    import shutil
+
+    return shutil.copytree(database.path, tmp_path / "copy")
+
+
+def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, encoder):
+    assert len(database) == len(source) == 300 and database.name == "zoo" and database.width == 24
+    pictures = [source[i].image for i in range(300)]
+    stored = encoder.encode_images(pictures).astype(np.float16)
+    np.testing.assert_array_equal(np.asarray(database.rows), stored)
+    ids = np.array([299, 0, 7, 7])
+    np.testing.assert_array_equal(database.embeddings(ids), stored[ids].astype(np.float32))
+    for item, i in zip(database.items(ids), ids, strict=True):
+        example = source[int(i)]
+        assert item == {
+            "id": i,
+            "path": example.path,
+            "caption": example.caption,
+            "attributes": dict(example.attributes),
+            "sha256": picture_hash(example.image),
+        }
+    thumbnails = database.thumbnails(ids)
+    assert thumbnails.shape == (4, 64, 64, 3)
+    expected = np.stack([resize_and_crop(pictures[i], 64) for i in ids]).astype(int)
+    assert np.abs(thumbnails - expected).mean() < 6
+    assert database.items([]) == [] and database.thumbnails([]).shape == (0, 64, 64, 3)
+
+
+def test_the_manifest_names_encoder_and_hashes(database, encoder, source):
+    manifest = json.loads((database.path / "manifest.json").read_text())
+    assert manifest["encoder"] == encoder.identity
+    assert manifest["source"]["fingerprint"] == source.fingerprint
+    assert set(manifest["files"]) == {path.name for path in database.path.iterdir()} - {"manifest.json"}
+    assert all(sha256(database.path / name) == value for name, value in manifest["files"].items())
+    assert str(database.path.parent) not in json.dumps(manifest)
+    database.verify()
+
+
+def test_a_build_is_a_function_of_its_inputs(source, encoder, database, tmp_path):
+    build_database(source, encoder, tmp_path / "again", name="another name")
+    assert Database.open(tmp_path / "again").digest == database.digest
+    build_database(source, encoder, tmp_path / "fewer", limit=299)
+    assert Database.open(tmp_path / "fewer").digest != database.digest
+
+
+def test_rows_are_memory_mapped_and_nothing_else_is_read_on_opening(database):
+    opened = Database.open(database.path)
+    assert all(isinstance(shard, np.memmap) for shard in opened.rows.shards)
+    assert not {"_parquet", "_thumbnails"} & set(vars(opened))
+    assert pickle.loads(pickle.dumps(opened)).items([3]) == database.items([3])
+
+
+def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monkeypatch):
+    for name, value in (("BATCH", 7), ("SHARD_ROWS", 20), ("GROUP_ROWS", 9)):
+        monkeypatch.setattr(build, name, value)
+    source = random_pictures(50)
+    build_database(source, encoder, tmp_path / "db", dtype="float32", quality=100, thumbnail_size=16)
+    database = Database.open(tmp_path / "db")
+    assert len(database.rows.shards) == 3 and isinstance(database.rows, Rows)
+    np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.pictures), rtol=1e-6)
+    assert [item["caption"] for item in database.items(range(50))] == [f"caption {i}" for i in range(50)]
+    np.testing.assert_array_equal(database.thumbnails(range(50)), np.stack(source.pictures))
+
+
+def test_broken_pictures_are_skipped_and_reported(encoder, tmp_path):
+    done = []
+    source = random_pictures(40, broken=(3, 17))
+    report = build_database(source, encoder, tmp_path / "db", progress=lambda *counts: done.append(counts))
+    assert report.count == 38 and report.skipped == ["3.png: broken", "17.png: broken"]
+    database = Database.open(tmp_path / "db")
+    assert [item["path"] for item in database.items([2, 3, 4])] == ["2.png", "4.png", "5.png"]
+    assert database.manifest["skipped"] == report.skipped
+    assert done[-1] == (40, 40)
+
+
+def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
+    source = random_pictures(40, broken=(3, 17, 30))
+    with pytest.raises(
+        UserError, match=r"3 of the first 31 pictures of listed .* 5.0% of 40; the first: 3.png: broken"
+    ):
+        build_database(source, encoder, tmp_path / "db")
+    assert list(tmp_path.iterdir()) == []
+    build_database(source, encoder, tmp_path / "db", max_skip=0.1)
+    with pytest.raises(UserError, match="cannot be read"):
+        build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
+    with pytest.raises(UserError, match="no pictures of listed are left"):
+        build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
+
+
+def test_limit_and_where_choose(encoder, tmp_path):
+    report = build_database(
+        random_pictures(20), encoder, tmp_path / "db", limit=4, where=lambda e: e.attributes["parity"] == "1"
+    )
+    paths = [item["path"] for item in Database.open(tmp_path / "db").items(range(4))]
+    assert report.count == 4 and paths == ["1.png", "3.png", "5.png", "7.png"]
+    for arguments in ({"limit": 0}, {"where": lambda e: False}):
+        with pytest.raises(UserError, match="no pictures"):
+            build_database(random_pictures(20), encoder, tmp_path / "none", **arguments)
+    with pytest.raises(UserError, match="unknown dtype 'float61'; did you mean 'float16'"):
+        build_database(random_pictures(20), encoder, tmp_path / "none", dtype="float61")
+
+
+def test_rows_that_overflow_are_refused(encoder, tmp_path):
+    class Huge:
+        identity = encoder.identity
+
+        def encode_images(self, images):
+            return encoder.encode_images(images) * np.float32(1e9)
+
+        def encode_texts(self, texts):
+            return encoder.encode_texts(texts)
+
+    with pytest.raises(UserError, match=r"the embedding of 0.png is not finite in float16; use float32"):
+        build_database(random_pictures(3), Huge(), tmp_path / "db")
+    build_database(random_pictures(3), Huge(), tmp_path / "db", dtype="float32")
+
+
+def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="exists already"):
+        build_database(random_pictures(3), encoder, tmp_path)
+    with pytest.raises(UserError, match="cannot write to"):
+        build_database(random_pictures(3), encoder, tmp_path / "file" / "db")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "embeddings-00000.npy").unlink(), "embeddings-00000.npy is missing"),
+        (lambda path: (path / "items.parquet").unlink(), "items.parquet is missing"),
+        (lambda path: (path / "embeddings-00000.npy").write_bytes(b"x" * 99), "embeddings-00000.npy cannot be read"),
+        (lambda path: np.save(path / "embeddings-00000.npy", np.zeros((9, 24), np.float16)), "9 rows of embeddings"),
+        (lambda path: np.save(path / "embeddings-00000.npy", np.zeros((300, 2), np.float16)), r"is \[300, 2\] float16"),
+        (lambda path: np.save(path / "embeddings-00000.npy", np.zeros((300, 24))), r"is \[300, 24\] float64"),
+        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda path: (path / "manifest.json").write_text('{"schema": 1, "name": "x"}'), "lacks count"),
+        (lambda path: (path / "manifest.json").write_text('{"schema": 99}'), "has schema 99"),
+        (lambda path: (path / "manifest.json").unlink(), "is no database"),
+    ],
+)
+def test_a_damaged_database_is_refused_on_opening(copy, damage, message):
+    damage(copy)
+    with pytest.raises(UserError, match=message) as error:
+        Database.open(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_arrays_are_never_loaded(copy):
+    np.save(copy / "embeddings-00000.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        Database.open(copy)
+
+
+def test_damage_inside_files_is_found_when_read_or_verified(copy, database):
+    flipped = bytearray((copy / "embeddings-00000.npy").read_bytes())
+    flipped[-1] ^= 1
+    (copy / "embeddings-00000.npy").write_bytes(flipped)
+    with pytest.raises(UserError, match=r"the SHA-256 of embeddings-00000.npy is not"):
+        Database.open(copy).verify()
+    (copy / "items.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"items.parquet cannot be read"):
+        Database.open(copy).items([0])
+    (copy / "thumbnails.array_record").write_bytes(b"no records")
+    with pytest.raises(UserError, match=r"thumbnails.array_record"):
+        Database.open(copy).thumbnails([0])
+
+
+def test_files_of_another_database_are_found_by_their_counts(copy, source, encoder, tmp_path):
+    build_database(source, encoder, tmp_path / "small", limit=20)
+    for name in ("items.parquet", "thumbnails.array_record"):
+        (copy / name).write_bytes((tmp_path / "small" / name).read_bytes())
+    with pytest.raises(UserError, match=r"items.parquet has 20 rows, and there are 300"):
+        Database.open(copy).items([0])
+    with pytest.raises(UserError, match="20 pictures for 300"):
+        Database.open(copy).thumbnails([0])
+
+
+def test_unknown_names_rows_and_encoders_are_refused(database, tmp_path):
+    with pytest.raises(UserError, match="unknown database 'nowhere'"):
+        Database.open("nowhere")
+    with pytest.raises(UserError, match="row 300 is not in database 'zoo'; rows go from 0 to 299"):
+        database.items([0, 300])
+    with pytest.raises(UserError, match="row -1 is not"):
+        database.embeddings([-1])
+    other = {"name": "other", "sha256": "f" * 64, "width": 24}
+    with pytest.raises(UserError, match=r"was made by encoder 'random' .* and this is 'other'"):
+        database.check_encoder(other)
+    database.check_encoder({**database.encoder, "name": "renamed"})
+
+
+def test_embedded_databases_are_known_by_name(database, tmp_path, monkeypatch):
+    from rdm_jax.retrieval import database as module
+
+    (tmp_path / "zoo").symlink_to(database.path)
+    monkeypatch.setattr(module, "EMBEDDED", tmp_path)
+    assert Database.names() == ["zoo"]
+    assert Database.open("zoo").digest == database.digest
+    with pytest.raises(UserError, match="unknown database 'zo'; did you mean 'zoo'"):
+        Database.open("zo")
+
+
+def test_a_zip_builds_the_database_of_its_folder(pictures, database, encoder, tmp_path):
+    import shutil
+
+    archive = shutil.make_archive(str(tmp_path / "zoo"), "zip", pictures.parent, "zoo")
+    build_database(open_source(archive), encoder, tmp_path / "db")
+    assert Database.open(tmp_path / "db").digest == database.digest

@@ -1,0 +1,262 @@
+"""The whole journey on a tiny random model: against a sampler written out in NumPy, and by its invariants."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax import factory
+from rdm_jax.core.errors import UserError
+from rdm_jax.generator import Generator, context_tokens
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.retriever import Retriever
+
+PROMPTS = ["a red boat", "a blue tree"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "helpers" / "tiny.py")))
+
+
+@pytest.fixture(scope="module")
+def generator(tiny):
+    return Generator.load(tiny.bundle())
+
+
+@pytest.fixture(scope="module")
+def databases(tiny, generator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("databases")
+    return [
+        Database.open(tiny.database(folder, name, generator.bundle, seed=i)) for i, name in enumerate(["one", "two"])
+    ]
+
+
+@pytest.fixture
+def sample(generator, databases):
+    """Draws on the shape that most tests share, so that it is compiled once."""
+
+    def draw(prompts=PROMPTS, **options):
+        return generator.sample(prompts, **{"database": databases[0], "num_images": 2, "batch_size": 4, **options})
+
+    return draw
+
+
+def difference(a, b):
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def by_hand(bundle, tokens, noise, steps, scale):
+    """DDIM with eta 0 under classifier-free guidance, v-prediction, and the decoder, from the papers' equations."""
+    betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+    alphas = np.cumprod(1 - betas)
+    times = np.arange(0, 1000, 1000 // steps) + 1
+    previous = np.append(alphas[0], alphas[times[:-1]])
+    x = np.asarray(noise, np.float64)
+    for t, a_prev in zip(times[::-1], previous[::-1], strict=True):
+        a = alphas[t]
+        v = [
+            np.asarray(
+                bundle.unet.apply({"params": bundle.params["unet"]}, jnp.float32(x), jnp.full(len(x), t), context)
+            )
+            for context in (jnp.zeros_like(tokens), tokens)
+        ]
+        v = v[0] + scale * (v[1] - v[0])
+        x0 = np.sqrt(a) * x - np.sqrt(1 - a) * v
+        eps = np.sqrt(1 - a) * x + np.sqrt(a) * v
+        x = np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev) * eps
+    z = jnp.float32(x / 0.5 + np.array([0.1, -0.2]))
+    picture = bundle.autoencoder.apply({"params": bundle.params["autoencoder"]}, z, method="decode")
+    return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_picture_is_what_the_equations_say(generator, databases, scale):
+    result = generator.sample(PROMPTS[:1], database=databases[0], guidance_scale=scale, seed=3)
+    rows = databases[0].embeddings(result.neighbors.ids[0])
+    tokens = jnp.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))[None]
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(3), 0), (8, 8, 2))[None]
+    assert difference(result.images, by_hand(generator.bundle, tokens, noise, 4, scale)) <= 1
+    assert result.images.std() > 20
+
+
+def test_every_entry_belongs_to_its_picture(sample):
+    result = sample(num_images=3)
+    assert result.images.shape == (6, 16, 16, 3)
+    assert result.prompts == [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
+    assert result.indices == list(range(6))
+    assert result.neighbors.ids.shape == (6, 2)
+    assert (result.neighbors.ids[:3] == result.neighbors.ids[0]).all()
+    assert result.seed == 0
+
+
+def test_at_equal_shapes_a_picture_is_equal_bit_for_bit(sample):
+    few, more = sample(PROMPTS[:1], num_images=3), sample(PROMPTS[:1], num_images=6)
+    assert np.array_equal(few.images, more.images[:3])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_at_any_batch_size_a_picture_is_the_same(sample, batch_size, eta):
+    assert difference(sample(eta=eta).images, sample(eta=eta, batch_size=batch_size).images) <= 2
+
+
+def test_eta_draws_fresh_noise(sample):
+    assert difference(sample(eta=0.0).images, sample(eta=1.0).images) > 10
+
+
+def test_nothing_is_compiled_again_for_other_data(generator, sample, databases):
+    sample()
+    compiled = []
+    listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    count = generator.compilations
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        sample(["something else", "and more"], database=databases[1], seed=2**32 - 1, guidance_scale=7.5)
+        assert not compiled
+        sample(batch_size=2)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert generator.compilations == count + 1
+    assert compiled
+
+
+def test_the_number_of_steps_shares_a_program(generator, sample):
+    sample(steps=4)
+    count = generator.compilations
+    sample(steps=8)
+    sample(steps=40)
+    assert generator.compilations <= count + 2
+    sample(steps=20)
+    assert generator.compilations <= count + 2
+
+
+def test_at_scale_zero_the_condition_does_not_matter(sample, databases):
+    one, two = sample(guidance_scale=0.0), sample(guidance_scale=0.0, database=databases[1])
+    assert np.array_equal(one.images, two.images)
+    assert difference(sample().images, sample(database=databases[1]).images) > 0
+
+
+def test_replan_swaps_the_database(generator, databases):
+    plans = [generator.plan(PROMPTS, database=database, seed=4) for database in databases]
+    swapped = generator.replan(plans[0], databases[1])
+    assert np.array_equal(swapped.neighbors.ids, plans[1].neighbors.ids)
+    assert np.array_equal(swapped.queries, plans[1].queries)
+
+
+def test_an_image_of_the_database_finds_itself(tiny, generator, databases):
+    plan = generator.plan(images=[tiny.Squares(12, 0)[5].image], database=databases[0])
+    assert plan.neighbors.ids[0, 0] == 5
+    assert plan.neighbors.scores[0, 0] > 0.999
+    assert plan.prompts == ["image 1"]
+
+
+def test_several_databases_are_searched_as_one(generator, databases):
+    both = generator.plan(PROMPTS, database=databases, neighbors=24)
+    assert {*both.neighbors.databases[0]} == {"one", "two"}
+    kept = generator.plan(PROMPTS, database=Retriever(generator.encoder, databases), neighbors=24)
+    assert np.array_equal(kept.neighbors.ids, both.neighbors.ids)
+
+
+def test_context_tokens():
+    queries, found = np.float32([[3, 4]]), np.float32([[[0, 2], [5, 0]]])
+    assert context_tokens("neighbors", queries, found, unit=False).tolist() == found.tolist()
+    assert context_tokens("text", queries, None, unit=False).tolist() == [[[3, 4]]]
+    both = context_tokens("text+neighbors", queries, found, unit=True)
+    assert np.allclose(both, [[[0.6, 0.8], [0, 1], [1, 0]]])
+    assert not context_tokens("text", np.zeros((1, 2), np.float32), None, unit=True).any()
+
+
+def test_text_alone_needs_no_database(generator):
+    plan = generator.plan(PROMPTS, condition="text")
+    assert plan.neighbors is None
+    assert plan.settings.neighbors == 0
+
+
+@pytest.mark.parametrize(
+    ("pictures", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)]
+)
+def test_batches_are_filled_evenly(tiny, pictures, size, expected):
+    given = {"height": size, "width": size, "num_images": pictures}
+    assert factory.settings_from(tiny.CONFIG, given, queries=1).batch_size == expected
+
+
+def test_decoding_in_slices_changes_nothing(generator, monkeypatch):
+    bundle = generator.bundle
+    z = jax.random.normal(jax.random.key(0), (3, 8, 8, 2))
+    decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
+    whole = decode(bundle.params["autoencoder"], z)
+    monkeypatch.setattr(factory, "DECODED_PIXELS", 2 * 16 * 16)
+    assert np.allclose(decode(bundle.params["autoencoder"], z), whole, atol=1e-4)
+
+
+def test_progress_counts_all_steps(generator, sample):
+    seen = []
+    sample(num_images=4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 8), (4, 8), (4, 8), (8, 8)]
+
+
+def test_a_prompt_that_is_too_long_names_what_is_cut(generator, databases, caplog):
+    with caplog.at_level(logging.WARNING, "rdm_jax"):
+        generator.plan(["a red boat", "a blue tree " * 5 + "unseen"], database=databases[0])
+    (record,) = caplog.records
+    assert record.getMessage().endswith("unseen'")
+
+
+def test_pictures_that_are_not_finite_are_refused(generator, databases):
+    params = {**generator.bundle.params, "unet": jax.tree.map(lambda x: x * jnp.nan, generator.bundle.params["unet"])}
+    broken = Generator(dataclasses.replace(generator.bundle, params=params), generator.encoder, generator.programs)
+    with pytest.raises(UserError, match="picture 0 is not finite"):
+        broken.sample(PROMPTS, database=databases[0], num_images=2, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": []}, "nothing to draw"),
+        ({"prompts": ["a boat", "  "]}, "prompt 2 is empty"),
+        ({"database": None}, "needs a database"),
+        ({"database": "no-such"}, "unknown database 'no-such'"),
+        ({"condition": "neighbours"}, "did you mean 'neighbors'"),
+        ({"sampler": "dim"}, "did you mean 'ddim'"),
+        ({"neighbors": 0}, "neighbors 0"),
+        ({"neighbors": 13}, "12 rows"),
+        ({"num_images": 0}, "num images 0"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"steps": 0}, "steps 0"),
+        ({"steps": 1001}, "1001 sampling steps"),
+        ({"eta": 1.5}, "eta 1.5"),
+        ({"eta": float("nan")}, "eta nan"),
+        ({"guidance_scale": float("nan")}, "guidance scale nan"),
+        ({"guidance_scale": float("inf")}, "guidance scale inf"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 2**32}, "seed 4294967296"),
+        ({"height": 18}, "height 18 is not a multiple of 4.* use 16 or 20"),
+        ({"width": 2}, "width 2 is not a multiple of 4.* use 4"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(sample, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        sample(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
+    params = tiny.randomise(generator.bundle.params, seed=1)
+    other = Generator.load(dataclasses.replace(generator.bundle, params=params))
+    with pytest.raises(UserError, match="made by encoder"):
+        other.sample(PROMPTS, database=databases[0])
+
+
+def test_a_model_without_a_part_is_refused(generator):
+    params = {part: tree for part, tree in generator.bundle.params.items() if part != "unet"}
+    with pytest.raises(UserError, match="has no unet"):
+        Generator.load(dataclasses.replace(generator.bundle, params=params))

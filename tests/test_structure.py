@@ -1,0 +1,72 @@
+"""The house's walls: imports go downward only, and heavy or optional packages stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "rdm_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = (
+    {"core"},
+    {"diffusion", "models"},
+    {"guidance", "retrieval", "data", "convert", "bundle"},
+    {"generator", "factory", "editing"},
+    {"training", "evaluation"},
+    {"cli", "studio", "__main__"},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+WALLS = {("diffusion", "models"), ("models", "diffusion"), ("retrieval", "diffusion"), ("diffusion", "retrieval"),
+         ("training", "evaluation")}
+CONFINED = {"torch": {"convert"}, "scann": {"retrieval"}, "apache_beam": {"retrieval"}, "gradio": {"studio"},
+            "tensorflow": set()}
+
+
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """Returns every imported module's dotted name and whether the import stands at the top level of the file."""
+    tree = ast.parse(file.read_text())
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, id(node) in top))
+    return found
+
+
+def room(file: Path) -> str:
+    """Returns the room a file is in: the folder under the package, or the module at its top."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_go_downward(file: Path) -> None:
+    here = room(file)
+    if here == "__init__":  # the public face names the rooms, and imports them late
+        return
+    assert here in FLOOR, f"{here} has no floor in this test; give it one"
+    for module, _ in imports(file):
+        parts = module.split(".")
+        if parts[0] != "rdm_jax" or len(parts) < 2:
+            continue
+        there = parts[1]
+        assert FLOOR[there] <= FLOOR[here], f"{here} imports upward from {there}"
+        assert (here, there) not in WALLS, f"{here} imports through the wall to {there}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_optional_packages_stay_in_their_rooms(file: Path) -> None:
+    for module, top in imports(file):
+        allowed = CONFINED.get(module.split(".")[0])
+        if allowed is not None:
+            assert room(file) in allowed, f"{module} is imported outside {allowed}"
+            assert not top, f"{module} is imported at the top of {file.name}; import it in the function that needs it"
+
+
+def test_one_file_imports_scann() -> None:
+    users = [file.name for file in FILES if any(m.split(".")[0] == "scann" for m, _ in imports(file))]
+    assert users == ["scann_index.py"]

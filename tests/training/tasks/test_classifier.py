@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.pictures import Pictures
+from rdm_jax.training.tasks import classifier
+
+ATTRIBUTES = [
+    {"subject": "sun", "colour": "red", "style": "neon"},
+    {"subject": "cat", "colour": "blue", "style": "charcoal"},
+    {"subject": "cat", "colour": "blue", "style": "neon"},
+]
+UNSEEN = {"colour": {"style": ("charcoal",)}}
+
+
+def make(images, attributes):
+    config = ConfigDict(
+        {
+            "name": "judge",
+            "attributes": ("subject", "colour", "style"),
+            "unseen": UNSEEN,
+            "eval_pictures": 100,
+            "data": {"source": "none", "split": "a", "held_out": "b", "size": 16},
+            "augment": {"shift": 0, "blur": 0.0, "brightness": 0.0, "noise": 0.0},
+            "model": {"stem": (4,), "widths": (8,), "num_groups": 2, "dropout": 0.0},
+        }
+    )
+    rows = np.arange(len(images))
+    pictures = Pictures(images, ["" for _ in rows], attributes, rows, "0" * 64)
+    classes = classifier.class_names(attributes, config.attributes)
+    found = classifier.labels(attributes, classes, UNSEEN)
+    return classifier.ClassifierTask(config, classes, pictures, pictures, found, found)
+
+
+@pytest.fixture(scope="module")
+def task():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    return make(images, ATTRIBUTES)
+
+
+def test_classes_are_the_values_of_the_pictures():
+    assert classifier.class_names(ATTRIBUTES, ("subject", "style")) == {
+        "subject": ["cat", "sun"],
+        "style": ["charcoal", "neon"],
+    }
+    with pytest.raises(UserError, match="no attribute 'ground' .*subject, colour, style"):
+        classifier.class_names(ATTRIBUTES, ("ground",))
+
+
+def test_what_cannot_be_seen_has_no_label():
+    classes = classifier.class_names(ATTRIBUTES, ("subject", "colour", "style"))
+    expected = [[1, 1, 1], [0, classifier.IGNORED, 0], [0, 0, 1]]
+    np.testing.assert_array_equal(classifier.labels(ATTRIBUTES, classes, UNSEEN), expected)
+
+
+def test_the_loss_is_the_mean_over_what_can_be_seen(task):
+    params = task.init(jax.random.key(0))
+    batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
+    value, metrics = task.loss(params, batch, jax.random.key(1), jnp.zeros((), jnp.int32))
+    x = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+    logits = task.module.apply({"params": params["classifier"]}, x)
+    expected = 0.0
+    for column, name in enumerate(("subject", "colour", "style")):
+        log_probabilities = np.asarray(jax.nn.log_softmax(logits[name]), np.float64)
+        classes = task.train_labels[:, column]
+        seen = [row for row in range(3) if classes[row] >= 0]
+        expected -= np.mean([log_probabilities[row, classes[row]] for row in seen])
+        right = np.mean([log_probabilities[row].argmax() == classes[row] for row in seen])
+        assert float(metrics[f"accuracy/{name}"]) == pytest.approx(right)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_label_of_an_unseen_colour_does_not_matter(task):
+    params = task.init(jax.random.key(0))
+    batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
+    gradient = jax.grad(lambda p: task.loss(p, batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(params)
+    without = {name: value[jnp.array([0, 2])] for name, value in batch.items()}
+    alone = jax.grad(lambda p: task.loss(p, without, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(params)
+    np.testing.assert_allclose(
+        gradient["classifier"]["heads_colour"]["kernel"], alone["classifier"]["heads_colour"]["kernel"], rtol=1e-4
+    )
+
+
+def test_the_exported_bundle_names_its_classes(task):
+    bundle = task.export(task.init(jax.random.key(0)))
+    assert bundle.config["classifier"]["classes"]["subject"] == ["cat", "sun"]
+    assert bundle.config["judging"] == {"unseen": {"colour": {"style": ("charcoal",)}}}
+    assert set(bundle.params) == {"classifier"}
+
+
+def test_evaluation_names_every_picture_once(task):
+    params = task.init(jax.random.key(0))
+    found = classifier.name_attributes(task.module, params["classifier"], task.test.images)
+    x = jnp.asarray(task.test.images, jnp.float32) / 127.5 - 1.0
+    logits = task.module.apply({"params": params["classifier"]}, x)
+    for name, values in logits.items():
+        np.testing.assert_array_equal(found[name], values.argmax(-1))
+    assert {name for name, _ in task.evaluate(params)} == {"accuracy/subject", "accuracy/colour", "accuracy/style"}
+
+
+def test_moved_pictures_are_crops_of_the_reflected_one():
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    crops = [padded[i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
+    allowed = {crop.tobytes() for crop in crops} | {np.ascontiguousarray(crop[:, ::-1]).tobytes() for crop in crops}
+    generator = np.random.default_rng(2)
+    found = {classifier.moved(image, 2, generator).tobytes() for _ in range(300)}
+    assert found <= allowed
+    assert len(found) > 40
+
+
+def test_blemishes_are_nothing_at_zero_and_a_mean_at_full_blur():
+    x = jax.random.uniform(jax.random.key(3), (2, 6, 6, 3), jnp.float32, -0.9, 0.9)
+    nothing = ConfigDict({"blur": 0.0, "brightness": 0.0, "noise": 0.0})
+    np.testing.assert_allclose(classifier.blemished(x, jax.random.key(4), nothing), x, atol=1e-6)
+    noisy = ConfigDict({"blur": 0.0, "brightness": 0.2, "noise": 0.1})
+    changed = np.asarray(classifier.blemished(x, jax.random.key(4), noisy))
+    assert np.abs(changed).max() <= 1.0
+    assert 0.001 < np.abs(changed - np.asarray(x)).mean() < 0.3
+    flat = jnp.full((1, 5, 5, 3), 0.25, jnp.float32)
+    blurred = classifier.blemished(flat, jax.random.key(5), ConfigDict({"blur": 1.0, "brightness": 0.0, "noise": 0.0}))
+    np.testing.assert_allclose(blurred, flat, atol=1e-6)

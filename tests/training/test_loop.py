@@ -1,0 +1,112 @@
+"""Whole runs on a folder of a few pictures: resuming, refusing, stopping."""
+
+import json
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.training.config import load_config
+from rdm_jax.training.export import export_run
+from rdm_jax.training.loop import train
+
+CONFIG = str(Path(__file__).parent.parent.parent / "configs/style_scenes/autoencoder.py")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for i in range(24):
+        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((16, 16)).save(folder / f"{i}.png")
+    return folder
+
+
+def config_for(pictures: Path, *overrides: str) -> ConfigDict:
+    return load_config(
+        CONFIG,
+        [
+            f"data.source={pictures}", "data.split=", "data.held_out=", f"data.data_dir={pictures.parent / 'cache'}",
+            "data.size=16", "crop=8", "batch_size=4", "log_every=1", "eval_every=0", "checkpoint_every=2",
+            "model.ch=4", "model.ch_mult=[1, 2]", "model.num_groups=2", "model.z_channels=2", "model.embed_dim=2",
+            "optimizer.warmup=1", *overrides,
+        ],
+    )
+
+
+def run(config: ConfigDict, workdir: Path, **options):
+    said = []
+    options = {"init_from": None, "progress": lambda *_: None, **options}
+    state = train(config, workdir, report=lambda step, steps, values: said.append((step, values)), **options)
+    return jax.device_get(state), said
+
+
+def test_resuming_equals_going_straight_through_bit_for_bit(pictures: Path, tmp_path: Path) -> None:
+    straight, said = run(config_for(pictures, "steps=4", "optimizer.decay=constant"), tmp_path / "straight")
+    assert [step for step, _ in said] == [1, 2, 3, 4]
+    run(config_for(pictures, "steps=2", "optimizer.decay=constant"), tmp_path / "halves")
+    resumed, said = run(config_for(pictures, "steps=4", "optimizer.decay=constant"), tmp_path / "halves")
+    assert [step for step, _ in said] == [3, 4]
+    chex.assert_trees_all_equal(straight, resumed)
+    lines = [json.loads(line) for line in (tmp_path / "halves/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and all("loss" in line for line in lines)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(pictures: Path, tmp_path: Path) -> None:
+    config = config_for(pictures, "steps=4", "optimizer.decay=constant")
+    straight, _ = run(config, tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/4"
+    for file in newest.rglob("*"):
+        if file.is_file() and "ocdbt" not in file.name and file.stat().st_size > 0 and "state" in str(file):
+            file.write_bytes(b"")
+    resumed, said = run(config, tmp_path / "run")
+    assert [step for step, _ in said] == [3, 4]
+    chex.assert_trees_all_equal(straight.params, resumed.params)
+
+
+def test_a_workdir_belongs_to_one_config(pictures: Path, tmp_path: Path) -> None:
+    run(config_for(pictures, "steps=1"), tmp_path)
+    with pytest.raises(UserError, match=r"differs in batch_size"):
+        run(config_for(pictures, "steps=1", "batch_size=2"), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
+    config = config_for(pictures, "steps=2", "optimizer.decay=constant")
+    run(config, tmp_path)
+    bad = config_for(pictures, "steps=6", "optimizer.decay=constant", "checkpoint_every=100")
+    import rdm_jax.training.tasks.autoencoder as task
+
+    original = task.psnr
+    task.psnr = lambda error: error * np.float32(np.nan)
+    try:
+        with pytest.raises(UserError, match=r"psnr is not finite at step 3"):
+            run(bad, tmp_path)
+    finally:
+        task.psnr = original
+    assert (tmp_path / "checkpoints/2").is_dir()
+
+
+def test_the_export_holds_the_average_and_starts_another_run(pictures: Path, tmp_path: Path) -> None:
+    state, _ = run(config_for(pictures, "steps=3"), tmp_path / "run")
+    bundle = export_run(tmp_path / "run")
+    chex.assert_trees_all_equal(bundle.params["autoencoder"], jax.device_get(state.ema["autoencoder"]))
+    assert bundle.config["training"]["autoencoder"]["steps"] == 3
+    bundle.save(tmp_path / "bundle", "float32")
+    assert Bundle.open(tmp_path / "bundle").digest
+    started, _ = run(
+        config_for(pictures, "steps=2", "optimizer.frozen=['.*']"), tmp_path / "fine", init_from=str(tmp_path / "bundle")
+    )
+    chex.assert_trees_all_equal(started.params, jax.device_get(state.ema))
+
+
+def test_a_bundle_of_another_shape_is_refused(pictures: Path, tmp_path: Path) -> None:
+    run(config_for(pictures, "steps=1"), tmp_path / "run")
+    export_run(tmp_path / "run").save(tmp_path / "bundle")
+    with pytest.raises(UserError, match=r"autoencoder differs in \d+ parameters"):
+        run(config_for(pictures, "steps=1", "model.ch=8"), tmp_path / "other", init_from=str(tmp_path / "bundle"))
