@@ -62,7 +62,7 @@ once "$out/base" "$RDM" export "$out/clip" "$out/autoencoder" --out "$out/base"
 step "training database" once "$out/retrieval" "$RDM" database build style_scenes --split retrieval --data-dir "$data" \
   --encoder "$out/base" --out "$out/retrieval"
 step neighbours "$RDM" neighbors --dataset style_scenes --split train --data-dir "$data" --database "$out/retrieval" \
-  --encoder "$out/base" --k 20 --out "$out/neighbors"
+  --encoder "$out/base" --k 20 --within style --out "$out/neighbors"
 
 step diffusion train rdm rdm.py --config.base="$out/base" --config.data.neighbors="$out/neighbors"
 step decoder train decoder autoencoder.py:decoder --init-from "$out/base"

@@ -79,7 +79,7 @@ class Bundle:
             for part in self.params:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
-                save_file({name: np.ascontiguousarray(leaf, dtype) for name, leaf in flat.items()}, target)
+                save_file({name: np.array(leaf, dtype, order="C") for name, leaf in flat.items()}, target)
                 hashes[part] = files.sha256(target)
             if self.tokenizer is not None:
                 self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))

@@ -116,7 +116,11 @@ def test_eta_draws_fresh_noise(sample):
 def test_nothing_is_compiled_again_for_other_data(generator, sample, databases):
     sample()
     compiled = []
-    listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+
+    def listener(event, *_, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
     count = generator.compilations
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:

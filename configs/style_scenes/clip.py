@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "embed_dim": 128,
-            "vision": {"kind": "vit", "width": 128, "layers": 4, "heads": 4, "patch_size": 8, "image_size": 64},
+            "vision": {"kind": "vit", "width": 128, "layers": 4, "heads": 4, "patch_size": 8, "image_size": 64,
+                       "pool": "mean"},
             "text": {"context_length": 20, "width": 128, "layers": 3, "heads": 4},
         }
     )

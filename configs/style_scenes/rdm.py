@@ -1,6 +1,6 @@
 """The retrieval-augmented diffusion model that ships: 16x16x8 latents, four neighbours, v-prediction.
 
-  rdm neighbors --dataset style_scenes --split train --database runs/retrieval --k 20 --out runs/neighbors
+  rdm neighbors --dataset style_scenes --split train --database runs/retrieval --k 20 --within style --out runs/neighbors
   rdm train --config configs/style_scenes/rdm.py --workdir runs/rdm
 """
 
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
             "unit_tokens": False,
             "null_probability": 0.1,
             "text_probability": 0.1,
-            "text_and_neighbors_probability": 0.3,
+            "text_and_neighbors_probability": 0.4,
         }
     )
     config.sampling = ConfigDict(

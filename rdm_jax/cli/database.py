@@ -32,6 +32,7 @@ from the names of the sub-folders."""
 DEFAULT_ENCODER = "style-scenes"
 SHOWN_SKIPS = 10
 SHEET_COLUMNS = 6
+SHEET_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +149,8 @@ def _info(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     if (args.text is None) == (args.image is None):
         raise UserError("give a TEXT or --image FILE to search by, one of them")
+    if args.sheet and args.sheet.suffix.lower() not in SHEET_KINDS:
+        raise unknown("kind of sheet", args.sheet.suffix, SHEET_KINDS)
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.retrieval.database import Database
@@ -239,9 +242,6 @@ def _write_sheet(path: Path, database: Database, found: Neighbors, picture: Any,
     from rdm_jax.core import files, sheets
     from rdm_jax.core.images import resize_and_crop
 
-    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower())
-    if kind is None:
-        raise unknown("kind of sheet", path.suffix, (".png", ".jpg", ".webp"))
     pictures = database.thumbnails(found.ids[0])
     size = pictures.shape[1]
     items = database.items(found.ids[0])
@@ -257,7 +257,7 @@ def _write_sheet(path: Path, database: Database, found: Neighbors, picture: Any,
         zoom=max(1, 128 // size),
     )
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, kind)
+    Image.fromarray(sheet).save(buffer, SHEET_KINDS[path.suffix.lower()])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())

@@ -1,8 +1,9 @@
 """`rdm VERB ...`: finds the verb, imports its module and no other, and turns errors into one line and an exit status.
 
 A verb's module has `HELP: str`, `add_arguments(parser)` and `run(args) -> int | None`; one whose options argparse
-cannot declare (`rdm train --config.KEY=VALUE`) also has `rewrite_arguments(arguments) -> arguments`. Exit status: 0 when
-done, 1 when something broke on the way, 2 for bad input, 130 when interrupted.
+cannot declare (`rdm train --config.KEY=VALUE`) also has `rewrite_arguments(arguments) -> arguments`.
+
+Exit status: 0 when done, 1 when something broke on the way, 2 for bad input, 130 when interrupted.
 """
 
 from __future__ import annotations

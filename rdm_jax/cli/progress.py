@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 LINE_SECONDS = 5.0
 
@@ -71,7 +71,7 @@ class Progress:
         else:
             self._say(done, total, self._start)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:

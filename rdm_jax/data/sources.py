@@ -222,9 +222,13 @@ class FileSource:
     files: Files
     entries: tuple[_Entry, ...]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash over all pictures' bytes, captions and attributes; reads a folder's files once."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         return sha256_json([[e.path, *self.files.stamp(e.path), e.caption, e.attributes] for e in self.entries])
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from rdm_jax.data.sources import Example
 
 CAPTIONS = ("caption", "text", "prompt", "captions", "description")
 PATHS = ("path", "file_name", "filename", "image/filename", "id", "image/id")
-# Sets that this package defines itself: `builder` of the module makes one known to TFDS, running the module prepares it.
+# Sets that this package defines itself: a module whose `builder` makes the set known to TFDS, and which prepares it.
 OWN = {"style_scenes": "rdm_jax.data.style_scenes"}
 
 
@@ -77,9 +77,13 @@ class TfdsSource:
     labels: Mapping[str, Any]
     identity: tuple[str, ...]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash over the set's name, configuration, version, features, split and the sizes of its shards."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         return sha256_json(list(self.identity))
 
     def __len__(self) -> int:

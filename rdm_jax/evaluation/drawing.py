@@ -7,7 +7,7 @@ import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,6 +37,7 @@ class Drawn:
     neighbors: list[list[Mapping[str, str]]]
 
 
+@runtime_checkable
 class Artist(Protocol):
     """What the measurement sees of a model and its databases."""
 

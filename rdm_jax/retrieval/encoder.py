@@ -114,7 +114,7 @@ class ClipEncoder:
         mean, std = (np.asarray(config[key], np.float32)[None, None, None, :] for key in ("mean", "std"))
 
         @jax.jit
-        def encode(params: Any, pixels: jax.Array) -> jax.Array:
+        def encode(params: Any, pixels: jax.Array) -> Any:
             normalised = (pixels.astype(jnp.float32) / 255.0 - mean) / std
             return clip.apply({"params": params}, normalised, method="encode_image")
 

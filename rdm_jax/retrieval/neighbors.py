@@ -25,7 +25,7 @@ from rdm_jax.data.sources import Example, Source
 from rdm_jax.retrieval.build import BATCH, load
 from rdm_jax.retrieval.database import Database, picture_hash
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import Index, make_index
+from rdm_jax.retrieval.index import ExactIndex, Index, make_index
 from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, packed, read_manifest
 
 __all__ = ["NeighborSidecar", "Report", "compute_neighbors"]
@@ -63,6 +63,7 @@ def compute_neighbors(
     out: Path,
     *,
     exclude_duplicates: bool = False,
+    within: str | None = None,
     max_skip: float = 0.05,
     index: str = "auto",
     part_size: int = PART_SIZE,
@@ -77,6 +78,8 @@ def compute_neighbors(
       k: how many for each example.
       out: a folder that does not exist yet, or one that a run with the same inputs has finished.
       exclude_duplicates: leave out rows of the same picture: equal pixels, or a cosine above 1 - 1e-6.
+      within: an attribute; neighbours carry the same value of it as their example. So a model learns from one collection
+        at a time (one artist, one style), which is how a database is chosen when it draws.
       max_skip: the share of unreadable pictures, in [0, 1], above which the run fails.
       index: "auto", "exact" or "scann".
       part_size: how many records a part has.
@@ -92,12 +95,12 @@ def compute_neighbors(
             f"k {k} is out of range; database {database.name!r} has {len(database)} rows, give 1 to {len(database)}"
         )
     out = Path(out)
-    plan = _plan(source, database, k, exclude_duplicates, part_size)
+    plan = _plan(source, database, k, exclude_duplicates, within, part_size)
     if out.exists():
         manifest = _finished(out, plan)
         return Report(out, len(source), len(source), manifest["skipped"])
     folder = _working_folder(out, plan)
-    searcher = _Searcher(database, make_index(database, index), k, exclude_duplicates)
+    searcher = _Searcher(database, _collections(database, within, index), k, exclude_duplicates, within)
     starts = range(0, len(source), part_size)
     skipped: list[str] = []
     resumed = 0
@@ -114,8 +117,8 @@ def compute_neighbors(
             skipped += broken
         if len(skipped) > max_skip * len(source):
             raise UserError(
-                f"{len(skipped)} of the first {stop} pictures of {source.name} cannot be read, allowed are {max_skip:.1%} "
-                f"of {len(source)}; the first: {skipped[0]}; mend them or allow more by --max-skip"
+                f"{len(skipped)} of the first {stop} pictures of {source.name} cannot be read, allowed are "
+                f"{max_skip:.1%} of {len(source)}; the first: {skipped[0]}; mend them or allow more by --max-skip"
             )
         if progress:
             progress(stop, len(source))
@@ -124,28 +127,72 @@ def compute_neighbors(
 
 
 @dataclasses.dataclass(frozen=True)
+class _Collection:
+    """Rows of a database that are searched on their own: all of them where `ids` is None."""
+
+    ids: np.ndarray | None
+    index: Index
+    size: int
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found, scores = self.index.search(queries, k)
+        return (found if self.ids is None else self.ids[found]), scores
+
+
+def _collections(database: Database, within: str | None, kind: str) -> dict[str | None, _Collection]:
+    """Returns one collection for each value of an attribute, or a single one of all rows under the name None."""
+    if within is None:
+        return {None: _Collection(None, make_index(database, kind), len(database))}
+    values = np.array([str(item["attributes"].get(within)) for item in database.items(range(len(database)))])
+    groups = {str(value): np.flatnonzero(values == value) for value in np.unique(values) if value != "None"}
+    if not groups:
+        raise UserError(f"no row of database {database.name!r} has the attribute {within!r}; see `rdm database info`")
+    return {name: _Collection(ids, ExactIndex(database.rows[ids]), len(ids)) for name, ids in groups.items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class _Searcher:
     """Finds the k nearest rows, without a query's own picture where that is asked for."""
 
     database: Database
-    index: Index
+    collections: Mapping[str | None, _Collection]
     k: int
     exclude_duplicates: bool
+    within: str | None
 
-    def search(self, queries: np.ndarray, hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids [q, k] and scores [q, k]."""
+        hashes = np.array([picture_hash(one.image) if self.exclude_duplicates else "" for one in examples])
+        names = [None if self.within is None else str(one.attributes.get(self.within)) for one in examples]
+        ids = np.empty((len(queries), self.k), np.int64)
+        scores = np.empty((len(queries), self.k), np.float32)
+        for name in dict.fromkeys(names):
+            chosen = np.array([i for i, other in enumerate(names) if other == name])
+            ids[chosen], scores[chosen] = self._search(self._collection(name), queries[chosen], hashes[chosen])
+        return ids, scores
+
+    def _collection(self, name: str | None) -> _Collection:
+        collection = self.collections.get(name)
+        if collection is None or collection.size < self.k:
+            raise UserError(
+                f"database {self.database.name!r} has {collection.size if collection else 0} rows with {self.within} "
+                f"{name!r}, and {self.k} neighbours are wanted; lower k, or leave {self.within!r} free"
+            )
+        return collection
+
+    def _search(self, collection: _Collection, queries: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.exclude_duplicates:
-            return self.index.search(queries, self.k)
+            return collection.search(queries, self.k)
         wanted = self.k + 8
         while True:
-            wanted = min(wanted, len(self.database))
-            ids, scores = self.index.search(queries, wanted)
+            wanted = min(wanted, collection.size)
+            ids, scores = collection.search(queries, wanted)
             own = np.array([[self._hashes[i] == sha for i in row] for row, sha in zip(ids, hashes, strict=True)])
             kept = ~(own.reshape(ids.shape) | (scores > SAME))
             if (kept.sum(axis=1) >= self.k).all():
                 first = np.argsort(~kept, axis=1, kind="stable")[:, : self.k]
                 return np.take_along_axis(ids, first, axis=1), np.take_along_axis(scores, first, axis=1)
-            if wanted == len(self.database):
+            if wanted == collection.size:
                 raise UserError(
                     f"database {self.database.name!r} has fewer than {self.k} rows for an example when its duplicates "
                     f"are excluded; lower k from {self.k}"
@@ -187,16 +234,17 @@ def _records_of(found: Sequence[Example | ValueError], encoder: Encoder, searche
     scores = np.zeros((len(found), k), np.float32)
     embeddings = np.zeros((len(found), k, width), np.float16)
     good = [i for i, one in enumerate(found) if isinstance(one, Example)]
-    pictures = [one.image for one in found if isinstance(one, Example)]
+    examples = [one for one in found if isinstance(one, Example)]
     if good:
-        hashes = [picture_hash(picture) for picture in pictures] if searcher.exclude_duplicates else []
-        ids[good], scores[good] = searcher.search(encoder.encode_images(pictures), hashes)
+        ids[good], scores[good] = searcher.search(encoder.encode_images([one.image for one in examples]), examples)
         rows = searcher.database.rows[ids[good].reshape(-1)]
         embeddings[good] = rows.astype(np.float16).reshape(len(good), k, width)
     return packed(ids, scores, embeddings)
 
 
-def _plan(source: Source, database: Database, k: int, exclude_duplicates: bool, part_size: int) -> dict[str, Any]:
+def _plan(
+    source: Source, database: Database, k: int, exclude_duplicates: bool, within: str | None, part_size: int
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "source": {"name": source.name, "fingerprint": source.fingerprint},
@@ -205,6 +253,7 @@ def _plan(source: Source, database: Database, k: int, exclude_duplicates: bool, 
         "count": len(source),
         "k": k,
         "exclude_duplicates": exclude_duplicates,
+        "within": within,
         "part_size": part_size,
     }
 
@@ -222,7 +271,8 @@ def _working_folder(out: Path, plan: Mapping[str, Any]) -> Path:
     begun = json.loads((folder / PLAN).read_text())
     if begun != plan:
         raise UserError(
-            f"{folder} holds an unfinished run with another {_difference(begun, plan)}; remove it or choose another folder"
+            f"{folder} holds an unfinished run with another {_difference(begun, plan)}; remove it or choose another "
+            "folder"
         )
     return folder
 

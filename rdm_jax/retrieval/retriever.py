@@ -101,7 +101,8 @@ class Retriever:
     def _from_one(self, database: Database, index: Index, queries: np.ndarray, k: int) -> Neighbors:
         if k > len(database):
             raise UserError(
-                f"database {database.name!r} has {len(database)} rows, and its weight asks for {k}; lower k or the weight"
+                f"database {database.name!r} has {len(database)} rows, and its weight asks for {k}; lower k or its "
+                "weight"
             )
         ids, scores = index.search(queries, k)
         embeddings = database.embeddings(ids.reshape(-1)).reshape(*ids.shape, database.width)

@@ -83,8 +83,8 @@ class NeighborSidecar:
         made = self.manifest
         if source.fingerprint != made["source"]["fingerprint"]:
             raise UserError(
-                f"neighbours {self.path} were computed for {made['source']['name']} ({made['count']} examples), not for "
-                f"this {source.name} ({len(source)}): pictures, captions, order or split differ; compute them again"
+                f"neighbours {self.path} were computed for {made['source']['name']} ({made['count']} examples), not "
+                f"for this {source.name} ({len(source)}): pictures, captions, order or split differ; compute them again"
             )
         if database is not None and database.digest != made["database"]["digest"]:
             raise UserError(

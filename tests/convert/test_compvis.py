@@ -23,7 +23,7 @@ def rdm(golden, yaml_unet, yaml_autoencoder):
 def test_unet_computes_what_the_original_does(golden, rdm, nhwc, close):
     state, unet, _ = rdm
     data = np.load(golden / "unet.npz")
-    apply = jax.jit(unet.apply)
+    apply = unet.apply  # not jitted: most operations then compile once for all sizes
     raw, ema = ({"params": compvis.unet_params(state, unet, ema=ema)} for ema in (False, True))
     x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
     close(apply(raw, x, t, context), data["out"])

@@ -230,7 +230,9 @@ def test_a_tfds_set_gives_pictures_captions_and_labels(prepared):
 
 
 def test_tfds_names_and_splits_that_do_not_exist_are_refused(prepared):
-    with pytest.raises(UserError, match=r"no folder, .zip or TFDS set 'plain_picture'; did you mean .*'plain_pictures'"):
+    with pytest.raises(
+        UserError, match=r"no folder, .zip or TFDS set 'plain_picture'; did you mean .*'plain_pictures'"
+    ):
         open_source("plain_picture", data_dir=str(prepared))
     with pytest.raises(UserError, match="unknown split 'trian'; did you mean 'train'"):
         open_source("plain_pictures", "trian", str(prepared))

@@ -1,4 +1,4 @@
-"""A model of a few thousand random weights and databases of a few coloured squares, to run whole journeys in seconds."""
+"""A model of a few thousand random weights and databases of a few coloured squares, for whole journeys in seconds."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ CONFIG = {"classes": {"subject": ["cat", "sun"], "style": ["a", "b", "c"]}, "ste
 def tiny():
     module = build_classifier({**CONFIG, "num_groups": 4})
     pictures = jax.random.uniform(jax.random.key(0), (3, 64, 64, 3), jnp.float32, -1.0, 1.0)
-    return module, module.init(jax.random.key(1), pictures), pictures
+    shapes = jax.eval_shape(module.init, jax.random.key(1), pictures)
+    generator = np.random.default_rng(0)
+    return module, jax.tree.map(lambda leaf: 0.2 * generator.standard_normal(leaf.shape, np.float32), shapes), pictures
 
 
 def test_one_head_for_each_attribute_in_the_order_of_the_configuration(tiny):
@@ -40,8 +42,8 @@ def test_pictures_do_not_see_each_other(tiny):
 def test_the_stem_tells_textures_of_one_mean_apart(tiny):
     module, params, _ = tiny
     board = np.indices((64, 64)).sum(axis=0) % 2 * 2.0 - 1.0
-    checks = np.broadcast_to(board[None, :, :, None], (1, 64, 64, 3)).astype(np.float32)
-    flat = np.zeros_like(checks)
+    checks = jnp.asarray(np.broadcast_to(board[None, :, :, None], (1, 64, 64, 3)), jnp.float32)
+    flat = jnp.zeros_like(checks)
     a, b = (module.apply(params, x, method="features")[:, :12] for x in (checks, flat))
     assert float(jnp.abs(a - b).max()) > 0.01
 

@@ -55,9 +55,15 @@ def test_weights_are_the_shares_of_the_neighbours(halves, encoder):
 
 @pytest.mark.parametrize(
     ("weights", "k", "expected"),
-    [([1.0, 1.0], 4, [2, 2]), ([1.0, 1.0], 5, [3, 2]), ([2.0, 1.0], 3, [2, 1]), ([0.9, 0.1], 4, [4, 0]), ([1.0, 1.0, 1.0], 1, [1, 0, 0]),
-     ([0.1, 0.2, 0.7], 10, [1, 2, 7])],
-)  # fmt: skip
+    [
+        ([1.0, 1.0], 4, [2, 2]),
+        ([1.0, 1.0], 5, [3, 2]),
+        ([2.0, 1.0], 3, [2, 1]),
+        ([0.9, 0.1], 4, [4, 0]),
+        ([1.0, 1.0, 1.0], 1, [1, 0, 0]),
+        ([0.1, 0.2, 0.7], 10, [1, 2, 7]),
+    ],
+)
 def test_shares_sum_to_k(weights, k, expected):
     assert shares(weights, k) == expected
 

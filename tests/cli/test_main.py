@@ -1,0 +1,209 @@
+"""The command line's frame: verbs, options, errors in one line, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+import rdm_jax
+from rdm_jax.cli import main as cli
+from rdm_jax.cli.progress import Progress, format_seconds, note, shown_log
+from rdm_jax.core.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch, tmp_path):
+    """Lets `main` set what it sets for its own process without a trace in this one."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Makes a verb "do" of a function of the parsed arguments."""
+
+    def make(run, add_arguments=lambda parser: None):
+        module = types.ModuleType("rdm_test_verb")
+        module.HELP, module.run, module.add_arguments = "Does.", run, add_arguments
+        monkeypatch.setitem(sys.modules, "rdm_test_verb", module)
+        monkeypatch.setitem(cli.VERBS, "do", cli.Verb("rdm_test_verb", "does"))
+
+    return make
+
+
+def raises(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_help_lists_every_verb_and_imports_none_of_them():
+    code = (
+        "import sys, rdm_jax.cli.main as cli; status = cli.main(['--help']);"
+        "heavy = {'jax', 'numpy', 'flax', 'transformers', 'PIL'} & set(sys.modules);"
+        "sys.exit(status or bool(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, verb in cli.VERBS.items():
+        assert name in done.stdout
+        assert verb.help in done.stdout
+
+
+def test_without_a_verb_the_help_is_shown(capsys):
+    assert cli.main([]) == 0
+    assert "rdm VERB --help" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "rdm_jax", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "rdm_jax 0.1.0\n")
+
+
+def test_importing_the_package_imports_no_jax():
+    code = "import sys, rdm_jax; assert 'jax' not in sys.modules; assert rdm_jax.UserError; rdm_jax.Generator"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        print(rdm_jax.nothing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smaple"], "rdm: error: unknown verb 'smaple'; did you mean 'sample'?"),
+        (["--versio"], "rdm: error: unknown option --versio; did you mean --version?"),
+        (["do", "--stpes", "3"], "rdm: error: unknown option --stpes; did you mean --steps?"),
+        (["do", "--steps=x"], "rdm: error: argument --steps: invalid int value: 'x'; see rdm do --help"),
+        (["do", "--steps"], "rdm: error: argument --steps: expected one argument; see rdm do --help"),
+        (["do", "a", "--step", "3"], "rdm: error: unknown option --step; did you mean --steps"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line_with_the_nearest_names(verb, capsys, arguments, message):
+    def add_arguments(parser):
+        parser.add_argument("words", nargs="*")
+        parser.add_argument_group("group").add_argument("--steps", type=int)
+
+    verb(lambda args: None, add_arguments)
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(message)
+    assert said.err.count("\n") == 1
+    assert not said.out
+
+
+def test_options_of_sub_verbs_are_suggested_too(verb, capsys):
+    verb(lambda args: None, lambda parser: parser.add_subparsers().add_parser("build").add_argument("--limit"))
+    assert cli.main(["do", "build", "--limt", "3"]) == 2
+    assert "did you mean --limit?" in capsys.readouterr().err
+
+
+def test_positionals_may_stand_between_options(verb):
+    seen = []
+
+    def add_arguments(parser):
+        parser.add_argument("words", nargs="*")
+        parser.add_argument("--size", type=int)
+
+    verb(lambda args: seen.append((args.words, args.size)), add_arguments)
+    assert cli.main(["do", "a red boat", "--size", "3", "a tree"]) == 0
+    assert seen == [(["a red boat", "a tree"], 3)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("k 0 is too\nsmall"), 2, "rdm: error: k 0 is too small"),
+        (KeyboardInterrupt(), 130, "rdm: interrupted"),
+        (OSError(28, "No space left on device"), 1, "rdm: error: [Errno 28] No space left on device"),
+        (MemoryError(), 1, "rdm: error: out of memory; try a smaller --batch-size"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 1, "rdm: error: out of memory; try a smaller --batch-size"),
+        (ValueError("odd"), 1, "rdm: internal error: ValueError: odd; run again with --debug"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(verb, capsys, error, status, line):
+    verb(raises(error))
+    assert cli.main(["do"]) == status
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "do"], ["do", "--debug"]])
+def test_debug_shows_the_traceback(verb, capsys, arguments):
+    verb(raises(UserError("no")))
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.endswith("rdm: error: no\n")
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = (
+        "import sys, types, rdm_jax.cli.main as cli; verb = types.ModuleType('verb'); verb.HELP = '';"
+        "verb.add_arguments = lambda parser: None; verb.run = lambda args: print('hello');"
+        "sys.modules['verb'] = verb; cli.VERBS['do'] = cli.Verb('verb', ''); sys.exit(cli.main(['do']))"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-u", "-c", code], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_the_environment_of_the_user_is_kept(monkeypatch, verb):
+    verb(lambda args: None)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    cli.main(["do"])
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/somewhere/rdm_jax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/mine")
+    cli.main(["do"])
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
+
+
+def test_the_log_is_shown_for_a_while(capsys):
+    with shown_log() as log:
+        log.info("hello %s", "there")
+        log.getChild("generator").warning("long")
+        log.debug("unseen")
+    assert capsys.readouterr().err == "rdm: hello there\nrdm: warning: long\n"
+    assert log.propagate
+    assert not log.handlers
+
+
+def test_progress_says_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 1.0, 6.0, 7.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Progress("drawing", unit="step") as progress:
+        progress(0, 10)
+        progress(1, 10)
+        progress(6, 10)
+        progress(7, 10)
+    assert capsys.readouterr().err == "rdm: drawing: 6/10 steps, 1 a second, 4.0 s left\n"
+
+
+def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress("drawing") as progress:
+        progress(5, 10)
+        note("above")
+        progress(10, 10)
+    said = capsys.readouterr().err
+    assert "10/10" in said
+    assert "rdm: above\n" in said
+
+
+def test_quiet_progress_is_silent(capsys):
+    with Progress("drawing", quiet=True, seconds=0.0) as progress:
+        progress(5, 10)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2 s"), (185.2, "3 min 05 s"), (7800.0, "2 h 10 min")])
+def test_durations(seconds, text):
+    assert format_seconds(seconds) == text

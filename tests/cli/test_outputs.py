@@ -1,0 +1,246 @@
+"""The folder of a run and the PNG files in it."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.cli import outputs
+from rdm_jax.cli.png import encode_png, read_record
+from rdm_jax.core import sheets
+from rdm_jax.core.errors import UserError
+from rdm_jax.factory import Settings
+from rdm_jax.generator import Result
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.retriever import Neighbors
+
+RNG = np.random.default_rng(0)
+
+
+def record(prompt="a red boat", **changes):
+    return {
+        "schema": 1,
+        "versions": {"rdm_jax": "0.1.0"},
+        "model": {"name": "tiny", "sha256": "ab" * 32},
+        "database": {"name": "sketch", "sha256": "cd" * 32},
+        "settings": {
+            "condition": "neighbors",
+            "neighbors": 4,
+            "steps": 50,
+            "sampler": "ddim",
+            "eta": 0.0,
+            "num_images": 1,
+            "guidance_scale": 2.5,
+            "seed": 42,
+            "height": 48,
+            "width": 64,
+            "batch_size": 1,
+        },
+        "prompt": prompt,
+        "index": 3,
+        "query": "AACAPwAAAMA=",
+        "neighbors": {"ids": [1], "scores": [0.5]},
+        **changes,
+    }
+
+
+def result(prompts, num_images, k=2, size=16):
+    count = len(prompts) * num_images
+    settings = Settings("neighbors", k, num_images, 8, 4, "ddim", 0.0, 2.0, 7, size, size)
+    return Result(
+        images=RNG.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
+        prompts=[prompt for prompt in prompts for _ in range(num_images)],
+        indices=list(range(count)),
+        queries=RNG.standard_normal((count, 2)).astype(np.float32),
+        neighbors=Neighbors(
+            ids=np.arange(count * k, dtype=np.int64).reshape(count, k),
+            scores=np.linspace(1, 0, count * k, dtype=np.float32).reshape(count, k),
+            embeddings=np.zeros((count, k, 2), np.float32),
+            databases=np.full((count, k), "sketch"),
+        ),
+        settings=settings,
+    )
+
+
+class Thumbnails(Database):
+    """As much of a database as a sheet needs."""
+
+    name = "sketch"
+
+    def __init__(self):
+        pass
+
+    def thumbnails(self, ids):
+        return np.stack([np.full((8, 8, 3), int(i), np.uint8) for i in ids])
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a red boat", 'a "boat", red: very', "ein rotes Boot, größer", "красная лодка", "船"]
+)
+def test_a_png_carries_its_record(tmp_path, prompt):
+    image = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(encode_png(image, record(prompt)))
+    read, pixels = read_record(tmp_path / "a.png")
+    assert read == record(prompt)
+    assert np.array_equal(pixels, image)
+    assert Image.open(tmp_path / "a.png").text["parameters"].startswith(f"{prompt}\nSteps: 50, Sampler: DDIM, ")
+
+
+def test_the_parameters_parse_as_galleries_parse_them():
+    with Image.open(io.BytesIO(encode_png(np.zeros((8, 8, 3), np.uint8), record()))) as image:
+        prompt, line = image.text["parameters"].split("\n")
+    # The pattern of AUTOMATIC1111's parser, which takes a last line of three pairs or more.
+    found = dict(re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', line))
+    assert prompt == "a red boat"
+    assert found["Seed"] == "42"
+    assert found["CFG scale"] == "2.5"
+    assert found["Size"] == "64x48"
+    assert found["Model hash"] == "ababababab"
+    assert found["Database"] == "sketch"
+    assert found["kNN"] == "4"
+
+
+def test_metadata_can_be_left_out(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    assert not Image.open(tmp_path / "a.png").text
+    with pytest.raises(UserError, match="carries no parameters"):
+        read_record(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no readable PNG"),
+        (b"hello", "no readable PNG"),
+        (encode_png(np.zeros((8, 8, 3), np.uint8), record())[:-60], "no readable PNG|cannot read"),
+        (encode_png(np.zeros((8, 8, 3), np.uint8), record(schema=9)), "schema 9"),
+    ],
+)
+def test_damaged_files_are_told(tmp_path, data, message):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_record(tmp_path / "a.png")
+    with pytest.raises(UserError, match="cannot read"):
+        read_record(tmp_path / "missing.png")
+
+
+def test_a_used_folder_gets_the_next_run(tmp_path):
+    names = []
+    for _ in range(3):
+        with outputs.run_folder(tmp_path / "out") as folder:
+            outputs.write_new(folder / "00000-1.png", b"x")
+        names.append(folder.relative_to(tmp_path).as_posix())
+    assert names == ["out", "out/run-002", "out/run-003"]
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+
+
+def test_pictures_in_sub_folders_count_too(tmp_path):
+    for expected in ("out", "out/run-002"):
+        with outputs.run_folder(tmp_path / "out", ["one", "two"]) as folder:
+            outputs.write_new(folder / "one" / "00000-1.png", b"x")
+        assert folder == tmp_path / expected
+        assert not (folder / "two").exists()
+
+
+def test_other_files_do_not_make_a_folder_used(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with outputs.run_folder(tmp_path) as folder:
+        assert folder == tmp_path
+
+
+def test_a_run_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(RuntimeError), outputs.run_folder(tmp_path / "a" / "b", ["one"]):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+
+
+def test_nothing_is_overwritten(tmp_path):
+    outputs.write_new(tmp_path / "a.png", b"first")
+    with pytest.raises(UserError, match="not overwritten"):
+        outputs.write_new(tmp_path / "a.png", b"second")
+    assert (tmp_path / "a.png").read_bytes() == b"first"
+
+
+def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rdm_jax.core.files.write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        outputs.write_new(tmp_path / "a.png", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_cannot_be_written_are_told_before_anything_is_done(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        outputs.check_writable(tmp_path / "file" / "out")
+    with pytest.raises(UserError, match="is no folder"):
+        outputs.check_writable(tmp_path / "file")
+    outputs.check_writable(tmp_path / "new" / "er")
+    assert not (tmp_path / "new").exists()
+
+
+def test_folders_without_permission_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="permission denied"):
+        outputs.check_writable(tmp_path)
+
+
+def test_the_query_vector_survives_bit_for_bit():
+    assert outputs.query_vector(record()).tolist() == [1.0, -2.0]
+
+
+def at(sheet, image, zoom):
+    """Says where an enlarged picture lies on a sheet, row and column of its corner; None where it does not."""
+    big = np.repeat(np.repeat(image, zoom, 0), zoom, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], big.shape[:2])[..., ::zoom, ::zoom]
+    found = np.argwhere((windows == image[..., 0]).all((-1, -2)))
+    return tuple(found[0].tolist()) if len(found) else None
+
+
+def test_the_grid_has_prompts_by_samples():
+    drawn = result(["a", "b"], 3)
+    sheet = outputs.grid_sheet([("", drawn)])
+    places = [at(sheet, image, 8) for image in drawn.images]
+    rows, columns = {place[0] for place in places}, {place[1] for place in places}
+    assert (len(rows), len(columns)) == (2, 3)
+    assert places == sorted(places)
+
+
+def test_the_grid_has_styles_by_samples():
+    drawn = [(style, result(["a"], 2)) for style in ("one", "two", "three")]
+    sheet = outputs.grid_sheet(drawn)
+    places = [at(sheet, image, 8) for _, one in drawn for image in one.images]
+    assert len({place[0] for place in places}) == 3
+    assert places == sorted(places)
+
+
+def test_many_samples_of_one_prompt_are_wrapped():
+    drawn = result(["a"], 11)
+    places = [at(outputs.grid_sheet([("", drawn)]), image, 8) for image in drawn.images]
+    assert len({place[1] for place in places}) == 8
+    assert len({place[0] for place in places}) == 2
+
+
+def test_each_sample_stands_beside_its_neighbours():
+    drawn = result(["a", "b"], 1)
+    sheet = outputs.neighbor_sheet(drawn, Thumbnails())
+    for row, image in enumerate(drawn.images):
+        y, x = at(sheet, image, 8)
+        thumbnails = [sheet[y + 64, x + 64 + column * (128 + 8)] for column in (1, 2)]
+        assert [int(pixel[0]) for pixel in thumbnails] == drawn.neighbors.ids[row].tolist()
+
+
+def test_sheets_stop_growing(monkeypatch):
+    drawn = result([str(i) for i in range(20)], 2)
+    whole = outputs.grid_sheet([("", drawn)])
+    monkeypatch.setattr(outputs, "SHEET_PIXELS", 5 * 2 * 128 * 128)
+    part = outputs.grid_sheet([("", drawn)])
+    assert part.shape[0] * 3 < whole.shape[0]
+    assert outputs.neighbor_sheet(drawn, Thumbnails()).shape[0] < whole.shape[0] / 3
+    assert tuple(part[0, 0]) == sheets.BACKGROUND

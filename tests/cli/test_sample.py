@@ -1,0 +1,285 @@
+"""`rdm sample` and `rdm replay` on a tiny random model, through the command line's front door."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import io
+import json
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.cli.main import main
+from rdm_jax.generator import Generator
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
+
+
+@pytest.fixture(scope="module")
+def home(tiny, tmp_path_factory):
+    """A folder with a model, two of its databases, and one that another encoder made."""
+    folder = tmp_path_factory.mktemp("home")
+    bundle = tiny.bundle()
+    bundle.save(folder / "model", "float32")
+    opened = Generator.load(folder / "model").bundle
+    for seed, name in enumerate(["one", "two"]):
+        tiny.database(folder, name, opened, seed=seed)
+    tiny.database(folder, "foreign", tiny.bundle(name="other"))
+    manifest = json.loads((folder / "foreign" / "manifest.json").read_text())
+    manifest["encoder"]["sha256"] = "0" * 64
+    (folder / "foreign" / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Loads each model once, so that what a test compiled serves the next one too."""
+    return functools.cache(Generator.load)
+
+
+@pytest.fixture
+def rdm(home, load, monkeypatch, tmp_path):
+    """Runs the command line in an empty folder; returns the exit status."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(Generator, "load", staticmethod(load))
+    monkeypatch.chdir(tmp_path)
+    places = {"--model": "model", "--database": "one"}
+
+    def run(verb, *arguments, defaults=("--model", "--database")):
+        given = [part for name in defaults for part in (name, str(home / places[name]))]
+        return main([verb, *given, *map(str, arguments)])
+
+    return run
+
+
+@pytest.fixture
+def sample(rdm):
+    return functools.partial(rdm, "sample")
+
+
+def files(folder="outputs"):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_a_run_writes_pictures_sheets_and_its_record(sample, capsys):
+    assert sample("a red boat", "a blue tree", "--num-images", 2, "--seed", 7) == 0
+    assert files() == [*(f"0000{i}-7.png" for i in range(4)), "grid.png", "neighbors.png", "run.json"]
+    said = capsys.readouterr()
+    assert said.out == "outputs\n"
+    assert "seed 7" in said.err
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert run["complete"]
+    assert run["arguments"]["prompts"] == ["a red boat", "a blue tree"]
+    assert run["arguments"]["steps"] == 4
+    assert [image["prompt"] for image in run["images"]] == ["a red boat"] * 2 + ["a blue tree"] * 2
+    assert [image["file"] for image in run["images"]] == files()[:4]
+    for image in run["images"]:
+        scores = [neighbor["score"] for neighbor in image["neighbors"]]
+        assert len(scores) == 2
+        assert scores == sorted(scores, reverse=True)
+        assert all(re.fullmatch(r"squares/\d+\.png", neighbor["path"]) for neighbor in image["neighbors"])
+    assert run["databases"][0]["rows"] == 12
+    assert set(run["model"]["parts"]) == {"clip", "autoencoder", "unet"}
+
+
+def test_pictures_are_those_of_the_python_interface(sample, home, load):
+    sample("a red boat", "a blue tree", "--num-images", 2, "--seed", 7)
+    result = load(home / "model").sample(["a red boat", "a blue tree"], database=home / "one", num_images=2, seed=7)
+    for index, image in enumerate(result.images):
+        assert np.array_equal(pixels(f"outputs/{index:05d}-7.png"), image)
+
+
+def test_each_of_several_databases_has_a_folder_and_the_same_seeds(sample, home):
+    assert sample("a red boat", "--database", home / "two", "--num-images", 2, "--seed", 7) == 0
+    pictures = ["00000-7.png", "00001-7.png", "neighbors.png"]
+    assert files() == [
+        "grid.png",
+        *(f"one/{file}" for file in pictures),
+        "run.json",
+        *(f"two/{file}" for file in pictures),
+    ]
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert [image["database"] for image in run["images"]] == ["one"] * 2 + ["two"] * 2
+    sample("a red boat", "--num-images", 2, "--seed", 7, "--out", "alone")
+    assert np.array_equal(pixels("outputs/one/00001-7.png"), pixels("alone/00001-7.png"))
+
+
+def test_nothing_is_overwritten(sample):
+    for _ in range(3):
+        assert sample("a red boat", "--num-images", 4, "--seed", 7) == 0
+    assert {name.split("/")[0] for name in files() if "/" in name} == {"run-002", "run-003"}
+    assert np.array_equal(pixels("outputs/00000-7.png"), pixels("outputs/run-002/00000-7.png"))
+
+
+def test_a_seed_is_drawn_said_and_recorded(sample, capsys):
+    assert sample("a red boat", "--num-images", 4) == 0
+    seed = int(re.search(r"seed (\d+)", capsys.readouterr().err)[1])
+    assert json.loads(Path("outputs/run.json").read_text())["arguments"]["seed"] == seed
+    assert Path(f"outputs/00000-{seed}.png").exists()
+
+
+def test_replay_draws_each_picture_again_bit_for_bit(sample, rdm, capsys):
+    sample("a red boat", "a blue tree", "a tree", "--num-images", 2, "--batch-size", 4, "--seed", 7)
+    for index in (1, 4):
+        assert rdm("replay", f"outputs/0000{index}-7.png") == 0
+        said = capsys.readouterr()
+        assert "identical to the picture in the file" in said.err
+        assert said.out.endswith(f"0000{index}-7-replay.png\n")
+        original, again = Path(f"outputs/0000{index}-7.png"), Path(f"outputs/0000{index}-7-replay.png")
+        assert np.array_equal(pixels(original), pixels(again))
+        assert Image.open(original).text["parameters"] == Image.open(again).text["parameters"]
+    assert rdm("replay", "outputs/00001-7.png") == 0
+    assert Path("outputs/00001-7-replay-2.png").exists()
+
+
+def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
+    Image.fromarray(tiny.Squares(12, 0)[3].image).save("secret-name.png")
+    assert sample("--image", "secret-name.png", "--num-images", 4, "--seed", 7) == 0
+    Path("secret-name.png").unlink()
+    assert rdm("replay", "outputs/00002-7.png", "--out", "new/again.png") == 0
+    assert "identical" in capsys.readouterr().err
+    assert np.array_equal(pixels("outputs/00002-7.png"), pixels("new/again.png"))
+    assert "secret" not in Path("outputs/run.json").read_text()
+    assert rdm("replay", "outputs/00002-7.png", "--out", "new/again.png") == 2
+    assert "not overwritten" in capsys.readouterr().err
+
+
+def test_replay_with_another_database_warns(sample, rdm, home, capsys):
+    sample("a red boat", "--num-images", 4, "--seed", 7)
+    assert rdm("replay", "outputs/00000-7.png", "--database", home / "two") == 0
+    said = capsys.readouterr().err
+    assert "warning: this database 'two'" in said
+    assert "differs by at most" in said
+
+
+def test_records_name_no_place_and_no_user(sample, home, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "some-user")
+    assert getpass.getuser() == "some-user"
+    sample("a red boat", "--num-images", 4, "--seed", 7, "--out", "somewhere")
+    text = Image.open("somewhere/00000-7.png").text
+    assert set(text) == {"parameters", "rdm"}
+    for secret in (str(home), str(Path.cwd()), "some-user", "somewhere"):
+        assert secret not in text["parameters"] + text["rdm"]
+        assert secret not in Path("somewhere/run.json").read_text()
+
+
+def test_metadata_can_be_left_out(sample):
+    sample("a red boat", "--num-images", 4, "--seed", 7, "--disable-metadata")
+    assert not Image.open("outputs/00000-7.png").text
+
+
+def test_prompts_from_a_file(sample, monkeypatch):
+    Path("prompts.txt").write_text("\ufeffa red boat\n\n  a blue tree \n", encoding="utf-8")
+    assert sample("--from-file", "prompts.txt", "--num-images", 2, "--seed", 7) == 0
+    assert json.loads(Path("outputs/run.json").read_text())["arguments"]["prompts"] == ["a red boat", "a blue tree"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a tree\na boat\n"))
+    assert sample("--from-file", "-", "--num-images", 2, "--seed", 7, "--out", "piped") == 0
+    assert json.loads(Path("piped/run.json").read_text())["arguments"]["prompts"] == ["a tree", "a boat"]
+
+
+def test_text_alone_draws_without_neighbours(rdm, home):
+    assert rdm("sample", "a red boat", "--condition", "text", "--num-images", 4, defaults=("--model",)) == 0
+    assert "neighbors.png" not in files()
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert run["databases"] == []
+    picture = next(name for name in files() if name.startswith("00003"))
+    assert rdm("replay", f"outputs/{picture}", defaults=("--model",)) == 0
+
+
+def test_the_spellings_of_other_tools(sample):
+    arguments = ["--prompt", "a red boat", "--n_samples", 4, "--ddim_steps", 8, "--ddim_eta", 0.0, "--scale", 3.0]
+    assert sample(*arguments, "--H", 16, "--W", 16, "--knn", 2, "--outdir", "o", "--seed", 7, "--skip_grid") == 0
+    settings = json.loads(Path("o/run.json").read_text())["arguments"]
+    assert (settings["steps"], settings["guidance_scale"], settings["num_images"]) == (8, 3.0, 4)
+    assert "grid.png" not in files("o")
+
+
+def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, monkeypatch):
+    draw = Generator.draw
+
+    def interrupted(self, plan, progress=None):
+        yield next(draw(self, plan, progress))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Generator, "draw", interrupted)
+    assert sample("a red boat", "--num-images", 8, "--batch-size", 4, "--seed", 7) == 130
+    assert files() == [*(f"0000{i}-7.png" for i in range(4)), "run.json"]
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert not run["complete"]
+    assert len(run["images"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to draw"),
+        ([""], "prompt 1 is empty"),
+        (["a", "--condition", "neighbor"], "did you mean 'neighbors'"),
+        (["a", "--sampler", "dimm"], "did you mean 'ddim'"),
+        (["a", "--neighbors", "0"], "neighbors 0 is too small"),
+        (["a", "--neighbors", "13"], "12 rows"),
+        (["a", "--steps", "0"], "steps 0 is too small"),
+        (["a", "--steps", "1001"], "1001 sampling steps do not fit a schedule of 1000"),
+        (["a", "--height", "17"], "height 17 is not a multiple of 4"),
+        (["a", "--guidance-scale", "nan"], "guidance scale nan"),
+        (["a", "--guidance-scale", "inf"], "guidance scale inf"),
+        (["a", "--seed", "-1"], "seed -1 is out of range"),
+        (["a", "--num-images", "0"], "num images 0 is too small"),
+        (["a", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
+        (["--from-file", "empty.txt"], "empty.txt holds no prompts"),
+        (["--from-file", "picture.png"], "picture.png is no UTF-8 text"),
+        (["--image", "missing.png"], "cannot read image missing.png: No such file"),
+        (["--image", "empty.txt"], "cannot read image empty.txt: not a readable image"),
+        (["a", "--out", "empty.txt"], "cannot write to empty.txt"),
+        (["a", "--out", "empty.txt/out"], "cannot write to empty.txt/out"),
+        (["a", "--model", "style-scene"], "unknown model 'style-scene'"),
+        (["a", "--model", "damaged"], "damaged bundle"),
+        (["a", "--database", "no-such"], "unknown database 'no-such'"),
+        (["a", "--database", "{home}/foreign"], "was made by encoder"),
+        (["a", "--database", "{home}/one"], "two databases are named 'one'"),
+        (["a", "--step", "3"], "did you mean --steps"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(sample, home, capsys, arguments, message):
+    Path("empty.txt").write_text("")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("picture.png")
+    Path("damaged").mkdir()
+    Path("damaged/config.json").write_text("{")
+    before = files(".")
+    assert sample(*(argument.format(home=home) for argument in arguments)) == 2
+    said = capsys.readouterr()
+    assert re.match("rdm: error: .*" + re.escape(message), said.err.splitlines()[-1])
+    assert "Traceback" not in said.err
+    assert not said.out
+    assert files(".") == before
+    assert not Path("outputs").exists()
+
+
+def test_a_picture_without_a_record_cannot_be_replayed(rdm, capsys):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("plain.png")
+    assert rdm("replay", "plain.png") == 2
+    assert "carries no parameters" in capsys.readouterr().err
+    assert rdm("replay", "missing.png") == 2
+    assert "cannot read missing.png" in capsys.readouterr().err
+
+
+def test_a_default_database_is_taken_only_where_there_is_one(rdm, capsys, monkeypatch, home):
+    monkeypatch.setattr("rdm_jax.retrieval.database.Database.names", staticmethod(lambda: ["oil", "sketch"]))
+    assert rdm("sample", "a", defaults=("--model",)) == 2
+    assert "name one by --database (known: oil, sketch)" in capsys.readouterr().err

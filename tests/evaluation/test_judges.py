@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
+from rdm_jax.evaluation.judges import BATCH, Judge, Verdict, real_pictures, redrawn
+from rdm_jax.models.classifier import build_classifier
+
+SETTINGS = {
+    "classes": {"subject": ["cat", "sun"], "colour": ["red", "blue"]},
+    "stem": [4],
+    "widths": [8],
+    "num_groups": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def judge():
+    module = build_classifier(SETTINGS)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    generator = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), shapes)
+    judging = {"unseen": {"colour": {"style": ["charcoal"]}}}
+    return Judge(Bundle({"name": "tiny", "classifier": SETTINGS, "judging": judging}, {"classifier": params}))
+
+
+def test_a_judge_names_what_its_network_finds_most_likely(judge):
+    pictures = np.random.default_rng(1).integers(0, 256, (BATCH + 3, 16, 16, 3), dtype=np.uint8)
+    told = []
+    verdict = judge.judge(pictures, lambda *at: told.append(at))
+    module = build_classifier(SETTINGS)
+    x = jnp.asarray(pictures, jnp.float32) / 127.5 - 1.0
+    variables = {"params": judge.bundle.params["classifier"]}
+    logits = module.apply(variables, x)
+    for name, values in logits.items():
+        assert verdict.named[name] == [SETTINGS["classes"][name][i] for i in np.asarray(values).argmax(-1)]
+    expected = module.apply(variables, x, method="features")
+    np.testing.assert_allclose(verdict.features, expected, rtol=1e-3, atol=1e-3)
+    assert told == [(BATCH, BATCH + 3), (BATCH + 3, BATCH + 3)]
+
+
+def test_shares_leave_out_what_cannot_be_seen(judge):
+    verdict = Verdict({"subject": ["cat", "cat", "sun"], "colour": ["red", "red", "blue"]}, np.zeros((3, 1), np.float32))
+    wanted = [
+        {"subject": "cat", "colour": "red", "style": "neon"},
+        {"subject": "sun", "colour": "blue", "style": "charcoal"},
+        {"subject": "sun", "colour": "red", "style": "neon"},
+    ]
+    shares = judge.shares(verdict, wanted)
+    assert (shares["subject"].hits, shares["subject"].count) == (2, 3)
+    assert (shares["colour"].hits, shares["colour"].count) == (1, 2)
+
+
+def test_a_judge_is_asked_for_what_it_knows(judge):
+    judge.require({"subject": ["cat"]})
+    with pytest.raises(UserError, match="judge 'tiny' does not know the style neon"):
+        judge.require({"style": ["neon"]})
+
+
+def test_a_bundle_without_a_classifier_is_no_judge(tmp_path):
+    Bundle({"name": "empty"}, {}).save(tmp_path / "empty")
+    with pytest.raises(UserError, match="has no classifier"):
+        Judge.open(tmp_path / "empty")
+
+
+def test_a_saved_judge_judges_alike(judge, tmp_path):
+    judge.bundle.save(tmp_path / "judge", "float32")
+    pictures = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    again = Judge.open(tmp_path / "judge")
+    assert again.judge(pictures).named == judge.judge(pictures).named
+    assert not again.sees({"style": "charcoal"}, "colour") and again.sees({"style": "charcoal"}, "subject")
+
+
+def test_real_pictures_are_the_same_each_time_and_in_balance():
+    first = real_pictures("test", range(12, 24))
+    assert {labels["style"] for labels in first.labels} == set(STYLES)
+    assert {labels["subject"] for labels in first.labels} == {SUBJECTS[1]}
+    np.testing.assert_array_equal(first.images[3], real_pictures("test", [15]).images[0])
+
+
+def test_redrawn_pictures_show_the_same_differently():
+    real = real_pictures("test", range(6))
+    same, other = redrawn(real, same_ground=True), redrawn(real, same_ground=False)
+    assert same.labels == real.labels
+    assert [{**labels, "ground": ""} for labels in other.labels] == [{**labels, "ground": ""} for labels in real.labels]
+    assert [labels["ground"] for labels in other.labels] != [labels["ground"] for labels in real.labels]
+    assert all((a != b).any() for a, b in zip(same.images, real.images, strict=True))

@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from rdm_jax.bundle import Bundle, merge
+from rdm_jax.core.errors import UserError
+
+from tests.helpers import tiny
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    tiny.bundle().save(path, "float32")
+    return path
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_what_is_saved_comes_back_bit_for_bit(saved: Path) -> None:
+    original, opened = tiny.bundle(), Bundle.open(saved)
+    chex.assert_trees_all_equal(original.params, opened.params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(original.params, opened.params)
+    assert opened.tokenizer is not None and original.tokenizer is not None
+    assert opened.tokenizer.get_vocab() == original.tokenizer.get_vocab()
+    assert opened.encoder_identity == {"name": "tiny", "sha256": opened.hashes["clip"], "width": tiny.WIDTH}
+
+
+def test_saving_twice_gives_equal_hashes(saved: Path, tmp_path: Path) -> None:
+    Bundle.open(saved).save(tmp_path / "again", "float32")
+    assert Bundle.open(tmp_path / "again").hashes == Bundle.open(saved).hashes
+
+
+def test_float16_rounds_once(tmp_path: Path) -> None:
+    tiny.bundle().save(tmp_path / "half")
+    first = Bundle.open(tmp_path / "half")
+    first.save(tmp_path / "again")
+    assert Bundle.open(tmp_path / "again").hashes == first.hashes
+
+
+def test_parts_merge(saved: Path) -> None:
+    whole = Bundle.open(saved)
+    parts = [
+        Bundle({"name": part, part: whole.config[part]}, {part: whole.params[part]}, whole.tokenizer if part == "clip" else None)
+        for part in ("clip", "unet")
+    ]
+    joined = merge(parts, name="joined")
+    assert joined.name == "joined" and set(joined.params) == {"clip", "unet"} and joined.tokenizer is whole.tokenizer
+    with pytest.raises(UserError, match="has no autoencoder"):
+        joined.require("clip", "autoencoder")
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown model 'style-scene'"):
+        Bundle.open("style-scene")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "unet.safetensors").unlink(), r"unet\.safetensors is missing"),
+        (lambda p: (p / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
+        (lambda p: (p / "tokenizer.json").write_text("{}"), r"tokenizer\.json cannot be read"),
+        (lambda p: (p / "config.json").unlink(), r"no config\.json"),
+        (lambda p: (p / "config.json").write_text("{"), r"config\.json cannot be read"),
+        (lambda p: (p / "config.json").write_text('{"schema": 99}'), "schema 99"),
+        (lambda p: _flip_a_byte(p / "clip.safetensors"), r"SHA-256 of clip\.safetensors"),
+        (lambda p: _truncate_with_its_hash(p, "clip"), r"clip\.safetensors cannot be read"),
+    ],
+    ids=["no part", "no tokenizer", "bad tokenizer", "no config", "bad config", "other schema", "flipped byte", "truncated"],
+)
+def test_damage_is_named(copy: Path, damage, message: str) -> None:
+    damage(copy)
+    with pytest.raises(UserError, match=message):
+        Bundle.open(copy)
+
+
+def test_nothing_is_written_over(saved: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        tiny.bundle().save(saved)
+
+
+def _flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def _truncate_with_its_hash(path: Path, part: str) -> None:
+    from rdm_jax.core.files import sha256
+
+    file = path / f"{part}.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    config = json.loads((path / "config.json").read_text())
+    config["sha256"][part] = sha256(file)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def test_scalars_stay_scalars(saved: Path) -> None:
+    assert np.shape(Bundle.open(saved).params["clip"]["logit_scale"]) == ()
