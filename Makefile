@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n auto
 
 $(VENV)/.installed: setup.py

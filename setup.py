@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text())[1]
+VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text())[0]
 
 JAX = ">=0.10.2,<0.13"
 

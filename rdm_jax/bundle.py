@@ -180,8 +180,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"damaged bundle {path}: config.json cannot be read ({error})") from error
     if not isinstance(config, dict) or config.get("schema") != SCHEMA:
-        raise UserError(f"bundle {path} has schema {config.get('schema') if isinstance(config, dict) else config!r}, "
-                        f"and this version reads schema {SCHEMA}; export it again")
+        raise UserError(
+            f"bundle {path} has schema {config.get('schema') if isinstance(config, dict) else config!r}, "
+            f"and this version reads schema {SCHEMA}; export it again"
+        )
     return config
 
 
@@ -193,7 +195,9 @@ def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"damaged bundle {path}: {file.name} is missing; export or convert the model again")
     if files.sha256(file) != config.get("sha256", {}).get(part):
-        raise UserError(f"damaged bundle {path}: the SHA-256 of {file.name} is not the one in config.json; copy it again")
+        raise UserError(
+            f"damaged bundle {path}: the SHA-256 of {file.name} is not the one in config.json; copy it again"
+        )
     try:
         flat = load_file(file)
     except (SafetensorError, OSError) as error:

@@ -1,4 +1,4 @@
-"""From a bundle's plain configuration to what a run is made of: settings, schedule, sampler, denoiser, decoder.
+"""From a bundle's plain configuration to what a run is made of: settings, tokens, sampler, denoiser, decoder.
 
 Below this file there are plain arguments only; no function that it calls sees a configuration.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
 
 from rdm_jax.bundle import Bundle
@@ -149,6 +150,29 @@ def sampler_from(name: str, eta: float) -> samplers.Sampler:
     return samplers.make_sampler(name)
 
 
+def context_tokens(
+    condition: str,
+    queries: Float[np.ndarray, "q d"],
+    neighbors: Float[np.ndarray, "q k d"] | None,
+    unit: bool,
+) -> Float[np.ndarray, "q n d"]:
+    """Returns the tokens that the network sees: the query, its neighbours, or the query and then its neighbours.
+
+    Args:
+      condition: a name in `CONDITIONS`.
+      queries: the query vectors.
+      neighbors: what was retrieved; None where the condition has no neighbours.
+      unit: whether every token is scaled to length 1, as the model's configuration says.
+    """
+    parts = {
+        "neighbors": [neighbors],
+        "text": [queries[:, None]],
+        "text+neighbors": [queries[:, None], neighbors],
+    }[condition]
+    tokens = np.concatenate(parts, axis=1, dtype=np.float32)
+    return tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12) if unit else tokens
+
+
 def denoiser_from(
     unet: Any,
     params: Any,
@@ -284,7 +308,7 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
     ) -> Any:
         infos, step_keys = part
         if step_keys is not None:
-            infos = infos.replace(keys=jax.random.wrap_key_data(step_keys))
+            infos = dataclasses.replace(infos, keys=jax.random.wrap_key_data(step_keys))
         guidance = scale if shape.guided else None
         denoiser = denoiser_from(unet, params, tokens, guidance, config["diffusion"]["prediction"])
         return samplers.sample_chunk(sampler, infos, carry, denoiser)[0]

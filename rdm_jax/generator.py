@@ -227,15 +227,15 @@ class Generator:
         tokens = self._context(plan)
         starts = range(0, len(plan.indices), size)
         for number, first in enumerate(starts):
-            part = slice_plan(plan, first, first + size)
+            indices, rows = plan.indices[first : first + size], plan.rows[first : first + size]
             # The last batch is filled up with its own pictures, so that every batch has one shape.
-            indices, rows = np.resize(part.indices, size), np.resize(part.rows, size)
+            noise, context = np.resize(indices, size), tokens[np.resize(rows, size)]
 
-            def report(done: int, steps: int, number: int = number) -> None:
+            def report(done: int, steps: int, before: int = number) -> None:
                 if progress:
-                    progress(number * steps + done, len(starts) * steps)
+                    progress(before * steps + done, len(starts) * steps)
 
-            yield _result(part, self._draw_batch(plan.settings, indices, tokens[rows], report))
+            yield _result(plan, indices, rows, self._draw_batch(plan.settings, noise, context, report))
 
     def _draw_batch(
         self,
@@ -302,7 +302,7 @@ class Generator:
     def _context(self, plan: Plan) -> Float[np.ndarray, "q n d"]:
         embeddings = plan.neighbors.embeddings if plan.neighbors else None
         unit = bool(self.bundle.config["conditioning"].get("unit_tokens", False))
-        return context_tokens(plan.settings.condition, plan.queries, embeddings, unit)
+        return factory.context_tokens(plan.settings.condition, plan.queries, embeddings, unit)
 
     def _retriever(self, database: Databases | None, condition: str) -> Retriever | None:
         if condition == "text":
@@ -318,34 +318,6 @@ class Generator:
         return Retriever(self.encoder, [one if isinstance(one, Database) else Database.open(one) for one in several])
 
 
-def context_tokens(
-    condition: str,
-    queries: Float[np.ndarray, "q d"],
-    neighbors: Float[np.ndarray, "q k d"] | None,
-    unit: bool,
-) -> Float[np.ndarray, "q n d"]:
-    """Returns the tokens that the network sees: the query, its neighbours, or the query and then its neighbours.
-
-    Args:
-      condition: a name in `factory.CONDITIONS`.
-      queries: the query vectors.
-      neighbors: what was retrieved; None where the condition has no neighbours.
-      unit: whether every token is scaled to length 1, as the model's configuration says.
-    """
-    parts = {
-        "neighbors": [neighbors],
-        "text": [queries[:, None]],
-        "text+neighbors": [queries[:, None], neighbors],
-    }[condition]
-    tokens = np.concatenate(parts, axis=1, dtype=np.float32)
-    return tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12) if unit else tokens
-
-
-def slice_plan(plan: Plan, first: int, last: int) -> Plan:
-    """Returns the plan of the pictures [first, last) alone."""
-    return dataclasses.replace(plan, indices=plan.indices[first:last], rows=plan.rows[first:last])
-
-
 def join(results: Sequence[Result]) -> Result:
     """Returns the results of the batches of one plan as one result."""
     found = [result.neighbors for result in results if result.neighbors is not None]
@@ -359,19 +331,16 @@ def join(results: Sequence[Result]) -> Result:
     )
 
 
-def _result(plan: Plan, pictures: Float[np.ndarray, "b h w 3"]) -> Result:
-    """Returns the first pictures of a batch with all that belongs to them; `plan` is the batch's own."""
-    pictures = pictures[: len(plan.indices)]
-    for index, picture in zip(plan.indices, pictures, strict=True):
+def _result(plan: Plan, indices: list[int], rows: list[int], pictures: Float[np.ndarray, "b h w 3"]) -> Result:
+    """Returns the first pictures of a batch, those of `indices`, with all that belongs to them."""
+    for index, picture in zip(indices, pictures, strict=False):
         if not np.isfinite(picture).all():
-            raise UserError(
-                f"picture {index} is not finite; lower the guidance scale, {plan.settings.guidance_scale} now"
-            )
-    rows = np.array(plan.rows)
+            scale = plan.settings.guidance_scale
+            raise UserError(f"picture {index} is not finite; lower the guidance scale, {scale} now")
     return Result(
-        images=to_uint8(pictures),
-        prompts=[plan.prompts[row] for row in plan.rows],
-        indices=plan.indices,
+        images=to_uint8(pictures[: len(indices)]),
+        prompts=[plan.prompts[row] for row in rows],
+        indices=indices,
         queries=plan.queries[rows],
         neighbors=_map_neighbors(lambda part: part[rows], plan.neighbors) if plan.neighbors else None,
         settings=plan.settings,

@@ -4,9 +4,9 @@ from pathlib import Path
 import chex
 import numpy as np
 import pytest
+
 from rdm_jax.bundle import Bundle, merge
 from rdm_jax.core.errors import UserError
-
 from tests.helpers import tiny
 
 
@@ -48,7 +48,11 @@ def test_float16_rounds_once(tmp_path: Path) -> None:
 def test_parts_merge(saved: Path) -> None:
     whole = Bundle.open(saved)
     parts = [
-        Bundle({"name": part, part: whole.config[part]}, {part: whole.params[part]}, whole.tokenizer if part == "clip" else None)
+        Bundle(
+            {"name": part, part: whole.config[part]},
+            {part: whole.params[part]},
+            whole.tokenizer if part == "clip" else None,
+        )
         for part in ("clip", "unet")
     ]
     joined = merge(parts, name="joined")
@@ -74,7 +78,16 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
         (lambda p: _flip_a_byte(p / "clip.safetensors"), r"SHA-256 of clip\.safetensors"),
         (lambda p: _truncate_with_its_hash(p, "clip"), r"clip\.safetensors cannot be read"),
     ],
-    ids=["no part", "no tokenizer", "bad tokenizer", "no config", "bad config", "other schema", "flipped byte", "truncated"],
+    ids=[
+        "no part",
+        "no tokenizer",
+        "bad tokenizer",
+        "no config",
+        "bad config",
+        "other schema",
+        "flipped byte",
+        "truncated",
+    ],
 )
 def test_damage_is_named(copy: Path, damage, message: str) -> None:
     damage(copy)

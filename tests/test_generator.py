@@ -15,7 +15,8 @@ import pytest
 
 from rdm_jax import factory
 from rdm_jax.core.errors import UserError
-from rdm_jax.generator import Generator, context_tokens
+from rdm_jax.factory import context_tokens
+from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
 

@@ -19,10 +19,20 @@ FLOORS = (
     {"cli", "studio", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WALLS = {("diffusion", "models"), ("models", "diffusion"), ("retrieval", "diffusion"), ("diffusion", "retrieval"),
-         ("training", "evaluation")}
-CONFINED = {"torch": {"convert"}, "scann": {"retrieval"}, "apache_beam": {"retrieval"}, "gradio": {"studio"},
-            "tensorflow": set()}
+WALLS = {
+    ("diffusion", "models"),
+    ("models", "diffusion"),
+    ("retrieval", "diffusion"),
+    ("diffusion", "retrieval"),
+    ("training", "evaluation"),
+}
+CONFINED = {
+    "torch": {"convert"},
+    "scann": {"retrieval"},
+    "apache_beam": {"retrieval"},
+    "gradio": {"studio"},
+    "tensorflow": set(),
+}
 
 
 def imports(file: Path) -> list[tuple[str, bool]]:

@@ -1,18 +1,16 @@
 """The autoencoder on a folder of captioned emoji: the settings of configs/style_scenes/autoencoder.py, other data.
 
-  rdm train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --config.data.source=emoji
+rdm train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --config.data.source=emoji
 """
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import Config, load_config
 
 PARENT = Path(__file__).parent.parent / "style_scenes" / "autoencoder.py"
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(str(PARENT)).unlock()
     config.name = "emoji"

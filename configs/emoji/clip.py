@@ -1,18 +1,16 @@
 """CLIP on a folder of captioned emoji in several hands: the settings of configs/style_scenes/clip.py, other data.
 
-  rdm train --config configs/emoji/clip.py --workdir runs/emoji/clip --config.data.source=emoji
+rdm train --config configs/emoji/clip.py --workdir runs/emoji/clip --config.data.source=emoji
 """
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import Config, load_config
 
 PARENT = Path(__file__).parent.parent / "style_scenes" / "clip.py"
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(str(PARENT)).unlock()
     config.name = "emoji"

@@ -1,18 +1,16 @@
-"""The diffusion model on a folder of captioned emoji in several hands: the settings of configs/style_scenes/rdm.py, other data.
+"""The diffusion model on a folder of captioned emoji: the settings of configs/style_scenes/rdm.py, other data.
 
-  rdm train --config configs/emoji/rdm.py --workdir runs/emoji/rdm --config.data.source=emoji
+rdm train --config configs/emoji/rdm.py --workdir runs/emoji/rdm --config.data.source=emoji
 """
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import Config, load_config
 
 PARENT = Path(__file__).parent.parent / "style_scenes" / "rdm.py"
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(str(PARENT)).unlock()
     config.name = "emoji"

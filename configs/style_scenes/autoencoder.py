@@ -4,16 +4,16 @@ Steps count more than pixels, so it learns on crops of 32 pixels; `:decoder` the
 whole pictures, while the latents stay what they are.
 
   rdm train --config configs/style_scenes/autoencoder.py --workdir runs/autoencoder
-  rdm export runs/autoencoder --out runs/autoencoder-bundle
-  rdm train --config configs/style_scenes/autoencoder.py:decoder --workdir runs/decoder --init-from runs/autoencoder-bundle
+  rdm export runs/autoencoder --out runs/first
+  rdm train --config configs/style_scenes/autoencoder.py:decoder --workdir runs/decoder --init-from runs/first
 """
 
 from ml_collections import ConfigDict
 
-from rdm_jax.training.config import defaults
+from rdm_jax.training.config import Config, defaults
 
 
-def get_config(stage: str = "") -> ConfigDict:
+def get_config(stage: str = "") -> Config:
     """Returns the configuration of the whole autoencoder, or with "decoder" that of the decoder's own finish."""
     config = defaults()
     config.task = "autoencoder"

@@ -1,14 +1,14 @@
 """The small CLIP of the embedded model, 64x64 pictures and short captions.
 
-  rdm train --config configs/style_scenes/clip.py --workdir runs/clip
+rdm train --config configs/style_scenes/clip.py --workdir runs/clip
 """
 
 from ml_collections import ConfigDict
 
-from rdm_jax.training.config import defaults
+from rdm_jax.training.config import Config, defaults
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration."""
     config = defaults()
     config.task = "clip"
@@ -29,8 +29,15 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "embed_dim": 128,
-            "vision": {"kind": "vit", "width": 128, "layers": 4, "heads": 4, "patch_size": 8, "image_size": 64,
-                       "pool": "mean"},
+            "vision": {
+                "kind": "vit",
+                "width": 128,
+                "layers": 4,
+                "heads": 4,
+                "patch_size": 8,
+                "image_size": 64,
+                "pool": "mean",
+            },
             "text": {"context_length": 20, "width": 128, "layers": 3, "heads": 4},
         }
     )

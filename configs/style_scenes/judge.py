@@ -7,15 +7,15 @@ rdm export runs/judge --out runs/judge-bundle
 from ml_collections import ConfigDict
 
 from rdm_jax.data.style_scenes.vocabulary import MONOCHROME
-from rdm_jax.training.config import defaults
+from rdm_jax.training.config import Config, defaults
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration."""
     config = defaults()
     config.task = "classifier"
     config.name = "style-scenes-judge"
-    config.steps = 900
+    config.steps = 1200
     config.batch_size = 64
     config.eval_every = 300
     config.eval_pictures = 2048
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.data.held_out = "test"
     config.attributes = ("subject", "colour", "style")
     config.unseen = ConfigDict({"colour": {"style": MONOCHROME}})
-    config.augment = ConfigDict({"shift": 4, "blur": 0.5, "brightness": 0.1, "noise": 0.05})
+    config.augment = ConfigDict({"shift": 4, "blur": 0.3, "brightness": 0.1, "noise": 0.05})
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 0.02
     config.optimizer.clip_norm = 5.0

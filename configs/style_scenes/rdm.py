@@ -1,15 +1,15 @@
 """The retrieval-augmented diffusion model that ships: 16x16x8 latents, four neighbours, v-prediction.
 
-  rdm neighbors --dataset style_scenes --split train --database runs/retrieval --k 20 --within style --out runs/neighbors
-  rdm train --config configs/style_scenes/rdm.py --workdir runs/rdm
+rdm neighbors --dataset style_scenes --split train --database runs/retrieval --k 20 --within style --out runs/neighbors
+rdm train --config configs/style_scenes/rdm.py --workdir runs/rdm
 """
 
 from ml_collections import ConfigDict
 
-from rdm_jax.training.config import defaults
+from rdm_jax.training.config import Config, defaults
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration."""
     config = defaults()
     config.task = "diffusion"
@@ -24,9 +24,7 @@ def get_config() -> ConfigDict:
     config.data.neighbors = "runs/neighbors"
     config.data.held_out_rows = 512
     config.optimizer.learning_rate = 1e-3
-    config.diffusion = ConfigDict(
-        {"num_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "prediction": "v"}
-    )
+    config.diffusion = ConfigDict({"num_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "prediction": "v"})
     config.conditioning = ConfigDict(
         {
             "neighbors": 4,

@@ -205,7 +205,7 @@ def _condition(where: list[str]) -> Callable[[Example], bool] | None:
     return lambda example: all(example.attributes.get(key) == value for key, _, value in pairs)
 
 
-def _check_range(option: str, value: float, low: float, high: float, hint: str = "") -> None:
+def _check_range(option: str, value: float | int, low: float | int, high: float | int, hint: str = "") -> None:
     if not low <= value <= high:
         raise UserError(f"{option} {value} is out of range; give {low} to {high}{hint}")
 

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, metavar="BUNDLE", help="a model with the CLIP that made "
                         "the database (%(default)s)")  # fmt: skip
     parser.add_argument("--exclude-duplicates", action="store_true", help="leave out rows of the example's own picture")
-    parser.add_argument("--within", metavar="KEY", help="take neighbours with the example's own value of this attribute: "
-                        "from its own collection, as a database is one when it is drawn from")  # fmt: skip
+    parser.add_argument("--within", metavar="KEY", help="take neighbours with the example's own value of "
+                        "this attribute, from its own collection, as when drawing")  # fmt: skip
     parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
     parser.add_argument("--max-skip", type=float, default=0.05, metavar="SHARE", help="fail if more than this share of "
                         "the pictures cannot be read (%(default)s)")  # fmt: skip

@@ -51,8 +51,10 @@ def run(args: argparse.Namespace) -> None:
     if unexpected:
         raise UserError(f"unexpected argument {unexpected[0]!r}; settings are written --config.KEY=VALUE")
     config = load_config(args.config, args.overrides)
-    note(f"{config.task} {config.name!r}: {config.steps} steps of {config.batch_size}, in {args.workdir}; "
-         "the first step compiles")
+    note(
+        f"{config.task} {config.name!r}: {config.steps} steps of {config.batch_size}, in {args.workdir}; "
+        "the first step compiles"
+    )
     report = _Report()
     state = train(config, args.workdir, init_from=args.init_from, report=report, progress=_Caches())
     note(f"{args.workdir}: step {int(state.step)} of {config.steps}")

@@ -60,7 +60,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
-        raise UserError(f"cannot write to {path.parent}: {error.strerror}; choose a folder that can be written") from error
+        raise UserError(
+            f"cannot write to {path.parent}: {error.strerror}; choose a folder that can be written"
+        ) from error
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())

@@ -17,24 +17,31 @@ ELLIPSIS = "..."
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where things lie on a sheet, in pixels; heights of label bands are zero where there are no labels."""
+    """Where pictures lie on a sheet, in pixels.
+
+    Attributes:
+      cell: (height, width) of a picture.
+      margin: around everything.
+      gap: between columns.
+      left: of the first column.
+      tops: of the rows.
+      bottom: of the last row's labels.
+    """
 
     cell: tuple[int, int]
     margin: int
     gap: int
     left: int
-    top: int
-    under: int
+    tops: Sequence[int]
+    bottom: int
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Returns (x, y) of a picture's upper left corner."""
-        height, width = self.cell
-        return self.left + column * (width + self.gap), self.top + row * (height + self.under + self.gap)
+        return self.left + column * (self.cell[1] + self.gap), self.tops[row]
 
-    def size(self, rows: int, columns: int) -> tuple[int, int]:
+    def size(self, columns: int) -> tuple[int, int]:
         """Returns (width, height) of the whole sheet."""
-        x, y = self.corner(rows, columns)
-        return x - self.gap + self.margin, y - self.gap + self.margin
+        return self.corner(0, columns)[0] - self.gap + self.margin, self.bottom + self.margin
 
 
 def grid(
@@ -69,22 +76,18 @@ def grid(
 
     row_width = min(max(cell[1], 140), 260)
     row_lines = [_wrap(text, row_width, font, _fitting(cell[0], font)) for text in row_labels or []]
-    column_lines = [_wrap(text, cell[1], font) for text in column_labels or []]
-    cell_lines = [[_wrap(text, cell[1], font) for text in texts] for texts in cell_labels or []]
+    label_limit = cell[1] - gap // 2
+    column_lines = [_wrap(text, label_limit, font) for text in column_labels or []]
+    cell_lines = [[_wrap(text, label_limit, font) for text in texts] for texts in cell_labels or []]
     label_width = max((_width(line, font) for lines in row_lines for line in lines), default=0)
     left = margin + (label_width + 2 * gap if label_width else 0)
     title_lines = _wrap(title or "", max(columns * (cell[1] + gap) - gap, 200), title_font, 3)
-    top = margin + _band(title_lines, title_font, 2 * gap)
-    layout = _Layout(
-        cell=cell,
-        margin=margin,
-        gap=gap,
-        left=left,
-        top=top + max((_band(lines, font, gap) for lines in column_lines), default=0),
-        under=max((_band(lines, font, gap) for texts in cell_lines for lines in texts), default=0),
-    )
+    top = margin + _band(title_lines, title_font, 2 * gap) + max((_band(c, font, gap) for c in column_lines), default=0)
+    bands = [max(_band(lines, font, gap) for lines in texts) for texts in cell_lines] or [0] * rows
+    tops = [top + row * (cell[0] + gap) + sum(bands[:row]) for row in range(rows)]
+    layout = _Layout(cell, margin, gap, left, tops, tops[-1] + cell[0] + bands[-1])
 
-    sheet_width, sheet_height = layout.size(rows, columns)
+    sheet_width, sheet_height = layout.size(columns)
     title_width = max((_width(line, title_font) for line in title_lines), default=0)
     sheet = Image.new("RGB", (max(sheet_width, left + title_width + margin), sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)

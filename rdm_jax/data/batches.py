@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -15,14 +15,14 @@ Record = dict[str, np.ndarray]
 Read = Callable[[int, np.random.Generator], Record]
 
 
-class _Rows:
+class _Rows(Sequence[int]):
     def __init__(self, size: int) -> None:
         self._size = size
 
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, row: int) -> int:
+    def __getitem__(self, row: Any) -> Any:
         return int(row)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import logging
 from jaxtyping import UInt8
 from numpy.lib.format import open_memmap
 

@@ -189,6 +189,6 @@ def reconstructor(bundle: Bundle) -> Callable[[UInt8[np.ndarray, "n h w 3"]], UI
     repeat = jax.jit(lambda params, x: bundle.autoencoder.apply({"params": params}, x))
 
     def reconstruct(pictures: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
-        return to_uint8(repeat(bundle.params["autoencoder"], to_float(pictures)))
+        return to_uint8(np.asarray(repeat(bundle.params["autoencoder"], to_float(pictures))))
 
     return reconstruct

@@ -78,8 +78,8 @@ def compute_neighbors(
       k: how many for each example.
       out: a folder that does not exist yet, or one that a run with the same inputs has finished.
       exclude_duplicates: leave out rows of the same picture: equal pixels, or a cosine above 1 - 1e-6.
-      within: an attribute; neighbours carry the same value of it as their example. So a model learns from one collection
-        at a time (one artist, one style), which is how a database is chosen when it draws.
+      within: an attribute; neighbours carry the same value of it as their example. So a model learns from one
+        collection at a time (one artist, one style), which is how a database is chosen when it draws.
       max_skip: the share of unreadable pictures, in [0, 1], above which the run fails.
       index: "auto", "exact" or "scann".
       part_size: how many records a part has.
@@ -180,7 +180,9 @@ class _Searcher:
             )
         return collection
 
-    def _search(self, collection: _Collection, queries: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _search(
+        self, collection: _Collection, queries: np.ndarray, hashes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         if not self.exclude_duplicates:
             return collection.search(queries, self.k)
         wanted = self.k + 8

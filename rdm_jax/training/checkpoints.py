@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
-import logging
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.state import State, abstract_like
-
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,14 +26,15 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int) -> None:
         from orbax.checkpoint import v1 as ocp
 
+        policies: Any = ocp.training.preservation_policies
         self._saver = ocp.training.Checkpointer(
-            (workdir / "checkpoints").absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            str((workdir / "checkpoints").absolute()),
+            preservation_policy=policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
 
     def save(self, state: State, data_state: dict[str, Any]) -> None:
-        """Starts to save the state in place of what its step held; the arrays are copied first, so they may be donated."""
+        """Starts to save the state, in place of what its step held; the arrays are copied before it returns."""
         step = int(state.step)
         items = {"state": state, "data": {"json": json.dumps(data_state)}}
         self._saver.save_checkpointables_async(step, items, force=True, overwrite=True)
@@ -56,7 +56,9 @@ class Checkpoints:
                 continue
             return items["state"], json.loads(items["data"]["json"])
         if steps:
-            raise UserError(f"none of the checkpoints {steps} in {self._saver.directory} can be read; use another workdir")
+            raise UserError(
+                f"none of the checkpoints {steps} in {self._saver.directory} can be read; use another workdir"
+            )
         return None
 
     def close(self) -> None:
@@ -75,7 +77,7 @@ def restore_ema(workdir: Path) -> tuple[int, Any]:
     folder = (workdir / "checkpoints").absolute()
     if not folder.is_dir():
         raise UserError(f"{workdir} has no checkpoints; train there first with `rdm train --workdir {workdir}`")
-    with ocp.training.Checkpointer(folder) as saver:
+    with ocp.training.Checkpointer(str(folder)) as saver:
         if saver.latest is None:
             raise UserError(f"{workdir} has no finished checkpoint yet; let `rdm train` save one first")
         step = saver.latest.step

@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError, unknown
 
+# ml_collections declares every value as the union of all types; a type checker cannot know a setting's own.
+if TYPE_CHECKING:
+    Config: TypeAlias = Any
+else:
+    Config = ConfigDict
 
-def defaults() -> ConfigDict:
+
+def defaults() -> Config:
     """Returns the settings that every run has; a config file adds its task's own."""
     return ConfigDict(
         {
@@ -27,7 +34,13 @@ def defaults() -> ConfigDict:
             "keep_checkpoints": 2,
             "ema_decay": 0.999,
             "mesh": {"fsdp": 1},
-            "data": {"source": "style_scenes", "split": "train", "held_out": "validation", "data_dir": "data", "size": 64},
+            "data": {
+                "source": "style_scenes",
+                "split": "train",
+                "held_out": "validation",
+                "data_dir": "data",
+                "size": 64,
+            },
             "optimizer": {
                 "learning_rate": 1e-3,
                 "warmup": 100,
@@ -42,7 +55,7 @@ def defaults() -> ConfigDict:
     )
 
 
-def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     """Returns the configuration of a file, with overrides applied.
 
     Args:
@@ -62,7 +75,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config.lock()
 
 
-def _get_config(file: Path, argument: str) -> ConfigDict:
+def _get_config(file: Path, argument: str) -> Config:
     if not file.is_file():
         raise UserError(f"there is no config file {file}; see configs/ for those of the project")
     module_spec = importlib.util.spec_from_file_location(f"rdm_config_{file.stem}", file)
@@ -75,9 +88,9 @@ def _get_config(file: Path, argument: str) -> ConfigDict:
     return module.get_config(argument) if argument else module.get_config()
 
 
-def _set(config: ConfigDict, key: str, text: str) -> None:
+def _set(config: Config, key: str, text: str) -> None:
     *parents, last = key.split(".")
-    node = config
+    node: Any = config
     for depth, name in enumerate([*parents, last]):
         if not isinstance(node, ConfigDict) or name not in node:
             known = [".".join([*parents[:depth], each]) for each in node] if isinstance(node, ConfigDict) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import threading
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import logging
-from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, trees
@@ -21,6 +20,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import batch_sharding, make_mesh
 from rdm_jax.data.batches import local_device_batch, training_batches
 from rdm_jax.training.checkpoints import Checkpoints
+from rdm_jax.training.config import Config
 from rdm_jax.training.state import State
 from rdm_jax.training.step import create_state, make_optimizer, make_train_step, with_params
 from rdm_jax.training.tasks import make_task
@@ -30,8 +30,9 @@ _LOG = logging.getLogger(__name__)
 Report = Callable[[int, int, dict[str, float]], None]
 
 
-def train(config: ConfigDict, workdir: Path, *, init_from: str | None, report: Report,
-          progress: Callable[[str, int, int], None]) -> State:
+def train(
+    config: Config, workdir: Path, *, init_from: str | None, report: Report, progress: Callable[[str, int, int], None]
+) -> State:
     """Trains what the configuration says, from the newest checkpoint in `workdir` or from the start.
 
     Args:
@@ -96,7 +97,7 @@ def train(config: ConfigDict, workdir: Path, *, init_from: str | None, report: R
     return state
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+def claim_workdir(workdir: Path, config: Config) -> None:
     """Writes the configuration into the workdir, or checks that it is the one that is there.
 
     How long and how often (`steps`, `*_every`, `keep_checkpoints`) may change between runs of one workdir.
@@ -109,14 +110,21 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            changed = [name for name in _differences(json.loads(file.read_text()), settings)
-                       if name != "steps" and not name.endswith("_every") and name != "keep_checkpoints"]
+            changed = [
+                name
+                for name in _differences(json.loads(file.read_text()), settings)
+                if name != "steps" and not name.endswith("_every") and name != "keep_checkpoints"
+            ]
             if changed:
-                raise UserError(f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); "
-                                "use another --workdir, or the config that it was made with")
+                raise UserError(
+                    f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); "
+                    "use another --workdir, or the config that it was made with"
+                )
         files.write_json(file, settings)
     except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}; choose a --workdir that can be written") from error
+        raise UserError(
+            f"cannot write to {workdir}: {error.strerror}; choose a --workdir that can be written"
+        ) from error
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -134,15 +142,19 @@ def matching_parts(bundle: Bundle, params: dict[str, Any]) -> dict[str, Any]:
     """
     shared = [part for part in params if bundle.has(part)]
     if not shared:
-        raise UserError(f"--init-from {bundle.name}: it holds {', '.join(bundle.params)}, and this run trains "
-                        f"{', '.join(params)}; give a bundle that shares a part")
+        raise UserError(
+            f"--init-from {bundle.name}: it holds {', '.join(bundle.params)}, and this run trains "
+            f"{', '.join(params)}; give a bundle that shares a part"
+        )
     for part in shared:
         have = {name: leaf.shape for name, leaf in trees.flatten(bundle.params[part]).items()}
         want = {name: leaf.shape for name, leaf in trees.flatten(params[part]).items()}
         wrong = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
         if wrong:
-            raise UserError(f"--init-from {bundle.name}: {part} differs in {len(wrong)} parameters ({wrong[0]}, ...); "
-                            "use the config that it was trained with")
+            raise UserError(
+                f"--init-from {bundle.name}: {part} differs in {len(wrong)} parameters ({wrong[0]}, ...); "
+                "use the config that it was trained with"
+            )
     return {**params, **{part: bundle.params[part] for part in shared}}
 
 
@@ -165,8 +177,10 @@ def _log(workdir: Path, step: int, values: dict[str, float]) -> None:
 def _check_finite(step: int, values: dict[str, float]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        raise UserError(f"{', '.join(bad)} is not finite at step {step}; the last checkpoint is kept: lower "
-                        "--config.optimizer.learning_rate and start again from it")
+        raise UserError(
+            f"{', '.join(bad)} is not finite at step {step}; the last checkpoint is kept: lower "
+            "--config.optimizer.learning_rate and start again from it"
+        )
 
 
 def _stop_on_sigterm() -> threading.Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +12,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
-from ml_collections import ConfigDict
 
 from rdm_jax.core import trees
 from rdm_jax.core.errors import unknown
 from rdm_jax.core.mesh import batch_sharding, parameter_shardings, replicated
+from rdm_jax.training.config import Config
 from rdm_jax.training.state import State
 
 Params = Any
@@ -24,7 +25,7 @@ Metrics = dict[str, Array]
 Loss = Callable[[Params, Batch, Key[Array, ""], Array], tuple[Array, Metrics]]
 
 
-def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
+def learning_rate(config: Config, steps: int) -> optax.Schedule:
     """Returns the learning rate by step: a linear warm-up to `config.learning_rate`, then `config.decay`.
 
     Raises:
@@ -40,12 +41,17 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, decays[config.decay]()], [config.warmup])
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """Returns AdamW with a warm-up, clipped by the global norm; parameters matching `config.frozen` stay as they are."""
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    """Returns AdamW with a warm-up, clipped by the global norm; those matching `config.frozen` stay."""
     tx = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(learning_rate(config, steps), config.b1, config.b2, weight_decay=config.weight_decay,
-                    mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)),
+        optax.adamw(
+            learning_rate(config, steps),
+            config.b1,
+            config.b2,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        ),
     )
     if not config.frozen:
         return tx
@@ -56,9 +62,9 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
 
 def _labels(params: Params, frozen: Sequence[str]) -> Params:
     patterns = [re.compile(pattern) for pattern in frozen]
-    return trees.unflatten({
-        name: "freeze" if any(p.fullmatch(name) for p in patterns) else "train" for name in trees.flatten(params)
-    })
+    return trees.unflatten(
+        {name: "freeze" if any(p.fullmatch(name) for p in patterns) else "train" for name in trees.flatten(params)}
+    )
 
 
 def create_state(
@@ -76,8 +82,10 @@ def create_state(
 
 def with_params(state: State, params: Params) -> State:
     """Returns the state with other parameters, in the old ones' places, and an average that starts from them."""
-    placed = jax.tree.map(lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params, params)
-    return state.replace(params=placed, ema=jax.tree.map(jnp.copy, placed))
+    placed = jax.tree.map(
+        lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params, params
+    )
+    return dataclasses.replace(state, params=placed, ema=jax.tree.map(jnp.copy, placed))
 
 
 def ema_decay(step: Array, decay: float) -> Array:
@@ -104,5 +112,6 @@ def make_train_step(
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         return State(step, params, ema, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0, in_shardings=(None, batch_sharding(mesh)),
-                   out_shardings=(None, replicated(mesh)))
+    return jax.jit(
+        train_step, donate_argnums=0, in_shardings=(None, batch_sharding(mesh)), out_shardings=(None, replicated(mesh))
+    )

@@ -1,8 +1,7 @@
-"""The golden folder: small networks of the original programs, their weights and what they compute."""
+"""Networks built from the original programs' configurations, and comparison with what those compute."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,6 @@ import pytest
 import yaml
 
 from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, build_autoencoder, build_unet
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    folder = os.environ.get("RDM_GOLDEN")
-    if not folder:
-        pytest.skip("RDM_GOLDEN is not set")
-    return Path(folder)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="session")

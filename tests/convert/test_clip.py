@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rdm_jax.models import build_clip
 
 
 def _check(clip, params, data, nhwc, close):
-    images, texts, scale = clip.apply(
+    images, texts, scale = jax.jit(clip.apply)(
         {"params": params}, nhwc(data["pixel_values"]), jnp.asarray(data["input_ids"], jnp.int32)
     )
     close(images, data["image_features"])

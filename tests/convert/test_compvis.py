@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,23 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
 from rdm_jax.models.layers import timestep_embedding
 
+FEATURES = {
+    "time_embed": "time_2",
+    "in0": "in_0_conv",
+    "in1_res": "in_1_res",
+    "in1_attn": "in_1_attn",
+    "in3_down": "in_3_down",
+    "in11": "in_11_res",
+    "mid": "mid_2_res",
+    "out0": "out_0_res",
+    "out2_up": "out_2_up",
+    "out11": "out_11_attn",
+}
+
+
+def _jitted(network, method, **static):
+    return jax.jit(partial(network.apply, method=method, **static))
+
 
 @pytest.fixture(scope="module")
 def rdm(golden, yaml_unet, yaml_autoencoder):
@@ -23,40 +42,29 @@ def rdm(golden, yaml_unet, yaml_autoencoder):
 def test_unet_computes_what_the_original_does(golden, rdm, nhwc, close):
     state, unet, _ = rdm
     data = np.load(golden / "unet.npz")
-    apply = unet.apply  # not jitted: most operations then compile once for all sizes
+    apply = jax.jit(partial(unet.apply, capture_intermediates=True, mutable=["intermediates"]))
     raw, ema = ({"params": compvis.unet_params(state, unet, ema=ema)} for ema in (False, True))
     x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
-    close(apply(raw, x, t, context), data["out"])
-    close(apply(ema, x, t, context), data["out_ema"])
-    close(apply(raw, x, t, jnp.zeros_like(context)), data["out_zero_ctx"])
-    close(apply(raw, x, t, jnp.asarray(data["context1"])), data["out_ctx1"])
-    close(apply(raw, x, t, jnp.asarray(data["context21"])), data["out_ctx21"])
-    rectangle = apply(raw, nhwc(data["x_rect"]), jnp.asarray(data["t_rect"], jnp.float32), context[:1])
-    close(rectangle, data["out_rect"])
+    out, variables = apply(raw, x, t, context)
+    close(out, data["out"])
+    for theirs, ours in FEATURES.items():
+        close(variables["intermediates"][ours]["__call__"][0], data[f"feat_{theirs}"])
+    close(apply(ema, x, t, context)[0], data["out_ema"])
+    close(apply(raw, x, t, jnp.zeros_like(context))[0], data["out_zero_ctx"])
+    # A token repeated is the token alone, by a test of its own: this spares a compilation.
+    close(apply(raw, x, t, jnp.repeat(jnp.asarray(data["context1"]), 5, axis=1))[0], data["out_ctx1"])
     close(timestep_embedding(t, unet.model_channels), data["t_emb"], 1e-5)
 
 
-def test_unet_features_match_layer_by_layer(golden, rdm, nhwc, close):
+def test_unet_takes_other_sizes(golden, rdm, nhwc, close):
     state, unet, _ = rdm
     data = np.load(golden / "unet.npz")
-    arguments = (nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"]))
-    params = {"params": compvis.unet_params(state, unet)}
-    _, variables = unet.apply(params, *arguments, capture_intermediates=True, mutable=["intermediates"])
-    features = variables["intermediates"]
-    names = {
-        "time_embed": "time_2",
-        "in0": "in_0_conv",
-        "in1_res": "in_1_res",
-        "in1_attn": "in_1_attn",
-        "in3_down": "in_3_down",
-        "in11": "in_11_res",
-        "mid": "mid_2_res",
-        "out0": "out_0_res",
-        "out2_up": "out_2_up",
-        "out11": "out_11_attn",
-    }
-    for theirs, ours in names.items():
-        close(features[ours]["__call__"][0], data[f"feat_{theirs}"])
+    params, apply = {"params": compvis.unet_params(state, unet)}, jax.jit(unet.apply)
+    x, t = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
+    close(apply(params, x, t, jnp.asarray(data["context21"])), data["out_ctx21"])
+    context = jnp.asarray(data["context"])[:1]
+    rectangle = apply(params, nhwc(data["x_rect"]), jnp.asarray(data["t_rect"], jnp.float32), context)
+    close(rectangle, data["out_rect"])
 
 
 def test_kl_autoencoder_computes_what_the_original_does(golden, rdm, yaml_autoencoder, nhwc, close):
@@ -65,20 +73,20 @@ def test_kl_autoencoder_computes_what_the_original_does(golden, rdm, yaml_autoen
     alone = compvis.autoencoder_params(read_state_dict(golden / "kl_f16_small.ckpt"), autoencoder, prefix="")
     params = {"params": alone}
     image = nhwc(data["image"])
-    moments = autoencoder.apply(params, image, method="encode")
+    encode, decode = _jitted(autoencoder, "encode"), _jitted(autoencoder, "decode")
+    moments = encode(params, image)
     mean, logvar = split_moments(moments)
     close(moments, data["moments"])
     close(mean, data["mean"])
     close(logvar, data["logvar"])
     close(sample_moments(moments, nhwc(data["noise"])), data["sample"])
     close(kl_divergence(moments), data["kl"])
-    close(autoencoder.apply(params, mean, method="decode"), data["dec_mode"])
-    close(autoencoder.apply(params, image), data["dec_mode"])
+    close(decode(params, mean), data["dec_mode"])
     scaled = nhwc(data["scaled"]) / np.float32(0.22765929)
-    close(autoencoder.apply(params, scaled, method="decode"), data["decode_first_stage"])
-    rectangle = autoencoder.apply(params, nhwc(data["image_rect"]), method="encode")
+    close(decode(params, scaled), data["decode_first_stage"])
+    rectangle = encode(params, nhwc(data["image_rect"]))
     close(rectangle, data["moments_rect"])
-    close(autoencoder.apply(params, split_moments(rectangle)[0], method="decode"), data["dec_rect"])
+    close(decode(params, split_moments(rectangle)[0]), data["dec_rect"])
 
 
 @pytest.mark.parametrize("name", ["vq_f4", "vq_f8", "vq_f16", "vq_f4_noattn"])
@@ -88,7 +96,7 @@ def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder
     state = read_state_dict(golden / f"{name}_small.ckpt")
     params = compvis.autoencoder_params(state, autoencoder, prefix="")
     np.testing.assert_array_equal(params["codebook"], data["codebook"])
-    h = autoencoder.apply({"params": params}, nhwc(data["image"]), method="encode")
+    h = _jitted(autoencoder, "encode")({"params": params}, nhwc(data["image"]))
     close(h, data["h"])
 
     def objective(codebook, h):
@@ -96,15 +104,16 @@ def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder
         quantised, indices, loss = autoencoder.apply(variables, h, method="quantize")
         return jnp.sum(quantised * nhwc(data["ste_dir"])) + loss, (quantised, indices, loss)
 
-    grads, (quantised, indices, loss) = jax.grad(objective, (0, 1), has_aux=True)(params["codebook"], nhwc(data["h"]))
+    differentiate = jax.jit(jax.grad(objective, (0, 1), has_aux=True))
+    grads, (quantised, indices, loss) = differentiate(params["codebook"], nhwc(data["h"]))
     close(quantised, data["quant"])
     np.testing.assert_array_equal(np.asarray(indices).reshape(-1), data["indices"])
     close(loss, data["loss_legacy"])
     close(grads[0], data["grad_codebook"])
     close(grads[1], data["grad_h"])
-    close(autoencoder.apply({"params": params}, nhwc(data["h"]), method="decode"), data["dec_from_h"])
-    plain = autoencoder.apply({"params": params}, nhwc(data["h"]), quantize=False, method="decode")
-    close(plain, data["dec_noquant"])
+    decode = _jitted(autoencoder, "decode", quantize=False)
+    close(decode({"params": params}, nhwc(data["h"])), data["dec_noquant"])
+    close(decode({"params": params}, quantised), data["dec_from_h"])
 
 
 def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_autoencoder, nhwc, close):
@@ -114,9 +123,9 @@ def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_au
     data = np.load(golden / "rdm_vq.npz")
     t = jnp.asarray(data["eps_t"], jnp.int32)
     assert sorted(data["eps_t"]) == [5, 900]
-    eps = unet.apply({"params": params.unet}, nhwc(data["x_T"]), t, jnp.asarray(data["context"]))
+    eps = jax.jit(unet.apply)({"params": params.unet}, nhwc(data["x_T"]), t, jnp.asarray(data["context"]))
     close(eps, data["eps"])
-    decoded = autoencoder.apply({"params": params.autoencoder}, nhwc(data["samples"]), method="decode")
+    decoded = _jitted(autoencoder, "decode")({"params": params.autoencoder}, nhwc(data["samples"]))
     close(decoded, data["decoded"])
     assert params.guidance_vector is not None and params.guidance_vector.ndim == 1
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+
 from rdm_jax.core import files, images, keys, trees
 from rdm_jax.core.errors import UserError, unknown
 
@@ -76,7 +77,9 @@ def test_pictures_are_turned_upright() -> None:
     assert decoded.shape == (6, 2, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>", png(Image.effect_noise((64, 64), 90))[:600]], ids=["empty", "html", "cut"])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>", png(Image.effect_noise((64, 64), 90))[:600]], ids=["empty", "html", "cut"]
+)
 def test_what_is_no_picture_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable image"):
         images.decode(data)

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.batches import training_batches
 

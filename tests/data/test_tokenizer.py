@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 
 

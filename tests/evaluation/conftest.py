@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, MONOCHROME, STYLES, SUBJECTS
 from rdm_jax.evaluation.drawing import Drawn

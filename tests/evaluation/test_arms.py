@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+
 from rdm_jax.data.style_scenes.captions import neutral_prompt, styled_prompt
 from rdm_jax.data.style_scenes.vocabulary import HELD_OUT_PAIRS, KEPT_OUT, NAMED_STYLES, NEVER_NAMED, STYLES, SUBJECTS
 from rdm_jax.evaluation.arms import ARMS, GENERAL, cells_of, database_name

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
@@ -32,7 +33,7 @@ def test_a_judge_names_what_its_network_finds_most_likely(judge):
     verdict = judge.judge(pictures, lambda *at: told.append(at))
     module = build_classifier(SETTINGS)
     x = jnp.asarray(pictures, jnp.float32) / 127.5 - 1.0
-    variables = {"params": judge.bundle.params["classifier"]}
+    variables = {"params": jax.tree.map(jnp.asarray, judge.bundle.params["classifier"])}
     logits = module.apply(variables, x)
     for name, values in logits.items():
         assert verdict.named[name] == [SETTINGS["classes"][name][i] for i in np.asarray(values).argmax(-1)]
@@ -42,7 +43,9 @@ def test_a_judge_names_what_its_network_finds_most_likely(judge):
 
 
 def test_shares_leave_out_what_cannot_be_seen(judge):
-    verdict = Verdict({"subject": ["cat", "cat", "sun"], "colour": ["red", "red", "blue"]}, np.zeros((3, 1), np.float32))
+    verdict = Verdict(
+        {"subject": ["cat", "cat", "sun"], "colour": ["red", "red", "blue"]}, np.zeros((3, 1), np.float32)
+    )
     wanted = [
         {"subject": "cat", "colour": "red", "style": "neon"},
         {"subject": "sun", "colour": "blue", "style": "charcoal"},

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy import linalg, stats
+
 from rdm_jax.evaluation.statistics import (
     Moments,
     Share,
@@ -9,7 +11,6 @@ from rdm_jax.evaluation.statistics import (
     psnr,
     wilson,
 )
-from scipy import linalg, stats
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (1, 10), (5, 10), (10, 10), (194, 200), (970, 1000)])

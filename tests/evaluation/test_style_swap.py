@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.style_scenes.vocabulary import MONOCHROME, STYLES
 from rdm_jax.evaluation.arms import ARMS

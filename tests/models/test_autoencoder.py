@@ -65,14 +65,16 @@ def _count(config):
 
 
 @pytest.mark.parametrize(("kind", "cls", "channels"), [("kl", AutoencoderKL, 6), ("vq", AutoencoderVQ, 3)])
-def test_sizes_and_refusals(kind, cls, channels):
+def test_sizes_and_refusals(drawn, kind, cls, channels):
     config = {**TINY, "kind": kind} | ({"num_codes": 5} if kind == "vq" else {})
     autoencoder = build_autoencoder(config)
     assert isinstance(autoencoder, cls) and autoencoder.downsampling == 2
     image = jnp.zeros((2, 6, 10, 3))
-    image_again, params = autoencoder.init_with_output(jax.random.key(0), image)
-    assert image_again.shape == image.shape
-    assert autoencoder.apply(params, image, method="encode").shape == (2, 3, 5, channels)
+    params = drawn(autoencoder, image)
+    again = jax.eval_shape(autoencoder.apply, params, image)
+    assert again.shape == image.shape and again.dtype == image.dtype
+    latent = jax.eval_shape(lambda: autoencoder.apply(params, image, method="encode"))
+    assert latent.shape == (2, 3, 5, channels) and latent.dtype == image.dtype
     with pytest.raises(UserError, match="image size 6x9 is not allowed; height and width must be multiples of 2"):
         autoencoder.apply(params, image[:, :, :9], method="encode")
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.classifier import build_classifier
 
@@ -14,7 +15,11 @@ def tiny():
     pictures = jax.random.uniform(jax.random.key(0), (3, 64, 64, 3), jnp.float32, -1.0, 1.0)
     shapes = jax.eval_shape(module.init, jax.random.key(1), pictures)
     generator = np.random.default_rng(0)
-    return module, jax.tree.map(lambda leaf: 0.2 * generator.standard_normal(leaf.shape, np.float32), shapes), pictures
+    return (
+        module,
+        jax.tree.map(lambda leaf: jnp.asarray(0.2 * generator.standard_normal(leaf.shape, np.float32)), shapes),
+        pictures,
+    )
 
 
 def test_one_head_for_each_attribute_in_the_order_of_the_configuration(tiny):

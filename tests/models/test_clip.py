@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +18,23 @@ VIT = {"kind": "vit", "width": 16, "layers": 2, "heads": 2, "patch_size": 4, "im
 RESNET = {"kind": "resnet", "width": 8, "layers": [1, 1, 1, 1], "heads": 2, "image_size": 32}
 
 
-def _init(config, seed=0):
-    clip = build_clip(config)
-    pixels = jax.random.normal(jax.random.key(1), (2, clip.vision.image_size, clip.vision.image_size, 3))
-    tokens = jax.random.randint(jax.random.key(2), (3, 7), 0, 40)
-    return clip, clip.init(jax.random.key(seed), pixels, tokens), pixels, tokens
+@pytest.fixture
+def make(drawn):
+    """A function of a configuration that returns a CLIP, its parameters, pixels and tokens, all random."""
+
+    def make(config):
+        clip = build_clip(config)
+        rng = np.random.default_rng(1)
+        size = clip.vision.image_size
+        pixels = jnp.asarray(rng.standard_normal((2, size, size, 3)), jnp.float32)
+        tokens = jnp.asarray(rng.integers(0, 40, (3, 7)), jnp.int32)
+        return clip, drawn(clip, pixels, tokens), pixels, tokens
+
+    return make
+
+
+def _apply(clip, method=None):
+    return jax.jit(partial(clip.apply, method=method))
 
 
 @pytest.mark.parametrize(
@@ -51,55 +65,77 @@ def test_the_released_resnet_has_the_published_number_of_parameters():
 
 
 @pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
-def test_embeddings_have_the_common_size(vision):
-    clip, params, pixels, tokens = _init({"embed_dim": 12, "vision": vision, "text": TEXT})
-    images, texts, scale = clip.apply(params, pixels, tokens)
+def test_embeddings_have_the_common_size_and_rows_are_apart(make, vision):
+    clip, params, pixels, tokens = make({"embed_dim": 12, "vision": vision, "text": TEXT})
+    apply = _apply(clip)
+    images, texts, scale = apply(params, pixels, tokens)
     assert clip.embed_dim == 12 and images.shape == (2, 12) and texts.shape == (3, 12)
-    np.testing.assert_allclose(scale, 1 / 0.07, rtol=1e-5)
-    np.testing.assert_allclose(clip.apply(params, pixels[1:], method="encode_image"), images[1:], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(clip.apply(params, tokens[1:], method="encode_text"), texts[1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scale, np.exp(params["params"]["logit_scale"]), rtol=1e-5)
+    other_images, other_texts, _ = apply(params, pixels.at[0].add(1.0), tokens.at[0].add(1))
+    np.testing.assert_allclose(other_images[1:], images[1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other_texts[1:], texts[1:], rtol=1e-4, atol=1e-5)
+    assert np.abs(other_images[0] - images[0]).max() > 1e-4 and np.abs(other_texts[0] - texts[0]).max() > 1e-4
 
 
-def test_what_follows_the_end_of_text_does_not_matter():
-    clip, params, _, tokens = _init({"embed_dim": 12, "vision": VIT, "text": {**TEXT, "eos_id": 45}})
+def test_the_temperature_is_born_as_in_the_paper():
+    clip = build_clip({"embed_dim": 12, "vision": VIT, "text": TEXT})
+    arguments = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 9), jnp.int32)
+    born = jax.jit(lambda key: clip.init(key, *arguments)["params"]["logit_scale"])(jax.random.key(0))
+    np.testing.assert_allclose(np.exp(born), 1 / 0.07, rtol=1e-5)
+
+
+def test_what_follows_the_end_of_text_does_not_matter(make):
+    clip, params, _, tokens = make({"embed_dim": 12, "vision": VIT, "text": {**TEXT, "eos_id": 45}})
+    encode = _apply(clip, "encode_text")
     ended = tokens.at[:, 4].set(45)
-    text = clip.apply(params, ended, method="encode_text")
-    other = clip.apply(params, ended.at[:, 5:].set(45), method="encode_text")
-    np.testing.assert_allclose(other, text, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(clip.apply(params, ended[:, :5], method="encode_text"), text, rtol=1e-4, atol=1e-5)
-    before = clip.apply(params, ended.at[:, 3].set(1 + ended[:, 3]), method="encode_text")
-    assert np.abs(before - text).max() > 1e-3
+    text = encode(params, ended)
+    np.testing.assert_allclose(encode(params, ended.at[:, 5:].set(45)), text, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encode(params, ended[:, :5]), text, rtol=1e-4, atol=1e-5)
+    assert np.abs(encode(params, ended.at[:, 3].set(1 + ended[:, 3])) - text).max() > 1e-3
 
 
-def test_without_an_end_token_the_highest_id_is_read():
-    clip, params, _, tokens = _init({"embed_dim": 12, "vision": VIT, "text": TEXT})
+def test_without_an_end_token_the_highest_id_is_read(make):
+    clip, params, _, tokens = make({"embed_dim": 12, "vision": VIT, "text": TEXT})
     named = clip.clone(text=clip.text.clone(eos_id=45))
     ended = tokens.at[:, 4].set(45).at[:, 5:].set(0)
-    np.testing.assert_array_equal(
-        clip.apply(params, ended, method="encode_text"), named.apply(params, ended, method="encode_text")
-    )
+    one, two = (_apply(c, "encode_text")(params, ended) for c in (clip, named))
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
-def test_the_statistics_of_batch_norm_get_no_gradient():
-    clip, params, pixels, _ = _init({"embed_dim": 12, "vision": RESNET, "text": TEXT})
-    grads = jax.grad(lambda p: jnp.sum(clip.apply(p, pixels, method="encode_image") ** 2))(params)
+def test_the_mean_of_the_patches_may_be_read_out(make):
+    """Without positions, moving the patches about changes neither readout; with them both change."""
+    for pool in ("class", "mean"):
+        clip, params, pixels, _ = make({"embed_dim": 12, "vision": {**VIT, "pool": pool}, "text": TEXT})
+        encode = _apply(clip, "encode_image")
+        turned = jnp.concatenate([pixels[:, 4:], pixels[:, :4]], axis=1)
+        assert np.abs(encode(params, turned) - encode(params, pixels)).max() > 1e-3
+        params["params"]["vision"]["positions"][:] = 0.0
+        np.testing.assert_allclose(encode(params, turned), encode(params, pixels), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="unknown pool 'maen'; did you mean 'mean'"):
+        make({"embed_dim": 12, "vision": {**VIT, "pool": "maen"}, "text": TEXT})
+
+
+def test_the_statistics_of_batch_norm_get_no_gradient(make):
+    clip, params, pixels, _ = make({"embed_dim": 12, "vision": RESNET, "text": TEXT})
+    apply = _apply(clip, "encode_image")
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(apply(p, pixels) ** 2)))(params)
     flat = trees.flatten(grads["params"]["vision"])
     assert not any(grad.any() for name, grad in flat.items() if name.endswith(("/mean", "/var")))
     assert flat["norm1/scale"].any() and flat["stage_4_0/conv_skip/kernel"].any()
 
 
-def test_activations_are_chosen_by_name():
+def test_activations_are_chosen_by_name(make):
     config = {"embed_dim": 12, "vision": VIT, "text": TEXT}
-    clip, params, pixels, _ = _init(config)
+    clip, params, pixels, _ = make(config)
     exact = build_clip({**config, "vision": {**VIT, "activation": "gelu"}})
-    one, two = (c.apply(params, pixels, method="encode_image") for c in (clip, exact))
+    one, two = (_apply(c, "encode_image")(params, pixels) for c in (clip, exact))
     assert 0 < np.abs(one - two).max() < 0.1
     with pytest.raises(UserError, match="unknown activation 'gelo'; did you mean 'gelu'"):
-        _init({**config, "vision": {**VIT, "activation": "gelo"}})
+        make({**config, "vision": {**VIT, "activation": "gelo"}})
 
 
-def test_what_does_not_fit_is_refused():
-    clip, params, pixels, _ = _init({"embed_dim": 12, "vision": VIT, "text": TEXT})
+def test_what_does_not_fit_is_refused(make):
+    clip, params, pixels, _ = make({"embed_dim": 12, "vision": VIT, "text": TEXT})
     with pytest.raises(UserError, match="CLIP takes 8x8 pixels, got 4x8"):
         clip.apply(params, pixels[:, :4], method="encode_image")
     with pytest.raises(UserError, match="10 text tokens are too many; CLIP takes 9"):

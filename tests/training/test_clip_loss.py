@@ -1,9 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
-from rdm_jax.training.tasks.clip import contrastive_loss, crop_and_flip, neighbour_agreement
 from scipy.special import log_softmax
 
-import jax
+from rdm_jax.training.tasks.clip import contrastive_loss, crop_and_flip, neighbour_agreement
 
 
 def test_contrastive_loss_is_symmetric_cross_entropy() -> None:
@@ -29,11 +29,18 @@ def test_pictures_that_share_a_caption_are_no_negatives_of_each_other() -> None:
     first = image[0] / jnp.linalg.norm(image[0])
     third = image[2] / jnp.linalg.norm(image[2])
     t0, t2 = text[0] / jnp.linalg.norm(text[0]), text[2] / jnp.linalg.norm(text[2])
-    twin = 0.5 * (jnp.logaddexp(5 * first @ t0, 5 * first @ t2) + jnp.logaddexp(5 * first @ t0, 5 * third @ t0)) - 5 * first @ t0
-    others = 0.5 * (
-        jax.nn.logsumexp(5 * jnp.stack([third @ t0, third @ t0, third @ t2]))
-        + jax.nn.logsumexp(5 * jnp.stack([first @ t2, first @ t2, third @ t2]))
-    ) - 5 * third @ t2
+    twin = (
+        0.5 * (jnp.logaddexp(5 * first @ t0, 5 * first @ t2) + jnp.logaddexp(5 * first @ t0, 5 * third @ t0))
+        - 5 * first @ t0
+    )
+    others = (
+        0.5
+        * (
+            jax.nn.logsumexp(5 * jnp.stack([third @ t0, third @ t0, third @ t2]))
+            + jax.nn.logsumexp(5 * jnp.stack([first @ t2, first @ t2, third @ t2]))
+        )
+        - 5 * third @ t2
+    )
     np.testing.assert_allclose(float(apart), float((2 * twin + others) / 3), rtol=1e-5)
     assert np.isfinite(float(once))
 
@@ -45,7 +52,8 @@ def test_shift_and_flip_move_pixels_and_make_none() -> None:
     for before, after in zip(np.asarray(pictures), np.asarray(moved), strict=True):
         assert set(after.reshape(-1, 3)[:, 0]) <= set(before.reshape(-1, 3)[:, 0])
     np.testing.assert_array_equal(
-        np.sort(np.asarray(crop_and_flip(pictures, jax.random.key(1), 0)).ravel()), np.sort(np.asarray(pictures).ravel())
+        np.sort(np.asarray(crop_and_flip(pictures, jax.random.key(1), 0)).ravel()),
+        np.sort(np.asarray(pictures).ravel()),
     )
 
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import load_config
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import load_config
@@ -32,10 +33,23 @@ def config_for(pictures: Path, *overrides: str) -> ConfigDict:
     return load_config(
         CONFIG,
         [
-            f"data.source={pictures}", "data.split=", "data.held_out=", f"data.data_dir={pictures.parent / 'cache'}",
-            "data.size=16", "crop=8", "batch_size=4", "log_every=1", "eval_every=0", "checkpoint_every=2",
-            "model.ch=4", "model.ch_mult=[1, 2]", "model.num_groups=2", "model.z_channels=2", "model.embed_dim=2",
-            "optimizer.warmup=1", *overrides,
+            f"data.source={pictures}",
+            "data.split=",
+            "data.held_out=",
+            f"data.data_dir={pictures.parent / 'cache'}",
+            "data.size=16",
+            "crop=8",
+            "batch_size=4",
+            "log_every=1",
+            "eval_every=0",
+            "checkpoint_every=2",
+            "model.ch=4",
+            "model.ch_mult=[1, 2]",
+            "model.num_groups=2",
+            "model.z_channels=2",
+            "model.embed_dim=2",
+            "optimizer.warmup=1",
+            *overrides,
         ],
     )
 
@@ -100,7 +114,9 @@ def test_the_export_holds_the_average_and_starts_another_run(pictures: Path, tmp
     bundle.save(tmp_path / "bundle", "float32")
     assert Bundle.open(tmp_path / "bundle").digest
     started, _ = run(
-        config_for(pictures, "steps=2", "optimizer.frozen=['.*']"), tmp_path / "fine", init_from=str(tmp_path / "bundle")
+        config_for(pictures, "steps=2", "optimizer.frozen=['.*']"),
+        tmp_path / "fine",
+        init_from=str(tmp_path / "bundle"),
     )
     chex.assert_trees_all_equal(started.params, jax.device_get(state.ema))
 

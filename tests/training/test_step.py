@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+
 from rdm_jax.core import mesh as meshes
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import defaults
@@ -28,7 +29,10 @@ def init(key):
 
 def batch(size=8):
     generator = np.random.default_rng(0)
-    return {"x": generator.normal(size=(size, 4)).astype(np.float32), "y": generator.normal(size=(size, 2)).astype(np.float32)}
+    return {
+        "x": generator.normal(size=(size, 4)).astype(np.float32),
+        "y": generator.normal(size=(size, 2)).astype(np.float32),
+    }
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
@@ -54,7 +58,9 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
     clipped = np.asarray(grad) * min(1.0, 0.5 / norm)
     # Adam's first step in closed form: m / (1 - b1) = g, v / (1 - b2) = g^2.
     step = clipped / (np.abs(clipped) + 1e-8) + 0.01 * params["net"]["kernel"]
-    np.testing.assert_allclose(np.asarray(state.params["net"]["kernel"]), params["net"]["kernel"] - 0.1 * step, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(state.params["net"]["kernel"]), params["net"]["kernel"] - 0.1 * step, rtol=1e-5
+    )
 
 
 def test_frozen_parameters_stay_to_the_bit() -> None:

@@ -6,9 +6,8 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from rdm_jax.core.errors import unknown
+from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Task
 
 TASKS = {
@@ -19,7 +18,7 @@ TASKS = {
 }
 
 
-def make_task(config: ConfigDict, workdir: Path, progress: Callable[[str, int, int], None]) -> Task:
+def make_task(config: Config, workdir: Path, progress: Callable[[str, int, int], None]) -> Task:
     """Returns the task that `config.task` names, its data opened and its caches filled.
 
     Args:

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.models import AutoencoderKL, build_autoencoder
+from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
+from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_and_held_out
 
 EVAL_PICTURES = 512
@@ -32,10 +32,10 @@ EVAL_BATCH = 64
 class AutoencoderTask:
     """Trains encoder and decoder, or the decoder alone where the optimizer's `frozen` holds the encoder."""
 
-    config: ConfigDict
+    config: Config
     pictures: Pictures
     held_out: Pictures
-    module: AutoencoderKL
+    module: Any
     settings: dict[str, Any]
 
     @property
@@ -108,7 +108,7 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
     return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
 
 
-def make(config: ConfigDict, workdir: Path, progress: Progress) -> AutoencoderTask:
+def make(config: Config, workdir: Path, progress: Progress) -> AutoencoderTask:
     """Returns the task over the pictures that `config.data` names."""
     pictures, held_out = training_and_held_out(config.data, progress)
     settings = config.model.to_dict()

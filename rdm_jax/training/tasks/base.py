@@ -8,11 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Key
-from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.pictures import Pictures, load_pictures
 from rdm_jax.data.sources import open_source
+from rdm_jax.training.config import Config
 
 HELD_OUT_EVERY = 20
 
@@ -53,7 +53,7 @@ class Task(Protocol):
         ...
 
 
-def training_pictures(data: ConfigDict, split: str, progress: Progress) -> Pictures:
+def training_pictures(data: Config, split: str, progress: Progress) -> Pictures:
     """Returns the pictures that `config.data` names, of one split, cached under its `data_dir`.
 
     Args:
@@ -66,7 +66,7 @@ def training_pictures(data: ConfigDict, split: str, progress: Progress) -> Pictu
     return load_pictures(source, data.size, cache, lambda done, total: progress("reading pictures", done, total))
 
 
-def training_and_held_out(data: ConfigDict, progress: Progress) -> tuple[Pictures, Pictures]:
+def training_and_held_out(data: Config, progress: Progress) -> tuple[Pictures, Pictures]:
     """Returns the pictures to train on and those to evaluate on.
 
     The latter are the split `data.held_out`; where that is empty, every `HELD_OUT_EVERY`-th picture of the source.

@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
-from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models.classifier import Classifier, build_classifier
+from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_pictures
 
 IGNORED = -1
 EVAL_BATCH = 256
 
 
-def make(config: ConfigDict, workdir: Path, progress: Progress) -> ClassifierTask:
+def make(config: Config, workdir: Path, progress: Progress) -> ClassifierTask:
     """Returns the task of `config`, its pictures read.
 
     The classes of each attribute of `config.attributes` are the values that the training pictures have, sorted.
@@ -82,7 +82,7 @@ def labels(
 class ClassifierTask:
     """Pictures with labels; see `rdm_jax.training.tasks.base.Task`."""
 
-    config: ConfigDict
+    config: Config
     classes: dict[str, list[str]]
     train: Pictures
     test: Pictures
@@ -141,11 +141,7 @@ class ClassifierTask:
 
     def export(self, params: Any) -> Bundle:
         """Returns a bundle with the part "classifier"."""
-        training = {
-            "source": self.config.data.source,
-            "fingerprint": self.train.fingerprint,
-            "steps": self.config.steps,
-        }
+        training = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
         unseen = {"unseen": self.config.unseen.to_dict()}
         config = {"name": self.config.name, "classifier": self.settings, "judging": unseen, "training": training}
         return Bundle(config, {"classifier": params["classifier"]})
@@ -160,7 +156,7 @@ def moved(image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Ge
     return np.ascontiguousarray(crop[:, ::-1] if generator.random() < 0.5 else crop)
 
 
-def blemished(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: ConfigDict) -> Float[Array, "b h w 3"]:
+def blemished(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: Config) -> Float[Array, "b h w 3"]:
     """Returns pictures with what drawn samples may suffer from: a little blur, another brightness, noise.
 
     Args:

@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import images
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
-from rdm_jax.models import CLIP, build_clip
+from rdm_jax.models import build_clip
+from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_and_held_out
 
 MAX_LOGIT_SCALE = float(np.log(100.0))
@@ -65,13 +64,13 @@ def crop_and_flip(pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: i
 class ClipTask:
     """Trains both towers from nothing on the pictures' captions."""
 
-    config: ConfigDict
+    config: Config
     pictures: Pictures
     held_out: Pictures
     tokenizer: PreTrainedTokenizerFast
     tokens: Int[np.ndarray, "n length"]
     held_out_tokens: Int[np.ndarray, "m length"]
-    module: CLIP
+    module: Any
     settings: dict[str, Any]
 
     @property
@@ -110,7 +109,7 @@ class ClipTask:
         return loss + self.config.image_weight * between, {**metrics, "views": between}
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the share of held-out pictures that find a caption like their own among 256, and the labels' agreement."""
+        """Yields how often held-out pictures find their caption among 256, and how often neighbours share a label."""
         apply = jax.jit(lambda p, x, t: self.module.apply({"params": p}, x, t))
         vectors, accuracies = [], []
         size = min(EVAL_BATCH, len(self.held_out))
@@ -153,7 +152,7 @@ def neighbour_agreement(
         yield f"neighbour_{label}", float(np.mean(values[nearest] == values[:, None]))
 
 
-def make(config: ConfigDict, workdir: Path, progress: Progress) -> ClipTask:
+def make(config: Config, workdir: Path, progress: Progress) -> ClipTask:
     """Returns the task; trains the tokenizer on the captions first where the workdir has none."""
     pictures, held_out = training_and_held_out(config.data, progress)
     file = workdir / "tokenizer.json"
@@ -165,6 +164,12 @@ def make(config: ConfigDict, workdir: Path, progress: Progress) -> ClipTask:
     model["text"] |= {"vocab_size": len(tokenizer), "eos_id": tokenizer.eos_token_id}
     settings = {**model, "mean": list(config.mean), "std": list(config.std)}
     return ClipTask(
-        config, pictures, held_out, tokenizer, tokenize(tokenizer, pictures.captions, length),
-        tokenize(tokenizer, held_out.captions, length), build_clip(model), settings,
+        config,
+        pictures,
+        held_out,
+        tokenizer,
+        tokenize(tokenizer, pictures.captions, length),
+        tokenize(tokenizer, held_out.captions, length),
+        build_clip(model),
+        settings,
     )

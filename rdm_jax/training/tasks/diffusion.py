@@ -16,19 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
 from rdm_jax.diffusion.schedule import Schedule, scaled_linear
-from rdm_jax.models import UNet, build_unet
+from rdm_jax.models import build_unet
 from rdm_jax.models.autoencoder import sample_moments
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.neighbors import NeighborSidecar
+from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_pictures
 
 ENCODE_BATCH = 64
@@ -48,14 +47,14 @@ class DiffusionTask:
       latents: {"scale", "shift"}: how latents are brought to zero mean and unit variance.
     """
 
-    config: ConfigDict
+    config: Config
     base: Bundle
     pictures: Pictures
     moments: Float[np.ndarray, "n h w m"]
     captions: Float[np.ndarray, "n d"]
     neighbors: NeighborSidecar | None
     latents: dict[str, Any]
-    module: UNet
+    module: Any
     settings: dict[str, Any]
 
     @property
@@ -117,9 +116,7 @@ class DiffusionTask:
             return self.module.apply({"params": params["unet"]}, x, t, context)
 
         noise = jax.random.normal(noise_key, shape)
-        losses = diffusion_loss(
-            apply, x0, batch["context"], t, noise, self.schedule, self.config.diffusion.prediction
-        )
+        losses = diffusion_loss(apply, x0, batch["context"], t, noise, self.schedule, self.config.diffusion.prediction)
         band = t * BANDS // len(self.schedule)
         share = jax.nn.one_hot(band, BANDS, axis=0)
         bands = share @ losses / jnp.maximum(share.sum(axis=1), 1.0)
@@ -147,7 +144,9 @@ class DiffusionTask:
             "unet": self.settings,
             "diffusion": self.config.diffusion.to_dict(),
             "conditioning": {
-                "neighbors": conditioning.neighbors, "unit_tokens": conditioning.unit_tokens, "null": "zeros"
+                "neighbors": conditioning.neighbors,
+                "unit_tokens": conditioning.unit_tokens,
+                "null": "zeros",
             },
             "sampling": self.config.sampling.to_dict(),
         }
@@ -163,7 +162,8 @@ def encode_moments(
     bundle: Bundle, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
 ) -> Float[np.ndarray, "n h w m"]:
     """Returns the autoencoder's moments of all pictures in float16, cached in `folder` by the hashes of both."""
-    encode = jax.jit(lambda p, x: bundle.autoencoder.apply({"params": p}, x, method="encode").astype(jnp.float16))
+    module: Any = bundle.autoencoder
+    encode = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode").astype(jnp.float16))
     params = jax.device_put(bundle.params["autoencoder"])
 
     def chunks() -> Iterator[np.ndarray]:
@@ -200,7 +200,7 @@ def latent_statistics(moments: Float[np.ndarray, "n h w m"], rows: int = 4096) -
     return {"scale": round(float(variance**-0.5), 6), "shift": [round(float(value), 6) for value in shift]}
 
 
-def make(config: ConfigDict, workdir: Path, progress: Progress) -> DiffusionTask:
+def make(config: Config, workdir: Path, progress: Progress) -> DiffusionTask:
     """Returns the task; fills the caches of moments and captions first where they are not there.
 
     Raises:
@@ -215,15 +215,15 @@ def make(config: ConfigDict, workdir: Path, progress: Progress) -> DiffusionTask
     captions = encode_captions(encoder, pictures, cache, lambda *at: progress("encoding captions", *at))
     neighbors = open_neighbors(config, pictures, encoder) if config.data.neighbors else None
     settings = config.model.to_dict() | {
-        "in_channels": moments.shape[-1] // 2, "out_channels": moments.shape[-1] // 2, "context_dim": captions.shape[1]
+        "in_channels": moments.shape[-1] // 2,
+        "out_channels": moments.shape[-1] // 2,
+        "context_dim": captions.shape[1],
     }
     latents = latent_statistics(moments)
-    return DiffusionTask(
-        config, base, pictures, moments, captions, neighbors, latents, build_unet(settings), settings
-    )
+    return DiffusionTask(config, base, pictures, moments, captions, neighbors, latents, build_unet(settings), settings)
 
 
-def open_neighbors(config: ConfigDict, pictures: Pictures, encoder: ClipEncoder) -> NeighborSidecar:
+def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder) -> NeighborSidecar:
     """Returns the sidecar that `config.data.neighbors` names.
 
     Raises:
@@ -231,12 +231,19 @@ def open_neighbors(config: ConfigDict, pictures: Pictures, encoder: ClipEncoder)
     """
     sidecar = NeighborSidecar(config.data.neighbors)
     if sidecar.manifest["source"]["fingerprint"] != pictures.fingerprint:
-        raise UserError(f"the neighbours in {config.data.neighbors} are those of another data set than "
-                        f"{config.data.source} {config.data.split}; compute them again with `rdm neighbors`")
+        raise UserError(
+            f"the neighbours in {config.data.neighbors} are those of another data set than "
+            f"{config.data.source} {config.data.split}; compute them again with `rdm neighbors`"
+        )
     if sidecar.manifest["encoder"]["sha256"] != encoder.identity["sha256"]:
-        raise UserError(f"the neighbours in {config.data.neighbors} were found by another encoder than that of "
-                        f"{config.base}; compute them again with `rdm neighbors`")
-    if config.conditioning.candidates > sidecar.k:
-        raise UserError(f"conditioning.candidates={config.conditioning.candidates} is more than the {sidecar.k} neighbours "
-                        f"in {config.data.neighbors}; compute more with `rdm neighbors --k`")
+        raise UserError(
+            f"the neighbours in {config.data.neighbors} were found by another encoder than that of "
+            f"{config.base}; compute them again with `rdm neighbors`"
+        )
+    candidates = config.conditioning.candidates
+    if candidates > sidecar.k:
+        raise UserError(
+            f"conditioning.candidates={candidates} is more than the {sidecar.k} neighbours in {config.data.neighbors}; "
+            "compute more with `rdm neighbors --k`"
+        )
     return sidecar

@@ -1,0 +1,131 @@
+"""`rdm evaluate style-swap` on a tiny random model, through the command line's front door."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.cli.main import main
+from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, STYLES, SUBJECTS
+from rdm_jax.evaluation.arms import ARMS, GENERAL, database_name
+from rdm_jax.evaluation.judges import RealPictures
+from rdm_jax.generator import Generator
+from rdm_jax.models.classifier import build_classifier
+
+CLASSES = {"subject": list(SUBJECTS), "colour": list(COLOURS), "style": list(STYLES)}
+
+
+def random_judge():
+    settings = {"classes": CLASSES, "stem": [4], "widths": [8], "num_groups": 2}
+    module = build_classifier(settings)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    generator = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), shapes)
+    return Bundle({"name": "random", "classifier": settings, "judging": {"unseen": {}}}, {"classifier": params})
+
+
+def random_pictures(split, indices, progress=None):
+    generator = np.random.default_rng(0)
+    labels = [
+        {"subject": SUBJECTS[i % 12], "colour": "red", "ground": next(iter(GROUNDS)), "style": STYLES[i // 12 % 12]}
+        for i in indices
+    ]
+    return RealPictures(generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a model, a judge, and one small database under all the names that are asked for."""
+    tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
+    folder = tmp_path_factory.mktemp("home")
+    tiny.bundle().save(folder / "model", "float32")
+    random_judge().save(folder / "judge", "float32")
+    first = tiny.database(folder / "databases", GENERAL, Generator.load(folder / "model").bundle)
+    for style in STYLES:
+        shutil.copytree(first, folder / "databases" / database_name(style))
+    return folder
+
+
+@pytest.fixture
+def evaluate(home, monkeypatch, tmp_path):
+    """Runs the verb in an empty folder; returns the exit status."""
+    monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_pictures", random_pictures)
+    monkeypatch.setattr(
+        "rdm_jax.evaluation.comparisons.redrawn", lambda real, same: random_pictures("", range(len(real)))
+    )
+    monkeypatch.chdir(tmp_path)
+    places = {"--model": home / "model", "--judges": home / "judge", "--databases": home / "databases"}
+
+    def run(*arguments):
+        given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
+        return main(["evaluate", "style-swap", *given, *arguments])
+
+    return run
+
+
+def test_a_run_leaves_a_table_results_and_a_grid(evaluate, capsys, tmp_path):
+    assert evaluate("--out", "out", "--quick", "--samples", "24", "--arm-samples", "12", "--quiet") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "results.md", "grid.png"}
+    found = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert list(found["arms"]) == [arm.name for arm in ARMS]
+    assert [arm["samples"] for arm in found["arms"].values()] == [24, *[12] * (len(ARMS) - 1)]
+    assert found["model"]["name"] == "tiny" and len(found["model"]["sha256"]) == 64
+    assert len(found["databases"]) == 13 and found["judge_model"]["name"] == "random"
+    assert found["arguments"]["settings"]["steps"] == 4 and found["arguments"]["settings"]["seed"] == 0
+    assert {"judge", "every_pair", "diversity", "copies", "frechet", "autoencoder"} <= set(found)
+    text = capsys.readouterr().out
+    assert text.endswith("out\n")
+    markdown = (tmp_path / "out" / "results.md").read_text()
+    for arm in ARMS:
+        assert arm.title in text and f"| {arm.title} | " in markdown
+    with Image.open(tmp_path / "out" / "grid.png") as grid:
+        assert grid.width > 12 * 32
+
+
+def test_nothing_is_overwritten_and_one_arm_may_be_drawn_alone(evaluate, capsys, tmp_path):
+    arguments = ("--out", "out", "--quick", "--arm", "kept_out_style", "--arm-samples", "12", "--quiet")
+    assert evaluate(*arguments) == 0
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    assert evaluate(*arguments) == 0
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    again = json.loads((tmp_path / "out" / "run-002" / "results.json").read_text())
+    assert list(again["arms"]) == ["kept_out_style"]
+    volatile = ("seconds",)
+    assert {k: v for k, v in again.items() if k not in volatile} == {
+        k: v for k, v in json.loads(before).items() if k not in volatile
+    }
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arm", "style_databse"], "unknown arm 'style_databse'; did you mean 'style_database'"),
+        (["--samples", "0"], "--samples 0 is too few"),
+        (["--batch-size", "0"], "batch size 0 is too small"),
+        (["--guidance-scale", "nan"], "guidance scale nan"),
+        (["--model", "nowhere"], "unknown model 'nowhere'"),
+        (["--databases", "nowhere"], "unknown database 'nowhere"),
+        (["--judges", "nowhere"], "unknown model 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(evaluate, capsys, tmp_path, arguments, message):
+    assert evaluate("--out", "out", "--quick", *arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_measure_must_be_named(capsys):
+    assert main(["evaluate"]) == 2
+    assert "rdm evaluate --help" in capsys.readouterr().err

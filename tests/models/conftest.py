@@ -1,0 +1,28 @@
+"""Random parameters without the cost of an initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[..., Any]:
+    """A function of a network and its arguments; variances come out positive, and nothing is born zero."""
+
+    def draw(network: nn.Module, *arguments: jax.Array, **keywords: Any) -> Any:
+        generator = np.random.default_rng(0)
+        abstract = jax.eval_shape(lambda *a: network.init(*a, **keywords), jax.random.key(0), *arguments)
+
+        def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+            values = 0.2 * generator.standard_normal(shape.shape, np.float32)
+            return np.exp(values) if path[-1].key == "var" else values
+
+        return jax.tree_util.tree_map_with_path(leaf, abstract)
+
+    return draw
