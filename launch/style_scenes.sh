@@ -76,11 +76,11 @@ while read -r style; do
   folder=$out/databases/${style// /-}
   step "database $style" once "$folder" "$RDM" database build style_scenes --split database --data-dir "$data" \
     --encoder "$out/model" --where "style=$style" --name "${style// /-}" --out "$folder" \
-    --licence Apache-2.0
+    --quality 70 --licence Apache-2.0
 done <<<"$styles"
 step "database general" once "$out/databases/general" "$RDM" database build style_scenes --split database \
   --data-dir "$data" --encoder "$out/model" --limit 1152 --name general --out "$out/databases/general" \
-  --licence Apache-2.0
+  --quality 70 --licence Apache-2.0
 
 if [ "$install" = yes ]; then
   assets=rdm_jax/assets

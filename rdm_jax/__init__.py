@@ -8,6 +8,7 @@ result = generator.sample(["a red boat"], database="sketch", num_images=4)
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from rdm_jax.generator import Generator as Generator
     from rdm_jax.generator import Result as Result
     from rdm_jax.retrieval.database import Database as Database
+
+# transformers serves the tokenizer alone, and need not say that PyTorch is missing.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 __version__ = "0.1.0"
 

@@ -80,6 +80,7 @@ class Bundle:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
                 save_file({name: np.array(leaf, dtype, order="C") for name, leaf in flat.items()}, target)
+                files.share(target)  # safetensors gives a new file to its owner alone
                 hashes[part] = files.sha256(target)
             if self.tokenizer is not None:
                 self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))

@@ -30,6 +30,8 @@ RUN = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
 # The samples of a single row are wrapped after so many.
 COLUMNS = 8
+# More samples of one style than this are left out of a sheet of several styles.
+MOST_COLUMNS = 16
 # Sheets are cut off at so many pixels, and at least one row.
 SHEET_PIXELS = 50_000_000
 SHEET_SIDE = 128
@@ -173,26 +175,25 @@ def run_record(
 
 
 def grid_sheet(drawn: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Draws samples in rows: one row for each prompt, or for each style and prompt.
+    """Draws prompts by samples, or where there are several styles, styles by the samples of all prompts.
 
     Args:
-      drawn: (the style, or "" where there is only one, and what was drawn in it).
+      drawn: (the style, "" where there is only one, and what was drawn in it).
     """
-    several = len(set(drawn[0][1].prompts)) > 1
-    labels, rows = [], []
-    for style, result in drawn:
-        count = result.settings.num_images
-        for first in range(0, len(result.images), count):
-            prompt = result.prompts[first]
-            labels.append((f"{style}: {prompt}" if several else style) if style else prompt)
-            rows.append(result.images[first : first + count])
-    images = np.stack(rows)
-    if len(rows) == 1:
-        images = sheets.in_rows(rows[0], min(COLUMNS, len(rows[0])))
-        labels += [""] * (len(images) - 1)
+    if len(drawn) > 1:
+        images = np.stack([result.images[:MOST_COLUMNS] for _, result in drawn])
+        images = images[: _rows_that_fit(images)]
+        prompts = drawn[0][1].prompts[: images.shape[1]]
+        styles = [style for style, _ in drawn[: len(images)]]
+        return sheets.grid(images, row_labels=styles, column_labels=prompts, zoom=_zoom(images))
+    result = drawn[0][1]
+    count = result.settings.num_images
+    labels, images = result.prompts[::count], result.images.reshape(-1, count, *result.images.shape[1:])
+    if len(images) == 1:
+        images = sheets.in_rows(images[0], min(COLUMNS, count))
+        labels = labels + [""] * (len(images) - 1)
     images = images[: _rows_that_fit(images)]
-    title = drawn[0][1].prompts[0] if drawn[0][0] and not several else None
-    return sheets.grid(images, row_labels=labels[: len(images)], title=title, zoom=_zoom(images))
+    return sheets.grid(images, row_labels=labels[: len(images)], zoom=_zoom(images))
 
 
 def neighbor_sheet(result: Result, database: Database) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -34,12 +34,17 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        share(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def share(path: Path) -> None:
+    """Gives a file the permissions that the user's umask gives to new files."""
+    path.chmod(0o666 & ~_umask())
 
 
 def write_json(path: Path, value: Any) -> None:

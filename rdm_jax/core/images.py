@@ -23,7 +23,9 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise ValueError(f"not a readable image: none of {', '.join(FORMATS)}") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image: {error}") from error
 
 

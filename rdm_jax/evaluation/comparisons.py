@@ -12,12 +12,11 @@ from jaxtyping import Float, UInt8
 
 from rdm_jax.evaluation.arms import Arm, Cell
 from rdm_jax.evaluation.drawing import Artist, Drawn
-from rdm_jax.evaluation.judges import Judge, RealPictures, Verdict, redrawn
+from rdm_jax.evaluation.judges import Judge, RealPictures, Verdict, drawn_like
 from rdm_jax.evaluation.statistics import Moments, Share, frechet_distance, nearest_cosine, nearest_rmse, psnr
 
 AUTOENCODER_TARGETS = {"psnr": 24.0, "psnr_lowest": 17.0, "style": 0.99}
 RECONSTRUCT_BATCH = 32
-REDRAWN = 576
 
 Progress = Callable[[str, int, int], None]
 Reconstruct = Callable[[UInt8[np.ndarray, "n h w 3"]], UInt8[np.ndarray, "n h w 3"]]
@@ -38,23 +37,47 @@ class Judged:
         return [{"subject": cell.subject, "colour": cell.colour, "style": cell.style} for cell in self.cells]
 
 
-def diversity(judge: Judge, judged: Judged, real: RealPictures, seen: Verdict) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Likenesses:
+    """Real pictures with the labels of an arm's samples, one for each sample, drawn twice, and what the judge sees.
+
+    Attributes:
+      first: on any ground, as the prompts leave it open.
+      second: the same labels once more, on any ground.
+      grounded: the labels of `first` once more, on its ground.
+      features: [n, d] of each of the three, in this order.
+    """
+
+    first: RealPictures
+    second: RealPictures
+    grounded: RealPictures
+    features: tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]
+
+
+def likenesses(judge: Judge, judged: Judged) -> Likenesses:
+    """Draws real pictures of what an arm's samples were asked to be."""
+    first, second = (drawn_like(judged.labels, seed) for seed in (1, 2))
+    grounded = drawn_like(first.labels, 3)
+    a, b, c = (judge.judge(real.images).features for real in (first, second, grounded))
+    return Likenesses(first, second, grounded, (a, b, c))
+
+
+def diversity(judged: Judged, like: Likenesses) -> dict[str, Any]:
     """Returns how far apart two samples of one prompt and database are, and two real pictures of the same words.
 
     Distances are those of the judge's features (Euclidean) and of pixels (root mean square, levels of 255), averaged
-    over all pairs of samples that share prompt and database. Real pictures are drawn a second time, with another pose
-    and other details, on a ground of their own, which the prompts leave open, and on the same one.
+    over all pairs of samples that share prompt and database, and over pairs of real pictures with the same labels: on
+    any ground, and on the same ground.
     """
     pairs = pairs_within([(cell.prompt, cell.database) for cell in judged.cells])
     a, b = np.array(pairs, np.int64).reshape(-1, 2).T
     images, features = judged.drawn.images, judged.verdict.features
-    figures = {"samples": _distances(images[a], images[b], features[a], features[b])}
-    some = real.where(np.arange(len(real)) < REDRAWN)
-    for name, same_ground in (("real", False), ("real_same_ground", True)):
-        again = redrawn(some, same_ground)
-        others = judge.judge(again.images).features
-        figures[name] = _distances(some.images, again.images, seen.features[: len(some)], others)
-    return figures
+    first, second, grounded = like.features
+    return {
+        "samples": _distances(images[a], images[b], features[a], features[b]),
+        "real": _distances(like.first.images, like.second.images, first, second),
+        "real_same_ground": _distances(like.first.images, like.grounded.images, first, grounded),
+    }
 
 
 def _distances(
@@ -103,24 +126,16 @@ def copies(artist: Artist, judge: Judge, judged: Judged, real: RealPictures, see
     return {**quantiles, "threshold_rmse": threshold, "nearer_than_real": Share(near, len(values["rmse"])).to_json()}
 
 
-def frechet(
-    judged: Judged, reference: tuple[RealPictures, Verdict], floor: tuple[RealPictures, Verdict]
-) -> dict[str, Any]:
-    """Returns the Frechet distance of samples to real pictures in the judge's features, and of other real pictures.
+def frechet(judged: Judged, like: Likenesses) -> dict[str, Any]:
+    """Returns the Frechet distance of samples to real pictures with the same labels in the judge's features.
 
-    The real pictures are those of the pairs that the arm draws. The floor takes as many pictures as there are samples
-    where there are enough, since the distance falls with their number.
+    The floor is that of other real pictures, as many, since the distance falls with their number.
     """
-
-    def of_pairs(real: RealPictures, verdict: Verdict) -> np.ndarray:
-        return verdict.features[[(labels["subject"], labels["style"]) in judged.arm.pairs for labels in real.labels]]
-
-    samples, real, other = judged.verdict.features, of_pairs(*reference), of_pairs(*floor)[: len(judged.cells)]
-    target = _moments(real)
+    reference = _moments(like.features[0])
     return {
-        "samples": frechet_distance(_moments(samples), target),
-        "real": frechet_distance(_moments(other), target),
-        "counts": {"samples": len(samples), "real": len(other), "reference": len(real)},
+        "samples": frechet_distance(_moments(judged.verdict.features), reference),
+        "real": frechet_distance(_moments(like.features[1]), reference),
+        "count": len(judged.cells),
     }
 
 

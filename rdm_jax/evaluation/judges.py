@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +16,12 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.evaluation.statistics import Share
-from rdm_jax.models.classifier import Classifier, build_classifier
+from rdm_jax.models.classifier import build_classifier
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "judges" / "style-scenes"
 BATCH = 128
-REDRAW_SEED = 91
+# Kept apart from the seeds of the set's own splits.
+DRAWING_SEED = 91
 
 Progress = Callable[[int, int], None]
 Labels = Sequence[Mapping[str, str]]
@@ -115,13 +117,10 @@ class Judge:
     def _look(self) -> Callable[..., tuple[Array, dict[str, Array]]]:
         module = build_classifier(self.bundle.config["classifier"])
 
-        def look(params: dict, x: Float[Array, "b h w 3"]) -> tuple[Array, dict[str, Array]]:
-            def both(bound: Classifier, x: Array) -> tuple[Array, dict[str, Array]]:
-                features = bound.features(x)
-                return features, bound.classify(features)
-
-            features, logits = module.apply({"params": params}, x, method=both)
-            return features, {name: values.argmax(-1) for name, values in logits.items()}
+        def look(params: dict[str, Any], x: Float[Array, "b h w 3"]) -> tuple[Array, dict[str, Array]]:
+            bound = module.bind({"params": params})
+            features = bound.features(x)
+            return features, {name: values.argmax(-1) for name, values in bound.classify(features).items()}
 
         return jax.jit(look)
 
@@ -160,15 +159,14 @@ def real_pictures(split: str, indices: Sequence[int], progress: Progress | None 
     return RealPictures(np.stack(images), labels)
 
 
-def redrawn(real: RealPictures, same_ground: bool) -> RealPictures:
-    """Draws pictures with the same labels once more, in another pose; on the same ground, or on any."""
+def drawn_like(labels: Labels, seed: int) -> RealPictures:
+    """Draws real pictures with the labels given, each in a pose of its own; on any ground where they name none."""
     from rdm_jax.data.style_scenes.scene import draw
     from rdm_jax.data.style_scenes.vocabulary import GROUNDS, Scene
 
-    images, labels = [], []
-    for row, old in enumerate(real.labels):
-        generator = np.random.default_rng([REDRAW_SEED, row])
-        ground = str(generator.choice(list(GROUNDS)))
-        labels.append({**old, "ground": old["ground"] if same_ground else ground})
-        images.append(draw(Scene(**labels[-1]), generator))
-    return RealPictures(np.stack(images), labels)
+    images, found = [], []
+    for row, wanted in enumerate(labels):
+        generator = np.random.default_rng([DRAWING_SEED, seed, row])
+        found.append({"ground": str(generator.choice(list(GROUNDS))), **wanted})
+        images.append(draw(Scene(**found[-1]), generator))
+    return RealPictures(np.stack(images), found)

@@ -12,8 +12,12 @@ from rdm_jax.core import sheets
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
 from rdm_jax.evaluation.comparisons import Judged
 
-COLUMNS = ("samples", "style", "subject", "colour", "neighbors agree (style, subject, colour)")
+COLUMNS = ("samples", "style", "subject", "colour", "neighbors")
 ATTRIBUTES = ("style", "subject", "colour")
+LEGEND = (
+    "Percent named as asked, with Wilson's 95 % interval; colour without the styles that show none. Neighbors: percent "
+    "that are of the style, subject and colour asked for."
+)
 
 
 def arm_rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -23,11 +27,11 @@ def arm_rows(results: Mapping[str, Any]) -> list[list[str]]:
     rows[0] += [*(share(judge[name]) for name in ATTRIBUTES), ""]
     for arm in results["arms"].values():
         cells = [share(arm[name]) + _mark(arm, name) for name in ATTRIBUTES]
-        agree = ", ".join(percent(arm["neighbors"][name]["rate"]) for name in ATTRIBUTES)
+        agree = " / ".join(plain(arm["neighbors"][name]["rate"]) for name in ATTRIBUTES)
         rows.append([arm["title"], str(arm["samples"]), *cells, agree])
     if any(results["every_pair"][name]["rate"] is not None for name in ATTRIBUTES):
         pairs = results["every_pair"]["style"]["pairs"]
-        rates = [percent(results["every_pair"][name]["rate"]) for name in ATTRIBUTES]
+        rates = [plain(results["every_pair"][name]["rate"]) for name in ATTRIBUTES]
         rows.append([f"all {pairs} pairs of subject and style, the style's database", "", *rates, ""])
     return rows
 
@@ -76,7 +80,7 @@ def markdown(results: Mapping[str, Any], title: str) -> str:
     first = next(iter(results["arms"].values()))
     parts = [
         f"# {title}",
-        "Shares in percent with Wilson's 95 % interval; colour without the styles that show none.",
+        LEGEND,
         _markdown_table(("arm", *COLUMNS), arm_rows(results)),
         _markdown_table(("", "samples", "real"), figure_rows(results)),
         f"## {first['title']}, by style",
@@ -100,7 +104,7 @@ def screen(results: Mapping[str, Any]) -> str:
         tables.append(_screen_table(("reconstructions", "PSNR in dB", "own style"), autoencoder_rows(results)))
     missed = targets_missed(results)
     closing = f"below target: {'; '.join(missed)}" if missed else "every target is met"
-    return "\n\n".join([*tables, closing]) + "\n"
+    return "\n\n".join([LEGEND, *tables, closing]) + "\n"
 
 
 def targets_missed(results: Mapping[str, Any]) -> list[str]:
@@ -137,10 +141,15 @@ def grid(judged: Iterable[Judged], zoom: int = 2) -> UInt8[np.ndarray, "h2 w2 3"
 
 
 def share(value: Mapping[str, Any]) -> str:
-    """Returns a share as "97.1 (95.9 to 98.0)", in percent; "-" where nothing was looked at."""
+    """Returns a share as "97.1 (95.9-98.0)", in percent; "-" where nothing was looked at."""
     if value["rate"] is None:
         return "-"
-    return f"{100 * value['rate']:.1f} ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    return f"{100 * value['rate']:.1f} ({100 * value['low']:.1f}-{100 * value['high']:.1f})"
+
+
+def plain(rate: float | None) -> str:
+    """Returns a rate in percent as "97.1"."""
+    return "-" if rate is None else f"{100 * rate:.1f}"
 
 
 def percent(rate: float | None) -> str:

@@ -11,9 +11,18 @@ import numpy as np
 
 from rdm_jax.data.style_scenes.vocabulary import COLOURS, STYLES, SUBJECTS
 from rdm_jax.evaluation.arms import ARMS, Arm, Pair, cells_of
-from rdm_jax.evaluation.comparisons import Judged, Progress, Reconstruct, autoencoder, copies, diversity, frechet
+from rdm_jax.evaluation.comparisons import (
+    Judged,
+    Progress,
+    Reconstruct,
+    autoencoder,
+    copies,
+    diversity,
+    frechet,
+    likenesses,
+)
 from rdm_jax.evaluation.drawing import Artist
-from rdm_jax.evaluation.judges import Judge, Verdict, real_pictures
+from rdm_jax.evaluation.judges import Judge, Labels, Verdict, real_pictures
 from rdm_jax.evaluation.statistics import Share
 
 ATTRIBUTES = ("subject", "colour", "style")
@@ -26,19 +35,17 @@ class Sizes:
     Attributes:
       first: samples of the first arm.
       least: samples of each other arm.
-      real: held-out real pictures that the judge is tried on and samples are compared with.
-      floor: further real pictures, for the real-against-real figures.
+      real: held-out real pictures that the judge is tried on.
       reconstructed: real pictures that the autoencoder repeats.
     """
 
     first: int = 1_000
     least: int = 200
     real: int = 2_304
-    floor: int = 1_152
     reconstructed: int = 1_152
 
 
-QUICK = Sizes(first=48, least=24, real=144, floor=144, reconstructed=48)
+QUICK = Sizes(first=48, least=24, real=144, reconstructed=48)
 
 
 def measure(
@@ -66,22 +73,25 @@ def measure(
       UserError: a database is missing, or the judge does not know the pictures' classes.
     """
     judge.require({"subject": SUBJECTS, "colour": tuple(COLOURS), "style": STYLES})
-    indices = spread_indices(sizes.real + sizes.floor)
+    indices = spread_indices(sizes.real)
     real = real_pictures("test", indices, lambda *at: progress("drawing real pictures", *at))
-    tried, floor = real.where(np.arange(len(real)) < sizes.real), real.where(np.arange(len(real)) >= sizes.real)
-    seen, seen_floor = judge.judge(tried.images), judge.judge(floor.images)
+    seen = judge.judge(real.images)
     judged = draw_arms(artist, judge, sizes, arms, progress)
     first = judged[arms[0].name]
+    like = likenesses(judge, first)
     results = {
-        "judge": {name: share.to_json() for name, share in judge.shares(seen, tried.labels).items()},
+        "judge": {
+            **{name: share.to_json() for name, share in judge.shares(seen, real.labels).items()},
+            "by_style": _shares_by(judge, seen, real.labels, "style"),
+        },
         "arms": {name: arm_results(judge, one) for name, one in judged.items()},
         "every_pair": every_pair(judge, list(judged.values())),
-        "diversity": diversity(judge, first, tried, seen),
-        "copies": copies(artist, judge, first, tried, seen),
-        "frechet": frechet(first, (tried, seen), (floor, seen_floor)),
+        "diversity": diversity(first, like),
+        "copies": copies(artist, judge, first, real, seen),
+        "frechet": frechet(first, like),
     }
     if reconstruct:
-        some = tried.where(np.arange(len(tried)) < sizes.reconstructed)
+        some = real.where(np.arange(len(real)) < sizes.reconstructed)
         results["autoencoder"] = autoencoder(reconstruct, judge, some, progress)
     return results, judged
 
@@ -121,8 +131,8 @@ def arm_results(judge: Judge, judged: Judged) -> dict[str, Any]:
         "targets": dict(arm.targets),
         "met": {attribute: overall[attribute].rate >= least for attribute, least in arm.targets.items()},
         "at_chance": {attribute: 1 / len(judge.classes[attribute]) for attribute in arm.at_chance},
-        "by_style": _shares_by(judge, judged, "style"),
-        "by_subject": _shares_by(judge, judged, "subject"),
+        "by_style": _shares_by(judge, judged.verdict, judged.labels, "style"),
+        "by_subject": _shares_by(judge, judged.verdict, judged.labels, "subject"),
         "named": {attribute: dict(Counter(names).most_common()) for attribute, names in judged.verdict.named.items()},
         "neighbors": _neighbor_agreement(judge, judged),
     }
@@ -148,14 +158,13 @@ def every_pair(judge: Judge, judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def _shares_by(judge: Judge, judged: Judged, label: str) -> dict[str, Any]:
-    groups = np.array([labels[label] for labels in judged.labels])
+def _shares_by(judge: Judge, verdict: Verdict, wanted: Labels, label: str) -> dict[str, Any]:
+    groups = np.array([labels[label] for labels in wanted])
     found = {}
     for group in sorted(set(groups.tolist())):
-        rows = np.flatnonzero(groups == group)
-        named = {attribute: [names[row] for row in rows] for attribute, names in judged.verdict.named.items()}
-        part = Verdict(named, judged.verdict.features[rows])
-        shares = judge.shares(part, [judged.labels[row] for row in rows])
+        rows = np.flatnonzero(groups == group).tolist()
+        named = {attribute: [names[row] for row in rows] for attribute, names in verdict.named.items()}
+        shares = judge.shares(Verdict(named, verdict.features[rows]), [wanted[row] for row in rows])
         found[group] = {attribute: share.to_json() for attribute, share in shares.items()}
     return found
 

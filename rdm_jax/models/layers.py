@@ -64,7 +64,7 @@ class LayerNorm(nn.Module):
         return (centred * factor * scale + bias).astype(self.dtype)
 
 
-def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Array, Array]:
+def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Any, Any]:
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     return module.param("scale", ones, (channels,)), module.param("bias", zeros, (channels,))
 

@@ -35,12 +35,16 @@ def random_judge():
 
 
 def random_pictures(split, indices, progress=None):
-    generator = np.random.default_rng(0)
     labels = [
         {"subject": SUBJECTS[i % 12], "colour": "red", "ground": next(iter(GROUNDS)), "style": STYLES[i // 12 % 12]}
         for i in indices
     ]
-    return RealPictures(generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8), labels)
+    return random_likenesses(labels, 0)
+
+
+def random_likenesses(labels, seed):
+    generator = np.random.default_rng(seed)
+    return RealPictures(generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8), list(labels))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +64,7 @@ def home(tmp_path_factory):
 def evaluate(home, monkeypatch, tmp_path):
     """Runs the verb in an empty folder; returns the exit status."""
     monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_pictures", random_pictures)
-    monkeypatch.setattr(
-        "rdm_jax.evaluation.comparisons.redrawn", lambda real, same: random_pictures("", range(len(real)))
-    )
+    monkeypatch.setattr("rdm_jax.evaluation.comparisons.drawn_like", random_likenesses)
     monkeypatch.chdir(tmp_path)
     places = {"--model": home / "model", "--judges": home / "judge", "--databases": home / "databases"}
 

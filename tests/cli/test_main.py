@@ -19,7 +19,8 @@ from rdm_jax.core.errors import UserError
 def own_environment(monkeypatch, tmp_path):
     """Lets `main` set what it sets for its own process without a trace in this one."""
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.setenv(name, "")  # for what stood there to come back at the end, nothing too
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

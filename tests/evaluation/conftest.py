@@ -70,15 +70,17 @@ def real_pictures(split, indices, progress=None):
     return RealPictures(np.stack([written(one, 10_000 + i) for one, i in zip(labels, indices, strict=True)]), labels)
 
 
-def redrawn(real, same_ground):
-    return RealPictures(np.stack([written(one, 90_000 + i) for i, one in enumerate(real.labels)]), real.labels)
+def drawn_like(labels, seed):
+    """Returns pictures with the labels given."""
+    images = [written(one, 90_000 + 1_000 * seed + i) for i, one in enumerate(labels)]
+    return RealPictures(np.stack(images), [{"ground": "grey", **one} for one in labels])
 
 
 @pytest.fixture
 def fakes(monkeypatch):
     """The fakes above, in the places of the procedural set's pictures."""
     monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_pictures", real_pictures)
-    monkeypatch.setattr("rdm_jax.evaluation.comparisons.redrawn", redrawn)
+    monkeypatch.setattr("rdm_jax.evaluation.comparisons.drawn_like", drawn_like)
     config = {"name": "reader", "classifier": {"classes": CLASSES}}
     config["judging"] = {"unseen": {"colour": {"style": list(MONOCHROME)}}}
     return SimpleNamespace(

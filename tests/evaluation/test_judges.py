@@ -6,7 +6,7 @@ import pytest
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
-from rdm_jax.evaluation.judges import BATCH, Judge, Verdict, real_pictures, redrawn
+from rdm_jax.evaluation.judges import BATCH, Judge, Verdict, drawn_like, real_pictures
 from rdm_jax.models.classifier import build_classifier
 
 SETTINGS = {
@@ -83,10 +83,14 @@ def test_real_pictures_are_the_same_each_time_and_in_balance():
     np.testing.assert_array_equal(first.images[3], real_pictures("test", [15]).images[0])
 
 
-def test_redrawn_pictures_show_the_same_differently():
+def test_likenesses_show_the_same_differently():
     real = real_pictures("test", range(6))
-    same, other = redrawn(real, same_ground=True), redrawn(real, same_ground=False)
+    same = drawn_like(real.labels, 1)
     assert same.labels == real.labels
-    assert [{**labels, "ground": ""} for labels in other.labels] == [{**labels, "ground": ""} for labels in real.labels]
-    assert [labels["ground"] for labels in other.labels] != [labels["ground"] for labels in real.labels]
     assert all((a != b).any() for a, b in zip(same.images, real.images, strict=True))
+    np.testing.assert_array_equal(drawn_like(real.labels, 1).images, same.images)
+    assert (drawn_like(real.labels, 2).images != same.images).any()
+    words = [{name: labels[name] for name in ("subject", "colour", "style")} for labels in real.labels]
+    free = drawn_like(words, 1)
+    assert [{**labels, "ground": ""} for labels in free.labels] == [{**labels, "ground": ""} for labels in real.labels]
+    assert len({labels["ground"] for labels in free.labels}) > 1

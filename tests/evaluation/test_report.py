@@ -7,7 +7,7 @@ from rdm_jax.evaluation import report
 from rdm_jax.evaluation.arms import ARMS
 from rdm_jax.evaluation.style_swap import Sizes, measure
 
-SIZES = Sizes(first=122, least=24, real=144, floor=144, reconstructed=24)
+SIZES = Sizes(first=122, least=24, real=144, reconstructed=24)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_what_is_below_target_is_named(measured):
 
 
 def test_a_share_is_told_with_its_interval():
-    assert report.share({"rate": 0.97, "low": 0.9572, "high": 0.9788}) == "97.0 (95.7 to 97.9)"
+    assert report.share({"rate": 0.97, "low": 0.9572, "high": 0.9788}) == "97.0 (95.7-97.9)"
     assert report.share({"rate": None, "low": 0.0, "high": 1.0}) == "-"
 
 
