@@ -142,7 +142,7 @@ class Generator:
         prompts: str | Sequence[str] = (),
         *,
         database: Databases | None = None,
-        images: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "n h w 3"] | None = None,
         condition: str | None = None,
         neighbors: int | None = None,
         num_images: int | None = None,
@@ -181,6 +181,7 @@ class Generator:
             another encoder.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        images = [] if images is None else list(images)
         given = {
             "condition": condition,
             "neighbors": neighbors,
@@ -271,7 +272,7 @@ class Generator:
 
     def _program(self, shape: Shape, steps: StepInfo) -> Program:
         if shape not in self.programs:
-            logger.info("compiling for %d pictures of this size ...", shape.batch)
+            logger.info("compiling for %d picture%s at once ...", shape.batch, "s" if shape.batch > 1 else "")
             begin = time.monotonic()
             self.programs[shape] = factory.compile_program(self.bundle, shape, steps)
             logger.info("compiled in %.1f s", time.monotonic() - begin)

@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
             # Written for a run that was interrupted too: the pictures are there, and this says what they are.
             if entries:
                 _write_run(folder, generator.bundle, databases, plans[0], entries)
-    note(f"{len(entries)} pictures in {format_seconds(time.monotonic() - begin)}")
+    note(f"{len(entries)} picture{'s' if len(entries) > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
 

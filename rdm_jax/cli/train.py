@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.training.config import load_config
     from rdm_jax.training.loop import train
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of every checkpoint that one process writes alone
     unexpected = [override for override in args.overrides if "=" not in override]
     if unexpected:
         raise UserError(f"unexpected argument {unexpected[0]!r}; settings are written --config.KEY=VALUE")

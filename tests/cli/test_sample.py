@@ -6,8 +6,10 @@ import functools
 import getpass
 import io
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -283,3 +285,25 @@ def test_a_default_database_is_taken_only_where_there_is_one(rdm, capsys, monkey
     monkeypatch.setattr("rdm_jax.retrieval.database.Database.names", staticmethod(lambda: ["oil", "sketch"]))
     assert rdm("sample", "a", defaults=("--model",)) == 2
     assert "name one by --database (known: oil, sketch)" in capsys.readouterr().err
+
+
+def test_pictures_need_not_be_square(sample):
+    assert sample("a red boat", "--height", 16, "--width", 24, "--num-images", 2, "--seed", 7) == 0
+    assert pixels("outputs/00001-7.png").shape == (16, 24, 3)
+    assert {"grid.png", "neighbors.png"} < set(files())
+
+
+def test_a_second_process_compiles_nothing_again(home, tmp_path):
+    command = [sys.executable, "-m", "rdm_jax", "sample", "a red boat", "--seed", "7", "--out", str(tmp_path / "out")]
+    command += ["--model", str(home / "model"), "--database", str(home / "one")]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    kept = []
+    for folder in ("out", "out/run-002"):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{tmp_path / folder}\n"
+        assert re.search(r"compiling for 1 picture.*\n.*compiled in [\d.]+ s", done.stderr)
+        kept.append(sorted(path.name for path in (tmp_path / "rdm_jax").glob("*-cache")))
+    assert any(name.startswith("jit_advance") for name in kept[0])
+    assert kept[0] == kept[1]
+    assert np.array_equal(pixels(tmp_path / "out/00000-7.png"), pixels(tmp_path / "out/run-002/00000-7.png"))

@@ -118,7 +118,7 @@ def test_recomputation_changes_no_gradient(tiny):
     x, t, context = _arguments(unet)
 
     def gradient(network):
-        return jax.jit(jax.grad(lambda x: jnp.mean(network.apply(params, x, t, context) ** 2)))(x)
+        return jax.jit(jax.grad(lambda x, p: jnp.mean(network.apply(p, x, t, context) ** 2)))(x, params)
 
     np.testing.assert_allclose(gradient(unet.clone(remat=True)), gradient(unet), rtol=1e-4, atol=1e-5)
 
@@ -128,10 +128,10 @@ def test_dropout_draws_from_its_own_stream(tiny):
     dropping, arguments = unet.clone(dropout=0.5), _arguments(unet)
 
     @jax.jit
-    def noisy(key):
+    def noisy(params, key):
         return dropping.apply(params, *arguments, deterministic=False, rngs={"dropout": key})
 
-    first, again, second = (noisy(jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, second = (noisy(params, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - second).max() > 1e-3
     quiet = jax.jit(dropping.apply)(params, *arguments)
