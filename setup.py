@@ -40,6 +40,7 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.67",
         "absl-py>=2.1",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         'scann>=1.4.2,<1.5; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={

@@ -17,7 +17,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.models.classifier import Classifier, build_classifier
+from rdm_jax.models.classifier import build_classifier
 from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_pictures
 
@@ -177,7 +177,7 @@ def blemished(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: Config) -
 
 
 def name_attributes(
-    module: Classifier, params: Any, pictures: UInt8[np.ndarray, "n h w 3"]
+    module: Any, params: Any, pictures: UInt8[np.ndarray, "n h w 3"]
 ) -> dict[str, Int[np.ndarray, " n"]]:
     """Returns {attribute: most likely class of each picture [n]}."""
 
