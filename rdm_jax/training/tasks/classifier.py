@@ -100,7 +100,7 @@ class ClassifierTask:
         return {"classes": self.classes, **self.config.model.to_dict()}
 
     @property
-    def module(self) -> Classifier:
+    def module(self) -> Any:
         """The network."""
         return build_classifier(self.settings)
 
