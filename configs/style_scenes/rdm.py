@@ -15,7 +15,7 @@ def get_config() -> Config:
     config.task = "diffusion"
     config.name = "style-scenes"
     config.base = "runs/base"
-    config.steps = 20000
+    config.steps = 25000
     config.batch_size = 16
     config.eval_every = 2000
     config.checkpoint_every = 500
@@ -36,7 +36,15 @@ def get_config() -> Config:
         }
     )
     config.sampling = ConfigDict(
-        {"sampler": "ddim", "steps": 50, "eta": 0.0, "guidance_scale": 2.0, "height": 64, "width": 64}
+        {
+            "condition": "text+neighbors",
+            "sampler": "ddim",
+            "steps": 50,
+            "eta": 0.0,
+            "guidance_scale": 2.0,
+            "height": 64,
+            "width": 64,
+        }
     )
     config.model = ConfigDict(
         {

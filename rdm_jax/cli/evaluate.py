@@ -80,7 +80,10 @@ def run(args: argparse.Namespace) -> None:
         "arguments": {"sizes": dataclasses.asdict(sizes), "settings": artist.settings},
         "versions": outputs.versions(),
         "model": {**outputs.identity(generator.bundle), "parts": generator.bundle.hashes},
-        "judge_model": {**outputs.identity(judge.bundle), "training": judge.bundle.config.get("training")},
+        "judge_model": {
+            **outputs.identity(judge.bundle),
+            **{key: judge.bundle.config.get(key) for key in ("judging", "training")},
+        },
         "databases": [{**outputs.identity(database), "rows": len(database)} for database in databases],
         **results,
         "seconds": round(time.monotonic() - begin, 1),

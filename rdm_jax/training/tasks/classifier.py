@@ -142,8 +142,9 @@ class ClassifierTask:
     def export(self, params: Any) -> Bundle:
         """Returns a bundle with the part "classifier"."""
         training = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
-        unseen = {"unseen": self.config.unseen.to_dict()}
-        config = {"name": self.config.name, "classifier": self.settings, "judging": unseen, "training": training}
+        # Recorded, since it decides what a judge forgives: blur in training makes it kind to blurred samples.
+        judging = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
+        config = {"name": self.config.name, "classifier": self.settings, "judging": judging, "training": training}
         return Bundle(config, {"classifier": params["classifier"]})
 
 

@@ -87,7 +87,8 @@ def test_the_label_of_an_unseen_colour_does_not_matter(task):
 def test_the_exported_bundle_names_its_classes(task):
     bundle = task.export(task.init(jax.random.key(0)))
     assert bundle.config["classifier"]["classes"]["subject"] == ["cat", "sun"]
-    assert bundle.config["judging"] == {"unseen": {"colour": {"style": ("charcoal",)}}}
+    assert bundle.config["judging"]["unseen"] == {"colour": {"style": ("charcoal",)}}
+    assert bundle.config["judging"]["augment"]["shift"] == 0
     assert set(bundle.params) == {"classifier"}
 
 

@@ -1,0 +1,50 @@
+"""What the README shows runs as printed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.cli import main as cli
+from rdm_jax.retrieval.database import Database
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Returns the README's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs_as_printed(capsys) -> None:
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "(4, 64, 64, 3)"
+    assert [line.split(" <- ")[0] for line in said[1:]] == ["a red boat"] * 2 + ["a blue cat"] * 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines() if line.startswith("rdm ")],
+)
+def test_the_command_lines_are_understood(line: str, monkeypatch) -> None:
+    verb = shlex.split(line, comments=True)[1]
+    ran = []
+    module = __import__(cli.VERBS[verb].module, fromlist=["run"])
+    monkeypatch.setattr(module, "run", lambda args: ran.append(args))
+    assert cli.main(shlex.split(line, comments=True)[1:]) == 0
+    assert len(ran) == 1
+
+
+def test_what_ships_is_what_the_readme_names() -> None:
+    assert Bundle.names() == ["style-scenes"]
+    assert set(re.findall(r"--database ([a-z-]+)", README)) - {"DIR", "my"} <= set(Database.names()) | {"my_style"}
+
+
+def test_what_ships_is_small_enough() -> None:
+    size = sum(file.stat().st_size for file in (ROOT / "rdm_jax/assets").rglob("*") if file.is_file())
+    assert size < 40e6
