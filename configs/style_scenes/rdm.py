@@ -37,6 +37,7 @@ def get_config() -> Config:
     )
     config.sampling = ConfigDict(
         {
+            "database": "general",
             "condition": "text+neighbors",
             "sampler": "ddim",
             "steps": 50,
