@@ -52,8 +52,3 @@ def training_batches(read: Read, size: int, batch_size: int, seed: int, threads:
     records = rows.random_map(lambda row, generator: read(row, generator)).batch(batch_size // processes)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
     return iter(records.to_iter_dataset(options))
-
-
-def local_device_batch(batch: dict[str, Any], sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
-    """Puts this process's part of a global batch on its devices."""
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

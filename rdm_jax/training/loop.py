@@ -17,8 +17,8 @@ import jax
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, trees
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.mesh import batch_sharding, make_mesh
-from rdm_jax.data.batches import local_device_batch, training_batches
+from rdm_jax.core.mesh import batch_sharding, make_mesh, put_batch
+from rdm_jax.data.batches import training_batches
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import State
@@ -77,7 +77,7 @@ def train(
     metrics: dict[str, Any] = {}
     for step in range(int(state.step) + 1, config.steps + 1):
         jax.block_until_ready(metrics)  # one step in flight: a signal is heard soon, and batches do not pile up
-        state, metrics = train_step(state, local_device_batch(next(batches), sharding))
+        state, metrics = train_step(state, put_batch(next(batches), sharding))
         if step % config.log_every == 0 or step == config.steps:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             now = time.monotonic()
