@@ -24,7 +24,15 @@ def get_config(stage: str = "") -> Config:
     config.eval_every = 1000
     config.checkpoint_every = 500
     config.optimizer.learning_rate = 2e-3
-    config.loss = ConfigDict({"squared_weight": 1.0, "edge_weight": 0.5, "kl_weight": 1e-3, "latent_noise": 0.05})
+    config.loss = ConfigDict(
+        {
+            "squared_weight": 1.0,
+            "edge_weight": 0.5,
+            "kl_weight": 1e-3,
+            "latent_noise": 0.05,
+            "half_scale_weight": 0.5,
+        }
+    )
     config.model = ConfigDict(
         {
             "kind": "kl",
@@ -44,5 +52,6 @@ def get_config(stage: str = "") -> Config:
         config.batch_size = 16
         config.steps = 1500
         config.optimizer.learning_rate = 5e-4
+        config.loss.half_scale_weight = 0.0
         config.optimizer.frozen = ("autoencoder/(encoder|quant)/.*",)
     return config

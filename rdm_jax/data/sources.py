@@ -2,7 +2,8 @@
 
 Captions of a folder come, in this order, from `metadata.jsonl` (keys `file_name` and `text`, the others become
 attributes), `metadata.csv`, a text file beside the picture (same path but for the suffix), or the name of the folder
-that the picture lies in. Metadata files may lie in any folder; their file names are relative to it.
+that the picture lies in. Metadata files may lie in any folder; their file names are relative to it. A picture in a
+sub-folder has the topmost one as its attribute "folder", so that a folder of collections can be told apart.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ def _open_files(name: str, files: Files, split: str | None) -> FileSource:
     entries, used = [], Counter[str]()
     for path in chosen:
         entry, origin = _entry(path, files, metadata, sidecars)
-        entries.append(entry)
+        entries.append(dataclasses.replace(entry, attributes={**_collection(path), **entry.attributes}))
         used[origin] += 1
     origins = ", ".join(f"{origin} ({count})" for origin, count in used.most_common())
     return FileSource(name=name, captions=origins, files=files, entries=tuple(entries))
@@ -279,6 +280,11 @@ def _entry(
     if folder and folder not in SPLITS:
         return _Entry(path, folder.replace("_", " "), {"label": folder, **attributes}), "folder names"
     return _Entry(path, "", attributes), "none"
+
+
+def _collection(path: str) -> dict[str, str]:
+    top, slash, _ = path.partition("/")
+    return {"folder": top} if slash and top not in SPLITS else {}
 
 
 def _metadata(files: Files, paths: list[str]) -> dict[str, tuple[_Entry, str]]:

@@ -92,8 +92,10 @@ class ViT(nn.Module):
     dtype: Any = "float32"
 
     @nn.compact
-    def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+    def __call__(self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None) -> Float[Array, "b d"]:
         """Maps normalised pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
+
+        `kept` are the patches that are looked at, by row and then column; all of them where it is None.
 
         Raises:
           UserError: the pixels have another size.
@@ -111,7 +113,10 @@ class ViT(nn.Module):
         first = jnp.broadcast_to(first[None, None, :], (tokens.shape[0], 1, self.width))
         x = jnp.concatenate([first, tokens], axis=1)
         positions = self.param("positions", normal, (x.shape[1], self.width))
-        x = LayerNorm(dtype=dtype, name="norm_in")(x + positions.astype(dtype)[None])
+        x = x + positions.astype(dtype)[None]
+        if kept is not None:
+            x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x, 1 + kept[:, :, None], axis=1)], axis=1)
+        x = LayerNorm(dtype=dtype, name="norm_in")(x)
         for i in range(self.layers):
             x = Block(self.heads, self.layers, self.activation, dtype=dtype, name=f"block_{i}")(x)
         x = LayerNorm(dtype=dtype, name="norm_out")(POOLS[self.pool](x))
@@ -282,9 +287,21 @@ class CLIP(nn.Module):
     def setup(self) -> None:
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
 
-    def encode_image(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Maps pixels [b, image_size, image_size, 3], normalised by CLIP's mean and deviation, to [b, embed_dim]."""
-        return self.vision(pixels)
+    def encode_image(
+        self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b d"]:
+        """Maps pixels [b, image_size, image_size, 3], normalised by CLIP's mean and deviation, to [b, embed_dim].
+
+        `kept` restricts a ViT to some of its patches, as masked training does (https://arxiv.org/abs/2212.00794).
+
+        Raises:
+          UserError: `kept` is given to a ResNet, which has no patches, or the pixels have another size.
+        """
+        if kept is None:
+            return self.vision(pixels)
+        if not isinstance(self.vision, ViT):
+            raise UserError("a ResNet looks at whole pictures; only a ViT can be given some of the patches")
+        return self.vision(pixels, kept)
 
     def encode_text(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Maps token ids [b, n] to [b, embed_dim]."""

@@ -67,7 +67,8 @@ def test_captions_come_in_the_order_jsonl_csv_text_file_folder_name(tmp_path):
     assert [source[i].path for i in range(len(source))] == sorted(EXPECTED)
     assert source.name == "set"
     assert source[0].attributes == {"style": "ink", "n": "3"}
-    assert source[4].attributes == {"label": "deep_er"}
+    assert source[2].attributes == {"folder": "sub"}
+    assert source[4].attributes == {"folder": "sub", "label": "deep_er"}
     for kind in ("metadata.jsonl (1)", "metadata.csv (1)", "text files (1)", "folder names (1)", "none (1)"):
         assert kind in source.captions
 

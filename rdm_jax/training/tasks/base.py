@@ -63,7 +63,7 @@ def training_pictures(data: Config, split: str, progress: Progress) -> Pictures:
     """
     source = open_source(data.source, split=split or None, data_dir=data.data_dir or None)
     cache = Path(data.data_dir or "data") / "cache"
-    return load_pictures(source, data.size, cache, lambda done, total: progress("reading pictures", done, total))
+    return load_pictures(source, data.size, cache, lambda *at: progress(f"reading pictures {split}".strip(), *at))
 
 
 def training_and_held_out(data: Config, progress: Progress) -> tuple[Pictures, Pictures]:

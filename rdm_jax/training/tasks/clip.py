@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from transformers import PreTrainedTokenizerFast
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 from rdm_jax.models import build_clip
@@ -60,6 +62,13 @@ def crop_and_flip(pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: i
     return jnp.where(flip, shifted[:, :, ::-1], shifted)
 
 
+def disjoint_shares(key: Key[Array, ""], batch: int, patches: int, views: int) -> list[Int[Array, "b m"]]:
+    """Returns for each view the patches that it keeps: equal random shares [batch, patches // views], none in two."""
+    order = jax.random.permutation(key, jnp.tile(jnp.arange(patches), (batch, 1)), axis=1, independent=True)
+    share = patches // views
+    return [order[:, i * share : (i + 1) * share] for i in range(views)]
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipTask:
     """Trains both towers from nothing on the pictures' captions."""
@@ -83,30 +92,44 @@ class ClipTask:
         return {"image": np.asarray(self.pictures.images[row]), "tokens": self.tokens[row]}
 
     def init(self, key: Key[Array, ""]) -> Any:
-        """Returns fresh parameters of both towers."""
+        """Returns fresh parameters of both towers, the inverse temperature at `config.initial_scale`."""
         size = self.settings["vision"]["image_size"]
         pixels, tokens = jnp.zeros((1, size, size, 3)), jnp.zeros((1, self.tokens.shape[1]), jnp.int32)
-        return {"clip": self.module.init(key, pixels, tokens)["params"]}
+        params = self.module.init(key, pixels, tokens)["params"]
+        scale = jnp.full_like(params["logit_scale"], np.log(self.config.initial_scale))
+        return {"clip": {**params, "logit_scale": scale}}
 
     def loss(
         self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the contrastive loss and the share of pictures that find their own caption."""
+        """Returns the contrastive loss and the share of pictures that find their own caption.
+
+        With `config.views` = v > 1 every picture is seen as v disjoint random shares of its patches (FLIP,
+        https://arxiv.org/abs/2212.00794). Each share answers to the caption, and by `config.image_weight` the first
+        two to each other (SLIP, https://arxiv.org/abs/2112.12750): so the vector keeps what captions never name, as
+        an artist's hand, for any part of the picture shows that.
+        """
+        crop_key, view_key = jax.random.split(key)
         pixels = self._normalise(batch["image"].astype(jnp.float32) / 255.0)
-        first, second = jax.random.split(key)
-        pixels = crop_and_flip(pixels, first, self.config.shift)
-        image, text, scale = self.module.apply({"params": params["clip"]}, pixels, batch["tokens"])
-        scale = jnp.minimum(scale, jnp.exp(MAX_LOGIT_SCALE))
-        loss = contrastive_loss(image, text, scale, batch["tokens"])
-        metrics = {"accuracy": _own_caption(image, text, batch["tokens"]), "scale": scale}
+        views = self._views(params, crop_and_flip(pixels, crop_key, self.config.shift), view_key)
+        text = self.module.apply({"params": params["clip"]}, batch["tokens"], method="encode_text")
+        scale = jnp.minimum(jnp.exp(params["clip"]["logit_scale"]), jnp.exp(MAX_LOGIT_SCALE))
+        loss = jnp.mean(jnp.stack([contrastive_loss(view, text, scale, batch["tokens"]) for view in views]))
+        metrics = {"accuracy": _own_caption(views[0], text, batch["tokens"]), "scale": scale}
         if not self.config.image_weight:
             return loss, metrics
-        # Two views of one picture stay together: what captions never name (an artist's hand) is kept in the vector.
-        other = crop_and_flip(pixels, second, self.config.shift)
-        views = self.module.apply({"params": params["clip"]}, other, method="encode_image")
-        rows = jnp.arange(len(views))[:, None]
-        between = contrastive_loss(image, views, scale, rows)
+        between = contrastive_loss(views[0], views[1], scale, jnp.arange(len(text))[:, None])
         return loss + self.config.image_weight * between, {**metrics, "views": between}
+
+    def _views(self, params: Any, pixels: Float[Array, "b h w 3"], key: Key[Array, ""]) -> list[Float[Array, "b d"]]:
+        encode = functools.partial(self.module.apply, {"params": params["clip"]}, method="encode_image")
+        if self.config.views == 1:
+            return [encode(pixels)]
+        vision = self.settings["vision"]
+        patches = (vision["image_size"] // vision["patch_size"]) ** 2
+        kept = disjoint_shares(key, len(pixels), patches, self.config.views)
+        together = encode(jnp.concatenate([pixels] * len(kept)), jnp.concatenate(kept))
+        return jnp.split(together, len(kept))
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields how often held-out pictures find their caption among 256, and how often neighbours share a label."""
@@ -124,6 +147,7 @@ class ClipTask:
             return
         yield "accuracy", float(np.mean(accuracies))
         yield from neighbour_agreement(np.concatenate(vectors), self.held_out.attributes)
+        yield from linear_probe(np.concatenate(vectors), self.held_out.attributes)
 
     def export(self, params: Any) -> Bundle:
         """Returns the bundle of the two towers and the tokenizer."""
@@ -152,8 +176,29 @@ def neighbour_agreement(
         yield f"neighbour_{label}", float(np.mean(values[nearest] == values[:, None]))
 
 
+def linear_probe(
+    vectors: Float[np.ndarray, "n d"], attributes: list[dict[str, str]], ridge: float = 1e-3
+) -> Iterator[tuple[str, float]]:
+    """Yields, for each label, how often ridge regression from one half of the vectors finds it in the other half."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    inputs = np.pad(unit - unit.mean(axis=0), ((0, 0), (0, 1)), constant_values=1.0)
+    seen, unseen = inputs[::2], inputs[1::2]
+    gram = seen.T @ seen / len(seen)
+    gram += ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
+    for label in sorted(attributes[0]):
+        values = np.asarray([str(attribute.get(label)) for attribute in attributes[: len(vectors)]])
+        names, classes = np.unique(values, return_inverse=True)
+        weights = np.linalg.solve(gram, seen.T @ np.eye(len(names))[classes[::2]] / len(seen))
+        yield f"probe_{label}", float(np.mean(np.argmax(unseen @ weights, axis=1) == classes[1::2]))
+
+
 def make(config: Config, workdir: Path, progress: Progress) -> ClipTask:
-    """Returns the task; trains the tokenizer on the captions first where the workdir has none."""
+    """Returns the task; trains the tokenizer on the captions first where the workdir has none.
+
+    Raises:
+      UserError: the views or the initial scale are not what the towers can take.
+    """
+    _check_views(config)
     pictures, held_out = training_and_held_out(config.data, progress)
     file = workdir / "tokenizer.json"
     if not file.exists():
@@ -173,3 +218,18 @@ def make(config: Config, workdir: Path, progress: Progress) -> ClipTask:
         build_clip(model),
         settings,
     )
+
+
+def _check_views(config: Config) -> None:
+    vision = config.model.vision
+    if config.initial_scale <= 0:
+        raise UserError(
+            f"initial_scale={config.initial_scale}: an inverse temperature lies above 0; the paper has 14.3"
+        )
+    if config.image_weight and config.views < 2:
+        raise UserError(f"image_weight={config.image_weight} compares views; set views to 2 or more")
+    if config.views > 1 and vision.kind != "vit":
+        raise UserError(f"views={config.views} is for a ViT; a {vision.kind} takes views=1")
+    patches = (vision.image_size // vision.patch_size) ** 2 if vision.kind == "vit" else config.views
+    if not 1 <= config.views <= patches:
+        raise UserError(f"views={config.views} does not share out {patches} patches; use 1 to {patches}")

@@ -1,0 +1,62 @@
+"""The autoencoder's loss against its definition, and what its terms are for."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rdm_jax.data.pictures import Pictures
+from rdm_jax.models import build_autoencoder
+from rdm_jax.training.config import load_config
+from rdm_jax.training.tasks.autoencoder import AutoencoderTask, halved, psnr, reconstruction_error
+
+CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/autoencoder.py")
+
+
+@pytest.fixture(scope="module")
+def task():
+    config = load_config(CONFIG, ("data.size=16", "crop=16", "model.ch=4", "model.ch_mult=[1,1]", "model.num_groups=2"))
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    pictures = Pictures(images, [""] * 8, [{}] * 8, np.arange(8), "0" * 64)
+    settings = config.model.to_dict()
+    return AutoencoderTask(config, pictures, pictures, build_autoencoder(settings), settings)
+
+
+def test_psnr_is_that_of_pictures_in_eight_bits():
+    # One level of 255 off everywhere: 20 log10 255, whatever the range that pictures are held in.
+    np.testing.assert_allclose(psnr(jnp.asarray((2.0 / 255.0) ** 2)), 20.0 * np.log10(255.0), rtol=1e-6)
+
+
+def test_the_error_is_the_weighted_sum_of_its_parts():
+    rng = np.random.default_rng(0)
+    one, two = (jnp.asarray(x, jnp.float32) for x in rng.uniform(-1, 1, (2, 2, 5, 6, 3)))
+    error, parts = reconstruction_error(one, two, ConfigDict({"squared_weight": 2.0, "edge_weight": 3.0}))
+    off = np.asarray(one - two)
+    edges = np.abs(off[:, 1:] - off[:, :-1]).mean() + np.abs(off[:, :, 1:] - off[:, :, :-1]).mean()
+    np.testing.assert_allclose(parts["edges"], edges, rtol=1e-5)
+    np.testing.assert_allclose(error, np.abs(off).mean() + 2.0 * (off**2).mean() + 3.0 * edges, rtol=1e-5)
+    # A constant error has no edges: only what is lost in lines and dots counts twice.
+    constant, parts = reconstruction_error(two + 0.5, two, ConfigDict({"squared_weight": 0.0, "edge_weight": 3.0}))
+    np.testing.assert_allclose(constant, 0.5, rtol=1e-5)
+
+
+def test_half_a_scale_is_the_mean_of_squares():
+    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
+    expected = np.asarray(x).reshape(2, 2, 2, 3, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(halved(x), expected, rtol=1e-6)
+
+
+def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task):
+    params = task.init(jax.random.key(0))
+    batch = {"image": jnp.asarray(task.pictures.images)}
+    key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
+    loss, parts = jax.jit(task.loss)(params, batch, key, step)
+    weights = task.config.loss
+    expected = parts["absolute"] + weights.squared_weight * 4.0 / 10 ** (parts["psnr"] / 10)
+    expected += weights.edge_weight * parts["edges"] + weights.kl_weight * parts["kl"]
+    np.testing.assert_allclose(loss, expected + weights.half_scale_weight * parts["half_scale"], rtol=1e-4)
+    grads = jax.jit(jax.grad(lambda p: task.loss(p, batch, key, step)[0]))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
