@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     swap.add_argument("--samples", type=int, metavar="N", help="samples of the first arm (default: 1000)")
     swap.add_argument("--arm-samples", type=int, metavar="N", help="samples of each other arm (default: 200)")
     swap.add_argument("--arm", action="append", default=[], metavar="NAME", help="draw this arm alone (repeatable)")
+    swap.add_argument("--condition", metavar="C", help="neighbors or text+neighbors; the model's own by default")
     swap.add_argument("--quick", action="store_true", help="a few samples of each arm")
     swap.add_argument("--batch-size", type=int, default=8, metavar="B", help="pictures drawn at once (default: 8)")
     swap.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     outputs.check_writable(out)
     arms = _arms(args.arm)
     generator = Generator.load(args.model)
-    options = {name: getattr(args, name) for name in ("batch_size", "steps", "guidance_scale", "seed")}
+    options = {name: getattr(args, name) for name in ("condition", "batch_size", "steps", "guidance_scale", "seed")}
     artist = ModelArtist(generator, args.databases, options)
     databases = artist.check(arms)
     judge = _judge(args)

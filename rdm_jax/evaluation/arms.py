@@ -37,6 +37,7 @@ class Arm:
       own_database: whether neighbours come from the style's own database, and not from the general one.
       named: whether the prompt names the style.
       random_neighbors: whether the neighbours are random rows of the database, and not the prompt's nearest.
+      condition: what the model sees, in place of what is asked for in general.
       least: the fewest pictures.
       targets: {attribute: the share that should name what was asked for}.
       at_chance: attributes that are not to be had this way, where chance is the right answer.
@@ -48,6 +49,7 @@ class Arm:
     own_database: bool = True
     named: bool = False
     random_neighbors: bool = False
+    condition: str | None = None
     least: int = 200
     targets: Mapping[str, float] = dataclasses.field(default_factory=dict)
     at_chance: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class Cell:
       prompt: the text.
       database: the name of the database.
       random_neighbors: whether neighbours are random rows of the database.
+      condition: what the model sees; None for what is asked for in general.
       noise: which noise it starts from; equal for all styles of one prompt, so that they can be compared.
       copy: its number among the pictures of this prompt and style.
     """
@@ -74,6 +77,7 @@ class Cell:
     prompt: str
     database: str
     random_neighbors: bool
+    condition: str | None
     noise: int
     copy: int
 
@@ -129,9 +133,10 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "control_random_neighbors",
-        "control: random pictures of the style as neighbours",
+        "control: random pictures of the style as neighbours, and they alone",
         tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
         random_neighbors=True,
+        condition="neighbors",
         at_chance=("subject", "colour"),
     ),
 )
@@ -170,6 +175,7 @@ def _cell(arm: Arm, pair: Pair, turn: int) -> Cell:
         prompt=f"{neutral}, {style}" if arm.named else neutral,
         database=database_name(style) if arm.own_database else GENERAL,
         random_neighbors=arm.random_neighbors,
+        condition=arm.condition,
         noise=prompt_number * MAX_COPIES + copy,
         copy=copy,
     )

@@ -57,7 +57,7 @@ class ModelArtist:
     Attributes:
       generator: the model.
       folder: where the databases are, each in a folder of its name; the embedded ones if None.
-      options: what `Generator.plan` takes besides prompts and database: seed, batch_size, steps, guidance_scale.
+      options: what `Generator.plan` takes besides prompts and database: condition, seed, batch_size, steps, ...
     """
 
     generator: Generator
@@ -105,7 +105,14 @@ class ModelArtist:
         return Drawn(np.concatenate(images), attributes)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
-        """Returns one plan of all cells, whatever their databases, so that batches are full."""
+        """Returns one plan of all cells, whatever their databases, so that batches are full.
+
+        Raises:
+          UserError: an option is out of range.
+          ValueError: the cells have several conditions, which one plan cannot hold.
+        """
+        if len({cell.condition for cell in cells}) > 1:
+            raise ValueError("cells of one plan share their condition")
         groups: dict[tuple[str, bool], list[int]] = {}
         for position, cell in enumerate(cells):
             groups.setdefault((cell.database, cell.random_neighbors), []).append(position)
@@ -154,7 +161,10 @@ class ModelArtist:
         name, random = group
         prompts = sorted({cell.prompt for cell in cells})
         retriever = self._retriever(name)
-        plan = self.generator.plan(prompts, database=retriever, **self.options)
+        options = dict(self.options)
+        if cells[0].condition:
+            options["condition"] = cells[0].condition
+        plan = self.generator.plan(prompts, database=retriever, **options)
         if plan.neighbors is None:
             raise UserError(
                 "style swap measures what neighbours do, and this condition has none; use another condition"

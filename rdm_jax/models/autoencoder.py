@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,8 +25,20 @@ def attention_levels(attn_resolutions: tuple[int, ...], resolution: int, levels:
     return tuple(resolution // 2**level in attn_resolutions for level in range(levels))
 
 
-class Encoder(nn.Module):
-    """Images to features at 1 / 2**(levels - 1) of their size."""
+class Pyramid(nn.Module):
+    """What encoder and decoder share: levels of residual blocks, each at half the size of the one before.
+
+    Attributes:
+      ch: channels of level 0, which has the image's size.
+      ch_mult: the channels of each level, in multiples of `ch`.
+      num_res_blocks: blocks of a level; the decoder has one more.
+      attention: for each level, whether its blocks are followed by attention.
+      out_channels: what the last convolution puts out.
+      mid_attention: whether there is attention between the two blocks of the last level.
+      num_groups: of the group norms.
+      dropout: in the residual blocks.
+      dtype: what products are computed in.
+    """
 
     ch: int
     ch_mult: tuple[int, ...]
@@ -37,61 +50,56 @@ class Encoder(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    def res(self, h: Array, channels: int, name: str, deterministic: bool) -> Array:
+        """Applies a residual block of this name to [b, h, w, c]; within a compact method."""
+        block = ResBlock(channels, self.num_groups, EPSILON, self.dropout, dtype=self.dtype, name=name)
+        return block(h, None, deterministic)
+
+    def attend(self, h: Array, name: str) -> Array:
+        """Applies an attention block of this name to [b, h, w, c]; within a compact method."""
+        return PixelAttention(self.num_groups, self.dtype, name=name)(h)
+
+
+class Encoder(Pyramid):
+    """Images to features at 1 / 2**(levels - 1) of their size."""
+
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], deterministic: bool = True) -> Float[Array, "b h2 w2 d"]:
         """Maps [b, h, w, c] in [-1, 1] to [b, h/f, w/f, out_channels]."""
-
-        def res(h: Array, channels: int, name: str) -> Array:
-            block = ResBlock(channels, self.num_groups, EPSILON, self.dropout, dtype=self.dtype, name=name)
-            return block(h, None, deterministic)
-
+        res = functools.partial(self.res, deterministic=deterministic)
         h = conv3x3(self.ch, name="conv_in", dtype=self.dtype)(x)
         for level, mult in enumerate(self.ch_mult):
             for block in range(self.num_res_blocks):
                 h = res(h, self.ch * mult, f"down_{level}_res_{block}")
                 if self.attention[level]:
-                    h = PixelAttention(self.num_groups, self.dtype, name=f"down_{level}_attn_{block}")(h)
+                    h = self.attend(h, f"down_{level}_attn_{block}")
             if level < len(self.ch_mult) - 1:
                 h = Downsample((0, 1), self.dtype, name=f"down_{level}_down")(h)
         h = res(h, h.shape[-1], "mid_res_1")
         if self.mid_attention:
-            h = PixelAttention(self.num_groups, self.dtype, name="mid_attn_1")(h)
+            h = self.attend(h, "mid_attn_1")
         h = res(h, h.shape[-1], "mid_res_2")
         h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
         return conv3x3(self.out_channels, name="conv_out", dtype=self.dtype)(h)
 
 
-class Decoder(nn.Module):
+class Decoder(Pyramid):
     """Features back to images; levels are numbered by resolution (0 is the image's) and run from the last to 0."""
-
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention: tuple[bool, ...]
-    out_channels: int
-    mid_attention: bool = True
-    num_groups: int = 32
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w c"], deterministic: bool = True) -> Float[Array, "b h2 w2 d"]:
         """Maps [b, h, w, c] to [b, f h, f w, out_channels], float32 and not clipped."""
-
-        def res(h: Array, channels: int, name: str) -> Array:
-            block = ResBlock(channels, self.num_groups, EPSILON, self.dropout, dtype=self.dtype, name=name)
-            return block(h, None, deterministic)
-
+        res = functools.partial(self.res, deterministic=deterministic)
         h = conv3x3(self.ch * self.ch_mult[-1], name="conv_in", dtype=self.dtype)(z)
         h = res(h, h.shape[-1], "mid_res_1")
         if self.mid_attention:
-            h = PixelAttention(self.num_groups, self.dtype, name="mid_attn_1")(h)
+            h = self.attend(h, "mid_attn_1")
         h = res(h, h.shape[-1], "mid_res_2")
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             for block in range(self.num_res_blocks + 1):
                 h = res(h, self.ch * mult, f"up_{level}_res_{block}")
                 if self.attention[level]:
-                    h = PixelAttention(self.num_groups, self.dtype, name=f"up_{level}_attn_{block}")(h)
+                    h = self.attend(h, f"up_{level}_attn_{block}")
             if level:
                 h = Upsample(self.dtype, name=f"up_{level}_up")(h)
         h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
@@ -111,8 +119,8 @@ def check_image_size(shape: tuple[int, ...], downsampling: int) -> None:
         )
 
 
-class AutoencoderKL(nn.Module):
-    """Images to a diagonal Gaussian over latents, and latents to images (https://arxiv.org/abs/2112.10752).
+class Autoencoder(nn.Module):
+    """The base of the autoencoders: an encoder and a decoder around the latents.
 
     `attn_resolutions` names the sizes that have attention when the image is `resolution` pixels wide; which levels
     those are is fixed by the two fields, whatever the size of the image at hand.
@@ -132,6 +140,9 @@ class AutoencoderKL(nn.Module):
     dropout: float = 0.0
     dtype: Any = "float32"
 
+    # What is encoded for each latent: itself, or the parameters of its distribution.
+    encoded: ClassVar[int] = 1
+
     @property
     def downsampling(self) -> int:
         """The factor f between the sizes of images and latents."""
@@ -142,19 +153,28 @@ class AutoencoderKL(nn.Module):
         levels = attention_levels(self.attn_resolutions, self.resolution, len(self.ch_mult))
         shared = (self.ch, self.ch_mult, self.num_res_blocks, levels)
         rest = (self.mid_attention, self.num_groups, self.dropout, dtype)
-        self.encoder = Encoder(*shared, 2 * self.z_channels, *rest)
+        self.encoder = Encoder(*shared, self.encoded * self.z_channels, *rest)
         self.decoder = Decoder(*shared, self.out_channels, *rest)
-        self.quant = nn.Dense(2 * self.embed_dim, dtype=dtype)
+        self.quant = nn.Dense(self.encoded * self.embed_dim, dtype=dtype)
         self.post_quant = nn.Dense(self.z_channels, dtype=dtype)
 
     def encode(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 m"]:
-        """Maps images [b, h, w, c] in [-1, 1] to moments [b, h/f, w/f, 2 embed_dim], means first, float32.
+        """Maps images [b, h, w, c] in [-1, 1] to [b, h/f, w/f, m], float32: moments or latents, as the class says.
 
         Raises:
           UserError: f does not divide the height or the width.
         """
         check_image_size(x.shape, self.downsampling)
         return self.quant(self.encoder(x, deterministic)).astype(jnp.float32)
+
+
+class AutoencoderKL(Autoencoder):
+    """Images to a diagonal Gaussian over latents, and latents to images (https://arxiv.org/abs/2112.10752).
+
+    `encode` gives its moments [b, h/f, w/f, 2 embed_dim], means first.
+    """
+
+    encoded: ClassVar[int] = 2
 
     def decode(self, z: Float[Array, "b h w e"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 c"]:
         """Maps latents [b, h, w, embed_dim] to images [b, f h, f w, c], about [-1, 1], not clipped, float32."""

@@ -6,62 +6,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from rdm_jax.models.autoencoder import Decoder, Encoder, attention_levels, check_image_size
+from rdm_jax.models.autoencoder import Autoencoder
 
 
-class AutoencoderVQ(nn.Module):
+class AutoencoderVQ(Autoencoder, kw_only=True):
     """Images to latents, the nearest codes of a codebook for each, and latents to images.
 
-    The diffusion model works on what `encode` returns, before quantisation; `decode` quantises.
+    `encode` gives latents [b, h/f, w/f, embed_dim] before quantisation, which the diffusion model works on; `decode`
+    quantises.
 
     `legacy` puts `beta` on the codebook's term of the loss, as the released models were trained, and otherwise on the
     encoder's, as the paper has it (https://arxiv.org/abs/1711.00937, equation 3).
     """
 
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attn_resolutions: tuple[int, ...]
-    resolution: int
-    z_channels: int
-    embed_dim: int
     num_codes: int
-    in_channels: int = 3
-    out_channels: int = 3
-    mid_attention: bool = True
-    num_groups: int = 32
-    dropout: float = 0.0
     beta: float = 0.25
     legacy: bool = True
-    dtype: Any = "float32"
-
-    @property
-    def downsampling(self) -> int:
-        """The factor f between the sizes of images and latents."""
-        return 2 ** (len(self.ch_mult) - 1)
 
     def setup(self) -> None:
-        dtype = jnp.dtype(self.dtype)
-        levels = attention_levels(self.attn_resolutions, self.resolution, len(self.ch_mult))
-        shared = (self.ch, self.ch_mult, self.num_res_blocks, levels)
-        rest = (self.mid_attention, self.num_groups, self.dropout, dtype)
-        self.encoder = Encoder(*shared, self.z_channels, *rest)
-        self.decoder = Decoder(*shared, self.out_channels, *rest)
-        self.quant = nn.Dense(self.embed_dim, dtype=dtype)
-        self.post_quant = nn.Dense(self.z_channels, dtype=dtype)
+        super().setup()
         self.codebook = self.param("codebook", _uniform, (self.num_codes, self.embed_dim))
-
-    def encode(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 e"]:
-        """Maps images [b, h, w, c] in [-1, 1] to latents [b, h/f, w/f, embed_dim] before quantisation, float32.
-
-        Raises:
-          UserError: f does not divide the height or the width.
-        """
-        check_image_size(x.shape, self.downsampling)
-        return self.quant(self.encoder(x, deterministic)).astype(jnp.float32)
 
     def quantize(
         self, h: Float[Array, "b h w e"]

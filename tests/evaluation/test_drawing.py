@@ -13,8 +13,8 @@ from rdm_jax.evaluation.drawing import Artist, ModelArtist, reconstructor
 from rdm_jax.generator import Generator
 
 
-def cell(prompt, database, noise, random_neighbors=False):
-    return Cell("boat", "red", "neon", prompt, database, random_neighbors, noise, 0)
+def cell(prompt, database, noise, random_neighbors=False, condition=None):
+    return Cell("boat", "red", "neon", prompt, database, random_neighbors, condition, noise, 0)
 
 
 CELLS = [
@@ -74,6 +74,16 @@ def test_random_neighbours_are_rows_of_the_database_drawn_by_the_seed(artist):
     assert len(Counter(found.ids.ravel().tolist())) == 12
     expected = artist.database("one").embeddings(found.ids.ravel()).reshape(found.embeddings.shape)
     np.testing.assert_array_equal(found.embeddings, expected)
+
+
+def test_a_condition_of_its_own_replaces_the_general_one(artist):
+    """With neighbours alone the prompt reaches the picture through them only: equal neighbours, equal pictures."""
+    one, other = (cell(prompt, "one", 1, True, "neighbors") for prompt in ("a red boat", "a blue tree"))
+    assert artist.plan([one]).settings.condition == "neighbors"
+    first, second = (artist.draw([wanted], lambda *_: None).images for wanted in (one, other))
+    np.testing.assert_array_equal(first, second)
+    with pytest.raises(ValueError, match="share their condition"):
+        artist.plan([one, cell("a red boat", "one", 1)])
 
 
 def test_a_missing_database_is_found_before_anything_is_drawn(artist):
