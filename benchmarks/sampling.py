@@ -1,6 +1,6 @@
 """Where the time of a sample goes: text encoder, retrieval, U-Net, decoder and writing, as a table of medians.
 
-python benchmarks/sampling.py --database sketch
+python benchmarks/sampling.py
 python benchmarks/sampling.py --model DIR --database DIR --num-images 8 --steps 50 --repeats 5
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from machine import machine
 
 from rdm_jax.cli.outputs import records, write_new
 from rdm_jax.cli.png import encode_png
@@ -109,25 +108,14 @@ def measure(args: argparse.Namespace) -> tuple[Clock, float, float]:
     return clock, loading, first
 
 
-def machine() -> str:
-    """Returns the processor, how many of its cores this process may use, and JAX's device."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
-    device = f"{jax.default_backend()} ({jax.devices()[0].device_kind})"
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores{load}; JAX {jax.__version__} on {device}"
-
-
 def table(args: argparse.Namespace, clock: Clock, loading: float, first: float) -> str:
     """Returns the report as a Markdown table."""
     total = clock.total()
     rows = [(name, clock.median(name)) for name in PARTS] + [("all", total)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines = [
-        f"{args.num_images} pictures, {args.steps} steps, medians of {args.repeats}; {machine()}",
+        f"{args.num_images} pictures, {args.steps} steps, medians of {args.repeats}; {machine()}; "
+        f"JAX {jax.__version__} on {jax.default_backend()}",
         "",
         "| part | ms | a picture, ms | share |",
         "|---|---|---|---|",
@@ -145,7 +133,7 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="style-scenes")
-    parser.add_argument("--database", required=True)
+    parser.add_argument("--database", default="neon")
     parser.add_argument("--prompt", default="a red boat")
     parser.add_argument("--num-images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)

@@ -144,7 +144,7 @@ def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     phase = np.float32(2 * np.pi) * (x + y) / period, np.float32(2 * np.pi) * (x - y) / period
     screen = np.float32(0.25) * (np.cos(phase[0]) + np.cos(phase[1])) + np.float32(0.5)
     slope = np.float32(0.5) * (y / SIZE) + np.float32(0.62)
-    printed = 1 - screen < tone[canvas_labels] * slope
+    printed = 1 - screen < np.take(tone, canvas_labels) * slope
     inks = colours * np.float32(0.9)
     inks[[Role.GROUND, Role.FLOOR]] = saturate(colours[[Role.GROUND, Role.FLOOR]], 1.5) * np.float32(0.8)
     inks[[Role.SHADE, Role.TINT]] = colours[Role.MAIN] * np.float32(0.72), colours[Role.MAIN]

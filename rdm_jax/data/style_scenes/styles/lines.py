@@ -47,14 +47,14 @@ def engraving(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture
     )
     subject = canvas_labels > Role.FLOOR
     phase = np.where(subject, phase, ground_phase)
-    ruled = np.abs(phase - np.round(phase)) * np.float32(2) < _LINE_SHARE[canvas_labels]
+    ruled = np.abs(phase - np.round(phase)) * np.float32(2) < np.take(_LINE_SHARE, canvas_labels)
     wash = np.repeat(paper[None], len(Role), 0)
     for role, share in ((Role.MAIN, 0.8), (Role.SHADE, 0.9), (Role.TINT, 0.45)):
         wash[role] = mix(paper, colours[Role.MAIN], share)
     wash[[Role.WHITE, Role.BONE]] = mix(paper, WHITE, 0.6)
-    canvas = fill(canvas_labels, wash)
-    canvas[ruled & subject] = ink.astype(np.uint8)
-    canvas[ruled & ~subject] = mix(paper * np.float32(0.7), ink, 0.1).astype(np.uint8)
+    lines = np.repeat(ink[None], len(Role), 0)
+    lines[: Role.FLOOR + 1] = mix(paper * np.float32(0.7), ink, 0.1)
+    canvas = fill(canvas_labels + ruled * np.uint8(len(Role)), np.concatenate([wash, lines]))
     line = coverage(contours(layout, FINE, 1.4) > 0)[..., None]
     return finish(ink * line + shrink(canvas) * (1 - line))
 
@@ -100,7 +100,7 @@ def neon(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     return finish(np.maximum(backdrop + halo, 0) * (1 - np.float32(0.8) * lit) + core)
 
 
-_CHARCOAL_TONE = np.full((len(Role), 3), 206, np.float32)
+_CHARCOAL_TONE = np.full(len(Role), 206, np.uint8)
 for _role, _tone in (
     (Role.FLOOR, 176), (Role.MAIN, 112), (Role.SHADE, 70), (Role.TINT, 160), (Role.WHITE, 232), (Role.INK, 36),
     (Role.WOOD, 64), (Role.LEAF, 78), (Role.BONE, 220), (Role.FLAME, 170), (Role.MIST, 168),
@@ -111,7 +111,7 @@ for _role, _tone in (
 def charcoal(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     """Soft black strokes and smudges on grey paper; no colour."""
     del scene  # Its colours cannot be seen.
-    tone = shrink(fill(labels(layout, FINE), _CHARCOAL_TONE))[..., 0]
+    tone = shrink(np.take(_CHARCOAL_TONE, labels(layout, FINE)))
     subject = np.clip((200 - tone) / np.float32(120), 0, 1)
     x, y = grid(SIZE)
     slant = np.float32(rng.uniform(0.6, 1.1) * rng.choice([-1, 1]))

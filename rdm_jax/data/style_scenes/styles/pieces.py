@@ -45,15 +45,16 @@ def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     u = x * c + y * s + np.float32(rng.uniform(20, 21))
     v = y * c - x * s + np.float32(rng.uniform(20, 21))
     column, row = u.astype(np.int32), v.astype(np.int32)
-    shade = rng.uniform(0.84, 1.14, 1024).astype(np.float32)[(column * 37 + row) & 1023]
+    shade = np.take(rng.uniform(0.84, 1.14, 1024).astype(np.float32), (column * 37 + row) & 1023)
     u -= column
     v -= row
     mortar = (u < 0.16) | (v < 0.16)
     bed = mix(colours[Role.GROUND], rgb(70, 62, 60), 0.36)
     canvas_labels = labels(layout, MEDIUM)
+    subject = canvas_labels > Role.FLOOR
+    shade *= np.where(mortar & subject, np.float32(0.5), np.float32(1))
     canvas = fill(canvas_labels, colours) * shade[..., None]
-    tiles = canvas_labels[mortar]
-    canvas[mortar] = np.where((tiles > Role.FLOOR)[:, None], canvas[mortar] * np.float32(0.5), bed)
+    np.copyto(canvas, bed, where=(mortar & ~subject)[..., None])
     picture = shrink(canvas)
     lead = coverage(contours(layout, FINE, 1.3) > 0)[..., None]
     return finish(rgb(58, 50, 50) * lead + picture * (1 - lead))
@@ -92,7 +93,7 @@ def stained_glass(layout: Layout, scene: Scene, rng: np.random.Generator) -> Pic
     colours[Role.MIST] = rgb(236, 240, 244)
     edge, number = shards(MEDIUM, rng, 54)
     glow = np.minimum(edge * np.float32(1 / 18), 1) * np.float32(0.26) + np.float32(0.8)
-    glow *= rng.uniform(0.88, 1.12, 512).astype(np.float32)[number & 511]
+    glow *= np.take(rng.uniform(0.88, 1.12, 512).astype(np.float32), number & 511)
     canvas_labels = labels(layout, MEDIUM)
     plain = canvas_labels > Role.FLOOR
     glow = np.where(plain, np.float32(0.5) + glow * np.float32(0.5), glow)

@@ -1,0 +1,58 @@
+"""How fast one core draws the pictures of style_scenes, and how long each style takes.
+
+python benchmarks/pictures.py --pictures 1200
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections import defaultdict
+
+from machine import machine
+
+from rdm_jax.data.style_scenes.builder import example
+
+
+def measure(split: str, count: int) -> dict[str, list[float]]:
+    """Returns the seconds that each picture of a split took, by style."""
+    seconds = defaultdict(list)
+    for index in range(count):
+        begin = time.perf_counter()
+        style = example(split, index)["style"]
+        seconds[style].append(time.perf_counter() - begin)
+    return seconds
+
+
+def table(seconds: dict[str, list[float]]) -> str:
+    """Returns the report as a Markdown table."""
+    every = [value for values in seconds.values() for value in values]
+    return "\n".join(
+        [
+            f"{len(every)} pictures by one process; {machine()}",
+            "",
+            "| style | median, ms | pictures a second |",
+            "|---|---|---|",
+            *(
+                f"| {name} | {1e3 * statistics.median(values):.2f} | {1 / statistics.mean(values):.0f} |"
+                for name, values in (*sorted(seconds.items()), ("all", every))
+            ),
+        ]
+    )
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--pictures", type=int, default=2400)
+    args = parser.parse_args()
+    measure("test", 300)  # what is made once, as sheets of noise, is not the pictures' own time
+    print(table(measure(args.split, args.pictures)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
