@@ -1,6 +1,6 @@
 """The autoencoder on a folder of captioned emoji: the settings of configs/style_scenes/autoencoder.py, other data.
 
-rdm train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --config.data.source=emoji
+rdm train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --init-from style-scenes
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(str(PARENT)).unlock()
     config.name = "emoji"
-    config.data.source = "emoji"
+    config.data.source = "data/emoji"
     config.data.split = config.data.held_out = ""
-    config.steps = 2000
+    config.steps = 800
     return config

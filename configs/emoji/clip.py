@@ -1,6 +1,6 @@
 """CLIP on a folder of captioned emoji in several hands: the settings of configs/style_scenes/clip.py, other data.
 
-rdm train --config configs/emoji/clip.py --workdir runs/emoji/clip --config.data.source=emoji
+rdm train --config configs/emoji/clip.py --workdir runs/emoji/clip
 """
 
 from pathlib import Path
@@ -14,8 +14,8 @@ def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(str(PARENT)).unlock()
     config.name = "emoji"
-    config.data.source = "emoji"
+    config.data.source = "data/emoji"
     config.data.split = config.data.held_out = ""
     config.tokenizer.vocab_size = 4096
-    config.steps = 500
+    config.steps = 600
     return config

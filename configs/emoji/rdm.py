@@ -1,6 +1,6 @@
 """The diffusion model on a folder of captioned emoji: the settings of configs/style_scenes/rdm.py, other data.
 
-rdm train --config configs/emoji/rdm.py --workdir runs/emoji/rdm --config.data.source=emoji
+rdm train --config configs/emoji/rdm.py --workdir runs/emoji/rdm --init-from style-scenes
 """
 
 from pathlib import Path
@@ -14,10 +14,11 @@ def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(str(PARENT)).unlock()
     config.name = "emoji"
-    config.data.source = "emoji"
+    config.data.source = "data/emoji"
     config.data.split = config.data.held_out = ""
     config.base = "runs/emoji/base"
     config.data.neighbors = "runs/emoji/neighbors"
     config.data.held_out_rows = 128
-    config.steps = 4000
+    config.sampling.database = ""
+    config.steps = 3000
     return config
