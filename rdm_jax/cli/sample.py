@@ -157,7 +157,7 @@ def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) 
         return [None]
     default = model.config["sampling"].get("database")
     known = Database.names()
-    if not names and default is None and len(known) != 1:
+    if not names and not default and len(known) != 1:
         raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
     return [Database.open(name) for name in names or [default or known[0]]]
 
