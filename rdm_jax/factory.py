@@ -21,7 +21,7 @@ from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, StepInfo, make_denoiser
 from rdm_jax.diffusion.parameterization import PREDICTIONS
-from rdm_jax.diffusion.schedule import Schedule, scaled_linear
+from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 
 # Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
@@ -127,12 +127,11 @@ def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:
     Raises:
       UserError: the settings lack a number, or describe no schedule.
     """
-    missing = [key for key in ("num_timesteps", "beta_start", "beta_end", "prediction") if key not in diffusion]
-    if missing:
-        raise UserError(f"the model's diffusion settings lack {', '.join(missing)}; export or convert it again")
+    if "prediction" not in diffusion:
+        raise UserError("the model's diffusion settings lack prediction; export or convert it again")
     if diffusion["prediction"] not in PREDICTIONS:
         raise unknown("prediction", str(diffusion["prediction"]), PREDICTIONS)
-    return scaled_linear(diffusion["num_timesteps"], diffusion["beta_start"], diffusion["beta_end"])
+    return build_schedule(diffusion)
 
 
 def sampler_from(name: str, eta: float) -> samplers.Sampler:

@@ -24,7 +24,7 @@ def get_config() -> Config:
     config.data.neighbors = "runs/neighbors"
     config.data.held_out_rows = 512
     config.optimizer.learning_rate = 1e-3
-    config.diffusion = ConfigDict({"num_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "prediction": "v"})
+    config.diffusion = ConfigDict({"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"})
     config.conditioning = ConfigDict(
         {
             "neighbors": 4,

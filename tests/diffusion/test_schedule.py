@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.diffusion.schedule import Schedule, scaled_linear, signal_noise
+from rdm_jax.diffusion.schedule import Schedule, build_schedule, cosine, scaled_linear, signal_noise
 
 GOLDEN = os.environ.get("RDM_GOLDEN")
 
@@ -66,3 +66,27 @@ def test_an_impossible_schedule_is_refused(timesteps, start, end):
 def test_betas_outside_the_unit_interval_are_refused():
     with pytest.raises(UserError, match="between 0 and 1"):
         Schedule(np.array([0.1, 1.5]))
+
+
+def test_the_cosine_schedule_is_the_paper_s_closed_form():
+    schedule = cosine(1000)
+    time = np.arange(1, 1001) / 1000
+    closed = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    # The last betas are cut off at 0.999, which the closed form is not.
+    np.testing.assert_allclose(schedule.alphas_cumprod[:-1], closed[:-1], rtol=1e-9)
+    assert schedule.betas[-1] == 0.999 and 0 < schedule.alphas_cumprod[-1] < 1e-8
+    assert schedule.alphas_cumprod[499] == pytest.approx(0.5, abs=0.01)
+    half = np.searchsorted(-scaled_linear(1000, 0.0015, 0.0195).alphas_cumprod, -0.5)
+    assert 1.9 < 499 / half < 2.1, "twice the time is spent where most of the signal is left"
+
+
+def test_a_configuration_names_its_schedule():
+    linear = {"num_timesteps": 20, "beta_start": 0.01, "beta_end": 0.2}
+    np.testing.assert_array_equal(build_schedule(linear).betas, scaled_linear(20, 0.01, 0.2).betas)
+    np.testing.assert_array_equal(build_schedule({"num_timesteps": 20, "schedule": "cosine"}).betas, cosine(20).betas)
+    with pytest.raises(UserError, match="unknown noise schedule 'cosin'; did you mean 'cosine'"):
+        build_schedule({"num_timesteps": 20, "schedule": "cosin"})
+    with pytest.raises(UserError, match="the scaled_linear schedule lacks beta_end"):
+        build_schedule({"num_timesteps": 20, "beta_start": 0.01})
+    with pytest.raises(UserError, match="0 diffusion timesteps"):
+        cosine(0)

@@ -22,7 +22,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
-from rdm_jax.diffusion.schedule import Schedule, scaled_linear
+from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import build_unet
 from rdm_jax.models.autoencoder import sample_moments
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -65,8 +65,7 @@ class DiffusionTask:
     @functools.cached_property
     def schedule(self) -> Schedule:
         """The noise schedule."""
-        noise = self.config.diffusion
-        return scaled_linear(noise.num_timesteps, noise.beta_start, noise.beta_end)
+        return build_schedule(self.config.diffusion)
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns one picture's moments, its context tokens [k, d] and whether they are dropped."""
