@@ -65,7 +65,7 @@ step neighbours "$RDM" neighbors --dataset style_scenes --split train --data-dir
   --encoder "$out/base" --k 20 --within style --out "$out/neighbors"
 
 step diffusion train rdm rdm.py --config.base="$out/base" --config.data.neighbors="$out/neighbors"
-step decoder train decoder autoencoder.py:decoder --init-from "$out/base"
+step decoder train decoder autoencoder.py:decoder --init-from "$out/base" --config.base="$out/base"
 once "$out/model" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/model" --name style-scenes
 
 step judges train judge judge.py

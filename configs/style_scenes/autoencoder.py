@@ -1,11 +1,11 @@
 """The small KL autoencoder (f4) of the embedded model.
 
 Steps count more than pixels, so it learns on crops of 32 pixels; `:decoder` then goes on with the decoder alone, on
-whole pictures, while the latents stay what they are.
+whole pictures and with the features of the CLIP in `base`, while the latents stay what they are.
 
   rdm train --config configs/style_scenes/autoencoder.py --workdir runs/autoencoder
-  rdm export runs/autoencoder --out runs/first
-  rdm train --config configs/style_scenes/autoencoder.py:decoder --workdir runs/decoder --init-from runs/first
+  rdm export runs/clip runs/autoencoder --out runs/base
+  rdm train --config configs/style_scenes/autoencoder.py:decoder --workdir runs/decoder --init-from runs/base
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +21,7 @@ def get_config(stage: str = "") -> Config:
     config.steps = 6000
     config.batch_size = 32
     config.crop = 32
+    config.base = "runs/base"
     config.eval_every = 1000
     config.checkpoint_every = 500
     config.optimizer.learning_rate = 2e-3
@@ -31,6 +32,7 @@ def get_config(stage: str = "") -> Config:
             "kl_weight": 1e-3,
             "latent_noise": 0.05,
             "half_scale_weight": 0.5,
+            "feature_weight": 0.0,
         }
     )
     config.model = ConfigDict(
@@ -53,5 +55,6 @@ def get_config(stage: str = "") -> Config:
         config.steps = 1500
         config.optimizer.learning_rate = 5e-4
         config.loss.half_scale_weight = 0.0
+        config.loss.feature_weight = 0.5
         config.optimizer.frozen = ("autoencoder/(encoder|quant)/.*",)
     return config

@@ -1,14 +1,14 @@
 """The first stage: a KL autoencoder, trained on absolute, squared and edge errors and a light pull to the prior.
 
-Latent diffusion (https://arxiv.org/abs/2112.10752, appendix G) adds a feature distance and a discriminator; pictures
-of flat colour and clear lines do without them.
+As in latent diffusion (https://arxiv.org/abs/2112.10752, appendix G) a distance of features may join them, which keeps
+texture where it cannot be kept pixel by pixel. There they are VGG's (LPIPS); here those of a bundle's own CLIP.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
+from rdm_jax.models.clip import Block, ViT
 from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_and_held_out
+
+Features = Callable[[Float[Array, "b h w 3"]], Float[Array, "b l n c"]]
 
 EVAL_PICTURES = 512
 EVAL_BATCH = 64
@@ -39,6 +43,7 @@ class AutoencoderTask:
     held_out: Pictures
     module: Any
     settings: dict[str, Any]
+    features: Features | None = None
 
     @property
     def size(self) -> int:
@@ -60,7 +65,8 @@ class AutoencoderTask:
     def loss(
         self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the error of the reconstruction, the KL divergence and the error at half the scale, weighted.
+        """Returns the weighted sum of the reconstruction's error, the KL divergence, the error at half the scale and
+        the features' distance.
 
         At half the scale, averaged latents are to decode to the averaged picture. That keeps coarse content out of the
         latents' fine frequencies, and diffusion models learn such latents sooner (https://arxiv.org/abs/2502.09509).
@@ -73,14 +79,19 @@ class AutoencoderTask:
         # The diffusion model's latents are a little off: the decoder learns to bear it.
         noisy = z + config.latent_noise * jax.lax.stop_gradient(jnp.std(z)) * jax.random.normal(noise_key, z.shape)
         decode = functools.partial(self.module.apply, variables, method="decode")
-        error, parts = reconstruction_error(decode(noisy), image, config)
+        output = decode(noisy)
+        error, parts = reconstruction_error(output, image, config)
         kl = jnp.mean(kl_divergence(moments)) / z[0].size
         loss = error + config.kl_weight * kl
         metrics = {**parts, "kl": kl, "latent_std": jnp.std(z)}
-        if not config.half_scale_weight:
-            return loss, metrics
-        half, _ = reconstruction_error(decode(halved(z)), halved(image), config)
-        return loss + config.half_scale_weight * half, {**metrics, "half_scale": half}
+        if config.half_scale_weight:
+            metrics["half_scale"], _ = reconstruction_error(decode(halved(z)), halved(image), config)
+            loss += config.half_scale_weight * metrics["half_scale"]
+        if self.features:
+            distance = jnp.sum(jnp.square(self.features(output) - self.features(image)), axis=-1)
+            metrics["features"] = jnp.mean(distance)
+            loss += config.feature_weight * metrics["features"]
+        return loss, metrics
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the mean PSNR over held-out pictures, and that of each style where they have one."""
@@ -138,8 +149,46 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
     return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
 
 
+def clip_features(bundle: Bundle) -> Features:
+    """Returns the function from pictures [b, h, w, 3] in [-1, 1] to the tokens after each block of the bundle's ViT.
+
+    They are of unit length, [b, blocks, tokens, width], so that squared differences are 2 - 2 cosines.
+
+    Raises:
+      UserError: the bundle holds no CLIP, or its image tower is a ResNet.
+    """
+    bundle.require("clip")
+    module, config, params = bundle.clip, bundle.config["clip"], jax.device_put(bundle.params["clip"])
+    if not isinstance(module.vision, ViT):
+        raise UserError(f"model {bundle.name!r}: its CLIP is a ResNet; features are those of a ViT")
+    mean, std = (jnp.asarray(config[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
+
+    def features(image: Float[Array, "b h w 3"]) -> Float[Array, "b l n c"]:
+        _, state = module.apply(
+            {"params": params},
+            ((image + 1.0) / 2.0 - mean) / std,
+            method="encode_image",
+            capture_intermediates=lambda part, method: isinstance(part, Block) and method == "__call__",
+            mutable=["intermediates"],
+        )
+        tokens = jnp.stack(jax.tree.leaves(state["intermediates"]), axis=1)
+        return tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True)
+
+    return features
+
+
 def make(config: Config, workdir: Path, progress: Progress) -> AutoencoderTask:
-    """Returns the task over the pictures that `config.data` names."""
+    """Returns the task over the pictures that `config.data` names.
+
+    Raises:
+      UserError: features are asked for and the bundle `config.base` has none for crops of this size.
+    """
+    features = None
+    if config.loss.feature_weight:
+        base = Bundle.open(config.base)
+        features = clip_features(base)
+        if base.clip.vision.image_size != config.crop:
+            raise UserError(f"crop={config.crop}: the CLIP of {config.base} takes {base.clip.vision.image_size} pixels")
     pictures, held_out = training_and_held_out(config.data, progress)
     settings = config.model.to_dict()
-    return AutoencoderTask(config, pictures, held_out, build_autoencoder(settings), settings)
+    return AutoencoderTask(config, pictures, held_out, build_autoencoder(settings), settings, features)

@@ -1,6 +1,9 @@
 """The autoencoder's loss against its definition, and what its terms are for."""
 
+import dataclasses
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +11,21 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
 from rdm_jax.training.config import load_config
-from rdm_jax.training.tasks.autoencoder import AutoencoderTask, halved, psnr, reconstruction_error
+from rdm_jax.training.tasks.autoencoder import (
+    AutoencoderTask,
+    clip_features,
+    halved,
+    make,
+    psnr,
+    reconstruction_error,
+)
 
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
 CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/autoencoder.py")
 
 
@@ -50,7 +63,7 @@ def test_half_a_scale_is_the_mean_of_squares():
 
 
 def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task):
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.pictures.images)}
     key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
     loss, parts = jax.jit(task.loss)(params, batch, key, step)
@@ -60,3 +73,38 @@ def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task)
     np.testing.assert_allclose(loss, expected + weights.half_scale_weight * parts["half_scale"], rtol=1e-4)
     grads = jax.jit(jax.grad(lambda p: task.loss(p, batch, key, step)[0]))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_features_are_the_unit_tokens_behind_every_block():
+    bundle = TINY.bundle()
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    found = np.asarray(jax.jit(clip_features(bundle))(jnp.asarray(to_float(images))))
+    assert found.shape == (3, 1, 1 + 4, 16)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, rtol=1e-5)
+    # The readout norms the class token of the last block, and a norm does not see length.
+    token, vision = found[:, -1, 0], bundle.params["clip"]["vision"]
+    token = (token - token.mean(-1, keepdims=True)) / token.std(-1, keepdims=True)
+    normed = token * vision["norm_out"]["scale"] + vision["norm_out"]["bias"]
+    pixels = (jnp.asarray(images) / 255.0 - 0.5) / 0.25
+    encode = jax.jit(lambda p, x: bundle.clip.apply({"params": p}, x, method="encode_image"))
+    expected = np.asarray(encode(bundle.params["clip"], pixels))
+    np.testing.assert_allclose(normed @ vision["projection"]["kernel"], expected, rtol=1e-2, atol=1e-3)
+
+
+def test_the_distance_of_features_joins_the_loss_by_its_weight(task):
+    config = task.config.copy_and_resolve_references()
+    config.loss.feature_weight = 0.7
+    seeing = dataclasses.replace(task, config=config, features=clip_features(TINY.bundle()))
+    params, batch = jax.jit(task.init)(jax.random.key(0)), {"image": jnp.asarray(task.pictures.images)}
+    arguments = params, batch, jax.random.key(1), jnp.zeros((), jnp.int32)
+    without, _ = jax.jit(task.loss)(*arguments)
+    loss, parts = jax.jit(seeing.loss)(*arguments)
+    assert parts["features"] > 0.0
+    np.testing.assert_allclose(loss, without + 0.7 * parts["features"], rtol=1e-5)
+
+
+def test_features_of_another_size_are_refused(tmp_path):
+    TINY.bundle().save(tmp_path / "base")
+    config = load_config(CONFIG, ("loss.feature_weight=0.5", f"base={tmp_path / 'base'}", "crop=32"))
+    with pytest.raises(UserError, match=r"crop=32: the CLIP of .* takes 16 pixels"):
+        make(config, tmp_path, lambda *_: None)
