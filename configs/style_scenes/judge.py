@@ -25,7 +25,7 @@ def get_config() -> Config:
     config.data.held_out = "test"
     config.attributes = ("subject", "colour", "style")
     config.unseen = ConfigDict({"colour": {"style": MONOCHROME}})
-    config.augment = ConfigDict({"shift": 4, "blur": 0.9, "brightness": 0.1, "noise": 0.05})
+    config.augment = ConfigDict({"shift": 4, "blur": 0.3, "brightness": 0.1, "noise": 0.05})
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 0.02
     config.optimizer.clip_norm = 5.0
