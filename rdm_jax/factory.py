@@ -216,6 +216,8 @@ def decoder_from(
     full = autoencoder.clone(dtype="float32")
 
     def decode(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        """Maps latents [b, h, w, c] to pictures [b, f h, f w, 3], one slice after another where they are large."""
+
         def one(latent: Float[Array, "h w c"]) -> Float[Array, "h2 w2 3"]:
             return full.apply({"params": params}, latent[None], method="decode")[0]
 
@@ -292,6 +294,7 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
     config, sampler, unet = bundle.config, shape.sampler, bundle.unet
 
     def start(keys: Key[Array, " b"]) -> tuple[Any, Array | None]:
+        """Returns the sampler's first carry, and the key data of the noise of its steps where there is any."""
         carry = sampler.init(normal(keys, shape.latent))
         if not shape.fresh:
             return carry, None
@@ -305,6 +308,7 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
         part: tuple[StepInfo, UInt32[Array, "s b 2"] | None],
         carry: Any,
     ) -> Any:
+        """Returns the carry after the steps of `part`."""
         infos, step_keys = part
         if step_keys is not None:
             infos = dataclasses.replace(infos, keys=jax.random.wrap_key_data(step_keys))

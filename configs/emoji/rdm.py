@@ -20,5 +20,5 @@ def get_config() -> Config:
     config.data.neighbors = "runs/emoji/neighbors"
     config.data.held_out_rows = 128
     config.sampling.database = ""
-    config.steps = 3000
+    config.steps = 2000
     return config

@@ -138,6 +138,13 @@ def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) ->
     return Schedule(np.clip(1.0 - left[1:] / left[:-1], 0.0, largest))
 
 
+SCHEDULES = {
+    "scaled_linear": (scaled_linear, ("num_timesteps", "beta_start", "beta_end")),
+    "cosine": (cosine, ("num_timesteps",)),
+}
+"""By name: what makes a schedule, and the settings that it takes."""
+
+
 def build_schedule(config: Mapping[str, Any]) -> Schedule:
     """Returns the schedule of a configuration.
 
@@ -149,15 +156,13 @@ def build_schedule(config: Mapping[str, Any]) -> Schedule:
       UserError: the schedule is unknown, or a setting is missing or out of range.
     """
     name = config.get("schedule", "scaled_linear")
-    settings = {"scaled_linear": ("num_timesteps", "beta_start", "beta_end"), "cosine": ("num_timesteps",)}
-    if name not in settings:
-        raise unknown("noise schedule", name, settings)
-    missing = [key for key in settings[name] if key not in config]
+    if name not in SCHEDULES:
+        raise unknown("noise schedule", name, SCHEDULES)
+    make, settings = SCHEDULES[name]
+    missing = [key for key in settings if key not in config]
     if missing:
         raise UserError(f"the {name} schedule lacks {', '.join(missing)}; add them to the configuration's diffusion")
-    if name == "cosine":
-        return cosine(config["num_timesteps"])
-    return scaled_linear(config["num_timesteps"], config["beta_start"], config["beta_end"])
+    return make(*(config[key] for key in settings))
 
 
 def signal_noise(schedule: Schedule, t: Int[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

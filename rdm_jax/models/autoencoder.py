@@ -149,6 +149,7 @@ class Autoencoder(nn.Module):
         return 2 ** (len(self.ch_mult) - 1)
 
     def setup(self) -> None:
+        """Makes encoder and decoder and the layers between them and the latents."""
         dtype = jnp.dtype(self.dtype)
         levels = attention_levels(self.attn_resolutions, self.resolution, len(self.ch_mult))
         shared = (self.ch, self.ch_mult, self.num_res_blocks, levels)

@@ -91,6 +91,11 @@ class ViT(nn.Module):
     pool: str = "class"
     dtype: Any = "float32"
 
+    @property
+    def patches(self) -> int:
+        """How many patches a picture has."""
+        return (self.image_size // self.patch_size) ** 2
+
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None) -> Float[Array, "b d"]:
         """Maps normalised pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.

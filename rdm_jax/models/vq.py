@@ -26,6 +26,7 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
     legacy: bool = True
 
     def setup(self) -> None:
+        """Adds the codebook."""
         super().setup()
         self.codebook = self.param("codebook", _uniform, (self.num_codes, self.embed_dim))
 

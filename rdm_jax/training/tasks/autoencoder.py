@@ -164,6 +164,7 @@ def clip_features(bundle: Bundle) -> Features:
     mean, std = (jnp.asarray(config[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
 
     def features(image: Float[Array, "b h w 3"]) -> Float[Array, "b l n c"]:
+        """Maps pictures [b, h, w, 3] in [-1, 1] to unit tokens [b, blocks, tokens, width]."""
         _, state = module.apply(
             {"params": params},
             ((image + 1.0) / 2.0 - mean) / std,

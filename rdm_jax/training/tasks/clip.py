@@ -125,9 +125,7 @@ class ClipTask:
         encode = functools.partial(self.module.apply, {"params": params["clip"]}, method="encode_image")
         if self.config.views == 1:
             return [encode(pixels)]
-        vision = self.settings["vision"]
-        patches = (vision["image_size"] // vision["patch_size"]) ** 2
-        kept = disjoint_shares(key, len(pixels), patches, self.config.views)
+        kept = disjoint_shares(key, len(pixels), self.module.vision.patches, self.config.views)
         together = encode(jnp.concatenate([pixels] * len(kept)), jnp.concatenate(kept))
         return jnp.split(together, len(kept))
 

@@ -166,6 +166,7 @@ def encode_moments(
     params = jax.device_put(bundle.params["autoencoder"])
 
     def chunks() -> Iterator[np.ndarray]:
+        """Yields the moments of one batch after another."""
         for start in range(0, len(pictures), ENCODE_BATCH):
             batch = to_float(pictures.images[start : start + ENCODE_BATCH])
             padding = ((0, ENCODE_BATCH - len(batch)), (0, 0), (0, 0), (0, 0))
@@ -182,6 +183,7 @@ def encode_captions(
     """Returns the encoder's vectors of all captions in float16, cached in `folder` by the hashes of both."""
 
     def chunks() -> Iterator[np.ndarray]:
+        """Yields the vectors of one batch of captions after another."""
         for start in range(0, len(pictures), 1024):
             yield encoder.encode_texts(pictures.captions[start : start + 1024]).astype(np.float16)
             progress(min(start + 1024, len(pictures)), len(pictures))
