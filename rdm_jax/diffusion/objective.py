@@ -9,11 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from rdm_jax.diffusion.denoiser import Apply
 from rdm_jax.diffusion.parameterization import per_image, target
 from rdm_jax.diffusion.schedule import Schedule, signal_noise
+
+GOLDEN_SECTION = np.uint32(2654435769)
+"""The golden section of a full turn, where 2 ** 32 is one turn."""
 
 
 def diffusion_loss(
@@ -50,9 +54,11 @@ def diffusion_loss(
 
 
 def sample_timesteps(key: Key[Array, ""], batch_size: int, num_timesteps: int) -> Int[Array, " b"]:
-    """Returns a uniform time in [0, num_timesteps) for each example, each from its own key `fold_in(key, i)`.
+    """Returns a time in [0, num_timesteps <= 65536) for each example: uniform each, and spread evenly together.
 
-    Example i has the same time at any batch size.
+    One random offset for the batch, and from it steps of the golden section around the circle: the loss of a batch then
+    varies less than with independent times (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1, with a
+    Kronecker sequence in place of equal steps, so that example i has the same time at any batch size).
     """
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch_size))
-    return jax.vmap(lambda k: jax.random.randint(k, (), 0, num_timesteps, jnp.int32))(keys)
+    turns = jax.random.bits(key, (), jnp.uint32) + jnp.arange(batch_size, dtype=jnp.uint32) * GOLDEN_SECTION
+    return ((turns >> 16) * jnp.uint32(num_timesteps) >> 16).astype(jnp.int32)

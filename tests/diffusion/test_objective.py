@@ -82,13 +82,22 @@ def test_losses_of_eps_and_x0_differ_by_the_signal_to_noise_ratio():
     np.testing.assert_allclose(by_eps, by_x0, rtol=1e-3)
 
 
-def test_times_are_uniform_and_in_range():
-    t = np.asarray(sample_timesteps(jax.random.key(0), 20000, 10))
+@pytest.mark.parametrize("example", [0, 13])
+def test_the_times_of_an_example_are_uniform_and_in_range(example):
+    keys = jax.random.split(jax.random.key(0), 20000)
+    t = np.asarray(jax.vmap(lambda key: sample_timesteps(key, 16, 10)[example])(keys))
     assert t.dtype == np.int32
     counts = np.bincount(t, minlength=10)
     assert counts.size == 10
     # Chi-squared with 9 degrees of freedom: 27.9 is passed once in a thousand draws.
     assert np.sum((counts - 2000) ** 2 / 2000) < 27.9
+
+
+def test_the_times_of_a_batch_leave_no_gap():
+    # Three gaps theorem: 16 steps of the golden section leave gaps of at most phi ** -5 of the circle.
+    for seed in range(20):
+        t = np.sort(np.asarray(sample_timesteps(jax.random.key(seed), 16, 1000)))
+        assert np.diff(t, append=t[0] + 1000).max() <= 1000 * ((1 + 5**0.5) / 2) ** -5 + 2
 
 
 def test_an_examples_time_does_not_depend_on_the_batch():
