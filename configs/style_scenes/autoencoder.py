@@ -32,6 +32,7 @@ def get_config(stage: str = "") -> Config:
             "kl_weight": 1e-3,
             "latent_noise": 0.05,
             "half_scale_weight": 0.5,
+            "similarity_weight": 0.0,
             "feature_weight": 0.0,
         }
     )
@@ -55,6 +56,7 @@ def get_config(stage: str = "") -> Config:
         config.steps = 1500
         config.optimizer.learning_rate = 5e-4
         config.loss.half_scale_weight = 0.0
+        config.loss.similarity_weight = 0.5
         config.loss.feature_weight = 0.5
         config.optimizer.frozen = ("autoencoder/(encoder|quant)/.*",)
     return config

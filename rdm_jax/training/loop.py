@@ -22,7 +22,7 @@ from rdm_jax.data.batches import training_batches
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import State
-from rdm_jax.training.step import create_state, make_optimizer, make_train_step, with_params
+from rdm_jax.training.step import create_state, hold_frozen, make_optimizer, make_train_step, with_params
 from rdm_jax.training.tasks import make_task
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def train(
     batches = training_batches(task.read, task.size, config.batch_size, config.seed)
     tx = make_optimizer(config.optimizer, config.steps)
     state = create_state(task.init, tx, config.seed, mesh)
-    train_step = make_train_step(task.loss, tx, config.ema_decay, config.seed, mesh)
+    loss = hold_frozen(task.loss, config.optimizer.frozen)
+    train_step = make_train_step(loss, tx, config.ema_decay, config.seed, mesh)
     evaluate = _Evaluation(task, workdir)
 
     # 3. Resume, or start from a bundle's parts, or from nothing.

@@ -60,6 +60,18 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     )
 
 
+def hold_frozen(loss: Loss, frozen: Sequence[str]) -> Loss:
+    """Returns the loss with no gradient for the parameters matching `frozen`: none is then computed for them."""
+
+    def held(params: Params, batch: Batch, key: Key[Array, ""], step: Array) -> tuple[Array, Metrics]:
+        """Returns what `loss` does."""
+        labels = _labels(params, frozen)
+        stopped = jax.tree.map(lambda x, label: jax.lax.stop_gradient(x) if label == "freeze" else x, params, labels)
+        return loss(stopped, batch, key, step)
+
+    return held
+
+
 def _labels(params: Params, frozen: Sequence[str]) -> Params:
     patterns = [re.compile(pattern) for pattern in frozen]
     return trees.unflatten(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rdm_jax.core import mesh as meshes
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import defaults
-from rdm_jax.training.step import create_state, ema_decay, learning_rate, make_optimizer, make_train_step
+from rdm_jax.training.step import create_state, ema_decay, hold_frozen, learning_rate, make_optimizer, make_train_step
 
 
 def optimizer_config(**changes) -> ConfigDict:
@@ -73,6 +73,18 @@ def test_frozen_parameters_stay_to_the_bit() -> None:
         state, _ = step(state, batch())
     chex.assert_trees_all_equal(jax.device_get(state.params["held"]), before["held"])
     assert not np.array_equal(state.params["net"]["kernel"], before["net"]["kernel"])
+
+
+def test_held_parameters_have_no_gradient_and_the_others_have_theirs() -> None:
+    def loss(params, batch, key, step):
+        return jnp.sum((batch["x"] @ params["net"]["kernel"]) ** 2) + jnp.sum(params["held"]["kernel"] ** 2), {}
+
+    params, arrays = init(jax.random.key(0)), jax.tree.map(jnp.asarray, batch())
+    rest = (arrays, jax.random.key(1), jnp.zeros((), jnp.int32))
+    whole, held = (jax.grad(f, has_aux=True)(params, *rest)[0] for f in (loss, hold_frozen(loss, ("held/.*",))))
+    chex.assert_trees_all_equal(held["net"], whole["net"])
+    assert np.all(whole["held"]["kernel"] == 2.0)
+    assert not np.any(held["held"]["kernel"])
 
 
 def test_the_average_warms_up_as_the_original_does() -> None:

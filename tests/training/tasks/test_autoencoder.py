@@ -23,6 +23,7 @@ from rdm_jax.training.tasks.autoencoder import (
     make,
     psnr,
     reconstruction_error,
+    structural_similarity,
 )
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
@@ -108,3 +109,29 @@ def test_features_of_another_size_are_refused(tmp_path):
     config = load_config(CONFIG, ("loss.feature_weight=0.5", f"base={tmp_path / 'base'}", "crop=32"))
     with pytest.raises(UserError, match=r"crop=32: the CLIP of .* takes 16 pixels"):
         make(config, tmp_path, lambda *_: None)
+
+
+def test_structural_similarity_is_that_of_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-1.0, 1.0, (2, 1, 12, 10, 2))
+    y = 0.7 * x + 0.3 * y
+    found = np.asarray(structural_similarity(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)))
+    assert found.shape == (1, 6, 4, 2)
+    for i, j, c in ((0, 0, 0), (5, 3, 1), (2, 1, 0)):
+        a, b = (v[0, i : i + 7, j : j + 7, c].ravel() for v in (x, y))
+        cov = np.cov(a, b)
+        luminance = (2 * a.mean() * b.mean() + 4e-4) / (a.mean() ** 2 + b.mean() ** 2 + 4e-4)
+        expected = luminance * (2 * cov[0, 1] + 3.6e-3) / (cov[0, 0] + cov[1, 1] + 3.6e-3)
+        np.testing.assert_allclose(found[0, i, j, c], expected, rtol=1e-4)
+
+
+def test_structural_similarity_prefers_contrast_where_the_squared_error_prefers_a_pale_one() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1.0, 1.0, (1, 32, 32, 1)).astype(np.float32)
+    # Half of the guess's variance is right: the squared error is least at half the contrast.
+    guess = np.sqrt(0.25) * image + np.sqrt(0.75) * rng.uniform(-1.0, 1.0, image.shape).astype(np.float32)
+    contrasts = np.linspace(0.1, 1.5, 29)
+    similar = [float(jnp.mean(structural_similarity(jnp.asarray(c * guess), jnp.asarray(image)))) for c in contrasts]
+    squared = [float(np.mean((c * guess - image) ** 2)) for c in contrasts]
+    assert 0.75 < contrasts[np.argmax(similar)] < 1.1
+    assert contrasts[np.argmin(squared)] < 0.6
