@@ -5,9 +5,10 @@ set -euo pipefail
 
 usage() {
   cat <<'HELP'
-usage: launch/style_scenes.sh [--out DIR] [--install]
+usage: launch/style_scenes.sh [--out DIR] [--steps N] [--install]
 
   --out DIR   where data, runs and results go (default: runs/style_scenes)
+  --steps N   steps of each training, in place of its config's: a rehearsal of the whole in minutes
   --install   copy the finished model, databases and judges into rdm_jax/assets, in place of those there
   --help      this text
 
@@ -16,15 +17,22 @@ HELP
 }
 
 out=runs/style_scenes
+steps=""
 install=no
 while [ $# -gt 0 ]; do
   case "$1" in
     --out) out="${2:?--out needs a folder}"; shift 2 ;;
+    --steps) steps=${2:?--steps needs a number}; shift 2 ;;
     --install) install=yes; shift ;;
     --help) usage; exit 0 ;;
     *) echo "launch/style_scenes.sh: unknown option $1; see --help" >&2; exit 2 ;;
   esac
 done
+
+if [ "$install" = yes ] && [ -n "$steps" ]; then
+  echo "launch/style_scenes.sh: --install puts a whole model in place of the shipped one, --steps makes a rehearsal; take one" >&2
+  exit 2
+fi
 
 cd "$(dirname "$0")/.."
 if [ -z "${RDM:-}" ]; then RDM=$(command -v rdm || echo .venv/bin/rdm); fi
@@ -50,7 +58,7 @@ once() { # once PATH COMMAND...: runs a command whose result is PATH, unless it 
 train() { # train NAME CONFIG [OPTION...]
   local name=$1 config=$2
   shift 2
-  "$RDM" train --config "$configs/$config" --workdir "$out/$name" --config.data.data_dir="$data" "$@"
+  "$RDM" train --config "$configs/$config" --workdir "$out/$name" --config.data.data_dir="$data" ${steps:+--config.steps="$steps"} "$@"
 }
 
 step pictures "$PYTHON" -m rdm_jax.data.style_scenes --data-dir "$data"

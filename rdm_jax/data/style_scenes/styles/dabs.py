@@ -126,7 +126,10 @@ def watercolour(layout: Layout, scene: Scene, rng: np.random.Generator) -> Pictu
 
 
 def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
-    """Two inks in poor register: a pale flat layer, and over it halftone dots in the full colour; navy for the key."""
+    """Two inks in poor register: a pale flat layer, and over it halftone dots in the full colour; navy for the key.
+
+    The screen lies at 45 degrees and repeats every 12 pixels.
+    """
     colours = palette(scene, rng)
     canvas_labels = labels(layout, MEDIUM)
     x, y = grid(MEDIUM)
@@ -138,9 +141,9 @@ def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     pale[[Role.INK, Role.WOOD]] = mix(key, WHITE, 0.4), mix(key, WHITE, 0.35)
     canvas = fill(np.roll(canvas_labels, slip, (0, 1)), pale)
     tone = np.zeros(len(Role), np.float32)
-    tone[[Role.GROUND, Role.FLOOR, Role.MAIN, Role.SHADE, Role.TINT]] = 0.1, 0.36, 0.66, 1.3, 0.2
+    tone[[Role.GROUND, Role.FLOOR, Role.MAIN, Role.SHADE, Role.TINT]] = 0.14, 0.36, 0.66, 1.3, 0.2
     tone[[Role.LEAF, Role.BONE, Role.FLAME]] = 0.6, 0.25, 0.4
-    period = np.float32(5.4 * np.sqrt(2))
+    period = np.float32(12)
     phase = np.float32(2 * np.pi) * (x + y) / period, np.float32(2 * np.pi) * (x - y) / period
     screen = np.float32(0.25) * (np.cos(phase[0]) + np.cos(phase[1])) + np.float32(0.5)
     slope = np.float32(0.5) * (y / SIZE) + np.float32(0.62)
