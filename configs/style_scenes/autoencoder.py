@@ -56,7 +56,8 @@ def get_config(stage: str = "") -> Config:
         config.steps = 1500
         config.optimizer.learning_rate = 5e-4
         config.loss.half_scale_weight = 0.0
-        config.loss.similarity_weight = 0.5
+        config.loss.squared_weight = 0.0
+        config.loss.similarity_weight = 1.5
         config.loss.feature_weight = 0.5
         config.optimizer.frozen = ("autoencoder/(encoder|quant)/.*",)
     return config

@@ -141,7 +141,7 @@ class StyleScenes(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of the procedural picture set; build it with `file_format="array_record"`."""
 
     VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "The halftone of marlow has a screen of 12 pixels, not 7.6."}
+    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Larger dots in marlow and pointillism."}
     BUILDER_CONFIGS = [
         StyleScenesConfig(name="full", description="Every split at its full size."),
         StyleScenesConfig(name="tiny", description="A few pictures of each kind, for tests.", sizes=dict(TINY_SIZES)),

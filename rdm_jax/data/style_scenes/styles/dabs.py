@@ -53,7 +53,7 @@ def pointillism(layout: Layout, scene: Scene, rng: np.random.Generator) -> Pictu
     ground = canvas_labels <= Role.FLOOR
     backdrop = np.where(ground, canvas_labels, np.uint8(Role.GROUND))
     image = Image.fromarray(fill(backdrop, under))
-    _dot(image, colours, backdrop, rng, 4.9, (2.1, 2.5), 15.0)
+    _dot(image, colours, backdrop, rng, 6.8, (2.6, 3.1), 26.0)
     image.paste(
         Image.fromarray(fill(canvas_labels, under)), mask=Image.fromarray(np.where(ground, np.uint8(0), np.uint8(255)))
     )
@@ -62,9 +62,9 @@ def pointillism(layout: Layout, scene: Scene, rng: np.random.Generator) -> Pictu
         colours,
         np.where(ground | (canvas_labels == Role.INK), _NOTHING, canvas_labels),
         rng,
-        4.3,
-        (1.9, 2.2),
-        20.0,
+        5.8,
+        (2.4, 2.8),
+        24.0,
     )
     return finish(shrink(np.asarray(image)))
 
