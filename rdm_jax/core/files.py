@@ -53,14 +53,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, first_wins: bool = False) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends well and vanishes when it does not.
+
+    Args:
+      path: the folder to make.
+      first_wins: processes make the same folder (a cache): where another one was faster, its folder stays.
 
     Raises:
       UserError: `path` exists, or its parent cannot be written.
     """
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another folder or remove it first")
+    exists = UserError(f"{path} exists already; choose another folder or remove it first")
+    if path.exists() and not first_wins:
+        raise exists
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -71,10 +76,15 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        temporary.rename(path)
-    except BaseException:
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if not path.exists():
+                raise
+            if not first_wins:
+                raise exists from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _umask() -> int:

@@ -73,7 +73,7 @@ def load_pictures(source: Source, size: int, cache_dir: Path, progress: Progress
 
 
 def _decode(source: Source, size: int, folder: Path, progress: Progress | None) -> None:
-    with files.new_directory(folder) as temporary:
+    with files.new_directory(folder, first_wins=True) as temporary:
         pictures = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
         captions, attributes, rows = [], [], []
         for row in range(len(source)):
@@ -103,7 +103,7 @@ def cached_array(folder: Path, rows: int, chunks: Callable[[], Iterator[np.ndarr
       chunks: makes the array's parts in order, along the first axis, all of one type.
     """
     if not folder.is_dir():
-        with files.new_directory(folder) as temporary:
+        with files.new_directory(folder, first_wins=True) as temporary:
             array, start = None, 0
             for chunk in chunks():
                 if array is None:

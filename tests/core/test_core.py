@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -44,6 +45,22 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "sub/new/x").read_text() == "x"
     with pytest.raises(UserError, match="exists already"), files.new_directory(tmp_path / "sub/new"):
         pass
+
+
+def test_of_two_that_make_one_folder_the_first_stays(tmp_path: Path) -> None:
+    def race(first_wins: bool) -> None:
+        with files.new_directory(tmp_path / "new", first_wins) as slow:
+            (slow / "x").write_text("slow")
+            with files.new_directory(tmp_path / "new") as fast:
+                (fast / "x").write_text("fast")
+
+    race(first_wins=True)
+    assert (tmp_path / "new/x").read_text() == "fast"
+    shutil.rmtree(tmp_path / "new")
+    with pytest.raises(UserError, match="exists already"):
+        race(first_wins=False)
+    assert (tmp_path / "new/x").read_text() == "fast"
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
 
 
 def test_image_keys_do_not_depend_on_the_batch() -> None:
