@@ -30,7 +30,7 @@ def get_config(stage: str = "") -> Config:
             "squared_weight": 1.0,
             "edge_weight": 0.5,
             "kl_weight": 1e-3,
-            "latent_noise": 0.05,
+            "latent_noise": 0.1,
             "half_scale_weight": 0.5,
             "similarity_weight": 0.0,
             "feature_weight": 0.0,
@@ -55,6 +55,7 @@ def get_config(stage: str = "") -> Config:
         config.batch_size = 16
         config.steps = 1500
         config.optimizer.learning_rate = 5e-4
+        config.loss.latent_noise = 0.4
         config.loss.half_scale_weight = 0.0
         config.loss.squared_weight = 0.0
         config.loss.similarity_weight = 1.5

@@ -53,7 +53,8 @@ def train(
 
     # 2. Data, parameters, optimizer: born on the mesh.
     mesh = make_mesh(config.mesh.fsdp)
-    task = make_task(config, workdir, progress)
+    start = Bundle.open(init_from) if init_from else None
+    task = make_task(config, workdir, progress, start)
     batches = training_batches(task.read, task.size, config.batch_size, config.seed)
     tx = make_optimizer(config.optimizer, config.steps)
     state = create_state(task.init, tx, config.seed, mesh)
@@ -68,8 +69,8 @@ def train(
         state, data_state = restored
         batches.set_state(data_state)
         _LOG.info("resumed at step %d", int(state.step))
-    elif init_from:
-        state = with_params(state, matching_parts(Bundle.open(init_from), state.params))
+    elif start:
+        state = with_params(state, matching_parts(start, state.params))
 
     # 4. The loop.
     stop = _stop_on_sigterm()

@@ -77,10 +77,9 @@ class AutoencoderTask:
         config, variables = self.config.loss, {"params": params["autoencoder"]}
         image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
         moments = self.module.apply(variables, image, method="encode")
-        posterior_key, noise_key = jax.random.split(key)
+        posterior_key, noise_key, level_key = jax.random.split(key, 3)
         z = sample_moments(moments, jax.random.normal(posterior_key, split_moments(moments)[0].shape))
-        # The diffusion model's latents are a little off: the decoder learns to bear it.
-        noisy = z + config.latent_noise * jax.lax.stop_gradient(jnp.std(z)) * jax.random.normal(noise_key, z.shape)
+        noisy = z + _noise(level_key, noise_key, z, config.latent_noise)
         decode = functools.partial(self.module.apply, variables, method="decode")
         output = decode(noisy)
         error, parts = reconstruction_error(output, image, config)
@@ -120,6 +119,15 @@ class AutoencoderTask:
     def export(self, params: Any) -> Bundle:
         """Returns the bundle of the autoencoder."""
         return Bundle({"name": self.config.name, "autoencoder": self.settings}, {"autoencoder": params["autoencoder"]})
+
+
+def _noise(
+    level_key: Key[Array, ""], noise_key: Key[Array, ""], z: Float[Array, "b h w c"], largest: float
+) -> Float[Array, "b h w c"]:
+    # The diffusion model's latents are off, now less and now more: the decoder learns to bear it, and at no noise to
+    # repeat what it is given (noise-augmented decoding, https://arxiv.org/abs/2510.11690).
+    level = largest * jax.random.uniform(level_key, (len(z), 1, 1, 1))
+    return level * jax.lax.stop_gradient(jnp.std(z)) * jax.random.normal(noise_key, z.shape)
 
 
 def psnr(squared_error: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -206,7 +214,7 @@ def clip_features(bundle: Bundle) -> Features:
     return features
 
 
-def make(config: Config, workdir: Path, progress: Progress) -> AutoencoderTask:
+def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> AutoencoderTask:
     """Returns the task over the pictures that `config.data` names.
 
     Raises:

@@ -25,7 +25,7 @@ IGNORED = -1
 EVAL_BATCH = 256
 
 
-def make(config: Config, workdir: Path, progress: Progress) -> ClassifierTask:
+def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClassifierTask:
     """Returns the task of `config`, its pictures read.
 
     The classes of each attribute of `config.attributes` are the values that the training pictures have, sorted.

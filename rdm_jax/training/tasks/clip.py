@@ -190,8 +190,8 @@ def linear_probe(
         yield f"probe_{label}", float(np.mean(np.argmax(unseen @ weights, axis=1) == classes[1::2]))
 
 
-def make(config: Config, workdir: Path, progress: Progress) -> ClipTask:
-    """Returns the task; trains the tokenizer on the captions first where the workdir has none.
+def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClipTask:
+    """Returns the task; where the workdir has no tokenizer, takes that of `start` or trains one on the captions.
 
     Raises:
       UserError: the views or the initial scale are not what the towers can take.
@@ -199,7 +199,9 @@ def make(config: Config, workdir: Path, progress: Progress) -> ClipTask:
     _check_views(config)
     pictures, held_out = training_and_held_out(config.data, progress)
     file = workdir / "tokenizer.json"
-    if not file.exists():
+    if not file.exists() and start and start.tokenizer:
+        start.tokenizer.backend_tokenizer.save(str(file))
+    elif not file.exists():
         train_tokenizer(pictures.captions, config.tokenizer.vocab_size, file)
     tokenizer = load_tokenizer(file)
     length = config.model.text.context_length

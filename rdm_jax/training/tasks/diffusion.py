@@ -201,7 +201,7 @@ def latent_statistics(moments: Float[np.ndarray, "n h w m"], rows: int = 4096) -
     return {"scale": round(float(variance**-0.5), 6), "shift": [round(float(value), 6) for value in shift]}
 
 
-def make(config: Config, workdir: Path, progress: Progress) -> DiffusionTask:
+def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> DiffusionTask:
     """Returns the task; fills the caches of moments and captions first where they are not there.
 
     Raises:

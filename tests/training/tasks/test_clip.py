@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from scipy.special import log_softmax
 
+from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.training.config import load_config
 from rdm_jax.training.tasks import clip
 from rdm_jax.training.tasks.clip import (
@@ -46,9 +48,9 @@ def make(tmp_path):
     for i in range(40):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"a red boat {i}.png")
 
-    def make(*overrides: str) -> clip.ClipTask:
+    def make(*overrides: str, start: Bundle | None = None) -> clip.ClipTask:
         places = (f"data.source={folder}", f"data.data_dir={tmp_path / 'data'}")
-        return clip.make(load_config(CONFIG, (*SMALL, *places, *overrides)), tmp_path, lambda *_: None)
+        return clip.make(load_config(CONFIG, (*SMALL, *places, *overrides)), tmp_path, lambda *_: None, start)
 
     return make
 
@@ -184,3 +186,15 @@ def test_the_loss_of_one_view_is_that_of_the_paper_and_views_add_theirs(make) ->
 def test_settings_that_contradict_each_other_are_refused(make, overrides, message) -> None:
     with pytest.raises(UserError, match=message):
         make(*overrides)
+
+
+def test_a_run_that_starts_from_a_bundle_keeps_its_tokenizer(make, tmp_path) -> None:
+    train_tokenizer(["a red boat", "a red cat"], 264, tmp_path / "other.json")
+    start = Bundle({"name": "other"}, {}, load_tokenizer(tmp_path / "other.json"))
+    vocabulary = start.tokenizer.get_vocab()
+    assert make().tokenizer.get_vocab() != vocabulary
+    (tmp_path / "tokenizer.json").unlink()
+    assert make(start=start).tokenizer.get_vocab() == vocabulary
+    # A run that goes on keeps its own.
+    assert make().tokenizer.get_vocab() == vocabulary
+    assert make().settings["text"]["vocab_size"] == len(vocabulary)
