@@ -25,6 +25,7 @@ def get_config() -> Config:
     config.data.held_out_rows = 512
     config.optimizer.learning_rate = 1e-3
     config.diffusion = ConfigDict({"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"})
+    config.time_density = "logit_normal"
     config.conditioning = ConfigDict(
         {
             "neighbors": 4,

@@ -5,6 +5,7 @@ Ho et al. 2020, eq. 14 (https://arxiv.org/abs/2006.11239), for any parameterisat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from rdm_jax.core.errors import unknown
 from rdm_jax.diffusion.denoiser import Apply
 from rdm_jax.diffusion.parameterization import per_image, target
 from rdm_jax.diffusion.schedule import Schedule, signal_noise
@@ -53,12 +55,31 @@ def diffusion_loss(
     return loss if weights is None else weights * loss
 
 
-def sample_timesteps(key: Key[Array, ""], batch_size: int, num_timesteps: int) -> Int[Array, " b"]:
-    """Returns a time in [0, num_timesteps <= 65536) for each example: uniform each, and spread evenly together.
+TIME_DENSITIES: dict[str, Callable[[Float[Array, " b"]], Float[Array, " b"]]] = {
+    "uniform": lambda u: u,
+    "logit_normal": lambda u: jax.nn.sigmoid(jax.scipy.special.ndtri(u)),
+}
+"""By name: the quantiles, on (0, 1), of the share of the schedule that a training example is noised by.
+
+`logit_normal` has half more of its mass in the middle half, where shapes and textures are decided (Esser et al. 2024,
+https://arxiv.org/abs/2403.03206, eq. 19 with m = 0, s = 1).
+"""
+
+
+def sample_timesteps(
+    key: Key[Array, ""], batch_size: int, num_timesteps: int, density: str = "uniform"
+) -> Int[Array, " b"]:
+    """Returns a time in [0, num_timesteps) for each example: each of `density`, and spread evenly together.
 
     One random offset for the batch, and from it steps of the golden section around the circle: the loss of a batch then
     varies less than with independent times (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1, with a
     Kronecker sequence in place of equal steps, so that example i has the same time at any batch size).
+
+    Raises:
+      UserError: `density` is not one of TIME_DENSITIES.
     """
+    if density not in TIME_DENSITIES:
+        raise unknown("time density", density, TIME_DENSITIES)
     turns = jax.random.bits(key, (), jnp.uint32) + jnp.arange(batch_size, dtype=jnp.uint32) * GOLDEN_SECTION
-    return ((turns >> 16) * jnp.uint32(num_timesteps) >> 16).astype(jnp.int32)
+    share = ((turns >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+    return (num_timesteps * TIME_DENSITIES[density](share)).astype(jnp.int32)

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
+from scipy.special import logit
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
 from rdm_jax.diffusion.parameterization import PREDICTIONS, target
 from rdm_jax.diffusion.schedule import scaled_linear, signal_noise
@@ -91,6 +94,17 @@ def test_the_times_of_an_example_are_uniform_and_in_range(example):
     assert counts.size == 10
     # Chi-squared with 9 degrees of freedom: 27.9 is passed once in a thousand draws.
     assert np.sum((counts - 2000) ** 2 / 2000) < 27.9
+
+
+def test_logit_normal_times_are_sigmoids_of_normals():
+    keys = jax.random.split(jax.random.key(0), 20000)
+    t = np.asarray(jax.vmap(lambda key: sample_timesteps(key, 4, 1000, "logit_normal")[3])(keys))
+    assert t.min() >= 0 and t.max() < 1000
+    # Kolmogorov and Smirnov: 1.95 / sqrt(n) is passed once in a thousand draws; the times are whole numbers.
+    distance = scipy.stats.kstest(logit((t + 0.5) / 1000), "norm").statistic
+    assert distance < 1.95 / 20000**0.5 + 0.002
+    with pytest.raises(UserError, match="did you mean 'logit_normal'"):
+        sample_timesteps(jax.random.key(0), 4, 1000, "logitnormal")
 
 
 def test_the_times_of_a_batch_leave_no_gap():

@@ -101,7 +101,7 @@ class DiffusionTask:
     def loss(
         self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the mean squared error of the prediction at uniform times, and its mean within bands of time."""
+        """Returns the mean squared error of the prediction at random times, and its mean within bands of time."""
         posterior_key, noise_key, time_key = jax.random.split(key, 3)
         moments = batch["moments"].astype(jnp.float32)
         b, h, w, m = moments.shape
@@ -109,7 +109,7 @@ class DiffusionTask:
         z = sample_moments(moments, jax.random.normal(posterior_key, shape))
         shift = jnp.asarray(self.latents["shift"], jnp.float32)[None, None, None]
         x0 = (z - shift) * jnp.float32(self.latents["scale"])
-        t = sample_timesteps(time_key, b, len(self.schedule))
+        t = sample_timesteps(time_key, b, len(self.schedule), self.config.time_density)
 
         def apply(x: Array, t: Array, context: Array) -> Array:
             return self.module.apply({"params": params["unet"]}, x, t, context)

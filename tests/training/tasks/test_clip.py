@@ -190,8 +190,8 @@ def test_settings_that_contradict_each_other_are_refused(make, overrides, messag
 
 def test_a_run_that_starts_from_a_bundle_keeps_its_tokenizer(make, tmp_path) -> None:
     train_tokenizer(["a red boat", "a red cat"], 264, tmp_path / "other.json")
-    start = Bundle({"name": "other"}, {}, load_tokenizer(tmp_path / "other.json"))
-    vocabulary = start.tokenizer.get_vocab()
+    other = load_tokenizer(tmp_path / "other.json")
+    start, vocabulary = Bundle({"name": "other"}, {}, other), other.get_vocab()
     assert make().tokenizer.get_vocab() != vocabulary
     (tmp_path / "tokenizer.json").unlink()
     assert make(start=start).tokenizer.get_vocab() == vocabulary
