@@ -19,7 +19,18 @@ from PIL import Image
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.style_scenes.captions import random_caption
 from rdm_jax.data.style_scenes.scene import draw
-from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, SIZE, STYLES, SUBJECTS, Scene, in_training
+from rdm_jax.data.style_scenes.vocabulary import (
+    COLOURS,
+    GROUNDS,
+    HELD_OUT_PAIRS,
+    KEPT_OUT,
+    NEVER_NAMED,
+    SIZE,
+    STYLES,
+    SUBJECTS,
+    Scene,
+    in_training,
+)
 
 SPLITS: tuple[str, ...] = ("train", "validation", "retrieval", "database", "judge", "test")
 """The splits; a split's place in this tuple is part of its pictures' seeds."""
@@ -140,8 +151,12 @@ class StyleScenesConfig(tfds.core.BuilderConfig):
 class StyleScenes(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of the procedural picture set; build it with `file_format="array_record"`."""
 
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Larger dots in marlow and pointillism."}
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First release.",
+        "1.1.0": "Larger dots in marlow and pointillism.",
+        "1.2.0": "Dots of marlow on the ground too; isolde's stitches larger, and in the same places.",
+    }
     BUILDER_CONFIGS = [
         StyleScenesConfig(name="full", description="Every split at its full size."),
         StyleScenesConfig(name="tiny", description="A few pictures of each kind, for tests.", sizes=dict(TINY_SIZES)),
@@ -160,6 +175,11 @@ class StyleScenes(tfds.core.GeneratorBasedBuilder):
                     "style": tfds.features.ClassLabel(names=STYLES),
                     "id": tfds.features.Text(),
                 }
+            ),
+            metadata=tfds.core.MetadataDict(
+                held_out_pairs=[list(pair) for pair in HELD_OUT_PAIRS],
+                never_named=list(NEVER_NAMED),
+                kept_out=KEPT_OUT,
             ),
             supervised_keys=None,
             disable_shuffling=True,

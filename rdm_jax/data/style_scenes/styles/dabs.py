@@ -135,13 +135,14 @@ def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     x, y = grid(MEDIUM)
     slip = (rng.integers(3, 6, 2) * rng.choice([-1, 1], 2)).tolist()
     pale = colours.copy()
-    pale[[Role.MAIN, Role.SHADE]] = mix(colours[Role.MAIN], WHITE, 0.36), mix(colours[Role.MAIN], WHITE, 0.1)
-    pale[Role.TINT] = mix(colours[Role.MAIN], WHITE, 0.68)
+    pale[[Role.GROUND, Role.FLOOR]] = mix(colours[[Role.GROUND, Role.FLOOR]], WHITE, 0.5)
+    pale[[Role.MAIN, Role.SHADE]] = mix(colours[Role.MAIN], WHITE, 0.45), mix(colours[Role.MAIN], WHITE, 0.1)
+    pale[Role.TINT] = mix(colours[Role.MAIN], WHITE, 0.7)
     key = rgb(38, 40, 96)
     pale[[Role.INK, Role.WOOD]] = mix(key, WHITE, 0.4), mix(key, WHITE, 0.35)
     canvas = fill(np.roll(canvas_labels, slip, (0, 1)), pale)
     tone = np.zeros(len(Role), np.float32)
-    tone[[Role.GROUND, Role.FLOOR, Role.MAIN, Role.SHADE, Role.TINT]] = 0.14, 0.36, 0.66, 1.3, 0.2
+    tone[[Role.GROUND, Role.FLOOR, Role.MAIN, Role.SHADE, Role.TINT]] = 0.4, 0.55, 0.66, 1.3, 0.25
     tone[[Role.LEAF, Role.BONE, Role.FLAME]] = 0.6, 0.25, 0.4
     period = np.float32(12)
     phase = np.float32(2 * np.pi) * (x + y) / period, np.float32(2 * np.pi) * (x - y) / period
@@ -149,7 +150,7 @@ def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     slope = np.float32(0.5) * (y / SIZE) + np.float32(0.62)
     printed = 1 - screen < np.take(tone, canvas_labels) * slope
     inks = colours * np.float32(0.9)
-    inks[[Role.GROUND, Role.FLOOR]] = saturate(colours[[Role.GROUND, Role.FLOOR]], 1.5) * np.float32(0.8)
+    inks[[Role.GROUND, Role.FLOOR]] = saturate(colours[[Role.GROUND, Role.FLOOR]], 1.5) * np.float32(0.86)
     inks[[Role.SHADE, Role.TINT]] = colours[Role.MAIN] * np.float32(0.72), colours[Role.MAIN]
     full = fill(canvas_labels, inks)
     canvas = np.where(printed[..., None], full, canvas)
@@ -158,8 +159,8 @@ def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     return finish(shrink(canvas))
 
 
-_STITCH = 16
-"""The side of one cross-stitch in pixels of the canvas, a little over five of the picture."""
+_STITCH = 18
+"""The side of one cross-stitch in pixels of the canvas, six of the picture."""
 
 
 @functools.cache
@@ -182,13 +183,10 @@ def isolde(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     colours = palette(scene, rng)
     colours[Role.GROUND] = mix(colours[Role.GROUND], rgb(226, 212, 184), 0.16)
     colours[Role.FLOOR] = mix(colours[Role.FLOOR], rgb(206, 192, 164), 0.16)
-    layers = np.stack([colours * np.float32(0.72) + np.float32(6), colours, mix(colours, WHITE, 0.22)])
-    layers[:, Role.GROUND] = colours[Role.GROUND] * rgb(0.94, 1.03, 1.03)[:, None]
+    layers = np.stack([colours * np.float32(0.64) + np.float32(6), colours, mix(colours, WHITE, 0.26)])
+    layers[:, Role.GROUND] = colours[Role.GROUND] * rgb(0.91, 1.03, 1.03)[:, None]
     canvas_labels = labels(layout, MEDIUM)
-    x, y = rng.integers(0, _STITCH, 2)
-    window = (slice(y, y + MEDIUM), slice(x, x + MEDIUM))
-    linen, threads = _weave(MEDIUM + _STITCH)[window], _threads(MEDIUM + _STITCH)[window]
-    layer = np.where(canvas_labels == Role.GROUND, linen, threads)
+    layer = np.where(canvas_labels == Role.GROUND, _weave(MEDIUM), _threads(MEDIUM))
     canvas = fill(canvas_labels + np.uint8(len(Role)) * layer, layers.reshape(-1, 3))
     thread = coverage(contours(layout, FINE, 1.5) > 0)[..., None]
     dark = colours[Role.MAIN] * np.float32(0.32)
