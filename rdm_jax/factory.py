@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
+from ml_collections import ConfigDict
 
-from rdm_jax.bundle import Bundle
+from rdm_jax.bundle import PREPROCESSING, Bundle
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
@@ -23,10 +25,12 @@ from rdm_jax.diffusion.denoiser import Apply, Denoiser, StepInfo, make_denoiser
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_unet
 
 # Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
 DECODED_PIXELS = 2**20
 MAX_BATCH = 8
+MAX_GUIDANCE = 1000.0
 CONDITIONS = ("neighbors", "text", "text+neighbors")
 
 
@@ -79,7 +83,7 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
         raise unknown("condition", str(values["condition"]), CONDITIONS)
     for name in ("neighbors", "num_images", "steps", "height", "width"):
         _check_at_least_one(name, values[name])
-    if not math.isfinite(values["guidance_scale"]):
+    if not abs(values["guidance_scale"]) <= MAX_GUIDANCE:  # NaN neither
         raise UserError(
             f"guidance scale {values['guidance_scale']} is no number to draw with; use 1 (none) to about 10"
         )
@@ -119,6 +123,27 @@ def _even_batches(pictures: int, pixels: int) -> int:
     """Returns a batch size that fills all batches about equally, so that little is drawn for the padding."""
     most = min(MAX_BATCH, max(1, DECODED_PIXELS // pixels))
     return math.ceil(pictures / math.ceil(pictures / most))
+
+
+def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
+    """Returns how many parameters each network of a configuration has, without making any; 0 for one it lacks.
+
+    Args:
+      config: a file's of configs/models/, or a bundle's: "unet", "autoencoder", "clip", or some of them.
+
+    Returns:
+      counts by the keys unet, autoencoder and clip.
+
+    Raises:
+      UserError: a network's settings lack a key or have an unknown one.
+    """
+    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    networks = {
+        "unet": lambda: build_unet(config["unet"]),
+        "autoencoder": lambda: build_autoencoder(config["autoencoder"]),
+        "clip": lambda: build_clip({key: config["clip"][key] for key in config["clip"] if key not in PREPROCESSING}),
+    }
+    return {part: trees.count(abstract_params(build())) if part in config else 0 for part, build in networks.items()}
 
 
 def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from rdm_jax.convert.mapping import Source, Table, abstract_params, assemble, rename
+from rdm_jax.convert.mapping import Source, Table, assemble, rename
 from rdm_jax.core.errors import UserError
-from rdm_jax.models import CLIP
+from rdm_jax.models import CLIP, abstract_params
 
 _NAMES: Table = (
     (r"/mean$", ".running_mean"),
@@ -85,8 +84,7 @@ def clip_params(state: Mapping[str, np.ndarray], clip: CLIP) -> dict[str, Any]:
     Raises:
       UserError: a name is missing, unexpected or mis-shaped; all are listed.
     """
-    image, tokens = (1, clip.vision.image_size, clip.vision.image_size, 3), (1, clip.text.context_length)
-    targets = abstract_params(clip, (image, jnp.float32), (tokens, jnp.int32))
+    targets = abstract_params(clip)
     source_of = _openai_source if is_openai_layout(state) else _hugging_face_source
     return assemble(state, targets, source_of, what="CLIP", ignored=lambda name: bool(_ASIDE.fullmatch(name)))
 

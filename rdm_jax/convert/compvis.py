@@ -12,12 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from rdm_jax.convert.mapping import Source, Table, abstract_params, assemble, rename
+from rdm_jax.convert.mapping import Source, Table, assemble, rename
 from rdm_jax.core.errors import UserError
-from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet
+from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, abstract_params
 
 UNET_PREFIX = "model.diffusion_model."
 EMA_PREFIX = "model_ema."
@@ -115,9 +114,7 @@ def unet_params(
     Raises:
       UserError: a name is missing, unexpected or mis-shaped; all are listed.
     """
-    size, f32 = unet.size_multiple, jnp.float32
-    x, context = (1, size, size, unet.in_channels), (1, 1, unet.context_dim)
-    targets = abstract_params(unet, (x, f32), ((1,), f32), (context, f32))
+    targets = abstract_params(unet)
 
     def source_of(path: str) -> Source:
         name = UNET_PREFIX + rename(_place_upsampling(path, targets), _UNET)
@@ -142,8 +139,7 @@ def autoencoder_params(
     Raises:
       UserError: a name is missing, unexpected or mis-shaped; all are listed.
     """
-    size = autoencoder.downsampling
-    targets = abstract_params(autoencoder, ((1, size, size, autoencoder.in_channels), jnp.float32))
+    targets = abstract_params(autoencoder)
     mine = {name: value for name, value in state.items() if name.startswith(prefix)}
     aside = (f"{prefix}loss.", f"{prefix}{EMA_PREFIX}")
     return assemble(

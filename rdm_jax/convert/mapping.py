@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
@@ -31,13 +30,6 @@ class Source:
 
     names: tuple[str, ...]
     as_stored: bool = False
-
-
-def abstract_params(module: nn.Module, *shapes: tuple[tuple[int, ...], Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns {"a/b/kernel": shape and type} of a network called with arguments of the given (shape, type) pairs."""
-    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return trees.flatten(jax.eval_shape(module.init, key, *arguments)["params"])
 
 
 def rename(name: str, table: Table) -> str:
@@ -61,7 +53,7 @@ def assemble(
 
     Args:
       state: the foreign tensors, of this network alone.
-      targets: the network's parameters, as `abstract_params` gives them.
+      targets: the network's parameters, as `models.abstract_params` gives them.
       source_of: the foreign names of a parameter's path.
       what: the network's name in the error.
       ignored: tells which foreign names may be left over.

@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
@@ -55,6 +58,12 @@ def build_clip(config: Mapping[str, Any]) -> CLIP:
         vision=_construct("clip vision", cls, {**shared, **vision}),
         text=_construct("clip text", TextTransformer, {**shared, **config["text"]}),
     )
+
+
+def abstract_params(network: UNet | AutoencoderKL | AutoencoderVQ | CLIP) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return trees.flatten(jax.eval_shape(network.init, key, *network.smallest_inputs)["params"])
 
 
 def _by_kind(what: str, kinds: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

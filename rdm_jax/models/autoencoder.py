@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -147,6 +148,12 @@ class Autoencoder(nn.Module):
     def downsampling(self) -> int:
         """The factor f between the sizes of images and latents."""
         return 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shape and type of the smallest image that it can be called with."""
+        side = self.downsampling
+        return (jax.ShapeDtypeStruct((1, side, side, self.in_channels), jnp.float32),)
 
     def setup(self) -> None:
         """Makes encoder and decoder and the layers between them and the latents."""

@@ -289,6 +289,15 @@ class CLIP(nn.Module):
         """The size of the common space."""
         return self.text.embed_dim
 
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and types of one image and one row of tokens."""
+        side = self.vision.image_size
+        return (
+            jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+            jax.ShapeDtypeStruct((1, self.text.context_length), jnp.int32),
+        )
+
     def setup(self) -> None:
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
 

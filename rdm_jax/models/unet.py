@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
@@ -58,6 +59,13 @@ class UNet(nn.Module):
     def size_multiple(self) -> int:
         """What the height and width of a latent must be multiples of."""
         return 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and types of the least that it can be called with: latents, times and context."""
+        side = self.size_multiple
+        shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim)
+        return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 
     @nn.compact
     def __call__(

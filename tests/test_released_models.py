@@ -1,0 +1,79 @@
+"""The released models' configurations have the published sizes, and describe models that can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rdm_jax.core import trees
+from rdm_jax.core.errors import UserError
+from rdm_jax.factory import parameter_counts, schedule_from, settings_from
+from rdm_jax.models import abstract_params, build_clip
+from rdm_jax.training.config import load_config
+
+FOLDER = Path(__file__).parent.parent / "configs" / "models"
+
+# Counted in the original programs, or printed by their authors to as many digits.
+EXACT = {
+    "rdm_768": {"unet": 1_335_480_400, "autoencoder": 69_610_963, "clip": 427_616_513},
+    "rdm_imagenet": {"unet": 400_920_579, "clip": 151_277_313},
+    "rdm_ffhq": {"unet": 414_713_603, "clip": 151_277_313},
+    "kl_f16": {"unet": 0, "autoencoder": 69_610_963, "clip": 0},
+    "clip_vit_b32": {"clip": 151_277_313},
+    "clip_vit_b16": {"clip": 149_620_737},
+    "clip_vit_l14": {"clip": 427_616_513},
+}
+MILLIONS = {
+    "kl_f4": 55.3,
+    "kl_f8": 83.7,
+    "kl_f32": 103.9,
+    "vq_f4": 55.3,
+    "vq_f4_noattn": 53.2,
+    "vq_f8": 67.7,
+    "vq_f8_n256": 67.7,
+    "vq_f16": 69.6,
+}
+
+
+def _config(name):
+    return load_config(f"{FOLDER}/{name}.py")
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_published_numbers_of_parameters(name):
+    counts = parameter_counts(_config(name))
+    assert set(counts) == {"unet", "autoencoder", "clip"}
+    assert {part: counts[part] for part in EXACT[name]} == EXACT[name]
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_published_millions_of_parameters(name):
+    assert parameter_counts(_config(name))["autoencoder"] / 1e6 == pytest.approx(MILLIONS[name], abs=0.05)
+
+
+def test_the_resnet_clip_has_the_published_number_of_learned_parameters():
+    settings = _config("clip_rn50x16").clip.to_dict()
+    params = abstract_params(build_clip({key: settings[key] for key in ("embed_dim", "vision", "text")}))
+    frozen = {name: leaf for name, leaf in params.items() if name.endswith(("/mean", "/var"))}
+    assert frozen and trees.count(params) - trees.count(frozen) == 290_979_217
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "scale", "size", "last"),
+    [("rdm_768", 10, 5.0, 768, 0.015), ("rdm_imagenet", 3, 2.0, 256, 0.0195), ("rdm_ffhq", 3, 2.0, 256, 0.0195)],
+)
+def test_the_retrieval_models_sample_by_their_own_conventions(name, tokens, scale, size, last):
+    config = _config(name).to_dict()
+    settings = settings_from(config, {}, queries=1)
+    assert (settings.neighbors, settings.guidance_scale, settings.height) == (tokens, scale, size)
+    assert schedule_from(config["diffusion"]).betas[-1] == pytest.approx(last)
+
+
+def test_every_configuration_is_measured_here():
+    assert {file.stem for file in FOLDER.glob("*.py")} == {*EXACT, *MILLIONS, "clip_rn50x16"}
+
+
+def test_a_wrong_setting_is_named():
+    with pytest.raises(UserError, match="kinds"):
+        parameter_counts({"autoencoder": _config("kl_f4").autoencoder.to_dict() | {"kinds": "kl"}})
