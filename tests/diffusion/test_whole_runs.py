@@ -16,6 +16,7 @@ from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.diffusion.denoiser import make_denoiser
 from rdm_jax.diffusion.objective import diffusion_loss
 from rdm_jax.diffusion.samplers import ddim, num_steps, sample
+from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.models.unet import UNet
@@ -75,6 +76,15 @@ def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
             ddim, "normal", lambda keys, shape: golden["noises"][jax.random.key_data(keys)[0, -1]].astype(jnp.float32)
         )
     last = jax.jit(lambda x_T: sample(sampler, plan, x_T, denoiser))(golden["x_T"])
+    np.testing.assert_allclose(last, golden["samples"], atol=1e-3 * np.abs(golden["samples"]).max())
+
+
+def test_plms_ends_where_the_original_does():
+    golden = _golden("plms")
+    context, scale = golden["context"], golden["scale"].astype(jnp.float32)
+    denoiser = classifier_free_denoiser(_apply(True), context, jnp.zeros_like(context), scale, "eps")
+    plan = PLMS().plan(SCHEDULE, 10)
+    last = jax.jit(lambda x_T: sample(PLMS(), plan, x_T, denoiser))(golden["x_T"])
     np.testing.assert_allclose(last, golden["samples"], atol=1e-3 * np.abs(golden["samples"]).max())
 
 
