@@ -8,7 +8,7 @@ usage() {
 usage: launch/style_scenes.sh [--out DIR] [--steps N] [--install]
 
   --out DIR   where data, runs and results go (default: runs/style_scenes)
-  --steps N   steps of each training, in place of its config's: a rehearsal of the whole in minutes
+  --steps N   steps of each training, in place of its config's: a rehearsal
   --install   copy the finished model, databases and judges into rdm_jax/assets, in place of those there
   --help      this text
 
@@ -34,12 +34,14 @@ if [ "$install" = yes ] && [ -n "$steps" ]; then
   exit 2
 fi
 
+case "$steps" in *[!0-9]*) echo "launch/style_scenes.sh: --steps $steps is no number of steps; give 1 or more" >&2; exit 2 ;; esac
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
 if [ -z "${RDM:-}" ]; then RDM=$(command -v rdm || echo .venv/bin/rdm); fi
 PYTHON=${PYTHON:-$(dirname "$RDM")/python}
 data=$out/data
 configs=configs/style_scenes
-mkdir -p "$out"
 
 step() { # step NAME COMMAND...: runs a part and says how long it took
   local name=$1 start=$SECONDS

@@ -2,7 +2,7 @@
 
 import rdm_jax
 generator = rdm_jax.Generator.load("style-scenes")
-result = generator.sample(["a red boat"], database="sketch", num_images=4)
+result = generator.sample(["a red boat"], database="neon", num_images=4)
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from rdm_jax.models.classifier import Classifier
 
 SCHEMA = 1
+TOKENIZER = "tokenizer.json"
 PARTS = ("clip", "autoencoder", "unet", "classifier")
+DRAWING = ("diffusion", "latents", "conditioning", "sampling")  # what a bundle with a U-Net says beside its parts
 PREPROCESSING = ("mean", "std")  # kept beside the towers' settings: how pixels become what the image tower takes
 EMBEDDED = Path(__file__).parent / "assets" / "models"
 
@@ -61,10 +64,7 @@ class Bundle:
         path = _locate(name_or_path)
         config = _read_config(path)
         params = {part: _read_part(path, part, config) for part in PARTS if part in config}
-        tokenizer = path / "tokenizer.json"
-        if "clip" in config and not tokenizer.is_file():
-            raise UserError(f"damaged bundle {path}: tokenizer.json is missing; export or convert the model again")
-        return Bundle(config, params, _read_tokenizer(tokenizer) if tokenizer.is_file() else None, path)
+        return Bundle(config, params, _read_tokenizer(path, config), path)
 
     def save(self, path: Path, dtype: str = "float16") -> None:
         """Writes the bundle to a new folder, whole or not at all, its arrays in `dtype`.
@@ -83,7 +83,8 @@ class Bundle:
                 files.share(target)  # safetensors gives a new file to its owner alone
                 hashes[part] = files.sha256(target)
             if self.tokenizer is not None:
-                self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+                self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+                hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
             files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
 
     def has(self, part: str) -> bool:
@@ -133,9 +134,13 @@ class Bundle:
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
-        """The SHA-256 of each part: of its file where it was read from one, of its arrays otherwise."""
+        """The SHA-256 of each part and of the tokenizer: of its file, or of what is in memory."""
         recorded = self.config.get("sha256", {}) if self.path else {}
-        return {part: recorded.get(part) or trees.digest(self.params[part]) for part in self.params}
+        found = {part: recorded.get(part) or trees.digest(self.params[part]) for part in self.params}
+        if self.tokenizer is not None:
+            written = self.tokenizer.backend_tokenizer.to_str().encode()
+            found["tokenizer"] = recorded.get("tokenizer") or hashlib.sha256(written).hexdigest()
+        return found
 
     @property
     def digest(self) -> str:
@@ -150,13 +155,18 @@ class Bundle:
 
 
 def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:
-    """Joins bundles into one: later ones replace the parts and the settings of earlier ones; `config` comes last."""
+    """Joins bundles into one: later ones replace the parts and the settings of earlier ones; `config` comes last.
+
+    What is told of the training of each part is joined too.
+    """
     bundles = list(bundles.values()) if isinstance(bundles, Mapping) else bundles
     settings: dict[str, Any] = {}
     params: dict[str, Any] = {}
     tokenizer = None
     for bundle in bundles:
+        training = settings.get("training", {}) | bundle.config.get("training", {})
         settings |= {key: value for key, value in bundle.config.items() if key != "sha256"}
+        settings |= {"training": training} if training else {}
         params |= bundle.params
         tokenizer = bundle.tokenizer or tokenizer
     return Bundle(settings | config, params, tokenizer)
@@ -185,6 +195,12 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"bundle {path} has schema {config.get('schema') if isinstance(config, dict) else config!r}, "
             f"and this version reads schema {SCHEMA}; export it again"
         )
+    needed = [*(part for part in PARTS if part in config), *(DRAWING if "unet" in config else ())]
+    wrong = [key for key in needed if not isinstance(config.get(key), dict)]
+    if "clip" in config and "clip" not in wrong:
+        wrong += [f"clip.{key}" for key in ("embed_dim", "vision", "text") if key not in config["clip"]]
+    if wrong:
+        raise UserError(f"damaged bundle {path}: config.json lacks {', '.join(wrong)}; export or convert it again")
     return config
 
 
@@ -206,12 +222,22 @@ def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
     return trees.unflatten({name: np.asarray(leaf, np.float32) for name, leaf in flat.items()})
 
 
-def _read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:
     from transformers import PreTrainedTokenizerFast
 
+    file = path / TOKENIZER
+    if not file.is_file():
+        if "clip" in config:
+            raise UserError(f"damaged bundle {path}: {TOKENIZER} is missing; export or convert the model again")
+        return None
+    recorded = config.get("sha256", {}).get("tokenizer")
+    if recorded and files.sha256(file) != recorded:
+        raise UserError(
+            f"damaged bundle {path}: the SHA-256 of {TOKENIZER} is not the one in config.json; copy it again"
+        )
     try:
         return PreTrainedTokenizerFast(
             tokenizer_file=str(file), bos_token="<|startoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
         )
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
-        raise UserError(f"damaged bundle {file.parent}: tokenizer.json cannot be read ({error})") from error
+        raise UserError(f"damaged bundle {path}: {TOKENIZER} cannot be read ({error})") from error

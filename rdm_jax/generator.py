@@ -1,7 +1,7 @@
 """Making pictures: prompt, query vector, neighbours, context tokens, sampler under guidance, decoder, picture.
 
     generator = Generator.load("style-scenes")
-    result = generator.sample(["a red boat"], database="sketch", num_images=4)
+    result = generator.sample(["a red boat"], database="neon", num_images=4)
     result.images      # uint8 [4, 64, 64, 3]
     result.neighbors   # row i: what was retrieved for picture i
 

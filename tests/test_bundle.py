@@ -49,13 +49,14 @@ def test_parts_merge(saved: Path) -> None:
     whole = Bundle.open(saved)
     parts = [
         Bundle(
-            {"name": part, part: whole.config[part]},
+            {"name": part, part: whole.config[part], "training": {part: {"steps": steps}}},
             {part: whole.params[part]},
             whole.tokenizer if part == "clip" else None,
         )
-        for part in ("clip", "unet")
+        for part, steps in (("clip", 1), ("unet", 2))
     ]
     joined = merge(parts, name="joined")
+    assert joined.config["training"] == {"clip": {"steps": 1}, "unet": {"steps": 2}}
     assert joined.name == "joined" and set(joined.params) == {"clip", "unet"} and joined.tokenizer is whole.tokenizer
     with pytest.raises(UserError, match="has no autoencoder"):
         joined.require("clip", "autoencoder")
@@ -71,7 +72,10 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     [
         (lambda p: (p / "unet.safetensors").unlink(), r"unet\.safetensors is missing"),
         (lambda p: (p / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
-        (lambda p: (p / "tokenizer.json").write_text("{}"), r"tokenizer\.json cannot be read"),
+        (lambda p: (p / "tokenizer.json").write_text("{}"), r"SHA-256 of tokenizer\.json"),
+        (lambda p: _without(p, "sha256", "tokenizer", "{}"), r"tokenizer\.json cannot be read"),
+        (lambda p: _without(p, "sampling"), r"config\.json lacks sampling"),
+        (lambda p: _without(p, "clip", "embed_dim"), r"config\.json lacks clip\.embed_dim"),
         (lambda p: (p / "config.json").unlink(), r"no config\.json"),
         (lambda p: (p / "config.json").write_text("{"), r"config\.json cannot be read"),
         (lambda p: (p / "config.json").write_text('{"schema": 99}'), "schema 99"),
@@ -81,7 +85,10 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     ids=[
         "no part",
         "no tokenizer",
+        "other tokenizer",
         "bad tokenizer",
+        "no sampling",
+        "no width",
         "no config",
         "bad config",
         "other schema",
@@ -93,6 +100,15 @@ def test_damage_is_named(copy: Path, damage, message: str) -> None:
     damage(copy)
     with pytest.raises(UserError, match=message):
         Bundle.open(copy)
+
+
+def _without(path: Path, key: str, inner: str | None = None, tokenizer: str | None = None) -> None:
+    """Takes a setting out of config.json, and puts another text in the tokenizer's place."""
+    config = json.loads((path / "config.json").read_text())
+    del (config[key] if inner else config)[inner or key]
+    (path / "config.json").write_text(json.dumps(config))
+    if tokenizer:
+        (path / "tokenizer.json").write_text(tokenizer)
 
 
 def test_nothing_is_written_over(saved: Path) -> None:

@@ -44,7 +44,11 @@ def imports(file: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append((node.module, id(node) in top))
+            # `from rdm_jax import generator` imports the room that it names.
+            modules = [node.module]
+            if node.module == "rdm_jax":
+                modules = [f"rdm_jax.{alias.name}" for alias in node.names if alias.name != "__version__"]
+            found += [(module, id(node) in top) for module in modules]
     return found
 
 

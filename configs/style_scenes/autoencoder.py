@@ -10,11 +10,18 @@ whole pictures and with the features of the CLIP in `base`, while the latents st
 
 from ml_collections import ConfigDict
 
+from rdm_jax.core.errors import unknown
 from rdm_jax.training.config import Config, defaults
 
 
 def get_config(stage: str = "") -> Config:
-    """Returns the configuration of the whole autoencoder, or with "decoder" that of the decoder's own finish."""
+    """Returns the configuration of the whole autoencoder, or with "decoder" that of the decoder's own finish.
+
+    Raises:
+      UserError: there is no such stage.
+    """
+    if stage not in ("", "decoder"):
+        raise unknown("stage", stage, ["decoder"])
     config = defaults()
     config.task = "autoencoder"
     config.name = "style-scenes"

@@ -1,6 +1,7 @@
-"""The retrieval-augmented diffusion model that ships: 16x16x8 latents, four neighbours, v-prediction.
+r"""The retrieval-augmented diffusion model that ships: 16x16x8 latents, four neighbours, v-prediction.
 
-rdm neighbors --dataset style_scenes --split train --database runs/retrieval --k 20 --within style --out runs/neighbors
+rdm neighbors --dataset style_scenes --split train --data-dir data --database runs/retrieval --encoder runs/base \
+  --k 20 --within style --out runs/neighbors
 rdm train --config configs/style_scenes/rdm.py --workdir runs/rdm
 """
 

@@ -138,6 +138,7 @@ def _info(args: argparse.Namespace) -> None:
         "thumbnails": f"{made['thumbnail_size']} pixels",
         "source": f"{source.get('name', 'unknown')} ({len(made.get('skipped', []))} pictures skipped)",
         "captions": source.get("captions", "unknown"),
+        "attributes": ", ".join(sorted(database.items([0])[0]["attributes"])) or "none",
         "licence": made.get("licence") or "not stated",
         "size": f"{size / 2**20:.1f} MiB",
         "sha256": database.digest,
@@ -149,8 +150,12 @@ def _info(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     if (args.text is None) == (args.image is None):
         raise UserError("give a TEXT or --image FILE to search by, one of them")
+    if args.image is None and not args.text.strip():
+        raise UserError('the TEXT is empty; say what to look for, as in "a red boat"')
     if args.sheet and args.sheet.suffix.lower() not in SHEET_KINDS:
         raise unknown("kind of sheet", args.sheet.suffix, SHEET_KINDS)
+    if args.sheet and args.sheet.exists():
+        raise UserError(f"{args.sheet} exists already and is not overwritten; choose another --sheet")
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.retrieval.database import Database

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rdm_jax.evaluation.style_swap import Sizes
 
 DEFAULT_MODEL = "style-scenes"
-JUDGE_CONFIG = "configs/style_scenes/judge.py"
+JUDGE_CONFIG = Path("configs/style_scenes/judge.py")
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout, which holds the configs; an installed package has none
 SCHEMA = 1
 
 HELP = """measure a model
@@ -127,7 +128,9 @@ def _judge(args: argparse.Namespace) -> Judge:
     from rdm_jax.cli import train
     from rdm_jax.training.export import export_run
 
-    train.run(argparse.Namespace(config=JUDGE_CONFIG, workdir=args.train_judges, init_from=None, overrides=[]))
+    train.run(
+        argparse.Namespace(config=str(ROOT / JUDGE_CONFIG), workdir=args.train_judges, init_from=None, overrides=[])
+    )
     return Judge(export_run(args.train_judges))
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -37,7 +38,7 @@ VERBS = {
     "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbours of a training set ahead of time"),
     "train": Verb("rdm_jax.cli.train", "train a model from a config"),
     "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
-    "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model or a folder of pictures"),
+    "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),
 }
 
 
@@ -140,6 +141,8 @@ def _set_environment() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # Else transformers tells that there is no PyTorch; only its tokenizers are used.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # What is wrong with a picture is reported by its name; Pillow's warnings would stand between the lines.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _top_parser() -> Parser:

@@ -27,6 +27,7 @@ from rdm_jax.generator import Plan, Result
 from rdm_jax.retrieval.database import Database
 
 RUN = "run.json"
+RESULTS = "results.json"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
 # The samples of a single row are wrapped after so many.
 COLUMNS = 8
@@ -221,7 +222,8 @@ def neighbor_sheet(result: Result, database: Database) -> UInt8[np.ndarray, "h2 
 def _claim(out: Path, names: Sequence[str], made: list[Path]) -> Path:
     _make(out, made)
     looked = [out, *(out / name for name in names)]
-    if not (out / RUN).exists() and not any(any(folder.glob("*.png")) for folder in looked):
+    used = any((out / name).exists() for name in (RUN, RESULTS))
+    if not used and not any(any(folder.glob("*.png")) for folder in looked):
         return out
     for number in itertools.count(2):
         folder = out / f"run-{number:03d}"

@@ -23,7 +23,7 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any] | No
 
     Args:
       image: the picture.
-      record: how it was drawn, from `outputs.record`; None leaves the metadata out.
+      record: how it was drawn, from `outputs.records`; None leaves the metadata out.
     """
     info = PngImagePlugin.PngInfo()
     if record is not None:

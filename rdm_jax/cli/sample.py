@@ -32,9 +32,9 @@ HELP = """Draws pictures for prompts.
 A prompt fetches its nearest pictures from a database, and the model draws with them as its context: swap the database
 and the style changes. Give several --database options to draw the same prompts and seeds from each.
 
-  rdm sample "a red boat" --database sketch --num-images 4
-  rdm sample "a red boat" "a house" --database sketch --database oil --seed 7 --out boats
-  rdm sample --image boat.jpg --database sketch"""
+  rdm sample "a red boat" --database neon --num-images 4
+  rdm sample "a red boat" "a house" --database neon --database mosaic --seed 7 --out boats
+  rdm sample --image boat.jpg --database neon"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     drawing = parser.add_argument_group("drawing (where nothing is given, the model's own settings hold)")
-    drawing.add_argument("--condition", metavar="C", help="neighbors, text, or text+neighbors (default: neighbors)")
+    drawing.add_argument("--condition", metavar="C", help="neighbors, text, or text+neighbors")
     drawing.add_argument("--neighbors", type=int, metavar="K", help="neighbors for each query")
     drawing.add_argument("--num-images", type=int, metavar="N", help="pictures for each query (default: 1)")
     drawing.add_argument("--batch-size", type=int, metavar="B", help="pictures drawn at once (default: up to 8)")
     drawing.add_argument("--steps", type=int, metavar="S", help="sampling steps")
-    drawing.add_argument("--sampler", metavar="NAME", help="the sampler: ddim")
+    drawing.add_argument("--sampler", metavar="NAME", help="the sampler: ddim or plms")
     drawing.add_argument("--eta", type=float, metavar="E", help="fresh noise in each step, 0 to 1")
     drawing.add_argument("--guidance-scale", type=float, metavar="G", help="1 is none, more follows the query closer")
     drawing.add_argument("--seed", type=int, metavar="I", help="drawn by chance, said and recorded where not given")
@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
     generator = Generator.load(args.model)
     databases = _open_databases(args.database, args.condition, generator.bundle)
     plans = _plan(generator, args, prompts, images, databases)
+    _read_neighbors(databases, plans)
     names = _folder_names(databases)
     with outputs.run_folder(out, [name for name in names if name]) as folder:
         drawn: list[tuple[str, Result]] = []
@@ -151,11 +152,12 @@ def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) 
     """Returns the databases to draw from, one after another; a single None where the condition needs none."""
     from rdm_jax.retrieval.database import Database
 
-    if condition == "text":
+    sampling = model.config["sampling"]
+    if (condition or sampling.get("condition")) == "text":
         if names:
             note("warning: condition text uses no database; --database is left out")
         return [None]
-    default = model.config["sampling"].get("database")
+    default = sampling.get("database")
     known = Database.names()
     if not names and not default and len(known) != 1:
         raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
@@ -190,6 +192,15 @@ def _plan(
     first = dataclasses.replace(first, prompts=[*prompts, *(label for label, _ in images)])
     note(f"model {generator.bundle.name}, seed {seed}")
     return [first, *(generator.replan(first, database) for database in databases[1:])]
+
+
+def _read_neighbors(databases: list[Database | None], plans: list[Plan]) -> None:
+    """Reads what will be told and shown of neighbours: a damaged database fails before anything is drawn."""
+    for database, plan in zip(databases, plans, strict=True):
+        if database is not None and plan.neighbors is not None:
+            ids = sorted(set(plan.neighbors.ids.ravel().tolist()))
+            database.items(ids)
+            database.thumbnails(ids)
 
 
 def _folder_names(databases: list[Database | None]) -> list[str]:

@@ -79,6 +79,8 @@ class ModelArtist:
         Raises:
           UserError: a database is missing, too small, or made by another encoder, or an option is out of range.
         """
+        if self.settings["condition"] == "text":
+            raise UserError("condition 'text' looks at no database, and style-swap swaps them; use text+neighbors")
         names = sorted({cell.database for arm in arms for cell in cells_of(arm, len(arm.pairs))})
         for name in names:
             self.generator.plan(["a red boat"], database=self._retriever(name), **self.options)

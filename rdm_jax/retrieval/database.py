@@ -225,7 +225,15 @@ class Database:
     @functools.cached_property
     def _group(self) -> Any:
         # Row groups are read one by one, so that captions of millions of rows never lie in memory at once.
-        return functools.lru_cache(CACHED_GROUPS)(lambda group: self._parquet.read_row_group(group).to_pylist())
+        return functools.lru_cache(CACHED_GROUPS)(self._read_group)
+
+    def _read_group(self, group: int) -> list[dict[str, Any]]:
+        import pyarrow
+
+        try:
+            return self._parquet.read_row_group(group).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise _damaged(self.path, f"{ITEMS} cannot be read ({error})") from error
 
     @functools.cached_property
     def _thumbnails(self) -> Any:
@@ -273,6 +281,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     missing = [key for key in needed if key not in manifest]
     if missing:
         raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}")
+    encoder = manifest["encoder"]
+    if not isinstance(encoder, dict) or not {"name", "sha256", "width"} <= encoder.keys():
+        raise _damaged(path, f"{MANIFEST} does not say by name, sha256 and width which encoder made the rows")
     return manifest
 
 

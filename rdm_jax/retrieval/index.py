@@ -19,7 +19,7 @@ from rdm_jax.retrieval.database import Database, Rows
 
 KINDS = ("auto", "exact", "scann")
 # Rows are padded to a multiple of PAD and searched in chunks of at most CHUNK: databases of like size share a program.
-PAD = 1024
+PAD = 2048
 CHUNK = 2**17
 QUERIES = 256
 # Candidates beyond k, so that ties and rounding at the edge do not change the result.

@@ -99,8 +99,8 @@ def compute_neighbors(
     if out.exists():
         manifest = _finished(out, plan)
         return Report(out, len(source), len(source), manifest["skipped"])
-    folder = _working_folder(out, plan)
     searcher = _Searcher(database, _collections(database, within, index), k, exclude_duplicates, within)
+    folder = _working_folder(out, plan)
     starts = range(0, len(source), part_size)
     skipped: list[str] = []
     resumed = 0
@@ -264,7 +264,7 @@ def _working_folder(out: Path, plan: Mapping[str, Any]) -> Path:
     folder = out.parent / f".{out.name}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / PLAN).is_file():
+        if not any(folder.glob("neighbors-*.json")):  # no part is finished: nothing is lost
             files.write_json(folder / PLAN, plan)
     except OSError as error:
         raise UserError(

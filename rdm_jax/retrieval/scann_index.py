@@ -119,7 +119,6 @@ def _scann() -> Any:
         from scann.scann_ops.py import scann_ops_pybind
     except ImportError as error:
         raise UserError(
-            'ScaNN is not installed (there are wheels for x86-64 Linux); pip install "rdm_jax[scann]" or take the '
-            "index 'exact'"
+            "ScaNN is not installed (there are wheels for x86-64 Linux); pip install scann, or take the index 'exact'"
         ) from error
     return scann_ops_pybind

@@ -33,6 +33,11 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are saved, the newest first."""
+        return sorted((checkpoint.step for checkpoint in self._saver.checkpoints), reverse=True)
+
     def save(self, state: State, data_state: dict[str, Any]) -> None:
         """Starts to save the state, in place of what its step held; the arrays are copied before it returns."""
         step = int(state.step)
@@ -47,7 +52,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints and none can be read.
         """
-        steps = sorted((checkpoint.step for checkpoint in self._saver.checkpoints), reverse=True)
+        steps = self.steps
         for step in steps:
             try:
                 items = self._saver.load_checkpointables(step, {"state": abstract_like(state), "data": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -82,9 +83,14 @@ def _get_config(file: Path, argument: str) -> Config:
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{file} is no Python file; a config is one with a function get_config")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{file} is no Python file: {error.msg} in line {error.lineno}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{file} has no function get_config(); see configs/ for examples")
+    if argument and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"{file} takes no argument, and {argument!r} was given; write --config {file}")
     return module.get_config(argument) if argument else module.get_config()
 
 

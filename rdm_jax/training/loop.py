@@ -48,12 +48,14 @@ def train(
     Raises:
       UserError: the workdir holds another configuration or cannot be written, or the loss is no longer finite.
     """
-    # 1. The workdir belongs to one configuration.
-    claim_workdir(workdir, config)
+    # 1. The workdir belongs to one configuration, from its first checkpoint on.
+    make_workdir(workdir)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    claim_workdir(workdir, config, begun=bool(checkpoints.steps))
 
     # 2. Data, parameters, optimizer: born on the mesh.
     mesh = make_mesh(config.mesh.fsdp)
-    start = Bundle.open(init_from) if init_from else None
+    start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
     task = make_task(config, workdir, progress, start)
     batches = training_batches(task.read, task.size, config.batch_size, config.seed)
     tx = make_optimizer(config.optimizer, config.steps)
@@ -63,7 +65,6 @@ def train(
     evaluate = _Evaluation(task, workdir)
 
     # 3. Resume, or start from a bundle's parts, or from nothing.
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     restored = checkpoints.restore(state)
     if restored:
         state, data_state = restored
@@ -99,10 +100,27 @@ def train(
     return state
 
 
-def claim_workdir(workdir: Path, config: Config) -> None:
-    """Writes the configuration into the workdir, or checks that it is the one that is there.
+def make_workdir(workdir: Path) -> None:
+    """Makes the run's folder where there is none.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+
+
+def claim_workdir(workdir: Path, config: Config, *, begun: bool) -> None:
+    """Writes the configuration into the workdir; a run that has begun keeps the one that is there.
 
     How long and how often (`steps`, `*_every`, `keep_checkpoints`) may change between runs of one workdir.
+
+    Args:
+      workdir: the run's folder.
+      config: its configuration.
+      begun: whether the run has checkpoints; before the first one another configuration may take its place.
 
     Raises:
       UserError: the workdir holds another configuration, or cannot be written.
@@ -110,8 +128,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     file = workdir / "config.json"
     settings = json.loads(config.to_json_best_effort())
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
+        if begun and file.exists():
             changed = [
                 name
                 for name in _differences(json.loads(file.read_text()), settings)
@@ -124,9 +141,11 @@ def claim_workdir(workdir: Path, config: Config) -> None:
                 )
         files.write_json(file, settings)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {workdir}: {error.strerror}; choose a --workdir that can be written"
-        ) from error
+        raise _unwritable(workdir, error) from error
+
+
+def _unwritable(workdir: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {workdir}: {error.strerror}; choose a --workdir that can be written")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -115,6 +115,7 @@ def make_train_step(
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        """Returns the state after one update, and the loss, the gradient's norm and the loss's own metrics."""
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key, state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -147,6 +147,8 @@ def test_list_names_the_embedded_databases(capsys):
         (["info", "nowhere"], "unknown database 'nowhere'"),
         (["search", "{database}"], "give a TEXT or --image FILE"),
         (["search", "{database}", "a", "--image", "x.png"], "give a TEXT or --image FILE"),
+        (["search", "{database}", " "], "the TEXT is empty"),
+        (["search", "{database}", "a", "--sheet", "{pictures}/05.png"], "05.png exists already"),
         (["search", "{database}", "a", "--k", "0"], "--k 0 is out of range; give 1 to 23"),
         (["search", "{database}", "a", "--k", "24"], "--k 24 is out of range; give 1 to 23"),
         (["search", "{database}", "a", "--k", "many"], "invalid int value: 'many'"),

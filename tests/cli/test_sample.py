@@ -9,6 +9,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_a_run_writes_pictures_sheets_and_its_record(sample, capsys):
         assert scores == sorted(scores, reverse=True)
         assert all(re.fullmatch(r"squares/\d+\.png", neighbor["path"]) for neighbor in image["neighbors"])
     assert run["databases"][0]["rows"] == 12
-    assert set(run["model"]["parts"]) == {"clip", "autoencoder", "unet"}
+    assert set(run["model"]["parts"]) == {"clip", "autoencoder", "unet", "tokenizer"}
 
 
 def test_pictures_are_those_of_the_python_interface(sample, home, load):
@@ -204,6 +205,25 @@ def test_text_alone_draws_without_neighbours(rdm, home):
     assert rdm("replay", f"outputs/{picture}", defaults=("--model",)) == 0
 
 
+def test_a_model_that_draws_by_text_needs_no_database(rdm, home, tmp_path):
+    shutil.copytree(home / "model", tmp_path / "by-text")
+    config = json.loads((tmp_path / "by-text/config.json").read_text())
+    config["sampling"]["condition"] = "text"
+    (tmp_path / "by-text/config.json").write_text(json.dumps(config))
+    assert rdm("sample", "a red boat", "--model", "by-text", "--num-images", 4, defaults=()) == 0
+    assert json.loads(Path("outputs/run.json").read_text())["databases"] == []
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "thumbnails.array_record"])
+def test_a_damaged_database_fails_before_anything_is_drawn(rdm, home, tmp_path, capsys, name):
+    shutil.copytree(home / "one", tmp_path / "damaged")
+    data = (tmp_path / "damaged" / name).read_bytes()
+    (tmp_path / "damaged" / name).write_bytes(data[: len(data) // 2])
+    assert rdm("sample", "a red boat", "--database", "damaged", defaults=("--model",)) == 2
+    assert re.search(rf"rdm: error: damaged database .*{name}", capsys.readouterr().err)
+    assert not Path("outputs").exists()
+
+
 def test_the_spellings_of_other_tools(sample):
     arguments = ["--prompt", "a red boat", "--n_samples", 4, "--ddim_steps", 8, "--ddim_eta", 0.0, "--scale", 3.0]
     assert sample(*arguments, "--H", 16, "--W", 16, "--knn", 2, "--outdir", "o", "--seed", 7, "--skip_grid") == 0
@@ -241,6 +261,7 @@ def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, m
         (["a", "--height", "17"], "height 17 is not a multiple of 4"),
         (["a", "--guidance-scale", "nan"], "guidance scale nan"),
         (["a", "--guidance-scale", "inf"], "guidance scale inf"),
+        (["a", "--guidance-scale", "1e39"], "guidance scale 1e+39"),
         (["a", "--seed", "-1"], "seed -1 is out of range"),
         (["a", "--num-images", "0"], "num images 0 is too small"),
         (["a", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),

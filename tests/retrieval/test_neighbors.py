@@ -127,14 +127,21 @@ def test_an_unfinished_run_with_other_inputs_is_refused(examples, encoder, datab
         pass
 
     def kill(done, total):
-        raise Killed
+        if done > 20:  # the first part is finished
+            raise Killed
 
     with pytest.raises(Killed):
-        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", progress=kill)
+        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=20, progress=kill)
     with pytest.raises(UserError, match="holds an unfinished run with another k"):
-        compute_neighbors(examples, encoder, database, 7, tmp_path / "out")
+        compute_neighbors(examples, encoder, database, 7, tmp_path / "out", part_size=20)
     with pytest.raises(UserError, match="holds an unfinished run with another part size"):
         compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=8)
+
+
+def test_after_bad_input_the_right_one_works(examples, encoder, database, tmp_path):
+    with pytest.raises(UserError, match="has the attribute 'no-such'"):
+        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", within="no-such")
+    assert compute_neighbors(examples, encoder, database, 6, tmp_path / "out").count == len(examples)
 
 
 def test_duplicates_are_excluded_only_when_asked(source, encoder, database, tmp_path):

@@ -176,6 +176,7 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path)
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda path: (path / "manifest.json").write_text('{"schema": 1, "name": "x"}'), "lacks count"),
         (lambda path: (path / "manifest.json").write_text('{"schema": 99}'), "has schema 99"),
+        (lambda path: _without_encoder(path / "manifest.json"), "which encoder made the rows"),
         (lambda path: (path / "manifest.json").unlink(), "is no database"),
     ],
 )
@@ -184,6 +185,18 @@ def test_a_damaged_database_is_refused_on_opening(copy, damage, message):
     with pytest.raises(UserError, match=message) as error:
         Database.open(copy)
     assert "\n" not in str(error.value)
+
+
+def _without_encoder(manifest):
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "encoder": {}}))
+
+
+def test_rows_of_items_that_cannot_be_read_are_named(copy):
+    damaged = bytearray((copy / "items.parquet").read_bytes())
+    damaged[4:200] = bytes(196)
+    (copy / "items.parquet").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"damaged database .*items.parquet cannot be read"):
+        Database.open(copy).items([0])
 
 
 def test_pickled_arrays_are_never_loaded(copy):

@@ -90,6 +90,13 @@ def test_a_workdir_belongs_to_one_config(pictures: Path, tmp_path: Path) -> None
         run(config_for(pictures, "steps=1", "batch_size=2"), tmp_path)
 
 
+def test_before_its_first_checkpoint_a_workdir_takes_another_config(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no-such"):
+        run(config_for(pictures, "steps=1", "data.source=no-such"), tmp_path)
+    state, _ = run(config_for(pictures, "steps=1"), tmp_path)
+    assert state.step == 1
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
     config = config_for(pictures, "steps=2", "optimizer.decay=constant")
     run(config, tmp_path)

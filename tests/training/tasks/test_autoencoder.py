@@ -128,7 +128,7 @@ def test_structural_similarity_is_that_of_its_definition() -> None:
 def test_structural_similarity_prefers_contrast_where_the_squared_error_prefers_a_pale_one() -> None:
     rng = np.random.default_rng(0)
     image = rng.uniform(-1.0, 1.0, (1, 32, 32, 1)).astype(np.float32)
-    # Half of the guess's variance is right: the squared error is least at half the contrast.
+    # The guess correlates by a half: the squared error is least at half the contrast.
     guess = np.sqrt(0.25) * image + np.sqrt(0.75) * rng.uniform(-1.0, 1.0, image.shape).astype(np.float32)
     contrasts = np.linspace(0.1, 1.5, 29)
     similar = [float(jnp.mean(structural_similarity(jnp.asarray(c * guess), jnp.asarray(image)))) for c in contrasts]
