@@ -35,6 +35,7 @@ def get_config() -> Config:
             "null_probability": 0.1,
             "text_probability": 0.1,
             "text_and_neighbors_probability": 0.4,
+            "shuffled_probability": 0.4,
         }
     )
     config.sampling = ConfigDict(

@@ -125,6 +125,13 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm("kept_out_style", "style kept out of training, its database", tuple((s, KEPT_OUT) for s in SUBJECTS)),
     Arm(
+        "text_random_neighbors",
+        "random pictures of the style as neighbours: the prompt alone says what",
+        tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
+        random_neighbors=True,
+        condition="text+neighbors",
+    ),
+    Arm(
         "control_no_style",
         "control: no style named, general database",
         ALL_PAIRS,

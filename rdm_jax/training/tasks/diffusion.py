@@ -65,7 +65,7 @@ class DiffusionTask:
     @functools.cached_property
     def schedule(self) -> Schedule:
         """The noise schedule."""
-        return build_schedule(self.config.diffusion)
+        return build_schedule(self.config.diffusion.to_dict())
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns one picture's moments, its context tokens [k, d] and whether they are dropped."""
@@ -75,7 +75,9 @@ class DiffusionTask:
         """Returns the tokens that condition one picture: neighbours, the caption, both, or the null condition (zeros).
 
         k of the nearest `candidates` are drawn at random. A caption alone fills all k places: attention over equal
-        tokens is attention over one.
+        tokens is attention over one. Of the pictures that see both, the share `shuffled_probability` sees neighbours of
+        another picture of the same collection: then the caption alone says what there is, and the neighbours how it is
+        drawn, so that a text can ask a collection for what it does not hold.
         """
         config = self.config.conditioning
         mode = generator.random()
@@ -85,12 +87,27 @@ class DiffusionTask:
         caption = self.captions[row].astype(np.float32)
         if mode < config.text_probability:
             return _unit(np.repeat(caption[None], config.neighbors, axis=0), config.unit_tokens)
+        both = mode < config.text_probability + config.text_and_neighbors_probability
+        if both and generator.random() < config.shuffled_probability:
+            row = int(generator.choice(self.collections[self._collection(row)]))
         _, _, embeddings = self.neighbors[int(self.pictures.rows[row])]
         chosen = generator.choice(config.candidates, config.neighbors, replace=False)
         tokens = embeddings[chosen].astype(np.float32)
-        if mode < config.text_probability + config.text_and_neighbors_probability:
+        if both:
             tokens = np.concatenate([caption[None], tokens[:-1]])
         return _unit(tokens, config.unit_tokens)
+
+    @functools.cached_property
+    def collections(self) -> dict[str | None, np.ndarray]:
+        """The training pictures of each collection that neighbours were searched within; all under None if of none."""
+        found: dict[str | None, list[int]] = {}
+        for row in range(self.size):
+            found.setdefault(self._collection(row), []).append(row)
+        return {name: np.array(rows) for name, rows in found.items()}
+
+    def _collection(self, row: int) -> str | None:
+        within = self.neighbors.manifest.get("within") if self.neighbors else None
+        return within and self.pictures.attributes[row].get(within)
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Returns fresh parameters of the U-Net."""
@@ -230,7 +247,7 @@ def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder) -> 
     Raises:
       UserError: it is missing, of another data set or encoder, or holds fewer neighbours than are drawn from.
     """
-    sidecar = NeighborSidecar(config.data.neighbors)
+    sidecar = NeighborSidecar(Path(config.data.neighbors))
     if sidecar.manifest["source"]["fingerprint"] != pictures.fingerprint:
         raise UserError(
             f"the neighbours in {config.data.neighbors} are those of another data set than "
