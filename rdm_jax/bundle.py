@@ -226,11 +226,11 @@ def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFa
     from transformers import PreTrainedTokenizerFast
 
     file = path / TOKENIZER
+    recorded = config.get("sha256", {}).get("tokenizer")
     if not file.is_file():
-        if "clip" in config:
+        if recorded:
             raise UserError(f"damaged bundle {path}: {TOKENIZER} is missing; export or convert the model again")
         return None
-    recorded = config.get("sha256", {}).get("tokenizer")
     if recorded and files.sha256(file) != recorded:
         raise UserError(
             f"damaged bundle {path}: the SHA-256 of {TOKENIZER} is not the one in config.json; copy it again"

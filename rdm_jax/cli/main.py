@@ -38,6 +38,7 @@ VERBS = {
     "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbours of a training set ahead of time"),
     "train": Verb("rdm_jax.cli.train", "train a model from a config"),
     "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
+    "convert": Verb("rdm_jax.cli.convert", "make a model bundle of released weights"),
     "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),
 }
 

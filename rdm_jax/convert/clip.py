@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.mapping import Source, Table, assemble, rename
+from rdm_jax.convert.mapping import Parameter, Source, Table, assemble, plan, rename
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import CLIP, abstract_params
 
@@ -78,23 +78,34 @@ def is_openai_layout(state: Mapping[str, np.ndarray]) -> bool:
     return "visual.conv1.weight" in state
 
 
-def clip_params(state: Mapping[str, np.ndarray], clip: CLIP) -> dict[str, Any]:
-    """Returns CLIP's parameters from tensors in either layout, told apart by their names.
+def clip_plan(
+    state: Mapping[str, np.ndarray], clip: CLIP, allowed: frozenset[str] = frozenset()
+) -> dict[str, Parameter]:
+    """Returns how CLIP's parameters are made of tensors in either layout, told apart by their names.
 
     Raises:
-      UserError: a name is missing, unexpected or mis-shaped; all are listed.
+      UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
     """
+    source_of = openai_source if is_openai_layout(state) else hugging_face_source
     targets = abstract_params(clip)
-    source_of = _openai_source if is_openai_layout(state) else _hugging_face_source
-    return assemble(state, targets, source_of, what="CLIP", ignored=lambda name: bool(_ASIDE.fullmatch(name)))
+    return plan(
+        state, targets, source_of, what="CLIP", ignored=lambda name: bool(_ASIDE.fullmatch(name)), allowed=allowed
+    )
 
 
-def _hugging_face_source(path: str) -> Source:
+def clip_params(state: Mapping[str, np.ndarray], clip: CLIP) -> dict[str, Any]:
+    """Returns CLIP's parameters from tensors in either layout; raises UserError as `clip_plan` does."""
+    return assemble(clip_plan(state, clip))
+
+
+def hugging_face_source(path: str) -> Source:
+    """Returns the names that `transformers` gives to the tensors of a parameter."""
     parts = ("q_proj", "k_proj", "v_proj") if "/qkv/" in path else ("",)
     return Source(tuple(rename(path.replace("/qkv/", f"/self_attn.{part}/"), _HUGGING_FACE) for part in parts))
 
 
-def _openai_source(path: str) -> Source:
+def openai_source(path: str) -> Source:
+    """Returns the names that OpenAI's program gives to the tensors of a parameter."""
     return Source((rename(path, _OPENAI),), as_stored=path.endswith("projection/kernel"))
 
 

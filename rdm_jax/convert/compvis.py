@@ -7,15 +7,13 @@ prefix.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.mapping import Source, Table, assemble, rename
-from rdm_jax.core.errors import UserError
+from rdm_jax.convert.mapping import Parameter, Source, Subset, Table, assemble, plan, rename
 from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, abstract_params
 
 UNET_PREFIX = "model.diffusion_model."
@@ -77,78 +75,108 @@ _AUTOENCODER: Table = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class LatentDiffusionParams:
-    """Parameters of a whole checkpoint; `guidance_vector` [d] is the unconditional token, where there is one."""
-
-    unet: dict[str, Any]
-    autoencoder: dict[str, Any]
-    guidance_vector: np.ndarray | None
+# Matrices of these networks that are stored as convolutions of one pixel.
+_POINTWISE = re.compile(r".*(proj_in|proj_out|nin_shortcut|skip_connection|(post_)?quant_conv|\.[qkv])\.weight")
 
 
-def latent_diffusion_params(
-    state: Mapping[str, np.ndarray], unet: UNet, autoencoder: AutoencoderKL | AutoencoderVQ, *, ema: bool = True
-) -> LatentDiffusionParams:
-    """Returns the parameters of a latent-diffusion checkpoint, the U-Net's moving average unless `ema` is False.
+def is_checkpoint(state: Mapping[str, np.ndarray]) -> bool:
+    """Tells whether the names are those of a whole latent-diffusion model."""
+    return any(name.startswith(UNET_PREFIX) for name in state)
+
+
+def is_first_stage(state: Mapping[str, np.ndarray]) -> bool:
+    """Tells whether the names are those of a first stage alone."""
+    return "encoder.conv_in.weight" in state and "quant_conv.weight" in state
+
+
+def unexpected_names(state: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the names of a whole checkpoint that belong to none of its networks and to nothing known beside them."""
+    prefixes = (UNET_PREFIX, EMA_PREFIX, FIRST_STAGE_PREFIX)
+    return sorted(n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR)
+
+
+def unet_source(unet: UNet, *, prefix: str = UNET_PREFIX, ema: bool = False) -> Callable[[str], Source]:
+    """Returns the function from a parameter's path to the names of its tensors, raw or of the moving average."""
+    targets = abstract_params(unet)
+
+    def source_of(path: str) -> Source:
+        name = UNET_PREFIX + rename(_place_upsampling(path, targets), _UNET)
+        pointwise = bool(_POINTWISE.fullmatch(name))
+        if not ema:
+            return Source((prefix + name.removeprefix(UNET_PREFIX),), pointwise=pointwise)
+        # The moving average's names are relative to "model." and have lost their dots.
+        return Source((EMA_PREFIX + name.removeprefix("model.").replace(".", ""),), pointwise=pointwise)
+
+    return source_of
+
+
+def autoencoder_source(path: str, prefix: str = FIRST_STAGE_PREFIX) -> Source:
+    """Returns the names of an autoencoder's parameter."""
+    name = prefix + rename(path, _AUTOENCODER)
+    return Source((name,), pointwise=bool(_POINTWISE.fullmatch(name)))
+
+
+def unet_plan(
+    state: Mapping[str, np.ndarray],
+    unet: UNet,
+    *,
+    prefix: str = UNET_PREFIX,
+    ema: bool = False,
+    allowed: frozenset[str] = frozenset(),
+) -> dict[str, Parameter]:
+    """Returns how the U-Net's parameters are made, of the names under `prefix` or of those of its moving average.
 
     Raises:
-      UserError: a name of the whole checkpoint is missing, unexpected or mis-shaped; all are listed.
+      UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
     """
-    prefixes = (UNET_PREFIX, EMA_PREFIX, FIRST_STAGE_PREFIX)
-    rest = [n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR]
-    if rest:
-        raise UserError(f"the checkpoint holds {len(rest)} unexpected names: {', '.join(sorted(rest))}")
-    vector = state.get(GUIDANCE_VECTOR)
-    return LatentDiffusionParams(
-        unet=unet_params(state, unet, ema=ema),
-        autoencoder=autoencoder_params(state, autoencoder),
-        guidance_vector=None if vector is None else np.asarray(vector, np.float32),
+    group = EMA_PREFIX if ema else prefix
+    return plan(
+        Subset(state, group),
+        abstract_params(unet),
+        unet_source(unet, prefix=prefix, ema=ema),
+        what="U-Net (moving average)" if ema else "U-Net",
+        ignored=lambda name: bool(_BESIDE.fullmatch(name)),
+        allowed=allowed,
+    )
+
+
+def autoencoder_plan(
+    state: Mapping[str, np.ndarray],
+    autoencoder: AutoencoderKL | AutoencoderVQ,
+    *,
+    prefix: str = FIRST_STAGE_PREFIX,
+    allowed: frozenset[str] = frozenset(),
+) -> dict[str, Parameter]:
+    """Returns how the autoencoder's parameters are made; `prefix` is "" for a first stage that was released alone.
+
+    The training loss's own weights ("loss.") and the moving average ("model_ema.") are left out.
+
+    Raises:
+      UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
+    """
+    aside = (f"{prefix}loss.", f"{prefix}{EMA_PREFIX}")
+    return plan(
+        Subset(state, prefix),
+        abstract_params(autoencoder),
+        lambda path: autoencoder_source(path, prefix),
+        what="autoencoder",
+        ignored=lambda name: name.startswith(aside),
+        allowed=allowed,
     )
 
 
 def unet_params(
     state: Mapping[str, np.ndarray], unet: UNet, *, prefix: str = UNET_PREFIX, ema: bool = False
 ) -> dict[str, Any]:
-    """Returns the U-Net's parameters, from the names under `prefix` or, with `ema`, from those of its moving average.
-
-    Raises:
-      UserError: a name is missing, unexpected or mis-shaped; all are listed.
-    """
-    targets = abstract_params(unet)
-
-    def source_of(path: str) -> Source:
-        name = UNET_PREFIX + rename(_place_upsampling(path, targets), _UNET)
-        if not ema:
-            return Source((prefix + name.removeprefix(UNET_PREFIX),))
-        # The moving average's names are relative to "model." and have lost their dots.
-        return Source((EMA_PREFIX + name.removeprefix("model.").replace(".", ""),))
-
-    group = EMA_PREFIX if ema else prefix
-    mine = {name: value for name, value in state.items() if name.startswith(group)}
-    what = "U-Net (moving average)" if ema else "U-Net"
-    return assemble(mine, targets, source_of, what=what, ignored=lambda name: bool(_BESIDE.fullmatch(name)))
+    """Returns the U-Net's parameters; raises UserError as `unet_plan` does."""
+    return assemble(unet_plan(state, unet, prefix=prefix, ema=ema))
 
 
 def autoencoder_params(
     state: Mapping[str, np.ndarray], autoencoder: AutoencoderKL | AutoencoderVQ, *, prefix: str = FIRST_STAGE_PREFIX
 ) -> dict[str, Any]:
-    """Returns the autoencoder's parameters; `prefix` is "" for a first stage that was released alone.
-
-    The training loss's own weights ("loss.") and the moving average ("model_ema.") are left out.
-
-    Raises:
-      UserError: a name is missing, unexpected or mis-shaped; all are listed.
-    """
-    targets = abstract_params(autoencoder)
-    mine = {name: value for name, value in state.items() if name.startswith(prefix)}
-    aside = (f"{prefix}loss.", f"{prefix}{EMA_PREFIX}")
-    return assemble(
-        mine,
-        targets,
-        lambda path: Source((prefix + rename(path, _AUTOENCODER),)),
-        what="autoencoder",
-        ignored=lambda name: name.startswith(aside),
-    )
+    """Returns the autoencoder's parameters; raises UserError as `autoencoder_plan` does."""
+    return assemble(autoencoder_plan(state, autoencoder, prefix=prefix))
 
 
 def _place_upsampling(path: str, targets: Mapping[str, Any]) -> str:

@@ -1,18 +1,19 @@
-"""Puts foreign weights into the parameters of a network, every name accounted for.
+"""Puts foreign weights into the parameters of a network, and back, every name accounted for.
 
 The network says what it needs: for each of its parameters a rule names the foreign tensors that make it. Names that
-are missing, left over or of another shape are reported together.
+are missing, left over or of another shape are reported together. A parameter is read when it is written, one at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from rdm_jax.core import trees
@@ -20,16 +21,88 @@ from rdm_jax.core.errors import UserError
 
 Table = tuple[tuple[str, str], ...]
 
+# Kept as they are stored; the network computes with float32.
+KEPT_TYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
+
+
+class Subset(Mapping[str, np.ndarray]):
+    """Some of the tensors of a state, which still are read one at a time."""
+
+    def __init__(self, state: Mapping[str, np.ndarray], prefix: str) -> None:
+        self._state = state
+        self._names = dict.fromkeys(name for name in state if name.startswith(prefix))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self._names[name]
+        return self._state[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The foreign tensors of one parameter: laid end to end along their first axis, then made a kernel if it is one.
+    """The foreign tensors of one parameter: laid end to end along its last axis.
 
-    `as_stored` marks a kernel that is stored (in, out) already.
+    Attributes:
+      names: of the foreign tensors.
+      as_stored: a matrix that is stored (in, out) already.
+      pointwise: a matrix that is stored as a convolution of one pixel.
     """
 
     names: tuple[str, ...]
     as_stored: bool = False
+    pointwise: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one parameter is made of foreign tensors, which are read when it is asked for.
+
+    Attributes:
+      state: the foreign tensors.
+      source: which of them.
+      path: the parameter's place in the network.
+      shape: of the parameter.
+      dtype: that its tensors are stored in, where it is one of `KEPT_TYPES`; float32 otherwise.
+    """
+
+    state: Mapping[str, np.ndarray]
+    source: Source
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self) -> np.ndarray:
+        """Returns the parameter.
+
+        Raises:
+          UserError: a number of it is not finite; its tensor is named.
+        """
+        parts = [_to_parameter(self.state[name], self.path, len(self.shape), self.source) for name in self.source.names]
+        for name, part in zip(self.source.names, parts, strict=True):
+            if not np.isfinite(part).all():
+                raise UserError(f"{name} holds numbers that are not finite; download the weights again")
+        value = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+        return np.asarray(value, self.dtype, order="C")  # ascontiguousarray would give a scalar an axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Zeros:
+    """A parameter whose foreign tensor may be missing."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
+
+    def read(self) -> np.ndarray:
+        """Returns zeros."""
+        return np.zeros(self.shape, self.dtype)
+
+
+Parameter = Recipe | Zeros
 
 
 def rename(name: str, table: Table) -> str:
@@ -39,15 +112,16 @@ def rename(name: str, table: Table) -> str:
     return name
 
 
-def assemble(
+def plan(
     state: Mapping[str, np.ndarray],
     targets: Mapping[str, jax.ShapeDtypeStruct],
     source_of: Callable[[str], Source],
     *,
     what: str,
     ignored: Callable[[str], bool] = lambda name: False,
-) -> dict[str, Any]:
-    """Returns nested parameters made of foreign tensors, with float types cast to the network's.
+    allowed: frozenset[str] = frozenset(),
+) -> dict[str, Parameter]:
+    """Returns how each parameter is made of foreign tensors; their shapes are checked, and nothing is read.
 
     Convolutions (out, in, h, w) become (h, w, in, out), matrices (out, in) and 1x1 convolutions become (in, out).
 
@@ -57,41 +131,73 @@ def assemble(
       source_of: the foreign names of a parameter's path.
       what: the network's name in the error.
       ignored: tells which foreign names may be left over.
+      allowed: names that may be missing, whose parameters are zeros then, or left over.
 
     Raises:
       UserError: names are missing, unexpected or mis-shaped, each listed.
     """
     sources = {path: source_of(path) for path in targets}
     wanted = {name for source in sources.values() for name in source.names}
-    missing = sorted(wanted - set(state))
-    unexpected = sorted(name for name in set(state) - wanted if not ignored(name))
-    params, misshaped = {}, []
+    missing = sorted(wanted - set(state) - allowed)
+    unexpected = sorted(name for name in set(state) - wanted - allowed if not ignored(name))
+    recipes: dict[str, Parameter] = {}
+    misshaped = []
     for path, source in sources.items():
+        shape = tuple(targets[path].shape)
         if not all(name in state for name in source.names):
+            recipes[path] = Zeros(shape)
             continue
-        value = _to_parameter([state[name] for name in source.names], path, targets[path], source.as_stored)
-        if value is None:
-            found = ", ".join(f"{name} {tuple(state[name].shape)}" for name in source.names)
-            misshaped.append(f"{found} for {path} {tuple(targets[path].shape)}")
-        params[path] = value
+        parts = [state[name] for name in source.names]
+        if _shape([_to_parameter(part, path, len(shape), source) for part in parts]) != shape:
+            found = ", ".join(f"{name} {part.shape}" for name, part in zip(source.names, parts, strict=True))
+            misshaped.append(f"{found} for {path} {shape}")
+        dtype = parts[0].dtype if parts[0].dtype in KEPT_TYPES else np.dtype(np.float32)
+        recipes[path] = Recipe(state, source, path, shape, dtype)
     problems = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
     if any(problems.values()):
         report = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise UserError(f"the weights do not fit the {what}, check its configuration; {report}")
-    return trees.unflatten(params)
+    return recipes
 
 
-def _to_parameter(
-    parts: Iterable[np.ndarray], path: str, target: jax.ShapeDtypeStruct, as_stored: bool
-) -> np.ndarray | None:
-    parts = list(parts)
-    if len({part.shape[1:] for part in parts}) > 1:
+def assemble(recipes: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Returns the nested float32 parameters of a plan.
+
+    Raises:
+      UserError: a number is not finite; its tensor is named.
+    """
+    return trees.unflatten({path: np.asarray(recipe.read(), np.float32) for path, recipe in recipes.items()})
+
+
+def disassemble(
+    params: Mapping[str, np.ndarray], source_of: Callable[[str], Source]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the foreign tensors that parameters {"a/b/kernel": array} are made of: what `plan` does, backwards."""
+    for path in params:
+        source = source_of(path)
+        parts = np.split(params[path], len(source.names), axis=-1) if len(source.names) > 1 else [params[path]]
+        for name, part in zip(source.names, parts, strict=True):
+            yield name, _from_parameter(part, path, source)
+
+
+def _to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.ndarray:
+    """Returns a view of a foreign tensor with the axes of a parameter."""
+    if not path.endswith("kernel") or source.as_stored:
+        return value
+    if value.ndim == 4 and ndim == 2 and value.shape[2:] == (1, 1):
+        value = value[:, :, 0, 0]
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
+    if not path.endswith("kernel") or source.as_stored:
+        return np.asarray(value, order="C")
+    value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    return np.asarray(value[:, :, None, None] if source.pointwise else value, order="C")
+
+
+def _shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:
+    """Returns the shape of float tensors joined along their last axis; None where they cannot be."""
+    if len({part.shape[:-1] for part in parts}) > 1 or not all(jnp.issubdtype(p.dtype, jnp.floating) for p in parts):
         return None
-    value = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    if path.endswith("kernel") and not as_stored:
-        if value.ndim == 4 and len(target.shape) == 2 and value.shape[2:] == (1, 1):
-            value = value[:, :, 0, 0]
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    if value.shape != target.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-        return None
-    return np.asarray(value, dtype=target.dtype, order="C")
+    return parts[0].shape if len(parts) == 1 else (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))

@@ -1,20 +1,23 @@
 """Reads PyTorch checkpoints without PyTorch, and without running what they hold.
 
 A checkpoint is a zip archive: `<name>/data.pkl`, a pickle whose tensors name their storages, and `<name>/data/<key>`,
-the bytes of each storage, uncompressed. A pickle can call any function it names; this reader lets it name only those
-that rebuild tensors and plain containers, and refuses the file otherwise. Arrays are views of the memory-mapped file:
-nothing is read before it is used.
+the bytes of each storage, uncompressed. TorchScript archives hold their modules in the same way. A pickle can call any
+function it names; this reader lets it name only those that rebuild tensors and plain containers, and refuses the file
+otherwise. Every tensor is mapped into memory when it is asked for and let go with its array, so that a file of any size
+can be gone through in little memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import math
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +51,35 @@ _INERT = (
 )
 
 
-class _Inert:
-    """Stands for an object that is not wanted: takes any arguments and any state, and keeps none."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
+# Where TorchScript keeps the types of its lists: the first argument is the list.
+_TYPED = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 
 
-def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
+class StateDict(Mapping[str, np.ndarray]):
+    """The tensors of a checkpoint by name, each mapped from the file, read-only, when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, _Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name].array()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def read_state_dict(path: Path | str) -> StateDict:
     """Returns the tensors of a checkpoint by name: those of its "state_dict" entry or, without one, its own.
 
     Args:
-      path: a file that `torch.save` wrote (since PyTorch 1.6): a dictionary of tensors, or a Lightning checkpoint.
+      path: a file that `torch.save` wrote (since PyTorch 1.6), a dictionary of tensors or a Lightning checkpoint; or a
+        TorchScript program, whose modules' parameters and buffers are taken.
 
     Returns:
-      Read-only arrays over the memory-mapped file, in their stored types; values that are no tensors are left out.
+      Read-only arrays in their stored types; values that are no tensors are left out.
 
     Raises:
       UserError: the file is missing, is no such archive, is damaged, or names something outside the allow-list.
@@ -76,19 +90,87 @@ def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
             content = _Unpickler(archive, path).load()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a PyTorch checkpoint") from error
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is no zip archive; save it again with torch.save of PyTorch 1.6 or later") from error
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(
+            f"{path} is no zip archive, or is cut off; download it again, or save it with torch.save of PyTorch 1.6 or "
+            "later"
+        ) from error
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint ({error}); download it again") from error
+    if isinstance(content, _Module):
+        return StateDict(content.tensors())
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a checkpoint")
-    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
+    return StateDict({name: value for name, value in state.items() if isinstance(value, _Tensor)})
+
+
+class _Inert:
+    """Stands for an object that is not wanted: takes any arguments and any state, and keeps none."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _Module:
+    """Stands for a module of a TorchScript program: what it was given as its state, nothing of its code."""
+
+    state: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state if isinstance(state, Mapping) else {}
+
+    def tensors(self, prefix: str = "") -> dict[str, _Tensor]:
+        """Returns the tensors of this module and of those in it, names joined by dots."""
+        found: dict[str, _Tensor] = {}
+        for name, value in self.state.items():
+            if isinstance(value, _Tensor):
+                found[prefix + name] = value
+            elif isinstance(value, _Module):
+                found |= value.tensors(f"{prefix}{name}.")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
 class _StorageType:
     dtype: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """Numbers in a row: `count` of them at `start` bytes into a file, or in `data` where they were compressed there."""
+
+    path: Path
+    start: int
+    count: int
+    dtype: Any
+    data: bytes | None = None
+
+    def array(self) -> np.ndarray:
+        if self.data is not None or not self.count:
+            return np.frombuffer(self.data or b"", self.dtype)
+        size = self.count * np.dtype(self.dtype).itemsize
+        return np.memmap(self.path, np.uint8, "r", self.start, (size,)).view(self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A tensor over a storage: `offset` and `stride` in numbers."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        flat = self.storage.array()
+        if 0 in self.size:
+            return np.zeros(self.size, flat.dtype)
+        strides = tuple(step * flat.dtype.itemsize for step in self.stride)
+        return np.lib.stride_tricks.as_strided(np.asarray(flat)[self.offset :], self.size, strides, writeable=False)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -98,14 +180,9 @@ class _Unpickler(pickle.Unpickler):
             raise UserError(f"{path} has no data.pkl inside; give a checkpoint that torch.save wrote")
         self._path, self._archive = path, archive
         self._root = pickles[0].removesuffix("data.pkl")
-        if f"{self._root}constants.pkl" in archive.namelist():
-            raise UserError(
-                f"{path} is a TorchScript program; save its state_dict() with torch.save, or take the Hugging Face copy"
-            )
         if f"{self._root}byteorder" in archive.namelist() and archive.read(f"{self._root}byteorder") != b"little":
             raise UserError(f"{path} is big-endian; save it again on a little-endian machine")
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        self._storages: dict[str, np.ndarray] = {}
+        self._storages: dict[str, _Storage] = {}
         super().__init__(io.BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module: str, name: str) -> Any:
@@ -113,13 +190,16 @@ class _Unpickler(pickle.Unpickler):
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+            ("torch._utils", "_rebuild_parameter"): _first,
             ("torch", "Size"): tuple,
+            **{("torch.jit._pickle", typed): _first for typed in _TYPED},
         }
         if f"{module}.{name}" in _INERT:
             return _Inert
         if module == "torch" and name in _STORAGES:
             return _StorageType(_STORAGES[name])
+        if module == "__torch__" or module.startswith("__torch__."):
+            return _Module
         if (module, name) not in allowed:
             raise UserError(
                 f"{self._path} names {module}.{name}, which is not on the list of what a checkpoint may hold; "
@@ -127,42 +207,45 @@ class _Unpickler(pickle.Unpickler):
             )
         return allowed[module, name]
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        """Returns the storage a pickle refers to, a flat view of the file."""
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage a pickle refers to."""
         kind, storage, key, _, _ = pid
         if kind != "storage" or not isinstance(storage, _StorageType):
             raise pickle.UnpicklingError(f"unknown reference {kind!r}")
         if key not in self._storages:
-            self._storages[key] = self._view(f"{self._root}data/{key}").view(storage.dtype)
+            self._storages[key] = self._locate(f"{self._root}data/{key}", storage.dtype)
         return self._storages[key]
 
-    def _view(self, name: str) -> np.ndarray:
+    def _locate(self, name: str, dtype: Any) -> _Storage:
         info = self._archive.getinfo(name)
+        count = info.file_size // np.dtype(dtype).itemsize
         if info.compress_type != zipfile.ZIP_STORED:
-            return np.frombuffer(self._archive.read(name), np.uint8)
+            return _Storage(self._path, 0, count, dtype, self._archive.read(name))
         # The central directory gives the local header's place; its two lengths, after 26 bytes, give the data's.
-        if info.header_offset + 30 > self._bytes.size:
+        if info.header_offset + 30 > self._file_size:
             raise pickle.UnpicklingError(f"{name} is cut off")
-        header = self._bytes[info.header_offset : info.header_offset + 30].tobytes()
-        name_length, extra_length = struct.unpack_from("<HH", header, 26)
+        with open(self._path, "rb") as file:
+            file.seek(info.header_offset)
+            name_length, extra_length = struct.unpack_from("<HH", file.read(30), 26)
         start = info.header_offset + 30 + name_length + extra_length
-        if start + info.file_size > self._bytes.size:
+        if start + info.file_size > self._file_size:
             raise pickle.UnpicklingError(f"{name} is cut off")
-        return self._bytes[start : start + info.file_size]
+        return _Storage(self._path, start, count, dtype)
+
+    @functools.cached_property
+    def _file_size(self) -> int:
+        return self._path.stat().st_size
 
 
-def _rebuild_tensor(storage: np.ndarray, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
+def _rebuild_tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: Any) -> _Tensor:
     size, stride = tuple(size), tuple(stride)
     if len(size) != len(stride) or any(n < 0 for n in (offset, *size, *stride)):
         raise pickle.UnpicklingError(f"a tensor of size {size} and stride {stride} at {offset}")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.size:
-        raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its {storage.size} numbers")
-    if 0 in size:
-        return np.zeros(size, storage.dtype)
-    strides = tuple(step * storage.dtype.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(np.asarray(storage)[offset:], size, strides, writeable=False)
+    if math.prod(size) and last >= storage.count:
+        raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its {storage.count} numbers")
+    return _Tensor(storage, offset, size, stride)
 
 
-def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
-    return data
+def _first(value: Any, *_: Any) -> Any:
+    return value

@@ -51,7 +51,7 @@ def test_a_hugging_face_eos_of_two_means_the_highest_id(golden):
 
 
 def test_wrong_names_are_listed_together(golden):
-    state = read_state_dict(golden / "clip/openai_vit.pt")
+    state = dict(read_state_dict(golden / "clip/openai_vit.pt"))
     clip = build_clip(config_from_openai(state))
     del state["visual.proj"]
     state["visual.stranger"] = np.zeros(1, np.float32)

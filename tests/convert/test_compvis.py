@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from rdm_jax.convert import compvis
+from rdm_jax.convert.mapping import disassemble
 from rdm_jax.convert.torch_file import read_state_dict
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
 from rdm_jax.models.layers import timestep_embedding
@@ -119,28 +121,43 @@ def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder
 def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_autoencoder, nhwc, close):
     state = read_state_dict(golden / "rdm_vq_small.ckpt")
     unet, autoencoder = yaml_unet(golden / "rdm_vq_small.yaml"), yaml_autoencoder(golden / "rdm_vq_small.yaml")
-    params = compvis.latent_diffusion_params(state, unet, autoencoder, ema=False)
+    unet_params, autoencoder_params = compvis.unet_params(state, unet), compvis.autoencoder_params(state, autoencoder)
     data = np.load(golden / "rdm_vq.npz")
     t = jnp.asarray(data["eps_t"], jnp.int32)
     assert sorted(data["eps_t"]) == [5, 900]
-    eps = jax.jit(unet.apply)({"params": params.unet}, nhwc(data["x_T"]), t, jnp.asarray(data["context"]))
+    eps = jax.jit(unet.apply)({"params": unet_params}, nhwc(data["x_T"]), t, jnp.asarray(data["context"]))
     close(eps, data["eps"])
-    decoded = _jitted(autoencoder, "decode")({"params": params.autoencoder}, nhwc(data["samples"]))
+    decoded = _jitted(autoencoder, "decode")({"params": autoencoder_params}, nhwc(data["samples"]))
     close(decoded, data["decoded"])
-    assert params.guidance_vector is not None and params.guidance_vector.ndim == 1
+    assert state[compvis.GUIDANCE_VECTOR].ndim == 1
 
 
 def test_every_name_of_a_checkpoint_is_accounted_for(rdm):
-    state, unet, autoencoder = rdm
-    params = compvis.latent_diffusion_params(state, unet, autoencoder)
-    assert params.guidance_vector is None
+    state, unet, _ = rdm
     np.testing.assert_array_equal(
-        params.unet["in_1_res"]["conv1"]["kernel"],
+        compvis.unet_params(state, unet, ema=True)["in_1_res"]["conv1"]["kernel"],
         state["model_ema.diffusion_modelinput_blocks10in_layers2weight"].transpose(2, 3, 1, 0),
     )
-    with pytest.raises(UserError, match=r"2 unexpected names: model\.extra, stranger"):
-        strangers = {"stranger": np.zeros(1), "model.extra": np.zeros(1)}
-        compvis.latent_diffusion_params({**state, **strangers}, unet, autoencoder)
+    assert compvis.unexpected_names(state) == []
+    strangers = {"stranger": np.zeros(1), "model.extra": np.zeros(1)}
+    assert compvis.unexpected_names({**state, **strangers}) == ["model.extra", "stranger"]
+
+
+@pytest.mark.parametrize("name", ["rdm_small", "rdm_vq_small"])
+@pytest.mark.parametrize("ema", [False, True])
+def test_tensors_come_back_bit_for_bit(golden, yaml_unet, yaml_autoencoder, name, ema):
+    state = read_state_dict(golden / f"{name}.ckpt")
+    unet, autoencoder = yaml_unet(golden / f"{name}.yaml"), yaml_autoencoder(golden / f"{name}.yaml")
+    flat = trees.flatten(compvis.unet_params(state, unet, ema=ema))
+    back = dict(disassemble(flat, compvis.unet_source(unet, ema=ema)))
+    stage = trees.flatten(compvis.autoencoder_params(state, autoencoder))
+    back |= dict(disassemble(stage, compvis.autoencoder_source))
+    group = (compvis.EMA_PREFIX + "diffusion", compvis.FIRST_STAGE_PREFIX)
+    kept = group if ema else (compvis.UNET_PREFIX, compvis.FIRST_STAGE_PREFIX)
+    assert set(back) == {key for key in state if key.startswith(kept)}
+    for key, value in back.items():
+        assert value.shape == state[key].shape, key
+        np.testing.assert_array_equal(value, state[key])
 
 
 def test_wrong_names_are_listed_together(rdm):

@@ -63,8 +63,8 @@ class _Reference:
 
 
 class _Reduced:
-    def __init__(self, function, arguments):
-        self.parts = function, arguments
+    def __init__(self, function, arguments, *state):
+        self.parts = function, arguments, *state
 
     def __reduce__(self):
         return self.parts
@@ -123,6 +123,19 @@ def test_lightning_records_are_passed_over_and_not_imported(tmp_path, torch):
     torch.monkeypatch.undo()
     assert read_state_dict(tmp_path / "a.ckpt") == {}
     assert "pytorch_lightning" not in sys.modules
+
+
+def test_the_modules_of_a_torchscript_program_are_gone_through(tmp_path, torch):
+    values = np.arange(6, dtype=np.float16)
+    module = torch.name("__torch__.clip.model.___torch_mangle_9", "Linear")
+    weight = torch.tensor(values, "HalfStorage", 0, (2, 3), (3, 1))
+    names = _Reduced(torch.name("torch.jit._pickle", "restore_type_tag"), (["a", "b"], "List[str]"))
+    inner = _Reduced(module, (), {"training": False, "names": names, "weight": weight})
+    outer = _Reduced(module, (), {"visual": inner, "scale": torch.tensor(values, "HalfStorage", 5, (), ())})
+    torch.save(tmp_path / "a.pt", outer)
+    read = read_state_dict(tmp_path / "a.pt")
+    assert set(read) == {"visual.weight", "scale"} and read["scale"] == 5
+    np.testing.assert_array_equal(read["visual.weight"], values.reshape(2, 3))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""`rdm convert`: makes a model bundle of released weights, without PyTorch and in little memory."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from rdm_jax.cli.progress import Progress, note
+
+HELP = """make a model bundle of released weights
+
+  rdm convert ViT-L-14.pt --tokenizer bpe_simple_vocab_16e6.txt.gz --out clip
+  rdm convert model.ckpt --config 768x768.yaml --clip clip --out rdm-768
+  rdm convert kl-f16/model.ckpt --config kl-f16/config.yaml --out kl-f16
+
+What SRC is, is told by its content: a CompVis checkpoint or first stage (with its yaml), OpenAI's CLIP (as released, or
+a state dict), a folder with Hugging Face's CLIP. Nothing in it is run."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("source", type=Path, metavar="SRC", help="a file of weights, or a Hugging Face CLIP's folder")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="of a CompVis model; the one beside it by default")
+    parser.add_argument(
+        "--weights", default="ema", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)"
+    )
+    parser.add_argument("--clip", type=Path, metavar="DIR", help="join this CLIP (a bundle, or anything that is one)")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
+    parser.add_argument(
+        "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or left over"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts, and says what came out."""
+    from rdm_jax.convert.conversion import convert
+    from rdm_jax.core.errors import UserError
+
+    if args.out.exists():
+        raise UserError(f"{args.out} exists already; choose another folder or remove it first")
+    made = convert(
+        args.source,
+        config=args.config,
+        weights=args.weights,
+        clip_source=args.clip,
+        tokenizer=args.tokenizer,
+        allowed=frozenset(args.allow_missing),
+    )
+    bars: dict[str, Progress] = {}
+    made.write(
+        args.out, lambda what, *at: bars.setdefault(what, Progress(what, unit="MB"))(*(size // 10**6 for size in at))
+    )
+    sizes = {part: sum(math.prod(one.shape) for one in recipes.values()) for part, recipes in made.parts.items()}
+    parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in sizes.items())
+    note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
+    if "clip" not in made.parts and "unet" in made.parts:
+        note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
+    if "clip" in made.parts and made.tokenizer is None:
+        note("it has no tokenizer, which prompts need; convert again with --tokenizer")

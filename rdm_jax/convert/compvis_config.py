@@ -1,0 +1,119 @@
+"""The yaml of a CompVis model as the configuration of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdm_jax.core.errors import UserError
+
+# Keys of the U-Net that change nothing of what it computes, and those that do, with the only value that is known here.
+_UNET_ASIDE = ("image_size", "use_checkpoint", "use_fp16", "legacy", "conv_resample", "dims")
+_UNET_FIXED = {
+    "use_spatial_transformer": True,
+    "use_scale_shift_norm": False,
+    "resblock_updown": False,
+    "num_classes": None,
+    "n_embed": None,
+}
+_SCHEDULES = {"linear": "scaled_linear"}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the "model.params" of a yaml.
+
+    Raises:
+      UserError: it cannot be read, or has none.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        return dict(content["model"]["params"])
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give the model's yaml by --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no yaml with model.params; give the one that came with the checkpoint") from error
+
+
+def autoencoder_config(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration for `build_autoencoder` of a first stage's parameters, alone or in a whole model.
+
+    Raises:
+      UserError: a key that is needed is missing.
+    """
+    own = _get(params, "first_stage_config")["params"] if "first_stage_config" in params else params
+    stage = dict(_get(own, "ddconfig"))
+    double_z = bool(stage.pop("double_z", True))
+    attention = stage.pop("attn_type", "vanilla")
+    config = {
+        "kind": "kl" if double_z else "vq",
+        "embed_dim": _get(own, "embed_dim"),
+        "out_channels": stage.pop("out_ch", 3),
+        "mid_attention": attention != "none",
+        **{key: value for key, value in stage.items() if key != "dropout"},
+    }
+    return config if double_z else {**config, "num_codes": _get(own, "n_embed")}
+
+
+def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrieval_only: bool) -> dict[str, Any]:
+    """Returns the configuration of a bundle but for its CLIP and autoencoder.
+
+    Args:
+      params: the yaml's "model.params".
+      downsampling: of the first stage.
+      retrieval_only: the conventions of the models of April 2023 (https://arxiv.org/abs/2204.11824): raw tokens, the
+        query in place of the first of four neighbours, guidance 2, 100 steps. Otherwise those of July 2022
+        (https://arxiv.org/abs/2207.13038): unit tokens, the text's and ten neighbours', guidance 5, 50 steps.
+
+    Raises:
+      UserError: a setting has a value that these networks do not have.
+    """
+    unet = _unet_config(dict(_get(_get(params, "unet_config"), "params")))
+    schedule = params.get("beta_schedule", "linear")
+    prediction = params.get("parameterization", "eps")
+    if schedule not in _SCHEDULES:
+        raise UserError(f"beta_schedule {schedule!r} is not supported; allowed is {', '.join(_SCHEDULES)}")
+    if prediction not in ("eps", "x0", "v"):
+        raise UserError(f"parameterization {prediction!r} is not supported; allowed are eps, x0, v")
+    side = int(params.get("image_size", 64)) * downsampling
+    return {
+        "unet": unet,
+        "diffusion": {
+            "num_timesteps": params.get("timesteps", 1000),
+            "schedule": _SCHEDULES[schedule],
+            "beta_start": params.get("linear_start", 1e-4),
+            "beta_end": params.get("linear_end", 2e-2),
+            "prediction": prediction,
+        },
+        "latents": {"scale": params.get("scale_factor", 1.0)},
+        "conditioning": {"neighbors": 3 if retrieval_only else 10, "unit_tokens": not retrieval_only, "null": "zeros"},
+        "sampling": {
+            "condition": "text+neighbors",
+            "sampler": "ddim",
+            "steps": 100 if retrieval_only else 50,
+            "eta": 0.0,
+            "guidance_scale": 2.0 if retrieval_only else 5.0,
+            "height": side,
+            "width": side,
+        },
+    }
+
+
+def _unet_config(params: dict[str, Any]) -> dict[str, Any]:
+    for key, value in _UNET_FIXED.items():
+        if params.pop(key, value) != value:
+            raise UserError(f"the U-Net's {key} is set, and only {key}={value} is supported")
+    for key in _UNET_ASIDE:
+        params.pop(key, None)
+    if params.pop("num_heads", -1) != -1:
+        raise UserError("the U-Net's num_heads is set, and only num_head_channels is supported")
+    params["channel_mult"] = list(params.get("channel_mult", (1, 2, 4, 8)))
+    return params
+
+
+def _get(params: Mapping[str, Any], key: str) -> Any:
+    if key not in params:
+        raise UserError(f"the yaml lacks {key}; give the one that came with the checkpoint")
+    return params[key]

@@ -1,0 +1,290 @@
+"""From foreign files to a model bundle: what a source is, by its content, and its tensors one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdm_jax import __version__
+from rdm_jax.bundle import SCHEMA, TOKENIZER
+from rdm_jax.convert import clip, compvis, compvis_config
+from rdm_jax.convert.mapping import Parameter
+from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
+from rdm_jax.convert.tokenizer import read_tokenizer
+from rdm_jax.convert.torch_file import read_state_dict
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models import build_autoencoder, build_clip, build_unet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MANIFEST = "manifest.json"
+WEIGHTS = ("ema", "raw", "both")
+RAW = "unet_raw"  # beside the moving average; not a part of the bundle, but what training goes on from
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a bundle will be made of; no tensor is read yet.
+
+    Attributes:
+      kind: what the source was taken for.
+      config: of the bundle.
+      parts: {part: {path: how its parameter is made}}.
+      sources: the files that are read.
+      tokenizer: of the text tower, if it has one.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    parts: dict[str, dict[str, Parameter]]
+    sources: tuple[Path, ...]
+    tokenizer: PreTrainedTokenizerFast | None = None
+
+    def write(self, out: Path, progress: Progress | None = None) -> None:
+        """Writes the bundle, whole or not at all, in the types that the tensors are stored in.
+
+        Args:
+          out: a folder that does not exist yet.
+          progress: called with (what, bytes done, bytes in all).
+
+        Raises:
+          UserError: `out` exists or cannot be written, the disk is full, or a tensor holds numbers that are not finite.
+        """
+        try:
+            with files.new_directory(out) as folder:
+                self._write(folder, progress or (lambda *_: None))
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+
+    def _write(self, folder: Path, progress: Progress) -> None:
+        hashes: dict[str, str] = {}
+        for part, recipes in self.parts.items():
+            target = folder / f"{part}.safetensors"
+            write_safetensors(target, recipes, lambda *at, part=part: progress(f"writing {part}", *at))
+            hashes[part] = files.sha256(target)
+        if self.tokenizer is not None:
+            self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+            hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
+        sources = {str(path.name): files.sha256(path) for path in self.sources}
+        files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
+        files.write_json(
+            folder / MANIFEST, {"kind": self.kind, "rdm_jax": __version__, "sources": sources, "parts": hashes}
+        )
+
+
+def convert(
+    source: Path,
+    *,
+    config: Path | None = None,
+    weights: str = "ema",
+    clip_source: Path | None = None,
+    tokenizer: Path | None = None,
+    allowed: frozenset[str] = frozenset(),
+) -> Conversion:
+    """Returns how a source becomes a bundle; what it is, is told by its content.
+
+    Args:
+      source: a CompVis checkpoint or first stage, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face.
+      config: the yaml of a CompVis model; one beside it, of its name or the only one, by default.
+      weights: of a checkpoint: its moving average "ema", what was trained "raw", or "both" (the raw ones beside it).
+      clip_source: a CLIP that the model gets: anything that is one, or a bundle with one.
+      tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
+      allowed: names of tensors that may be missing (then zeros) or left over.
+
+    Raises:
+      UserError: the source is nothing that is known, is damaged, lacks or has too many names, or does not fit together.
+    """
+    if weights not in WEIGHTS:
+        raise unknown("weights", weights, WEIGHTS)
+    made = _convert_one(source, config, weights, tokenizer, allowed)
+    if clip_source is None:
+        return made
+    if "clip" in made.parts:
+        raise UserError(f"{source} is a CLIP itself; leave --clip away")
+    return _joined(made, _convert_one(clip_source, None, weights, tokenizer, allowed))
+
+
+def _convert_one(
+    source: Path, config: Path | None, weights: str, tokenizer: Path | None, allowed: frozenset[str]
+) -> Conversion:
+    if source.is_dir():
+        return _hugging_face_clip(source, tokenizer, allowed)
+    state = read_tensors(source)
+    if clip.is_openai_layout(state):
+        return _openai_clip(source, state, tokenizer, allowed)
+    if compvis.is_checkpoint(state):
+        return _checkpoint(source, state, config, weights, allowed)
+    if compvis.is_first_stage(state):
+        return _first_stage(source, state, config, allowed)
+    some = ", ".join(sorted(state)[:3])
+    raise UserError(
+        f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints and first "
+        "stages and the CLIPs of OpenAI and Hugging Face"
+    )
+
+
+def read_tensors(path: Path) -> Mapping[str, np.ndarray]:
+    """Returns the tensors of a PyTorch checkpoint or a safetensors file, each read when it is asked for.
+
+    Raises:
+      UserError: the file is missing, damaged, or neither.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a file of weights or a CLIP's folder") from error
+    if zipfile.is_zipfile(path) or start.startswith(b"PK"):
+        return read_state_dict(path)
+    if start[8:] == b"{":
+        return SafetensorsFile(path)
+    raise UserError(
+        f"{path} is neither a PyTorch checkpoint nor a safetensors file; what PyTorch before 1.6 wrote must be saved "
+        "again"
+    )
+
+
+def _checkpoint(
+    source: Path, state: Mapping[str, np.ndarray], config: Path | None, weights: str, allowed: frozenset[str]
+) -> Conversion:
+    strangers = set(compvis.unexpected_names(state)) - allowed
+    if strangers:
+        raise UserError(f"the checkpoint holds {len(strangers)} unexpected names: {', '.join(sorted(strangers))}")
+    file = _yaml_of(source, config)
+    params = compvis_config.read_yaml(file)
+    stage = compvis_config.autoencoder_config(params)
+    autoencoder = build_autoencoder(stage)
+    retrieval_only = stage["kind"] == "vq" or compvis.GUIDANCE_VECTOR in state
+    settings = compvis_config.latent_diffusion_config(params, autoencoder.downsampling, retrieval_only)
+    if "scale_factor" in state:
+        settings["latents"] = {"scale": float(state["scale_factor"])}
+    unet = build_unet(settings["unet"])
+    parts = {"unet": compvis.unet_plan(state, unet, ema=weights != "raw", allowed=allowed)}
+    if weights == "both":
+        parts[RAW] = compvis.unet_plan(state, unet, allowed=allowed)
+    parts["autoencoder"] = compvis.autoencoder_plan(state, autoencoder, allowed=allowed)
+    named = {"name": source.stem, **settings, "autoencoder": stage, "weights": weights}
+    return Conversion("CompVis checkpoint", named, parts, (source, file))
+
+
+def _first_stage(
+    source: Path, state: Mapping[str, np.ndarray], config: Path | None, allowed: frozenset[str]
+) -> Conversion:
+    file = _yaml_of(source, config)
+    stage = compvis_config.autoencoder_config(compvis_config.read_yaml(file))
+    recipes = compvis.autoencoder_plan(state, build_autoencoder(stage), prefix="", allowed=allowed)
+    named = {"name": source.stem, "autoencoder": stage}
+    return Conversion("CompVis first stage", named, {"autoencoder": recipes}, (source, file))
+
+
+def _openai_clip(
+    source: Path, state: Mapping[str, np.ndarray], tokenizer: Path | None, allowed: frozenset[str]
+) -> Conversion:
+    settings = clip.config_from_openai(state)
+    recipes = clip.clip_plan(state, build_clip(settings), allowed)
+    return _clip("OpenAI CLIP", source.stem, settings, recipes, (source,), tokenizer)
+
+
+def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> Conversion:
+    described = _read_json(source / "config.json")
+    if described is None:
+        raise UserError(f"{source} has no config.json; give a Hugging Face CLIP's folder or a file of weights")
+    if "sha256" in described and "schema" in described:
+        return _bundle_clip(source, tokenizer)
+    weights = next((source / n for n in ("model.safetensors", "pytorch_model.bin") if (source / n).is_file()), None)
+    if weights is None:
+        raise UserError(f"{source} has no model.safetensors and no pytorch_model.bin; give a CLIP's folder")
+    settings = clip.config_from_hugging_face(described)
+    recipes = clip.clip_plan(read_tensors(weights), build_clip(settings), allowed)
+    if any((source / name).is_file() for name in (TOKENIZER, "vocab.json")):
+        tokenizer = tokenizer or source
+    pixels = _read_json(source / "preprocessor_config.json") or {}
+    settings |= {"mean": pixels.get("image_mean", OPENAI_MEAN), "std": pixels.get("image_std", OPENAI_STD)}
+    return _clip("Hugging Face CLIP", source.name, settings, recipes, (weights, source / "config.json"), tokenizer)
+
+
+def _bundle_clip(source: Path, tokenizer: Path | None) -> Conversion:
+    """Returns the CLIP of a bundle, as it is stored there."""
+    from rdm_jax.bundle import Bundle
+    from rdm_jax.convert.mapping import Source, plan
+    from rdm_jax.models import abstract_params
+
+    bundle = Bundle.open(source)
+    bundle.require("clip")
+    file = source / "clip.safetensors"
+    recipes = plan(
+        SafetensorsFile(file), abstract_params(bundle.clip), lambda path: Source((path,), as_stored=True), what="CLIP"
+    )
+    made = _clip("bundle", bundle.name, bundle.config["clip"], recipes, (file,), tokenizer)
+    return made if made.tokenizer else dataclasses.replace(made, tokenizer=bundle.tokenizer)
+
+
+def _clip(
+    kind: str,
+    name: str,
+    settings: dict[str, Any],
+    recipes: dict[str, Parameter],
+    sources: tuple[Path, ...],
+    tokenizer: Path | None,
+) -> Conversion:
+    read = read_tokenizer(tokenizer) if tokenizer else None
+    size = settings["text"]["vocab_size"]
+    if read is not None and len(read) != size:
+        raise UserError(
+            f"the tokenizer {tokenizer} has {len(read)} tokens and the text tower {size}; give the one it learned with"
+        )
+    pixels = {"mean": list(OPENAI_MEAN), "std": list(OPENAI_STD)}
+    return Conversion(kind, {"name": name, "clip": {**pixels, **settings}}, {"clip": recipes}, sources, read)
+
+
+def _joined(model: Conversion, tower: Conversion) -> Conversion:
+    if "clip" not in tower.parts:
+        raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
+    wanted, width = model.config.get("unet", {}).get("context_dim"), tower.config["clip"]["embed_dim"]
+    if wanted not in (None, width):
+        raise UserError(
+            f"the CLIP's vectors are {width} numbers long, and the U-Net takes {wanted}; give the CLIP that the model "
+            "was trained with"
+        )
+    return Conversion(
+        model.kind,
+        {**model.config, "clip": tower.config["clip"]},
+        {**tower.parts, **model.parts},
+        (*model.sources, *tower.sources),
+        tower.tokenizer,
+    )
+
+
+def _yaml_of(source: Path, config: Path | None) -> Path:
+    if config is not None:
+        return config
+    beside = sorted(source.parent.glob("*.yaml"))
+    named = [path for path in beside if path.stem in (source.stem, "config", "project")]
+    found = named[:1] or (beside if len(beside) == 1 else [])
+    if not found:
+        raise UserError(f"{source} needs the yaml that came with it; give it by --config")
+    return found[0]
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no settings; download it again")
+    return content
