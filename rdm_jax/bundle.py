@@ -61,8 +61,8 @@ class Bundle:
         Raises:
           UserError: there is no such bundle, or a file of it is missing, damaged or not the one its config names.
         """
-        path = _locate(name_or_path)
-        config = _read_config(path)
+        path = locate(name_or_path)
+        config = read_config(path)
         params = {part: _read_part(path, part, config) for part in PARTS if part in config}
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
@@ -172,7 +172,8 @@ def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle
     return Bundle(settings | config, params, tokenizer)
 
 
-def _locate(name_or_path: str | Path) -> Path:
+def locate(name_or_path: str | Path) -> Path:
+    """Returns the folder of an embedded bundle's name, or the folder given; raises UserError if there is none."""
     embedded = EMBEDDED / str(name_or_path)
     if str(name_or_path) in Bundle.names():
         return embedded
@@ -182,7 +183,8 @@ def _locate(name_or_path: str | Path) -> Path:
     raise unknown("model", str(name_or_path), Bundle.names(), hint="or give the folder of a bundle")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns what a bundle's config.json holds; raises UserError where it is missing, damaged or of another schema."""
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())

@@ -1,9 +1,10 @@
-"""`rdm convert`: makes a model bundle of released weights, without PyTorch and in little memory."""
+"""`rdm convert`: makes a model bundle of released weights, and back, without PyTorch and in little memory."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from rdm_jax.cli.progress import Progress, note
@@ -14,44 +15,53 @@ HELP = """make a model bundle of released weights
   rdm convert model.ckpt --config 768x768.yaml --clip clip --out rdm-768
   rdm convert kl-f16/model.ckpt --config kl-f16/config.yaml --out kl-f16
 
+  rdm convert rdm-768 --to compvis --out original       a bundle as CompVis's programs read it
+
 What SRC is, is told by its content: a CompVis checkpoint or first stage (with its yaml), OpenAI's CLIP (as released, or
 a state dict), a folder with Hugging Face's CLIP. Nothing in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument("source", type=Path, metavar="SRC", help="a file of weights, or a Hugging Face CLIP's folder")
+    parser.add_argument("source", type=Path, metavar="SRC", help="a file of weights, a folder, or with --to a bundle")
     parser.add_argument("--config", type=Path, metavar="YAML", help="of a CompVis model; the one beside it by default")
-    parser.add_argument(
-        "--weights", default="ema", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)"
-    )
+    parser.add_argument("--weights", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="join this CLIP (a bundle, or anything that is one)")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
     parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or left over"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
+    parser.add_argument("--to", metavar="PROGRAM", help="write a bundle back for this program: compvis")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Converts, and says what came out."""
-    from rdm_jax.convert.conversion import convert
     from rdm_jax.core.errors import UserError
 
     if args.out.exists():
         raise UserError(f"{args.out} exists already; choose another folder or remove it first")
+    bars: dict[str, Progress] = {}
+
+    def progress(what: str, *at: int) -> None:
+        """Shows how many megabytes of a file are written."""
+        bars.setdefault(what, Progress(what, unit="MB"))(*(size // 10**6 for size in at))
+
+    (_write_back if args.to else _convert)(args, progress)
+
+
+def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
+    from rdm_jax.convert.conversion import convert
+
     made = convert(
         args.source,
         config=args.config,
-        weights=args.weights,
+        weights=args.weights or "ema",
         clip_source=args.clip,
         tokenizer=args.tokenizer,
         allowed=frozenset(args.allow_missing),
     )
-    bars: dict[str, Progress] = {}
-    made.write(
-        args.out, lambda what, *at: bars.setdefault(what, Progress(what, unit="MB"))(*(size // 10**6 for size in at))
-    )
+    made.write(args.out, progress)
     sizes = {part: sum(math.prod(one.shape) for one in recipes.values()) for part, recipes in made.parts.items()}
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in sizes.items())
     note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
@@ -59,3 +69,15 @@ def run(args: argparse.Namespace) -> None:
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if "clip" in made.parts and made.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")
+
+
+def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None:
+    from rdm_jax.convert.writing import write_back
+    from rdm_jax.core.errors import UserError
+
+    options = {"--config": args.config, "--weights": args.weights, "--clip": args.clip, "--tokenizer": args.tokenizer}
+    given = [option for option, value in {**options, "--allow-missing": args.allow_missing}.items() if value]
+    if given:
+        raise UserError(f"{given[0]} says how weights are read, and --to writes a bundle as it is; leave it away")
+    written = write_back(str(args.source), args.to, args.out, progress)
+    note(f"{args.out}: {', '.join(path.name for path in written)}")

@@ -117,3 +117,68 @@ def _get(params: Mapping[str, Any], key: str) -> Any:
     if key not in params:
         raise UserError(f"the yaml lacks {key}; give the one that came with the checkpoint")
     return params[key]
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """Returns the yaml by which CompVis's programs build the networks of a bundle's configuration.
+
+    Raises:
+      UserError: it holds a setting that those programs do not have.
+    """
+    stage = _yaml_of_autoencoder(config["autoencoder"])
+    if "unet" not in config:
+        return yaml.safe_dump({"model": stage}, sort_keys=False)
+    names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    diffusion, latents = config["diffusion"], config["latents"]
+    schedule = diffusion.get("schedule", "scaled_linear")
+    if schedule not in names or any(latents.get("shift", [])):
+        raise UserError(
+            f"CompVis's programs have no {schedule} schedule with shifted latents; only models with the scaled_linear "
+            "schedule and a scale alone can be written for them"
+        )
+    unet = {key: value for key, value in config["unet"].items() if key not in ("num_groups", "dtype")}
+    if config["unet"].get("num_groups", 32) != 32:
+        raise UserError("CompVis's programs have 32 groups in every group norm; this model cannot be written for them")
+    params = {
+        "linear_start": diffusion["beta_start"],
+        "linear_end": diffusion["beta_end"],
+        "timesteps": diffusion["num_timesteps"],
+        "beta_schedule": names[schedule],
+        "parameterization": diffusion["prediction"],
+        "conditioning_key": "crossattn",
+        "image_size": config["sampling"]["height"] // 2 ** (len(config["autoencoder"]["ch_mult"]) - 1),
+        "channels": unet["in_channels"],
+        "scale_factor": latents["scale"],
+        "unet_config": {
+            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": {"use_spatial_transformer": True, **unet},
+        },
+        "first_stage_config": stage,
+        "cond_stage_config": {"target": "torch.nn.Identity"},
+    }
+    model = {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}
+    return yaml.safe_dump({"model": model}, sort_keys=False)
+
+
+def _yaml_of_autoencoder(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("num_groups", 32) != 32:
+        raise UserError("CompVis's programs have 32 groups in every group norm; this model cannot be written for them")
+    kl = config["kind"] == "kl"
+    aside = ("kind", "embed_dim", "out_channels", "mid_attention", "num_codes", "num_groups", "dtype", "legacy", "beta")
+    stage = {
+        "attn_type": "vanilla" if config.get("mid_attention", True) else "none",
+        "double_z": kl,
+        "out_ch": config.get("out_channels", 3),
+        **{key: value for key, value in config.items() if key not in aside},
+    }
+    stage.setdefault("in_channels", 3)
+    codes = {} if kl else {"n_embed": config["num_codes"]}
+    return {
+        "target": "ldm.models.autoencoder." + ("AutoencoderKL" if kl else "VQModelInterface"),
+        "params": {
+            "embed_dim": config["embed_dim"],
+            **codes,
+            "ddconfig": stage,
+            "lossconfig": {"target": "torch.nn.Identity"},
+        },
+    }

@@ -169,15 +169,51 @@ def assemble(recipes: Mapping[str, Parameter]) -> dict[str, Any]:
     return trees.unflatten({path: np.asarray(recipe.read(), np.float32) for path, recipe in recipes.items()})
 
 
-def disassemble(
-    params: Mapping[str, np.ndarray], source_of: Callable[[str], Source]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the foreign tensors that parameters {"a/b/kernel": array} are made of: what `plan` does, backwards."""
-    for path in params:
-        source = source_of(path)
-        parts = np.split(params[path], len(source.names), axis=-1) if len(source.names) > 1 else [params[path]]
-        for name, part in zip(source.names, parts, strict=True):
-            yield name, _from_parameter(part, path, source)
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """A foreign tensor made of a parameter, or of an equal part of it, which is read when it is asked for.
+
+    Attributes:
+      params: the parameters by their paths.
+      path: the parameter.
+      source: the foreign tensors that it makes.
+      part: which of them.
+    """
+
+    params: Mapping[str, np.ndarray]
+    path: str
+    source: Source
+    part: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the foreign tensor."""
+        return self._view().shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the foreign tensor, that of the parameter."""
+        return self.params[self.path].dtype
+
+    def read(self) -> np.ndarray:
+        """Returns the foreign tensor."""
+        return np.asarray(self._view(), order="C")
+
+    def _view(self) -> np.ndarray:
+        value, parts = self.params[self.path], len(self.source.names)
+        return _from_parameter(
+            np.split(value, parts, axis=-1)[self.part] if parts > 1 else value, self.path, self.source
+        )
+
+
+def disassemble(params: Mapping[str, np.ndarray], source_of: Callable[[str], Source]) -> dict[str, Foreign]:
+    """Returns the foreign tensors that parameters {"a/b/kernel": array} make: what `plan` does, backwards."""
+    sources = {path: source_of(path) for path in params}
+    return {
+        name: Foreign(params, path, source, part)
+        for path, source in sources.items()
+        for part, name in enumerate(source.names)
+    }
 
 
 def _to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.ndarray:
@@ -190,10 +226,11 @@ def _to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np
 
 
 def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
+    """Returns a view of a parameter with the axes of its foreign tensor."""
     if not path.endswith("kernel") or source.as_stored:
-        return np.asarray(value, order="C")
+        return value
     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return np.asarray(value[:, :, None, None] if source.pointwise else value, order="C")
+    return value[:, :, None, None] if source.pointwise else value
 
 
 def _shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:

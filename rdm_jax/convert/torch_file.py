@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints without PyTorch, and without running what they hold.
+"""Reads PyTorch checkpoints without PyTorch, and without running what they hold; and writes them.
 
 A checkpoint is a zip archive: `<name>/data.pkl`, a pickle whose tensors name their storages, and `<name>/data/<key>`,
 the bytes of each storage, uncompressed. TorchScript archives hold their modules in the same way. A pickle can call any
@@ -24,6 +24,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from rdm_jax.convert.safetensors_file import Progress, Tensor
 from rdm_jax.core.errors import UserError
 
 _STORAGES = {
@@ -249,3 +250,66 @@ def _rebuild_tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: 
 
 def _first(value: Any, *_: Any) -> Any:
     return value
+
+
+def write_state_dict(path: Path, tensors: Mapping[str, Tensor], progress: Progress | None = None) -> None:
+    """Writes a checkpoint that `torch.load(path, weights_only=True)["state_dict"]` reads, one tensor after another.
+
+    Args:
+      path: the file, which does not exist yet.
+      tensors: what to write, in this order; their types are those that PyTorch has.
+      progress: called with (bytes done, bytes in all).
+    """
+    total = sum(_size(tensor) for tensor in tensors.values())
+    done = 0
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", _pickled(tensors))
+        archive.writestr("archive/byteorder", b"little")
+        archive.writestr("archive/version", b"3\n")
+        for key, tensor in enumerate(tensors.values()):
+            with archive.open(f"archive/data/{key}", "w", force_zip64=True) as file:
+                file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
+            done += _size(tensor)
+            if progress:
+                progress(done, total)
+
+
+def _size(tensor: Tensor) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _pickled(tensors: Mapping[str, Tensor]) -> bytes:
+    """Returns the pickle of {"state_dict": OrderedDict of tensors}, written by its opcodes: it names PyTorch's."""
+    names = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
+    entries = [
+        _plain(name)
+        + _global("torch._utils", "_rebuild_tensor_v2")
+        + pickle.MARK
+        + (pickle.MARK + _plain("storage") + _global("torch", names[np.dtype(tensor.dtype)]))
+        + (_plain(str(key)) + _plain("cpu") + _plain(math.prod(tensor.shape)) + pickle.TUPLE + pickle.BINPERSID)
+        + (_plain(0) + _plain(tuple(tensor.shape)) + _plain(_strides(tensor.shape)) + _plain(False) + _EMPTY)
+        + (pickle.TUPLE + pickle.REDUCE)
+        for key, (name, tensor) in enumerate(tensors.items())
+    ]
+    state = _EMPTY + pickle.MARK + b"".join(entries) + pickle.SETITEMS
+    return pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + _plain("state_dict") + state + pickle.SETITEM + pickle.STOP
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _global(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _plain(value: Any) -> bytes:
+    """Returns the opcodes of a plain value, without the protocol's mark and the stop."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=2)
+    pickler.fast = True  # no memo, whose numbers would clash
+    pickler.dump(value)
+    return buffer.getvalue()[2:-1]
+
+
+_EMPTY = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE

@@ -1,0 +1,74 @@
+"""Bundles written back as the files of other programs, every tensor as it was converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdm_jax.bundle import locate, read_config
+from rdm_jax.convert import compvis, compvis_config
+from rdm_jax.convert.conversion import RAW, Progress
+from rdm_jax.convert.mapping import Foreign, disassemble
+from rdm_jax.convert.safetensors_file import SafetensorsFile
+from rdm_jax.convert.torch_file import write_state_dict
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models import build_unet
+
+
+def write_back(bundle: str | Path, to: str, out: Path, progress: Progress | None = None) -> list[Path]:
+    """Writes a bundle for another program, whole or not at all, and returns the files.
+
+    Args:
+      bundle: a name or a folder.
+      to: the program, one of `WRITERS`.
+      out: the folder to make.
+      progress: called with (what, bytes done, bytes in all).
+
+    Raises:
+      UserError: there is no such bundle or program, the program has no such networks, or `out` cannot be written.
+    """
+    if to not in WRITERS:
+        raise unknown("target", to, WRITERS)
+    path = locate(bundle)
+    config = read_config(path)
+    try:
+        with files.new_directory(out) as folder:
+            WRITERS[to](path, config, folder, progress or (lambda *_: None))
+            return [out / file.name for file in sorted(folder.iterdir())]
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+
+
+def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+    """Writes model.ckpt and config.yaml.
+
+    The original programs keep raw weights and a moving average. Where a bundle holds one of them, both get it.
+    """
+    if "autoencoder" not in config:
+        raise UserError(
+            f"{path} has no autoencoder, and CompVis's programs need one; give a whole model or first stage"
+        )
+    (folder / "config.yaml").write_text(compvis_config.to_yaml(config))
+    prefix = compvis.FIRST_STAGE_PREFIX if "unet" in config else ""
+    tensors: dict[str, Foreign] = {}
+    if "unet" in config:
+        unet = build_unet(config["unet"])
+        average = _part(path, "unet")
+        raw = _part(path, RAW) if (path / f"{RAW}.safetensors").is_file() else average
+        tensors |= disassemble(raw, compvis.unet_source(unet)) | disassemble(
+            average, compvis.unet_source(unet, ema=True)
+        )
+    tensors |= disassemble(_part(path, "autoencoder"), lambda name: compvis.autoencoder_source(name, prefix))
+    write_state_dict(folder / "model.ckpt", tensors, lambda *at: progress("writing model.ckpt", *at))
+
+
+def _part(path: Path, part: str) -> Mapping[str, np.ndarray]:
+    return SafetensorsFile(path / f"{part}.safetensors")
+
+
+WRITERS: Mapping[str, Callable[[Path, Mapping[str, Any], Path, Progress], None]] = {"compvis": _compvis}
+"""The programs that bundles can be written for."""
