@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     def progress(what: str, *at: int) -> None:
         """Shows how many megabytes of a file are written."""
-        bars.setdefault(what, Progress(what, unit="MB"))(*(size // 10**6 for size in at))
+        bars.setdefault(what, Progress(what, unit="megabyte"))(*(size // 10**6 for size in at))
 
     (_write_back if args.to else _convert)(args, progress)
 
