@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PARITY_VENV ?= .venv-parity
 OUT ?= outputs/demo
 
-.PHONY: demo test lint clean help
+.PHONY: demo test parity clean help
 
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
 	@echo "make test   install, and run the linters and the tests"
+	@echo "make parity install PyTorch too, in an environment of its own, and compare the networks with its libraries'"
 
 demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
@@ -18,6 +20,15 @@ test: $(VENV)/.tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n auto
+
+parity: $(PARITY_VENV)/.installed
+	$(PARITY_VENV)/bin/python -m pytest tests/parity
+
+$(PARITY_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,parity]"
+	@touch $@
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit("rdm_jax needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -30,4 +41,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) outputs build *.egg-info

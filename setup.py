@@ -54,6 +54,8 @@ setup(
             "ruff==0.17.5",
             "pyright==1.1.414",
         ],
+        # Install torch alone first: packages that depend on it would bring CUDA along.
+        "parity": ["torch==2.13.0", "diffusers>=0.40,<1"],
     },
     entry_points={"console_scripts": ["rdm = rdm_jax.cli.main:main"]},
 )

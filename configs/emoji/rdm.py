@@ -5,6 +5,8 @@ rdm train --config configs/emoji/rdm.py --workdir runs/emoji/rdm --init-from sty
 
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from rdm_jax.training.config import Config, load_config
 
 PARENT = Path(__file__).parent.parent / "style_scenes" / "rdm.py"
@@ -20,5 +22,6 @@ def get_config() -> Config:
     config.data.neighbors = "runs/emoji/neighbors"
     config.data.held_out_rows = 128
     config.sampling.database = ""
+    config.emphasis = ConfigDict()
     config.steps = 2000
     return config

@@ -27,6 +27,8 @@ def get_config() -> Config:
     config.optimizer.learning_rate = 1e-3
     config.diffusion = ConfigDict({"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"})
     config.time_density = "logit_normal"
+    # Neon's thin lines on black are the hardest to learn.
+    config.emphasis = ConfigDict({"style": {"neon": 4}})
     config.conditioning = ConfigDict(
         {
             "neighbors": 4,

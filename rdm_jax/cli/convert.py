@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or left over"
     )
-    parser.add_argument("--to", metavar="PROGRAM", help="write a bundle back for this program: compvis")
+    parser.add_argument("--to", metavar="PROGRAM", help="write a bundle back for this program: compvis or diffusers")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
 
 

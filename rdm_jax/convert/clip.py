@@ -152,6 +152,50 @@ def _hugging_face_tower(part: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def to_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config.json of the CLIPModel that a configuration describes.
+
+    Raises:
+      UserError: its image tower is no ViT, or pools otherwise than by its class token.
+    """
+    vision, text = config["vision"], config["text"]
+    if vision["kind"] != "vit" or vision.get("pool", "class") != "class":
+        raise UserError(
+            "transformers' CLIP has a ViT that reads out its class token; this model has another image tower"
+        )
+    eos = text.get("eos_id")
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": config["embed_dim"],
+        "vision_config": {
+            **_hugging_face_settings(vision),
+            "model_type": "clip_vision_model",
+            "patch_size": vision["patch_size"],
+            "image_size": vision["image_size"],
+            "projection_dim": config["embed_dim"],
+        },
+        "text_config": {
+            **_hugging_face_settings(text),
+            "model_type": "clip_text_model",
+            "vocab_size": text["vocab_size"],
+            "max_position_embeddings": text["context_length"],
+            "eos_token_id": 2 if eos is None else eos,
+            "projection_dim": config["embed_dim"],
+        },
+    }
+
+
+def _hugging_face_settings(tower: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "hidden_size": tower["width"],
+        "intermediate_size": 4 * tower["width"],
+        "num_hidden_layers": tower["layers"],
+        "num_attention_heads": tower["heads"],
+        "hidden_act": tower.get("activation", "quick_gelu"),
+    }
+
+
 def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply: heads are 64 channels.
 

@@ -88,6 +88,18 @@ def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrie
             "prediction": prediction,
         },
         "latents": {"scale": params.get("scale_factor", 1.0)},
+        **conventions(side, retrieval_only),
+    }
+
+
+def conventions(side: int, retrieval_only: bool) -> dict[str, Any]:
+    """Returns how a released model is conditioned and drawn with, at `side` pixels.
+
+    Args:
+      side: of the pictures that it was trained on.
+      retrieval_only: whether it is one of April 2023 and not of July 2022, see `latent_diffusion_config`.
+    """
+    return {
         "conditioning": {"neighbors": 3 if retrieval_only else 10, "unit_tokens": not retrieval_only, "null": "zeros"},
         "sampling": {
             "condition": "text+neighbors",

@@ -13,7 +13,7 @@ import numpy as np
 
 from rdm_jax import __version__
 from rdm_jax.bundle import SCHEMA, TOKENIZER
-from rdm_jax.convert import clip, compvis, compvis_config
+from rdm_jax.convert import clip, compvis, compvis_config, diffusers
 from rdm_jax.convert.mapping import Parameter
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.tokenizer import read_tokenizer
@@ -30,6 +30,14 @@ WEIGHTS = ("ema", "raw", "both")
 RAW = "unet_raw"  # beside the moving average; not a part of the bundle, but what training goes on from
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
+_PIPELINE = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -96,7 +104,8 @@ def convert(
     """Returns how a source becomes a bundle; what it is, is told by its content.
 
     Args:
-      source: a CompVis checkpoint or first stage, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face.
+      source: a CompVis checkpoint or first stage, a diffusers folder, a CLIP in the layout of OpenAI (TorchScript too)
+        or Hugging Face.
       config: the yaml of a CompVis model; one beside it, of its name or the only one, by default.
       weights: of a checkpoint: its moving average "ema", what was trained "raw", or "both" (the raw ones beside it).
       clip_source: a CLIP that the model gets: anything that is one, or a bundle with one.
@@ -112,13 +121,15 @@ def convert(
     if clip_source is None:
         return made
     if "clip" in made.parts:
-        raise UserError(f"{source} is a CLIP itself; leave --clip away")
+        raise UserError(f"{source} has a CLIP itself; leave --clip away")
     return _joined(made, _convert_one(clip_source, None, weights, tokenizer, allowed))
 
 
 def _convert_one(
     source: Path, config: Path | None, weights: str, tokenizer: Path | None, allowed: frozenset[str]
 ) -> Conversion:
+    if (source / "model_index.json").is_file():
+        return _pipeline(source, tokenizer, allowed)
     if source.is_dir():
         return _hugging_face_clip(source, tokenizer, allowed)
     state = read_tensors(source)
@@ -131,7 +142,7 @@ def _convert_one(
     some = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints and first "
-        "stages and the CLIPs of OpenAI and Hugging Face"
+        "stages, folders of diffusers, and the CLIPs of OpenAI and Hugging Face"
     )
 
 
@@ -189,6 +200,35 @@ def _first_stage(
     return Conversion("CompVis first stage", named, {"autoencoder": recipes}, (source, file))
 
 
+def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> Conversion:
+    """Returns the parts of a diffusers folder: unet, vae, scheduler, and clip where there is one."""
+    settings = {part: _settings(source / part / file) for part, file in _PIPELINE.items()}
+    unet_settings = diffusers.unet_config(settings["unet"])
+    stage = diffusers.vae_config(settings["vae"])
+    unet, autoencoder = build_unet(unet_settings), build_autoencoder(stage)
+    files_of = {part: _weights_of(source / part) for part in ("unet", "vae")}
+    parts = {
+        "unet": diffusers.unet_plan(read_tensors(files_of["unet"]), unet, allowed),
+        "autoencoder": diffusers.vae_plan(read_tensors(files_of["vae"]), autoencoder, allowed),
+    }
+    side = settings["unet"].get("sample_size", 48) * autoencoder.downsampling
+    config = {
+        "name": source.name,
+        "unet": unet_settings,
+        "autoencoder": stage,
+        "diffusion": diffusers.diffusion_config(settings["scheduler"]),
+        "latents": {"scale": settings["vae"].get("scaling_factor", 1.0)},
+        **compvis_config.conventions(side, retrieval_only=False),
+    }
+    made = Conversion("diffusers pipeline", config, parts, (source / "model_index.json", *files_of.values()))
+    if not (source / "clip").is_dir():
+        return made
+    beside = source / "tokenizer"
+    return _joined(
+        made, _hugging_face_clip(source / "clip", tokenizer or (beside if beside.is_dir() else None), allowed)
+    )
+
+
 def _openai_clip(
     source: Path, state: Mapping[str, np.ndarray], tokenizer: Path | None, allowed: frozenset[str]
 ) -> Conversion:
@@ -203,9 +243,7 @@ def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[
         raise UserError(f"{source} has no config.json; give a Hugging Face CLIP's folder or a file of weights")
     if "sha256" in described and "schema" in described:
         return _bundle_clip(source, tokenizer)
-    weights = next((source / n for n in ("model.safetensors", "pytorch_model.bin") if (source / n).is_file()), None)
-    if weights is None:
-        raise UserError(f"{source} has no model.safetensors and no pytorch_model.bin; give a CLIP's folder")
+    weights = _weights_of(source)
     settings = clip.config_from_hugging_face(described)
     recipes = clip.clip_plan(read_tensors(weights), build_clip(settings), allowed)
     if any((source / name).is_file() for name in (TOKENIZER, "vocab.json")):
@@ -276,6 +314,20 @@ def _yaml_of(source: Path, config: Path | None) -> Path:
     if not found:
         raise UserError(f"{source} needs the yaml that came with it; give it by --config")
     return found[0]
+
+
+def _weights_of(folder: Path) -> Path:
+    found = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}; download it again")
+    return found
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    found = _read_json(file)
+    if found is None:
+        raise UserError(f"{file} is missing; download the pipeline again")
+    return found
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

@@ -100,7 +100,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], progress: Progr
       tensors: what to write, in this order.
       progress: called with (bytes done, bytes in all).
     """
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # which readers of other libraries ask for
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize

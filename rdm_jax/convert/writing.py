@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rdm_jax.bundle import locate, read_config
-from rdm_jax.convert import compvis, compvis_config
+from rdm_jax.bundle import TOKENIZER, locate, read_config
+from rdm_jax.convert import clip, compvis, compvis_config, diffusers
 from rdm_jax.convert.conversion import RAW, Progress
 from rdm_jax.convert.mapping import Foreign, disassemble
-from rdm_jax.convert.safetensors_file import SafetensorsFile
+from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.models import build_unet
+from rdm_jax.models import build_autoencoder, build_unet
 
 
 def write_back(bundle: str | Path, to: str, out: Path, progress: Progress | None = None) -> list[Path]:
@@ -70,5 +71,54 @@ def _part(path: Path, part: str) -> Mapping[str, np.ndarray]:
     return SafetensorsFile(path / f"{part}.safetensors")
 
 
-WRITERS: Mapping[str, Callable[[Path, Mapping[str, Any], Path, Progress], None]] = {"compvis": _compvis}
+def _diffusers(path: Path, config: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+    """Writes the folders unet, vae and scheduler of a pipeline, clip and tokenizer where there are some."""
+    lacking = [part for part in ("unet", "autoencoder") if part not in config]
+    if lacking:
+        raise UserError(f"{path} has no {' and no '.join(lacking)}, and a pipeline needs them; give a whole model")
+    latents, side = config["latents"], config["sampling"]["height"]
+    if any(latents.get("shift", [])):
+        raise UserError("diffusers' pipeline has latents with a scale alone; this model's are shifted")
+    unet, autoencoder = build_unet(config["unet"]), build_autoencoder(config["autoencoder"])
+    parts = {
+        "unet": (
+            "diffusion_pytorch_model",
+            diffusers.to_unet_config(config["unet"], side // autoencoder.downsampling),
+            disassemble(_part(path, "unet"), diffusers.unet_source(unet)),
+        ),
+        "vae": (
+            "diffusion_pytorch_model",
+            diffusers.to_vae_config(config["autoencoder"], latents["scale"], side),
+            disassemble(_part(path, "autoencoder"), diffusers.vae_source(autoencoder)),
+        ),
+    }
+    if "clip" in config:
+        towers = disassemble(_part(path, "clip"), clip.hugging_face_source)
+        parts["clip"] = "model", clip.to_hugging_face(config["clip"]), towers
+    index = {"_class_name": "RDMPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+    index |= {part: _CLASSES[part] for part in parts}
+    for part, (name, settings, tensors) in parts.items():
+        (folder / part).mkdir()
+        files.write_json(folder / part / "config.json", settings)
+        write_safetensors(
+            folder / part / f"{name}.safetensors", tensors, lambda *at, part=part: progress(f"writing {part}", *at)
+        )
+    (folder / "scheduler").mkdir()
+    files.write_json(folder / "scheduler/scheduler_config.json", diffusers.to_scheduler_config(config["diffusion"]))
+    if (path / TOKENIZER).is_file():
+        (folder / "tokenizer").mkdir()
+        shutil.copyfile(path / TOKENIZER, folder / "tokenizer" / TOKENIZER)
+    files.write_json(folder / "model_index.json", index)
+
+
+_CLASSES = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "clip": ["transformers", "CLIPModel"],
+}
+
+WRITERS: Mapping[str, Callable[[Path, Mapping[str, Any], Path, Progress], None]] = {
+    "compvis": _compvis,
+    "diffusers": _diffusers,
+}
 """The programs that bundles can be written for."""

@@ -31,7 +31,7 @@ def test_a_checkpoint_and_back(golden, tmp_path, capsys):
             ["style-scenes", "--to", "compvis", "--out", "{out}", "--weights", "raw"],
             "--weights says how weights are read",
         ),
-        (["style-scenes", "--to", "onnx", "--out", "{out}"], "unknown target 'onnx' (known: compvis)"),
+        (["style-scenes", "--to", "onnx", "--out", "{out}"], "unknown target 'onnx' (known: compvis, diffusers)"),
         (["a.ckpt", "--wieghts", "raw", "--out", "{out}"], "unknown option --wieghts; did you mean --weights"),
         (["a.ckpt"], "the following arguments are required: --out"),
     ],

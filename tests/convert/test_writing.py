@@ -33,6 +33,16 @@ def test_a_converted_model_comes_back_bit_for_bit(golden, tmp_path, name):
     } == {key: value for key, value in other.config.items() if key not in ("name", "sha256", "weights", "autoencoder")}
 
 
+def test_a_pipeline_of_diffusers_comes_back_bit_for_bit(golden, tmp_path):
+    convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
+    write_back(tmp_path / "bundle", "diffusers", tmp_path / "pipeline")
+    convert(tmp_path / "pipeline").write(tmp_path / "again")
+    one, other = Bundle.open(tmp_path / "bundle"), Bundle.open(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    for key in ("unet", "diffusion", "latents", "conditioning", "sampling"):
+        assert one.config[key] == {name: other.config[key][name] for name in one.config[key]}
+
+
 def test_the_average_alone_stands_for_the_raw_weights_too(golden, tmp_path):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "compvis", tmp_path / "back")
@@ -61,6 +71,8 @@ def test_models_that_the_program_cannot_build_are_refused(tmp_path):
         write_back("style-scenes", "compvis", tmp_path / "out")
     with pytest.raises(UserError, match="unknown target 'compviz'; did you mean 'compvis'"):
         write_back("style-scenes", "compviz", tmp_path / "out")
+    with pytest.raises(UserError, match="latents with a scale alone"):
+        write_back("style-scenes", "diffusers", tmp_path / "out")
     with pytest.raises(UserError, match="unknown model 'nowhere'"):
         write_back("nowhere", "compvis", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
@@ -59,7 +59,16 @@ class DiffusionTask:
 
     @property
     def size(self) -> int:
-        """The number of training pictures; the last ones are kept for evaluation."""
+        """The number of records in an epoch: of training pictures, some of them more than once."""
+        return len(self.rows)
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The picture of each record: all but the last, which are kept for evaluation, repeated by `emphasis`."""
+        return np.repeat(np.arange(self._kept), repeats(self.pictures.attributes[: self._kept], self.config.emphasis))
+
+    @property
+    def _kept(self) -> int:
         return len(self.pictures) - self.config.data.held_out_rows
 
     @functools.cached_property
@@ -68,8 +77,11 @@ class DiffusionTask:
         return build_schedule(self.config.diffusion.to_dict())
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns one picture's moments, its context tokens [k, d] and whether they are dropped."""
-        return {"moments": np.asarray(self.moments[row]), "context": self.context(row, generator)}
+        """Returns one record: a picture's moments [h, w, 2 c] and its context tokens [k, d]."""
+        return self._record(int(self.rows[row]), generator)
+
+    def _record(self, picture: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"moments": np.asarray(self.moments[picture]), "context": self.context(picture, generator)}
 
     def context(self, row: int, generator: np.random.Generator) -> Float[np.ndarray, "k d"]:
         """Returns the tokens that condition one picture: neighbours, the caption, both, or the null condition (zeros).
@@ -101,7 +113,7 @@ class DiffusionTask:
     def collections(self) -> dict[str | None, np.ndarray]:
         """The training pictures of each collection that neighbours were searched within; all under None if of none."""
         found: dict[str | None, list[int]] = {}
-        for row in range(self.size):
+        for row in range(self._kept):
             found.setdefault(self._collection(row), []).append(row)
         return {name: np.array(rows) for name, rows in found.items()}
 
@@ -144,8 +156,8 @@ class DiffusionTask:
         step = jax.jit(lambda p, batch, key: self.loss(p, batch, key, jnp.zeros((), jnp.int32))[0])
         losses = []
         for i in range(min(EVAL_BATCHES, self.config.data.held_out_rows // self.config.batch_size)):
-            rows = range(self.size + i * self.config.batch_size, self.size + (i + 1) * self.config.batch_size)
-            records = [self.read(row, generator) for row in rows]
+            first = self._kept + i * self.config.batch_size
+            records = [self._record(row, generator) for row in range(first, first + self.config.batch_size)]
             batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
             losses.append(float(step(params, batch, jax.random.key(i))))
         if losses:
@@ -168,6 +180,29 @@ class DiffusionTask:
         }
         parts = {part: self.base.params[part] for part in ("clip", "autoencoder")}
         return Bundle(config, {**parts, "unet": params["unet"]}, self.base.tokenizer)
+
+
+def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.ndarray:
+    """Returns how many times an epoch sees each picture [n].
+
+    Args:
+      attributes: of each picture.
+      emphasis: {attribute: {value: times}}; factors of several attributes multiply, what is not named counts once.
+
+    Raises:
+      UserError: no picture has a named value, or a number of times is below 1.
+    """
+    times = np.ones(len(attributes), np.int64)
+    for attribute, factors in emphasis.items():
+        values = np.array([str(one.get(attribute)) for one in attributes])
+        for value, factor in factors.items():
+            if factor != 1 and value not in values:
+                known = set(values.tolist()) - {"None"}
+                raise unknown(f"emphasis.{attribute}", value, known, hint="or set it to 1")
+            if factor < 1:
+                raise UserError(f"emphasis.{attribute}.{value}={factor} is out of range; give 1 or more")
+            times[values == value] *= factor
+    return times
 
 
 def _unit(tokens: Float[np.ndarray, "k d"], wanted: bool) -> Float[np.ndarray, "k d"]:

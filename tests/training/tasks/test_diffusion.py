@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from rdm_jax.bundle import Bundle
@@ -22,7 +23,7 @@ from rdm_jax.training.config import load_config
 from rdm_jax.training.tasks import diffusion
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
-CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/rdm.py")
+CONFIG = str(Path(__file__).parents[3] / "configs/emoji/rdm.py")
 K = 5
 NEIGHBORS = "conditioning.null_probability=0.0", "conditioning.text_probability=0.0"
 BOTH = (*NEIGHBORS, "conditioning.text_and_neighbors_probability=1.0")
@@ -107,6 +108,30 @@ def test_without_collections_any_picture_may_lend_its_neighbours(make):
     assert list(task.collections) == [None]
     np.testing.assert_array_equal(task.collections[None], np.arange(task.size))
     assert {name: len(rows) for name, rows in make().collections.items()} == {"line": 12, "wash": 8}
+
+
+def test_emphasis_repeats_pictures_in_an_epoch(make):
+    task = make()
+    emphasis = ConfigDict({"folder": {"wash": 3}})
+    task.config.unlock().emphasis = emphasis
+    # 12 of "line", then 8 of "wash": the last four pictures are kept for evaluation.
+    np.testing.assert_array_equal(task.rows, [*range(12), *np.repeat(np.arange(12, 20), 3)])
+    assert task.size == 12 + 3 * 8
+    record = task.read(13, np.random.default_rng(0))
+    np.testing.assert_array_equal(record["moments"], task.moments[12])
+
+
+@pytest.mark.parametrize(
+    ("emphasis", "message"),
+    [
+        ({"folder": {"wsh": 2}}, r"unknown emphasis\.folder 'wsh'; did you mean 'wash'\? .*or set it to 1"),
+        ({"folder": {"wash": 0}}, r"emphasis\.folder\.wash=0 is out of range; give 1 or more"),
+    ],
+)
+def test_emphasis_on_nothing_is_refused(emphasis, message):
+    with pytest.raises(UserError, match=message):
+        diffusion.repeats([{"folder": "wash"}, {"folder": "line"}], ConfigDict(emphasis))
+    assert list(diffusion.repeats([{}], ConfigDict({"folder": {"wsh": 1}}))) == [1]
 
 
 def test_each_condition_has_its_share(make):
