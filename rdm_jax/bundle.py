@@ -206,6 +206,15 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def encoder_identity(path: Path) -> dict[str, Any]:
+    """Returns what a database records of a bundle's CLIP, without reading its weights; UserError where it has none."""
+    config = read_config(path)
+    if "clip" not in config:
+        raise UserError(f"model {path} has no clip, and databases need one; convert or export it with a CLIP")
+    name, width = str(config.get("name", "unnamed")), int(config["clip"]["embed_dim"])
+    return {"name": name, "sha256": config.get("sha256", {}).get("clip", ""), "width": width}
+
+
 def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

@@ -24,6 +24,7 @@ HELP = """build and look at databases of pictures to retrieve from
   rdm database info my-database --verify
   rdm database search my-database "a red boat" --k 12 --sheet boat.png
   rdm database search my-database --image boat.jpg
+  rdm database import openimages/ --encoder clip-vit-l14 --out openimages
   rdm database list
 
 A folder's captions come from metadata.jsonl or metadata.csv (file_name, text), from a .txt file beside each picture, or
@@ -56,6 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--max-skip", type=float, default=0.05, metavar="SHARE", help="fail if more than this share of "
                        "the pictures cannot be read (%(default)s)")  # fmt: skip
     build.add_argument("--licence", default="", metavar="TEXT", help="of the pictures, for the manifest")
+    foreign = verbs.add_parser(
+        "import", help="take over the rows of CompVis's .npz files or of a clip-retrieval folder"
+    )
+    foreign.add_argument("source", type=Path, metavar="SRC", help="an .npz file, a folder of them, or one with img_emb")
+    foreign.add_argument("--encoder", required=True, metavar="BUNDLE", help="the model whose CLIP made the rows")
+    foreign.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    foreign.add_argument("--name", help="how the database calls itself; the name of --out by default")
+    foreign.add_argument("--limit", type=int, metavar="N", help="take the first N rows at most")
+    foreign.add_argument("--dtype", default="float16", metavar="TYPE", help="of the rows: float16 (default) or float32")
+    foreign.add_argument("--licence", default="", metavar="TEXT", help="of the pictures, for the manifest")
     info = verbs.add_parser("info", help="say what is in a database")
     info.add_argument("database", metavar="DB", help="a name or a folder")
     info.add_argument("--verify", action="store_true", help="read all files and compare their SHA-256")
@@ -75,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Does what the sub-verb says."""
-    {"build": _build, "info": _info, "search": _search, "list": _list}[args.action](args)
+    {"build": _build, "import": _import, "info": _info, "search": _search, "list": _list}[args.action](args)
 
 
 def report_skipped(skipped: list[str]) -> None:
@@ -121,6 +132,28 @@ def _build(args: argparse.Namespace) -> None:
     note(f"{report.path}: {report.count} rows by encoder {encoder.identity['name']!r}, {len(report.skipped)} skipped")
 
 
+def _import(args: argparse.Namespace) -> None:
+    if args.out.exists():
+        raise UserError(f"{args.out} exists already; choose another folder or remove it first")
+
+    from rdm_jax.bundle import encoder_identity, locate
+    from rdm_jax.convert.databases import import_database
+
+    identity = encoder_identity(locate(args.encoder))
+    with Progress("importing", unit="row") as progress:
+        count = import_database(
+            args.source,
+            identity,
+            args.out,
+            name=args.name,
+            dtype=args.dtype,
+            limit=args.limit,
+            licence=args.licence,
+            progress=progress,
+        )
+    note(f"{args.out}: {count} rows by encoder {identity['name']!r}, without pictures")
+
+
 def _info(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.database import Database
 
@@ -135,7 +168,7 @@ def _info(args: argparse.Namespace) -> None:
         "folder": str(database.path),
         "rows": f"{len(database)} of width {database.width}, {made['dtype']}",
         "encoder": f"{database.encoder['name']} (sha256 {database.encoder['sha256'][:12]})",
-        "thumbnails": f"{made['thumbnail_size']} pixels",
+        "thumbnails": f"{made['thumbnail_size']} pixels" if database.has_thumbnails else "none",
         "source": f"{source.get('name', 'unknown')} ({len(made.get('skipped', []))} pictures skipped)",
         "captions": source.get("captions", "unknown"),
         "attributes": ", ".join(sorted(database.items([0])[0]["attributes"])) or "none",

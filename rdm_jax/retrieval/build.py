@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,27 +82,20 @@ def build_database(
         raise UserError(f"limit {limit} leaves no pictures; give 1 or more")
     skipped: list[str] = []
     with files.new_directory(Path(out)) as folder:
-        writer = _Writer(folder, thumbnail_size, quality, dtype)
+        writer = DatabaseWriter(folder, dtype, thumbnails=True)
         for examples in batched(read(source, skipped, max_skip, where, limit, progress), BATCH):
-            writer.add(examples, encoder.encode_images([example.image for example in examples]))
+            thumbnails = [layout.encode_thumbnail(example.image, thumbnail_size, quality) for example in examples]
+            writer.add([_item(example) for example in examples], _rows_of(examples, encoder), thumbnails)
         if not writer.count:
             raise UserError(f"no pictures of {source.name} are left to build a database of; check the filters")
-        manifest = {
-            "schema": layout.SCHEMA,
-            "name": name or Path(out).name,
-            "count": writer.count,
-            "width": int(encoder.identity["width"]),
-            "dtype": dtype,
-            "encoder": dict(encoder.identity),
-            "thumbnail_size": thumbnail_size,
-            "source": {"name": source.name, "fingerprint": source.fingerprint, "captions": source.captions},
-            "licence": licence,
-            "skipped": skipped,
-            "shards": writer.close(),
-            "files": {},
-        }
-        manifest["files"] = {file.name: files.sha256(file) for file in sorted(folder.iterdir())}
-        files.write_json(folder / layout.MANIFEST, manifest)
+        writer.finish(
+            name=name or Path(out).name,
+            encoder=dict(encoder.identity),
+            thumbnail_size=thumbnail_size,
+            source={"name": source.name, "fingerprint": source.fingerprint, "captions": source.captions},
+            licence=licence,
+            skipped=skipped,
+        )
     return Report(Path(out), writer.count, skipped)
 
 
@@ -167,69 +160,92 @@ def _decoded(source: Source) -> Iterator[Example | ValueError]:
             yield from pool.map(load, itertools.repeat(source), indices)
 
 
-class _Writer:
-    """Streams rows, captions and thumbnails into a folder."""
+def _item(example: Example) -> dict[str, Any]:
+    return {
+        "path": example.path,
+        "caption": example.caption,
+        "attributes": json.dumps(dict(example.attributes), ensure_ascii=False),
+        "sha256": layout.picture_hash(example.image),
+    }
 
-    def __init__(self, folder: Path, thumbnail_size: int, quality: int, dtype: str) -> None:
+
+def _rows_of(examples: list[Example], encoder: Encoder) -> Float[np.ndarray, "n d"]:
+    return encoder.encode_images([example.image for example in examples])
+
+
+class DatabaseWriter:
+    """Streams rows, what is told of them, and thumbnails into a folder, and writes its manifest at the end.
+
+    Attributes:
+      folder: an empty folder.
+      dtype: of the stored rows.
+      thumbnails: whether there are any.
+    """
+
+    def __init__(self, folder: Path, dtype: str, thumbnails: bool) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        self.folder, self.size, self.quality, self.dtype = folder, thumbnail_size, quality, dtype
+        self.folder, self.dtype = folder, dtype
         self.count = 0
-        self.shards: list[str] = []
-        self.pending: list[np.ndarray] = []
-        self.items: list[dict[str, Any]] = []
-        self.parquet: Any = None
-        self.thumbnails = ArrayRecordWriter(str(folder / layout.THUMBNAILS), "group_size:1,uncompressed")
+        self._width = 0
+        self._shards: list[str] = []
+        self._pending: list[np.ndarray] = []
+        self._items: list[dict[str, Any]] = []
+        self._parquet: Any = None
+        path = str(folder / layout.THUMBNAILS)
+        self._thumbnails: Any = ArrayRecordWriter(path, "group_size:1,uncompressed") if thumbnails else None
 
-    def add(self, examples: list[Example], rows: Float[np.ndarray, "n d"]) -> None:
-        """Appends examples with their embeddings."""
+    def add(
+        self, items: Sequence[Mapping[str, Any]], rows: Float[np.ndarray, "n d"], thumbnails: Sequence[bytes] = ()
+    ) -> None:
+        """Appends rows with their path, caption, attributes (JSON) and sha256 each, and their thumbnails.
+
+        Raises:
+          UserError: a row is not finite in the stored type.
+        """
         with np.errstate(over="ignore"):
             stored = rows.astype(self.dtype)
         if not np.isfinite(stored).all():
             bad = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
-            raise UserError(f"the embedding of {examples[bad].path} is not finite in {self.dtype}; use float32 rows")
-        for example in examples:
-            self.thumbnails.write(layout.encode_thumbnail(example.image, self.size, self.quality))
-            self.items.append(
-                {
-                    "id": self.count,
-                    "path": example.path,
-                    "caption": example.caption,
-                    "attributes": json.dumps(dict(example.attributes), ensure_ascii=False),
-                    "sha256": layout.picture_hash(example.image),
-                }
-            )
-            self.count += 1
-        self.pending.append(stored)
-        if len(self.items) >= GROUP_ROWS:
+            raise UserError(f"the embedding of {items[bad]['path']} is not finite in {self.dtype}; use float32 rows")
+        for thumbnail in thumbnails:
+            self._thumbnails.write(thumbnail)
+        self._items += [{"id": self.count + i, **item} for i, item in enumerate(items)]
+        self.count += len(items)
+        self._width = rows.shape[1]
+        self._pending.append(stored)
+        if len(self._items) >= GROUP_ROWS:
             self._flush_items()
-        if sum(len(part) for part in self.pending) >= SHARD_ROWS:
+        if sum(len(part) for part in self._pending) >= SHARD_ROWS:
             self._flush_rows()
 
-    def close(self) -> list[str]:
-        """Writes what is left and returns the names of the embedding shards."""
+    def finish(self, **manifest: Any) -> None:
+        """Writes what is left, and the manifest: what is given, and what is known here."""
         self._flush_items()
         self._flush_rows()
-        self.parquet.close()
-        self.thumbnails.close()
-        return self.shards
+        self._parquet.close()
+        if self._thumbnails:
+            self._thumbnails.close()
+        known = {"schema": layout.SCHEMA, "count": self.count, "width": self._width, "dtype": self.dtype}
+        hashes = {file.name: files.sha256(file) for file in sorted(self.folder.iterdir())}
+        files.write_json(self.folder / layout.MANIFEST, {**known, **manifest, "shards": self._shards, "files": hashes})
 
     def _flush_items(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not self.items:
+        if not self._items:
             return
         texts = [pa.field(name, pa.string()) for name in ("path", "caption", "attributes", "sha256")]
-        table = pa.Table.from_pylist(self.items, schema=pa.schema([pa.field("id", pa.int64()), *texts]))
-        if self.parquet is None:
-            self.parquet = pq.ParquetWriter(self.folder / layout.ITEMS, table.schema, compression="zstd")
-        self.parquet.write_table(table, row_group_size=GROUP_ROWS)
-        self.items = []
+        table = pa.Table.from_pylist(self._items, schema=pa.schema([pa.field("id", pa.int64()), *texts]))
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self.folder / layout.ITEMS, table.schema, compression="zstd")
+        self._parquet.write_table(table, row_group_size=GROUP_ROWS)
+        self._items = []
 
     def _flush_rows(self) -> None:
-        if self.pending:
-            name = f"embeddings-{len(self.shards):05d}.npy"
-            np.save(self.folder / name, np.concatenate(self.pending), allow_pickle=False)
-            self.shards.append(name)
-            self.pending = []
+        if self._pending:
+            name = f"embeddings-{len(self._shards):05d}.npy"
+            np.save(self.folder / name, np.concatenate(self._pending), allow_pickle=False)
+            self._shards.append(name)
+            self._pending = []

@@ -3,7 +3,7 @@
 manifest.json              schema, name, count, width, dtype, encoder, source, shards, SHA-256 of each file
 embeddings-00000.npy ...   rows as the encoder gave them, not normalised; memory-mapped
 items.parquet              id, path, caption, attributes (JSON), sha256 of the picture
-thumbnails.array_record    one WebP for each row
+thumbnails.array_record    one WebP for each row; not there where the rows were imported without their pictures
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ THUMBNAILS = "thumbnails.array_record"
 DTYPES = ("float16", "float32")
 EMBEDDED = Path(__file__).parent.parent / "assets" / "databases"
 CACHED_GROUPS = 64
+GREY = 200
 
 Ids = Sequence[int] | Integer[np.ndarray, " n"]
 
@@ -159,10 +160,17 @@ class Database:
         """Returns id, path, caption, attributes (a dictionary) and sha256 (of the picture) of rows."""
         return [self._item(int(i)) for i in self._checked(ids)]
 
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether the rows' pictures are there."""
+        return THUMBNAILS in self.manifest["files"]
+
     def thumbnails(self, ids: Ids) -> UInt8[np.ndarray, "n size size 3"]:
-        """Returns the small pictures of rows."""
+        """Returns the small pictures of rows; grey squares where the database has none."""
         size = int(self.manifest["thumbnail_size"])
         wanted = self._checked(ids).tolist()
+        if not self.has_thumbnails:
+            return np.full((len(wanted), size, size, 3), GREY, np.uint8)
         try:
             pictures = [images.decode(data) for data in self._thumbnails.read(wanted)] if wanted else []
         except (ValueError, RuntimeError, IndexError) as error:

@@ -207,3 +207,18 @@ def test_neighbors_are_written_once_and_then_found_finished(capsys, database, mo
     )
     assert "k 99 is out of range" in refused(capsys, "neighbors", *arguments, "--k", 99)
     assert "unknown database 'nowhere'" in refused(capsys, "neighbors", *arguments, "--database", "nowhere")
+
+
+def test_import_takes_over_rows_and_says_that_there_are_no_pictures(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(6, 128)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", embedding=rows, img_id=np.arange(6), patch_coords=np.zeros((6, 4), np.int64))
+    arguments = ["database", "import", str(tmp_path / "rows.npz"), "--encoder", "style-scenes"]
+    assert main([*arguments, "--out", str(tmp_path / "rows")]) == 0
+    assert "6 rows by encoder 'style-scenes', without pictures" in capsys.readouterr().err
+    assert main(["database", "info", str(tmp_path / "rows"), "--verify"]) == 0
+    told = capsys.readouterr().out
+    assert "6 of width 128, float16" in told and "thumbnails:  none" in told and "img_id, patch_coords" in told
+    assert main(["database", "search", str(tmp_path / "rows"), "a red boat", "--k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main([*arguments, "--out", str(tmp_path / "rows")]) == 2
+    assert "exists already" in capsys.readouterr().err

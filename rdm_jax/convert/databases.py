@@ -1,0 +1,215 @@
+"""Databases of other programs: CompVis's .npz files and clip-retrieval's folders, streamed into one of this package.
+
+A CompVis database is one .npz or a folder of shards, with `embedding` [n, d], `img_id` [n] and `patch_coords` [n, 4],
+the corners of the patch in pixels. A clip-retrieval folder has `img_emb/*.npy` and, in the same order,
+`metadata/*.parquet` with captions and addresses. Neither holds pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.retrieval.build import DatabaseWriter
+from rdm_jax.retrieval.database import DTYPES
+
+CHUNK = 8192
+THUMBNAIL_SIZE = 64  # of the grey squares that stand for the pictures
+CAPTIONS = ("caption", "text", "TEXT")
+PATHS = ("image_path", "url", "URL", "key")
+
+Chunk = tuple[np.ndarray, list[dict[str, Any]]]
+Progress = Callable[[int, int], None]
+
+
+def import_database(
+    source: Path,
+    encoder: Mapping[str, Any],
+    out: Path,
+    *,
+    name: str | None = None,
+    dtype: str = "float16",
+    limit: int | None = None,
+    licence: str = "",
+    progress: Progress | None = None,
+) -> int:
+    """Makes a database of a foreign one's rows, a few thousand at a time, and returns how many there are.
+
+    Args:
+      source: an .npz file, a folder of them, or a folder with img_emb and metadata.
+      encoder: the identity of the encoder that made the rows: name, sha256, width.
+      out: a folder that does not exist yet.
+      name: how the database calls itself; the folder's name if None.
+      dtype: of the stored rows, "float16" or "float32".
+      limit: take so many rows at most.
+      licence: of the pictures, for the manifest.
+      progress: called with (rows done, rows in all).
+
+    Raises:
+      UserError: the source is neither, is damaged, holds rows of another width or no numbers, or `out` exists.
+    """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} leaves no rows; give 1 or more")
+    kind, shards = _shards(source)
+    counts = [_shape(shard, encoder["width"])[0] for shard, _ in shards]
+    total = min(sum(counts), limit or sum(counts))
+    if not total:
+        raise UserError(f"{source} holds no rows; download it again")
+    with files.new_directory(out) as folder:
+        writer = DatabaseWriter(folder, dtype, thumbnails=False)
+        for rows, items in itertools.chain.from_iterable(_read(shard, beside) for shard, beside in shards):
+            kept = min(len(rows), total - writer.count)
+            writer.add(items[:kept], rows[:kept])
+            if progress:
+                progress(writer.count, total)
+            if writer.count == total:
+                break
+        writer.finish(
+            name=name or out.name,
+            encoder=dict(encoder),
+            thumbnail_size=THUMBNAIL_SIZE,
+            source={"name": source.name, "captions": kind, "files": [shard.name for shard, _ in shards]},
+            licence=licence,
+            skipped=[],
+        )
+    return total
+
+
+def _shards(source: Path) -> tuple[str, list[tuple[Path, Path | None]]]:
+    """Returns what the source is, and its files of rows, each with its table if it has one of its own."""
+    if source.suffix == ".npz" and source.is_file():
+        return "CompVis", [(source, None)]
+    rows = _in_order(source / "img_emb", "*.npy")
+    if rows:
+        tables = _in_order(source / "metadata", "*.parquet")
+        if tables and len(tables) != len(rows):
+            raise UserError(f"{source} has {len(rows)} files of rows and {len(tables)} of metadata; download it again")
+        return "clip-retrieval", list(zip(rows, tables or [None] * len(rows), strict=True))
+    packed = _in_order(source, "*.npz")
+    if not packed:
+        raise UserError(f"{source} is no .npz file, and has neither .npz files nor img_emb/*.npy in it")
+    return "CompVis", [(path, None) for path in packed]
+
+
+def _in_order(folder: Path, pattern: str) -> list[Path]:
+    """Returns a folder's files with part_10 after part_9."""
+
+    def key(path: Path) -> list[tuple[bool, int, str]]:
+        """Returns what files are ordered by: numbers by their value."""
+        return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
+
+    return sorted(folder.glob(pattern), key=key)
+
+
+def _shape(shard: Path, width: int) -> tuple[int, int]:
+    """Returns [n, d] of a file's rows; raises UserError where they are not numbers or not of this width."""
+    with _opened(shard, "embedding") as (_, shape, dtype):
+        pass
+    if len(shape) != 2 or dtype.kind != "f":
+        raise UserError(f"{shard} holds {list(shape)} {dtype}, and rows of numbers [n, d] are needed")
+    if shape[1] != width:
+        raise UserError(f"the rows of {shard} are {shape[1]} numbers long, and the encoder's {width}; name its encoder")
+    return shape
+
+
+def _read(shard: Path, table: Path | None) -> Iterator[Chunk]:
+    return _read_npy(shard, table) if shard.suffix == ".npy" else _read_npz(shard)
+
+
+def _read_npz(shard: Path) -> Iterator[Chunk]:
+    columns = [_chunks(shard, name) for name in ("embedding", "img_id", "patch_coords")]
+    for rows, ids, corners in zip(*columns, strict=True):
+        corners = [" ".join(map(str, corner.tolist())) for corner in corners]
+        attributes = [{"img_id": str(i), "patch_coords": c} for i, c in zip(ids.tolist(), corners, strict=True)]
+        yield rows, [_item(one["img_id"], "", one) for one in attributes]
+
+
+def _read_npy(shard: Path, table: Path | None) -> Iterator[Chunk]:
+    records = _records(table) if table else itertools.repeat({})
+    done = 0
+    for rows in _chunks(shard, "embedding"):
+        taken = list(itertools.islice(records, len(rows)))
+        if len(taken) < len(rows):
+            raise UserError(f"{table} has {done + len(taken)} rows, fewer than {shard.name}; download it again")
+        yield rows, [_told(record, f"{shard.stem}/{number}") for number, record in enumerate(taken, start=done)]
+        done += len(rows)
+
+
+def _told(record: Mapping[str, Any], place: str) -> dict[str, Any]:
+    plain = {name: str(value) for name, value in record.items() if isinstance(value, str | int | float)}
+    return _item(_first(record, PATHS) or place, _first(record, CAPTIONS), plain)
+
+
+def _records(table: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(table) as file:
+            for batch in file.iter_batches(CHUNK):
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{table} cannot be read ({error}); download it again") from error
+
+
+def _item(path: str, caption: str, attributes: Mapping[str, str]) -> dict[str, Any]:
+    told = json.dumps(dict(attributes), ensure_ascii=False)
+    return {"path": path, "caption": caption, "attributes": told, "sha256": ""}
+
+
+def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    return next((str(record[name]) for name in names if record.get(name)), "")
+
+
+def _chunks(file: Path, array: str) -> Iterator[np.ndarray]:
+    """Yields an array of an .npz, or that of an .npy, a few thousand rows at a time."""
+    with _opened(file, array) as (stream, shape, dtype):
+        size = int(np.prod(shape[1:], dtype=np.int64))
+        for start in range(0, shape[0], CHUNK):
+            count = min(CHUNK, shape[0] - start)
+            data = stream.read(count * size * dtype.itemsize)
+            if len(data) < count * size * dtype.itemsize:
+                raise UserError(f"{file} is cut off: {array} has {shape[0]} rows by its header; download it again")
+            yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
+
+
+@contextlib.contextmanager
+def _opened(file: Path, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """Yields the stream of an array's numbers, its shape and its type.
+
+    Raises:
+      UserError: the file is damaged, has no such array, or one of Python objects, which would have to be run.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if file.suffix == ".npy":
+                stream: IO[bytes] = stack.enter_context(open(file, "rb"))
+            else:
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                stream = stack.enter_context(archive.open(f"{array}.npy"))
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, column_major, dtype = read(stream)
+        except KeyError as error:
+            raise UserError(f"{file} has no array {array!r}; CompVis's databases have one") from error
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file} cannot be read ({error}); download it again") from error
+        if dtype.hasobject or column_major:
+            reason = "Python objects" if dtype.hasobject else "numbers in column-major order"
+            raise UserError(f"{file} holds {reason} in {array!r}; save plain numbers in row-major order")
+        try:
+            yield stream, shape, dtype
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise UserError(f"{file} is damaged ({error}); download it again") from error

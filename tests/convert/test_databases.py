@@ -1,0 +1,147 @@
+"""Foreign databases against the arrays that were written into them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rdm_jax.convert import databases
+from rdm_jax.convert.databases import import_database
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.index import make_index
+
+WIDTH = 12
+ENCODER = {"name": "some-clip", "sha256": "0" * 64, "width": WIDTH}
+
+
+@pytest.fixture(autouse=True)
+def few_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr(databases, "CHUNK", 7)
+
+
+def _rows(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
+
+
+def _npz(path, rows, first=0, save=np.savez_compressed):
+    ids = np.arange(first, first + len(rows))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, embedding=rows, img_id=ids, patch_coords=np.stack([ids, ids + 1, ids + 2, ids + 3], axis=1))
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_compvis_file_comes_over_row_by_row(tmp_path, save):
+    rows = _rows(30)
+    assert import_database(_npz(tmp_path / "a.npz", rows, save=save), ENCODER, tmp_path / "out", dtype="float32") == 30
+    database = Database.open(tmp_path / "out")
+    np.testing.assert_array_equal(database.embeddings(range(30)), rows)
+    assert database.items([8])[0]["attributes"] == {"img_id": "8", "patch_coords": "8 9 10 11"}
+    assert database.encoder == ENCODER and database.name == "out"
+    database.verify()
+    found, _ = make_index(database).search(rows[4:5], 1)
+    assert found.tolist() == [[4]]
+
+
+def test_shards_are_taken_in_their_natural_order(tmp_path):
+    rows = _rows(36)
+    for part in range(12):
+        _npz(tmp_path / f"shards/3x{WIDTH}-part_{part}.npz", rows[3 * part : 3 * part + 3], 3 * part)
+    import_database(tmp_path / "shards", ENCODER, tmp_path / "out", dtype="float32")
+    np.testing.assert_array_equal(Database.open(tmp_path / "out").embeddings(range(36)), rows)
+
+
+def _clip_retrieval(folder, rows, tables=True):
+    (folder / "img_emb").mkdir(parents=True)
+    (folder / "metadata").mkdir()
+    for part, start in enumerate(range(0, len(rows), 10)):
+        np.save(folder / f"img_emb/img_emb_{part}.npy", rows[start : start + 10].astype(np.float16))
+        told = [
+            {"caption": f"caption {start + i}", "url": f"here/{start + i}.jpg", "width": 64}
+            for i in range(len(rows[start : start + 10]))
+        ]
+        if tables:
+            pq.write_table(pa.Table.from_pylist(told), folder / f"metadata/metadata_{part}.parquet", row_group_size=4)
+    return folder
+
+
+def test_a_clip_retrieval_folder_brings_its_captions(tmp_path):
+    rows = _rows(115)
+    import_database(_clip_retrieval(tmp_path / "laion", rows), ENCODER, tmp_path / "out")
+    database = Database.open(tmp_path / "out")
+    np.testing.assert_array_equal(database.embeddings(range(115)), rows.astype(np.float16))
+    items = database.items(range(115))
+    assert [item["caption"] for item in items] == [f"caption {i}" for i in range(115)]
+    assert items[109]["path"] == "here/109.jpg" and items[109]["attributes"]["width"] == "64"
+
+
+def test_without_metadata_rows_are_named_by_their_file(tmp_path):
+    import_database(_clip_retrieval(tmp_path / "laion", _rows(12), tables=False), ENCODER, tmp_path / "out", limit=11)
+    database = Database.open(tmp_path / "out")
+    assert [item["path"] for item in database.items([0, 10])] == ["img_emb_0/0", "img_emb_1/0"] and len(database) == 11
+
+
+def test_there_are_no_pictures_and_grey_stands_for_them(tmp_path):
+    import_database(_npz(tmp_path / "a.npz", _rows(3)), ENCODER, tmp_path / "out")
+    database = Database.open(tmp_path / "out")
+    assert not database.has_thumbnails
+    thumbnails = database.thumbnails([0, 2])
+    assert thumbnails.shape == (2, 64, 64, 3) and len(np.unique(thumbnails)) == 1
+
+
+def _cut(folder):
+    path = _npz(folder / "a.npz", _rows(100), save=np.savez)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def _short_npy(folder):
+    _clip_retrieval(folder / "laion", _rows(5))
+    path = folder / "laion/img_emb/img_emb_0.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    return folder / "laion"
+
+
+def _short_table(folder):
+    _clip_retrieval(folder / "laion", _rows(5))
+    pq.write_table(pa.table({"caption": ["only one"]}), folder / "laion/metadata/metadata_0.parquet")
+    return folder / "laion"
+
+
+def _one(**arrays):
+    def make(folder):
+        np.savez(folder / "a.npz", **arrays)
+        return folder / "a.npz"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "none", r"is no \.npz file, and has neither"),
+        (_cut, r"a\.npz cannot be read"),
+        (_short_npy, "is cut off: embedding has 5 rows by its header"),
+        (_short_table, "has 1 rows, fewer than"),
+        (_one(rows=_rows(3)), "has no array 'embedding'"),
+        (_one(embedding=np.array([{}, {}], dtype=object)), "holds Python objects in 'embedding'"),
+        (_one(embedding=np.asfortranarray(_rows(3))), "in column-major order"),
+        (_one(embedding=np.arange(6).reshape(2, 3)), "rows of numbers"),
+        (_one(embedding=_rows(3)[:, :5]), "are 5 numbers long, and the encoder's 12"),
+        (_one(embedding=_rows(3)), "has no array 'img_id'"),
+        (_one(embedding=_rows(3)[:0]), "holds no rows"),
+        (
+            _one(embedding=1e6 * _rows(2), img_id=np.arange(2), patch_coords=np.zeros((2, 4))),
+            "is not finite in float16",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_over_is_refused_and_nothing_is_left(tmp_path, make, message):
+    source = make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=message):
+        import_database(source, ENCODER, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
