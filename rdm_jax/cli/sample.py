@@ -74,13 +74,24 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
     """Adds the spellings of the CompVis scripts and of diffusers."""
     integers = {
         "num_images": ("--n_samples", "--num_images_per_prompt"),
-        "neighbors": ("--knn", "--k_nn"),
+        "neighbors": ("--knn",),
+        "k_nn": ("--k_nn",),
         "steps": ("--ddim_steps", "--num_inference_steps"),
         "height": ("--H",),
         "width": ("--W",),
     }
     floats = {"eta": ("--ddim_eta",), "guidance_scale": ("--scale", "--guidance_scale")}
-    texts = {"out": ("--outdir",), "from_file": ("--from_file",)}
+    texts = {"out": ("--outdir",), "from_file": ("--from_file",), "model": ("--model_path",)}
+    constants = {
+        "--plms": ("sampler", "plms"),
+        "--only_caption": ("condition", "text"),
+        "--omit_query": ("condition", "neighbors"),
+        "--use_neighbors": ("condition", "text+neighbors"),
+    }
+    for flag, (name, value) in constants.items():
+        parser.add_argument(
+            flag, dest=name, action="store_const", const=value, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     for kind, aliases in ((int, integers), (float, floats), (str, texts)):
         for name, flags in aliases.items():
             parser.add_argument(*flags, dest=name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -178,7 +189,7 @@ def _plan(
         database=databases[0],
         images=[pixels for _, pixels in images],
         condition=args.condition,
-        neighbors=args.neighbors,
+        neighbors=_neighbors(args, generator.bundle),
         num_images=args.num_images,
         batch_size=args.batch_size,
         steps=args.steps,
@@ -192,6 +203,14 @@ def _plan(
     first = dataclasses.replace(first, prompts=[*prompts, *(label for label, _ in images)])
     note(f"model {generator.bundle.name}, seed {seed}")
     return [first, *(generator.replan(first, database) for database in databases[1:])]
+
+
+def _neighbors(args: argparse.Namespace, bundle: Bundle) -> int | None:
+    """Returns how many neighbours are asked for; CompVis's --k_nn counts the query, where the model sees it, as one."""
+    if "k_nn" not in args:
+        return args.neighbors
+    condition = args.condition or bundle.config["sampling"].get("condition", "")
+    return args.k_nn - (condition == "text+neighbors")
 
 
 def _read_neighbors(databases: list[Database | None], plans: list[Plan]) -> None:

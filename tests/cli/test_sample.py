@@ -232,6 +232,21 @@ def test_the_spellings_of_other_tools(sample):
     assert "grid.png" not in files("o")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--plms"], {"sampler": "plms"}),
+        (["--only_caption"], {"condition": "text", "neighbors": 0}),
+        (["--omit_query", "--k_nn", 3], {"condition": "neighbors", "neighbors": 3}),
+        (["--use_neighbors", "--k_nn", 3], {"condition": "text+neighbors", "neighbors": 2}),
+    ],
+)
+def test_compvis_flags_set_what_they_mean(sample, arguments, expected):
+    assert sample("a red boat", *arguments, "--seed", 7, "--out", "o") == 0
+    settings = json.loads(Path("o/run.json").read_text())["arguments"]
+    assert {name: settings[name] for name in expected} == expected
+
+
 def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, monkeypatch):
     draw = Generator.draw
 
