@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,8 +61,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         allowed=frozenset(args.allow_missing),
     )
     made.write(args.out, progress)
-    sizes = {part: sum(math.prod(one.shape) for one in recipes.values()) for part, recipes in made.parts.items()}
-    parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in sizes.items())
+    parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in made.sizes.items())
     note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
     if "clip" not in made.parts and "unet" in made.parts:
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,10 @@ from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.core import files, trees
 from rdm_jax.core.errors import UserError
+from rdm_jax.generator import Generator
+from rdm_jax.retrieval.database import Database
+
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,21 @@ def test_a_clip_is_joined_to_a_model_of_its_width(golden, tmp_path):
     again.write(tmp_path / "again")
     one, other = (Bundle.open(tmp_path / name).params["clip"] for name in ("both", "again"))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(("name", "tokens", "guidance"), [("rdm_small", 11, 5.0), ("rdm_vq_small", 4, 2.0)])
+def test_a_converted_model_draws_by_its_own_conventions(golden, tmp_path, name, tokens, guidance):
+    width = {**TINY.CONFIG["clip"], "embed_dim": 32}
+    model = TINY.bundle(clip=width)
+    model.save(tmp_path / "tower", dtype="float32")
+    convert(golden / f"{name}.ckpt", clip_source=tmp_path / "tower").write(tmp_path / "model")
+    # The database was made with the tower before it was joined: its weights are the same file.
+    database = TINY.database(tmp_path, "squares", Bundle.open(tmp_path / "tower"))
+    generator = Generator.load(tmp_path / "model")
+    plan = generator.plan("a red boat", database=Database.open(database), steps=4, height=128, width=128)
+    assert plan.settings.guidance_scale == guidance and plan.settings.neighbors == tokens - 1
+    drawn = next(iter(generator.draw(plan)))
+    assert drawn.images.shape == (1, 128, 128, 3) and drawn.images.std() > 1
 
 
 def test_half_precision_stays_as_it_is_stored(golden, tmp_path):
