@@ -27,7 +27,18 @@ _BESIDE = re.compile(
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])|model_ema\.(decay|num_updates)"
 )
 
-_LEAVES: Table = ((r"/(kernel|scale)$", ".weight"), (r"/bias$", ".bias"), ("/", "."))
+LEAVES: Table = ((r"/(kernel|scale)$", ".weight"), (r"/bias$", ".bias"), ("/", "."))
+
+# Names within a transformer, which diffusers has taken over.
+TRANSFORMER: Table = (
+    (r"/block_(\d+)/", r"/transformer_blocks.\1/"),
+    (r"/query/", "/to_q/"),
+    (r"/key/", "/to_k/"),
+    (r"/value/", "/to_v/"),
+    (r"/out/", "/to_out.0/"),
+    (r"/ff/up/", "/ff.net.0.proj/"),
+    (r"/ff/down/", "/ff.net.2/"),
+)
 
 _UNET: Table = (
     (r"^time_1/", "time_embed.0/"),
@@ -47,14 +58,8 @@ _UNET: Table = (
     (r"/conv2/", "/out_layers.3/"),
     (r"/time/", "/emb_layers.1/"),
     (r"/skip/", "/skip_connection/"),
-    (r"/block_(\d+)/", r"/transformer_blocks.\1/"),
-    (r"/query/", "/to_q/"),
-    (r"/key/", "/to_k/"),
-    (r"/value/", "/to_v/"),
-    (r"/out/", "/to_out.0/"),
-    (r"/ff/up/", "/ff.net.0.proj/"),
-    (r"/ff/down/", "/ff.net.2/"),
-    *_LEAVES,
+    *TRANSFORMER,
+    *LEAVES,
 )
 
 _AUTOENCODER: Table = (
@@ -71,7 +76,7 @@ _AUTOENCODER: Table = (
     (r"/key/", "/k/"),
     (r"/value/", "/v/"),
     (r"/out/", "/proj_out/"),
-    *_LEAVES,
+    *LEAVES,
 )
 
 

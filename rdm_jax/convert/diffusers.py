@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from rdm_jax.convert.compvis import LEAVES, TRANSFORMER
 from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, abstract_params
-
-_LEAVES: Table = ((r"/(kernel|scale)$", ".weight"), (r"/bias$", ".bias"), ("/", "."))
 
 _UNET: Table = (
     (r"^time_(\d)/", r"time_embedding.linear_\1/"),
@@ -23,14 +22,8 @@ _UNET: Table = (
     (r"^mid_2_res/", "mid_block.resnets.1/"),
     (r"/time/", "/time_emb_proj/"),
     (r"/skip/", "/conv_shortcut/"),
-    (r"/block_(\d+)/", r"/transformer_blocks.\1/"),
-    (r"/query/", "/to_q/"),
-    (r"/key/", "/to_k/"),
-    (r"/value/", "/to_v/"),
-    (r"/out/", "/to_out.0/"),
-    (r"/ff/up/", "/ff.net.0.proj/"),
-    (r"/ff/down/", "/ff.net.2/"),
-    *_LEAVES,
+    *TRANSFORMER,
+    *LEAVES,
 )
 
 _VAE: Table = (
@@ -47,11 +40,8 @@ _VAE: Table = (
     (r"/up_(\d+)_up/", r"/up_blocks.\1.upsamplers.0/"),
     (r"/skip/", "/conv_shortcut/"),
     (r"(attentions\.\d+)/norm/", r"\1/group_norm/"),
-    (r"/query/", "/to_q/"),
-    (r"/key/", "/to_k/"),
-    (r"/value/", "/to_v/"),
-    (r"/out/", "/to_out.0/"),
-    *_LEAVES,
+    *TRANSFORMER,
+    *LEAVES,
 )
 
 # What diffusers called the parts of the autoencoder's attention before 0.18.
