@@ -55,7 +55,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     made = convert(
         args.source,
         config=args.config,
-        weights=args.weights or "ema",
+        weights=args.weights,
         clip_source=args.clip,
         tokenizer=args.tokenizer,
         allowed=frozenset(args.allow_missing),

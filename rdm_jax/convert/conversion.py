@@ -100,7 +100,7 @@ class Conversion:
         if self.tokenizer is not None:
             self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
             hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
-        sources = {str(path.name): files.sha256(path) for path in self.sources}
+        sources = {f"{path.parent.name}/{path.name}": files.sha256(path) for path in self.sources}
         files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
         files.write_json(
             folder / MANIFEST, {"kind": self.kind, "rdm_jax": __version__, "sources": sources, "parts": hashes}
@@ -111,7 +111,7 @@ def convert(
     source: Path,
     *,
     config: Path | None = None,
-    weights: str = "ema",
+    weights: str | None = None,
     clip_source: Path | None = None,
     tokenizer: Path | None = None,
     allowed: frozenset[str] = frozenset(),
@@ -122,7 +122,8 @@ def convert(
       source: a CompVis checkpoint or first stage, a diffusers folder, a CLIP in the layout of OpenAI (TorchScript too)
         or Hugging Face.
       config: the yaml of a CompVis model; one beside it, of its name or the only one, by default.
-      weights: of a checkpoint: its moving average "ema", what was trained "raw", or "both" (the raw ones beside it).
+      weights: of a checkpoint: its moving average "ema" (the default), what was trained "raw", or "both" (the raw ones
+        beside it).
       clip_source: a CLIP that the model gets: anything that is one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
       allowed: names of tensors that may be missing (then zeros) or left over.
@@ -130,14 +131,21 @@ def convert(
     Raises:
       UserError: the source is nothing that is known, is damaged, lacks or has too many names, or does not fit together.
     """
-    if weights not in WEIGHTS:
-        raise unknown("weights", weights, WEIGHTS)
-    made = _convert_one(source, config, weights, tokenizer, allowed)
-    if clip_source is None:
-        return made
-    if "clip" in made.parts:
-        raise UserError(f"{source} has a CLIP itself; leave --clip away")
-    return _joined(made, _convert_one(clip_source, None, weights, tokenizer, allowed))
+    if weights not in (None, *WEIGHTS):
+        raise unknown("weights", str(weights), WEIGHTS)
+    made = _convert_one(source, config, weights or "ema", tokenizer, allowed)
+    if clip_source is not None:
+        if "clip" in made.parts:
+            raise UserError(f"{source} has a CLIP itself; leave --clip away")
+        made = _joined(made, _convert_one(clip_source, None, "ema", tokenizer, allowed))
+    unused = {
+        "--config": config and not made.kind.startswith("CompVis"),
+        "--weights": weights and made.kind != "CompVis checkpoint",
+        "--tokenizer": tokenizer and "clip" not in made.parts,
+    }
+    for option in (option for option, wrong in unused.items() if wrong):
+        raise UserError(f"{option} says nothing of {source} ({made.kind}); leave it away")
+    return made
 
 
 def _convert_one(

@@ -74,7 +74,7 @@ def test_the_manifest_names_sources_and_parts(golden, bundles):
     bundle = bundles("rdm_small.ckpt")
     assert bundle.path is not None
     manifest = json.loads((bundle.path / "manifest.json").read_text())
-    assert manifest["sources"]["rdm_small.ckpt"] == files.sha256(golden / "rdm_small.ckpt")
+    assert manifest["sources"][f"{golden.name}/rdm_small.ckpt"] == files.sha256(golden / "rdm_small.ckpt")
     assert manifest["parts"] == {part: files.sha256(bundle.path / f"{part}.safetensors") for part in bundle.params}
 
 
@@ -216,6 +216,20 @@ def test_the_yaml_must_be_there_and_fit(golden, tmp_path):
         convert(tmp_path / "model.ckpt", config=golden / "clip/hf_clip/config.json")
     with pytest.raises(UserError, match="unknown weights 'emma'; did you mean 'ema'"):
         convert(tmp_path / "model.ckpt", weights="emma")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("clip/openai_vit.pt", {"config": "rdm_small.yaml"}, r"--config says nothing of .*OpenAI CLIP"),
+        ("clip/hf_clip", {"weights": "raw"}, r"--weights says nothing of .*Hugging Face CLIP"),
+        ("kl_f16_small.ckpt", {"weights": "ema"}, r"--weights says nothing of .*CompVis first stage"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(golden, name, options, message):
+    options = {key: golden / value if key == "config" else value for key, value in options.items()}
+    with pytest.raises(UserError, match=message):
+        convert(golden / name, **options)
 
 
 def test_a_tokenizer_of_another_size_is_refused(golden, tmp_path):
