@@ -9,10 +9,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from ml_collections import ConfigDict
 
-from rdm_jax.convert.compvis import unet_params
+from rdm_jax.convert.compvis import unet_params, unet_source
+from rdm_jax.convert.mapping import disassemble
 from rdm_jax.convert.torch_file import read_state_dict
+from rdm_jax.core import trees
 from rdm_jax.diffusion.denoiser import make_denoiser
 from rdm_jax.diffusion.objective import diffusion_loss
 from rdm_jax.diffusion.samplers import ddim, num_steps, sample
@@ -20,6 +24,7 @@ from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.models.unet import UNet
+from rdm_jax.training.step import ema_decay, make_optimizer
 
 GOLDEN = os.environ.get("RDM_GOLDEN")
 SCHEDULE = scaled_linear(1000, 0.0015, 0.015)
@@ -97,3 +102,40 @@ def test_the_training_loss_is_the_originals():
     assert loss.mean() == pytest.approx(float(golden["loss"]), rel=1e-5)
     bound = loss * jnp.asarray(SCHEDULE.vlb_weights, jnp.float32)[t]
     assert bound.mean() == pytest.approx(float(golden["train__loss_vlb"]), rel=1e-4)
+
+
+def test_gradients_one_step_of_adamw_and_the_average_are_the_originals():
+    golden = np.load(Path(GOLDEN) / "train_step.npz")
+    state = read_state_dict(Path(GOLDEN) / "rdm_small.ckpt")
+    x0, noise = (jnp.asarray(np.moveaxis(golden[name], 1, -1)) for name in ("x0", "noise"))
+    t, context = jnp.asarray(golden["t"], jnp.int32), jnp.asarray(golden["context"])
+
+    def loss(params):
+        losses = diffusion_loss(
+            lambda x, t, c: UNET.apply({"params": params}, x, t, c), x0, context, t, noise, SCHEDULE, "eps"
+        )
+        return losses.mean()
+
+    params = unet_params(state, UNET)
+    grads = jax.jit(jax.grad(loss))(params)
+    assert float(optax.tree.norm(grads)) == pytest.approx(float(golden["grad_norm"]), rel=1e-5)
+    settings = {"learning_rate": 1e-4, "warmup": 0, "decay": "constant", "clip_norm": 1e9, "b1": 0.9, "b2": 0.999}
+    tx = make_optimizer(ConfigDict({**settings, "weight_decay": 1e-2, "frozen": ()}), 1)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    # The recorded weights were multiplied by 1.1 after the step, so that the average has far to go.
+    after = jax.tree.map(lambda p, u: 1.1 * (p + u), params, updates)
+    average = params
+    for n in range(1, 4):
+        average = optax.incremental_update(after, average, 1.0 - ema_decay(jnp.asarray(n), 0.9999))
+    found = {"grad": grads, "adamw1": after, "ema3": average}
+    for kind, tree in found.items():
+        flat = {path: np.asarray(leaf) for path, leaf in trees.flatten(tree).items()}
+        tensors = disassemble(flat, unet_source(UNET))
+        names = [name.removeprefix(f"{kind}:") for name in golden if name.startswith(f"{kind}:")]
+        assert len(names) >= 3
+        for name in names:
+            wanted = golden[f"{kind}:{name}"]
+            tolerance = 2e-5 * np.abs(wanted).max()
+            np.testing.assert_allclose(
+                tensors[f"model.{name}"].read(), wanted, atol=tolerance, err_msg=f"{kind} {name}"
+            )
