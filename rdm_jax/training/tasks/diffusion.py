@@ -111,9 +111,9 @@ class DiffusionTask:
 
     @functools.cached_property
     def collections(self) -> dict[str | None, np.ndarray]:
-        """The training pictures of each collection that neighbours were searched within; all under None if of none."""
+        """The pictures of each collection that neighbours were searched within; all of them under None if of none."""
         found: dict[str | None, list[int]] = {}
-        for row in range(self._kept):
+        for row in range(len(self.pictures)):  # those kept for evaluation too: each must find its own collection
             found.setdefault(self._collection(row), []).append(row)
         return {name: np.array(rows) for name, rows in found.items()}
 

@@ -106,8 +106,8 @@ def test_shuffled_neighbours_are_those_of_one_other_picture_of_the_collection(ma
 def test_without_collections_any_picture_may_lend_its_neighbours(make):
     task = make(neighbors="free")
     assert list(task.collections) == [None]
-    np.testing.assert_array_equal(task.collections[None], np.arange(task.size))
-    assert {name: len(rows) for name, rows in make().collections.items()} == {"line": 12, "wash": 8}
+    np.testing.assert_array_equal(task.collections[None], np.arange(24))
+    assert {name: len(rows) for name, rows in make().collections.items()} == {"line": 12, "wash": 12}
 
 
 def test_emphasis_repeats_pictures_in_an_epoch(make):
@@ -132,6 +132,12 @@ def test_emphasis_on_nothing_is_refused(emphasis, message):
     with pytest.raises(UserError, match=message):
         diffusion.repeats([{"folder": "wash"}, {"folder": "line"}], ConfigDict(emphasis))
     assert list(diffusion.repeats([{}], ConfigDict({"folder": {"wsh": 1}}))) == [1]
+
+
+def test_a_collection_that_is_kept_for_evaluation_whole_has_neighbours_too(make):
+    task = make(*BOTH, "conditioning.shuffled_probability=1.0", "data.held_out_rows=12")
+    assert task.size == 12  # of "line" alone; the other folder's pictures are read by the evaluation
+    assert all(tokens.shape == (3, TINY.WIDTH) for tokens in _contexts(task, 15, 5))
 
 
 def test_each_condition_has_its_share(make):
