@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from rdm_jax.training.config import Config, load_config
 
 HERE = Path(__file__).parent
@@ -11,38 +9,8 @@ HERE = Path(__file__).parent
 
 def get_config() -> Config:
     """Returns the configuration."""
-    return ConfigDict(
-        {
-            "name": "rdm-ffhq",
-            "unet": {
-                "in_channels": 3,
-                "out_channels": 3,
-                "model_channels": 224,
-                "channel_mult": (1, 2, 3, 4),
-                "num_res_blocks": 2,
-                "attention_resolutions": (8, 4, 2),
-                "num_head_channels": 32,
-                "context_dim": 512,
-            },
-            "autoencoder": load_config(f"{HERE}/vq_f4.py").autoencoder,
-            "clip": load_config(f"{HERE}/clip_vit_b32.py").clip,
-            "diffusion": {
-                "num_timesteps": 1000,
-                "schedule": "scaled_linear",
-                "beta_start": 0.0015,
-                "beta_end": 0.0195,
-                "prediction": "eps",
-            },
-            "latents": {"scale": 1.0},
-            "conditioning": {"neighbors": 3, "unit_tokens": False, "null": "zeros"},
-            "sampling": {
-                "condition": "text+neighbors",
-                "sampler": "ddim",
-                "steps": 100,
-                "eta": 0.0,
-                "guidance_scale": 2.0,
-                "height": 256,
-                "width": 256,
-            },
-        }
-    )
+    config = load_config(f"{HERE}/rdm_imagenet.py").unlock()
+    config.name = "rdm-ffhq"
+    config.unet.model_channels = 224
+    config.unet.channel_mult = (1, 2, 3, 4)
+    return config

@@ -1,25 +1,15 @@
 """The VQ first stage that latent diffusion released as vq-f8-n256: f8, 256 codes of 4 channels (arXiv 2112.10752)."""
 
-from ml_collections import ConfigDict
+from pathlib import Path
 
-from rdm_jax.training.config import Config
+from rdm_jax.training.config import Config, load_config
+
+HERE = Path(__file__).parent
 
 
 def get_config() -> Config:
     """Returns the configuration."""
-    return ConfigDict(
-        {
-            "name": "vq-f8-n256",
-            "autoencoder": {
-                "kind": "vq",
-                "ch": 128,
-                "ch_mult": (1, 2, 2, 4),
-                "num_res_blocks": 2,
-                "attn_resolutions": (32,),
-                "resolution": 256,
-                "z_channels": 4,
-                "embed_dim": 4,
-                "num_codes": 256,
-            },
-        }
-    )
+    config = load_config(f"{HERE}/vq_f8.py").unlock()
+    config.name = "vq-f8-n256"
+    config.autoencoder.num_codes = 256
+    return config
