@@ -151,7 +151,7 @@ class Bundle:
     def encoder_identity(self) -> dict[str, Any]:
         """What a database records of the encoder that made it: its name, the hash of its weights and its width."""
         self.require("clip")
-        return {"name": self.name, "sha256": self.hashes["clip"], "width": int(self.config["clip"]["embed_dim"])}
+        return _identity(self.config, self.hashes["clip"])
 
 
 def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:
@@ -211,8 +211,12 @@ def encoder_identity(path: Path) -> dict[str, Any]:
     config = read_config(path)
     if "clip" not in config:
         raise UserError(f"model {path} has no clip, and databases need one; convert or export it with a CLIP")
+    return _identity(config, config.get("sha256", {}).get("clip", ""))
+
+
+def _identity(config: dict[str, Any], sha256: str) -> dict[str, Any]:
     name, width = str(config.get("name", "unnamed")), int(config["clip"]["embed_dim"])
-    return {"name": name, "sha256": config.get("sha256", {}).get("clip", ""), "width": width}
+    return {"name": name, "sha256": sha256, "width": width}
 
 
 def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +238,7 @@ def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:
-    from transformers import PreTrainedTokenizerFast
+    from rdm_jax.data.tokenizer import load_tokenizer
 
     file = path / TOKENIZER
     recorded = config.get("sha256", {}).get("tokenizer")
@@ -247,8 +251,6 @@ def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFa
             f"damaged bundle {path}: the SHA-256 of {TOKENIZER} is not the one in config.json; copy it again"
         )
     try:
-        return PreTrainedTokenizerFast(
-            tokenizer_file=str(file), bos_token="<|startoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-        )
+        return load_tokenizer(file)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         raise UserError(f"damaged bundle {path}: {TOKENIZER} cannot be read ({error})") from error

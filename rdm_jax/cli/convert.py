@@ -17,7 +17,7 @@ HELP = """make a model bundle of released weights
   rdm convert rdm-768 --to compvis --out original       a bundle as CompVis's programs read it
 
 What SRC is, is told by its content: a CompVis checkpoint or first stage (with its yaml), OpenAI's CLIP (as released, or
-a state dict), a folder with Hugging Face's CLIP. Nothing in it is run."""
+a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers. Nothing in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

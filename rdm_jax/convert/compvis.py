@@ -100,15 +100,16 @@ def unexpected_names(state: Mapping[str, np.ndarray]) -> list[str]:
     return sorted(n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR)
 
 
-def unet_source(unet: UNet, *, prefix: str = UNET_PREFIX, ema: bool = False) -> Callable[[str], Source]:
+def unet_source(unet: UNet, *, ema: bool = False) -> Callable[[str], Source]:
     """Returns the function from a parameter's path to the names of its tensors, raw or of the moving average."""
     targets = abstract_params(unet)
 
     def source_of(path: str) -> Source:
+        """Returns the name of one parameter's tensor."""
         name = UNET_PREFIX + rename(_place_upsampling(path, targets), _UNET)
         pointwise = bool(_POINTWISE.fullmatch(name))
         if not ema:
-            return Source((prefix + name.removeprefix(UNET_PREFIX),), pointwise=pointwise)
+            return Source((name,), pointwise=pointwise)
         # The moving average's names are relative to "model." and have lost their dots.
         return Source((EMA_PREFIX + name.removeprefix("model.").replace(".", ""),), pointwise=pointwise)
 
@@ -122,23 +123,17 @@ def autoencoder_source(path: str, prefix: str = FIRST_STAGE_PREFIX) -> Source:
 
 
 def unet_plan(
-    state: Mapping[str, np.ndarray],
-    unet: UNet,
-    *,
-    prefix: str = UNET_PREFIX,
-    ema: bool = False,
-    allowed: frozenset[str] = frozenset(),
+    state: Mapping[str, np.ndarray], unet: UNet, *, ema: bool = False, allowed: frozenset[str] = frozenset()
 ) -> dict[str, Parameter]:
-    """Returns how the U-Net's parameters are made, of the names under `prefix` or of those of its moving average.
+    """Returns how the U-Net's parameters are made, of what was trained or of its moving average.
 
     Raises:
       UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
     """
-    group = EMA_PREFIX if ema else prefix
     return plan(
-        Subset(state, group),
+        Subset(state, EMA_PREFIX if ema else UNET_PREFIX),
         abstract_params(unet),
-        unet_source(unet, prefix=prefix, ema=ema),
+        unet_source(unet, ema=ema),
         what="U-Net (moving average)" if ema else "U-Net",
         ignored=lambda name: bool(_BESIDE.fullmatch(name)),
         allowed=allowed,
@@ -170,11 +165,9 @@ def autoencoder_plan(
     )
 
 
-def unet_params(
-    state: Mapping[str, np.ndarray], unet: UNet, *, prefix: str = UNET_PREFIX, ema: bool = False
-) -> dict[str, Any]:
+def unet_params(state: Mapping[str, np.ndarray], unet: UNet, *, ema: bool = False) -> dict[str, Any]:
     """Returns the U-Net's parameters; raises UserError as `unet_plan` does."""
-    return assemble(unet_plan(state, unet, prefix=prefix, ema=ema))
+    return assemble(unet_plan(state, unet, ema=ema))
 
 
 def autoencoder_params(

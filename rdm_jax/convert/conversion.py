@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdm_jax import __version__
-from rdm_jax.bundle import SCHEMA, TOKENIZER, Bundle
+from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers
 from rdm_jax.convert.mapping import Parameter
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
@@ -280,11 +280,13 @@ def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[
 
 def _bundle_clip(source: Path, tokenizer: Path | None) -> Conversion:
     """Returns the CLIP of a bundle, as it is stored there."""
-    bundle = Bundle.open(source)
-    bundle.require("clip")
-    file = source / "clip.safetensors"
-    made = _clip("bundle", bundle.name, bundle.config["clip"], file, (file,), tokenizer)
-    return made if made.tokenizer else dataclasses.replace(made, tokenizer=bundle.tokenizer)
+    identity, file = encoder_identity(source), source / "clip.safetensors"
+    if not file.is_file() or files.sha256(file) != identity["sha256"]:
+        raise UserError(f"damaged bundle {source}: {file.name} is not the one that config.json names; copy it again")
+    made = _clip("bundle", identity["name"], read_config(source)["clip"], file, (file,), tokenizer)
+    if tokenizer or not (source / TOKENIZER).is_file():
+        return made
+    return dataclasses.replace(made, tokenizer=read_tokenizer(source))
 
 
 def _clip(

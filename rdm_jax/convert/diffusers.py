@@ -54,6 +54,8 @@ _VAE_BEFORE: Table = (
 
 _POINTWISE = re.compile(r".*(conv_shortcut|quant_conv|attentions\.\d+\.proj_(in|out))\.weight")
 
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+
 # Settings of a U-Net that change what it computes, with the only values that are known here.
 _UNET_FIXED = {
     "act_fn": "silu",
@@ -73,6 +75,7 @@ def unet_source(unet: UNet) -> Callable[[str], Source]:
     """Returns the function from a parameter's path to its name in diffusers."""
 
     def source_of(path: str) -> Source:
+        """Returns the name of one parameter's tensor."""
         name = rename(_by_level(path, unet.num_res_blocks), _UNET)
         return Source((name,), pointwise=bool(_POINTWISE.fullmatch(name)))
 
@@ -84,6 +87,7 @@ def vae_source(autoencoder: AutoencoderKL | AutoencoderVQ, before: bool = False)
     last = len(autoencoder.ch_mult) - 1
 
     def source_of(path: str) -> Source:
+        """Returns the name of one parameter's tensor."""
         # Levels of the decoder are numbered from the smallest picture on.
         path = re.sub(r"/up_(\d+)_", lambda match: f"/up_{last - int(match[1])}_", path)
         name = rename(path, (*_VAE, *_VAE_BEFORE) if before else _VAE)
@@ -175,18 +179,17 @@ def diffusion_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: it is a schedule or a prediction that is not supported.
     """
-    predictions = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
     schedule, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     if schedule != "scaled_linear":
         raise UserError(f"the scheduler's beta_schedule is {schedule!r}, and only 'scaled_linear' is supported")
-    if prediction not in predictions:
-        raise UserError(f"prediction_type {prediction!r} is not supported; allowed are {', '.join(predictions)}")
+    if prediction not in _PREDICTIONS:
+        raise UserError(f"prediction_type {prediction!r} is not supported; allowed are {', '.join(_PREDICTIONS)}")
     return {
         "num_timesteps": config.get("num_train_timesteps", 1000),
         "schedule": "scaled_linear",
         "beta_start": config["beta_start"],
         "beta_end": config["beta_end"],
-        "prediction": predictions[prediction],
+        "prediction": _PREDICTIONS[prediction],
     }
 
 
@@ -250,7 +253,7 @@ def to_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "beta_end": config["beta_end"],
         "beta_schedule": "scaled_linear",
         "num_train_timesteps": config["num_timesteps"],
-        "prediction_type": {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[config["prediction"]],
+        "prediction_type": next(name for name, ours in _PREDICTIONS.items() if ours == config["prediction"]),
         "clip_sample": False,
         "set_alpha_to_one": False,
         "steps_offset": 1,

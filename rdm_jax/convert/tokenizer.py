@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import END, START, load_tokenizer
@@ -67,4 +67,5 @@ def _pairs(lines: list[str]) -> list[tuple[str, str]]:
 def _clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
+    return CLIPTokenizer(**arguments)

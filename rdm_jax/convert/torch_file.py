@@ -151,6 +151,7 @@ class _Storage:
     data: bytes | None = None
 
     def array(self) -> np.ndarray:
+        """Returns the numbers, flat."""
         if self.data is not None or not self.count:
             return np.frombuffer(self.data or b"", self.dtype)
         size = self.count * np.dtype(self.dtype).itemsize
@@ -167,6 +168,7 @@ class _Tensor:
     stride: tuple[int, ...]
 
     def array(self) -> np.ndarray:
+        """Returns the tensor, a view of its storage."""
         flat = self.storage.array()
         if 0 in self.size:
             return np.zeros(self.size, flat.dtype)
