@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -11,16 +12,53 @@ from jaxtyping import Array, Float
 
 from rdm_jax.models.layers import GroupNorm, LayerNorm
 
+WEIGHTS = 2**24  # how many attention weights are computed at a time at most, 64 MiB in float32
+
+Implementation = Literal["xla", "cudnn"] | None
+
+
+def attend(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    implementation: Implementation = None,
+    causal: bool = False,
+) -> Float[Array, "b n h d"]:
+    """Returns softmax(q k^T / sqrt(d)) v of each head, the softmax in float32 (https://arxiv.org/abs/1706.03762).
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      implementation: passed to `jax.nn.dot_product_attention`; None computes it here with the heads before the tokens,
+        which on the CPU is several times as fast, and one head after another where the weights of all are large.
+      causal: a token sees only itself and those before it.
+    """
+    if implementation is not None:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= WEIGHTS:
+        return jnp.swapaxes(_attend_heads(q, k, v, causal), 1, 2)
+    one = functools.partial(_attend_heads, causal=causal)
+    out = jax.lax.map(lambda head: one(*head), tuple(jnp.moveaxis(x, 1, 0) for x in (q, k, v)))
+    return jnp.moveaxis(out, 0, 2)
+
+
+def _attend_heads(q: Array, k: Array, v: Array, causal: bool) -> Array:
+    """Returns the attention of scaled queries [..., n, d] to keys and values [..., m, d]."""
+    logits = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32)
+    if causal:
+        logits = jnp.where(jnp.tri(*logits.shape[-2:], dtype=bool), logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("...nm,...md->...nd", weights, v)
+
 
 class Attention(nn.Module):
-    """Multi-head attention from tokens `x` to tokens `context` (https://arxiv.org/abs/1706.03762), softmax in float32.
-
-    `implementation` is passed to `jax.nn.dot_product_attention` (None, "xla" or "cudnn").
-    """
+    """Multi-head attention from tokens `x` to tokens `context`; `implementation` is passed to `attend`."""
 
     num_heads: int
     head_channels: int
-    implementation: Literal["xla", "cudnn"] | None = None
+    implementation: Implementation = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -33,7 +71,7 @@ class Attention(nn.Module):
             return flat.reshape(*tokens.shape[:2], self.num_heads, self.head_channels)
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
-        out = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
+        out = attend(q, k, v, self.implementation)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(out.reshape(*x.shape[:2], -1))
 
 
@@ -53,7 +91,7 @@ class TransformerBlock(nn.Module):
     """Self-attention, cross-attention to the context and feed-forward, each behind a norm and around a skip."""
 
     head_channels: int
-    implementation: Literal["xla", "cudnn"] | None = None
+    implementation: Implementation = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -76,7 +114,7 @@ class SpatialTransformer(nn.Module):
     head_channels: int
     depth: int = 1
     num_groups: int = 32
-    implementation: Literal["xla", "cudnn"] | None = None
+    implementation: Implementation = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -107,5 +145,5 @@ class PixelAttention(nn.Module):
         q, k, v = (
             nn.Dense(c, dtype=self.dtype, name=name)(tokens)[:, :, None, :] for name in ("query", "key", "value")
         )
-        out = jax.nn.dot_product_attention(q, k, v).reshape(b, h * w, c)
+        out = attend(q, k, v).reshape(b, h * w, c)
         return x + nn.Dense(c, dtype=self.dtype, name="out")(out).reshape(b, h, w, c)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import PixelAttention
-from rdm_jax.models.layers import Downsample, GroupNorm, ResBlock, Upsample, conv3x3
+from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample
 
 EPSILON = 1e-6
 
@@ -68,7 +68,7 @@ class Encoder(Pyramid):
     def __call__(self, x: Float[Array, "b h w c"], deterministic: bool = True) -> Float[Array, "b h2 w2 d"]:
         """Maps [b, h, w, c] in [-1, 1] to [b, h/f, w/f, out_channels]."""
         res = functools.partial(self.res, deterministic=deterministic)
-        h = conv3x3(self.ch, name="conv_in", dtype=self.dtype)(x)
+        h = Conv3x3(self.ch, dtype=self.dtype, name="conv_in")(x)
         for level, mult in enumerate(self.ch_mult):
             for block in range(self.num_res_blocks):
                 h = res(h, self.ch * mult, f"down_{level}_res_{block}")
@@ -81,7 +81,7 @@ class Encoder(Pyramid):
             h = self.attend(h, "mid_attn_1")
         h = res(h, h.shape[-1], "mid_res_2")
         h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
-        return conv3x3(self.out_channels, name="conv_out", dtype=self.dtype)(h)
+        return Conv3x3(self.out_channels, dtype=self.dtype, name="conv_out")(h)
 
 
 class Decoder(Pyramid):
@@ -91,7 +91,7 @@ class Decoder(Pyramid):
     def __call__(self, z: Float[Array, "b h w c"], deterministic: bool = True) -> Float[Array, "b h2 w2 d"]:
         """Maps [b, h, w, c] to [b, f h, f w, out_channels], float32 and not clipped."""
         res = functools.partial(self.res, deterministic=deterministic)
-        h = conv3x3(self.ch * self.ch_mult[-1], name="conv_in", dtype=self.dtype)(z)
+        h = Conv3x3(self.ch * self.ch_mult[-1], dtype=self.dtype, name="conv_in")(z)
         h = res(h, h.shape[-1], "mid_res_1")
         if self.mid_attention:
             h = self.attend(h, "mid_attn_1")
@@ -104,7 +104,7 @@ class Decoder(Pyramid):
             if level:
                 h = Upsample(self.dtype, name=f"up_{level}_up")(h)
         h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
-        return conv3x3(self.out_channels, name="conv_out", dtype=self.dtype)(h).astype(jnp.float32)
+        return Conv3x3(self.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
 
 
 def check_image_size(shape: tuple[int, ...], downsampling: int) -> None:

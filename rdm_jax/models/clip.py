@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models.attention import attend
 from rdm_jax.models.layers import LayerNorm
 
 
@@ -61,7 +62,7 @@ class Block(nn.Module):
         added = (2 * self.layers * c) ** -0.5
         h = dense(3 * c, c**-0.5, "qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
         q, k, v = (part.reshape(b, n, self.heads, c // self.heads) for part in jnp.split(h, 3, axis=-1))
-        h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        h = attend(q, k, v, causal=self.causal)
         x = x + dense(c, added, "out")(h.reshape(b, n, c))
         h = dense(4 * c, (2 * c) ** -0.5, "up")(LayerNorm(dtype=self.dtype, name="norm2")(x))
         return x + dense(c, added, "down")(ACTIVATIONS[self.activation](h))
@@ -203,7 +204,7 @@ class AttentionPool(nn.Module):
             return flat.reshape(b, inputs.shape[1], self.heads, c // self.heads)
 
         q, k, v = project(tokens[:, :1], "query"), project(tokens, "key"), project(tokens, "value")
-        pooled = jax.nn.dot_product_attention(q, k, v).reshape(b, c)
+        pooled = attend(q, k, v).reshape(b, c)
         return nn.Dense(self.embed_dim, dtype=self.dtype, kernel_init=normal, name="out")(pooled)
 
 

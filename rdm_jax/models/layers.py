@@ -7,6 +7,7 @@ computed in float32 and handed on in `dtype`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.models.convolution import convolve, convolve_upsampled
 
 
 class GroupNorm(nn.Module):
@@ -69,10 +71,29 @@ def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Any, Any]:
     return module.param("scale", ones, (channels,)), module.param("bias", zeros, (channels,))
 
 
-def conv3x3(features: int, *, name: str, dtype: Any = jnp.float32, zero_init: bool = False) -> nn.Conv:
-    """Returns a 3x3 convolution that keeps the size, its kernel born zero when `zero_init`."""
-    kernel_init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
-    return nn.Conv(features, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, kernel_init=kernel_init, name=name)
+class Conv3x3(nn.Module):
+    """A 3x3 convolution of stride 1 with a bias, its parameters those of `nn.Conv`.
+
+    Attributes:
+      features: channels that it puts out.
+      function: `convolve`, which keeps the size, or `convolve_upsampled`, which doubles it.
+      zero_init: whether its kernel is born zero.
+      dtype: what it is computed in.
+    """
+
+    features: int
+    function: Callable[[Array, Array], Array] = convolve
+    zero_init: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Maps [b, h, w, c] to [b, h, w, features], or twice that size."""
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        out = self.function(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype))
+        return out + jnp.asarray(bias, self.dtype)[None, None, None, :]
 
 
 class Downsample(nn.Module):
@@ -91,12 +112,6 @@ class Downsample(nn.Module):
         return nn.Conv(x.shape[-1], (3, 3), strides=(2, 2), padding=pad, dtype=self.dtype, name="conv")(x)
 
 
-def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Doubles height and width, each pixel repeated."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
 class Upsample(nn.Module):
     """Doubles height and width by repeating pixels, then a 3x3 convolution."""
 
@@ -105,7 +120,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         """Maps [b, h, w, c] to [b, 2h, 2w, c]."""
-        return conv3x3(x.shape[-1], name="conv", dtype=self.dtype)(upsample_nearest(x))
+        return Conv3x3(x.shape[-1], convolve_upsampled, dtype=self.dtype, name="conv")(x)
 
 
 class ResBlock(nn.Module):
@@ -124,12 +139,12 @@ class ResBlock(nn.Module):
     ) -> Float[Array, "b h w d"]:
         """Maps [b, h, w, c] to [b, h, w, channels]; `emb` [b, e] is what all pixels share (time)."""
         h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x))
-        h = conv3x3(self.channels, name="conv1", dtype=self.dtype)(h)
+        h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
         if emb is not None:
             h = h + nn.Dense(self.channels, dtype=self.dtype, name="time")(nn.silu(emb))[:, None, None, :]
         h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
-        h = conv3x3(self.channels, name="conv2", dtype=self.dtype, zero_init=self.zero_init)(h)
+        h = Conv3x3(self.channels, zero_init=self.zero_init, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="skip")(x)
         return x + h

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
-from rdm_jax.models.layers import Downsample, GroupNorm, ResBlock, Upsample, conv3x3, timestep_embedding
+from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample, timestep_embedding
 
 
 class UNet(nn.Module):
@@ -119,7 +119,7 @@ class UNet(nn.Module):
             return block(h, context)
 
         last = len(self.channel_mult) - 1
-        h = conv3x3(self.model_channels, name="in_0_conv", dtype=dtype)(x)
+        h = Conv3x3(self.model_channels, dtype=dtype, name="in_0_conv")(x)
         skips = [h]
         for level in range(last + 1):
             for _ in range(self.num_res_blocks):
@@ -146,7 +146,7 @@ class UNet(nn.Module):
                 index += 1
 
         h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
-        return conv3x3(self.out_channels, name="conv_out", dtype=dtype, zero_init=True)(h).astype(jnp.float32)
+        return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
 
     def _check(self, x: tuple[int, ...], context: tuple[int, ...]) -> None:
         height, width, channels = x[1:]

@@ -10,7 +10,7 @@ import pytest
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_unet
-from rdm_jax.models.layers import GroupNorm, LayerNorm, timestep_embedding, upsample_nearest
+from rdm_jax.models.layers import GroupNorm, LayerNorm, timestep_embedding
 
 TINY = {
     "in_channels": 3,
@@ -182,8 +182,3 @@ def test_norms_follow_their_definition_at_a_large_mean():
     expected = (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 1e-5)
     out, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.asarray(x))
     np.testing.assert_allclose(out, expected, atol=2e-3)
-
-
-def test_upsampling_repeats_pixels():
-    x = np.arange(24.0, dtype=np.float32).reshape(1, 3, 4, 2)
-    np.testing.assert_array_equal(upsample_nearest(jnp.asarray(x)), x.repeat(2, axis=1).repeat(2, axis=2))

@@ -1,0 +1,284 @@
+"""The networks against the same networks in PyTorch (diffusers, transformers), interleaved in one run, as a table.
+
+make parity                                         # installs what it needs
+.venv-parity/bin/python benchmarks/networks.py      # --only unet, --repeats 9, --no-compile, --dtype bfloat16
+
+Every program computes the same numbers from the same weights; the largest difference is printed. On a GPU both sides
+compute in bfloat16 with fused attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import importlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# PyTorch's threads would spin for a while after each call, in the time of the other program.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from machine import machine
+
+from rdm_jax.bundle import PREPROCESSING
+from rdm_jax.convert import clip, diffusers
+from rdm_jax.convert.mapping import assemble
+from rdm_jax.models import build_autoencoder, build_clip, build_unet
+from rdm_jax.training.config import load_config
+
+
+def _library(name: str) -> Any:
+    """Returns a module of what only this comparison needs; the program ends where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        sys.exit(f"benchmarks/networks.py: {name} is not here; make parity installs it")
+
+
+torch = _library("torch")
+MODELS = Path(__file__).parent.parent / "configs" / "models"
+PRODUCT = 3072  # side of the matrices whose product is the floor
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One network as two programs.
+
+    Attributes:
+      module: PyTorch's, and how it is called with PyTorch's inputs.
+      call: (module, inputs) to its output.
+      apply: (parameters, inputs) to ours.
+      params: ours, converted from the module's.
+      inputs: as PyTorch takes them.
+    """
+
+    module: Any
+    call: Callable[..., Any]
+    apply: Callable[..., Any]
+    params: Any
+    inputs: tuple[Any, ...]
+
+
+def _settings(name: str, part: str) -> dict[str, Any]:
+    return load_config(str(MODELS / f"{name}.py")).to_dict()[part]
+
+
+def _numpy(module: Any) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def _random(*shape: int) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def unet(dtype: str) -> Case:
+    """Returns rdm_imagenet's U-Net for two latents of 64x64 with four tokens each, 401 M parameters."""
+    settings = _settings("rdm_imagenet", "unet")
+    module: Any = _library("diffusers").UNet2DConditionModel.from_config(diffusers.to_unet_config(settings, 64))
+    network = build_unet({**settings, "dtype": dtype, "attention_implementation": _fused()})
+    params = assemble(diffusers.unet_plan(_numpy(module), network, frozenset()))
+
+    def apply(params: Any, x: Any, t: Any, context: Any) -> Any:
+        return network.apply({"params": params}, x, t, context)
+
+    inputs = _random(2, 3, 64, 64), torch.tensor([5, 900]), _random(2, 4, 512)
+    return Case(module, lambda net, *inputs: net(*inputs).sample, apply, params, inputs)
+
+
+def decoder(dtype: str) -> Case:
+    """Returns kl_f16's decoder for one picture of 256x256."""
+    settings = _settings("kl_f16", "autoencoder")
+    module: Any = _library("diffusers").AutoencoderKL.from_config(diffusers.to_vae_config(settings, 1.0, 256))
+    network = build_autoencoder({**settings, "dtype": dtype})
+    params = assemble(diffusers.vae_plan(_numpy(module), network, frozenset()))
+
+    def apply(params: Any, z: Any) -> Any:
+        return network.apply({"params": params}, z, method="decode")
+
+    return Case(module, lambda net, z: net.decode(z).sample, apply, params, (_random(1, 16, 16, 16),))
+
+
+def _clip(dtype: str, method: str, call: Callable[..., Any], inputs: Any) -> Case:
+    from transformers import CLIPConfig, CLIPModel
+
+    settings = _settings("clip_vit_b32", "clip")
+    module: Any = CLIPModel(CLIPConfig.from_dict(clip.to_hugging_face(settings)))
+    network = build_clip({**{key: settings[key] for key in settings if key not in PREPROCESSING}, "dtype": dtype})
+    params = assemble(clip.clip_plan(_numpy(module), network))
+
+    def apply(params: Any, inputs: Any) -> Any:
+        return network.apply({"params": params}, inputs, method=method)
+
+    return Case(module, call, apply, params, (inputs,))
+
+
+def clip_image(dtype: str) -> Case:
+    """Returns CLIP ViT-B/32's image tower for eight pictures."""
+    return _clip(dtype, "encode_image", lambda net, x: net.get_image_features(x).pooler_output, _random(8, 3, 224, 224))
+
+
+def clip_text(dtype: str) -> Case:
+    """Returns CLIP ViT-B/32's text tower for eight captions of 77 tokens."""
+    tokens = torch.randint(0, 49405, (8, 77), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0], tokens[:, 20:] = 49406, 49407
+    return _clip(dtype, "encode_text", lambda net, x: net.get_text_features(x).pooler_output, tokens)
+
+
+CASES: Mapping[str, Callable[[str], Case]] = {
+    "unet": unet,
+    "decoder": decoder,
+    "clip_image": clip_image,
+    "clip_text": clip_text,
+}
+
+
+def _fused() -> str | None:
+    return "cudnn" if jax.default_backend() == "gpu" else None
+
+
+def _ours(array: np.ndarray) -> Any:
+    """Returns an input as our networks take it: NHWC, whole numbers as int32."""
+    array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    return jnp.asarray(array, jnp.int32 if array.dtype == np.int64 else None)
+
+
+def programs(case: Case, dtype: str, compiled: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yields the programs that compute a case, by name, each waiting for its result."""
+    apply = jax.jit(case.apply)
+    params, inputs = jax.device_put(case.params), tuple(_ours(value.numpy()) for value in case.inputs)
+    yield "rdm_jax", lambda: jax.block_until_ready(apply(params, *inputs))
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    floating = getattr(torch, dtype)
+    theirs = [x.to(device, floating if x.is_floating_point() else None) for x in case.inputs]
+
+    def program(call: Callable[..., Any], module: Any, inputs: list[Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            with torch.inference_mode():
+                result = call(module, *inputs)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return result
+
+        return run
+
+    case.module.eval().requires_grad_(False).to(device, floating)
+    calls = {"eager": case.call} | ({"torch.compile": torch.compile(case.call)} if compiled else {})
+    for name, call in calls.items():
+        yield name, program(call, case.module, theirs)
+    if case.inputs[0].ndim == 4:
+        last = copy.deepcopy(case.module).to(memory_format=torch.channels_last)
+        images = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in theirs]
+        calls = {"eager": case.call} | ({"torch.compile": torch.compile(case.call)} if compiled else {})
+        for name, call in calls.items():
+            yield f"{name}, channels-last", program(call, last, images)
+
+
+def products(dtype: str) -> Mapping[str, Callable[[], Any]]:
+    """Returns the programs of one large matrix product, ours and PyTorch's: the faster of them is the floor."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    theirs = _random(PRODUCT, PRODUCT).to(device, getattr(torch, dtype))
+    ours = jnp.asarray(np.ones((PRODUCT, PRODUCT), np.float32), dtype)
+    multiply = jax.jit(jnp.matmul)
+
+    def run() -> None:
+        torch.matmul(theirs, theirs)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return {"product in JAX": lambda: jax.block_until_ready(multiply(ours, ours)), "product in PyTorch": run}
+
+
+def interleave(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Returns each program's seconds, one round of all programs after another, their order turned each time."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for round_ in range(repeats):
+        for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+            time.sleep(0.02)
+            begin = time.perf_counter()
+            calls[name]()
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def operations(case: Case) -> float:
+    """Returns how many floating-point operations one call needs, as PyTorch counts them."""
+    counter = _library("torch.utils.flop_counter").FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        case.call(case.module, *case.inputs)
+    return float(counter.get_total_flops())
+
+
+def _difference(ours: Any, theirs: Any) -> float:
+    theirs = theirs.float().cpu().numpy()
+    theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
+    return float(np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max())
+
+
+def _quartiles(values: list[float]) -> str:
+    low, _, high = statistics.quantiles(values, n=4)
+    return f"{low:.2f} to {high:.2f}"
+
+
+def rows(name: str, dtype: str, repeats: int, compiled: bool) -> Iterator[str]:
+    """Yields the rows of the table of one case."""
+    case = CASES[name](dtype)
+    flops = operations(case)
+    calls = dict(programs(case, dtype, compiled))
+    results = {}
+    for program, call in calls.items():
+        print(f"{name}: compiling {program}", file=sys.stderr, flush=True)
+        results[program] = call()
+        call()
+    worst = max(_difference(results["rdm_jax"], results[other]) for other in calls if other != "rdm_jax")
+    times = interleave({**calls, **products(dtype)}, repeats)
+    medians = {program: statistics.median(seconds) for program, seconds in times.items()}
+    rate = 2 * PRODUCT**3 / min(medians[program] for program in medians if program.startswith("product"))
+    others = [program for program in calls if program != "rdm_jax"]
+    best = min(others, key=medians.__getitem__)
+    ours = times["rdm_jax"]
+    for program in calls:
+        seconds = medians[program]
+        ratios = [theirs / mine for theirs, mine in zip(times[program], ours, strict=True)]
+        mark = " (best of PyTorch)" if program == best else ""
+        yield (
+            f"| {name} | {program}{mark} | {1e3 * seconds:.1f} | {flops / seconds / 1e9:.0f} "
+            f"| {flops / seconds / rate:.0%} | {statistics.median(ratios):.2f} | {_quartiles(ratios)} |"
+        )
+    yield (
+        f"| {name} | a matrix product's rate | {1e3 * flops / rate:.1f} | {rate / 1e9:.0f} | 100% | "
+        f"| {flops / 1e9:.1f} GFLOP a call; largest relative difference {worst:.0e} |"
+    )
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CASES, action="append", help="a network; may be given several times")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    args = parser.parse_args()
+    dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    print(f"{machine()}; {dtype}; JAX {jax.__version__} on {jax.default_backend()}, PyTorch {torch.__version__}\n")
+    print("| network | program | ms | GFLOP/s | of the floor | time against rdm_jax, paired | quartiles |")
+    print("|---|---|---|---|---|---|---|")
+    for name in args.only or CASES:
+        for row in rows(name, dtype, max(2, args.repeats), not args.no_compile):
+            print(row, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

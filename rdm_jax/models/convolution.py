@@ -1,0 +1,186 @@
+"""3x3 convolutions that keep a picture's size, or double it, each by the fewest products that its platform gains from.
+
+GPUs and TPUs use XLA's convolution. On the CPU that computes all 36 products of a 2x2 tile of outputs, where minimal
+filtering (Lavin and Gray 2015, https://arxiv.org/abs/1509.09308, section 4.1: F(2x2, 3x3)) needs 16, and 9 if the
+picture's pixels are each repeated before. Errors stay those of float32 sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+Picture = Float[Array, "b h w c"]
+Kernel = Float[Array, "3 3 c d"]
+Matrix = tuple[tuple[float, ...], ...]
+
+TILES = 4096  # at a time: what a tile needs beside the picture is then bounded, and the products are still large
+LEAST_TILES = 128  # fewer do not pay for transforming the kernel
+LEAST_CHANNELS = 48  # fewer do not pay for transforming the picture
+LEAST_PRODUCTS = 2**26  # of a pixel with a kernel's tap, about 6 ms: fewer do not pay for half a second of compilation
+FEW_PIXELS = 256  # up to here XLA's convolution keeps the cores less busy than one product over patches does
+
+
+@dataclasses.dataclass(frozen=True)
+class Filtering:
+    """How two neighbouring outputs along an axis are made: from_products @ ((of_pixels @ pixels) * (of_taps @ taps)).
+
+    Attributes:
+      of_pixels: [products, pixels].
+      of_taps: [products, 3].
+      from_products: [2, products].
+      stride: how many pixels of the picture it is from one tile to the next.
+    """
+
+    of_pixels: Matrix
+    of_taps: Matrix
+    from_products: Matrix
+    stride: int
+
+
+SAME = Filtering(
+    of_pixels=((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0)),
+    of_taps=((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)),
+    from_products=((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0)),
+    stride=2,
+)
+# Pixels a, b, c that are repeated give the tile k0 a + (k1 + k2) b and (k0 + k1) b + k2 c.
+DOUBLED = Filtering(
+    of_pixels=((1.0, -1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 1.0, -1.0)),
+    of_taps=((1.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0)),
+    from_products=((1.0, 1.0, 0.0), (0.0, 1.0, -1.0)),
+    stride=1,
+)
+
+
+def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Doubles height and width, each pixel repeated."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+@jax.custom_jvp
+def convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """Convolves [b, h, w, c] with a kernel [3, 3, c, d] of the same type, zeros around the picture."""
+    return jax.lax.platform_dependent(x, kernel, cpu=_convolve_on_cpu, default=_convolve)
+
+
+@jax.custom_jvp
+def convolve_upsampled(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h2 w2 d"]:
+    """Doubles height and width as `upsample_nearest` does and convolves, [b, h, w, c] to [b, 2h, 2w, d]."""
+    return jax.lax.platform_dependent(x, kernel, cpu=_convolve_upsampled_on_cpu, default=_convolve_upsampled)
+
+
+def _convolve(x: Picture, kernel: Kernel) -> Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=dimensions)
+
+
+def _convolve_upsampled(x: Picture, kernel: Kernel) -> Array:
+    return _convolve(upsample_nearest(x), kernel)
+
+
+def _bilinear(function: Callable[..., Array], plain: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    """Returns the derivative of a function that is linear in each argument: XLA's own is what gradients come from."""
+
+    def rule(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+        (x, kernel), (dx, dkernel) = primals, tangents
+        out = function(x, kernel)
+        parts = [] if isinstance(dx, SymbolicZero) else [plain(dx, kernel)]
+        parts += [] if isinstance(dkernel, SymbolicZero) else [plain(x, dkernel)]
+        return out, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(out)
+
+    return rule
+
+
+convolve.defjvp(_bilinear(convolve, _convolve), symbolic_zeros=True)
+convolve_upsampled.defjvp(_bilinear(convolve_upsampled, _convolve_upsampled), symbolic_zeros=True)
+
+
+def _convolve_on_cpu(x: Picture, kernel: Kernel) -> Array:
+    b, h, w, c = x.shape
+    if h % 2 == w % 2 == 0 and _pays(b * h * w // 4, x, kernel):
+        return _filtered(x, kernel, SAME)
+    return _over_patches(x, kernel) if b * h * w <= FEW_PIXELS <= 4 * c else _convolve(x, kernel)
+
+
+def _convolve_upsampled_on_cpu(x: Picture, kernel: Kernel) -> Array:
+    b, h, w, _ = x.shape
+    return _filtered(x, kernel, DOUBLED) if _pays(b * h * w, x, kernel) else _convolve_upsampled(x, kernel)
+
+
+def _pays(tiles: int, x: Picture, kernel: Kernel) -> bool:
+    channels = kernel.shape[2:]
+    large = (
+        tiles >= LEAST_TILES and min(channels) >= LEAST_CHANNELS and 4 * tiles * math.prod(channels) >= LEAST_PRODUCTS
+    )
+    return large and x.dtype == jnp.float32
+
+
+def _over_patches(x: Picture, kernel: Kernel) -> Array:
+    """Convolves by one product of all patches with the kernel."""
+    b, h, w, c = x.shape
+    around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = [around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    products = jnp.concatenate(patches, axis=-1).reshape(b * h * w, 9 * c) @ kernel.reshape(9 * c, -1)
+    return products.reshape(b, h, w, -1)
+
+
+def _filtered(x: Picture, kernel: Kernel, filtering: Filtering) -> Array:
+    """Convolves by minimal filtering, a band of rows after another where the picture is large."""
+    b, h, w, _ = x.shape
+    stride, size = filtering.stride, len(filtering.of_pixels[0])
+    taps = _on_both_axes(filtering.of_taps, [[kernel[i, j] for j in range(3)] for i in range(3)])
+    around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = h // stride
+    band = max(1, min(rows, TILES * stride // (b * w)))
+    if band == rows:
+        return _tiles(around, taps, filtering)
+    bands = -(-rows // band)  # the last one overlaps with the one before
+    starts = jnp.minimum(jnp.arange(bands) * band, rows - band)
+
+    def one(start: Array) -> Array:
+        part = jax.lax.dynamic_slice_in_dim(around, start * stride, stride * (band - 1) + size, axis=1)
+        return _tiles(part, taps, filtering)
+
+    parts = jax.lax.map(one, starts)
+    whole = jnp.moveaxis(parts[:-1], 0, 1).reshape(b, -1, *parts.shape[3:])
+    return jnp.concatenate([whole, parts[-1][:, 2 * ((bands - 1) * band - (rows - band)) :]], axis=1)
+
+
+def _tiles(around: Picture, taps: list[list[Array]], filtering: Filtering) -> Array:
+    """Returns the outputs of all tiles of a picture that has its margin of 1."""
+    b, height, width, c = around.shape
+    stride, size = filtering.stride, len(filtering.of_pixels[0])
+    down, across = (height - size) // stride + 1, (width - size) // stride + 1
+
+    def pixels(i: int, j: int) -> Array:
+        rows = around[:, i : i + stride * (down - 1) + 1 : stride]
+        return rows[:, :, j : j + stride * (across - 1) + 1 : stride]
+
+    inputs = _on_both_axes(filtering.of_pixels, [[pixels(i, j) for j in range(size)] for i in range(size)])
+    products = [
+        [(value.reshape(-1, c) @ tap).reshape(b, down, across, -1) for value, tap in zip(*row, strict=True)]
+        for row in zip(inputs, taps, strict=True)
+    ]
+    outputs = _on_both_axes(filtering.from_products, products)
+    rows = [jnp.stack(row, axis=3) for row in outputs]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * down, 2 * across, -1)
+
+
+def _on_both_axes(matrix: Matrix, grid: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """Returns matrix @ grid @ matrix^T for a grid of arrays."""
+    columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
+    return [_combine(matrix, row) for row in zip(*columns, strict=True)]
+
+
+def _combine(matrix: Matrix, parts: Sequence[Array]) -> list[Array]:
+    rows = ([part * factor for factor, part in zip(row, parts, strict=True) if factor] for row in matrix)
+    return [sum(terms[1:], terms[0]) for terms in rows]
