@@ -10,10 +10,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rdm_jax.core import files, trees
@@ -30,6 +31,7 @@ TOKENIZER = "tokenizer.json"
 PARTS = ("clip", "autoencoder", "unet", "classifier")
 DRAWING = ("diffusion", "latents", "conditioning", "sampling")  # what a bundle with a U-Net says beside its parts
 PREPROCESSING = ("mean", "std")  # kept beside the towers' settings: how pixels become what the image tower takes
+DTYPES = ("float32", "bfloat16")
 EMBEDDED = Path(__file__).parent / "assets" / "models"
 
 
@@ -39,7 +41,7 @@ class Bundle:
 
     Attributes:
       config: what config.json holds: a name, the schema, one entry per part, and the conventions of sampling.
-      params: {part: nested dictionary of float32 arrays}.
+      params: {part: nested dictionary of arrays}, float32 but for a U-Net that was opened in another type.
       tokenizer: the text tower's tokenizer, None where there is no text tower.
       path: the folder that it was read from, None for a bundle in memory.
     """
@@ -55,15 +57,30 @@ class Bundle:
         return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
 
     @staticmethod
-    def open(name_or_path: str | Path) -> Bundle:
+    def open(name_or_path: str | Path, *, parts: Sequence[str] = PARTS, dtype: str = "float32") -> Bundle:
         """Opens an embedded bundle by its name or any bundle by its folder.
 
+        Args:
+          name_or_path: the name or the folder.
+          parts: which parts to read, of those that are there.
+          dtype: a name in `DTYPES`: what the U-Net computes in, and its parameters are held in. The other parts stay in
+            float32: they take little of the time, and databases know a CLIP by what it computes.
+
         Raises:
-          UserError: there is no such bundle, or a file of it is missing, damaged or not the one its config names.
+          UserError: there is no such bundle, a file of it is missing, damaged or not the one its config names, or
+            `dtype` is not known.
         """
+        if dtype not in DTYPES:
+            raise unknown("dtype", dtype, DTYPES)
         path = locate(name_or_path)
         config = read_config(path)
-        params = {part: _read_part(path, part, config) for part in PARTS if part in config}
+        params = {
+            part: _read_part(path, part, config, dtype if part == "unet" else "float32")
+            for part in PARTS
+            if part in config and part in parts
+        }
+        if "unet" in config and dtype != config["unet"].get("dtype", "float32"):
+            config = {**config, "unet": {**config["unet"], "dtype": dtype}}
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
     def save(self, path: Path, dtype: str = "float16") -> None:
@@ -86,6 +103,11 @@ class Bundle:
                 self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
                 hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
             files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
+
+    @property
+    def dtype(self) -> str:
+        """What the U-Net computes in."""
+        return str(self.config.get("unet", {}).get("dtype", "float32"))
 
     def has(self, part: str) -> bool:
         """Says whether the bundle holds a part."""
@@ -219,9 +241,9 @@ def _identity(config: dict[str, Any], sha256: str) -> dict[str, Any]:
     return {"name": name, "sha256": sha256, "width": width}
 
 
-def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Returns a part's parameters, each made of the mapped file on its own, so that no more than they are is held."""
+    from safetensors import SafetensorError, safe_open
 
     file = path / f"{part}.safetensors"
     if not file.is_file():
@@ -231,10 +253,11 @@ def _read_part(path: Path, part: str, config: dict[str, Any]) -> dict[str, Any]:
             f"damaged bundle {path}: the SHA-256 of {file.name} is not the one in config.json; copy it again"
         )
     try:
-        flat = load_file(file)
+        with safe_open(file, "numpy") as stored:
+            flat = {name: np.asarray(stored.get_tensor(name), jnp.dtype(dtype)) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error
-    return trees.unflatten({name: np.asarray(leaf, np.float32) for name, leaf in flat.items()})
+    return trees.unflatten(flat)
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:

@@ -32,6 +32,10 @@ DECODED_PIXELS = 2**20
 MAX_BATCH = 8
 MAX_GUIDANCE = 1000.0
 CONDITIONS = ("neighbors", "text", "text+neighbors")
+# By default what depends on parameters alone is scheduled first, and all of it is then held at once.
+COMPILER_OPTIONS: Mapping[str, dict[str, str | bool]] = {
+    "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +226,10 @@ def denoiser_from(
 
 def _apply(unet: Any, params: Any) -> Apply:
     def apply(x: Float[Array, "b h w c"], t: Array, context: Float[Array, "b n d"]) -> Float[Array, "b h w o"]:
-        return unet.apply({"params": params}, x, t, context)
+        # What is made of the parameters alone (kernels transformed, or widened from bfloat16) would otherwise be made
+        # for the whole network before the first step, and held through all of them.
+        tied, x = jax.lax.optimization_barrier((params, x))
+        return unet.apply({"params": tied}, x, t, context)
 
     return apply
 
@@ -347,8 +354,9 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
     scale = jax.ShapeDtypeStruct((), jnp.float32)
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((shape.chunk, *x.shape[1:]), x.dtype), (steps, step_keys))
     decode = decoder_from(bundle.autoencoder, config["latents"])
+    options = COMPILER_OPTIONS.get(jax.default_backend())
     return Program(
-        start=jax.jit(start).lower(keys).compile(),
-        advance=jax.jit(advance).lower(bundle.params["unet"], tokens, scale, part, carry).compile(),
-        decode=jax.jit(decode).lower(bundle.params["autoencoder"], carry.x).compile(),
+        start=jax.jit(start).lower(keys).compile(options),
+        advance=jax.jit(advance).lower(bundle.params["unet"], tokens, scale, part, carry).compile(options),
+        decode=jax.jit(decode).lower(bundle.params["autoencoder"], carry.x).compile(options),
     )

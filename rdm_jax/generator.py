@@ -25,6 +25,7 @@ from jaxtyping import Float, Int, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys
@@ -106,16 +107,26 @@ class Generator:
     programs: dict[Shape, Program] = dataclasses.field(default_factory=dict)
 
     @staticmethod
-    def load(model: str | Path | Bundle) -> Generator:
+    def load(model: str | Path | Bundle, dtype: str | None = None) -> Generator:
         """Makes a model ready: an open bundle, or one by its name or folder.
 
+        Args:
+          model: the bundle, its name or its folder.
+          dtype: what the U-Net computes in: "float32" (the default for one that is opened here) or "bfloat16", which
+            takes half the memory.
+
         Raises:
-          UserError: there is no such model, it is damaged, or it lacks a part that drawing needs.
+          UserError: there is no such model, it is damaged, it lacks a part that drawing needs, or it is open in another
+            type already.
         """
-        bundle = model if isinstance(model, Bundle) else Bundle.open(model)
+        opened = not isinstance(model, Bundle)
+        bundle = Bundle.open(model, dtype=dtype or "float32") if opened else model
+        if dtype not in (None, bundle.dtype):
+            raise UserError(f"the model is open in {bundle.dtype}, and {dtype} was asked for; open it in that type")
         bundle.require("clip", "autoencoder", "unet")
-        # The arrays on the device take the place of those on the host, so that the weights are held once.
-        bundle = dataclasses.replace(bundle, params=jax.tree.map(jnp.asarray, bundle.params))
+        # What was opened here is held by nobody else: each array goes when its copy is on the device.
+        move = trees.map_in_place if opened else jax.tree.map
+        bundle = dataclasses.replace(bundle, params=move(jnp.asarray, bundle.params))
         return Generator(bundle, ClipEncoder(bundle))
 
     @property

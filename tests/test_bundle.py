@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -43,6 +44,32 @@ def test_float16_rounds_once(tmp_path: Path) -> None:
     first = Bundle.open(tmp_path / "half")
     first.save(tmp_path / "again")
     assert Bundle.open(tmp_path / "again").hashes == first.hashes
+
+
+def test_a_unet_may_be_opened_in_half_precision(saved: Path, tmp_path: Path) -> None:
+    half, whole = Bundle.open(saved, dtype="bfloat16"), Bundle.open(saved)
+    assert (half.dtype, half.unet.dtype, whole.dtype) == ("bfloat16", "bfloat16", "float32")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half.params["unet"])} == {"bfloat16"}
+    for part in ("clip", "autoencoder"):
+        chex.assert_trees_all_equal_shapes_and_dtypes(half.params[part], whole.params[part])
+    chex.assert_trees_all_close(half.params["unet"], whole.params["unet"], rtol=2**-8)
+    x, context = np.ones((1, 8, 8, half.unet.in_channels), np.float32), np.ones((1, 2, tiny.WIDTH), np.float32)
+    one, other = (
+        jax.jit(opened.unet.apply)({"params": opened.params["unet"]}, x, np.ones(1), context)
+        for opened in (half, whole)
+    )
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(one, other, atol=0.05 * np.abs(other).max())
+    assert not np.array_equal(one, other)
+    with pytest.raises(UserError, match=r"unknown dtype 'float8'.*bfloat16"):
+        Bundle.open(saved, dtype="float8")
+
+
+def test_parts_that_are_not_asked_for_are_not_read(saved: Path, copy: Path) -> None:
+    (copy / "unet.safetensors").unlink()
+    opened = Bundle.open(copy, parts=("clip",))
+    assert set(opened.params) == {"clip"}
+    assert opened.encoder_identity == Bundle.open(saved).encoder_identity
 
 
 def test_parts_merge(saved: Path) -> None:

@@ -265,3 +265,8 @@ def test_a_model_without_a_part_is_refused(generator):
     params = {part: tree for part, tree in generator.bundle.params.items() if part != "unet"}
     with pytest.raises(UserError, match="has no unet"):
         Generator.load(dataclasses.replace(generator.bundle, params=params))
+
+
+def test_a_model_that_is_open_in_another_type_is_refused(generator):
+    with pytest.raises(UserError, match="open in float32, and bfloat16 was asked for"):
+        Generator.load(generator.bundle, "bfloat16")

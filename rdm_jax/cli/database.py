@@ -112,7 +112,7 @@ def _build(args: argparse.Namespace) -> None:
 
     source = open_source(args.source, args.split, args.data_dir)
     note(f"{source.name}: {len(source)} pictures, captions from {source.captions}")
-    encoder = ClipEncoder(Bundle.open(args.encoder))
+    encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)))
     with Progress("embedding", unit="picture") as progress:
         report = build_database(
             source,
@@ -198,7 +198,7 @@ def _search(args: argparse.Namespace) -> None:
     database = Database.open(args.database)
     _check_range("--k", args.k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")
     picture = _read_picture(args.image) if args.image else None
-    encoder = ClipEncoder(Bundle.open(args.encoder or _encoder_of(database)))
+    encoder = ClipEncoder(Bundle.open(args.encoder or _encoder_of(database), parts=("clip",)))
     retriever = Retriever(encoder, [database], index=args.index)
     if picture is None:
         tail = encoder.tokenize([args.text])[1][0]

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
     database = Database.open(args.database)
     source = open_source(args.dataset, args.split, args.data_dir)
-    encoder = ClipEncoder(Bundle.open(args.encoder))
+    encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)))
     with Progress("neighbours", unit="example") as progress:
         report = compute_neighbors(
             source,

@@ -112,12 +112,16 @@ def identity(part: Bundle | Database) -> dict[str, str]:
     return {"name": part.name, "sha256": part.digest}
 
 
+def _model_identity(model: Bundle) -> dict[str, str]:
+    return {**identity(model), "dtype": model.dtype}
+
+
 def records(result: Result, model: Bundle, database: Database | None) -> list[dict[str, Any]]:
     """Returns for each picture of a result what it takes to draw it again, as JSON values."""
     shared = {
         "schema": SCHEMA,
         "versions": versions(),
-        "model": identity(model),
+        "model": _model_identity(model),
         "database": None if database is None else identity(database),
         "settings": dataclasses.asdict(result.settings),
     }
@@ -169,7 +173,7 @@ def run_record(
         "complete": len(entries) == planned,
         "arguments": {"prompts": plan.prompts, **dataclasses.asdict(plan.settings)},
         "versions": versions(),
-        "model": {**identity(model), "parts": model.hashes},
+        "model": {**_model_identity(model), "parts": model.hashes},
         "databases": [{**identity(database), "rows": len(database)} for database in databases],
         "images": list(entries),
     }

@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawing.add_argument("--eta", type=float, metavar="E", help="fresh noise in each step, 0 to 1")
     drawing.add_argument("--guidance-scale", type=float, metavar="G", help="1 is none, more follows the query closer")
     drawing.add_argument("--seed", type=int, metavar="I", help="drawn by chance, said and recorded where not given")
+    drawing.add_argument(
+        "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
+    )
     drawing.add_argument("--height", type=int, metavar="H", help="in pixels")
     drawing.add_argument("--width", type=int, metavar="W", help="in pixels")
     output = parser.add_argument_group("output")
@@ -112,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
-    generator = Generator.load(args.model)
+    generator = Generator.load(args.model, args.dtype)
     databases = _open_databases(args.database, args.condition, generator.bundle)
     plans = _plan(generator, args, prompts, images, databases)
     _read_neighbors(databases, plans)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,13 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the nested dictionary of {"a/b/c": leaf}."""
     return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def map_in_place(function: Callable[[Any], Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns a nested dictionary whose leaves were replaced one by one, so that old and new are not both held."""
+    for name, value in tree.items():
+        tree[name] = map_in_place(function, value) if isinstance(value, dict) else function(value)
+    return tree
 
 
 def count(tree: Any) -> int:

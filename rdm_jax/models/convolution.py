@@ -106,22 +106,20 @@ convolve_upsampled.defjvp(_bilinear(convolve_upsampled, _convolve_upsampled), sy
 
 def _convolve_on_cpu(x: Picture, kernel: Kernel) -> Array:
     b, h, w, c = x.shape
-    if h % 2 == w % 2 == 0 and _pays(b * h * w // 4, x, kernel):
+    if h % 2 == w % 2 == 0 and _pays(b * h * w // 4, kernel):
         return _filtered(x, kernel, SAME)
     return _over_patches(x, kernel) if b * h * w <= FEW_PIXELS <= 4 * c else _convolve(x, kernel)
 
 
 def _convolve_upsampled_on_cpu(x: Picture, kernel: Kernel) -> Array:
     b, h, w, _ = x.shape
-    return _filtered(x, kernel, DOUBLED) if _pays(b * h * w, x, kernel) else _convolve_upsampled(x, kernel)
+    return _filtered(x, kernel, DOUBLED) if _pays(b * h * w, kernel) else _convolve_upsampled(x, kernel)
 
 
-def _pays(tiles: int, x: Picture, kernel: Kernel) -> bool:
+def _pays(tiles: int, kernel: Kernel) -> bool:
     channels = kernel.shape[2:]
-    large = (
-        tiles >= LEAST_TILES and min(channels) >= LEAST_CHANNELS and 4 * tiles * math.prod(channels) >= LEAST_PRODUCTS
-    )
-    return large and x.dtype == jnp.float32
+    large = tiles >= LEAST_TILES and min(channels) >= LEAST_CHANNELS
+    return large and 4 * tiles * math.prod(channels) >= LEAST_PRODUCTS
 
 
 def _over_patches(x: Picture, kernel: Kernel) -> Array:
@@ -134,21 +132,22 @@ def _over_patches(x: Picture, kernel: Kernel) -> Array:
 
 
 def _filtered(x: Picture, kernel: Kernel, filtering: Filtering) -> Array:
-    """Convolves by minimal filtering, a band of rows after another where the picture is large."""
+    """Convolves by minimal filtering, at least in float32, a band of rows after another where the picture is large."""
     b, h, w, _ = x.shape
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums of taps would lose digits; the CPU has no products of halves
     stride, size = filtering.stride, len(filtering.of_pixels[0])
-    taps = _on_both_axes(filtering.of_taps, [[kernel[i, j] for j in range(3)] for i in range(3)])
-    around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = _on_both_axes(filtering.of_taps, [[kernel[i, j].astype(wide) for j in range(3)] for i in range(3)])
+    around = jnp.pad(x.astype(wide), ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows = h // stride
     band = max(1, min(rows, TILES * stride // (b * w)))
     if band == rows:
-        return _tiles(around, taps, filtering)
+        return _tiles(around, taps, filtering).astype(x.dtype)
     bands = -(-rows // band)  # the last one overlaps with the one before
     starts = jnp.minimum(jnp.arange(bands) * band, rows - band)
 
     def one(start: Array) -> Array:
         part = jax.lax.dynamic_slice_in_dim(around, start * stride, stride * (band - 1) + size, axis=1)
-        return _tiles(part, taps, filtering)
+        return _tiles(part, taps, filtering).astype(x.dtype)
 
     parts = jax.lax.map(one, starts)
     whole = jnp.moveaxis(parts[:-1], 0, 1).reshape(b, -1, *parts.shape[3:])

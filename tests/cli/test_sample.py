@@ -46,7 +46,7 @@ def home(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def load():
-    """Loads each model once, so that what a test compiled serves the next one too."""
+    """Loads each model in each type once, so that what a test compiled serves the next one too."""
     return functools.cache(Generator.load)
 
 
@@ -149,6 +149,17 @@ def test_replay_draws_each_picture_again_bit_for_bit(sample, rdm, capsys):
         assert Image.open(original).text["parameters"] == Image.open(again).text["parameters"]
     assert rdm("replay", "outputs/00001-7.png") == 0
     assert Path("outputs/00001-7-replay-2.png").exists()
+
+
+def test_half_precision_is_recorded_and_replayed(sample, rdm, capsys):
+    for dtype in ("float32", "bfloat16"):
+        assert sample("a red boat", "--seed", 7, "--dtype", dtype, "--out", dtype) == 0
+        assert json.loads(Path(dtype, "run.json").read_text())["model"]["dtype"] == dtype
+    one, other = (pixels(f"{dtype}/00000-7.png").astype(int) for dtype in ("float32", "bfloat16"))
+    assert 0 < np.abs(one - other).mean() < 8
+    capsys.readouterr()
+    assert rdm("replay", "bfloat16/00000-7.png") == 0
+    assert "identical to the picture in the file" in capsys.readouterr().err
 
 
 def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
