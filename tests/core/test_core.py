@@ -121,3 +121,9 @@ def test_trees_flatten_count_and_tell_their_values() -> None:
     assert trees.count(tree) == 10
     changed = {"a": {"b": np.zeros((2, 3), np.float32)}, "c": np.full(4, 2, np.float32)}
     assert trees.digest(tree) == trees.digest({"c": tree["c"], "a": tree["a"]}) != trees.digest(changed)
+
+
+def test_leaves_are_replaced_one_by_one() -> None:
+    tree = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert trees.map_in_place(lambda leaf: 10 * leaf, tree) is tree
+    assert tree == {"a": {"b": 10, "c": 20}, "d": 30}
