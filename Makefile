@@ -22,12 +22,15 @@ test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n auto
 
 parity: $(PARITY_VENV)/.installed
-	$(PARITY_VENV)/bin/python -m pytest tests/parity
+	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py
+	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py
 
 $(PARITY_VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(PARITY_VENV)
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,parity]"
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PARITY_VENV)/vision \
+	  torchvision==0.28.0 lpips==0.1.4
 	@touch $@
 
 $(VENV)/.installed: setup.py

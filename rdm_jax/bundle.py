@@ -23,12 +23,12 @@ from rdm_jax.core.errors import UserError, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from rdm_jax.models import CLIP, AutoencoderKL, AutoencoderVQ, UNet
+    from rdm_jax.models import CLIP, LPIPS, AutoencoderKL, AutoencoderVQ, InceptionV3, UNet
     from rdm_jax.models.classifier import Classifier
 
 SCHEMA = 1
 TOKENIZER = "tokenizer.json"
-PARTS = ("clip", "autoencoder", "unet", "classifier")
+PARTS = ("clip", "autoencoder", "unet", "classifier", "lpips", "inception")
 DRAWING = ("diffusion", "latents", "conditioning", "sampling")  # what a bundle with a U-Net says beside its parts
 PREPROCESSING = ("mean", "std")  # kept beside the towers' settings: how pixels become what the image tower takes
 DTYPES = ("float32", "bfloat16")
@@ -153,6 +153,20 @@ class Bundle:
         from rdm_jax.models.classifier import build_classifier
 
         return build_classifier(self.config["classifier"])
+
+    @functools.cached_property
+    def lpips(self) -> LPIPS:
+        """The module of the perceptual distance."""
+        from rdm_jax.models import build_lpips
+
+        return build_lpips(self.config["lpips"])
+
+    @functools.cached_property
+    def inception(self) -> InceptionV3:
+        """The module that the Fréchet inception distance takes its features from."""
+        from rdm_jax.models import build_inception
+
+        return build_inception(self.config["inception"])
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:

@@ -17,7 +17,8 @@ HELP = """make a model bundle of released weights
   rdm convert rdm-768 --to compvis --out original       a bundle as CompVis's programs read it
 
 What SRC is, is told by its content: a CompVis checkpoint or first stage (with its yaml), OpenAI's CLIP (as released, or
-a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers. Nothing in it is run."""
+a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, LPIPS, the Inception-v3 of the Fréchet
+distance. Nothing in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="join this CLIP (a bundle, or anything that is one)")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
+    parser.add_argument("--vgg", type=Path, metavar="FILE", help="torchvision's VGG-16, for LPIPS's own file")
     parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or left over"
     )
@@ -58,6 +60,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         weights=args.weights,
         clip_source=args.clip,
         tokenizer=args.tokenizer,
+        vgg=args.vgg,
         allowed=frozenset(args.allow_missing),
     )
     made.write(args.out, progress)
@@ -74,6 +77,7 @@ def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None
     from rdm_jax.core.errors import UserError
 
     options = {"--config": args.config, "--weights": args.weights, "--clip": args.clip, "--tokenizer": args.tokenizer}
+    options["--vgg"] = args.vgg
     given = [option for option, value in {**options, "--allow-missing": args.allow_missing}.items() if value]
     if given:
         raise UserError(f"{given[0]} says how weights are read, and --to writes a bundle as it is; leave it away")

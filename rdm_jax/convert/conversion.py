@@ -15,11 +15,11 @@ import numpy as np
 
 from rdm_jax import __version__
 from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config
-from rdm_jax.convert import clip, compvis, compvis_config, diffusers
+from rdm_jax.convert import clip, compvis, compvis_config, diffusers, metrics
 from rdm_jax.convert.mapping import Parameter
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.tokenizer import read_tokenizer
-from rdm_jax.convert.torch_file import read_state_dict
+from rdm_jax.convert.torch_file import is_legacy, read_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models import build_autoencoder, build_clip, build_unet
@@ -114,18 +114,20 @@ def convert(
     weights: str | None = None,
     clip_source: Path | None = None,
     tokenizer: Path | None = None,
+    vgg: Path | None = None,
     allowed: frozenset[str] = frozenset(),
 ) -> Conversion:
     """Returns how a source becomes a bundle; what it is, is told by its content.
 
     Args:
       source: a CompVis checkpoint or first stage, a diffusers folder, a CLIP in the layout of OpenAI (TorchScript too)
-        or Hugging Face.
+        or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
       config: the yaml of a CompVis model; one beside it, of its name or the only one, by default.
       weights: of a checkpoint: its moving average "ema" (the default), what was trained "raw", or "both" (the raw ones
         beside it).
       clip_source: a CLIP that the model gets: anything that is one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
+      vgg: torchvision's VGG-16, for LPIPS's own file, which lacks it.
       allowed: names of tensors that may be missing (then zeros) or left over.
 
     Raises:
@@ -133,7 +135,7 @@ def convert(
     """
     if weights not in (None, *WEIGHTS):
         raise unknown("weights", str(weights), WEIGHTS)
-    made = _convert_one(source, config, weights or "ema", tokenizer, allowed)
+    made = _convert_one(source, config, weights or "ema", tokenizer, allowed, vgg)
     if clip_source is not None:
         if "clip" in made.parts:
             raise UserError(f"{source} has a CLIP itself; leave --clip away")
@@ -142,6 +144,7 @@ def convert(
         "--config": config and not made.kind.startswith("CompVis"),
         "--weights": weights and made.kind != "CompVis checkpoint",
         "--tokenizer": tokenizer and "clip" not in made.parts,
+        "--vgg": vgg and "lpips" not in made.parts,
     }
     for option in (option for option, wrong in unused.items() if wrong):
         raise UserError(f"{option} says nothing of {source} ({made.kind}); leave it away")
@@ -149,7 +152,12 @@ def convert(
 
 
 def _convert_one(
-    source: Path, config: Path | None, weights: str, tokenizer: Path | None, allowed: frozenset[str]
+    source: Path,
+    config: Path | None,
+    weights: str,
+    tokenizer: Path | None,
+    allowed: frozenset[str],
+    vgg: Path | None = None,
 ) -> Conversion:
     if (source / "model_index.json").is_file():
         return _pipeline(source, tokenizer, allowed)
@@ -162,10 +170,18 @@ def _convert_one(
         return _checkpoint(source, state, config, weights, allowed)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
+    if metrics.is_lpips(state):
+        return _lpips(source, state, vgg, allowed)
+    if metrics.is_inception(state):
+        part = metrics.inception_plan(state, allowed)
+        settings = {"name": source.stem, "inception": metrics.inception_config(state)}
+        return Conversion("Inception-v3", settings, {"inception": part}, (source,))
+    if metrics.is_vgg(state):
+        raise UserError(f"{source} is a VGG-16 alone; give LPIPS's weights, and this file by --vgg")
     some = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints and first "
-        "stages, folders of diffusers, and the CLIPs of OpenAI and Hugging Face"
+        "stages, folders of diffusers, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
 
@@ -180,14 +196,11 @@ def read_tensors(path: Path) -> Mapping[str, np.ndarray]:
             start = file.read(9)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file of weights or a CLIP's folder") from error
-    if zipfile.is_zipfile(path) or start.startswith(b"PK"):
+    if zipfile.is_zipfile(path) or start.startswith(b"PK") or is_legacy(path):
         return read_state_dict(path)
     if start[8:] == b"{":
         return SafetensorsFile(path)
-    raise UserError(
-        f"{path} is neither a PyTorch checkpoint nor a safetensors file; what PyTorch before 1.6 wrote must be saved "
-        "again"
-    )
+    raise UserError(f"{path} is neither a PyTorch checkpoint nor a safetensors file; give one of these")
 
 
 def _checkpoint(
@@ -252,6 +265,12 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
     return _joined(
         made, _hugging_face_clip(source / "clip", tokenizer or (beside if beside.is_dir() else None), allowed)
     )
+
+
+def _lpips(source: Path, state: Mapping[str, np.ndarray], vgg: Path | None, allowed: frozenset[str]) -> Conversion:
+    recipes = metrics.lpips_plan(state, None if vgg is None else read_tensors(vgg), allowed)
+    sources = (source,) if vgg is None else (source, vgg)
+    return Conversion("LPIPS", {"name": "lpips", "lpips": {}}, {"lpips": recipes}, sources)
 
 
 def _openai_clip(

@@ -1,10 +1,11 @@
 """Reads PyTorch checkpoints without PyTorch, and without running what they hold; and writes them.
 
 A checkpoint is a zip archive: `<name>/data.pkl`, a pickle whose tensors name their storages, and `<name>/data/<key>`,
-the bytes of each storage, uncompressed. TorchScript archives hold their modules in the same way. A pickle can call any
-function it names; this reader lets it name only those that rebuild tensors and plain containers, and refuses the file
-otherwise. Every tensor is mapped into memory when it is asked for and let go with its array, so that a file of any size
-can be gone through in little memory.
+the bytes of each storage, uncompressed. TorchScript archives hold their modules in the same way. Before version 1.6 a
+checkpoint was pickles one after another, then the storages. A pickle can call any function it names; this reader lets
+it name only those that rebuild tensors and plain containers, and refuses the file otherwise. Every tensor is mapped
+into memory when it is asked for and let go with its array, so that a file of any size can be gone through in little
+memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -39,6 +40,21 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+
+# The first pickle of a file of PyTorch before 1.6, and what its second one holds.
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_LEGACY_VERSION = 1001
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    KeyError,
+    ValueError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
 
 # What Lightning's records beside the weights name. Nothing of it is imported or kept.
 _INERT = (
@@ -76,8 +92,8 @@ def read_state_dict(path: Path | str) -> StateDict:
     """Returns the tensors of a checkpoint by name: those of its "state_dict" entry or, without one, its own.
 
     Args:
-      path: a file that `torch.save` wrote (since PyTorch 1.6), a dictionary of tensors or a Lightning checkpoint; or a
-        TorchScript program, whose modules' parameters and buffers are taken.
+      path: a file that `torch.save` wrote, a dictionary of tensors or a Lightning checkpoint; or a TorchScript program,
+        whose modules' parameters and buffers are taken.
 
     Returns:
       Read-only arrays in their stored types; values that are no tensors are left out.
@@ -87,16 +103,14 @@ def read_state_dict(path: Path | str) -> StateDict:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            content = _Unpickler(archive, path).load()
+        content = _read_pickles(path) if is_legacy(path) else _read_archive(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a PyTorch checkpoint") from error
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(
-            f"{path} is no zip archive, or is cut off; download it again, or save it with torch.save of PyTorch 1.6 or "
-            "later"
+            f"{path} is no zip archive, or is cut off; download it again, or save it with torch.save"
         ) from error
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint ({error}); download it again") from error
     if isinstance(content, _Module):
         return StateDict(content.tensors())
@@ -104,6 +118,39 @@ def read_state_dict(path: Path | str) -> StateDict:
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a checkpoint")
     return StateDict({name: value for name, value in state.items() if isinstance(value, _Tensor)})
+
+
+def is_legacy(path: Path) -> bool:
+    """Tells whether a file begins as PyTorch before 1.6 wrote them; raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return file.read(len(_LEGACY_START)) == _LEGACY_START
+
+
+def _read_archive(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        return _ArchiveUnpickler(archive, path).load()
+
+
+def _read_pickles(path: Path) -> Any:
+    """Returns what a file of the older kind holds: a mark, a version, the system, the content, then its storages."""
+    with open(path, "rb") as file:
+        _, version, system = (_Unpickler(file, path).load() for _ in range(3))
+        if version != _LEGACY_VERSION or not system.get("little_endian", True):
+            raise UserError(f"{path} is of an unknown version or big-endian; save it again with torch.save")
+        unpickler = _LegacyUnpickler(file, path)
+        content = unpickler.load()
+        for key in _Unpickler(file, path).load():
+            storage = unpickler.storages[key]
+            (count,) = struct.unpack("<q", file.read(8))
+            if count != storage.count:
+                raise pickle.UnpicklingError(f"storage {key} has {count} numbers for {storage.count}")
+            storage.start = file.tell()
+            file.seek(count * np.dtype(storage.dtype).itemsize, io.SEEK_CUR)
+            if file.tell() > path.stat().st_size:
+                raise pickle.UnpicklingError(f"storage {key} is cut off")
+        if any(storage.start is None for storage in unpickler.storages.values()):
+            raise pickle.UnpicklingError("a storage is missing")
+    return content
 
 
 class _Inert:
@@ -140,12 +187,15 @@ class _StorageType:
     dtype: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Storage:
-    """Numbers in a row: `count` of them at `start` bytes into a file, or in `data` where they were compressed there."""
+    """Numbers in a row: `count` of them at `start` bytes into a file, or in `data` where they were compressed there.
+
+    In a file of the older kind `start` is known after the pickle was read.
+    """
 
     path: Path
-    start: int
+    start: int | None
     count: int
     dtype: Any
     data: bytes | None = None
@@ -155,7 +205,7 @@ class _Storage:
         if self.data is not None or not self.count:
             return np.frombuffer(self.data or b"", self.dtype)
         size = self.count * np.dtype(self.dtype).itemsize
-        return np.memmap(self.path, np.uint8, "r", self.start, (size,)).view(self.dtype)
+        return np.memmap(self.path, np.uint8, "r", self.start or 0, (size,)).view(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,21 +227,17 @@ class _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise UserError(f"{path} has no data.pkl inside; give a checkpoint that torch.save wrote")
-        self._path, self._archive = path, archive
-        self._root = pickles[0].removesuffix("data.pkl")
-        if f"{self._root}byteorder" in archive.namelist() and archive.read(f"{self._root}byteorder") != b"little":
-            raise UserError(f"{path} is big-endian; save it again on a little-endian machine")
-        self._storages: dict[str, _Storage] = {}
-        super().__init__(io.BytesIO(archive.read(pickles[0])))
+    """Takes what a checkpoint may hold, and refuses all else."""
+
+    def __init__(self, file: BinaryIO | io.BytesIO, path: Path) -> None:
+        self._path = path
+        super().__init__(file)
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns what a pickle may name, and refuses the rest."""
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): _first,
             ("torch", "Size"): tuple,
@@ -209,6 +255,36 @@ class _Unpickler(pickle.Unpickler):
                 "save its state_dict alone and give that"
             )
         return allowed[module, name]
+
+
+class _LegacyUnpickler(_Unpickler):
+    """Keeps the storages by their keys, their places not yet known."""
+
+    def __init__(self, file: BinaryIO | io.BytesIO, path: Path) -> None:
+        super().__init__(file, path)
+        self.storages: dict[str, _Storage] = {}
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage a pickle refers to."""
+        kind, storage, key, _, count, view = pid
+        if kind != "storage" or not isinstance(storage, _StorageType) or view is not None:
+            raise pickle.UnpicklingError(f"unknown reference {kind!r}")
+        return self.storages.setdefault(key, _Storage(self._path, None, count, storage.dtype))
+
+
+class _ArchiveUnpickler(_Unpickler):
+    """Places the storages within the archive."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise UserError(f"{path} has no data.pkl inside; give a checkpoint that torch.save wrote")
+        self._archive = archive
+        self._root = pickles[0].removesuffix("data.pkl")
+        if f"{self._root}byteorder" in archive.namelist() and archive.read(f"{self._root}byteorder") != b"little":
+            raise UserError(f"{path} is big-endian; save it again on a little-endian machine")
+        self._storages: dict[str, _Storage] = {}
+        super().__init__(io.BytesIO(archive.read(pickles[0])), path)
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns the storage a pickle refers to."""

@@ -15,6 +15,8 @@ from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
+from rdm_jax.models.inception import InceptionV3
+from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.vq import AutoencoderVQ
 
@@ -60,7 +62,27 @@ def build_clip(config: Mapping[str, Any]) -> CLIP:
     )
 
 
-def abstract_params(network: UNet | AutoencoderKL | AutoencoderVQ | CLIP) -> dict[str, jax.ShapeDtypeStruct]:
+def build_lpips(config: Mapping[str, Any]) -> LPIPS:
+    """Returns the perceptual distance's network; its configuration has no keys.
+
+    Raises:
+      UserError: there is a key.
+    """
+    return _construct("lpips", LPIPS, config)
+
+
+def build_inception(config: Mapping[str, Any]) -> InceptionV3:
+    """Returns the Inception-v3 of a configuration, whose keys are the fields of `InceptionV3`.
+
+    Raises:
+      UserError: a key is unknown.
+    """
+    return _construct("inception", InceptionV3, config)
+
+
+def abstract_params(
+    network: UNet | AutoencoderKL | AutoencoderVQ | CLIP | LPIPS | InceptionV3,
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return trees.flatten(jax.eval_shape(network.init, key, *network.smallest_inputs)["params"])

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import attend
-from rdm_jax.models.layers import LayerNorm
+from rdm_jax.models.layers import FrozenBatchNorm, LayerNorm
 
 
 def quick_gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
@@ -128,24 +128,6 @@ class ViT(nn.Module):
         x = LayerNorm(dtype=dtype, name="norm_out")(POOLS[self.pool](x))
         x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=normal, name="projection")(x)
         return x.astype(jnp.float32)
-
-
-class FrozenBatchNorm(nn.Module):
-    """Batch normalisation by stored statistics, which live among the parameters and get no gradient."""
-
-    epsilon: float = 1e-5
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Maps [b, h, w, c] to (x - mean) / sqrt(var + epsilon) * scale + bias."""
-        shape, ones, zeros = (x.shape[-1],), nn.initializers.ones, nn.initializers.zeros
-        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
-        mean = jax.lax.stop_gradient(self.param("mean", zeros, shape))
-        var = jax.lax.stop_gradient(self.param("var", ones, shape))
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        out = x.astype(jnp.float32) * factor[None, None, None, :] + (bias - mean * factor)[None, None, None, :]
-        return out.astype(self.dtype)
 
 
 def _conv_norm(x: Array, features: int, size: int, name: str, dtype: Any, stride: int = 1) -> Array:

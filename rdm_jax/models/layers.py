@@ -66,6 +66,24 @@ class LayerNorm(nn.Module):
         return (centred * factor * scale + bias).astype(self.dtype)
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation by stored statistics, which live among the parameters and get no gradient."""
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps [b, h, w, c] to (x - mean) / sqrt(var + epsilon) * scale + bias."""
+        shape, ones, zeros = (x.shape[-1],), nn.initializers.ones, nn.initializers.zeros
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        mean = jax.lax.stop_gradient(self.param("mean", zeros, shape))
+        var = jax.lax.stop_gradient(self.param("var", ones, shape))
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        out = x.astype(jnp.float32) * factor[None, None, None, :] + (bias - mean * factor)[None, None, None, :]
+        return out.astype(self.dtype)
+
+
 def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Any, Any]:
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     return module.param("scale", ones, (channels,)), module.param("bias", zeros, (channels,))

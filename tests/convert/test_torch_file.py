@@ -22,7 +22,7 @@ class _Torch:
 
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
-        self.storages, self.names = {}, {}
+        self.storages, self.sizes, self.names = {}, {}, {}
 
     def name(self, module, attribute):
         if (module, attribute) in self.names:
@@ -43,7 +43,7 @@ class _Torch:
 
     def tensor(self, flat, storage, offset, size, stride):
         key = str(len(self.storages))
-        self.storages[key] = flat.tobytes()
+        self.storages[key], self.sizes[key] = flat.tobytes(), flat.dtype.itemsize
         reference = ("storage", self.name("torch", storage), key, "cpu", flat.size)
         rebuild = self.name("torch._utils", "_rebuild_tensor_v2")
         return _Reduced(rebuild, (_Reference(reference), offset, size, stride, False, collections.OrderedDict()))
@@ -55,6 +55,16 @@ class _Torch:
             archive.writestr("any/data.pkl", buffer.getvalue())
             for key, data in self.storages.items():
                 archive.writestr(f"any/data/{key}", data)
+
+    def save_legacy(self, path, content, version=1001, kept=None):
+        """Writes the file of PyTorch before 1.6: its storages' references have a view, and follow the pickles."""
+        keys = sorted(self.storages)
+        with open(path, "wb") as file:
+            for part in (0x1950A86A20F9469CFC6C, version, {"little_endian": True}, content, keys):
+                _LegacyPickler(file, protocol=2).dump(part)
+            for key in keys:
+                data, size = self.storages[key], self.sizes[key]
+                file.write(np.int64(len(data) // size).tobytes() + data[:kept])
 
 
 class _Reference:
@@ -73,6 +83,11 @@ class _Reduced:
 class _Pickler(pickle.Pickler):
     def persistent_id(self, obj):
         return obj.pid if isinstance(obj, _Reference) else None
+
+
+class _LegacyPickler(pickle.Pickler):
+    def persistent_id(self, obj):
+        return (*obj.pid, None) if isinstance(obj, _Reference) else None
 
 
 @pytest.fixture
@@ -109,6 +124,39 @@ def test_tensors_come_back(tmp_path, torch, storage, dtype, compression):
     np.testing.assert_array_equal(read["transposed"], values.reshape(6, 4).T)
     np.testing.assert_array_equal(read["inner"], values[5:10:2])
     assert read["scalar"] == values[3] and read["scalar"].shape == () and read["empty"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(("storage", "dtype"), [("FloatStorage", np.float32), ("HalfStorage", np.float16)])
+def test_files_of_pytorch_before_its_archives_are_read(tmp_path, torch, storage, dtype):
+    first, second = np.arange(24).astype(dtype), np.arange(5).astype(dtype)
+    state = {
+        "whole": torch.tensor(first, storage, 0, (2, 3, 4), (12, 4, 1)),
+        "transposed": torch.tensor(second, storage, 1, (2, 2), (1, 2)),
+    }
+    torch.save_legacy(tmp_path / "a.pth", collections.OrderedDict(state))
+    read = read_state_dict(tmp_path / "a.pth")
+    np.testing.assert_array_equal(read["whole"], first.reshape(2, 3, 4))
+    np.testing.assert_array_equal(read["transposed"], second[1:].reshape(2, 2).T)
+    assert read["whole"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda torch, path, state: torch.save_legacy(path, state, version=1002), "unknown version"),
+        (lambda torch, path, state: torch.save_legacy(path, state, kept=8), "is cut off"),
+        (lambda torch, path, state: torch.save_legacy(path, {"x": torch.name("os", "system")}), "names os.system"),
+        (
+            lambda torch, path, state: torch.save_legacy(path, state) or path.write_bytes(path.read_bytes()[:150]),
+            "damaged",
+        ),
+    ],
+)
+def test_damaged_and_hostile_files_of_that_time_are_refused(tmp_path, torch, wrong, message):
+    state = {"x": torch.tensor(np.ones(6, np.float32), "FloatStorage", 0, (6,), (1,))}
+    wrong(torch, tmp_path / "a.pth", state)
+    with pytest.raises(UserError, match=message):
+        read_state_dict(tmp_path / "a.pth")
 
 
 def test_a_plain_dictionary_of_tensors_is_read(tmp_path, torch):
