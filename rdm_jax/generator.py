@@ -154,6 +154,7 @@ class Generator:
         *,
         database: Databases | None = None,
         images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "n h w 3"] | None = None,
+        rows: Sequence[int] | Int[np.ndarray, " r"] = (),
         condition: str | None = None,
         neighbors: int | None = None,
         num_images: int | None = None,
@@ -173,6 +174,7 @@ class Generator:
           database: a database, its name or its folder, several to be searched as one, or a `Retriever`, which keeps its
             index from call to call. "text" needs none and uses none.
           images: pictures of any size, each a query as a prompt is.
+          rows: ids of rows of the (first) database, each a query as well; `retrieval.proposals` draws some.
           condition: what the network sees: the query's "neighbors" (the default), the query itself ("text"), or
             "text+neighbors".
           neighbors: how many neighbours each query fetches.
@@ -206,11 +208,16 @@ class Generator:
             "height": height,
             "width": width,
         }
-        settings = factory.settings_from(self.bundle.config, given, queries=len(prompts) + len(images))
+        settings = factory.settings_from(self.bundle.config, given, queries=len(prompts) + len(images) + len(rows))
         self._steps(settings)
         self._latent_shape(settings)
         retriever = self._retriever(database, settings.condition)
         labels, queries = self._encode(prompts, images)
+        if len(rows):
+            if retriever is None:
+                raise UserError("rows of a database are queries for its neighbours, and condition 'text' has none")
+            labels += [f"row {row}" for row in rows]
+            queries = np.concatenate([queries, retriever.databases[0].embeddings(rows).astype(np.float32)])
         found = retriever.retrieve(queries, settings.neighbors) if retriever else None
         indices = list(range(len(queries) * settings.num_images))
         return Plan(settings, labels, queries, found, indices, rows=[i // settings.num_images for i in indices])
@@ -309,7 +316,8 @@ class Generator:
         # In small groups, for all to go through the same program, however many there are.
         groups = [self.encoder.encode_texts(prompts[i : i + SMALL_BATCH]) for i in range(0, len(prompts), SMALL_BATCH)]
         groups += [self.encoder.encode_images(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
-        return [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))], np.concatenate(groups)
+        labels = [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))]
+        return labels, np.concatenate([np.zeros((0, self.encoder.identity["width"]), np.float32), *groups])
 
     def _context(self, plan: Plan) -> Float[np.ndarray, "q n d"]:
         embeddings = plan.neighbors.embeddings if plan.neighbors else None

@@ -270,3 +270,12 @@ def test_a_model_without_a_part_is_refused(generator):
 def test_a_model_that_is_open_in_another_type_is_refused(generator):
     with pytest.raises(UserError, match="open in float32, and bfloat16 was asked for"):
         Generator.load(generator.bundle, "bfloat16")
+
+
+def test_rows_are_queries_beside_prompts_and_images(generator, databases):
+    plan = generator.plan("a red boat", database=databases[0], rows=[3, 5], condition="neighbors")
+    assert plan.prompts == ["a red boat", "row 3", "row 5"]
+    assert plan.neighbors is not None
+    np.testing.assert_array_equal(plan.neighbors.ids[1:, 0], [3, 5])
+    with pytest.raises(UserError, match="condition 'text' has none"):
+        generator.plan("a red boat", rows=[3], condition="text")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "style-scenes"
 DEFAULT_OUT = "outputs"
+TOP_M = 0.01  # the share of rows that the original draws from
 
 HELP = """Draws pictures for prompts.
 
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--database", action="append", default=[], metavar="NAME|DIR", help="where neighbors come from (repeatable)"
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
+    proposals = parser.add_argument_group("drawing without a prompt, by rows of the database")
+    proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="draw N rows as queries")
+    proposals.add_argument(
+        "--counts", metavar="DIR", help="neighbors of the training pictures (rdm neighbors): how often each row was one"
+    )
+    proposals.add_argument("--top-m", type=float, metavar="M", help="only the M most frequent rows, or that share")
+    proposals.add_argument("--weighted", action="store_true", help="draw a row as often as it was a neighbor")
     drawing = parser.add_argument_group("drawing (where nothing is given, the model's own settings hold)")
     drawing.add_argument("--condition", metavar="C", help="neighbors, text, or text+neighbors")
     drawing.add_argument("--neighbors", type=int, metavar="K", help="neighbors for each query")
@@ -83,13 +91,15 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
         "height": ("--H",),
         "width": ("--W",),
     }
-    floats = {"eta": ("--ddim_eta",), "guidance_scale": ("--scale", "--guidance_scale")}
+    floats = {"eta": ("--ddim_eta",), "guidance_scale": ("--scale", "--guidance_scale"), "top_m": ("--top_m",)}
     texts = {"out": ("--outdir",), "from_file": ("--from_file",), "model": ("--model_path",)}
     constants = {
         "--plms": ("sampler", "plms"),
         "--only_caption": ("condition", "text"),
         "--omit_query": ("condition", "neighbors"),
         "--use_neighbors": ("condition", "text+neighbors"),
+        "--unconditional": ("proposals", 1),
+        "--use_weights": ("weighted", True),
     }
     for flag, (name, value) in constants.items():
         parser.add_argument(
@@ -187,12 +197,15 @@ def _plan(
 ) -> list[Plan]:
     """Returns the plan for each database; queries are encoded once."""
     seed = secrets.randbits(32) if args.seed is None else args.seed
+    rows = _proposals(args, databases, seed)
+    condition, neighbors = _conditions(args, generator.bundle, bool(rows))
     first = generator.plan(
         prompts,
         database=databases[0],
         images=[pixels for _, pixels in images],
-        condition=args.condition,
-        neighbors=_neighbors(args, generator.bundle),
+        rows=rows,
+        condition=condition,
+        neighbors=neighbors,
         num_images=args.num_images,
         batch_size=args.batch_size,
         steps=args.steps,
@@ -203,17 +216,51 @@ def _plan(
         height=args.height,
         width=args.width,
     )
-    first = dataclasses.replace(first, prompts=[*prompts, *(label for label, _ in images)])
+    labels = [label for label, _ in images]
+    first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])
     note(f"model {generator.bundle.name}, seed {seed}")
     return [first, *(generator.replan(first, database) for database in databases[1:])]
 
 
-def _neighbors(args: argparse.Namespace, bundle: Bundle) -> int | None:
-    """Returns how many neighbours are asked for; CompVis's --k_nn counts the query, where the model sees it, as one."""
-    if "k_nn" not in args:
-        return args.neighbors
-    condition = args.condition or bundle.config["sampling"].get("condition", "")
-    return args.k_nn - (condition == "text+neighbors")
+def _proposals(args: argparse.Namespace, databases: list[Database | None], seed: int) -> Sequence[int]:
+    """Returns the rows that are queries of their own; none where --proposals does not ask for them."""
+    if not args.proposals:
+        given = {"--counts": args.counts, "--top-m": args.top_m, "--weighted": args.weighted}
+        for option in (option for option, value in given.items() if value):
+            note(f"warning: {option} says how --proposals draws rows, and there are none to draw; it is left out")
+        return ()
+    import numpy as np
+
+    from rdm_jax.retrieval import proposals
+    from rdm_jax.retrieval.sidecar import NeighborSidecar
+
+    if args.proposals < 0:
+        raise UserError(f"proposals {args.proposals} is too small; use 1 or more")
+    if len(databases) > 1 or databases[0] is None:
+        raise UserError("--proposals draws rows of one database; give one --database, and a condition with neighbors")
+    database = databases[0]
+    if args.counts is None:
+        if args.weighted or args.top_m is not None:
+            raise UserError("--top-m and --weighted need to know how often each row was a neighbor; give --counts DIR")
+        return proposals.draw(np.arange(len(database)), args.proposals, seed).tolist()
+    counts = proposals.count_neighbors(NeighborSidecar(Path(args.counts).expanduser()), database)
+    rows = proposals.top(counts, TOP_M if args.top_m is None else args.top_m)
+    return proposals.draw(rows, args.proposals, seed, counts[rows] if args.weighted else None).tolist()
+
+
+def _conditions(args: argparse.Namespace, bundle: Bundle, proposed: bool) -> tuple[str | None, int | None]:
+    """Returns the condition and how many neighbours are asked for, None for the model's own.
+
+    CompVis's --k_nn counts the query, where the model sees it, as one. Rows that are queries are their own first
+    neighbours: with nothing said, a model that sees query and neighbours sees as many tokens of neighbours alone.
+    """
+    own = bundle.config["sampling"].get("condition", "")
+    condition = args.condition or ("neighbors" if proposed else None)
+    if "k_nn" in args:
+        return condition, args.k_nn - ((condition or own) == "text+neighbors")
+    if proposed and args.condition is None and args.neighbors is None:
+        return condition, bundle.config["conditioning"]["neighbors"] + (own == "text+neighbors")
+    return condition, args.neighbors
 
 
 def _read_neighbors(databases: list[Database | None], plans: list[Plan]) -> None:

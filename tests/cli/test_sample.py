@@ -258,6 +258,38 @@ def test_compvis_flags_set_what_they_mean(sample, arguments, expected):
     assert {name: settings[name] for name in expected} == expected
 
 
+def test_rows_of_the_database_are_queries_where_there_is_no_prompt(sample, rdm, capsys, home):
+    assert sample("--proposals", 2, "--num-images", 2, "--seed", 7) == 0
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert run["arguments"]["condition"] == "neighbors" and len(run["images"]) == 4
+    first = {image["prompt"]: image["neighbors"] for image in run["images"]}
+    assert len(first) == 2
+    for label, neighbors in first.items():
+        assert label == f"row {neighbors[0]['id']}" and neighbors[0]["score"] > 0.999  # a row finds itself
+    capsys.readouterr()
+    assert rdm("replay", "outputs/00002-7.png") == 0
+    assert "identical" in capsys.readouterr().err
+    assert sample("a red boat", "--unconditional", "--seed", 7, "--out", "both") == 0
+    prompts = [image["prompt"] for image in json.loads(Path("both/run.json").read_text())["images"]]
+    assert prompts == ["a red boat", next(iter(first))]
+
+
+def test_rows_are_drawn_by_how_often_they_were_neighbours(sample, home, tiny, tmp_path, monkeypatch, capsys):
+    from rdm_jax.retrieval import proposals
+
+    asked = []
+    monkeypatch.setattr(proposals, "count_neighbors", lambda sidecar, database: np.arange(len(database)))
+    monkeypatch.setattr("rdm_jax.retrieval.sidecar.NeighborSidecar", lambda path: asked.append(path))
+    options = ("--proposals", 3, "--counts", "near", "--seed", 7)
+    for m, allowed in ((2, {10, 11}), (0.01, {11})):
+        assert sample(*options, "--top_m", m, "--use_weights", "--out", f"m{m}") == 0
+        images = json.loads(Path(f"m{m}/run.json").read_text())["images"]
+        assert {int(image["prompt"].removeprefix("row ")) for image in images} <= allowed
+    assert asked == [Path("near")] * 2
+    assert sample("a red boat", "--top_m", 0.01, "--seed", 7, "--out", "none") == 0
+    assert "warning: --top-m says how --proposals draws rows" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, monkeypatch):
     draw = Generator.draw
 
@@ -278,6 +310,9 @@ def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, m
     [
         ([], "nothing to draw"),
         ([""], "prompt 1 is empty"),
+        (["--proposals", "-1"], "proposals -1 is too small"),
+        (["--proposals", "2", "--top-m", "0.1"], "give --counts DIR"),
+        (["--proposals", "2", "--condition", "text"], "--proposals draws rows of one database"),
         (["a", "--condition", "neighbor"], "did you mean 'neighbors'"),
         (["a", "--sampler", "dimm"], "did you mean 'ddim'"),
         (["a", "--neighbors", "0"], "neighbors 0 is too small"),

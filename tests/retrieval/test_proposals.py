@@ -1,0 +1,59 @@
+"""Proposals of rows: the paper's distribution, cut to its top m, drawn by seed and number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval import proposals
+from rdm_jax.retrieval.neighbors import compute_neighbors
+from rdm_jax.retrieval.sidecar import NeighborSidecar
+from tests.retrieval.test_neighbors import write_more_pictures
+
+COUNTS = np.array([0, 7, 3, 7, 0, 1, 2, 0, 0, 0])
+
+
+def test_counts_are_those_of_the_records(tmp_path, encoder, database):
+    examples = write_more_pictures(tmp_path / "set", 20, seed=5, broken=(11,))
+    compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=8)
+    sidecar = NeighborSidecar(tmp_path / "out")
+    counts = proposals.count_neighbors(sidecar, database)
+    assert counts.shape == (len(database),)
+    assert counts.sum() == 19 * 6  # the broken one has none
+    for row in range(len(database)):
+        assert counts[row] == sum(row in sidecar[i][0] for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("m", "kept"), [(1, [1, 3, 2, 6, 5]), (0.2, [1, 3]), (0.21, [1, 3, 2]), (4, [1, 3, 2, 6]), (500, [1, 3, 2, 6, 5])]
+)
+def test_the_top_m_are_the_most_frequent(m, kept):
+    assert proposals.top(COUNTS, m).tolist() == kept
+
+
+@pytest.mark.parametrize("m", [0, -0.5, 2.5, float("nan")])
+def test_an_m_that_is_none_is_refused(m):
+    with pytest.raises(UserError, match="neither a share"):
+        proposals.top(COUNTS, m)
+
+
+def test_a_database_that_was_never_seen_has_no_proposals():
+    with pytest.raises(UserError, match="no row of the database is a neighbour"):
+        proposals.top(np.zeros(5, np.int64), 0.5)
+
+
+def test_draws_follow_the_shares():
+    rows = proposals.top(COUNTS, 1)
+    for weights, shares in ((None, np.full(5, 0.2)), (COUNTS[rows], COUNTS[rows] / 20)):
+        drawn = proposals.draw(rows, 2000, 3, weights)
+        observed = [(drawn == row).sum() for row in rows]
+        assert stats.chisquare(observed, 2000 * shares).pvalue > 1e-3
+
+
+def test_a_draw_depends_on_the_seed_and_its_number_alone():
+    rows = np.arange(1000)
+    np.testing.assert_array_equal(proposals.draw(rows, 20, 3)[:5], proposals.draw(rows, 5, 3))
+    assert not np.array_equal(proposals.draw(rows, 20, 3), proposals.draw(rows, 20, 4))
+    assert len(set(proposals.draw(rows, 20, 3).tolist())) > 15
