@@ -19,7 +19,6 @@ from rdm_jax.convert.writing import write_back
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-TOLERANCE = 1e-4
 UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
@@ -43,11 +42,6 @@ SCHEDULER = {"beta_start": 0.0015, "beta_end": 0.015, "beta_schedule": "scaled_l
 TOWER = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
 TEXT = {**TOWER, "vocab_size": 300, "max_position_embeddings": 16, "bos_token_id": 298, "eos_token_id": 299}
 VISION = {**TOWER, "image_size": 32, "patch_size": 8}
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not here; see make parity")
 
 
 @pytest.fixture(scope="module")
@@ -90,47 +84,39 @@ def bundle(folder, tmp_path_factory) -> Bundle:
     return Bundle.open(out)
 
 
-def _random(torch, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def _nhwc(tensor):
-    return jnp.asarray(tensor.numpy().transpose(0, 2, 3, 1))
-
-
-def _close(ours, theirs):
-    ours = np.asarray(ours)
-    ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=TOLERANCE, atol=TOLERANCE)
-
-
 @pytest.mark.parametrize("tokens", [1, 4, 21])
-def test_the_unet_is_that_of_diffusers(torch, originals, bundle, tokens):
-    x, t, context = _random(torch, 2, 4, 16, 8), torch.tensor([5, 900]), _random(torch, 2, tokens, 24)
+def test_the_unet_is_that_of_diffusers(torch, tensors, originals, bundle, tokens):
+    x, t, context = tensors.random(2, 4, 16, 8), torch.tensor([5, 900]), tensors.random(2, tokens, 24)
     ours = bundle.unet.apply(
-        {"params": bundle.params["unet"]}, _nhwc(x), jnp.asarray(t.numpy(), jnp.int32), jnp.asarray(context.numpy())
+        {"params": bundle.params["unet"]},
+        tensors.nhwc(x),
+        jnp.asarray(t.numpy(), jnp.int32),
+        jnp.asarray(context.numpy()),
     )
-    _close(ours, originals["unet"](x, t, context).sample)
+    tensors.close(ours, originals["unet"](x, t, context).sample)
 
 
-def test_the_autoencoder_is_that_of_diffusers(torch, originals, bundle):
-    image, latent = _random(torch, 2, 3, 32, 16), _random(torch, 2, 4, 8, 4)
+def test_the_autoencoder_is_that_of_diffusers(torch, tensors, originals, bundle):
+    image, latent = tensors.random(2, 3, 32, 16), tensors.random(2, 4, 8, 4)
     variables = {"params": bundle.params["autoencoder"]}
     moments = originals["vae"].encode(image).latent_dist.parameters
-    _close(bundle.autoencoder.apply(variables, _nhwc(image), method="encode"), moments)
-    _close(bundle.autoencoder.apply(variables, _nhwc(latent), method="decode"), originals["vae"].decode(latent).sample)
+    tensors.close(bundle.autoencoder.apply(variables, tensors.nhwc(image), method="encode"), moments)
+    tensors.close(
+        bundle.autoencoder.apply(variables, tensors.nhwc(latent), method="decode"),
+        originals["vae"].decode(latent).sample,
+    )
 
 
-def test_clip_is_that_of_transformers(torch, originals, bundle):
+def test_clip_is_that_of_transformers(torch, tensors, originals, bundle):
     tokens = torch.randint(0, 298, (3, 16), generator=torch.Generator().manual_seed(0))
     tokens[:, 0], tokens[0, 7:], tokens[1:, -1] = 298, 299, 299
-    pixels = _random(torch, 3, 3, 32, 32)
+    pixels = tensors.random(3, 3, 32, 32)
     out = originals["clip"](input_ids=tokens, pixel_values=pixels)
     variables = {"params": bundle.params["clip"]}
     texts = bundle.clip.apply(variables, jnp.asarray(tokens.numpy(), jnp.int32), method="encode_text")
-    images = bundle.clip.apply(variables, _nhwc(pixels), method="encode_image")
-    _close(texts / jnp.linalg.norm(texts, axis=1, keepdims=True), out.text_embeds)
-    _close(images / jnp.linalg.norm(images, axis=1, keepdims=True), out.image_embeds)
+    images = bundle.clip.apply(variables, tensors.nhwc(pixels), method="encode_image")
+    tensors.close(texts / jnp.linalg.norm(texts, axis=1, keepdims=True), out.text_embeds)
+    tensors.close(images / jnp.linalg.norm(images, axis=1, keepdims=True), out.image_embeds)
 
 
 def test_what_is_written_back_loads_there_and_is_equal(torch, originals, bundle, tmp_path):

@@ -12,7 +12,6 @@ import re
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,13 +19,6 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.convert.conversion import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not here; see make parity")
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +38,6 @@ def vision(torch):
                 del sys.modules[name]
 
 
-def _random(torch, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def _nhwc(tensor):
-    return jnp.asarray(tensor.numpy().transpose(0, 2, 3, 1))
-
-
-def _close(ours, theirs):
-    ours = np.asarray(ours)
-    ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
-    np.testing.assert_allclose(ours, theirs.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
-
-
 def _randomised(torch, network):
     """Draws all parameters and running statistics so that activations keep their size."""
     generator = torch.Generator().manual_seed(0)
@@ -74,16 +52,19 @@ def _randomised(torch, network):
     return network.eval()
 
 
-def test_lpips_is_that_of_its_authors(torch, vision, tmp_path):
+def test_lpips_is_that_of_its_authors(torch, tensors, vision, tmp_path):
     lpips = pytest.importorskip("lpips", reason="lpips is not here; see make parity")
     network = _randomised(torch, lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False))
     torch.save(network.state_dict(), tmp_path / "lpips.pth", _use_new_zipfile_serialization=False)
     convert(tmp_path / "lpips.pth").write(tmp_path / "out")
     bundle = Bundle.open(tmp_path / "out")
-    x, y = (torch.tanh(_random(torch, 2, 3, side, 48)) for side in (64, 64))
-    y = 0.7 * x + 0.3 * y.flip(0)
+    x = torch.tanh(tensors.random(2, 3, 64, 48))
+    y = 0.7 * x + 0.3 * x.flip(0)
     with torch.inference_mode():
-        _close(bundle.lpips.apply({"params": bundle.params["lpips"]}, _nhwc(x), _nhwc(y)), network(x, y).flatten())
+        tensors.close(
+            bundle.lpips.apply({"params": bundle.params["lpips"]}, tensors.nhwc(x), tensors.nhwc(y)),
+            network(x, y).flatten(),
+        )
     published = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"  # as PyTorch before 1.6 wrote it
     vgg = _randomised(torch, vision.models.vgg16(weights=None))
     torch.save({k: v for k, v in vgg.state_dict().items() if "features" in k}, tmp_path / "vgg16.pth")
@@ -96,7 +77,7 @@ def test_lpips_is_that_of_its_authors(torch, vision, tmp_path):
         )
 
 
-def test_inception_is_that_of_the_frechet_distance(torch, vision, tmp_path, monkeypatch):
+def test_inception_is_that_of_the_frechet_distance(torch, tensors, vision, tmp_path, monkeypatch):
     """Torchvision's, with what the release of 2015 has otherwise: averages without the margin, a maximum at the end."""
     pool, functional = torch.nn.functional.avg_pool2d, torch.nn.functional
     network = vision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
@@ -115,11 +96,11 @@ def test_inception_is_that_of_the_frechet_distance(torch, vision, tmp_path, monk
     torch.save(network.state_dict(), tmp_path / "pt_inception.pth", _use_new_zipfile_serialization=False)
     convert(tmp_path / "pt_inception.pth").write(tmp_path / "out")
     bundle = Bundle.open(tmp_path / "out")
-    x = torch.tanh(_random(torch, 2, 3, 139, 107))
+    x = torch.tanh(tensors.random(2, 3, 139, 107))
     with torch.inference_mode():
         seen["logits"] = network(x)
-    ours = bundle.inception.apply({"params": bundle.params["inception"]}, _nhwc(x))
+    ours = bundle.inception.apply({"params": bundle.params["inception"]}, tensors.nhwc(x))
     assert set(ours) == set(seen)
     for name, theirs in seen.items():
         scale = float(theirs.abs().max())
-        _close(ours[name] / scale, theirs / scale)
+        tensors.close(ours[name] / scale, theirs / scale)
