@@ -6,6 +6,7 @@ with an autoencoder starts the training of a diffusion model.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+import yaml
 
 from rdm_jax.core import files, trees
 from rdm_jax.core.errors import UserError, unknown
@@ -240,6 +242,33 @@ def read_config(path: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"damaged bundle {path}: config.json lacks {', '.join(wrong)}; export or convert it again")
     return config
+
+
+def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Returns a bundle's configuration with settings of drawing changed, the changes kept under "overrides".
+
+    Args:
+      config: of the bundle.
+      changes: "section.key=value" each, of a section in `DRAWING`; the value is read as YAML and of the key's type.
+
+    Raises:
+      UserError: there is no such key, no value, or one of another type.
+    """
+    made = copy.deepcopy(dict(config))
+    known = [f"{section}.{key}" for section in DRAWING for key in config.get(section, {})]
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise UserError(f"setting {change} has no value; write {change}=VALUE")
+        if key not in known:
+            raise unknown("setting", key, known)
+        section, _, name = key.partition(".")
+        old, value = made[section][name], yaml.safe_load(text)
+        value = float(value) if isinstance(old, float) and type(value) is int else value
+        if type(value) is not type(old):
+            raise UserError(f"setting {change}: the value must be of type {type(old).__name__}, like {old!r}")
+        made[section][name] = value
+    return {**made, "overrides": [*config.get("overrides", []), *changes]} if changes else made
 
 
 def encoder_identity(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build
 DECODED_PIXELS = 2**20
 MAX_BATCH = 8
 MAX_GUIDANCE = 1000.0
+NULLS = ("zeros",)  # what guidance leads away from: as many tokens of zeros
 CONDITIONS = ("neighbors", "text", "text+neighbors")
 # By default what depends on parameters alone is scheduled first, and all of it is then held at once.
 COMPILER_OPTIONS: Mapping[str, dict[str, str | bool]] = {
@@ -83,6 +84,8 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
     defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "neighbors": config["conditioning"]["neighbors"]}
     defaults |= {key: value for key, value in config["sampling"].items() if key in Settings.__annotations__}
     values = defaults | {key: value for key, value in given.items() if value is not None}
+    if config["conditioning"].get("null", "zeros") not in NULLS:
+        raise unknown("null condition", str(config["conditioning"]["null"]), NULLS)
     if values["condition"] not in CONDITIONS:
         raise unknown("condition", str(values["condition"]), CONDITIONS)
     for name in ("neighbors", "num_images", "steps", "height", "width"):
@@ -241,22 +244,27 @@ def decoder_from(
 
     Args:
       autoencoder: the first stage's module.
-      latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale.
+      latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale; "quantize" says
+        whether a VQ first stage takes the nearest codes before it decodes, which it does unless told otherwise.
     """
     scale = float(latents["scale"])
     shift = jnp.asarray(latents.get("shift", 0.0), jnp.float32).reshape(1, 1, 1, -1)
     full = autoencoder.clone(dtype="float32")
+    quantize = {"quantize": bool(latents["quantize"])} if "quantize" in latents else {}
+
+    def decoded(params: Any, z: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        return full.apply({"params": params}, z, method="decode", **quantize)
 
     def decode(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         """Maps latents [b, h, w, c] to pictures [b, f h, f w, 3], one slice after another where they are large."""
 
         def one(latent: Float[Array, "h w c"]) -> Float[Array, "h2 w2 3"]:
-            return full.apply({"params": params}, latent[None], method="decode")[0]
+            return decoded(params, latent[None])[0]
 
         z = x.astype(jnp.float32) / scale + shift
         pixels = z.shape[1] * z.shape[2] * full.downsampling**2
         if z.shape[0] * pixels <= DECODED_PIXELS:
-            return full.apply({"params": params}, z, method="decode")
+            return decoded(params, z)
         return jax.lax.map(one, z, batch_size=max(1, DECODED_PIXELS // pixels))
 
     return decode

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from rdm_jax import factory
-from rdm_jax.bundle import Bundle
+from rdm_jax.bundle import Bundle, override
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
@@ -107,17 +107,18 @@ class Generator:
     programs: dict[Shape, Program] = dataclasses.field(default_factory=dict)
 
     @staticmethod
-    def load(model: str | Path | Bundle, dtype: str | None = None) -> Generator:
+    def load(model: str | Path | Bundle, dtype: str | None = None, overrides: Sequence[str] = ()) -> Generator:
         """Makes a model ready: an open bundle, or one by its name or folder.
 
         Args:
           model: the bundle, its name or its folder.
           dtype: what the U-Net computes in: "float32" (the default for one that is opened here) or "bfloat16", which
             takes half the memory.
+          overrides: settings of the model's config.json to change, "conditioning.unit_tokens=false" each.
 
         Raises:
-          UserError: there is no such model, it is damaged, it lacks a part that drawing needs, or it is open in another
-            type already.
+          UserError: there is no such model, it is damaged, it lacks a part that drawing needs, it is open in another
+            type already, or there is no such setting.
         """
         opened = not isinstance(model, Bundle)
         bundle = Bundle.open(model, dtype=dtype or "float32") if opened else model
@@ -126,7 +127,8 @@ class Generator:
         bundle.require("clip", "autoencoder", "unet")
         # What was opened here is held by nobody else: each array goes when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
-        bundle = dataclasses.replace(bundle, params=move(jnp.asarray, bundle.params))
+        config = override(bundle.config, overrides)
+        bundle = dataclasses.replace(bundle, config=config, params=move(jnp.asarray, bundle.params))
         return Generator(bundle, ClipEncoder(bundle))
 
     @property

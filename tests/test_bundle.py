@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rdm_jax.bundle import Bundle, merge
+from rdm_jax.bundle import Bundle, merge, override
 from rdm_jax.core.errors import UserError
 from tests.helpers import tiny
 
@@ -70,6 +70,32 @@ def test_parts_that_are_not_asked_for_are_not_read(saved: Path, copy: Path) -> N
     opened = Bundle.open(copy, parts=("clip",))
     assert set(opened.params) == {"clip"}
     assert opened.encoder_identity == Bundle.open(saved).encoder_identity
+
+
+def test_settings_of_drawing_may_be_changed() -> None:
+    config = tiny.bundle().config
+    changed = override(config, ["conditioning.unit_tokens=true", "sampling.guidance_scale=3"])
+    assert changed["conditioning"]["unit_tokens"] is True and changed["sampling"]["guidance_scale"] == 3.0
+    assert changed["overrides"] == ["conditioning.unit_tokens=true", "sampling.guidance_scale=3"]
+    again = override(changed, ["sampling.steps=9"])
+    assert again["overrides"][2:] == ["sampling.steps=9"] and again["sampling"]["steps"] == 9
+    assert "overrides" not in config and config["sampling"]["guidance_scale"] == 2.0
+    assert override(config, []) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("conditioning.unit_token=true", "did you mean 'conditioning.unit_tokens'"),
+        ("unet.in_channels=3", "unknown setting"),
+        ("sampling.steps", "write sampling.steps=VALUE"),
+        ("sampling.steps=many", "must be of type int, like 4"),
+        ("conditioning.unit_tokens=1", "must be of type bool"),
+    ],
+)
+def test_settings_that_are_none_are_refused(change: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        override(tiny.bundle().config, [change])
 
 
 def test_parts_merge(saved: Path) -> None:

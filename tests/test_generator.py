@@ -17,6 +17,7 @@ from rdm_jax import factory
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import context_tokens
 from rdm_jax.generator import Generator
+from rdm_jax.models import build_autoencoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
 
@@ -279,3 +280,26 @@ def test_rows_are_queries_beside_prompts_and_images(generator, databases):
     np.testing.assert_array_equal(plan.neighbors.ids[1:, 0], [3, 5])
     with pytest.raises(UserError, match="condition 'text' has none"):
         generator.plan("a red boat", rows=[3], condition="text")
+
+
+def test_a_vq_first_stage_quantises_unless_told_otherwise():
+    settings = {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 8}
+    codes = {"z_channels": 3, "embed_dim": 3, "num_codes": 4}
+    module = build_autoencoder({"kind": "vq", "num_groups": 4, **settings, **codes})
+    h = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+    params = module.init(jax.random.key(1), jnp.zeros((1, 8, 8, 3)))["params"]
+    decoded = {
+        quantize: factory.decoder_from(module, {"scale": 2.0, "quantize": quantize})(params, 2.0 * h)
+        for quantize in (True, False)
+    }
+    for quantize, picture in decoded.items():
+        expected = module.apply({"params": params}, h, method="decode", quantize=quantize)
+        np.testing.assert_allclose(picture, expected, atol=1e-6)
+    assert np.abs(decoded[True] - decoded[False]).max() > 1e-4
+
+
+def test_an_unknown_null_condition_is_refused(generator, databases):
+    config = {**generator.bundle.config, "conditioning": {**generator.bundle.config["conditioning"], "null": "learned"}}
+    changed = dataclasses.replace(generator, bundle=dataclasses.replace(generator.bundle, config=config))
+    with pytest.raises(UserError, match="unknown null condition 'learned'"):
+        changed.plan("a red boat", database=databases[0])

@@ -36,7 +36,7 @@ def get_config() -> Config:
                 "beta_end": 0.0195,
                 "prediction": "eps",
             },
-            "latents": {"scale": 1.0},
+            "latents": {"scale": 1.0, "quantize": True},
             "conditioning": {"neighbors": 3, "unit_tokens": False, "null": "zeros"},
             "sampling": {
                 "condition": "text+neighbors",

@@ -112,8 +112,8 @@ def identity(part: Bundle | Database) -> dict[str, str]:
     return {"name": part.name, "sha256": part.digest}
 
 
-def _model_identity(model: Bundle) -> dict[str, str]:
-    return {**identity(model), "dtype": model.dtype}
+def _model_identity(model: Bundle) -> dict[str, Any]:
+    return {**identity(model), "dtype": model.dtype, "overrides": model.config.get("overrides", [])}
 
 
 def records(result: Result, model: Bundle, database: Database | None) -> list[dict[str, Any]]:

@@ -82,7 +82,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
         model, entry, index = record["model"], record["database"], int(record["index"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.file} carries damaged parameters ({error})") from error
-    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"))
+    overrides = tuple(model.get("overrides", ()))
+    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
     _is_the_one("model", model, generator.bundle)
     database = Database.open(args.database or entry["name"]) if entry else None
     same = database is not None and _is_the_one("database", entry, database)

@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawing.add_argument(
         "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
     )
+    drawing.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the model's config.json"
+    )
     drawing.add_argument("--height", type=int, metavar="H", help="in pixels")
     drawing.add_argument("--width", type=int, metavar="W", help="in pixels")
     output = parser.add_argument_group("output")
@@ -125,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
-    generator = Generator.load(args.model, args.dtype)
+    generator = Generator.load(args.model, args.dtype, tuple(args.set))
     databases = _open_databases(args.database, args.condition, generator.bundle)
     plans = _plan(generator, args, prompts, images, databases)
     _read_neighbors(databases, plans)

@@ -215,8 +215,10 @@ def _checkpoint(
     autoencoder = build_autoencoder(stage)
     retrieval_only = stage["kind"] == "vq" or compvis.GUIDANCE_VECTOR in state
     settings = compvis_config.latent_diffusion_config(params, autoencoder.downsampling, retrieval_only)
+    if stage["kind"] == "vq":
+        settings["latents"] |= {"quantize": True}
     if "scale_factor" in state:
-        settings["latents"] = {"scale": float(state["scale_factor"])}
+        settings["latents"] |= {"scale": float(state["scale_factor"])}
     unet = build_unet(settings["unet"])
     parts: dict[str, dict[str, Parameter] | Path] = {
         "unet": compvis.unet_plan(state, unet, ema=weights != "raw", allowed=allowed)

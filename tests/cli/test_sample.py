@@ -162,6 +162,16 @@ def test_half_precision_is_recorded_and_replayed(sample, rdm, capsys):
     assert "identical to the picture in the file" in capsys.readouterr().err
 
 
+def test_a_setting_of_the_model_may_be_changed_and_is_replayed(sample, rdm, capsys):
+    for name, change in (("own", "false"), ("unit", "true")):
+        assert sample("a red boat", "--seed", 7, "--set", f"conditioning.unit_tokens={change}", "--out", name) == 0
+    assert not np.array_equal(pixels("own/00000-7.png"), pixels("unit/00000-7.png"))
+    assert json.loads(Path("unit/run.json").read_text())["model"]["overrides"] == ["conditioning.unit_tokens=true"]
+    capsys.readouterr()
+    assert rdm("replay", "unit/00000-7.png") == 0
+    assert "identical to the picture in the file" in capsys.readouterr().err
+
+
 def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
     Image.fromarray(tiny.Squares(12, 0)[3].image).save("secret-name.png")
     assert sample("--image", "secret-name.png", "--num-images", 4, "--seed", 7) == 0
@@ -310,6 +320,7 @@ def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, m
     [
         ([], "nothing to draw"),
         ([""], "prompt 1 is empty"),
+        (["a", "--set", "conditioning.units=true"], "unknown setting 'conditioning.units'"),
         (["--proposals", "-1"], "proposals -1 is too small"),
         (["--proposals", "2", "--top-m", "0.1"], "give --counts DIR"),
         (["--proposals", "2", "--condition", "text"], "--proposals draws rows of one database"),
