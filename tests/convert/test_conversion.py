@@ -20,6 +20,7 @@ from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.core import files, trees
 from rdm_jax.core.errors import UserError
+from rdm_jax.factory import decoder_from
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 
@@ -49,6 +50,9 @@ def test_a_checkpoint_computes_what_the_original_does(golden, bundles, nhwc, clo
     x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
     close(jax.jit(bundle.unet.apply)({"params": bundle.params["unet"]}, x, t, context), data["out_ema"])
     assert bundle.tokenizer is None
+    run = np.load(golden / "ddim.npz")
+    decode = jax.jit(decoder_from(bundle.autoencoder, bundle.config["latents"]))
+    close(decode(bundle.params["autoencoder"], nhwc(run["samples"][:1])), run["decoded0"])
 
 
 def test_the_models_of_april_2023_have_their_own_conventions(bundles):
