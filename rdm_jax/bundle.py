@@ -263,7 +263,11 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
         if key not in known:
             raise unknown("setting", key, known)
         section, _, name = key.partition(".")
-        old, value = made[section][name], yaml.safe_load(text)
+        old = made[section][name]
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"setting {change}: the value cannot be read; give one like {old!r}") from error
         value = float(value) if isinstance(old, float) and type(value) is int else value
         if type(value) is not type(old):
             raise UserError(f"setting {change}: the value must be of type {type(old).__name__}, like {old!r}")
@@ -297,7 +301,8 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
         )
     try:
         with safe_open(file, "numpy") as stored:
-            flat = {name: np.asarray(stored.get_tensor(name), jnp.dtype(dtype)) for name in stored.keys()}  # noqa: SIM118
+            names = stored.keys()  # the file is no mapping, and cannot be gone through itself
+            flat = {name: np.asarray(stored.get_tensor(name), jnp.dtype(dtype)) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error
     return trees.unflatten(flat)

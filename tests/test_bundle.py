@@ -91,6 +91,7 @@ def test_settings_of_drawing_may_be_changed() -> None:
         ("sampling.steps", "write sampling.steps=VALUE"),
         ("sampling.steps=many", "must be of type int, like 4"),
         ("conditioning.unit_tokens=1", "must be of type bool"),
+        ("sampling.steps=[1", "the value cannot be read; give one like 4"),
     ],
 )
 def test_settings_that_are_none_are_refused(change: str, message: str) -> None:

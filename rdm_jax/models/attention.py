@@ -30,11 +30,11 @@ def attend(
       q: queries.
       k: keys.
       v: values.
-      implementation: passed to `jax.nn.dot_product_attention`; None computes it here with the heads before the tokens,
-        which on the CPU is several times as fast, and one head after another where the weights of all are large.
+      implementation: passed to `jax.nn.dot_product_attention`; on the CPU, None computes it with the heads before the
+        tokens, which is several times as fast there, and one head after another where the weights of all are large.
       causal: a token sees only itself and those before it.
     """
-    if implementation is not None:
+    if implementation is not None or jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
     if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= WEIGHTS:

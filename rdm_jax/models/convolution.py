@@ -91,6 +91,7 @@ def _bilinear(function: Callable[..., Array], plain: Callable[..., Array]) -> Ca
     """Returns the derivative of a function that is linear in each argument: XLA's own is what gradients come from."""
 
     def rule(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+        """Returns the value and the sum of what each argument's change does."""
         (x, kernel), (dx, dkernel) = primals, tangents
         out = function(x, kernel)
         parts = [] if isinstance(dx, SymbolicZero) else [plain(dx, kernel)]

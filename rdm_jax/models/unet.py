@@ -103,11 +103,13 @@ class UNet(nn.Module):
         emb = nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
 
         def res(h: Array, level: int, name: str) -> Array:
+            """Applies a residual block of this name, with the channels of its level, to a feature map."""
             channels = self.model_channels * self.channel_mult[level]
             block = res_class(channels, self.num_groups, 1e-5, self.dropout, True, dtype, name=name)
             return block(h, emb, deterministic)
 
         def attend(h: Array, name: str) -> Array:
+            """Applies a transformer of this name to a feature map."""
             block = attention_class(
                 self.num_head_channels,
                 self.transformer_depth,
