@@ -39,6 +39,8 @@ setup(
         "pyarrow>=20",
         "pyyaml>=6",
         "tqdm>=4.67",
+        "filelock>=3.20",
+        "fsspec>=2025.3",
         "absl-py>=2.1",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         'scann>=1.4.2,<1.5; platform_system == "Linux" and platform_machine == "x86_64"',
@@ -46,6 +48,10 @@ setup(
     extras_require={
         "cuda": [f"jax[cuda12]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
+        # Beam holds numpy, protobuf, pyarrow and pillow back: keep it to the machines that run its pipelines.
+        "beam": ["apache-beam>=2.77,<3"],
+        "gcs": ["gcsfs>=2025.3"],
+        "map": ["umap-learn>=0.5.12,<0.6"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

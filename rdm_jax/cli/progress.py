@@ -59,13 +59,15 @@ class Progress:
         self._bar: Any = None
         self._start: float | None = None
         self._last = 0.0
+        self._before = 0  # done when the clock started, by a run before
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Shows that `done` of `total` units are done; `total` may be unknown. The clock starts with the first call."""
         if self._quiet:
             return
         if self._start is None:
-            self._start = self._last = time.monotonic()
+            self._start, self._before = time.monotonic(), done
+            self._last = self._start
         if sys.stderr.isatty():
             self._draw(done, total)
         else:
@@ -91,8 +93,8 @@ class Progress:
         if now - self._last < self._seconds:
             return
         self._last = now
-        rate = done / (now - start)
-        if total is None or not done:
+        rate = (done - self._before) / (now - start)
+        if total is None or not rate:
             note(f"{self._label}: {done} {self._unit}s, {rate:.3g} a second")
         else:
             left = format_seconds((total - done) / rate)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +19,12 @@ import numpy as np
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.retrieval.build import DatabaseWriter
+from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.database import DTYPES
+from rdm_jax.retrieval.shards import write_shard
 
 CHUNK = 8192
+SHARD_ROWS = 2**17
 THUMBNAIL_SIZE = 64  # of the grey squares that stand for the pictures
 CAPTIONS = ("caption", "text", "TEXT")
 PATHS = ("image_path", "url", "URL", "key")
@@ -67,24 +68,42 @@ def import_database(
     total = min(sum(counts), limit or sum(counts))
     if not total:
         raise UserError(f"{source} holds no rows; download it again")
+    of = -(-total // SHARD_ROWS)
+    chunks = itertools.chain.from_iterable(_read(shard, beside) for shard, beside in shards)
+    told = {
+        "name": name or out.name,
+        "encoder": dict(encoder),
+        "thumbnail_size": THUMBNAIL_SIZE,
+        "licence": licence,
+        "sources": [{"name": source.name, "captions": kind, "licence": licence, "rows": total}],
+    }
     with files.new_directory(out) as folder:
-        writer = DatabaseWriter(folder, dtype, thumbnails=False)
-        for rows, items in itertools.chain.from_iterable(_read(shard, beside) for shard, beside in shards):
-            kept = min(len(rows), total - writer.count)
-            writer.add(items[:kept], rows[:kept])
+        made, done = [], 0
+        for rows, items in _regrouped(chunks, total):
+            made.append(write_shard(folder, len(made), of, items, rows, None, dtype))
+            done += len(rows)
             if progress:
-                progress(writer.count, total)
-            if writer.count == total:
-                break
-        writer.finish(
-            name=name or out.name,
-            encoder=dict(encoder),
-            thumbnail_size=THUMBNAIL_SIZE,
-            source={"name": source.name, "captions": kind, "files": [shard.name for shard, _ in shards]},
-            licence=licence,
-            skipped=[],
-        )
+                progress(done, total)
+        edit.seal(folder, made, told, {"action": "import", "rows": total})
     return total
+
+
+def _regrouped(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
+    """Yields the first `total` rows and items, as many at a time as a shard has."""
+    rows: list[np.ndarray] = []
+    items: list[dict[str, Any]] = []
+    left = total
+    for some, told in chunks:
+        taken = min(len(some), left)
+        rows.append(some[:taken])
+        items += told[:taken]
+        left -= taken
+        while len(items) >= SHARD_ROWS or (items and not left):
+            joined = np.concatenate(rows)
+            yield joined[:SHARD_ROWS], items[:SHARD_ROWS]
+            rows, items = [joined[SHARD_ROWS:]], items[SHARD_ROWS:]
+        if not left:
+            return
 
 
 def _shards(source: Path) -> tuple[str, list[tuple[Path, Path | None]]]:
@@ -131,9 +150,8 @@ def _read(shard: Path, table: Path | None) -> Iterator[Chunk]:
 def _read_npz(shard: Path) -> Iterator[Chunk]:
     columns = [_chunks(shard, name) for name in ("embedding", "img_id", "patch_coords")]
     for rows, ids, corners in zip(*columns, strict=True):
-        corners = [" ".join(map(str, corner.tolist())) for corner in corners]
-        attributes = [{"img_id": str(i), "patch_coords": c} for i, c in zip(ids.tolist(), corners, strict=True)]
-        yield rows, [_item(one["img_id"], "", one) for one in attributes]
+        told = zip(ids.tolist(), corners.tolist(), strict=True)
+        yield rows, [{**_item(str(i), "", {"img_id": str(i)}), "box": [int(edge) for edge in box]} for i, box in told]
 
 
 def _read_npy(shard: Path, table: Path | None) -> Iterator[Chunk]:
@@ -165,8 +183,7 @@ def _records(table: Path) -> Iterator[dict[str, Any]]:
 
 
 def _item(path: str, caption: str, attributes: Mapping[str, str]) -> dict[str, Any]:
-    told = json.dumps(dict(attributes), ensure_ascii=False)
-    return {"path": path, "caption": caption, "attributes": told, "sha256": ""}
+    return {"path": path, "caption": caption, "attributes": dict(attributes), "sha256": ""}
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:

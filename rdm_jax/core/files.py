@@ -28,13 +28,21 @@ def sha256_json(value: Any) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file by a temporary sibling and a rename, so that a reader sees the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary sibling that takes the place of `path` when the block ends well, and vanishes else."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        share(Path(temporary))
+        share(temporary)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -53,18 +61,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_directory(path: Path, first_wins: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends well and vanishes when it does not.
 
     Args:
       path: the folder to make.
       first_wins: processes make the same folder (a cache): where another one was faster, its folder stays.
+      replace: a folder that is there already is removed once the new one has taken its place; see `recover`.
 
     Raises:
       UserError: `path` exists, or its parent cannot be written.
     """
     exists = UserError(f"{path} exists already; choose another folder or remove it first")
-    if path.exists() and not first_wins:
+    if path.exists() and not (first_wins or replace):
         raise exists
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +85,57 @@ def new_directory(path: Path, first_wins: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        if replace and path.exists():
+            shutil.rmtree(_replaced_name(path), ignore_errors=True)
+            path.rename(_replaced_name(path))
         try:
             temporary.rename(path)
         except OSError as error:
+            recover(path)
             if not path.exists():
                 raise
             if not first_wins:
                 raise exists from error
+        if replace:
+            shutil.rmtree(_replaced_name(path), ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(lock: Path, what: Path) -> Iterator[None]:
+    """Holds a lock file while the block runs; a killed process lets go of it.
+
+    Args:
+      lock: the file.
+      what: is written under the lock, for the message.
+
+    Raises:
+      UserError: another process has it.
+    """
+    import filelock
+
+    held = filelock.FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise UserError(f"another process is writing to {what}; wait for it, or stop it first") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()
+
+
+def recover(path: Path) -> None:
+    """Puts a folder back whose replacement was killed between the two renames."""
+    old = _replaced_name(path)
+    if old.is_dir() and not path.exists():
+        old.rename(path)
+
+
+def _replaced_name(path: Path) -> Path:
+    return path.parent / f".{path.name}.replaced"
 
 
 def _umask() -> int:

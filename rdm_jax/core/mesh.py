@@ -26,6 +26,12 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
+def local_mesh() -> Mesh:
+    """Returns a mesh over the devices of this process alone, for work that the processes do apart from each other."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices), 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -18,7 +18,7 @@ import posixpath
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +28,7 @@ from jaxtyping import UInt8
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.files import sha256_json
+from rdm_jax.data.selection import Selection
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 SPLITS = ("train", "validation", "valid", "val", "test")
@@ -70,9 +71,77 @@ class Source(Protocol):
         """64 hexadecimal digits that change when pictures, captions or their order do."""
         ...
 
+    @property
+    def shard_lengths(self) -> Sequence[int]:
+        """How many examples each of its files holds, in their order; one number where they are not stored together."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example: ...
+
+    def told(self, index: int, /) -> Mapping[str, str]:
+        """Returns the path, the caption and the attributes of an example without decoding its picture."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some examples of a source, as a source.
+
+    Attributes:
+      source: where they are from.
+      rows: their numbers there.
+    """
+
+    source: Source
+    rows: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.name
+
+    @property
+    def captions(self) -> str:
+        """Where the captions come from."""
+        return self.source.captions
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash over the source's own and the chosen numbers."""
+        return sha256_json([self.source.fingerprint, list(self.rows)])
+
+    @property
+    def shard_lengths(self) -> Sequence[int]:
+        """The number of all examples: they are not stored together."""
+        return (len(self),)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[self.rows[index]]
+
+    def told(self, index: int) -> Mapping[str, str]:
+        """Returns the path, the caption and the attributes of an example."""
+        return self.source.told(self.rows[index])
+
+
+def choose(source: Source, selection: Selection, limit: int | None = None) -> Source:
+    """Returns the examples of a source that a selection admits, the first `limit` of them.
+
+    Raises:
+      UserError: none are left.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} leaves no pictures; give 1 or more")
+    rows: Sequence[int] = range(len(source))
+    if selection:
+        rows = [row for row in rows if selection.admits(source.told(row))]
+    if not len(rows):
+        raise UserError(f"no pictures of {source.name} are left; check --where and the exclusions")
+    return source if len(rows[:limit]) == len(source) else Chosen(source, rows[:limit])
 
 
 def open_source(spec: str, split: str | None = None, data_dir: str | None = None) -> Source:
@@ -232,6 +301,11 @@ class FileSource:
     def _fingerprint(self) -> str:
         return sha256_json([[e.path, *self.files.stamp(e.path), e.caption, e.attributes] for e in self.entries])
 
+    @property
+    def shard_lengths(self) -> Sequence[int]:
+        """The number of all pictures: each is a file of its own."""
+        return (len(self),)
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -242,6 +316,11 @@ class FileSource:
         except ValueError as error:
             raise ValueError(f"{entry.path}: {error}") from error
         return Example(image, entry.caption, entry.path, entry.attributes)
+
+    def told(self, index: int) -> Mapping[str, str]:
+        """Returns the path, the caption and the attributes of an example."""
+        entry = self.entries[index]
+        return {**entry.attributes, "path": entry.path, "caption": entry.caption}
 
 
 def _open_files(name: str, files: Files, split: str | None) -> FileSource:

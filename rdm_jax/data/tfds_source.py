@@ -66,7 +66,10 @@ def open_tfds_folder(path: Path, split: str | None = None) -> TfdsSource:
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A split of a prepared set; its first image feature is the picture, its scalar features are attributes."""
+    """A split of a prepared set; its first image feature is the picture, its scalar features are attributes.
+
+    `shard_lengths` tells how many examples of the split each of the set's files holds.
+    """
 
     name: str
     captions: str
@@ -76,6 +79,7 @@ class TfdsSource:
     path: str | None
     labels: Mapping[str, Any]
     identity: tuple[str, ...]
+    shard_lengths: tuple[int, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -91,17 +95,27 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        path = self._value(row, self.path) if self.path else f"{index:08d}"
+        path = self._path(row, index)
         try:
             image = images.decode(row[self.image])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        attributes = {
-            name: self._value(row, name)
-            for name in row
-            if name not in (self.image, self.caption, self.path) and _scalar(row[name])
-        }
-        return Example(image, self._value(row, self.caption) if self.caption else "", path, attributes)
+        return Example(image, self._caption(row), path, self._attributes(row))
+
+    def told(self, index: int) -> Mapping[str, str]:
+        """Returns the path, the caption and the attributes of an example."""
+        row = self.rows[index]
+        return {**self._attributes(row), "path": self._path(row, index), "caption": self._caption(row)}
+
+    def _path(self, row: Mapping[str, Any], index: int) -> str:
+        return self._value(row, self.path) if self.path else f"{index:08d}"
+
+    def _caption(self, row: Mapping[str, Any]) -> str:
+        return self._value(row, self.caption) if self.caption else ""
+
+    def _attributes(self, row: Mapping[str, Any]) -> dict[str, str]:
+        others = (self.image, self.caption, self.path)
+        return {name: self._value(row, name) for name in row if name not in others and _scalar(row[name])}
 
     def _value(self, row: Mapping[str, Any], name: str) -> str:
         value = row[name]
@@ -141,6 +155,7 @@ def _from_builder(builder: Any, split: str | None) -> TfdsSource:
         path=next((key for key in PATHS if key in kinds), None),
         labels=labels,
         identity=(info.full_name, split, json.dumps(info.features.to_json(), sort_keys=True), *_shards(info)),
+        shard_lengths=tuple(part.take for part in info.splits[split].file_instructions),
     )
 
 

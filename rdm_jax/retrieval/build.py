@@ -1,13 +1,10 @@
-"""Making a database: pictures through the encoder into rows, captions and thumbnails, streamed, whole or not at all."""
+"""Making a database: pictures through the encoder into shards, in parts that a stopped run need not make again."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,62 @@ from jaxtyping import Float
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.data.sources import Example, Source
-from rdm_jax.retrieval import database as layout
+from rdm_jax.data.selection import EVERYTHING, Selection
+from rdm_jax.data.sources import Source, choose
+from rdm_jax.retrieval import edit
+from rdm_jax.retrieval.database import DTYPES, MANIFEST, Database
 from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.parts import ALONE, Share, Workspace
+from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
+from rdm_jax.retrieval.shards import Shard, write_shard
 
-BATCH = 256
-SHARD_ROWS = 2**18
-GROUP_ROWS = 2048
+# A part has at least MIN_PART pictures, and as many more as keep the number of parts at PARTS, up to MAX_PART.
+MIN_PART, MAX_PART, PARTS = 1024, 2**18, 512
 
 Progress = Callable[[int, int], None]
+Seen = Callable[[int, list[str]], None]
+
+
+def unseen(done: int, broken: list[str]) -> None:
+    """Takes how many pictures of a part are done, and which were broken, and does nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a database is made like.
+
+    Attributes:
+      thumbnail_size: the side of the stored small pictures, in pixels.
+      quality: of the small pictures as WebP, 1 to 100; 100 is lossless.
+      dtype: of the stored rows, "float16" or "float32".
+      patches: what is cut from a picture; None takes it whole.
+      selection: takes only pictures that it admits.
+      limit: takes so many of them at most, the first.
+      licence: of the pictures, for the manifest and as an attribute of those that tell none.
+      part_size: pictures in a part; chosen from their number if None.
+
+    Raises:
+      UserError: an unknown dtype.
+    """
+
+    thumbnail_size: int = 64
+    quality: int = 80
+    dtype: str = "float16"
+    patches: Patches | None = None
+    selection: Selection = EVERYTHING
+    limit: int | None = None
+    licence: str = ""
+    part_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        if self.part_size is not None and self.part_size < 1:
+            raise UserError(f"part size {self.part_size} is out of range; give 1 or more pictures")
+
+    def preparation(self, image_size: int) -> Preparation:
+        """Returns how an example becomes rows for an encoder of pictures of this size."""
+        return Preparation(image_size, self.thumbnail_size, self.quality, self.patches, self.selection)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,219 +77,292 @@ class Report:
 
     Attributes:
       path: the database's folder.
-      count: how many rows it has.
+      count: how many rows it has; 0 where other processes have not finished their parts.
       skipped: one line for each picture that could not be read.
+      resumed: how many pictures were done before.
+      duplicates: how many rows were left out as near-duplicates.
+      state: "made", "finished before", or "parts missing" where other processes have not done theirs.
     """
 
     path: Path
     count: int
     skipped: list[str]
+    resumed: int = 0
+    duplicates: int = 0
+    state: str = "made"
 
 
 def build_database(
     source: Source,
     encoder: Encoder,
     out: Path,
+    recipe: Recipe | None = None,
     *,
     name: str | None = None,
-    thumbnail_size: int = 64,
-    quality: int = 80,
-    dtype: str = "float16",
-    limit: int | None = None,
-    where: Callable[[Example], bool] | None = None,
+    append: bool = False,
+    duplicates: float | None = None,
     max_skip: float = 0.05,
-    licence: str = "",
+    share: Share = ALONE,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Builds a database of a source's pictures.
+    """Builds a database of a source's pictures; goes on with an unfinished build of the same.
 
     Args:
       source: the pictures, taken in their order.
       encoder: makes the rows; the manifest names it.
-      out: a folder that does not exist yet.
+      out: a folder that does not exist yet, that the same call has finished, or with `append` a database.
+      recipe: what is taken and how it is stored.
       name: how the database calls itself; the folder's name if None.
-      thumbnail_size: the side of the stored small pictures, in pixels.
-      quality: of the small pictures as WebP, 1 to 100; 100 is lossless.
-      dtype: of the stored rows, "float16" or "float32".
-      limit: take so many pictures at most.
-      where: take only examples that it says True of.
+      append: adds the pictures to the database that is there.
+      duplicates: leaves out a row where the cosine to an earlier one is at least this, in (0, 1].
       max_skip: the share of unreadable pictures, in [0, 1], above which the build fails.
-      licence: of the pictures, for the manifest.
+      share: which of several processes, that work on the same folder, this one is.
+      workers: processes that decode; chosen from the machine if None, threads of this process if 0.
       progress: called with (pictures done, pictures in all).
 
     Raises:
-      UserError: `out` exists or cannot be written, too many pictures are broken, or none is left.
+      UserError: `out` is something else or cannot be written, another process writes there, too many pictures are
+        broken, or none is left.
     """
-    if dtype not in layout.DTYPES:
-        raise unknown("dtype", dtype, layout.DTYPES)
-    if limit is not None and limit < 1:
-        raise UserError(f"limit {limit} leaves no pictures; give 1 or more")
-    skipped: list[str] = []
-    with files.new_directory(Path(out)) as folder:
-        writer = DatabaseWriter(folder, dtype, thumbnails=True)
-        for examples in batched(read(source, skipped, max_skip, where, limit, progress), BATCH):
-            thumbnails = [layout.encode_thumbnail(example.image, thumbnail_size, quality) for example in examples]
-            writer.add([_item(example) for example in examples], _rows_of(examples, encoder), thumbnails)
-        if not writer.count:
-            raise UserError(f"no pictures of {source.name} are left to build a database of; check the filters")
-        writer.finish(
-            name=name or Path(out).name,
-            encoder=dict(encoder.identity),
-            thumbnail_size=thumbnail_size,
-            source={"name": source.name, "fingerprint": source.fingerprint, "captions": source.captions},
-            licence=licence,
-            skipped=skipped,
-        )
-    return Report(Path(out), writer.count, skipped)
+    out = Path(out)
+    recipe = recipe or Recipe()
+    edit.check_threshold(duplicates)
+    there = Database.open(out) if append and out.exists() else None
+    if there is not None:
+        there.check_encoder(encoder.identity)
+        recipe = dataclasses.replace(recipe, dtype=there.rows.dtype.name)
+    chosen = choose(source, recipe.selection, recipe.limit)
+    plan = make_plan(chosen, encoder, recipe, duplicates)
+    if out.exists() and (there is None or _made_of(there.manifest, plan)):
+        return _finished_before(out, plan)
+    parts = part_ranges(len(chosen), recipe)
+    work = Workspace.open(out, plan, len(parts))
+    with work.locked(share):
+        resumed = sum(len(parts[number]) for number in work.done())
+
+        def write(number: int, pool: Workers, seen: Seen) -> dict[str, Any]:
+            return write_part(work.folder, number, work.count, parts[number], encoder, recipe, pool, seen)
+
+        preparation = recipe.preparation(encoder.image_size)
+        write_parts(work, chosen, parts, preparation, write, max_skip, share, workers, progress)
+        if len(work.done()) < work.count:
+            return Report(out, 0, [], resumed, state="parts missing")
+        report = finish(work, out, chosen, plan, encoder, recipe, name or out.name, duplicates, there)
+    work.remove()
+    return dataclasses.replace(report, resumed=resumed)
 
 
-def read(
-    source: Source,
-    skipped: list[str],
-    max_skip: float,
-    where: Callable[[Example], bool] | None = None,
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> Iterator[Example]:
-    """Yields a source's readable examples in their order, decoded ahead by several threads.
-
-    Args:
-      source: the pictures.
-      skipped: gets one line for each picture that could not be read.
-      max_skip: the share of such pictures above which reading fails.
-      where: yields only examples that it says True of.
-      limit: yields so many at most.
-      progress: called with (pictures done, pictures in all).
-
-    Raises:
-      UserError: more than the share `max_skip` of the source's pictures are broken.
-    """
-    total = len(source)
-    taken = 0
-    for index, found in enumerate(_decoded(source)):
-        if isinstance(found, ValueError):
-            skipped.append(str(found))
-            if len(skipped) > max_skip * total:
-                raise UserError(
-                    f"{len(skipped)} of the first {index + 1} pictures of {source.name} cannot be read, allowed are "
-                    f"{max_skip:.1%} of {total}; the first: {skipped[0]}; mend them or allow more by --max-skip"
-                )
-        elif where is None or where(found):
-            yield found
-            taken += 1
-        if progress:
-            progress(index + 1, total)
-        if taken == limit:
-            return
-
-
-def batched(examples: Iterator[Example], size: int) -> Iterator[list[Example]]:
-    """Yields lists of `size` examples, the last one shorter."""
-    while batch := list(itertools.islice(examples, size)):
-        yield batch
-
-
-def load(source: Source, index: int) -> Example | ValueError:
-    """Returns an example, or the error that says why its picture cannot be read."""
-    try:
-        return source[index]
-    except ValueError as error:
-        return error
-
-
-def _decoded(source: Source) -> Iterator[Example | ValueError]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(source), BATCH):
-            indices = range(start, min(start + BATCH, len(source)))
-            yield from pool.map(load, itertools.repeat(source), indices)
-
-
-def _item(example: Example) -> dict[str, Any]:
+def make_plan(source: Source, encoder: Encoder, recipe: Recipe, duplicates: float | None) -> dict[str, Any]:
+    """Returns JSON that differs wherever two builds would make different rows, items or thumbnails."""
     return {
-        "path": example.path,
-        "caption": example.caption,
-        "attributes": json.dumps(dict(example.attributes), ensure_ascii=False),
-        "sha256": layout.picture_hash(example.image),
+        "source": {"name": source.name, "fingerprint": source.fingerprint},
+        "encoder": dict(encoder.identity),
+        "patches": recipe.patches and dataclasses.asdict(recipe.patches),
+        "selection": recipe.selection.record(),
+        "dtype": recipe.dtype,
+        "thumbnails": [recipe.thumbnail_size, recipe.quality],
+        "licence": recipe.licence,
+        "duplicates": duplicates,
+        "part_size": len(part_ranges(len(source), recipe)[0]),
     }
 
 
-def _rows_of(examples: list[Example], encoder: Encoder) -> Float[np.ndarray, "n d"]:
-    return encoder.encode_images([example.image for example in examples])
+def part_ranges(count: int, recipe: Recipe) -> list[range]:
+    """Returns the numbers of the pictures of each part."""
+    size = recipe.part_size or min(MAX_PART, max(MIN_PART, -(-count // PARTS)))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-class DatabaseWriter:
-    """Streams rows, what is told of them, and thumbnails into a folder, and writes its manifest at the end.
+def write_part(
+    folder: Path,
+    number: int,
+    of: int,
+    indices: Sequence[int],
+    encoder: Encoder,
+    recipe: Recipe,
+    workers: Workers,
+    seen: Seen = unseen,
+) -> dict[str, Any]:
+    """Writes the shard of one part and returns its notes: the shard's record, its hashes, and what was skipped.
 
-    Attributes:
-      folder: an empty folder.
-      dtype: of the stored rows.
-      thumbnails: whether there are any.
+    Args:
+      folder: where to.
+      number: of the part.
+      of: how many parts there are.
+      indices: the numbers of its pictures.
+      encoder: makes the rows.
+      recipe: how they are stored.
+      workers: prepare the pictures.
+      seen: called after each picture with how many of the part are done, and which were broken.
     """
+    items: list[dict[str, Any]] = []
+    thumbnails: list[bytes] = []
+    broken: list[str] = []
 
-    def __init__(self, folder: Path, dtype: str, thumbnails: bool) -> None:
-        from array_record.python.array_record_module import ArrayRecordWriter
+    def pixels() -> Iterator[np.ndarray]:
+        for done, one in enumerate(workers.prepare(indices), start=1):
+            items.extend(_licensed(item, recipe.licence) for item in one.items)
+            thumbnails.extend(one.thumbnails or [])
+            broken.extend([one.broken] if one.broken else [])
+            seen(done, broken)
+            yield from one.pixels
 
-        self.folder, self.dtype = folder, dtype
-        self.count = 0
-        self._width = 0
-        self._shards: list[str] = []
-        self._pending: list[np.ndarray] = []
-        self._items: list[dict[str, Any]] = []
-        self._parquet: Any = None
-        path = str(folder / layout.THUMBNAILS)
-        self._thumbnails: Any = ArrayRecordWriter(path, "group_size:1,uncompressed") if thumbnails else None
+    rows = encode_stream(pixels(), encoder)
+    if not items:
+        return {"rows": 0, "names": {}, "hashes": {}, "skipped": broken}
+    shard = write_shard(folder, number, of, items, rows, thumbnails, recipe.dtype)
+    return {"rows": shard.rows, "names": dict(shard.names), "hashes": dict(shard.hashes), "skipped": broken}
 
-    def add(
-        self, items: Sequence[Mapping[str, Any]], rows: Float[np.ndarray, "n d"], thumbnails: Sequence[bytes] = ()
-    ) -> None:
-        """Appends rows with their path, caption, attributes (JSON) and sha256 each, and their thumbnails.
 
-        Raises:
-          UserError: a row is not finite in the stored type.
-        """
-        with np.errstate(over="ignore"):
-            stored = rows.astype(self.dtype)
-        if not np.isfinite(stored).all():
-            bad = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
-            raise UserError(f"the embedding of {items[bad]['path']} is not finite in {self.dtype}; use float32 rows")
-        for thumbnail in thumbnails:
-            self._thumbnails.write(thumbnail)
-        self._items += [{"id": self.count + i, **item} for i, item in enumerate(items)]
-        self.count += len(items)
-        self._width = rows.shape[1]
-        self._pending.append(stored)
-        if len(self._items) >= GROUP_ROWS:
-            self._flush_items()
-        if sum(len(part) for part in self._pending) >= SHARD_ROWS:
-            self._flush_rows()
+def write_parts(
+    work: Workspace,
+    source: Source,
+    parts: Sequence[range],
+    preparation: Preparation,
+    write: Callable[[int, Workers, Seen], dict[str, Any]],
+    max_skip: float,
+    share: Share,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Writes those parts of a process's share that are not there yet.
 
-    def finish(self, **manifest: Any) -> None:
-        """Writes what is left, and the manifest: what is given, and what is known here."""
-        self._flush_items()
-        self._flush_rows()
-        self._parquet.close()
-        if self._thumbnails:
-            self._thumbnails.close()
-        known = {"schema": layout.SCHEMA, "count": self.count, "width": self._width, "dtype": self.dtype}
-        hashes = {file.name: files.sha256(file) for file in sorted(self.folder.iterdir())}
-        files.write_json(self.folder / layout.MANIFEST, {**known, **manifest, "shards": self._shards, "files": hashes})
+    Args:
+      work: the folder of the parts.
+      source: the pictures.
+      parts: the numbers of the pictures of each part.
+      preparation: what becomes of a picture.
+      write: writes a part by its number with some workers, tells of each picture, and returns the part's notes, which
+        list under "skipped" what could not be read.
+      max_skip: the share of unreadable pictures, in [0, 1], above which it fails.
+      share: which of several processes this one is.
+      workers: processes that decode; chosen from the machine if None, threads of this process if 0.
+      progress: called with (pictures done, pictures in all).
 
-    def _flush_items(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    Raises:
+      UserError: too many pictures are broken.
+    """
+    done = sum(len(parts[number]) for number in work.done())
+    skipped = [line for number in work.done() for line in work.notes(number)["skipped"]]
+    check_skipped(skipped, done, len(source), source.name, max_skip)
+    pending = work.pending(share)
+    if not pending:
+        return
+    if progress:
+        progress(done, len(source))
+    with Workers(source, preparation, workers) as pool:
+        for number in pending:
 
-        if not self._items:
-            return
-        texts = [pa.field(name, pa.string()) for name in ("path", "caption", "attributes", "sha256")]
-        table = pa.Table.from_pylist(self._items, schema=pa.schema([pa.field("id", pa.int64()), *texts]))
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self.folder / layout.ITEMS, table.schema, compression="zstd")
-        self._parquet.write_table(table, row_group_size=GROUP_ROWS)
-        self._items = []
+            def seen(
+                count: int, broken: list[str], before: int = done, earlier: Sequence[str] = tuple(skipped)
+            ) -> None:
+                check_skipped([*earlier, *broken], before + count, len(source), source.name, max_skip)
+                if progress:
+                    progress(before + count, len(source))
 
-    def _flush_rows(self) -> None:
-        if self._pending:
-            name = f"embeddings-{len(self._shards):05d}.npy"
-            np.save(self.folder / name, np.concatenate(self._pending), allow_pickle=False)
-            self._shards.append(name)
-            self._pending = []
+            notes = write(number, pool, seen)
+            work.finish_part(number, notes)
+            done += len(parts[number])
+            skipped += notes["skipped"]
+
+
+def encode_stream(pixels: Iterator[np.ndarray], encoder: Encoder) -> Float[np.ndarray, "n d"]:
+    """Returns the embeddings of pictures of one size, by batches of one shape: the last is filled up with black."""
+    found = [np.zeros((0, int(encoder.identity["width"])), np.float32)]
+    while batch := list(itertools.islice(pixels, encoder.batch_size)):
+        full = np.zeros((encoder.batch_size, *batch[0].shape), np.uint8)
+        full[: len(batch)] = batch
+        found.append(encoder.encode_images(full)[: len(batch)])
+    return np.concatenate(found)
+
+
+def check_skipped(skipped: Sequence[str], done: int, total: int, name: str, max_skip: float) -> None:
+    """Raises UserError where more than the share `max_skip` of a source's pictures is broken."""
+    if len(skipped) > max_skip * total:
+        raise UserError(
+            f"{len(skipped)} of the first {done} pictures of {name} cannot be read, allowed are {max_skip:.1%} of "
+            f"{total}; the first: {skipped[0]}; mend them or allow more by --max-skip"
+        )
+
+
+def finish(
+    work: Workspace,
+    out: Path,
+    source: Source,
+    plan: dict[str, Any],
+    encoder: Encoder,
+    recipe: Recipe,
+    name: str,
+    duplicates: float | None = None,
+    there: Database | None = None,
+) -> Report:
+    """Makes the database of all parts, behind those of the database that is `there` already.
+
+    Args:
+      work: holds the parts.
+      out: the database's folder.
+      source: where the pictures are from.
+      plan: of the parts.
+      encoder: that made them.
+      recipe: that they were made by.
+      name: of the database.
+      duplicates: rows with at least this cosine to an earlier one are left out.
+      there: is replaced by a database of its rows and the new ones.
+    """
+    notes = [work.notes(number) for number in range(work.count)]
+    skipped = [line for note in notes for line in note["skipped"]]
+    shards = [Shard(work.folder, note["rows"], note["names"], note["hashes"]) for note in notes if note["rows"]]
+    if not shards:
+        raise UserError(f"no pictures of {source.name} are left to build a database of; see which were skipped")
+    told = {
+        "name": name,
+        "encoder": {**encoder.identity, "preprocessing": encoder.preprocessing},
+        "thumbnail_size": recipe.thumbnail_size,
+        "licence": recipe.licence,
+        "sources": [_source_record(source, plan, recipe, sum(shard.rows for shard in shards))],
+    }
+    made = edit.gather(work.folder, shards, told)
+    pieces = [made] if there is None else [there, made]
+    keep = edit.distinct(pieces, duplicates) if duplicates is not None else [None] * len(pieces)
+    if there is not None:
+        earlier = there.manifest
+        told = {**edit.carried(earlier), "sources": [*earlier["sources"], *told["sources"]]}
+        skipped = there.skipped() + skipped
+    dropped = sum(int((~mask).sum()) for mask in keep if mask is not None)
+    action = {"action": "append" if there else "build", "rows": len(made)}
+    if duplicates is not None:
+        action |= {"duplicates": duplicates, "dropped": dropped}
+    count = edit.assemble(out, list(zip(pieces, keep, strict=True)), told, action, skipped, replace=there is not None)
+    return Report(out, count, skipped, duplicates=dropped)
+
+
+def _licensed(item: dict[str, Any], licence: str) -> dict[str, Any]:
+    return {**item, "attributes": {"licence": licence, **item["attributes"]}} if licence else item
+
+
+def _source_record(source: Source, plan: dict[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "fingerprint": source.fingerprint,
+        "captions": source.captions,
+        "licence": recipe.licence,
+        "rows": rows,
+        "patches": plan["patches"],
+        "selection": plan["selection"],
+        "plan": files.sha256_json(plan),
+    }
+
+
+def _made_of(manifest: Any, plan: dict[str, Any]) -> bool:
+    return any(source.get("plan") == files.sha256_json(plan) for source in manifest["sources"])
+
+
+def _finished_before(out: Path, plan: dict[str, Any]) -> Report:
+    if not (out / MANIFEST).is_file() or not _made_of(Database.open(out).manifest, plan):
+        raise UserError(
+            f"{out} exists already and is not of these pictures and options; choose another folder, remove it, or add "
+            "to it by --append"
+        )
+    database = Database.open(out)
+    return Report(out, len(database), database.skipped(), state="finished before")

@@ -1,9 +1,8 @@
 """A database on disk: embedding rows, captions and thumbnails, opened lazily, with a manifest that names its encoder.
 
-manifest.json              schema, name, count, width, dtype, encoder, source, shards, SHA-256 of each file
-embeddings-00000.npy ...   rows as the encoder gave them, not normalised; memory-mapped
-items.parquet              id, path, caption, attributes (JSON), sha256 of the picture
-thumbnails.array_record    one WebP for each row; not there where the rows were imported without their pictures
+A folder of `manifest.json` (schema, name, count, width, dtype, encoder and its preprocessing, sources, licence, when it
+was made, what was excluded, shards, SHA-256 of each file), of shards (`rdm_jax.retrieval.shards`), and of `index/`
+where there is one.
 """
 
 from __future__ import annotations
@@ -11,28 +10,27 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Integer, UInt8
 
-from rdm_jax.core import files, images
+from rdm_jax.core import files, images, storage
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.data.selection import COLUMNS, Selection, is_folder
+from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, THUMBNAILS, Shard
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
-ITEMS = "items.parquet"
-THUMBNAILS = "thumbnails.array_record"
+SKIPPED = "skipped.jsonl"
 DTYPES = ("float16", "float32")
 EMBEDDED = Path(__file__).parent.parent / "assets" / "databases"
 CACHED_GROUPS = 64
 GREY = 200
+NEEDED = ("name", "count", "width", "dtype", "encoder", "sources", "shards", "files", "thumbnail_size")
 
 Ids = Sequence[int] | Integer[np.ndarray, " n"]
 
@@ -46,7 +44,7 @@ class Rows:
     @property
     def shape(self) -> tuple[int, int]:
         """(n, d)."""
-        return sum(len(shard) for shard in self.shards), self.shards[0].shape[1]
+        return self._ends[-1], self.shards[0].shape[1]
 
     @property
     def dtype(self) -> np.dtype:
@@ -54,7 +52,7 @@ class Rows:
         return self.shards[0].dtype
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self._ends[-1]
 
     def __getitem__(self, key: slice | Ids) -> np.ndarray:
         """Returns the rows of a slice without a step, or of ids, copied into memory."""
@@ -62,6 +60,8 @@ class Rows:
             start, stop, _ = key.indices(len(self))
             return self._span(start, stop)
         ids = np.asarray(key, np.int64)
+        if len(self.shards) == 1:
+            return self.shards[0][ids]
         which = np.searchsorted(self._ends, ids, side="right")
         out = np.empty((len(ids), self.shape[1]), self.dtype)
         for number in np.unique(which):
@@ -113,15 +113,29 @@ class Database:
     def open(name_or_path: str | Path) -> Database:
         """Opens an embedded database by its name or any database by its folder, without reading its rows.
 
+        A place in object storage (gs://bucket/folder) is copied to the local disk first, once.
+
         Raises:
           UserError: there is no such database, or a file of it is missing or does not fit the manifest.
         """
         path = _locate(name_or_path)
         manifest = _read_manifest(path)
+        present = {entry.name for entry in path.iterdir()}
         for name in manifest["files"]:
-            if not (path / name).is_file():
+            if Path(name).name != name:
+                raise _damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its folder")
+            if name not in present:
                 raise _damaged(path, f"{name} is missing")
-        rows = Rows(tuple(_open_shard(path, name, manifest) for name in manifest["shards"]))
+        return Database.of(path, manifest)
+
+    @staticmethod
+    def of(path: Path, manifest: Mapping[str, Any]) -> Database:
+        """Returns the database of a folder whose manifest is known.
+
+        Raises:
+          UserError: the rows do not fit the manifest.
+        """
+        rows = Rows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
         if len(rows) != manifest["count"]:
             raise _damaged(path, f"{len(rows)} rows of embeddings, and the manifest says {manifest['count']}")
         return Database(path, manifest, rows)
@@ -147,39 +161,85 @@ class Database:
         """The identity of the encoder that made the rows: name, SHA-256 of the weights, width."""
         return self.manifest["encoder"]
 
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards, in the order of their rows."""
+        hashes = self.manifest["files"]
+        return [
+            Shard(self.path, int(told["rows"]), names, {name: hashes[name] for name in names.values()})
+            for told in self.manifest["shards"]
+            for names in [{kind: name for kind, name in told.items() if kind != "rows"}]
+        ]
+
     @functools.cached_property
     def digest(self) -> str:
-        """One SHA-256 over the encoder's identity and the hashes of all files."""
-        return files.sha256_json({key: self.manifest[key] for key in ("encoder", "files")})
+        """One SHA-256 over the encoder's identity and the hashes of all shards, in their order."""
+        hashes = [[shard.hashes[name] for name in shard.names.values()] for shard in self.shards]
+        return files.sha256_json([dict(self.encoder), hashes])
 
     def embeddings(self, ids: Ids) -> Float[np.ndarray, "n d"]:
         """Returns rows in float32."""
         return self.rows[self._checked(ids)].astype(np.float32)
 
     def items(self, ids: Ids) -> list[dict[str, Any]]:
-        """Returns id, path, caption, attributes (a dictionary) and sha256 (of the picture) of rows."""
+        """Returns row, id, path, caption, sha256 (of the picture), box (of the patch, or None) and attributes."""
         return [self._item(int(i)) for i in self._checked(ids)]
+
+    def column(self, key: str) -> Any:
+        """Returns a pyarrow array of n texts, null where there is none: of path, caption, ..., or of an attribute."""
+        import pyarrow as pa
+
+        return pa.chunked_array([table.column(key) for table in self._stored], pa.string())
+
+    def mask(self, selection: Selection) -> Bool[np.ndarray, " n"]:
+        """Returns which rows a selection admits, read from the columns that it names alone."""
+        admitted = np.ones(len(self), bool)
+        for term in selection.where:
+            admitted &= self._holding([term])
+        for key in dict.fromkeys(key for key, _ in selection.exclude):
+            admitted &= ~self._holding([term for term in selection.exclude if term[0] == key])
+        return admitted
+
+    def _holding(self, terms: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Returns which rows one of some terms of one key is true of."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.column(terms[0][0])
+        values = pa.array([value for _, value in terms], pa.string())
+        found = pc.call_function("is_in", [column], pc.SetLookupOptions(values, skip_nulls=True))
+        for term in filter(is_folder, terms):
+            found = pc.call_function("or", [found, pc.fill_null(pc.starts_with(column, term[1]), False)])
+        return np.asarray(found).astype(bool)
 
     @property
     def has_thumbnails(self) -> bool:
-        """Whether the rows' pictures are there."""
-        return THUMBNAILS in self.manifest["files"]
+        """Whether any row's picture is there."""
+        return any(THUMBNAILS in shard for shard in self.manifest["shards"])
 
     def thumbnails(self, ids: Ids) -> UInt8[np.ndarray, "n size size 3"]:
         """Returns the small pictures of rows; grey squares where the database has none."""
         size = int(self.manifest["thumbnail_size"])
-        wanted = self._checked(ids).tolist()
-        if not self.has_thumbnails:
-            return np.full((len(wanted), size, size, 3), GREY, np.uint8)
-        try:
-            pictures = [images.decode(data) for data in self._thumbnails.read(wanted)] if wanted else []
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise _damaged(self.path, f"{THUMBNAILS} cannot be read ({error})") from error
-        return np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
+        wanted = self._checked(ids)
+        pictures = np.full((len(wanted), size, size, 3), GREY, np.uint8)
+        which = np.searchsorted(self.rows._ends, wanted, side="right")
+        for number in np.unique(which):
+            shard = self._stored[number]
+            places = np.flatnonzero(which == number)
+            local = (wanted[places] - self.rows._starts[number]).tolist()
+            for place, data in zip(places, shard.thumbnails(local), strict=True):
+                pictures[place] = images.resize_and_crop(data, size)
+        return pictures
+
+    def shard_contents(self, number: int) -> tuple[list[dict[str, Any]], list[bytes] | None]:
+        """Returns all items and all encoded thumbnails (None if there are none) of shard `number`."""
+        stored = self._stored[number]
+        rows = range(stored.shard.rows)
+        return [stored.item(row) for row in rows], stored.records(rows)
 
     def picture_hashes(self) -> list[str]:
         """Returns the sha256 of every row's picture."""
-        return self._parquet.read(columns=["sha256"]).column("sha256").to_pylist()
+        return self.column("sha256").to_pylist()
 
     def check_encoder(self, identity: Mapping[str, Any]) -> None:
         """Raises UserError unless the encoder is the one that made the rows: the same weights and width."""
@@ -191,9 +251,16 @@ class Database:
 
     def verify(self) -> None:
         """Reads every file and compares its SHA-256 with the manifest; raises UserError for a damaged database."""
-        for name, expected in self.manifest["files"].items():
-            if files.sha256(self.path / name) != expected:
+        index = {f"index/{name}": value for name, value in self.manifest.get("index", {}).get("files", {}).items()}
+        for name, expected in {**self.manifest["files"], **index}.items():
+            if not (self.path / name).is_file() or files.sha256(self.path / name) != expected:
                 raise _damaged(self.path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
+
+    def skipped(self) -> list[str]:
+        """Returns one line for each picture of the sources that was left out, with the reason."""
+        if SKIPPED not in self.manifest["files"]:
+            return []
+        return [json.loads(line) for line in (self.path / SKIPPED).read_text().splitlines()]
 
     def _checked(self, ids: Ids) -> np.ndarray:
         ids = np.asarray(ids, np.int64)
@@ -205,24 +272,74 @@ class Database:
         return ids
 
     def _item(self, row: int) -> dict[str, Any]:
+        number = bisect.bisect_right(self.rows._ends, row)
+        return {"row": row, **self._stored[number].item(row - self.rows._starts[number])}
+
+    @functools.cached_property
+    def _stored(self) -> list[_Stored]:
+        return [_Stored(shard) for shard in self.shards]
+
+
+class _Stored:
+    """The items and thumbnails of one shard, opened when first asked for."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        # Row groups are read one by one, so that captions of millions of rows never lie in memory at once.
+        self._group = functools.lru_cache(CACHED_GROUPS)(self._read_group)
+
+    def item(self, row: int) -> dict[str, Any]:
         group = bisect.bisect_right(self._group_ends, row)
         start = self._group_ends[group - 1] if group else 0
         item = self._group(group)[row - start]
-        return {**item, "attributes": json.loads(item["attributes"] or "{}")}
+        return {**item, "attributes": dict(item["attributes"] or [])}
+
+    def column(self, key: str) -> Any:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        name = key if key in COLUMNS else "attributes"
+        try:
+            found = self._parquet.read(columns=[name]).column(name)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
+        if name == "attributes":
+            found = pc.call_function("map_lookup", [found], pc.MapLookupOptions(pa.scalar(key), "first"))
+        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+    def thumbnails(self, rows: Sequence[int]) -> list[np.ndarray]:
+        records = self.records(rows)
+        if records is None:
+            return [np.full((8, 8, 3), GREY, np.uint8)] * len(rows)
+        try:
+            return [images.decode(data) for data in records]
+        except ValueError as error:
+            raise self._unreadable(error) from error
+
+    def records(self, rows: Sequence[int]) -> list[bytes] | None:
+        if THUMBNAILS not in self.shard.names:
+            return None
+        try:
+            return list(self._reader.read(list(rows))) if len(rows) else []
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> UserError:
+        return _damaged(self.shard.folder, f"{self.shard.names[THUMBNAILS]} cannot be read ({error})")
 
     @functools.cached_property
     def _parquet(self) -> Any:
         import pyarrow
         import pyarrow.parquet
 
+        name = self.shard.names[ITEMS]
         try:
-            table = pyarrow.parquet.ParquetFile(self.path / ITEMS, memory_map=True)
+            table = pyarrow.parquet.ParquetFile(self.shard.folder / name, memory_map=True)
         except (OSError, pyarrow.ArrowException) as error:
-            raise _damaged(self.path, f"{ITEMS} cannot be read ({error})") from error
-        if table.metadata.num_rows != len(self):
-            raise _damaged(
-                self.path, f"{ITEMS} has {table.metadata.num_rows} rows, and there are {len(self)} embeddings"
-            )
+            raise _damaged(self.shard.folder, f"{name} cannot be read ({error})") from error
+        if table.metadata.num_rows != self.shard.rows:
+            told = f"{name} has {table.metadata.num_rows} rows, and there are {self.shard.rows} embeddings"
+            raise _damaged(self.shard.folder, told)
         return table
 
     @functools.cached_property
@@ -230,46 +347,33 @@ class Database:
         metadata = self._parquet.metadata
         return np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]).tolist()
 
-    @functools.cached_property
-    def _group(self) -> Any:
-        # Row groups are read one by one, so that captions of millions of rows never lie in memory at once.
-        return functools.lru_cache(CACHED_GROUPS)(self._read_group)
-
     def _read_group(self, group: int) -> list[dict[str, Any]]:
         import pyarrow
 
         try:
             return self._parquet.read_row_group(group).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:
-            raise _damaged(self.path, f"{ITEMS} cannot be read ({error})") from error
+            raise _damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
 
     @functools.cached_property
-    def _thumbnails(self) -> Any:
+    def _reader(self) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
 
-        reader = ArrayRecordReader(str(self.path / THUMBNAILS))
-        if reader.num_records() != len(self):
-            raise _damaged(self.path, f"{THUMBNAILS} has {reader.num_records()} pictures for {len(self)} embeddings")
+        name = self.shard.names[THUMBNAILS]
+        reader = ArrayRecordReader(str(self.shard.folder / name))
+        if reader.num_records() != self.shard.rows:
+            told = f"{name} has {reader.num_records()} pictures for {self.shard.rows} embeddings"
+            raise _damaged(self.shard.folder, told)
         return reader
-
-
-def picture_hash(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Returns the SHA-256 over a decoded picture's size and pixels, whatever file format it came in."""
-    return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-
-
-def encode_thumbnail(image: UInt8[np.ndarray, "h w 3"], size: int, quality: int) -> bytes:
-    """Returns a picture as a square WebP of `size` pixels, `quality` in [1, 100]; 100 is lossless."""
-    buffer = io.BytesIO()
-    small = Image.fromarray(images.resize_and_crop(image, size))
-    small.save(buffer, "WEBP", quality=quality, lossless=quality == 100, method=4)
-    return buffer.getvalue()
 
 
 def _locate(name_or_path: str | Path) -> Path:
     if str(name_or_path) in Database.names():
         return EMBEDDED / str(name_or_path)
+    if storage.is_remote(name_or_path):
+        return storage.staged(str(name_or_path), MANIFEST)
     path = Path(name_or_path).expanduser()
+    files.recover(path)
     if path.is_dir():
         return path
     raise unknown("database", str(name_or_path), Database.names(), hint="or give the folder of a database")
@@ -285,26 +389,31 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise UserError(f"database {path} has schema {schema!r}, and this version reads {SCHEMA}; build it again")
-    needed = ("name", "count", "width", "dtype", "encoder", "shards", "files", "thumbnail_size")
-    missing = [key for key in needed if key not in manifest]
+    missing = [key for key in NEEDED if key not in manifest]
     if missing:
         raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}")
     encoder = manifest["encoder"]
     if not isinstance(encoder, dict) or not {"name", "sha256", "width"} <= encoder.keys():
         raise _damaged(path, f"{MANIFEST} does not say by name, sha256 and width which encoder made the rows")
+    shards = manifest["shards"]
+    if not shards or not all({"rows", EMBEDDINGS, ITEMS} <= shard.keys() for shard in shards):
+        raise _damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
     return manifest
 
 
-def _open_shard(path: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarray:
-    if name not in manifest["files"] or Path(name).name != name:
-        raise _damaged(path, f"shard {name!r} is not among the manifest's files")
+def _open_shard(path: Path, told: Mapping[str, Any], manifest: Mapping[str, Any]) -> np.ndarray:
+    unlisted = [name for kind, name in told.items() if kind != "rows" and name not in manifest["files"]]
+    if unlisted:
+        raise _damaged(path, f"{unlisted[0]!r} is not among the manifest's files")
+    name = told[EMBEDDINGS]
     try:
         shard = np.load(path / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{name} cannot be read ({error})") from error
-    if shard.ndim != 2 or shard.shape[1] != manifest["width"] or shard.dtype.name != manifest["dtype"]:
-        expected = f"[n, {manifest['width']}] {manifest['dtype']}"
-        raise _damaged(path, f"{name} is {list(shard.shape)} {shard.dtype.name}, and the manifest says {expected}")
+    expected = [told["rows"], manifest["width"]]
+    if list(shard.shape) != expected or shard.dtype.name != manifest["dtype"]:
+        said = f"{expected} {manifest['dtype']}"
+        raise _damaged(path, f"{name} is {list(shard.shape)} {shard.dtype.name}, and the manifest says {said}")
     return shard
 
 

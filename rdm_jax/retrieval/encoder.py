@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.mesh import batch_sharding, local_mesh, replicated
 
 # Few inputs, a prompt say, go through one small program; many go through one large program.
 SMALL_BATCH = 8
@@ -27,6 +28,21 @@ class Encoder(Protocol):
     @property
     def identity(self) -> dict[str, Any]:
         """The encoder's name, the SHA-256 of its weights and the width of its vectors."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square pictures that it sees, in pixels."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures it takes at once where there are many."""
+        ...
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a picture becomes what it sees, as JSON for the manifest of a database."""
         ...
 
     def encode_images(self, images: Sequence[np.ndarray] | np.ndarray, /) -> np.ndarray:
@@ -44,7 +60,8 @@ class ClipEncoder:
 
     Attributes:
       bundle: holds the part "clip" and a tokenizer.
-      batch_size: how many pictures or texts are encoded at a time, where there are many.
+      batch_size: how many pictures or texts are encoded at a time, where there are many; split over the devices of
+        this process, and so rounded up to a multiple of their number.
 
     Raises:
       UserError: the bundle holds no CLIP.
@@ -55,6 +72,9 @@ class ClipEncoder:
 
     def __post_init__(self) -> None:
         self.bundle.require("clip")
+        object.__setattr__(
+            self, "batch_size", -(-self.batch_size // jax.local_device_count()) * jax.local_device_count()
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,6 +85,13 @@ class ClipEncoder:
     def image_size(self) -> int:
         """The side of the square pictures that the image tower takes, in pixels."""
         return int(self.bundle.clip.vision.image_size)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a picture becomes what the image tower sees."""
+        config = self.bundle.config["clip"]
+        resize = "shorter side by bicubic with antialiasing, centre cropped"
+        return {"size": self.image_size, "resize": resize, "mean": list(config["mean"]), "std": list(config["std"])}
 
     def encode_images(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "n h w 3"]
@@ -106,7 +133,11 @@ class ClipEncoder:
 
     @functools.cached_property
     def _params(self) -> Any:
-        return jax.device_put(self.bundle.params["clip"])
+        return jax.device_put(self.bundle.params["clip"], replicated(self._mesh))
+
+    @functools.cached_property
+    def _mesh(self) -> jax.sharding.Mesh:
+        return local_mesh()
 
     @functools.cached_property
     def _encode_images(self) -> Callable[[Any, np.ndarray], jax.Array]:
@@ -130,6 +161,7 @@ class ClipEncoder:
         outputs = [np.zeros((0, self.identity["width"]), np.float32)]
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
-            padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-            outputs.append(np.asarray(encode(self._params, np.pad(batch, padding)))[: len(batch)])
+            full = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
+            sharding = replicated(self._mesh) if size % self._mesh.size else batch_sharding(self._mesh)
+            outputs.append(np.asarray(encode(self._params, jax.device_put(full, sharding)))[: len(batch)])
         return np.concatenate(outputs)

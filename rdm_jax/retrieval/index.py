@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int64
 
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.retrieval.database import Database, Rows
+from rdm_jax.core.mesh import batch_sharding, local_mesh, replicated
+from rdm_jax.retrieval.database import Database
 
 KINDS = ("auto", "exact", "scann")
 # Rows are padded to a multiple of PAD and searched in chunks of at most CHUNK: databases of like size share a program.
@@ -27,6 +28,22 @@ MARGIN = 8
 DEVICE_BYTES = 2**31
 # From here on the approximate index is quicker on a CPU by more than its building costs.
 AUTO_SCANN_ROWS = 500_000
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Rows [n, d], read when asked for: an array, a database's shards, or some rows of either."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> np.ndarray:
+        """Returns the rows of a slice without a step, or of ids."""
+        ...
 
 
 @runtime_checkable
@@ -70,7 +87,7 @@ def make_index(database: Database, kind: str = "auto") -> Index:
 
 @dataclasses.dataclass(frozen=True)
 class ExactIndex:
-    """Compares a query with every row, chunk by chunk on the device; chunks stay there if they fit.
+    """Compares a query with every row, chunk by chunk, each split over the devices; chunks stay there if they fit.
 
     Attributes:
       rows: [n, d] the rows, an array or memory-mapped shards.
@@ -79,7 +96,7 @@ class ExactIndex:
         each search.
     """
 
-    rows: Rows | np.ndarray
+    rows: RowSource
     chunk_rows: int = CHUNK
     device_bytes: int = DEVICE_BYTES
 
@@ -125,7 +142,9 @@ class ExactIndex:
 
     def _load(self, number: int) -> jax.Array:
         rows = unit(self.rows[number * self._chunk : (number + 1) * self._chunk])
-        return jax.device_put(np.pad(rows, ((0, self._chunk - len(rows)), (0, 0))))
+        full = np.pad(rows, ((0, self._chunk - len(rows)), (0, 0)))
+        mesh = local_mesh()
+        return jax.device_put(full, replicated(mesh) if self._chunk % mesh.size else batch_sharding(mesh))
 
 
 def check_search(shape: tuple[int, ...], queries: np.ndarray, k: int) -> None:
@@ -146,7 +165,7 @@ def unit(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
 
 
 def rescore(
-    rows: Rows | np.ndarray, queries: Float[np.ndarray, "q d"], candidates: Int64[np.ndarray, "q c"], k: int
+    rows: RowSource, queries: Float[np.ndarray, "q d"], candidates: Int64[np.ndarray, "q c"], k: int
 ) -> tuple[Int64[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
     """Returns the k best of some candidates by their exact cosines, computed in float64.
 

@@ -1,19 +1,15 @@
 """Neighbours computed ahead of time: one record for each example of a data set, in its order, in ArrayRecord parts.
 
-`sidecar` says what a record holds and reads it. Parts are written into `.NAME.partial` beside the target, each whole or
-not at all, so that a killed run goes on where it was; the folder gets its name when all are there.
+`sidecar` says what a record holds and reads it. There is a part for each file of the data set, so that a process that
+reads some files of the one reads the same ones of the other. Parts are made as `parts` says: a stopped run goes on, and
+several processes share the work; the folder gets its name when all are there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import itertools
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +17,77 @@ import numpy as np
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Example, Source
-from rdm_jax.retrieval.build import BATCH, load
-from rdm_jax.retrieval.database import Database, picture_hash
+from rdm_jax.data.sources import Source
+from rdm_jax.retrieval.build import Progress, Seen, encode_stream, unseen, write_parts
+from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.index import ExactIndex, Index, make_index
+from rdm_jax.retrieval.parts import ALONE, Share, Workspace, difference
+from rdm_jax.retrieval.prepare import Preparation, Prepared, Workers
+from rdm_jax.retrieval.selected import RowsView
 from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, packed, read_manifest
 
-__all__ = ["NeighborSidecar", "Report", "compute_neighbors"]
+__all__ = ["NeighborSidecar", "Plan", "Report", "compute_neighbors"]
 
-PLAN = "plan.json"
+# Where a data set's files are not known, or one holds all, parts have so many examples at most.
 PART_SIZE = 4096
+QUERIES = 256
 # Above this cosine a neighbour is the query itself, stored in float16.
 SAME = 1.0 - 1e-6
 
-Progress = Callable[[int, int], None]
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which neighbours are wanted.
+
+    Attributes:
+      k: how many for each example.
+      embeddings: whether the rows themselves are stored too, in float16.
+      duplicates: rows of the example's own picture, by equal pixels or a cosine of at least this, are left out, so that
+        a set which shares pictures with the database does not find itself; None keeps them.
+      within: an attribute; neighbours carry the same value of it as their example. So a model learns from one
+        collection at a time (one artist, one style), which is how a database is chosen when it draws.
+      index: "auto", "exact" or "scann".
+      part_size: how many examples a part has at most where the set is one file.
+
+    Raises:
+      UserError: a cosine out of (0, 1].
+    """
+
+    k: int
+    embeddings: bool = True
+    duplicates: float | None = SAME
+    within: str | None = None
+    index: str = "auto"
+    part_size: int = PART_SIZE
+
+    def __post_init__(self) -> None:
+        if self.duplicates is not None and not 0 < self.duplicates <= 1:
+            raise UserError(f"duplicates {self.duplicates} is no cosine in (0, 1]; try 0.97")
+
+    def record(self, source: Source, database: Database) -> dict[str, Any]:
+        """Returns what the manifest says of a run."""
+        return {
+            "schema": SCHEMA,
+            "source": {"name": source.name, "fingerprint": source.fingerprint},
+            "database": {"name": database.name, "digest": database.digest},
+            "encoder": dict(database.encoder),
+            "count": len(source),
+            "k": self.k,
+            "embeddings": self.embeddings,
+            "duplicates": self.duplicates,
+            "within": self.within,
+            "part_lengths": [len(part) for part in self.parts(source)],
+        }
+
+    def parts(self, source: Source) -> list[range]:
+        """Returns the numbers of the examples of each part: those of one file of the set."""
+        lengths = source.shard_lengths
+        if len(lengths) == 1:
+            starts = range(0, len(source), self.part_size)
+            return [range(start, min(start + self.part_size, len(source))) for start in starts]
+        ends = np.cumsum(lengths).tolist()
+        return [range(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,83 +99,78 @@ class Report:
       count: how many records it has.
       resumed: how many of them were there before.
       skipped: one line for each picture that could not be read.
+      missing: how many parts other processes have still to make.
     """
 
     path: Path
     count: int
     resumed: int
     skipped: list[str]
+    missing: int = 0
 
 
 def compute_neighbors(
     source: Source,
     encoder: Encoder,
     database: Database,
-    k: int,
+    plan: Plan,
     out: Path,
     *,
-    exclude_duplicates: bool = False,
-    within: str | None = None,
     max_skip: float = 0.05,
-    index: str = "auto",
-    part_size: int = PART_SIZE,
+    share: Share = ALONE,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Writes the k nearest rows of a database for each example of a source; goes on with an unfinished run.
+    """Writes the nearest rows of a database for each example of a source; goes on with an unfinished run.
 
     Args:
       source: the examples.
       encoder: the one that made the database.
       database: where the neighbours come from.
-      k: how many for each example.
+      plan: which of them.
       out: a folder that does not exist yet, or one that a run with the same inputs has finished.
-      exclude_duplicates: leave out rows of the same picture: equal pixels, or a cosine above 1 - 1e-6.
-      within: an attribute; neighbours carry the same value of it as their example. So a model learns from one
-        collection at a time (one artist, one style), which is how a database is chosen when it draws.
       max_skip: the share of unreadable pictures, in [0, 1], above which the run fails.
-      index: "auto", "exact" or "scann".
-      part_size: how many records a part has.
+      share: which of several processes, that work on the same folder, this one is.
+      workers: processes that decode; chosen from the machine if None, threads of this process if 0.
       progress: called with (examples done, examples in all).
 
     Raises:
       UserError: `out` holds something else, k does not fit the database, another encoder made it, or too many pictures
         are broken.
     """
-    database.check_encoder(encoder.identity)
-    if not 1 <= k <= len(database):
-        raise UserError(
-            f"k {k} is out of range; database {database.name!r} has {len(database)} rows, give 1 to {len(database)}"
-        )
     out = Path(out)
-    plan = _plan(source, database, k, exclude_duplicates, within, part_size)
+    record = check(source, encoder, database, plan)
     if out.exists():
-        manifest = _finished(out, plan)
-        return Report(out, len(source), len(source), manifest["skipped"])
-    searcher = _Searcher(database, _collections(database, within, index), k, exclude_duplicates, within)
-    folder = _working_folder(out, plan)
-    starts = range(0, len(source), part_size)
-    skipped: list[str] = []
-    resumed = 0
-    for number, start in enumerate(starts):
-        part = folder / _part_name(number, len(starts))
-        stop = min(start + part_size, len(source))
-        notes = part.with_suffix(".json")
-        if part.is_file() and notes.is_file():
-            skipped += json.loads(notes.read_text())
-            resumed += stop - start
-        else:
-            broken = _write_part(part, source, range(start, stop), encoder, searcher, progress)
-            files.write_json(notes, broken)
-            skipped += broken
-        if len(skipped) > max_skip * len(source):
-            raise UserError(
-                f"{len(skipped)} of the first {stop} pictures of {source.name} cannot be read, allowed are "
-                f"{max_skip:.1%} of {len(source)}; the first: {skipped[0]}; mend them or allow more by --max-skip"
-            )
-        if progress:
-            progress(stop, len(source))
-    _finish(folder, out, plan, len(starts), skipped)
+        return Report(out, len(source), len(source), _finished(out, record)["skipped"])
+    searcher = Searcher.of(database, plan)
+    parts = plan.parts(source)
+    work = Workspace.open(out, record, len(parts))
+    with work.locked(share):
+        resumed = sum(len(parts[number]) for number in work.done())
+
+        def write(number: int, pool: Workers, seen: Seen) -> dict[str, Any]:
+            return write_part(work.folder, number, work.count, parts[number], encoder, searcher, pool, seen)
+
+        write_parts(work, source, parts, Preparation(encoder.image_size), write, max_skip, share, workers, progress)
+        skipped = [line for number in work.done() for line in work.notes(number)["skipped"]]
+        if missing := work.count - len(work.done()):
+            return Report(out, len(source), resumed, skipped, missing)
+        hashes = {name: value for number in range(work.count) for name, value in work.notes(number)["hashes"].items()}
+        files.write_json(work.folder / MANIFEST, {**record, "skipped": skipped, "files": hashes})
+    work.clear()
+    work.folder.rename(out)
     return Report(out, len(source), resumed, skipped)
+
+
+def check(source: Source, encoder: Encoder, database: Database, plan: Plan) -> dict[str, Any]:
+    """Returns the record of a run; raises UserError where encoder, k and database do not fit each other."""
+    database.check_encoder(encoder.identity)
+    if not 1 <= plan.k <= len(database):
+        raise UserError(
+            f"k {plan.k} is out of range; database {database.name!r} has {len(database)} rows, give 1 to "
+            f"{len(database)}"
+        )
+    return plan.record(source, database)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,165 +190,157 @@ def _collections(database: Database, within: str | None, kind: str) -> dict[str 
     """Returns one collection for each value of an attribute, or a single one of all rows under the name None."""
     if within is None:
         return {None: _Collection(None, make_index(database, kind), len(database))}
-    values = np.array([str(item["attributes"].get(within)) for item in database.items(range(len(database)))])
-    groups = {str(value): np.flatnonzero(values == value) for value in np.unique(values) if value != "None"}
+    values = np.array(database.column(within).to_pylist(), object)
+    groups = {str(value): np.flatnonzero(values == value) for value in set(values.tolist()) - {None}}
     if not groups:
         raise UserError(f"no row of database {database.name!r} has the attribute {within!r}; see `rdm database info`")
-    return {name: _Collection(ids, ExactIndex(database.rows[ids]), len(ids)) for name, ids in groups.items()}
+    return {name: _Collection(ids, ExactIndex(RowsView(database.rows, ids)), len(ids)) for name, ids in groups.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Searcher:
-    """Finds the k nearest rows, without a query's own picture where that is asked for."""
+class Searcher:
+    """Finds the k nearest rows of examples, without their own pictures where that is asked for.
+
+    Attributes:
+      database: where the rows are.
+      collections: what is searched for each value of the attribute that neighbours share with their example.
+      plan: which neighbours.
+    """
 
     database: Database
     collections: Mapping[str | None, _Collection]
-    k: int
-    exclude_duplicates: bool
-    within: str | None
+    plan: Plan
 
-    def search(self, queries: np.ndarray, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ids [q, k] and scores [q, k]."""
-        hashes = np.array([picture_hash(one.image) if self.exclude_duplicates else "" for one in examples])
-        names = [None if self.within is None else str(one.attributes.get(self.within)) for one in examples]
-        ids = np.empty((len(queries), self.k), np.int64)
-        scores = np.empty((len(queries), self.k), np.float32)
+    @staticmethod
+    def of(database: Database, plan: Plan) -> Searcher:
+        """Returns the searcher of a plan; raises UserError where no row has the attribute that they share."""
+        return Searcher(database, _collections(database, plan.within, plan.index), plan)
+
+    def search(self, queries: np.ndarray, items: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids [q, k] and scores [q, k] for examples by their embeddings [q, d] and what is told of them."""
+        k, within = self.plan.k, self.plan.within
+        names = [None if within is None else str(item["attributes"].get(within)) for item in items]
+        own = np.array([_short(item["sha256"]) for item in items], np.uint64)
+        ids = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
         for name in dict.fromkeys(names):
             chosen = np.array([i for i, other in enumerate(names) if other == name])
-            ids[chosen], scores[chosen] = self._search(self._collection(name), queries[chosen], hashes[chosen])
+            ids[chosen], scores[chosen] = self._search(self._collection(name), queries[chosen], own[chosen])
         return ids, scores
 
     def _collection(self, name: str | None) -> _Collection:
         collection = self.collections.get(name)
-        if collection is None or collection.size < self.k:
+        if collection is None or collection.size < self.plan.k:
             raise UserError(
-                f"database {self.database.name!r} has {collection.size if collection else 0} rows with {self.within} "
-                f"{name!r}, and {self.k} neighbours are wanted; lower k, or leave {self.within!r} free"
+                f"database {self.database.name!r} has {collection.size if collection else 0} rows with "
+                f"{self.plan.within} {name!r}, and {self.plan.k} neighbours are wanted; lower k, or leave "
+                f"{self.plan.within!r} free"
             )
         return collection
 
-    def _search(
-        self, collection: _Collection, queries: np.ndarray, hashes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if not self.exclude_duplicates:
-            return collection.search(queries, self.k)
-        wanted = self.k + 8
+    def _search(self, collection: _Collection, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        k, threshold = self.plan.k, self.plan.duplicates
+        if threshold is None:
+            return collection.search(queries, k)
+        wanted = k + 8
         while True:
             wanted = min(wanted, collection.size)
             ids, scores = collection.search(queries, wanted)
-            own = np.array([[self._hashes[i] == sha for i in row] for row, sha in zip(ids, hashes, strict=True)])
-            kept = ~(own.reshape(ids.shape) | (scores > SAME))
-            if (kept.sum(axis=1) >= self.k).all():
-                first = np.argsort(~kept, axis=1, kind="stable")[:, : self.k]
+            kept = (self._hashes[ids] != own[:, None]) & (scores < threshold)
+            if (kept.sum(axis=1) >= k).all():
+                first = np.argsort(~kept, axis=1, kind="stable")[:, :k]
                 return np.take_along_axis(ids, first, axis=1), np.take_along_axis(scores, first, axis=1)
             if wanted == collection.size:
                 raise UserError(
-                    f"database {self.database.name!r} has fewer than {self.k} rows for an example when its duplicates "
-                    f"are excluded; lower k from {self.k}"
+                    f"database {self.database.name!r} has fewer than {k} rows for an example when its duplicates are "
+                    f"excluded; lower k from {k}"
                 )
             wanted *= 2
 
     @functools.cached_property
-    def _hashes(self) -> list[str]:
-        return self.database.picture_hashes()
+    def _hashes(self) -> np.ndarray:
+        return np.array([_short(value) for value in self.database.picture_hashes()], np.uint64)
 
 
-def _write_part(
-    part: Path, source: Source, indices: range, encoder: Encoder, searcher: _Searcher, progress: Progress | None
-) -> list[str]:
-    """Writes one part, whole or not at all, and returns one line for each picture that could not be read."""
+def write_part(
+    folder: Path,
+    number: int,
+    of: int,
+    indices: Sequence[int],
+    encoder: Encoder,
+    searcher: Searcher,
+    workers: Workers,
+    seen: Seen = unseen,
+) -> dict[str, Any]:
+    """Writes the records of one part, whole or not at all, and returns its notes: hashes, and what was skipped.
+
+    Args:
+      folder: where to.
+      number: of the part.
+      of: how many parts there are.
+      indices: the numbers of its examples.
+      encoder: makes the queries.
+      searcher: finds the neighbours.
+      workers: prepare the pictures.
+      seen: called after each picture with how many of the part are done, and which were broken.
+    """
+    examples: list[Prepared] = []
+    broken: list[str] = []
+
+    def pixels() -> Any:
+        for one in workers.prepare(indices):
+            examples.append(dataclasses.replace(one, pixels=[]))
+            broken.extend([one.broken] if one.broken else [])
+            seen(len(examples), broken)
+            yield from one.pixels
+
+    queries = encode_stream(pixels(), encoder)
+    name = f"neighbors-{number:05d}-of-{of:05d}.array_record"
+    with files.replaced(folder / name) as path:
+        _write_records(path, np.asarray(indices), examples, queries, searcher)
+    return {"hashes": {name: files.sha256(folder / name)}, "skipped": broken}
+
+
+def _write_records(
+    path: Path, rows: np.ndarray, examples: Sequence[Prepared], queries: np.ndarray, searcher: Searcher
+) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    temporary = part.with_suffix(".tmp")
-    writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    broken = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(indices.start, indices.stop, BATCH):
-            found = list(pool.map(load, itertools.repeat(source), range(start, min(start + BATCH, indices.stop))))
-            broken += [str(one) for one in found if isinstance(one, ValueError)]
-            for record in _records_of(found, encoder, searcher):
-                writer.write(record)
-            if progress:
-                progress(start + len(found), len(source))
+    good = np.array([not one.broken for one in examples], bool)
+    items = [one.items[0] for one in examples if not one.broken]
+    ids = np.full((len(examples), searcher.plan.k), -1, np.int64)
+    scores = np.zeros((len(examples), searcher.plan.k), np.float32)
+    found = [
+        searcher.search(queries[start : start + QUERIES], items[start : start + QUERIES])
+        for start in range(0, len(queries), QUERIES)
+    ]
+    if found:
+        ids[good] = np.concatenate([part[0] for part in found])
+        scores[good] = np.concatenate([part[1] for part in found])
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for start in range(0, len(ids), QUERIES):
+        part = slice(start, start + QUERIES)
+        embeddings = _embeddings(searcher.database, ids[part]) if searcher.plan.embeddings else None
+        for record in packed(rows[part], ids[part], scores[part], embeddings):
+            writer.write(record)
     writer.close()
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(part)
-    return broken
 
 
-def _records_of(found: Sequence[Example | ValueError], encoder: Encoder, searcher: _Searcher) -> list[bytes]:
-    k, width = searcher.k, searcher.database.width
-    ids = np.full((len(found), k), -1, np.int64)
-    scores = np.zeros((len(found), k), np.float32)
-    embeddings = np.zeros((len(found), k, width), np.float16)
-    good = [i for i, one in enumerate(found) if isinstance(one, Example)]
-    examples = [one for one in found if isinstance(one, Example)]
-    if good:
-        ids[good], scores[good] = searcher.search(encoder.encode_images([one.image for one in examples]), examples)
-        rows = searcher.database.rows[ids[good].reshape(-1)]
-        embeddings[good] = rows.astype(np.float16).reshape(len(good), k, width)
-    return packed(ids, scores, embeddings)
+def _embeddings(database: Database, ids: np.ndarray) -> np.ndarray:
+    """Returns rows [n, k, d] in float16, zeros for an example without neighbours."""
+    rows = database.rows[np.maximum(ids, 0).reshape(-1)].astype(np.float16).reshape(*ids.shape, database.width)
+    return np.where(ids[:, :, None] >= 0, rows, np.float16(0))
 
 
-def _plan(
-    source: Source, database: Database, k: int, exclude_duplicates: bool, within: str | None, part_size: int
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "source": {"name": source.name, "fingerprint": source.fingerprint},
-        "database": {"name": database.name, "digest": database.digest},
-        "encoder": dict(database.encoder),
-        "count": len(source),
-        "k": k,
-        "exclude_duplicates": exclude_duplicates,
-        "within": within,
-        "part_size": part_size,
-    }
-
-
-def _working_folder(out: Path, plan: Mapping[str, Any]) -> Path:
-    folder = out.parent / f".{out.name}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not any(folder.glob("neighbors-*.json")):  # no part is finished: nothing is lost
-            files.write_json(folder / PLAN, plan)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {out.parent}: {error.strerror}; choose a folder that can be written"
-        ) from error
-    begun = json.loads((folder / PLAN).read_text())
-    if begun != plan:
-        raise UserError(
-            f"{folder} holds an unfinished run with another {_difference(begun, plan)}; remove it or choose another "
-            "folder"
-        )
-    return folder
-
-
-def _finish(folder: Path, out: Path, plan: Mapping[str, Any], parts: int, skipped: list[str]) -> None:
-    names = [_part_name(number, parts) for number in range(parts)]
-    hashes = {name: files.sha256(folder / name) for name in names}
-    files.write_json(folder / MANIFEST, {**plan, "skipped": skipped, "files": hashes})
-    for name in (PLAN, *(Path(name).with_suffix(".json").name for name in names)):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / name).unlink()
-    folder.rename(out)
-
-
-def _finished(out: Path, plan: Mapping[str, Any]) -> Mapping[str, Any]:
+def _finished(out: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the manifest of a finished run; raises UserError if it was another run."""
     manifest = read_manifest(out)
-    if difference := _difference(manifest, plan):
-        raise UserError(f"{out} was computed with another {difference}; remove it or choose another folder")
+    record = {key: value for key, value in record.items() if key != "part_lengths"}  # records do not depend on them
+    if differing := difference(manifest, record):
+        raise UserError(f"{out} was computed with another {differing}; remove it or choose another folder")
     return manifest
 
 
-def _difference(made: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    return ", ".join(key for key in plan if key != "part_size" and made.get(key) != plan[key]) or (
-        "part size" if "files" not in made and made.get("part_size") != plan["part_size"] else ""
-    )
-
-
-def _part_name(number: int, parts: int) -> str:
-    return f"neighbors-{number:05d}-of-{parts:05d}.array_record"
+def _short(sha256: str) -> int:
+    """Returns the first 64 bits of a hash: millions of them fit into memory."""
+    return int(sha256[:16] or "0", 16)

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.sidecar import NeighborSidecar
+from rdm_jax.retrieval.sidecar import NeighborSidecar, check_database
 
 CHUNK = 4096
 
@@ -26,15 +26,10 @@ def count_neighbors(sidecar: NeighborSidecar, database: Database) -> Counts:
     Raises:
       UserError: the neighbours come from another database.
     """
-    made = sidecar.manifest["database"]
-    if made["digest"] != database.digest:
-        raise UserError(
-            f"neighbours {sidecar.path} come from database {made['name']!r}, not from this {database.name!r}; compute "
-            "them by rdm neighbors"
-        )
+    check_database(sidecar.path, sidecar.manifest, database)
     counts = np.zeros(len(database), np.int64)
     for start in range(0, len(sidecar), CHUNK):
-        ids, _, _ = sidecar.read(range(start, min(start + CHUNK, len(sidecar))))
+        ids = sidecar.ids(range(start, min(start + CHUNK, len(sidecar))))
         counts += np.bincount(ids[ids >= 0], minlength=len(counts))
     return counts
 

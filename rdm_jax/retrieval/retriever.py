@@ -10,9 +10,15 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.diversity import diverse
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.index import Index, make_index
+from rdm_jax.retrieval.selected import SelectedIndex
+
+# Where neighbours should differ, they are chosen among so many times as many.
+POOL = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +47,22 @@ class Retriever:
       databases: where to look, each under a name of its own.
       weights: the share of the k neighbours that each database gives, of any sum; None takes the best of all.
       index: "auto", "exact" or "scann".
+      selection: the rows that may be found.
+      diversity: in [0, 1], how much neighbours should differ from each other; 0 takes the nearest.
+      duplicates: a neighbour with at least this cosine to a better one is left out; None leaves out none.
 
     Raises:
-      UserError: another encoder made a database, two bear the same name, or the weights do not fit.
+      UserError: another encoder made a database, two bear the same name, the weights do not fit, or a number is out of
+        range.
     """
 
     encoder: Encoder
     databases: Sequence[Database]
     weights: Sequence[float] | None = None
     index: str = "auto"
+    selection: Selection = EVERYTHING
+    diversity: float = 0.0
+    duplicates: float | None = None
 
     def __post_init__(self) -> None:
         if not self.databases:
@@ -59,6 +72,10 @@ class Retriever:
             raise UserError(f"databases {', '.join(names)} do not all have different names; give each only once")
         for database in self.databases:
             database.check_encoder(self.encoder.identity)
+        if not 0 <= self.diversity <= 1:
+            raise UserError(f"diversity {self.diversity} is out of range; give 0 to 1")
+        if self.duplicates is not None and not 0 < self.duplicates <= 1:
+            raise UserError(f"duplicates {self.duplicates} is no cosine in (0, 1]; try 0.97")
         if self.weights is not None:
             weights = np.asarray(self.weights, np.float64)
             if (
@@ -82,29 +99,67 @@ class Retriever:
         Raises:
           UserError: k is below 1, or above the number of rows that the databases can give.
         """
-        total = sum(len(database) for database in self.databases)
-        if not 1 <= k <= total:
+        sizes = [self._size(number) for number in range(len(self.databases))]
+        if not 1 <= k <= sum(sizes):
             names = ", ".join(database.name for database in self.databases)
-            raise UserError(f"k {k} is out of range; {names} has {total} rows, give 1 to {total}")
-        counts = [min(k, len(d)) for d in self.databases] if self.weights is None else shares(self.weights, k)
-        parts = [
-            self._from_one(database, index, queries, count)
-            for database, index, count in zip(self.databases, self._indexes, counts, strict=True)
-            if count
-        ]
-        return parts[0] if len(parts) == 1 else _merge(parts, k)
+            chosen = " that the selection admits" if self.selection else ""
+            raise UserError(f"k {k} is out of range; {names} has {sum(sizes)} rows{chosen}, give 1 to {sum(sizes)}")
+        if self.weights is None:
+            return self._pooled(range(len(sizes)), queries, k)
+        parts = []
+        for number, count in enumerate(shares(self.weights, k)):
+            if count > sizes[number]:
+                raise UserError(
+                    f"database {self.databases[number].name!r} has {sizes[number]} rows, and its weight asks for "
+                    f"{count}; lower k or its weight"
+                )
+            if count:
+                parts.append(self._pooled([number], queries, count))
+        return _nearest(parts, k)
+
+    def _pooled(self, numbers: Sequence[int], queries: np.ndarray, k: int) -> Neighbors:
+        """Returns the k best of some databases together, different from each other where that is asked for."""
+        sizes = [self._size(number) for number in numbers]
+        plain = self.diversity == 0 and self.duplicates is None
+        pool = k if plain else POOL * k
+        while True:
+            parts = [
+                self._from_one(number, queries, min(pool, size)) for number, size in zip(numbers, sizes, strict=True)
+            ]
+            found = _nearest(parts, min(pool, sum(sizes)))
+            if plain:
+                return found
+            chosen = [
+                diverse(scores, embeddings, k, self.diversity, self.duplicates)
+                for scores, embeddings in zip(found.scores, found.embeddings, strict=True)
+            ]
+            if all(len(places) == k for places in chosen):
+                return _taken(found, np.stack(chosen) if chosen else np.zeros((0, k), np.int64))
+            if pool >= sum(sizes):
+                raise UserError(
+                    f"there are only {min(map(len, chosen))} neighbours of a cosine below {self.duplicates} to each "
+                    f"other; lower k from {k}, or allow nearer ones"
+                )
+            pool *= POOL
+
+    def _size(self, number: int) -> int:
+        return len(self.databases[number]) if not self.selection else int(self._admitted[number].sum())
+
+    @functools.cached_property
+    def _admitted(self) -> list[np.ndarray]:
+        return [database.mask(self.selection) for database in self.databases]
 
     @functools.cached_property
     def _indexes(self) -> list[Index]:
-        return [make_index(database, self.index) for database in self.databases]
+        indexes = [make_index(database, self.index) for database in self.databases]
+        if not self.selection:
+            return indexes
+        together = zip(self.databases, indexes, self._admitted, strict=True)
+        return [SelectedIndex(database.rows, index, admitted) for database, index, admitted in together]
 
-    def _from_one(self, database: Database, index: Index, queries: np.ndarray, k: int) -> Neighbors:
-        if k > len(database):
-            raise UserError(
-                f"database {database.name!r} has {len(database)} rows, and its weight asks for {k}; lower k or its "
-                "weight"
-            )
-        ids, scores = index.search(queries, k)
+    def _from_one(self, number: int, queries: np.ndarray, k: int) -> Neighbors:
+        database = self.databases[number]
+        ids, scores = self._indexes[number].search(queries, k) if k else _none(len(queries))
         embeddings = database.embeddings(ids.reshape(-1)).reshape(*ids.shape, database.width)
         return Neighbors(ids, scores, embeddings, np.full(ids.shape, database.name))
 
@@ -118,14 +173,28 @@ def shares(weights: Sequence[float], k: int) -> list[int]:
     return counts.tolist()
 
 
-def _merge(parts: Sequence[Neighbors], k: int) -> Neighbors:
-    ids = np.concatenate([part.ids for part in parts], axis=1)
-    scores = np.concatenate([part.scores for part in parts], axis=1)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    embeddings = np.concatenate([part.embeddings for part in parts], axis=1)
+def _none(queries: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((queries, 0), np.int64), np.zeros((queries, 0), np.float32)
+
+
+def _nearest(parts: Sequence[Neighbors], k: int) -> Neighbors:
+    """Returns the k best of several parts, equal scores in the order of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = Neighbors(
+        ids=np.concatenate([part.ids for part in parts], axis=1),
+        scores=np.concatenate([part.scores for part in parts], axis=1),
+        embeddings=np.concatenate([part.embeddings for part in parts], axis=1),
+        databases=np.concatenate([part.databases for part in parts], axis=1),
+    )
+    return _taken(joined, np.argsort(-joined.scores, axis=1, kind="stable")[:, :k])
+
+
+def _taken(found: Neighbors, places: Int64[np.ndarray, "q k"]) -> Neighbors:
+    """Returns the neighbours at some places of each query's list."""
     return Neighbors(
-        ids=np.take_along_axis(ids, best, axis=1),
-        scores=np.take_along_axis(scores, best, axis=1),
-        embeddings=np.take_along_axis(embeddings, best[:, :, None], axis=1),
-        databases=np.take_along_axis(np.concatenate([part.databases for part in parts], axis=1), best, axis=1),
+        ids=np.take_along_axis(found.ids, places, axis=1),
+        scores=np.take_along_axis(found.scores, places, axis=1),
+        embeddings=np.take_along_axis(found.embeddings, places[:, :, None], axis=1),
+        databases=np.take_along_axis(found.databases, places, axis=1),
     )

@@ -1,7 +1,8 @@
 """Reading neighbours that were computed ahead of time: record i belongs to example i of a data set.
 
-A record holds k row ids (int64), k cosines (float32) and k rows (float16 [k, d]) of the database, best first, little
-endian, one after the other. An example whose picture could not be read has ids -1 and zeros.
+A record holds the example's number (int64), k row ids (int64), k cosines (float32) and, where they were asked for, k
+rows (float16 [k, d]) of the database, best first, little endian, one after the other. An example whose picture could
+not be read has ids -1 and zeros.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
-from rdm_jax.core import files
+from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.database import Database
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+
+NEEDED = ("source", "database", "encoder", "count", "k", "embeddings", "part_lengths", "files", "skipped")
 
 Records = tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"], Float16[np.ndarray, "n k d"]]
 
@@ -32,19 +35,27 @@ class NeighborSidecar:
     """Neighbours on disk, record i for example i; cheap to open, to pickle and to read from several threads.
 
     Attributes:
-      path: the folder.
+      path: the folder, or its address in object storage, which is copied to the local disk first.
+      database: where rows are read from if the records hold none.
+
+    Raises:
+      UserError: no finished neighbours are there, a file is missing, or the rows of another database are given.
     """
 
     path: Path
+    database: Database | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
+        path = storage.staged(str(self.path), MANIFEST) if storage.is_remote(self.path) else Path(self.path)
+        object.__setattr__(self, "path", path)
         missing = [name for name in self.manifest["files"] if not (self.path / name).is_file()]
         if missing:
             raise _damaged(self.path, f"{missing[0]} is missing")
+        if self.database is not None:
+            check_database(self.path, self.manifest, self.database)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NeighborSidecar, (self.path,)
+        return NeighborSidecar, (self.path, self.database)
 
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
@@ -72,11 +83,81 @@ class NeighborSidecar:
         return ids[0], scores[0], embeddings[0]
 
     def read(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Records:
-        """Returns several examples' row ids [n, k], cosines [n, k] and rows [n, k, d]."""
-        wanted = [int(i) for i in indices]
-        if wanted and not 0 <= min(wanted) <= max(wanted) < len(self):
-            raise IndexError(f"example {max(wanted)} of {len(self)}")
-        return _unpacked(self._records.__getitems__(wanted) if wanted else [], self.k, self.width)
+        """Returns several examples' row ids [n, k], cosines [n, k] and rows [n, k, d].
+
+        Raises:
+          UserError: the records hold no rows, and no database was given to read them from.
+        """
+        table = self._table(indices)
+        ids = table["ids"].astype(np.int64)
+        return ids, table["scores"].astype(np.float32), self._rows(table, ids)
+
+    def ids(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
+        """Returns several examples' row ids [n, k]."""
+        return self._table(indices)["ids"].astype(np.int64)
+
+    def _table(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the records of some examples, read file by file."""
+        wanted = np.asarray(indices, np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"example {wanted.max()} of {len(self)}")
+        table = np.empty(len(wanted), self._layout)
+        which = np.searchsorted(self._ends, wanted, side="right")
+        for number in np.unique(which):
+            places = np.flatnonzero(which == number)
+            start = self._ends[number] - self.manifest["part_lengths"][number]
+            records = self._read_part(int(number), wanted[places] - start)
+            table[places] = np.frombuffer(b"".join(records), self._layout)
+        if (table["row"] != wanted).any():
+            raise _damaged(self.path, "its records are not in the order of the examples")
+        return table
+
+    def _read_part(self, number: int, rows: np.ndarray) -> list[bytes]:
+        reader = self._reader(number)
+        try:
+            if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+                return reader.read(int(rows[0]), int(rows[-1]) + 1)
+            return reader.read(rows.tolist())
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise _damaged(self.path, f"its parts cannot be read ({error})") from error
+
+    def _rows(self, table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        if self.manifest["embeddings"]:
+            return table["embeddings"].astype(np.float16)
+        if self.database is None:
+            name = self.manifest["database"]["name"]
+            raise UserError(
+                f"neighbours {self.path} hold no rows; give database {name!r} too, or compute them with rows"
+            )
+        rows = self.database.rows[np.maximum(ids, 0).reshape(-1)].astype(np.float16).reshape(*ids.shape, self.width)
+        return np.where(ids[:, :, None] >= 0, rows, np.float16(0))
+
+    @functools.cached_property
+    def _layout(self) -> np.dtype:
+        fields: list[Any] = [("row", "<i8"), ("ids", "<i8", (self.k,)), ("scores", "<f4", (self.k,))]
+        if self.manifest["embeddings"]:
+            fields.append(("embeddings", "<f2", (self.k, self.width)))
+        return np.dtype(fields)
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.manifest["part_lengths"])
+
+    @functools.cached_property
+    def _reader(self) -> Callable[[int], Any]:
+        return functools.cache(self._open_part)
+
+    def _open_part(self, number: int) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        name = sorted(self.manifest["files"])[number]
+        try:
+            reader = ArrayRecordReader(str(self.path / name))
+        except (ValueError, RuntimeError, OSError) as error:
+            raise _damaged(self.path, f"{name} cannot be read ({error})") from error
+        if reader.num_records() != self.manifest["part_lengths"][number]:
+            raise _damaged(self.path, f"{name} holds {reader.num_records()} records, fewer or more than it should")
+        return reader
 
     def check(self, source: Source, database: Database | None = None, encoder: Mapping[str, Any] | None = None) -> None:
         """Raises UserError unless the records belong to this source, and to this database and encoder if given."""
@@ -86,12 +167,8 @@ class NeighborSidecar:
                 f"neighbours {self.path} were computed for {made['source']['name']} ({made['count']} examples), not "
                 f"for this {source.name} ({len(source)}): pictures, captions, order or split differ; compute them again"
             )
-        if database is not None and database.digest != made["database"]["digest"]:
-            raise UserError(
-                f"neighbours {self.path} come from database {made['database']['name']!r} "
-                f"({made['database']['digest'][:12]}), not from this {database.name!r} ({database.digest[:12]}); "
-                "compute them again"
-            )
+        if database is not None:
+            check_database(self.path, made, database)
         if encoder is not None and encoder["sha256"] != made["encoder"]["sha256"]:
             raise UserError(
                 f"neighbours {self.path} were made by encoder {made['encoder']['name']!r} "
@@ -105,24 +182,26 @@ class NeighborSidecar:
             if files.sha256(self.path / name) != expected:
                 raise _damaged(self.path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
 
-    @functools.cached_property
-    def _records(self) -> Any:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        try:
-            records = ArrayRecordDataSource([str(self.path / name) for name in self.manifest["files"]])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise _damaged(self.path, f"its parts cannot be read ({error})") from error
-        if len(records) != len(self):
-            raise _damaged(self.path, f"its parts hold {len(records)} records, and the manifest says {len(self)}")
-        return records
+def check_database(path: Path, manifest: Mapping[str, Any], database: Database) -> None:
+    """Raises UserError unless the neighbours in a folder come from this database."""
+    made = manifest["database"]
+    if database.digest != made["digest"]:
+        raise UserError(
+            f"neighbours {path} come from database {made['name']!r} ({made['digest'][:12]}), not from this "
+            f"{database.name!r} ({database.digest[:12]}); compute them again by rdm neighbors"
+        )
 
 
 def packed(
-    ids: Int64[np.ndarray, "n k"], scores: Float32[np.ndarray, "n k"], embeddings: Float16[np.ndarray, "n k d"]
+    rows: Int64[np.ndarray, " n"],
+    ids: Int64[np.ndarray, "n k"],
+    scores: Float32[np.ndarray, "n k"],
+    embeddings: Float16[np.ndarray, "n k d"] | None,
 ) -> list[bytes]:
-    """Returns one record for each example."""
-    arrays = (ids.astype("<i8"), scores.astype("<f4"), embeddings.astype("<f2"))
+    """Returns one record for each example: its number, row ids, cosines, and rows unless they are None."""
+    arrays = [rows.astype("<i8"), ids.astype("<i8"), scores.astype("<f4")]
+    arrays += [] if embeddings is None else [embeddings.astype("<f2")]
     return [b"".join(array[i].tobytes() for array in arrays) for i in range(len(ids))]
 
 
@@ -138,18 +217,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(path, f"{MANIFEST} is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UserError(f"{path} is of another version than {SCHEMA}; compute the neighbours again")
-    missing = [
-        key for key in ("source", "database", "encoder", "count", "k", "files", "skipped") if key not in manifest
-    ]
+    missing = [key for key in NEEDED if key not in manifest]
     if missing:
         raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}")
     return manifest
-
-
-def _unpacked(records: Sequence[bytes], k: int, width: int) -> Records:
-    layout = np.dtype([("ids", "<i8", (k,)), ("scores", "<f4", (k,)), ("embeddings", "<f2", (k, width))])
-    table = np.frombuffer(b"".join(records), layout)
-    return table["ids"].astype(np.int64), table["scores"].astype(np.float32), table["embeddings"].astype(np.float16)
 
 
 def _damaged(path: Path, reason: str) -> UserError:

@@ -39,7 +39,8 @@ def test_a_compvis_file_comes_over_row_by_row(tmp_path, save):
     assert import_database(_npz(tmp_path / "a.npz", rows, save=save), ENCODER, tmp_path / "out", dtype="float32") == 30
     database = Database.open(tmp_path / "out")
     np.testing.assert_array_equal(database.embeddings(range(30)), rows)
-    assert database.items([8])[0]["attributes"] == {"img_id": "8", "patch_coords": "8 9 10 11"}
+    item = database.items([8])[0]
+    assert item["attributes"] == {"img_id": "8"} and item["box"] == [8, 9, 10, 11]
     assert database.encoder == ENCODER and database.name == "out"
     database.verify()
     found, _ = make_index(database).search(rows[4:5], 1)

@@ -106,6 +106,13 @@ class Squares:
         image = np.broadcast_to(self._colours[index], (16, 16, 3)).copy()
         return Example(image, f"square {index}", f"squares/{index:03d}.png", {})
 
+    @property
+    def shard_lengths(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    def told(self, index: int) -> dict[str, str]:
+        return {"caption": f"square {index}", "path": f"squares/{index:03d}.png"}
+
 
 def database(folder: Path, name: str, model: Bundle, count: int = 12, seed: int = 0) -> Path:
     """Builds a database of squares and returns its folder."""

@@ -1,5 +1,6 @@
 import hashlib
 import io
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ WIDTH = 24
 
 class RandomEncoder:
     """An encoder without a network: random projections of the pixels, and of the text's hash."""
+
+    image_size = 8
+    batch_size = 16
+    preprocessing: ClassVar = {"size": 8}
 
     def __init__(self, name="random", seed=0):
         self.identity = {"name": name, "sha256": hashlib.sha256(f"{name}{seed}".encode()).hexdigest(), "width": WIDTH}

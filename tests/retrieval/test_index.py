@@ -113,7 +113,7 @@ def test_scann_with_a_tree_recalls_nearly_all():
 
 def test_scann_index_is_saved_and_refuses_another_database(database, encoder, source, tmp_path):
     pytest.importorskip("scann")
-    from rdm_jax.retrieval.build import build_database
+    from rdm_jax.retrieval.build import Recipe, build_database
     from rdm_jax.retrieval.database import Database
 
     queries = encoder.encode_texts(["a", "b"])
@@ -121,7 +121,7 @@ def test_scann_index_is_saved_and_refuses_another_database(database, encoder, so
     moved = (tmp_path / "saved").rename(tmp_path / "moved")
     loaded = ScannIndex.open(moved, database).search(queries, 5)
     np.testing.assert_array_equal(loaded[0], make_index(database, "exact").search(queries, 5)[0])
-    build_database(source, encoder, tmp_path / "other", limit=20)
+    build_database(source, encoder, tmp_path / "other", Recipe(limit=20))
     with pytest.raises(UserError, match="was made of another database"):
         ScannIndex.open(moved, Database.open(tmp_path / "other"))
     (moved / "database.json").unlink()

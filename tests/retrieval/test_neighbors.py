@@ -7,10 +7,10 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import neighbors
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.index import make_index
-from rdm_jax.retrieval.neighbors import NeighborSidecar, compute_neighbors
+from rdm_jax.retrieval.neighbors import NeighborSidecar, Plan, compute_neighbors
 
 
 def write_more_pictures(root, count, seed, broken=()):
@@ -35,7 +35,7 @@ def examples(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(examples, encoder, database, tmp_path_factory):
     out = tmp_path_factory.mktemp("neighbors") / "out"
-    compute_neighbors(examples, encoder, database, 6, out, part_size=32)
+    compute_neighbors(examples, encoder, database, Plan(6, part_size=32, duplicates=None), out)
     return out
 
 
@@ -68,7 +68,7 @@ def test_a_broken_picture_leaves_an_empty_record_in_its_place(finished):
 
 
 def test_records_do_not_depend_on_the_size_of_parts(finished, examples, encoder, database, tmp_path):
-    compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=1000)
+    compute_neighbors(examples, encoder, database, Plan(6, part_size=1000, duplicates=None), tmp_path / "out")
     for one, other in zip(
         NeighborSidecar(finished).read(range(70)), NeighborSidecar(tmp_path / "out").read(range(70)), strict=True
     ):
@@ -86,12 +86,12 @@ def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, da
 
     out = tmp_path / "out"
     with pytest.raises(Killed):
-        compute_neighbors(examples, encoder, database, 6, out, part_size=32, progress=kill)
+        compute_neighbors(examples, encoder, database, Plan(6, part_size=32, duplicates=None), out, progress=kill)
     assert not out.exists()
     calls = encoder.calls
-    report = compute_neighbors(examples, encoder, database, 6, out, part_size=32)
+    report = compute_neighbors(examples, encoder, database, Plan(6, part_size=32, duplicates=None), out)
     assert report.resumed == 32 * (stop_at // 32) and len(report.skipped) == 1
-    assert encoder.calls - calls == 3 - stop_at // 32
+    assert encoder.calls - calls == {0: 5, 33: 3, 65: 1}[stop_at]  # batches of 16
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert dict(NeighborSidecar(out).manifest) == dict(NeighborSidecar(finished).manifest)
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
@@ -99,19 +99,19 @@ def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, da
 
 def test_a_finished_run_says_so_and_encodes_nothing(finished, examples, encoder, database):
     calls = encoder.calls
-    report = compute_neighbors(examples, encoder, database, 6, finished)
+    report = compute_neighbors(examples, encoder, database, Plan(6, duplicates=None), finished)
     assert report.resumed == report.count == 70 and len(report.skipped) == 1 and encoder.calls == calls
 
 
 def test_another_set_database_encoder_or_k_is_refused(finished, examples, encoder, database, source, tmp_path):
-    build_database(source, encoder, tmp_path / "db", limit=50)
+    build_database(source, encoder, tmp_path / "db", Recipe(limit=50))
     other = Database.open(tmp_path / "db")
     with pytest.raises(UserError, match="computed with another source"):
-        compute_neighbors(source, encoder, database, 6, finished)
+        compute_neighbors(source, encoder, database, Plan(6, duplicates=None), finished)
     with pytest.raises(UserError, match="computed with another database"):
-        compute_neighbors(examples, encoder, other, 6, finished)
+        compute_neighbors(examples, encoder, other, Plan(6, duplicates=None), finished)
     with pytest.raises(UserError, match="computed with another k"):
-        compute_neighbors(examples, encoder, database, 5, finished)
+        compute_neighbors(examples, encoder, database, Plan(5, duplicates=None), finished)
     sidecar = NeighborSidecar(finished)
     sidecar.check(examples, database, encoder.identity)
     with pytest.raises(UserError, match=r"were computed for set .70 examples., not for this zoo .300."):
@@ -131,22 +131,26 @@ def test_an_unfinished_run_with_other_inputs_is_refused(examples, encoder, datab
             raise Killed
 
     with pytest.raises(Killed):
-        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=20, progress=kill)
+        compute_neighbors(
+            examples, encoder, database, Plan(6, part_size=20, duplicates=None), tmp_path / "out", progress=kill
+        )
     with pytest.raises(UserError, match="holds an unfinished run with another k"):
-        compute_neighbors(examples, encoder, database, 7, tmp_path / "out", part_size=20)
-    with pytest.raises(UserError, match="holds an unfinished run with another part size"):
-        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=8)
+        compute_neighbors(examples, encoder, database, Plan(7, part_size=20, duplicates=None), tmp_path / "out")
+    with pytest.raises(UserError, match="holds an unfinished run with another part lengths"):
+        compute_neighbors(examples, encoder, database, Plan(6, part_size=8, duplicates=None), tmp_path / "out")
 
 
 def test_after_bad_input_the_right_one_works(examples, encoder, database, tmp_path):
     with pytest.raises(UserError, match="has the attribute 'no-such'"):
-        compute_neighbors(examples, encoder, database, 6, tmp_path / "out", within="no-such")
-    assert compute_neighbors(examples, encoder, database, 6, tmp_path / "out").count == len(examples)
+        compute_neighbors(examples, encoder, database, Plan(6, within="no-such", duplicates=None), tmp_path / "out")
+    assert compute_neighbors(examples, encoder, database, Plan(6, duplicates=None), tmp_path / "out").count == len(
+        examples
+    )
 
 
 def test_duplicates_are_excluded_only_when_asked(source, encoder, database, tmp_path):
-    compute_neighbors(source, encoder, database, 4, tmp_path / "with")
-    compute_neighbors(source, encoder, database, 4, tmp_path / "without", exclude_duplicates=True)
+    compute_neighbors(source, encoder, database, Plan(4, duplicates=None), tmp_path / "with")
+    compute_neighbors(source, encoder, database, Plan(4, duplicates=neighbors.SAME), tmp_path / "without")
     kept, excluded = (NeighborSidecar(tmp_path / name).read(range(300)) for name in ("with", "without"))
     np.testing.assert_array_equal(kept[0][:, 0], np.arange(300))
     assert (kept[1][:, 0] > neighbors.SAME).all()
@@ -164,24 +168,24 @@ def test_many_duplicates_are_searched_past(encoder, tmp_path):
     same = open_source(str(tmp_path / "same"))
     build_database(same, encoder, tmp_path / "db")
     database = Database.open(tmp_path / "db")
-    compute_neighbors(same, encoder, database, 4, tmp_path / "out", exclude_duplicates=True)
+    compute_neighbors(same, encoder, database, Plan(4, duplicates=neighbors.SAME), tmp_path / "out")
     assert (NeighborSidecar(tmp_path / "out").read(range(30))[0] >= 30).all()
     with pytest.raises(UserError, match="has fewer than 11 rows for an example when its duplicates are excluded"):
-        compute_neighbors(same, encoder, database, 11, tmp_path / "none", exclude_duplicates=True)
+        compute_neighbors(same, encoder, database, Plan(11, duplicates=neighbors.SAME), tmp_path / "none")
 
 
-def test_too_many_broken_pictures_fail_and_good_ones_are_kept_for_later(encoder, database, tmp_path):
+def test_too_many_broken_pictures_fail_unless_they_are_allowed(encoder, database, tmp_path):
     examples = write_more_pictures(tmp_path / "set", 20, seed=3, broken=(2, 3))
-    with pytest.raises(UserError, match=r"2 of the first 20 pictures of set cannot be read, allowed are 5.0% of 20"):
-        compute_neighbors(examples, encoder, database, 2, tmp_path / "out")
-    report = compute_neighbors(examples, encoder, database, 2, tmp_path / "out", max_skip=0.2)
-    assert report.resumed == 20 and len(report.skipped) == 2
+    with pytest.raises(UserError, match=r"2 of the first 4 pictures of set cannot be read, allowed are 5.0% of 20"):
+        compute_neighbors(examples, encoder, database, Plan(2, duplicates=None), tmp_path / "out")
+    report = compute_neighbors(examples, encoder, database, Plan(2, duplicates=None), tmp_path / "out", max_skip=0.2)
+    assert report.resumed == 0 and len(report.skipped) == 2
 
 
 @pytest.mark.parametrize("k", [0, 301])
 def test_k_out_of_range_is_refused(examples, encoder, database, tmp_path, k):
     with pytest.raises(UserError, match=f"k {k} is out of range"):
-        compute_neighbors(examples, encoder, database, k, tmp_path / "out")
+        compute_neighbors(examples, encoder, database, Plan(k, duplicates=None), tmp_path / "out")
 
 
 def test_a_damaged_sidecar_is_refused(finished, tmp_path):

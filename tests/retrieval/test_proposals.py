@@ -8,7 +8,7 @@ from scipy import stats
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval import proposals
-from rdm_jax.retrieval.neighbors import compute_neighbors
+from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from tests.retrieval.test_neighbors import write_more_pictures
 
@@ -17,7 +17,7 @@ COUNTS = np.array([0, 7, 3, 7, 0, 1, 2, 0, 0, 0])
 
 def test_counts_are_those_of_the_records(tmp_path, encoder, database):
     examples = write_more_pictures(tmp_path / "set", 20, seed=5, broken=(11,))
-    compute_neighbors(examples, encoder, database, 6, tmp_path / "out", part_size=8)
+    compute_neighbors(examples, encoder, database, Plan(6, part_size=8), tmp_path / "out")
     sidecar = NeighborSidecar(tmp_path / "out")
     counts = proposals.count_neighbors(sidecar, database)
     assert counts.shape == (len(database),)

@@ -7,10 +7,14 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.files import sha256
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.data.selection import Selection
 from rdm_jax.data.sources import open_source
-from rdm_jax.retrieval import build
-from rdm_jax.retrieval.build import build_database
-from rdm_jax.retrieval.database import Database, Rows, picture_hash
+from rdm_jax.retrieval import shards
+from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.database import Database, Rows
+from rdm_jax.retrieval.shards import item_id, picture_hash
+
+ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
 
 
 class Listed:
@@ -28,6 +32,13 @@ class Listed:
         if self.pictures[index] is None:
             raise ValueError(f"{index}.png: broken")
         return Example(self.pictures[index], f"caption {index}", f"{index}.png", {"parity": str(index % 2)})
+
+    @property
+    def shard_lengths(self):
+        return (len(self),)
+
+    def told(self, index):
+        return {"caption": f"caption {index}", "path": f"{index}.png", "parity": str(index % 2)}
 
 
 def random_pictures(count, broken=()):
@@ -53,12 +64,15 @@ def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, e
     np.testing.assert_array_equal(database.embeddings(ids), stored[ids].astype(np.float32))
     for item, i in zip(database.items(ids), ids, strict=True):
         example = source[int(i)]
+        sha256 = picture_hash(example.image)
         assert item == {
-            "id": i,
+            "row": i,
+            "id": item_id({"path": example.path, "sha256": sha256}),
+            "box": None,
             "path": example.path,
             "caption": example.caption,
             "attributes": dict(example.attributes),
-            "sha256": picture_hash(example.image),
+            "sha256": sha256,
         }
     thumbnails = database.thumbnails(ids)
     assert thumbnails.shape == (4, 64, 64, 3)
@@ -69,8 +83,8 @@ def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, e
 
 def test_the_manifest_names_encoder_and_hashes(database, encoder, source):
     manifest = json.loads((database.path / "manifest.json").read_text())
-    assert manifest["encoder"] == encoder.identity
-    assert manifest["source"]["fingerprint"] == source.fingerprint
+    assert manifest["encoder"] == {**encoder.identity, "preprocessing": encoder.preprocessing}
+    assert manifest["sources"][0]["fingerprint"] == source.fingerprint
     assert set(manifest["files"]) == {path.name for path in database.path.iterdir()} - {"manifest.json"}
     assert all(sha256(database.path / name) == value for name, value in manifest["files"].items())
     assert str(database.path.parent) not in json.dumps(manifest)
@@ -80,22 +94,22 @@ def test_the_manifest_names_encoder_and_hashes(database, encoder, source):
 def test_a_build_is_a_function_of_its_inputs(source, encoder, database, tmp_path):
     build_database(source, encoder, tmp_path / "again", name="another name")
     assert Database.open(tmp_path / "again").digest == database.digest
-    build_database(source, encoder, tmp_path / "fewer", limit=299)
+    build_database(source, encoder, tmp_path / "fewer", Recipe(limit=299))
     assert Database.open(tmp_path / "fewer").digest != database.digest
 
 
 def test_rows_are_memory_mapped_and_nothing_else_is_read_on_opening(database):
     opened = Database.open(database.path)
     assert all(isinstance(shard, np.memmap) for shard in opened.rows.shards)
-    assert not {"_parquet", "_thumbnails"} & set(vars(opened))
+    assert "_stored" not in vars(opened)
     assert pickle.loads(pickle.dumps(opened)).items([3]) == database.items([3])
 
 
 def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monkeypatch):
-    for name, value in (("BATCH", 7), ("SHARD_ROWS", 20), ("GROUP_ROWS", 9)):
-        monkeypatch.setattr(build, name, value)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 9)
     source = random_pictures(50)
-    build_database(source, encoder, tmp_path / "db", dtype="float32", quality=100, thumbnail_size=16)
+    recipe = Recipe(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
+    build_database(source, encoder, tmp_path / "db", recipe)
     database = Database.open(tmp_path / "db")
     assert len(database.rows.shards) == 3 and isinstance(database.rows, Rows)
     np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.pictures), rtol=1e-6)
@@ -110,7 +124,7 @@ def test_broken_pictures_are_skipped_and_reported(encoder, tmp_path):
     assert report.count == 38 and report.skipped == ["3.png: broken", "17.png: broken"]
     database = Database.open(tmp_path / "db")
     assert [item["path"] for item in database.items([2, 3, 4])] == ["2.png", "4.png", "5.png"]
-    assert database.manifest["skipped"] == report.skipped
+    assert database.skipped() == report.skipped
     assert done[-1] == (40, 40)
 
 
@@ -129,31 +143,25 @@ def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
 
 
 def test_limit_and_where_choose(encoder, tmp_path):
-    report = build_database(
-        random_pictures(20), encoder, tmp_path / "db", limit=4, where=lambda e: e.attributes["parity"] == "1"
-    )
+    odd = Selection(where=(("parity", "1"),))
+    report = build_database(random_pictures(20), encoder, tmp_path / "db", Recipe(limit=4, selection=odd))
     paths = [item["path"] for item in Database.open(tmp_path / "db").items(range(4))]
     assert report.count == 4 and paths == ["1.png", "3.png", "5.png", "7.png"]
-    for arguments in ({"limit": 0}, {"where": lambda e: False}):
+    for recipe in (Recipe(limit=0), Recipe(selection=Selection(where=(("parity", "2"),)))):
         with pytest.raises(UserError, match="no pictures"):
-            build_database(random_pictures(20), encoder, tmp_path / "none", **arguments)
+            build_database(random_pictures(20), encoder, tmp_path / "none", recipe)
     with pytest.raises(UserError, match="unknown dtype 'float61'; did you mean 'float16'"):
-        build_database(random_pictures(20), encoder, tmp_path / "none", dtype="float61")
+        Recipe(dtype="float61")
 
 
 def test_rows_that_overflow_are_refused(encoder, tmp_path):
-    class Huge:
-        identity = encoder.identity
-
+    class Huge(type(encoder)):
         def encode_images(self, images):
-            return encoder.encode_images(images) * np.float32(1e9)
-
-        def encode_texts(self, texts):
-            return encoder.encode_texts(texts)
+            return super().encode_images(images) * np.float32(1e9)
 
     with pytest.raises(UserError, match=r"the embedding of 0.png is not finite in float16; use float32"):
         build_database(random_pictures(3), Huge(), tmp_path / "db")
-    build_database(random_pictures(3), Huge(), tmp_path / "db", dtype="float32")
+    build_database(random_pictures(3), Huge(), tmp_path / "db", Recipe(dtype="float32"))
 
 
 def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path):
@@ -167,14 +175,23 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: (path / "embeddings-00000.npy").unlink(), "embeddings-00000.npy is missing"),
-        (lambda path: (path / "items.parquet").unlink(), "items.parquet is missing"),
-        (lambda path: (path / "embeddings-00000.npy").write_bytes(b"x" * 99), "embeddings-00000.npy cannot be read"),
-        (lambda path: np.save(path / "embeddings-00000.npy", np.zeros((9, 24), np.float16)), "9 rows of embeddings"),
-        (lambda path: np.save(path / "embeddings-00000.npy", np.zeros((300, 2), np.float16)), r"is \[300, 2\] float16"),
-        (lambda path: np.save(path / "embeddings-00000.npy", np.zeros((300, 24))), r"is \[300, 24\] float64"),
+        (lambda path: (path / ROWS).unlink(), f"{ROWS} is missing"),
+        (lambda path: (path / ITEMS).unlink(), f"{ITEMS} is missing"),
+        (
+            lambda path: (path / ROWS).write_bytes(b"x" * 99),
+            f"{ROWS} cannot be read",
+        ),
+        (
+            lambda path: np.save(path / ROWS, np.zeros((9, 24), np.float16)),
+            r"is \[9, 24\] float16",
+        ),
+        (
+            lambda path: np.save(path / ROWS, np.zeros((300, 2), np.float16)),
+            r"is \[300, 2\] float16",
+        ),
+        (lambda path: np.save(path / ROWS, np.zeros((300, 24))), r"is \[300, 24\] float64"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
-        (lambda path: (path / "manifest.json").write_text('{"schema": 1, "name": "x"}'), "lacks count"),
+        (lambda path: (path / "manifest.json").write_text('{"schema": 2, "name": "x"}'), "lacks count"),
         (lambda path: (path / "manifest.json").write_text('{"schema": 99}'), "has schema 99"),
         (lambda path: _without_encoder(path / "manifest.json"), "which encoder made the rows"),
         (lambda path: (path / "manifest.json").unlink(), "is no database"),
@@ -192,38 +209,38 @@ def _without_encoder(manifest):
 
 
 def test_rows_of_items_that_cannot_be_read_are_named(copy):
-    damaged = bytearray((copy / "items.parquet").read_bytes())
+    damaged = bytearray((copy / "items-00000-of-00001.parquet").read_bytes())
     damaged[4:200] = bytes(196)
-    (copy / "items.parquet").write_bytes(damaged)
-    with pytest.raises(UserError, match=r"damaged database .*items.parquet cannot be read"):
+    (copy / "items-00000-of-00001.parquet").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"damaged database .*items-00000-of-00001.parquet cannot be read"):
         Database.open(copy).items([0])
 
 
 def test_pickled_arrays_are_never_loaded(copy):
-    np.save(copy / "embeddings-00000.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    np.save(copy / "embeddings-00000-of-00001.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read"):
         Database.open(copy)
 
 
 def test_damage_inside_files_is_found_when_read_or_verified(copy, database):
-    flipped = bytearray((copy / "embeddings-00000.npy").read_bytes())
+    flipped = bytearray((copy / "embeddings-00000-of-00001.npy").read_bytes())
     flipped[-1] ^= 1
-    (copy / "embeddings-00000.npy").write_bytes(flipped)
-    with pytest.raises(UserError, match=r"the SHA-256 of embeddings-00000.npy is not"):
+    (copy / "embeddings-00000-of-00001.npy").write_bytes(flipped)
+    with pytest.raises(UserError, match=r"the SHA-256 of embeddings-00000-of-00001.npy is not"):
         Database.open(copy).verify()
-    (copy / "items.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match=r"items.parquet cannot be read"):
+    (copy / "items-00000-of-00001.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"items-00000-of-00001.parquet cannot be read"):
         Database.open(copy).items([0])
-    (copy / "thumbnails.array_record").write_bytes(b"no records")
-    with pytest.raises(UserError, match=r"thumbnails.array_record"):
+    (copy / "thumbnails-00000-of-00001.array_record").write_bytes(b"no records")
+    with pytest.raises(UserError, match=r"thumbnails-00000-of-00001.array_record"):
         Database.open(copy).thumbnails([0])
 
 
 def test_files_of_another_database_are_found_by_their_counts(copy, source, encoder, tmp_path):
-    build_database(source, encoder, tmp_path / "small", limit=20)
-    for name in ("items.parquet", "thumbnails.array_record"):
+    build_database(source, encoder, tmp_path / "small", Recipe(limit=20))
+    for name in ("items-00000-of-00001.parquet", "thumbnails-00000-of-00001.array_record"):
         (copy / name).write_bytes((tmp_path / "small" / name).read_bytes())
-    with pytest.raises(UserError, match=r"items.parquet has 20 rows, and there are 300"):
+    with pytest.raises(UserError, match=r"items-00000-of-00001.parquet has 20 rows, and there are 300"):
         Database.open(copy).items([0])
     with pytest.raises(UserError, match="20 pictures for 300"):
         Database.open(copy).thumbnails([0])

@@ -18,7 +18,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import compute_neighbors
+from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.training.config import load_config
 from rdm_jax.training.tasks import diffusion
 
@@ -45,7 +45,9 @@ def make(tmp_path_factory):
     encoder, source = ClipEncoder(Bundle.open(root / "base")), open_source(str(root / "pictures"))
     build_database(source, encoder, root / "database")
     for name, within in (("within", "folder"), ("free", None)):
-        compute_neighbors(source, encoder, Database.open(root / "database"), K, root / name, within=within)
+        compute_neighbors(
+            source, encoder, Database.open(root / "database"), Plan(K, duplicates=None, within=within), root / name
+        )
 
     def make(*overrides: str, neighbors: str = "within") -> diffusion.DiffusionTask:
         places = f"data.source={root / 'pictures'}", f"data.data_dir={root}", f"data.neighbors={root / neighbors}"

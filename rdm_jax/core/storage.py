@@ -1,0 +1,84 @@
+"""Folders in object storage, by way of fsspec: copied to the local disk before they are memory-mapped.
+
+`gs://` needs gcsfs, `s3://` s3fs; the extra "gcs" installs the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError
+
+
+def is_remote(place: str | Path) -> bool:
+    """Says whether a place is an address such as gs://bucket/folder."""
+    return "://" in str(place)
+
+
+def cache_folder() -> Path:
+    """Returns the folder of local copies: $RDM_CACHE, or rdm_jax in the user's cache folder."""
+    given = os.environ.get("RDM_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "rdm_jax"
+
+
+def staged(address: str, manifest: str) -> Path:
+    """Returns a local copy of a folder, made now unless one of the same manifest is there already.
+
+    Args:
+      address: such as gs://bucket/folder.
+      manifest: the name of the file in it that tells what the others are.
+
+    Raises:
+      UserError: nothing is there, it cannot be read, or the file system's package is missing.
+    """
+    system, root = _open(address)
+    try:
+        told = system.cat_file(f"{root}/{manifest}")
+    except OSError as error:
+        raise UserError(f"{address} has no {manifest} that can be read ({error}); check the address") from error
+    folder = cache_folder() / "staged" / hashlib.sha256(address.encode() + told).hexdigest()[:32]
+    if not folder.is_dir():
+        with files.new_directory(folder, first_wins=True) as temporary:
+            try:
+                system.get(f"{root}/", f"{temporary}/", recursive=True)
+            except OSError as error:
+                raise UserError(f"cannot copy {address} to {folder.parent}: {error}") from error
+    return folder
+
+
+def upload(folder: Path, address: str, last: str) -> None:
+    """Copies a folder to object storage, the file `last` at the end: who sees it there sees all others.
+
+    Raises:
+      UserError: something is there already, or it cannot be written.
+    """
+    system, root = _open(address)
+    if system.exists(f"{root}/{last}"):
+        raise UserError(f"{address} exists already; choose another place or remove it first")
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    try:
+        for path in [*(path for path in paths if path != last), last]:
+            put(folder / path, f"{address.rstrip('/')}/{path}")
+    except OSError as error:
+        raise UserError(f"cannot write to {address}: {error}") from error
+
+
+def put(file: Path, address: str) -> None:
+    """Copies one file to object storage."""
+    system, path = _open(address)
+    system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    system.put_file(str(file), path)
+
+
+def _open(address: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        system, root = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot open {address}: {error}; gs:// needs pip install rdm_jax[gcs]") from error
+    return system, root.rstrip("/")

@@ -1,0 +1,44 @@
+"""Neighbours that differ from each other: maximal marginal relevance, and a threshold for duplicates."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from rdm_jax.retrieval.index import unit
+
+
+def diverse(
+    scores: Float32[np.ndarray, " c"],
+    embeddings: Float[np.ndarray, "c d"],
+    k: int,
+    diversity: float = 0.0,
+    duplicates: float | None = None,
+) -> Int64[np.ndarray, " kept"]:
+    """Returns the places of k candidates, chosen one by one: near to the query, and far from those chosen before.
+
+    Each step takes the largest (1 - diversity) * score - diversity * (greatest cosine to a chosen one), which is maximal
+    marginal relevance (Carbonell and Goldstein 1998, with lambda = 1 - diversity). Fewer than k come back where too few
+    candidates are different enough.
+
+    Args:
+      scores: cosines to the query.
+      embeddings: of the candidates, of any length.
+      k: how many to choose.
+      diversity: in [0, 1]; 0 is by score alone.
+      duplicates: candidates with at least this cosine to a chosen one are left out; None leaves out none.
+    """
+    vectors = unit(embeddings)
+    nearest = np.full(len(scores), -1.0, np.float32)
+    free = np.ones(len(scores), bool)
+    chosen: list[int] = []
+    while len(chosen) < k and free.any():
+        redundancy = nearest if chosen else np.zeros_like(nearest)
+        gain = np.where(free, (1 - diversity) * scores - diversity * redundancy, -np.inf)
+        best = int(np.argmax(gain))
+        chosen.append(best)
+        nearest = np.maximum(nearest, vectors @ vectors[best])
+        free[best] = False
+        if duplicates is not None:
+            free &= nearest < duplicates
+    return np.array(chosen, np.int64)
