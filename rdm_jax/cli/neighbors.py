@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from rdm_jax.cli.database import DEFAULT_ENCODER, report_skipped
-from rdm_jax.cli.progress import Progress, note
-from rdm_jax.core.errors import UserError
+from rdm_jax.cli.database.build import RUNNERS
+from rdm_jax.cli.database.common import DEFAULT_ENCODER, check_range, report_skipped
+from rdm_jax.cli.progress import Progress, note, shown_log
+from rdm_jax.core.errors import unknown
 
 HELP = """compute the neighbours of a training set ahead of time
 
@@ -24,47 +26,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its sets")
     parser.add_argument("--database", required=True, metavar="DB", help="a name or a folder")
     parser.add_argument("--k", type=int, default=20, help="neighbours for each example (%(default)s)")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
-    parser.add_argument("--encoder", default=DEFAULT_ENCODER, metavar="BUNDLE", help="a model with the CLIP that made "
-                        "the database (%(default)s)")  # fmt: skip
-    parser.add_argument("--exclude-duplicates", action="store_true", help="leave out rows of the example's own picture")
-    parser.add_argument("--within", metavar="KEY", help="take neighbours with the example's own value of "
-                        "this attribute, from its own collection, as when drawing")  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--encoder",
+        default=DEFAULT_ENCODER,
+        metavar="BUNDLE",
+        help="a model with the CLIP that made the database (%(default)s)",
+    )
+    parser.add_argument(
+        "--embeddings",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="store the rows too, in float16, so that training reads no database (%(default)s)",
+    )
+    parser.add_argument(
+        "--duplicates",
+        type=float,
+        metavar="COSINE",
+        help="a row of the same pixels as the example, or of at least this cosine (1 - 1e-6), is not its neighbour",
+    )
+    parser.add_argument("--keep-duplicates", action="store_true", help="an example may be its own neighbour")
+    parser.add_argument(
+        "--within",
+        metavar="KEY",
+        help="take neighbours with the example's own value of this attribute, from its own collection, as when drawing",
+    )
     parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
-    parser.add_argument("--max-skip", type=float, default=0.05, metavar="SHARE", help="fail if more than this share of "
-                        "the pictures cannot be read (%(default)s)")  # fmt: skip
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode; 0 decodes in threads")
+    parser.add_argument("--process", default="0/1", metavar="I/N", help="do the Ith share of N; all write to one --out")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="pictures encoded at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
+    )
+    parser.add_argument("--beam-options", default="", metavar="TEXT", help="of the pipeline (docs/scale.md)")
+    parser.add_argument(
+        "--max-skip",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="fail if more than this share of the pictures cannot be read (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the neighbours and says where they are."""
-    if not 0 <= args.max_skip <= 1:
-        raise UserError(f"--max-skip {args.max_skip} is out of range; give 0 to 1")
+    check_range("--max-skip", args.max_skip, 0, 1)
+    check_range("--batch-size", args.batch_size, 1, 65536)
+    if args.runner not in RUNNERS:
+        raise unknown("runner", args.runner, RUNNERS)
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.neighbors import compute_neighbors
+    from rdm_jax.retrieval.neighbors import SAME, Plan, compute_neighbors
+    from rdm_jax.retrieval.parts import Share
 
     database = Database.open(args.database)
     source = open_source(args.dataset, args.split, args.data_dir)
-    encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)))
+    duplicates = None if args.keep_duplicates else args.duplicates or SAME
+    plan = Plan(args.k, args.embeddings, duplicates, args.within, args.index)
+    if args.runner == "beam":
+        _with_beam(args, source, plan)
+        return
+    encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
     with Progress("neighbours", unit="example") as progress:
         report = compute_neighbors(
             source,
             encoder,
             database,
-            args.k,
-            args.out,
-            exclude_duplicates=args.exclude_duplicates,
-            within=args.within,
+            plan,
+            Path(args.out),
             max_skip=args.max_skip,
-            index=args.index,
+            share=Share.parse(args.process),
+            workers=args.workers,
             progress=progress,
         )
     report_skipped(report.skipped)
-    if report.resumed == report.count:
+    if report.missing:
+        note(f"{args.out}: this share is done; {report.missing} parts are left for other processes")
+    elif report.resumed == report.count:
         note(f"{report.path}: finished before, {report.count} examples")
     else:
         before = f", {report.resumed} of them from a run before" if report.resumed else ""
         note(f"{report.path}: {args.k} neighbours of {report.count} examples in {database.name!r}{before}")
+
+
+def _with_beam(args: argparse.Namespace, source: Any, plan: Any) -> None:
+    from rdm_jax.retrieval.beam import EncoderSpec, neighbors_with_beam
+
+    with shown_log():
+        neighbors_with_beam(
+            source,
+            EncoderSpec(args.encoder, args.batch_size),
+            args.database,
+            plan,
+            args.out,
+            max_skip=args.max_skip,
+            options=args.beam_options.split(),
+        )
+    note(f"{args.out}: {args.k} neighbours of {len(source)} examples")

@@ -70,8 +70,8 @@ def grid(
     rows, columns, height, width, _ = images.shape
     _check_labels(rows, columns, row_labels, column_labels, cell_labels)
     cell = (height * zoom, width * zoom)
-    font = _font(min(18, max(11, cell[1] // 9)))
-    title_font = _font(min(26, max(14, cell[1] // 7)))
+    font = load_font(min(18, max(11, cell[1] // 9)))
+    title_font = load_font(min(26, max(14, cell[1] // 7)))
     gap, margin = max(6, cell[1] // 12), max(12, cell[1] // 7)
 
     row_width = min(max(cell[1], 140), 260)
@@ -137,7 +137,8 @@ def _check_labels(
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Returns the sheets' font, `size` pixels high."""
     return ImageFont.load_default(size)
 
 

@@ -17,7 +17,7 @@ def diverse(
 ) -> Int64[np.ndarray, " kept"]:
     """Returns the places of k candidates, chosen one by one: near to the query, and far from those chosen before.
 
-    Each step takes the largest (1 - diversity) * score - diversity * (greatest cosine to a chosen one), which is maximal
+    Each step takes the largest (1 - diversity) * score - diversity * (greatest cosine to a chosen one): maximal
     marginal relevance (Carbonell and Goldstein 1998, with lambda = 1 - diversity). Fewer than k come back where too few
     candidates are different enough.
 

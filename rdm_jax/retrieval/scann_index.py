@@ -1,12 +1,18 @@
-"""ScaNN (https://arxiv.org/abs/1908.10396) behind the contract of an index; the one file that imports it."""
+"""ScaNN (https://arxiv.org/abs/1908.10396) behind the contract of an index; the one file that imports it.
+
+Rows are quantised in shards and stay on disk themselves: an index takes about a quarter of a byte for each stored
+float16's byte, whatever the size of the database. Each shard gives its best candidates by the quantised scores, the
+best of all are compared exactly.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
+import logging
 import math
-from pathlib import Path
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +20,51 @@ from jaxtyping import Float, Float32, Int64
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval.database import Database, Rows
-from rdm_jax.retrieval.index import MARGIN, check_search, rescore, unit
+from rdm_jax.retrieval.database import MANIFEST, Database
+from rdm_jax.retrieval.index import MARGIN, RowSource, check_search, rescore, unit
 
-FOLDER = Path("index") / "scann"
-# ScaNN's own advice (docs/algorithms.md): brute force below 20,000 rows, above it about sqrt(n) leaves.
+FOLDER = "index"
+# ScaNN's own advice (docs/algorithms.md): brute force below 20,000 rows, above it a few times sqrt(n) leaves.
 BRUTE_FORCE_ROWS = 20_000
-SEARCHED_SHARE = 0.1
-REORDER = 4
+SHARD_ROWS = 1_000_000
+TRAINING_ROWS = 250_000
+# So many queries at once are searched by several threads.
+PARALLEL_QUERIES = 16
+
+_LOG = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """How rows are indexed and searched.
+
+    Attributes:
+      leaves: of the tree in each shard; 0 compares all quantised rows.
+      searched: how many of them a query looks into.
+      candidates: how many rows are compared exactly, at least.
+      training_rows: how many rows of a shard the tree is learned from.
+      anisotropic_threshold: of the quantisation; ScaNN's 0.2 is for unit vectors of a few hundred dimensions.
+      block: how many dimensions are quantised together.
+      shard_rows: how many rows a shard has at most.
+    """
+
+    leaves: int
+    searched: int
+    candidates: int = 100
+    training_rows: int = TRAINING_ROWS
+    anisotropic_threshold: float = 0.2
+    block: int = 4
+    shard_rows: int = SHARD_ROWS
+
+    @staticmethod
+    def of(count: int) -> Parameters:
+        """Returns parameters for a number of rows that find most neighbours; `tune` finds those for a target."""
+        rows = min(count, SHARD_ROWS)
+        if rows < BRUTE_FORCE_ROWS:
+            return Parameters(leaves=0, searched=0)
+        leaves = 2 * math.isqrt(rows)
+        return Parameters(leaves, max(1, leaves // 10), training_rows=min(rows, TRAINING_ROWS))
 
 
 def installed() -> bool:
@@ -31,60 +74,67 @@ def installed() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ScannIndex:
-    """Candidates from ScaNN, re-scored exactly.
+    """Candidates from ScaNN, compared exactly.
 
     Attributes:
-      rows: [n, d] the rows that the searcher was made of.
-      searcher: ScaNN's own object.
+      rows: [n, d] the rows that the searchers were made of.
+      searchers: ScaNN's own objects, one for each shard.
+      parameters: how they were made and are searched.
     """
 
-    rows: Rows | np.ndarray
-    searcher: Any
+    rows: RowSource
+    searchers: Sequence[Any]
+    parameters: Parameters
 
     @staticmethod
-    def build(rows: Rows | np.ndarray) -> ScannIndex:
-        """Makes an index; needs about 7 bytes of memory for each stored float16 while it works.
+    def build(rows: RowSource, parameters: Parameters | None = None, progress: Progress | None = None) -> ScannIndex:
+        """Makes an index; needs memory for one shard as float32 twice over while it works.
+
+        Args:
+          rows: [n, d] what is indexed.
+          parameters: chosen from the number of rows if None.
+          progress: called with (rows done, rows in all).
 
         Raises:
           UserError: ScaNN is not installed.
         """
-        count = len(rows)
-        builder = _scann().builder(unit(rows[:]), min(count, 10), "dot_product")
-        if count < BRUTE_FORCE_ROWS:
-            return ScannIndex(rows, builder.score_brute_force().build())
-        leaves = 2 * math.isqrt(count)
-        tree = builder.tree(leaves, max(1, int(leaves * SEARCHED_SHARE)), training_sample_size=min(count, 250_000))
-        return ScannIndex(rows, tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build())
+        parameters = parameters or Parameters.of(len(rows))
+        searchers = []
+        for start in range(0, len(rows), parameters.shard_rows):
+            shard = rows[start : start + parameters.shard_rows]
+            searchers.append(_searcher(unit(shard), parameters))
+            if progress:
+                progress(start + len(shard), len(rows))
+        return ScannIndex(rows, searchers, parameters)
 
     @staticmethod
     def of(database: Database) -> ScannIndex:
         """Loads the index stored beside a database's rows, or makes one in memory where there is none."""
-        folder = database.path / FOLDER
-        return ScannIndex.open(folder, database) if folder.is_dir() else ScannIndex.build(database.rows)
+        if "index" in database.manifest:
+            return ScannIndex.open(database)
+        if len(database) >= BRUTE_FORCE_ROWS:
+            _LOG.warning(
+                "database %r has no index, one is made in memory; store it by rdm database tune", database.name
+            )
+        return ScannIndex.build(database.rows)
 
     @staticmethod
-    def open(folder: Path, database: Database) -> ScannIndex:
-        """Loads a saved index.
+    def open(database: Database) -> ScannIndex:
+        """Loads a database's stored index.
 
         Raises:
-          UserError: ScaNN is not installed, or the index is damaged or was made of another database.
+          UserError: ScaNN is not installed, or the index is damaged or of other rows.
         """
+        told = database.manifest["index"]
+        if told["digest"] != database.digest:
+            raise UserError(f"the index of database {database.name!r} is of other rows; make it by rdm database tune")
+        folder = database.path / FOLDER
         try:
-            digest = json.loads((folder / "database.json").read_text())["digest"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"damaged index {folder}: {error}; remove the folder and make it again") from error
-        if digest != database.digest:
-            raise UserError(f"index {folder} was made of another database; remove the folder and make it again")
-        try:
-            return ScannIndex(database.rows, _scann().load_searcher(str(folder)))
+            searchers = [_scann().load_searcher(str(folder / name)) for name in told["shards"]]
         except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"damaged index {folder}: {error}; remove the folder and make it again") from error
-
-    def save(self, folder: Path, database: Database) -> None:
-        """Writes the index to a new folder, whole or not at all; `open` takes it for this database alone."""
-        with files.new_directory(folder) as temporary:
-            self.searcher.serialize(str(temporary), relative_path=True)
-            files.write_json(temporary / "database.json", {"digest": database.digest})
+            reason = str(error).splitlines()[0]
+            raise UserError(f"damaged index {folder}: {reason}; make it again by rdm database tune") from error
+        return ScannIndex(database.rows, searchers, Parameters(**told["parameters"]))
 
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int
@@ -97,18 +147,85 @@ class ScannIndex:
         check_search(self.rows.shape, queries, k)
         if not len(queries):
             return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
-        count = min(len(self.rows), k + MARGIN if len(self.rows) < BRUTE_FORCE_ROWS else max(100, REORDER * k))
-        ids, _ = self.searcher.search_batched(
-            unit(queries), final_num_neighbors=count, pre_reorder_num_neighbors=REORDER * count
-        )
-        return rescore(self.rows, queries, _filled(np.asarray(ids, np.int64), len(self.rows), k), k)
+        candidates = min(len(self.rows), max(self.parameters.candidates, 2 * k + MARGIN))
+        ids, scores = self._proposed(unit(queries), candidates)
+        if ids.shape[1] > candidates:
+            best = np.argpartition(-scores, candidates - 1, axis=1)[:, :candidates]
+            ids = np.take_along_axis(ids, best, axis=1)
+        return rescore(self.rows, queries, _filled(ids, len(self.rows), k), k)
+
+    def _proposed(self, queries: np.ndarray, candidates: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns each shard's candidates, numbered through the whole and -1 where it has none, and rough scores."""
+        ids, scores = [], []
+        for number, searcher in enumerate(self.searchers):
+            start = number * self.parameters.shard_rows
+            size = min(self.parameters.shard_rows, len(self.rows) - start)
+            found, score = _search(searcher, queries, min(candidates, size), self.parameters.searched)
+            found = np.asarray(found, np.int64)
+            # ScaNN leaves places empty where the searched leaves hold too few rows: numbers out of range, or NaN.
+            empty = (found < 0) | (found >= size) | np.isnan(score)
+            ids.append(np.where(empty, -1, found + start))
+            scores.append(np.where(empty, -np.inf, score))
+        return np.concatenate(ids, axis=1), np.concatenate(scores, axis=1)
+
+
+def store(database: Database, index: ScannIndex) -> Database:
+    """Writes an index beside its database's rows, in place of an earlier one, and returns the database with it.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    top = database.path / FOLDER
+    names = [f"scann-{database.digest[:8]}-{number:05d}" for number in range(len(index.searchers))]
+    try:
+        shutil.rmtree(top, ignore_errors=True)  # the manifest still names it, and says so where a reader comes now
+        with files.new_directory(top) as folder:
+            for name, searcher in zip(names, index.searchers, strict=True):
+                (folder / name).mkdir()
+                searcher.serialize(str(folder / name), relative_path=True)
+            hashes = {
+                path.relative_to(folder).as_posix(): files.sha256(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+        told = {
+            "kind": "scann",
+            "digest": database.digest,
+            "parameters": dataclasses.asdict(index.parameters),
+            "shards": names,
+            "files": hashes,
+        }
+        files.write_json(database.path / MANIFEST, {**database.manifest, "index": told})
+    except OSError as error:
+        raise UserError(f"cannot write the index to {top}: {error.strerror or error}; make room there") from error
+    return Database.open(database.path)
+
+
+def _searcher(rows: Float32[np.ndarray, "n d"], parameters: Parameters) -> Any:
+    builder = _scann().builder(rows, min(len(rows), 10), "dot_product")
+    if parameters.leaves == 0 or len(rows) < max(16, parameters.leaves):
+        return builder.score_brute_force().build()
+    tree = builder.tree(
+        parameters.leaves, parameters.searched, training_sample_size=min(len(rows), parameters.training_rows)
+    )
+    return tree.score_ah(parameters.block, anisotropic_quantization_threshold=parameters.anisotropic_threshold).build()
+
+
+def _search(searcher: Any, queries: np.ndarray, count: int, searched: int) -> tuple[np.ndarray, np.ndarray]:
+    options = {"final_num_neighbors": count, **({"leaves_to_search": searched} if searched else {})}
+    if len(queries) == 1:
+        ids, scores = searcher.search(queries[0], **options)
+        missing = (0, count - len(ids))
+        return np.pad(ids.astype(np.int64), missing, constant_values=-1)[None], np.pad(scores, missing)[None]
+    search = searcher.search_batched_parallel if len(queries) >= PARALLEL_QUERIES else searcher.search_batched
+    return search(queries, **options)
 
 
 def _filled(ids: Int64[np.ndarray, "q c"], rows: int, k: int) -> Int64[np.ndarray, "q c"]:
     """Replaces what ScaNN leaves empty, where the searched leaves hold too few rows, by rows not yet among them."""
     ids = ids.copy()
     for row in ids:
-        empty = (row < 0) | (row >= rows)
+        empty = row < 0
         if empty.any():
             row[empty] = np.setdiff1d(np.arange(min(rows, len(row) + k)), row[~empty])[: empty.sum()]
     return ids

@@ -84,7 +84,20 @@ def test_build_says_what_it_took_and_what_it_skipped(capsys, model, pictures, tm
 
 
 def test_build_options_reach_the_database(capsys, model, pictures, tmp_path):
-    options = ["--where", "style=oil", "--limit", 4, "--thumbnail-size", 16, "--dtype", "float32", "--licence", "CC0"]
+    options = [
+        "--where",
+        "style=oil",
+        "--limit",
+        5,
+        "--max-skip",
+        0.5,
+        "--thumbnail-size",
+        16,
+        "--dtype",
+        "float32",
+        "--licence",
+        "CC0",
+    ]
     status, _, _ = call(
         capsys, "database", "build", pictures, "--out", tmp_path / "db", "--encoder", model, *options, "--quality", 100
     )
@@ -100,7 +113,7 @@ def test_info_and_verify(capsys, database):
     status, out, _ = call(capsys, "database", "info", database)
     assert status == 0
     told = dict(line.split(":", 1) for line in out)
-    assert told["rows"].strip() == "23 of width 12, float16" and "tiny (sha256" in told["encoder"]
+    assert told["rows"].strip() == "23 of width 12, float16, in 1 shards" and "tiny (sha256" in told["encoder"]
     assert told["sha256"].strip() == Database.open(database).digest and "not verified" in told["files"]
     assert call(capsys, "database", "info", database, "--verify")[1][-1].endswith("all as the manifest says")
 
@@ -146,16 +159,23 @@ def test_list_names_the_embedded_databases(capsys):
     [
         (["info", "nowhere"], "unknown database 'nowhere'"),
         (["search", "{database}"], "give a TEXT or --image FILE"),
-        (["search", "{database}", "a", "--image", "x.png"], "give a TEXT or --image FILE"),
+        (["search", "{database}", "a", "b"], "unexpected argument 'b'"),
+        (["search"], "give a database to search"),
         (["search", "{database}", " "], "the TEXT is empty"),
         (["search", "{database}", "a", "--sheet", "{pictures}/05.png"], "05.png exists already"),
-        (["search", "{database}", "a", "--k", "0"], "--k 0 is out of range; give 1 to 23"),
-        (["search", "{database}", "a", "--k", "24"], "--k 24 is out of range; give 1 to 23"),
+        (
+            ["search", "{database}", "a", "--encoder", "{model}", "--k", "0"],
+            "k 0 is out of range; zoo has 23 rows",
+        ),
+        (
+            ["search", "{database}", "a", "--encoder", "{model}", "--k", "24"],
+            "k 24 is out of range; zoo has 23 rows",
+        ),
         (["search", "{database}", "a", "--k", "many"], "invalid int value: 'many'"),
         (["search", "{database}", "a"], "made by encoder 'tiny', which does not come with this installation"),
         (["search", "{database}", "a", "--encoder", "tiny-er"], "unknown model 'tiny-er'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--index", "exakt"], "unknown index 'exakt'"),
-        (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown kind of sheet '.tga'"),
+        (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown kind of picture '.tga'"),
         (["search", "{database}", "--image", "nowhere.png"], "cannot read --image nowhere.png"),
         (["search", "{database}", "--image", "{pictures}/05.png"], "not a readable image"),
         (["build", "{pictures}", "--out", "{database}"], "exists already"),
@@ -195,15 +215,16 @@ def test_another_encoder_is_refused(capsys, database, model, tmp_path):
 
 
 def test_neighbors_are_written_once_and_then_found_finished(capsys, database, model, pictures, tmp_path):
-    arguments = ["--dataset", pictures, "--database", database, "--encoder", model, "--k", 4, "--out", tmp_path / "out"]
+    arguments = ["--dataset", pictures, "--database", database, "--encoder", model, "--k", 4, "--keep-duplicates"]
+    arguments += ["--out", tmp_path / "out"]
     status, _, err = call(capsys, "neighbors", *arguments)
     assert status == 0 and any("4 neighbours of 24 examples in 'zoo'" in line for line in err)
     sidecar = NeighborSidecar(tmp_path / "out")
     assert sidecar[7][0][0] == 6 and sidecar[5][0][0] == -1
     status, _, err = call(capsys, "neighbors", *arguments)
     assert status == 0 and any("finished before, 24 examples" in line for line in err)
-    assert "computed with another exclude_duplicates" in refused(
-        capsys, "neighbors", *arguments, "--exclude-duplicates"
+    assert "computed with another duplicates" in refused(
+        capsys, "neighbors", *(one for one in arguments if one != "--keep-duplicates")
     )
     assert "k 99 is out of range" in refused(capsys, "neighbors", *arguments, "--k", 99)
     assert "unknown database 'nowhere'" in refused(capsys, "neighbors", *arguments, "--database", "nowhere")
@@ -217,7 +238,7 @@ def test_import_takes_over_rows_and_says_that_there_are_no_pictures(tmp_path, ca
     assert "6 rows by encoder 'style-scenes', without pictures" in capsys.readouterr().err
     assert main(["database", "info", str(tmp_path / "rows"), "--verify"]) == 0
     told = capsys.readouterr().out
-    assert "6 of width 128, float16" in told and "thumbnails:  none" in told and "img_id, patch_coords" in told
+    assert "6 of width 128, float16" in told and "thumbnails:  none" in told and "img_id" in told
     assert main(["database", "search", str(tmp_path / "rows"), "a red boat", "--k", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main([*arguments, "--out", str(tmp_path / "rows")]) == 2

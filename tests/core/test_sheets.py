@@ -61,7 +61,7 @@ def test_row_labels_keep_to_their_rows():
 
 
 def test_a_short_label_is_drawn_whole_and_a_long_one_ends_in_an_ellipsis():
-    font = sheets._font(14)
+    font = sheets.load_font(14)
     assert sheets._wrap("red cat", 200, font) == ["red cat"]
     lines = sheets._wrap(LONG, 100, font)
     assert len(lines) == 4 and lines[-1].endswith(sheets.ELLIPSIS)

@@ -1,13 +1,15 @@
+import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval import index as index_module
-from rdm_jax.retrieval.database import Rows
+from rdm_jax.retrieval.database import Database, Rows
 from rdm_jax.retrieval.index import ExactIndex, make_index
-from rdm_jax.retrieval.scann_index import ScannIndex
+from rdm_jax.retrieval.scann_index import Parameters, ScannIndex, store
 
 
 def brute_force(rows, queries, k):
@@ -111,22 +113,52 @@ def test_scann_with_a_tree_recalls_nearly_all():
     np.testing.assert_allclose(scores[hit], expected_scores[hit], rtol=1e-6)
 
 
-def test_scann_index_is_saved_and_refuses_another_database(database, encoder, source, tmp_path):
-    pytest.importorskip("scann")
-    from rdm_jax.retrieval.build import Recipe, build_database
-    from rdm_jax.retrieval.database import Database
+@pytest.fixture
+def copied(database, tmp_path):
+    """Returns a copy of the database that a test may change."""
+    return Database.open(shutil.copytree(database.path, tmp_path / "copy"))
 
+
+def test_a_stored_index_moves_with_its_database_and_finds_the_same(copied, encoder, tmp_path):
+    pytest.importorskip("scann")
     queries = encoder.encode_texts(["a", "b"])
-    ScannIndex.build(database.rows).save(tmp_path / "saved", database)
-    moved = (tmp_path / "saved").rename(tmp_path / "moved")
-    loaded = ScannIndex.open(moved, database).search(queries, 5)
-    np.testing.assert_array_equal(loaded[0], make_index(database, "exact").search(queries, 5)[0])
-    build_database(source, encoder, tmp_path / "other", Recipe(limit=20))
-    with pytest.raises(UserError, match="was made of another database"):
-        ScannIndex.open(moved, Database.open(tmp_path / "other"))
-    (moved / "database.json").unlink()
+    stored = store(copied, ScannIndex.build(copied.rows))
+    assert stored.digest == copied.digest and stored.manifest["index"]["parameters"]["leaves"] == 0
+    stored.verify()
+    moved = Database.open(copied.path.rename(tmp_path / "moved"))
+    np.testing.assert_array_equal(
+        ScannIndex.of(moved).search(queries, 5)[0], make_index(moved, "exact").search(queries, 5)[0]
+    )
+
+
+def test_a_damaged_index_or_one_of_other_rows_is_refused(copied):
+    pytest.importorskip("scann")
+    stored = store(copied, ScannIndex.build(copied.rows))
+    changed = dataclasses.replace(stored, manifest={**stored.manifest, "encoder": {**stored.encoder, "name": "x"}})
+    with pytest.raises(UserError, match="is of other rows"):
+        ScannIndex.open(changed)
+    next((stored.path / "index").rglob("*.pbtxt")).unlink()
+    with pytest.raises(UserError, match=r"the SHA-256 of index/scann-.* is not"):
+        stored.verify()
     with pytest.raises(UserError, match="damaged index"):
-        ScannIndex.open(moved, database)
+        ScannIndex.open(stored)
+
+
+def test_shards_of_an_index_are_merged_by_score():
+    pytest.importorskip("scann")
+    rows, queries = random(500), random(20, seed=1, dtype=np.float32)
+    parts = ScannIndex.build(rows, Parameters(0, 0, candidates=20, shard_rows=120))
+    assert len(parts.searchers) == 5
+    for one, other in zip(parts.search(queries, 10), ExactIndex(rows).search(queries, 10), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_leaves_that_hold_too_few_rows_are_filled_up():
+    pytest.importorskip("scann")
+    rows = random(2000)
+    index = ScannIndex.build(rows, Parameters(leaves=500, searched=1, candidates=50, training_rows=2000))
+    ids, _ = index.search(random(7, seed=1, dtype=np.float32), 40)
+    assert all(len(set(row)) == 40 for row in ids.tolist()) and ids.min() >= 0
 
 
 @pytest.mark.parametrize("kind", ["auto", "exact", "scann"])

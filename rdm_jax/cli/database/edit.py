@@ -1,0 +1,85 @@
+"""`rdm database merge`, `subset` and `remove`: databases made of others."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rdm_jax.cli.database.common import add_duplicates, add_selection, selection
+from rdm_jax.cli.progress import note
+from rdm_jax.core.errors import UserError
+
+
+def add_actions(actions: Any) -> None:
+    """Adds the actions."""
+    merge = actions.add_parser("merge", help="make one database of several")
+    merge.set_defaults(perform=run_merge)
+    merge.add_argument("databases", nargs="+", metavar="DB", help="names or folders")
+    merge.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    merge.add_argument("--name", help="how the database calls itself; the name of --out by default")
+    add_duplicates(merge, "rows")
+    subset = actions.add_parser("subset", help="make a database of some rows of another")
+    subset.set_defaults(perform=run_subset)
+    subset.add_argument("database", metavar="DB", help="a name or a folder")
+    subset.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    subset.add_argument("--name", help="how the database calls itself; the name of --out by default")
+    subset.add_argument("--limit", type=int, metavar="N", help="take the first N rows at most")
+    add_selection(subset, "rows")
+    add_duplicates(subset, "rows")
+    remove = actions.add_parser("remove", help="take rows out of a database, such as those of an artist")
+    remove.set_defaults(perform=run_remove)
+    remove.add_argument("database", metavar="DB", help="a folder")
+    remove.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="take out rows with this attribute (also path, caption, id, sha256); given more than once, all must hold",
+    )
+    remove.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="take out what a text file lists: a path (or FOLDER/) or KEY=VALUE on each line",
+    )
+
+
+def run_merge(args: argparse.Namespace) -> None:
+    """Makes one database of several."""
+    from rdm_jax.retrieval import edit
+    from rdm_jax.retrieval.database import Database
+
+    databases = [Database.open(name) for name in args.databases]
+    count = edit.merge(databases, args.out, args.name, args.duplicates)
+    gone = sum(map(len, databases)) - count
+    note(f"{args.out}: {count} rows of {len(databases)} databases, {gone} near-duplicates left out")
+
+
+def run_subset(args: argparse.Namespace) -> None:
+    """Makes a database of some rows of another."""
+    from rdm_jax.retrieval import edit
+    from rdm_jax.retrieval.database import Database
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit} leaves no rows; give 1 or more")
+    database = Database.open(args.database)
+    chosen = selection(args)
+    count = edit.subset(database, args.out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
+    note(f"{args.out}: {count} of the {len(database)} rows of {database.name!r}")
+
+
+def run_remove(args: argparse.Namespace) -> None:
+    """Takes rows out of a database."""
+    from rdm_jax.data.selection import Selection, parse_terms, read_exclusions
+    from rdm_jax.retrieval import edit
+    from rdm_jax.retrieval.database import EMBEDDED, Database
+
+    if not args.where and args.list is None:
+        raise UserError("say what to remove: --where KEY=VALUE or --list FILE")
+    listed = read_exclusions(args.list) if args.list else ()
+    database = Database.open(args.database)
+    if database.path.parent == EMBEDDED:
+        raise UserError(f"{database.name!r} comes with the package; make one without those rows by rdm database subset")
+    gone = edit.remove(database, Selection(parse_terms(args.where, "--where"), listed))
+    note(f"{database.path}: {gone} rows removed, {len(database) - gone} are left")

@@ -1,0 +1,48 @@
+"""`rdm database import`: the rows of other programs' databases."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rdm_jax.cli.progress import Progress, note
+from rdm_jax.core.errors import UserError
+
+
+def add_actions(actions: Any) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "import", help="take over the rows of CompVis's .npz files or of a clip-retrieval folder"
+    )
+    parser.set_defaults(perform=run)
+    parser.add_argument("source", type=Path, metavar="SRC", help="an .npz file, a folder of them, or one with img_emb")
+    parser.add_argument("--encoder", required=True, metavar="BUNDLE", help="the model whose CLIP made the rows")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    parser.add_argument("--name", help="how the database calls itself; the name of --out by default")
+    parser.add_argument("--limit", type=int, metavar="N", help="take the first N rows at most")
+    parser.add_argument("--dtype", default="float16", metavar="TYPE", help="of the rows: float16 (default) or float32")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="of the pictures, for the manifest")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Imports the rows and says how many there are."""
+    if args.out.exists():
+        raise UserError(f"{args.out} exists already; choose another folder or remove it first")
+
+    from rdm_jax.bundle import encoder_identity, locate
+    from rdm_jax.convert.databases import import_database
+
+    identity = encoder_identity(locate(args.encoder))
+    with Progress("importing", unit="row") as progress:
+        count = import_database(
+            args.source,
+            identity,
+            args.out,
+            name=args.name,
+            dtype=args.dtype,
+            limit=args.limit,
+            licence=args.licence,
+            progress=progress,
+        )
+    note(f"{args.out}: {count} rows by encoder {identity['name']!r}, without pictures")

@@ -1,0 +1,95 @@
+"""`rdm database tune`: measures recall and time of an index, and stores the one that meets a target."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rdm_jax.cli.database.common import check_range, encoder_of, write
+from rdm_jax.cli.progress import Progress, note, shown_log
+from rdm_jax.core.errors import UserError
+
+DESCRIPTION = """Measures the recall of an index against exact search, on pictures and on texts, and its time a query,
+and stores the quickest that meets the target beside the rows. Texts are the database's captions, or those of
+--queries."""
+
+
+def add_actions(actions: Any) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "tune", help="measure recall and time of an index, and store it", description=DESCRIPTION
+    )
+    parser.set_defaults(perform=run)
+    parser.add_argument("database", metavar="DB", help="a name or a folder")
+    parser.add_argument("--k", type=int, default=10, help="neighbours that are looked for (%(default)s)")
+    parser.add_argument("--target", type=float, default=0.99, metavar="RECALL", help="that is wanted (%(default)s)")
+    parser.add_argument("--queries", type=Path, metavar="FILE", help="texts to search by, one a line")
+    parser.add_argument("--leaves", type=int, metavar="N", help="of the tree; about 2 sqrt(rows) if not given")
+    parser.add_argument("--shard-rows", type=int, metavar="N", help="rows that are indexed together (a million)")
+    parser.add_argument(
+        "--encoder", metavar="BUNDLE", help="the model that made the database; by its name if not given"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the table and store nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table and stores the index."""
+    from rdm_jax.retrieval import scann_index
+    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.tune import Trial, picture_queries, text_queries, tune
+
+    database = Database.open(args.database)
+    check_range("--k", args.k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")
+    texts = _texts(args.queries) if args.queries else []
+    index = _index(args, database)
+    encoder = encoder_of(database, args.encoder)
+    database.check_encoder(encoder.identity)
+    queries = {"pictures": picture_queries(database), "texts": text_queries(database, encoder, texts)}
+    kinds = [kind for kind, vectors in queries.items() if len(vectors)]
+    write(f"{len(database)} rows, recall@{args.k} on " + ", ".join(f"{len(queries[kind])} {kind}" for kind in kinds))
+    together = sum(map(len, queries.values()))
+    write(f"{'index':28} {' '.join(f'{kind:>9}' for kind in kinds)}  ms/query  ms/query of {together}")
+
+    def tell(trial: Trial) -> None:
+        scores = " ".join(f"{trial.recall[kind]:9.4f}" for kind in kinds)
+        write(f"{trial.name:28} {scores}  {trial.single_ms:8.2f}  {trial.batch_ms:8.3f}")
+
+    _, best = tune(database, queries, args.k, args.target, index, tell)
+    note(f"quickest with a recall of {args.target} or more: {best.name}")
+    if args.dry_run:
+        return
+    if not isinstance(best.index, scann_index.ScannIndex):
+        note("exact search needs no index; none is stored")
+        return
+    scann_index.store(database, best.index)
+    note(f"{database.path}: the index is stored, and the manifest says how it was made")
+
+
+def _index(args: argparse.Namespace, database: Any) -> Any:
+    from rdm_jax.retrieval import scann_index
+
+    if not scann_index.installed():
+        note("ScaNN is not installed here (there are wheels for x86-64 Linux): exact search alone is measured")
+        return None
+    chosen = scann_index.Parameters.of(len(database))
+    if args.leaves is not None:
+        check_range("--leaves", args.leaves, 1, len(database))
+        chosen = dataclasses.replace(chosen, leaves=args.leaves)
+    if args.shard_rows is not None:
+        check_range("--shard-rows", args.shard_rows, scann_index.BRUTE_FORCE_ROWS, 10**9)
+        chosen = dataclasses.replace(chosen, shard_rows=args.shard_rows)
+    with shown_log(), Progress("indexing", unit="row") as progress:
+        return scann_index.ScannIndex.build(database.rows, chosen, progress)
+
+
+def _texts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read --queries {path}: {error}; give a text file") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise UserError(f"--queries {path} holds no text; write one a line")
+    return texts

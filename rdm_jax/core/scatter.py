@@ -1,0 +1,82 @@
+"""Pictures at their places on a plane, with a query and its neighbours marked."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from rdm_jax.core.sheets import BACKGROUND, INK, load_font
+
+DOT = (176, 178, 184)
+MARK = (214, 62, 46)
+MARGIN = 28
+
+
+def scatter(
+    points: Float[np.ndarray, "n 2"],
+    pictures: UInt8[np.ndarray, "n h w 3"],
+    *,
+    title: str = "",
+    query: Float[np.ndarray, " 2"] | None = None,
+    neighbors: list[int] | None = None,
+    size: tuple[int, int] = (1200, 900),
+    thumbnail: int = 40,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws pictures where their points are, as many as have room, and a dot for each of the others.
+
+    Args:
+      points: where they lie, on any scale.
+      pictures: one for each point.
+      title: one line above the map.
+      query: a point that is drawn as a ring, with lines to its neighbours.
+      neighbors: the numbers of the points that are its neighbours, best first; they are drawn larger, and on top.
+      size: (width, height) of the map in pixels.
+      thumbnail: the side of a picture on the map in pixels.
+    """
+    neighbors = neighbors or []
+    top = MARGIN + (34 if title else 0)
+    every = points if query is None else np.concatenate([points, query[None]])
+    low, span = every.min(axis=0), np.maximum(np.ptp(every, axis=0), 1e-9)
+    edge = thumbnail
+    room = np.array([size[0] - 2 * MARGIN - 2 * edge, size[1] - top - MARGIN - 2 * edge])
+    places = ((every - low) / span * [1, -1] + [0, 1]) * room + [MARGIN + edge, top + edge]
+    sheet = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN - 8), title, fill=INK, font=load_font(20))
+    taken: set[tuple[int, int]] = set()
+    for number in np.random.default_rng(0).permutation(len(points)).tolist():
+        x, y = places[number]
+        cell = int(x // thumbnail), int(y // thumbnail)
+        if number in neighbors or cell in taken:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=DOT)
+            continue
+        taken.add(cell)
+        _paste(sheet, pictures[number], (x, y), thumbnail)
+    if query is not None:
+        _mark(sheet, draw, places[-1], places[neighbors], pictures[neighbors], thumbnail)
+    return np.array(sheet)
+
+
+def _mark(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    query: np.ndarray,
+    places: np.ndarray,
+    pictures: np.ndarray,
+    thumbnail: int,
+) -> None:
+    for place in places:
+        draw.line((*query, *place), fill=MARK, width=2)
+    for place, picture in reversed(list(zip(places, pictures, strict=True))):
+        side = int(1.5 * thumbnail)
+        _paste(sheet, picture, place, side)
+        half = side / 2
+        box = (place[0] - half, place[1] - half, place[0] + half, place[1] + half)
+        draw.rectangle(box, outline=MARK, width=3)
+    draw.ellipse((query[0] - 9, query[1] - 9, query[0] + 9, query[1] + 9), outline=BACKGROUND, fill=MARK, width=2)
+
+
+def _paste(sheet: Image.Image, picture: np.ndarray, place: np.ndarray | tuple[float, float], side: int) -> None:
+    small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+    sheet.paste(small, (round(place[0] - side / 2), round(place[1] - side / 2)))
