@@ -72,6 +72,8 @@ def import_database(
     chunks = itertools.chain.from_iterable(_read(shard, beside) for shard, beside in shards)
     told = {
         "name": name or out.name,
+        "width": int(encoder["width"]),
+        "dtype": dtype,
         "encoder": dict(encoder),
         "thumbnail_size": THUMBNAIL_SIZE,
         "licence": licence,

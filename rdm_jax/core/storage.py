@@ -74,6 +74,34 @@ def put(file: Path, address: str) -> None:
     system.put_file(str(file), path)
 
 
+def names(address: str) -> list[str]:
+    """Returns the names of the files in a folder, none where there is no such folder."""
+    system, path = _open(address)
+    try:
+        return sorted(found.rpartition("/")[2] for found in system.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def read(address: str) -> bytes:
+    """Returns a file's bytes."""
+    system, path = _open(address)
+    return system.cat_file(path)
+
+
+def write(address: str, data: bytes) -> None:
+    """Writes a file."""
+    system, path = _open(address)
+    system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    system.pipe_file(path, data)
+
+
+def remove(address: str) -> None:
+    """Removes a folder with all that is in it."""
+    system, path = _open(address)
+    system.rm(path, recursive=True)
+
+
 def _open(address: str) -> tuple[Any, str]:
     import fsspec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,8 @@ def build_database(
     with work.locked(share):
         resumed = sum(len(parts[number]) for number in work.done())
 
-        def write(number: int, pool: Workers, seen: Seen) -> dict[str, Any]:
-            return write_part(work.folder, number, work.count, parts[number], encoder, recipe, pool, seen)
+        def write(folder: Path, number: int, pool: Workers, seen: Seen) -> dict[str, Any]:
+            return write_part(folder, number, work.count, parts[number], encoder, recipe, pool, seen)
 
         preparation = recipe.preparation(encoder.image_size)
         write_parts(work, chosen, parts, preparation, write, max_skip, share, workers, progress)
@@ -215,12 +215,41 @@ def write_part(
     return {"rows": shard.rows, "names": dict(shard.names), "hashes": dict(shard.hashes), "skipped": broken}
 
 
+def gather_notes(work: Workspace, name: str) -> tuple[list[Shard], list[str]]:
+    """Returns the shards of all parts, and one line for each picture that could not be read.
+
+    Raises:
+      UserError: there are no rows.
+    """
+    notes = [work.notes(number) for number in range(work.count)]
+    skipped = [line for note in notes for line in note["skipped"]]
+    shards = [Shard(work.folder, note["rows"], note["names"], note["hashes"]) for note in notes if note["rows"]]
+    if not shards:
+        raise UserError(f"no pictures of {name} are left to build a database of; see which were skipped")
+    return shards, skipped
+
+
+def describe(
+    source: Source, plan: Mapping[str, Any], encoder: Encoder, recipe: Recipe, name: str, rows: int
+) -> dict[str, Any]:
+    """Returns what the manifest of a new database says beside its shards."""
+    return {
+        "name": name,
+        "width": int(encoder.identity["width"]),
+        "dtype": recipe.dtype,
+        "encoder": {**encoder.identity, "preprocessing": encoder.preprocessing},
+        "thumbnail_size": recipe.thumbnail_size,
+        "licence": recipe.licence,
+        "sources": [_source_record(source, plan, recipe, rows)],
+    }
+
+
 def write_parts(
     work: Workspace,
     source: Source,
     parts: Sequence[range],
     preparation: Preparation,
-    write: Callable[[int, Workers, Seen], dict[str, Any]],
+    write: Callable[[Path, int, Workers, Seen], dict[str, Any]],
     max_skip: float,
     share: Share,
     workers: int | None,
@@ -233,8 +262,8 @@ def write_parts(
       source: the pictures.
       parts: the numbers of the pictures of each part.
       preparation: what becomes of a picture.
-      write: writes a part by its number with some workers, tells of each picture, and returns the part's notes, which
-        list under "skipped" what could not be read.
+      write: writes a part into a folder by its number with some workers, tells of each picture, and returns the part's
+        notes, which list under "skipped" what could not be read.
       max_skip: the share of unreadable pictures, in [0, 1], above which it fails.
       share: which of several processes this one is.
       workers: processes that decode; chosen from the machine if None, threads of this process if 0.
@@ -261,8 +290,7 @@ def write_parts(
                 if progress:
                     progress(before + count, len(source))
 
-            notes = write(number, pool, seen)
-            work.finish_part(number, notes)
+            notes = work.write(number, lambda folder, number=number, seen=seen: write(folder, number, pool, seen))
             done += len(parts[number])
             skipped += notes["skipped"]
 
@@ -310,18 +338,8 @@ def finish(
       duplicates: rows with at least this cosine to an earlier one are left out.
       there: is replaced by a database of its rows and the new ones.
     """
-    notes = [work.notes(number) for number in range(work.count)]
-    skipped = [line for note in notes for line in note["skipped"]]
-    shards = [Shard(work.folder, note["rows"], note["names"], note["hashes"]) for note in notes if note["rows"]]
-    if not shards:
-        raise UserError(f"no pictures of {source.name} are left to build a database of; see which were skipped")
-    told = {
-        "name": name,
-        "encoder": {**encoder.identity, "preprocessing": encoder.preprocessing},
-        "thumbnail_size": recipe.thumbnail_size,
-        "licence": recipe.licence,
-        "sources": [_source_record(source, plan, recipe, sum(shard.rows for shard in shards))],
-    }
+    shards, skipped = gather_notes(work, source.name)
+    told = describe(source, plan, encoder, recipe, name, sum(shard.rows for shard in shards))
     made = edit.gather(work.folder, shards, told)
     pieces = [made] if there is None else [there, made]
     keep = edit.distinct(pieces, duplicates) if duplicates is not None else [None] * len(pieces)
@@ -341,7 +359,7 @@ def _licensed(item: dict[str, Any], licence: str) -> dict[str, Any]:
     return {**item, "attributes": {"licence": licence, **item["attributes"]}} if licence else item
 
 
-def _source_record(source: Source, plan: dict[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
+def _source_record(source: Source, plan: Mapping[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
     return {
         "name": source.name,
         "fingerprint": source.fingerprint,

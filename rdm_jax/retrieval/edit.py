@@ -21,7 +21,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import MANIFEST, SCHEMA, SKIPPED, Database
 from rdm_jax.retrieval.index import Index, make_index
-from rdm_jax.retrieval.shards import EMBEDDINGS, Shard, write_shard
+from rdm_jax.retrieval.shards import Shard, write_shard
 
 QUERIES = 256
 FIRST_NEIGHBORS = 16
@@ -166,7 +166,7 @@ def carried(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def gather(folder: Path, shards: Sequence[Shard], told: Mapping[str, Any]) -> Database:
     """Returns the database of shards that lie in a folder without a manifest."""
-    return Database.of(folder, _manifest(folder, shards, told))
+    return Database.of(folder, _manifest(shards, told))
 
 
 def assemble(
@@ -183,7 +183,7 @@ def assemble(
     Args:
       out: the folder.
       pieces: databases in the order of their rows, each with the rows that are taken, None for all.
-      told: the manifest's name, encoder, thumbnail_size, licence, sources and history.
+      told: the manifest's name, encoder, thumbnail_size, licence, sources and history, and `created` to keep it.
       action: what is done, the next entry of the history.
       skipped: one line for each picture of the sources that could not be read.
       replace: takes the place of the database that is there.
@@ -202,7 +202,7 @@ def assemble(
                 raise UserError(f"{out} was changed by another process meanwhile; run the same again")
         folder = stack.enter_context(files.new_directory(out, replace=replace))
         shards = [_placed(folder, number, len(chosen), *piece, dtype) for number, piece in enumerate(chosen)]
-        seal(folder, shards, told, action, skipped)
+        seal(folder, shards, {**told, "dtype": dtype, "width": pieces[0][0].width}, action, skipped)
     return sum(shard.rows for shard in shards)
 
 
@@ -213,10 +213,13 @@ def seal(
     action: Mapping[str, Any],
     skipped: Sequence[str] = (),
 ) -> None:
-    """Writes the manifest that makes a database of shards in a folder; see `assemble` for what it takes."""
+    """Writes the manifest that makes a database of shards in a folder; `assemble` says what it takes.
+
+    `told` holds the width and the dtype of the rows too.
+    """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     history = [*told.get("history", []), {**action, "date": now}]
-    manifest = _manifest(folder, shards, {"created": now, **told, "history": history})
+    manifest = _manifest(shards, {"created": now, **told, "history": history})
     if skipped:
         (folder / SKIPPED).write_text("".join(json.dumps(line) + "\n" for line in skipped))
         manifest["files"][SKIPPED] = files.sha256(folder / SKIPPED)
@@ -245,14 +248,11 @@ def _placed(folder: Path, number: int, of: int, database: Database, shard: int, 
     )
 
 
-def _manifest(folder: Path, shards: Sequence[Shard], told: Mapping[str, Any]) -> dict[str, Any]:
-    first = np.load(folder / shards[0].names[EMBEDDINGS], mmap_mode="r", allow_pickle=False)
+def _manifest(shards: Sequence[Shard], told: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": told["name"],
         "count": sum(shard.rows for shard in shards),
-        "width": int(first.shape[1]),
-        "dtype": first.dtype.name,
         **{key: value for key, value in told.items() if key != "name"},
         "shards": [shard.record() for shard in shards],
         "files": {name: value for shard in shards for name, value in shard.hashes.items()},

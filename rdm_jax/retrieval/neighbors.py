@@ -148,18 +148,27 @@ def compute_neighbors(
     with work.locked(share):
         resumed = sum(len(parts[number]) for number in work.done())
 
-        def write(number: int, pool: Workers, seen: Seen) -> dict[str, Any]:
-            return write_part(work.folder, number, work.count, parts[number], encoder, searcher, pool, seen)
+        def write(folder: Path, number: int, pool: Workers, seen: Seen) -> dict[str, Any]:
+            return write_part(folder, number, work.count, parts[number], encoder, searcher, pool, seen)
 
         write_parts(work, source, parts, Preparation(encoder.image_size), write, max_skip, share, workers, progress)
         skipped = [line for number in work.done() for line in work.notes(number)["skipped"]]
         if missing := work.count - len(work.done()):
             return Report(out, len(source), resumed, skipped, missing)
-        hashes = {name: value for number in range(work.count) for name, value in work.notes(number)["hashes"].items()}
-        files.write_json(work.folder / MANIFEST, {**record, "skipped": skipped, "files": hashes})
+        files.write_json(work.folder / MANIFEST, manifest_of(work, record))
     work.clear()
     work.folder.rename(out)
     return Report(out, len(source), resumed, skipped)
+
+
+def manifest_of(work: Workspace, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the manifest of a run whose parts are all there."""
+    notes = [work.notes(number) for number in range(work.count)]
+    return {
+        **record,
+        "skipped": [line for note in notes for line in note["skipped"]],
+        "files": {name: value for note in notes for name, value in note["hashes"].items()},
+    }
 
 
 def check(source: Source, encoder: Encoder, database: Database, plan: Plan) -> dict[str, Any]:

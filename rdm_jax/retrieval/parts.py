@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,11 @@ class Workspace:
         done = set(self.done())
         return [number for number in range(share.index, self.count, share.count) if number not in done]
 
-    def finish_part(self, number: int, notes: Any) -> None:
-        """Says that a part is there, with what is to be known of it, as JSON."""
+    def write(self, number: int, make: Callable[[Path], Any]) -> Any:
+        """Makes a part by a function that writes into a folder and returns notes (JSON), which say that it is there."""
+        notes = make(self.folder)
         files.write_json(self._notes(number), notes)
+        return notes
 
     def notes(self, number: int) -> Any:
         """Returns what is known of a part that is there."""
