@@ -34,6 +34,7 @@ from rdm_jax.diffusion.samplers import Sampler, num_steps
 from rdm_jax.factory import Program, Settings, Shape
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
+from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
 
 # Steps between two reports of progress: one compiled scan runs so many, or a divisor, whatever the number in all.
@@ -41,7 +42,7 @@ MAX_CHUNK = 10
 
 logger = logging.getLogger(__name__)
 
-Databases = str | Path | Database | Retriever | Sequence[str | Path | Database]
+Databases = str | Path | Database | Mixture | Retriever | Sequence[str | Path | Database]
 Progress = Callable[[int, int], None]
 
 
@@ -173,7 +174,8 @@ class Generator:
 
         Args:
           prompts: one or more prompts, each a query.
-          database: a database, its name or its folder, several to be searched as one, or a `Retriever`, which keeps its
+          database: a database, its name or its folder, several to be searched as one, a `Mixture` of some by weight, or
+            a `Retriever`, which keeps its
             index from call to call. "text" needs none and uses none.
           images: pictures of any size, each a query as a prompt is.
           rows: ids of rows of the (first) database, each a query as well; `retrieval.proposals` draws some.
@@ -336,6 +338,8 @@ class Generator:
             )
         if isinstance(database, Retriever):
             return database
+        if isinstance(database, Mixture):
+            return Retriever(self.encoder, database.databases, database.weights)
         several = [database] if isinstance(database, str | Path | Database) else database
         return Retriever(self.encoder, [one if isinstance(one, Database) else Database.open(one) for one in several])
 

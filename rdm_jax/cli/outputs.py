@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from rdm_jax import __version__
@@ -25,6 +25,8 @@ from rdm_jax.core import files, sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Plan, Result
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.mixture import Mixture
+from rdm_jax.retrieval.retriever import Neighbors
 
 RUN = "run.json"
 RESULTS = "results.json"
@@ -107,16 +109,20 @@ def versions() -> dict[str, str]:
     }
 
 
-def identity(part: Bundle | Database) -> dict[str, str]:
-    """Returns the name and the hash of a model or a database: what a record says of it, and no path."""
-    return {"name": part.name, "sha256": part.digest}
+def identity(part: Bundle | Database | Mixture) -> dict[str, Any]:
+    """Returns the name and the hash of a model or a database, and the parts of a mixture; no path."""
+    told: dict[str, Any] = {"name": part.name, "sha256": part.digest}
+    if isinstance(part, Mixture) and len(part.databases) > 1:
+        told["parts"] = [{"name": one.name, "sha256": one.digest} for one in part.databases]
+        told["weights"] = part.weights and list(part.weights)
+    return told
 
 
 def _model_identity(model: Bundle) -> dict[str, Any]:
     return {**identity(model), "dtype": model.dtype, "overrides": model.config.get("overrides", [])}
 
 
-def records(result: Result, model: Bundle, database: Database | None) -> list[dict[str, Any]]:
+def records(result: Result, model: Bundle, database: Mixture | None) -> list[dict[str, Any]]:
     """Returns for each picture of a result what it takes to draw it again, as JSON values."""
     shared = {
         "schema": SCHEMA,
@@ -132,10 +138,23 @@ def records(result: Result, model: Bundle, database: Database | None) -> list[di
             "prompt": result.prompts[row],
             "index": index,
             "query": base64.b64encode(result.queries[row].astype("<f4").tobytes()).decode(),
-            "neighbors": found and {"ids": found.ids[row].tolist(), "scores": found.scores[row].tolist()},
+            "neighbors": found and _neighbors_record(found, row, database),
         }
         for row, index in enumerate(result.indices)
     ]
+
+
+def _neighbors_record(found: Neighbors, row: int, database: Mixture | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"ids": found.ids[row].tolist(), "scores": found.scores[row].tolist()}
+    if database is not None and len(database.databases) > 1:
+        told["databases"] = found.databases[row].tolist()
+    return told
+
+
+def neighbor_names(record: dict[str, Any], database: Mixture) -> Shaped[np.ndarray, " k"]:
+    """Returns the name of the database that each neighbour of a record is from."""
+    neighbors = record["neighbors"]
+    return np.array(neighbors.get("databases") or [database.databases[0].name] * len(neighbors["ids"]))
 
 
 def query_vector(record: dict[str, Any]) -> Float[np.ndarray, " d"]:
@@ -143,21 +162,20 @@ def query_vector(record: dict[str, Any]) -> Float[np.ndarray, " d"]:
     return np.frombuffer(base64.b64decode(record["query"]), "<f4").astype(np.float32)
 
 
-def run_entry(file: Path, record: dict[str, Any], database: Database | None) -> dict[str, Any]:
+def run_entry(file: Path, record: dict[str, Any], database: Mixture | None) -> dict[str, Any]:
     """Returns what run.json says of a picture: its file, its query and its neighbours."""
     entry = {"file": file.as_posix(), "prompt": record["prompt"], "index": record["index"]}
     if database is None:
         return {**entry, "seed": record["settings"]["seed"], "database": None, "neighbors": []}
     ids, scores = record["neighbors"]["ids"], record["neighbors"]["scores"]
-    neighbors = [
-        {"id": id_, "score": score, "path": item["path"]}
-        for id_, score, item in zip(ids, scores, database.items(ids), strict=True)
-    ]
+    names = neighbor_names(record, database)
+    told = zip(ids, scores, names.tolist(), database.items(names, np.array(ids, np.int64)), strict=True)
+    neighbors = [{"id": id_, "score": score, "path": item["path"], "database": name} for id_, score, name, item in told]
     return {**entry, "seed": record["settings"]["seed"], "database": database.name, "neighbors": neighbors}
 
 
 def run_record(
-    model: Bundle, databases: Sequence[Database], plan: Plan, entries: Sequence[dict[str, Any]], planned: int
+    model: Bundle, databases: Sequence[Mixture], plan: Plan, entries: Sequence[dict[str, Any]], planned: int
 ) -> dict[str, Any]:
     """Returns what run.json holds.
 
@@ -201,17 +219,19 @@ def grid_sheet(drawn: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 
     return sheets.grid(images, row_labels=labels[: len(images)], zoom=_zoom(images))
 
 
-def neighbor_sheet(result: Result, database: Database) -> UInt8[np.ndarray, "h2 w2 3"]:
+def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Draws each picture beside the thumbnails of its neighbours, with their cosines."""
     assert result.neighbors is not None
-    ids, scores = result.neighbors.ids, result.neighbors.scores
+    ids, scores, names = result.neighbors.ids, result.neighbors.scores, result.neighbors.databases
     height, width = result.images.shape[1:3]
     fitting = _rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), 1 + ids.shape[1], height, width, 3)))
     cells, texts = [], []
-    for picture, row, cosines in zip(result.images[:fitting], ids, scores, strict=False):
-        thumbnails = [_fit(thumbnail, height, width) for thumbnail in database.thumbnails(row)]
+    several = len(database.databases) > 1
+    for picture, row, origins, cosines in zip(result.images[:fitting], ids, names, scores, strict=False):
+        thumbnails = [_fit(thumbnail, height, width) for thumbnail in database.thumbnails(origins, row)]
         cells.append(np.stack([picture, *thumbnails]))
-        texts.append(["", *(f"{cosine:.3f}" for cosine in cosines)])
+        told = zip(cosines, origins.tolist(), strict=True)
+        texts.append(["", *(f"{cosine:.3f}{f' {name}' if several else ''}" for cosine, name in told)])
     columns = ["sample", *(f"neighbor {place}" for place in range(1, ids.shape[1] + 1))]
     return sheets.grid(
         np.stack(cells),

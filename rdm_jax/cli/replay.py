@@ -16,7 +16,7 @@ from rdm_jax.core.errors import UserError
 if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
     from rdm_jax.generator import Generator, Plan
-    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.retriever import Neighbors
 
 HELP = """Draws a picture again from the parameters inside its PNG.
@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.png", help="a picture that rdm sample wrote")
     parser.add_argument("--out", metavar="FILE.png", help="where it goes (default: FILE-replay.png beside it)")
     parser.add_argument("--model", metavar="NAME|DIR", help="where the model is, if not known by its name")
-    parser.add_argument("--database", metavar="NAME|DIR", help="where the database is, if not known by its name")
+    parser.add_argument(
+        "--database",
+        action="append",
+        metavar="NAME|DIR[:WEIGHT]",
+        help="where the database is, or those of a mixture, if not known by name",
+    )
     parser.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG file")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -66,7 +71,7 @@ def _free_name(path: Path) -> Path:
     return next(path.with_name(name) for name in names if not path.with_name(name).exists())
 
 
-def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generator, Database | None, Plan]:
+def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generator, Mixture | None, Plan]:
     """Returns the model, the database, and a plan that fills a whole batch with the one picture.
 
     A batch of the size that drew the picture, with the picture at every place, also at its own: what the network
@@ -75,7 +80,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     from rdm_jax.cli.outputs import query_vector
     from rdm_jax.factory import Settings
     from rdm_jax.generator import Generator, Plan
-    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.mixture import Mixture
 
     try:
         settings = Settings(**record["settings"])
@@ -85,7 +90,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     overrides = tuple(model.get("overrides", ()))
     generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
     _is_the_one("model", model, generator.bundle)
-    database = Database.open(args.database or entry["name"]) if entry else None
+    database = Mixture.open(args.database or _specs(entry)) if entry else None
     same = database is not None and _is_the_one("database", entry, database)
     size = settings.batch_size
     query = query_vector(record)[None]
@@ -98,21 +103,32 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
 
 
 def _neighbors(
-    generator: Generator, database: Database, record: dict[str, Any], query: np.ndarray, same: bool
+    generator: Generator, database: Mixture, record: dict[str, Any], query: np.ndarray, same: bool
 ) -> Neighbors:
     """Returns the recorded neighbours from the same database, or those that another one gives."""
+    from rdm_jax.cli.outputs import neighbor_names
     from rdm_jax.retrieval.retriever import Neighbors, Retriever
 
     if not same:
-        return Retriever(generator.encoder, [database]).retrieve(query, record["settings"]["neighbors"])
-    database.check_encoder(generator.encoder.identity)
+        retriever = Retriever(generator.encoder, database.databases, database.weights)
+        return retriever.retrieve(query, record["settings"]["neighbors"])
+    for one in database.databases:
+        one.check_encoder(generator.encoder.identity)
     ids = np.array(record["neighbors"]["ids"], np.int64)
     scores = np.array(record["neighbors"]["scores"], np.float32)
-    names = np.full((1, len(ids)), database.name)
-    return Neighbors(ids[None], scores[None], database.embeddings(ids)[None], names)
+    names = neighbor_names(record, database)
+    return Neighbors(ids[None], scores[None], database.embeddings(names, ids)[None], names[None])
 
 
-def _is_the_one(kind: str, recorded: dict[str, Any], found: Bundle | Database) -> bool:
+def _specs(entry: dict[str, Any]) -> list[str]:
+    """Returns NAME or NAME:WEIGHT of each database that a record names."""
+    parts = entry.get("parts") or [entry]
+    weights = entry.get("weights") or [None] * len(parts)
+    told = zip(parts, weights, strict=True)
+    return [part["name"] if weight is None else f"{part['name']}:{weight}" for part, weight in told]
+
+
+def _is_the_one(kind: str, recorded: dict[str, Any], found: Bundle | Mixture) -> bool:
     """Says whether a model or database is the one that drew the picture, and warns where it is not."""
     if found.digest == recorded["sha256"]:
         return True

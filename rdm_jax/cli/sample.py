@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.generator import Generator, Plan, Result
-    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.mixture import Mixture
 
 DEFAULT_MODEL = "style-scenes"
 DEFAULT_OUT = "outputs"
@@ -35,6 +35,7 @@ and the style changes. Give several --database options to draw the same prompts 
 
   rdm sample "a red boat" --database neon --num-images 4
   rdm sample "a red boat" "a house" --database neon --database mosaic --seed 7 --out boats
+  rdm sample "a red boat" --database neon:0.7 --database charcoal:0.3
   rdm sample --image boat.jpg --database neon"""
 
 
@@ -46,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
     parser.add_argument(
-        "--database", action="append", default=[], metavar="NAME|DIR", help="where neighbors come from (repeatable)"
+        "--database",
+        action="append",
+        default=[],
+        metavar="NAME|DIR[:WEIGHT]",
+        help="where neighbors come from (repeatable); with weights, the databases are drawn from together",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     proposals = parser.add_argument_group("drawing without a prompt, by rows of the database")
@@ -175,9 +180,10 @@ def _read_image(path: Path) -> tuple[str, np.ndarray]:
         raise UserError(f"cannot read image {path}: {error}") from error
 
 
-def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) -> list[Database | None]:
+def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) -> list[Mixture | None]:
     """Returns the databases to draw from, one after another; a single None where the condition needs none."""
     from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.mixture import Mixture, parse_weighted
 
     sampling = model.config["sampling"]
     if (condition or sampling.get("condition")) == "text":
@@ -188,7 +194,9 @@ def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) 
     known = Database.names()
     if not names and not default and len(known) != 1:
         raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
-    return [Database.open(name) for name in names or [default or known[0]]]
+    if any(parse_weighted(name)[1] is not None for name in names):
+        return [Mixture.open(names)]
+    return [Mixture.open([name]) for name in names or [default or known[0]]]
 
 
 def _plan(
@@ -196,7 +204,7 @@ def _plan(
     args: argparse.Namespace,
     prompts: list[str],
     images: list[tuple[str, np.ndarray]],
-    databases: list[Database | None],
+    databases: list[Mixture | None],
 ) -> list[Plan]:
     """Returns the plan for each database; queries are encoded once."""
     seed = secrets.randbits(32) if args.seed is None else args.seed
@@ -225,7 +233,7 @@ def _plan(
     return [first, *(generator.replan(first, database) for database in databases[1:])]
 
 
-def _proposals(args: argparse.Namespace, databases: list[Database | None], seed: int) -> Sequence[int]:
+def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: int) -> Sequence[int]:
     """Returns the rows that are queries of their own; none where --proposals does not ask for them."""
     if not args.proposals:
         given = {"--counts": args.counts, "--top-m": args.top_m, "--weighted": args.weighted}
@@ -239,9 +247,9 @@ def _proposals(args: argparse.Namespace, databases: list[Database | None], seed:
 
     if args.proposals < 0:
         raise UserError(f"proposals {args.proposals} is too small; use 1 or more")
-    if len(databases) > 1 or databases[0] is None:
+    if len(databases) > 1 or databases[0] is None or len(databases[0].databases) > 1:
         raise UserError("--proposals draws rows of one database; give one --database, and a condition with neighbors")
-    database = databases[0]
+    database = databases[0].databases[0]
     if args.counts is None:
         if args.weighted or args.top_m is not None:
             raise UserError("--top-m and --weighted need to know how often each row was a neighbor; give --counts DIR")
@@ -266,16 +274,16 @@ def _conditions(args: argparse.Namespace, bundle: Bundle, proposed: bool) -> tup
     return condition, args.neighbors
 
 
-def _read_neighbors(databases: list[Database | None], plans: list[Plan]) -> None:
+def _read_neighbors(databases: list[Mixture | None], plans: list[Plan]) -> None:
     """Reads what will be told and shown of neighbours: a damaged database fails before anything is drawn."""
     for database, plan in zip(databases, plans, strict=True):
         if database is not None and plan.neighbors is not None:
-            ids = sorted(set(plan.neighbors.ids.ravel().tolist()))
-            database.items(ids)
-            database.thumbnails(ids)
+            names, ids = plan.neighbors.databases.ravel(), plan.neighbors.ids.ravel()
+            database.items(names, ids)
+            database.thumbnails(names, ids)
 
 
-def _folder_names(databases: list[Database | None]) -> list[str]:
+def _folder_names(databases: list[Mixture | None]) -> list[str]:
     """Returns each database's sub-folder, "" where there is only one; names come from files and are not trusted."""
     if len(databases) == 1:
         return [""]
@@ -288,7 +296,7 @@ def _folder_names(databases: list[Database | None]) -> list[str]:
 
 def _draw(
     generator: Generator,
-    database: Database | None,
+    database: Mixture | None,
     plan: Plan,
     folder: Path,
     name: str,
@@ -311,7 +319,7 @@ def _draw(
     return join(results)
 
 
-def _write_sheets(folder: Path, drawn: list[tuple[str, Result]], databases: list[Database | None]) -> None:
+def _write_sheets(folder: Path, drawn: list[tuple[str, Result]], databases: list[Mixture | None]) -> None:
     from rdm_jax.cli import outputs
     from rdm_jax.cli.png import encode_png
 
@@ -323,7 +331,7 @@ def _write_sheets(folder: Path, drawn: list[tuple[str, Result]], databases: list
 
 
 def _write_run(
-    folder: Path, model: Bundle, databases: list[Database | None], plan: Plan, entries: list[dict[str, Any]]
+    folder: Path, model: Bundle, databases: list[Mixture | None], plan: Plan, entries: list[dict[str, Any]]
 ) -> None:
     from rdm_jax.cli import outputs
 

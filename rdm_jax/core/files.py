@@ -61,6 +61,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Raises UserError for an OSError inside the block, which writes to a place: the disk is full, say."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {place}: {error.strerror or error}; make room there, and run the same again"
+        ) from error
+
+
+@contextlib.contextmanager
 def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends well and vanishes when it does not.
 
@@ -72,6 +83,7 @@ def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -
     Raises:
       UserError: `path` exists, or its parent cannot be written.
     """
+    path = path.resolve() if replace else path  # a link to a folder stays, and the folder is replaced
     exists = UserError(f"{path} exists already; choose another folder or remove it first")
     if path.exists() and not (first_wins or replace):
         raise exists
@@ -85,41 +97,43 @@ def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if replace and path.exists():
-            shutil.rmtree(_replaced_name(path), ignore_errors=True)
-            path.rename(_replaced_name(path))
+        if replace:
+            _take_place(temporary, path)
+            return
         try:
             temporary.rename(path)
         except OSError as error:
-            recover(path)
             if not path.exists():
                 raise
             if not first_wins:
                 raise exists from error
-        if replace:
-            shutil.rmtree(_replaced_name(path), ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def locked(lock: Path, what: Path) -> Iterator[None]:
+def locked(lock: Path, what: Path, wait: bool = False) -> Iterator[None]:
     """Holds a lock file while the block runs; a killed process lets go of it.
 
     Args:
       lock: the file.
       what: is written under the lock, for the message.
+      wait: for another process that has it.
 
     Raises:
-      UserError: another process has it.
+      UserError: another process has it, or the file cannot be written.
     """
     import filelock
 
     held = filelock.FileLock(lock)
     try:
-        held.acquire(blocking=False)
+        held.acquire(blocking=wait)
     except filelock.Timeout as error:
         raise UserError(f"another process is writing to {what}; wait for it, or stop it first") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {lock.parent}: {error.strerror}; choose a folder that can be written"
+        ) from error
     try:
         yield
     finally:
@@ -127,14 +141,49 @@ def locked(lock: Path, what: Path) -> Iterator[None]:
         held.release()
 
 
+def is_locked(lock: Path) -> bool:
+    """Says whether another process holds a lock file."""
+    try:
+        with locked(lock, lock):
+            return False
+    except UserError:
+        return True
+
+
 def recover(path: Path) -> None:
     """Puts a folder back whose replacement was killed between the two renames."""
     old = _replaced_name(path)
     if old.is_dir() and not path.exists():
-        old.rename(path)
+        with contextlib.suppress(OSError):  # another process was quicker
+            old.rename(path.resolve())
+
+
+def forget(path: Path) -> None:
+    """Removes what a killed replacement has left of the folder that was there before; its writer holds the lock."""
+    recover(path)
+    shutil.rmtree(_replaced_name(path), ignore_errors=True)
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Renames a folder to `path`, and removes the one that was there."""
+    old = _replaced_name(path)
+    while True:
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if path.exists():  # a reader came between the two renames and put the old folder back
+                continue
+            recover(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return
 
 
 def _replaced_name(path: Path) -> Path:
+    path = path.resolve()
     return path.parent / f".{path.name}.replaced"
 
 

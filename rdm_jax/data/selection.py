@@ -11,6 +11,8 @@ from rdm_jax.core.errors import UserError
 
 # What every picture has beside its attributes.
 COLUMNS = ("id", "path", "caption", "sha256")
+# What is known of a picture only once it is decoded.
+DECODED = ("id", "sha256")
 
 Term = tuple[str, str]
 
@@ -35,6 +37,10 @@ class Selection:
     def admits(self, told: Mapping[str, str]) -> bool:
         """Says whether a picture is wanted; what is not told of it meets no term."""
         return all(holds(term, told) for term in self.where) and not any(holds(term, told) for term in self.exclude)
+
+    def undecoded(self) -> Selection:
+        """Returns what can be said before a picture is decoded: without the terms that must hold on its id and hash."""
+        return Selection(tuple(term for term in self.where if term[0] not in DECODED), self.exclude)
 
     def record(self) -> dict[str, Any]:
         """Returns the terms as JSON."""
@@ -78,6 +84,9 @@ def read_exclusions(path: Path) -> tuple[Term, ...]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the exclusion list {path}: {error}; give a text file") from error
     told = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for line in told:
+        if line.startswith("="):
+            raise UserError(f"exclusion list {path}: {line!r} has no KEY before =, as in style=mosaic")
     return tuple(_term(line) for line in told)
 
 

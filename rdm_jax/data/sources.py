@@ -107,9 +107,13 @@ class Chosen:
         """Where the captions come from."""
         return self.source.captions
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash over the source's own and the chosen numbers."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         return sha256_json([self.source.fingerprint, list(self.rows)])
 
     @property

@@ -256,9 +256,9 @@ def _make_part(number: int, work: Workspace, task: Task, opened: Any) -> int:
 
 def _beam() -> tuple[Any, Any, Any]:
     try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-        from apache_beam.utils import shared
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
+        from apache_beam.utils import shared  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "Apache Beam is not installed; pip install rdm_jax[beam] in an environment of its own"

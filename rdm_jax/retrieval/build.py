@@ -18,7 +18,7 @@ from rdm_jax.data.sources import Source, choose
 from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.database import DTYPES, MANIFEST, Database
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.parts import ALONE, Share, Workspace
+from rdm_jax.retrieval.parts import ALONE, Share, Workspace, discard
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
 from rdm_jax.retrieval.shards import Shard, write_shard
 
@@ -128,14 +128,21 @@ def build_database(
     out = Path(out)
     recipe = recipe or Recipe()
     edit.check_threshold(duplicates)
+    files.recover(out)
     there = Database.open(out) if append and out.exists() else None
     if there is not None:
         there.check_encoder(encoder.identity)
         recipe = dataclasses.replace(recipe, dtype=there.rows.dtype.name)
-    chosen = choose(source, recipe.selection, recipe.limit)
+    chosen = choose(source, recipe.selection.undecoded(), recipe.limit)
     plan = make_plan(chosen, encoder, recipe, duplicates)
-    if out.exists() and (there is None or _made_of(there.manifest, plan)):
-        return _finished_before(out, plan)
+    if _is_made(out, plan):
+        discard(out, plan)
+        return _finished_before(out)
+    if out.exists() and there is None:
+        raise UserError(
+            f"{out} exists already and is not of these pictures and options; choose another folder, remove it, or add "
+            "to it by --append"
+        )
     parts = part_ranges(len(chosen), recipe)
     work = Workspace.open(out, plan, len(parts))
     with work.locked(share):
@@ -146,10 +153,14 @@ def build_database(
 
         preparation = recipe.preparation(encoder.image_size)
         write_parts(work, chosen, parts, preparation, write, max_skip, share, workers, progress)
-        if len(work.done()) < work.count:
-            return Report(out, 0, [], resumed, state="parts missing")
-        report = finish(work, out, chosen, plan, encoder, recipe, name or out.name, duplicates, there)
-    work.remove()
+        with work.finishing():
+            if _is_made(out, plan):  # by another process, which had its last part at the same time
+                return _finished_before(out)
+            if len(work.done()) < work.count:
+                return Report(out, 0, [], resumed, state="parts missing")
+            check_skipped(gather_notes(work, chosen.name)[1], len(chosen), len(chosen), chosen.name, max_skip)
+            report = finish(work, out, chosen, plan, encoder, recipe, name or out.name, duplicates, there)
+            work.remove()
     return dataclasses.replace(report, resumed=resumed)
 
 
@@ -280,13 +291,15 @@ def write_parts(
         return
     if progress:
         progress(done, len(source))
+    allowed = max_skip * len(source)
     with Workers(source, preparation, workers) as pool:
         for number in pending:
 
             def seen(
                 count: int, broken: list[str], before: int = done, earlier: Sequence[str] = tuple(skipped)
             ) -> None:
-                check_skipped([*earlier, *broken], before + count, len(source), source.name, max_skip)
+                if len(earlier) + len(broken) > allowed:
+                    check_skipped([*earlier, *broken], before + count, len(source), source.name, max_skip)
                 if progress:
                     progress(before + count, len(source))
 
@@ -368,19 +381,21 @@ def _source_record(source: Source, plan: Mapping[str, Any], recipe: Recipe, rows
         "rows": rows,
         "patches": plan["patches"],
         "selection": plan["selection"],
-        "plan": files.sha256_json(plan),
+        "plan": _plan_hash(plan),
     }
 
 
-def _made_of(manifest: Any, plan: dict[str, Any]) -> bool:
-    return any(source.get("plan") == files.sha256_json(plan) for source in manifest["sources"])
+def _plan_hash(plan: Mapping[str, Any]) -> str:
+    return files.sha256_json({key: value for key, value in plan.items() if key != "part_size"})
 
 
-def _finished_before(out: Path, plan: dict[str, Any]) -> Report:
-    if not (out / MANIFEST).is_file() or not _made_of(Database.open(out).manifest, plan):
-        raise UserError(
-            f"{out} exists already and is not of these pictures and options; choose another folder, remove it, or add "
-            "to it by --append"
-        )
+def _is_made(out: Path, plan: Mapping[str, Any]) -> bool:
+    """Says whether a database has the pictures of a plan; in parts of what size does not matter."""
+    if not (out / MANIFEST).is_file():
+        return False
+    return any(source.get("plan") == _plan_hash(plan) for source in Database.open(out).manifest["sources"])
+
+
+def _finished_before(out: Path) -> Report:
     database = Database.open(out)
     return Report(out, len(database), database.skipped(), state="finished before")

@@ -30,7 +30,17 @@ DTYPES = ("float16", "float32")
 EMBEDDED = Path(__file__).parent.parent / "assets" / "databases"
 CACHED_GROUPS = 64
 GREY = 200
-NEEDED = ("name", "count", "width", "dtype", "encoder", "sources", "shards", "files", "thumbnail_size")
+NEEDED = {
+    "name": str,
+    "count": int,
+    "width": int,
+    "dtype": str,
+    "encoder": dict,
+    "sources": list,
+    "shards": list,
+    "files": dict,
+    "thumbnail_size": int,
+}
 
 Ids = Sequence[int] | Integer[np.ndarray, " n"]
 
@@ -126,6 +136,10 @@ class Database:
                 raise _damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its folder")
             if name not in present:
                 raise _damaged(path, f"{name} is missing")
+        index = manifest.get("index", {})
+        for name in [*index.get("shards", []), *index.get("files", {})]:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise _damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its index")
         return Database.of(path, manifest)
 
     @staticmethod
@@ -209,7 +223,13 @@ class Database:
         values = pa.array([value for _, value in terms], pa.string())
         found = pc.call_function("is_in", [column], pc.SetLookupOptions(values, skip_nulls=True))
         for term in filter(is_folder, terms):
-            found = pc.call_function("or", [found, pc.fill_null(pc.starts_with(column, term[1]), False)])
+            found = pc.call_function(
+                "or",
+                [
+                    found,
+                    pc.fill_null(pc.call_function("starts_with", [column], pc.MatchSubstringOptions(term[1])), False),
+                ],
+            )
         return np.asarray(found).astype(bool)
 
     @property
@@ -389,14 +409,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise UserError(f"database {path} has schema {schema!r}, and this version reads {SCHEMA}; build it again")
-    missing = [key for key in NEEDED if key not in manifest]
+    missing = [key for key, kind in NEEDED.items() if not isinstance(manifest.get(key), kind)]
     if missing:
-        raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}")
-    encoder = manifest["encoder"]
-    if not isinstance(encoder, dict) or not {"name", "sha256", "width"} <= encoder.keys():
+        raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}, or says something else in their place")
+    if not {"name", "sha256", "width"} <= manifest["encoder"].keys():
         raise _damaged(path, f"{MANIFEST} does not say by name, sha256 and width which encoder made the rows")
     shards = manifest["shards"]
-    if not shards or not all({"rows", EMBEDDINGS, ITEMS} <= shard.keys() for shard in shards):
+    if not shards or not all(isinstance(one, dict) and {"rows", EMBEDDINGS, ITEMS} <= one.keys() for one in shards):
         raise _damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
     return manifest
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, Shaped
 
 from rdm_jax.retrieval.index import unit
+
+# From this cosine on two vectors are the same: that of a vector with itself is 1 up to rounding.
+SAME = 1.0 - 1e-6
 
 
 def diverse(
@@ -14,6 +19,8 @@ def diverse(
     k: int,
     diversity: float = 0.0,
     duplicates: float | None = None,
+    origins: Shaped[np.ndarray, " c"] | None = None,
+    quotas: Mapping[str, int] | None = None,
 ) -> Int64[np.ndarray, " kept"]:
     """Returns the places of k candidates, chosen one by one: near to the query, and far from those chosen before.
 
@@ -27,7 +34,10 @@ def diverse(
       k: how many to choose.
       diversity: in [0, 1]; 0 is by score alone.
       duplicates: candidates with at least this cosine to a chosen one are left out; None leaves out none.
+      origins: the name of the database that each candidate comes from.
+      quotas: how many may come from each database at most; None takes any number.
     """
+    left = dict(quotas or {})
     vectors = unit(embeddings)
     nearest = np.full(len(scores), -1.0, np.float32)
     free = np.ones(len(scores), bool)
@@ -40,5 +50,9 @@ def diverse(
         nearest = np.maximum(nearest, vectors @ vectors[best])
         free[best] = False
         if duplicates is not None:
-            free &= nearest < duplicates
+            free &= nearest < min(duplicates, SAME)
+        if origins is not None and quotas is not None:
+            left[origins[best]] -= 1
+            if not left[origins[best]]:
+                free &= origins != origins[best]
     return np.array(chosen, np.int64)

@@ -20,6 +20,7 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import MANIFEST, SCHEMA, SKIPPED, Database
+from rdm_jax.retrieval.diversity import SAME
 from rdm_jax.retrieval.index import Index, make_index
 from rdm_jax.retrieval.shards import Shard, write_shard
 
@@ -42,6 +43,7 @@ def merge(databases: Sequence[Database], out: Path, name: str | None = None, dup
       UserError: different encoders made them, or `out` exists.
     """
     check_threshold(duplicates)
+    _check_new(out)
     for database in databases[1:]:
         database.check_encoder(databases[0].encoder)
     keep = distinct(databases, duplicates) if duplicates is not None else [None] * len(databases)
@@ -81,13 +83,15 @@ def subset(
       UserError: no row is left, or `out` exists.
     """
     check_threshold(duplicates)
+    _check_new(out)
     keep = database.mask(selection)
     if limit is not None:
         keep &= np.cumsum(keep) <= limit
     if duplicates is not None:
         keep &= distinct([database], duplicates, keep)[0]
     told = {**carried(database.manifest), "name": name or out.name}
-    action = {"action": "subset", "of": database.name, "selection": selection.record(), "duplicates": duplicates}
+    action = {"action": "subset", "of": database.name, "selection": selection.record(), "limit": limit}
+    action["duplicates"] = duplicates
     return assemble(out, [(database, keep)], told, action, database.skipped())
 
 
@@ -99,6 +103,8 @@ def remove(database: Database, selection: Selection) -> int:
     Raises:
       UserError: nothing fits, or everything does.
     """
+    with files.locked(_lock(database.path), database.path):
+        files.forget(database.path)
     gone = ~database.mask(Selection(exclude=selection.exclude)) if selection.exclude else np.zeros(len(database), bool)
     if selection.where:
         gone |= database.mask(Selection(where=selection.where))
@@ -122,6 +128,7 @@ def distinct(databases: Sequence[Database], threshold: float, among: Keep | None
     """
     indexes = [make_index(database) for database in databases]
     ends = np.cumsum([len(database) for database in databases])
+    threshold = min(threshold, SAME)
     kept = np.ones(int(ends[-1]), bool) if among is None else among.copy()
     for number, database in enumerate(databases):
         first = int(ends[number]) - len(database)
@@ -196,8 +203,9 @@ def assemble(
         raise UserError("no row is left; check the selection")
     dtype = max(database.rows.dtype.name for database, _ in pieces)  # float32 holds what float16 does
     with contextlib.ExitStack() as stack:
+        stack.enter_context(files.writing(out.parent))
         if replace:
-            stack.enter_context(files.locked(out.parent / f".{out.name}.lock", out))
+            stack.enter_context(files.locked(_lock(out), out))
             if Database.open(out).digest != pieces[0][0].digest:
                 raise UserError(f"{out} was changed by another process meanwhile; run the same again")
         folder = stack.enter_context(files.new_directory(out, replace=replace))
@@ -224,6 +232,16 @@ def seal(
         (folder / SKIPPED).write_text("".join(json.dumps(line) + "\n" for line in skipped))
         manifest["files"][SKIPPED] = files.sha256(folder / SKIPPED)
     files.write_json(folder / MANIFEST, manifest)
+
+
+def _lock(out: Path) -> Path:
+    out = out.resolve()
+    return out.parent / f".{out.name}.lock"
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another folder or remove it first")
 
 
 def _shards_of(database: Database, keep: Keep | None) -> list[tuple[Database, int, Keep]]:

@@ -79,8 +79,9 @@ class Workspace:
         work = Workspace(folder, count)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not work.done():  # nothing is lost
-                files.write_json(folder / PLAN, plan)
+            with files.locked(folder / ".lock-plan", folder, wait=True):
+                if not (folder / PLAN).exists() and not work.done():
+                    files.write_json(folder / PLAN, plan)
         except OSError as error:
             raise UserError(
                 f"cannot write to {out.parent}: {error.strerror}; choose a folder that can be written"
@@ -106,8 +107,9 @@ class Workspace:
 
     def write(self, number: int, make: Callable[[Path], Any]) -> Any:
         """Makes a part by a function that writes into a folder and returns notes (JSON), which say that it is there."""
-        notes = make(self.folder)
-        files.write_json(self._notes(number), notes)
+        with files.writing(self.folder):
+            notes = make(self.folder)
+            files.write_json(self._notes(number), notes)
         return notes
 
     def notes(self, number: int) -> Any:
@@ -116,26 +118,36 @@ class Workspace:
 
     @contextlib.contextmanager
     def locked(self, share: Share) -> Iterator[None]:
-        """Holds a process's share of the work; bad input that is found before any part is done leaves no folder behind.
+        """Holds a process's share of the work; what fails before any part is done leaves no folder behind.
 
         Raises:
           UserError: another process has it.
         """
-        with files.locked(self.folder / f".lock-{share.index}-of-{share.count}", self.folder):
+        own = self.folder / f".lock-{share.index}-of-{share.count}"
+        with files.locked(own, self.folder):
+            if not (self.folder / PLAN).is_file():
+                raise UserError(f"{self.folder} was removed by another process meanwhile; run the same again")
             try:
                 yield
-            except UserError:
-                if not self.done():
+            except BaseException:
+                others = [lock for lock in self.folder.glob(".lock-*-of-*") if lock != own]
+                if not self.done() and not any(map(files.is_locked, others)):
                     self.remove()
                 raise
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Lets one process at a time make of the parts what they are for; then no parts are left for the next one."""
+        with files.locked(self.folder.with_suffix(".finishing"), self.folder, wait=True):
+            yield
 
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Removes the plan and the notes, and leaves the parts."""
-        for path in [self.folder / PLAN, *self.folder.glob("part-*.json")]:
+        """Leaves the parts alone: removes plan, notes, locks and what killed processes have left half written."""
+        for path in [self.folder / PLAN, *self.folder.glob("part-*.json"), *self.folder.glob(".*")]:
             path.unlink(missing_ok=True)
 
     def _notes(self, number: int) -> Path:
@@ -145,6 +157,17 @@ class Workspace:
 def working_folder(out: Path) -> Path:
     """Returns the folder in which the parts of `out` are made."""
     return out.parent / f".{out.name}.partial"
+
+
+def discard(out: Path, plan: Mapping[str, Any]) -> None:
+    """Removes the parts of a run that is finished, which a process that was killed then has left behind."""
+    folder = working_folder(out)
+    try:
+        begun = json.loads((folder / PLAN).read_text())
+    except (OSError, ValueError):
+        return
+    if not difference(begun, plan):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def difference(made: Mapping[str, Any], plan: Mapping[str, Any]) -> str:

@@ -57,6 +57,8 @@ class Patches:
             raise UserError(
                 f"patch size {self.size} is out of range; give 8 to {self.shorter_side}, the shorter side of a picture"
             )
+        if self.seed < 0:
+            raise UserError(f"patch seed {self.seed} is out of range; give 0 or more")
 
     def cut(self, image: UInt8[np.ndarray, "h w 3"], index: int) -> list[tuple[np.ndarray, list[int]]]:
         """Returns the patches of picture `index`, each with its box (left, top, right, bottom) in the given picture."""
@@ -100,7 +102,8 @@ class Preparation:
             example = source[index]
         except ValueError as error:
             return Prepared(index, [], [], None, str(error))
-        told = {"path": example.path, "caption": example.caption, "attributes": dict(example.attributes)}
+        attributes = {_text(key): _text(value) for key, value in example.attributes.items()}
+        told = {"path": _text(example.path), "caption": _text(example.caption), "attributes": attributes}
         item = {**told, "sha256": picture_hash(example.image)}
         cut = [(example.image, None)] if self.patches is None else self.patches.cut(example.image, index)
         items = [{**item, "box": box} for _, box in cut]
@@ -139,6 +142,8 @@ class Workers:
     """
 
     def __init__(self, source: Source, preparation: Preparation, count: int | None = None) -> None:
+        if count is not None and count < 0:
+            raise UserError(f"workers {count} is out of range; give 0 or more")
         many = len(source) >= PROCESSES_FROM
         self.count = (min(8, os.cpu_count() or 1) if count is None else count) or 1
         self._task = functools.partial(_prepare, source, preparation)
@@ -190,6 +195,11 @@ def _start(source: Source, preparation: Preparation) -> None:
 
 def _prepare_here(indices: Sequence[int]) -> list[Prepared]:
     return _prepare(_HERE[0], _HERE[1], indices)
+
+
+def _text(text: str) -> str:
+    """Returns a text that is UTF-8: what is not, in a file's name say, is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _names(item: dict[str, Any]) -> dict[str, str]:

@@ -47,7 +47,7 @@ def _pca(rows: np.ndarray) -> Project:
 
 def _umap(rows: np.ndarray, seed: int) -> Project:
     try:
-        import umap
+        import umap  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError("UMAP is not installed; pip install rdm_jax[map], or take the method 'pca'") from error
     with warnings.catch_warnings():

@@ -105,42 +105,37 @@ class Retriever:
             chosen = " that the selection admits" if self.selection else ""
             raise UserError(f"k {k} is out of range; {names} has {sum(sizes)} rows{chosen}, give 1 to {sum(sizes)}")
         if self.weights is None:
-            return self._pooled(range(len(sizes)), queries, k)
-        parts = []
-        for number, count in enumerate(shares(self.weights, k)):
-            if count > sizes[number]:
+            return self._chosen(queries, k, [min(k, size) for size in sizes], sizes)
+        counts = shares(self.weights, k)
+        for database, count, size in zip(self.databases, counts, sizes, strict=True):
+            if count > size:
                 raise UserError(
-                    f"database {self.databases[number].name!r} has {sizes[number]} rows, and its weight asks for "
-                    f"{count}; lower k or its weight"
+                    f"database {database.name!r} has {size} rows, and its weight asks for {count}; lower k or the weight"
                 )
-            if count:
-                parts.append(self._pooled([number], queries, count))
-        return _nearest(parts, k)
+        return self._chosen(queries, k, counts, sizes)
 
-    def _pooled(self, numbers: Sequence[int], queries: np.ndarray, k: int) -> Neighbors:
-        """Returns the k best of some databases together, different from each other where that is asked for."""
-        sizes = [self._size(number) for number in numbers]
-        plain = self.diversity == 0 and self.duplicates is None
-        pool = k if plain else POOL * k
+    def _chosen(self, queries: np.ndarray, k: int, counts: Sequence[int], sizes: Sequence[int]) -> Neighbors:
+        """Returns k rows, up to `counts` of each database, different from each other where that is asked for."""
+        if self.diversity == 0 and self.duplicates is None:
+            return _nearest([self._from_one(i, queries, count) for i, count in enumerate(counts)], k)
+        quotas = {database.name: count for database, count in zip(self.databases, counts, strict=True)}
+        times = POOL
         while True:
-            parts = [
-                self._from_one(number, queries, min(pool, size)) for number, size in zip(numbers, sizes, strict=True)
-            ]
-            found = _nearest(parts, min(pool, sum(sizes)))
-            if plain:
-                return found
+            pools = [min(times * count, size) for count, size in zip(counts, sizes, strict=True)]
+            found = _nearest([self._from_one(i, queries, pool) for i, pool in enumerate(pools)], times * k)
             chosen = [
-                diverse(scores, embeddings, k, self.diversity, self.duplicates)
-                for scores, embeddings in zip(found.scores, found.embeddings, strict=True)
+                diverse(scores, embeddings, k, self.diversity, self.duplicates, origins, quotas)
+                for scores, embeddings, origins in zip(found.scores, found.embeddings, found.databases, strict=True)
             ]
             if all(len(places) == k for places in chosen):
                 return _taken(found, np.stack(chosen) if chosen else np.zeros((0, k), np.int64))
-            if pool >= sum(sizes):
+            exhausted = all(pool in (0, size) for pool, size in zip(pools, sizes, strict=True))
+            if exhausted and times * k >= sum(pools):
                 raise UserError(
                     f"there are only {min(map(len, chosen))} neighbours of a cosine below {self.duplicates} to each "
                     f"other; lower k from {k}, or allow nearer ones"
                 )
-            pool *= POOL
+            times *= POOL
 
     def _size(self, number: int) -> int:
         return len(self.databases[number]) if not self.selection else int(self._admitted[number].sum())

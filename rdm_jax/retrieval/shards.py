@@ -88,7 +88,7 @@ def write_shard(
     kinds = [EMBEDDINGS, ITEMS] + ([THUMBNAILS] if thumbnails is not None else [])
     names = {kind: shard_name(kind, number, of) for kind in kinds}
     stored = _stored(rows, items, dtype)
-    try:
+    with files.writing(folder):
         with files.replaced(folder / names[EMBEDDINGS]) as path, open(path, "wb") as file:
             np.save(file, stored, allow_pickle=False)
         with files.replaced(folder / names[ITEMS]) as path:
@@ -96,10 +96,6 @@ def write_shard(
         if thumbnails is not None:
             with files.replaced(folder / names[THUMBNAILS]) as path:
                 _write_records(path, thumbnails)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}; make room there, and run the same again"
-        ) from error
     return Shard(folder, len(rows), names, {name: files.sha256(folder / name) for name in names.values()})
 
 
@@ -151,9 +147,12 @@ def _write_records(path: Path, records: Sequence[bytes]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-    for record in records:
-        writer.write(record)
-    writer.close()
+    try:
+        for record in records:
+            writer.write(record)
+        writer.close()
+    except RuntimeError as error:  # that the disk is full, for one
+        raise OSError(str(error)) from error
 
 
 def _link(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from rdm_jax.core import sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import Settings
 from rdm_jax.generator import Result
-from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors
 
 RNG = np.random.default_rng(0)
@@ -66,15 +66,15 @@ def result(prompts, num_images, k=2, size=16):
     )
 
 
-class Thumbnails(Database):
+class Thumbnails(Mixture):
     """As much of a database as a sheet needs."""
 
     name = "sketch"
 
     def __init__(self):
-        pass
+        object.__setattr__(self, "databases", [None])
 
-    def thumbnails(self, ids):
+    def thumbnails(self, names, ids):
         return np.stack([np.full((8, 8, 3), int(i), np.uint8) for i in ids])
 
 

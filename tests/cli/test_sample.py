@@ -184,9 +184,25 @@ def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
     assert "not overwritten" in capsys.readouterr().err
 
 
+def test_databases_with_weights_are_drawn_from_together(sample, rdm, home, capsys):
+    mixed = ["--database", f"{home / 'one'}:3", "--database", f"{home / 'two'}:1", "--seed", 7, "--neighbors", 4]
+    assert rdm("sample", "a red boat", *mixed, "--out", "mixed", defaults=("--model",)) == 0
+    assert sorted(path.name for path in Path("mixed").iterdir()) == [
+        "00000-7.png", "grid.png", "neighbors.png", "run.json",
+    ]  # fmt: skip
+    run = json.loads(Path("mixed/run.json").read_text())
+    assert run["databases"][0]["name"] == "one:3+two:1" and run["databases"][0]["rows"] == 24
+    found = [neighbor["database"] for neighbor in run["images"][0]["neighbors"]]
+    assert sorted(found) == ["one"] * 3 + ["two"]
+    capsys.readouterr()
+    places = ["--database", f"{home / 'one'}:3", "--database", f"{home / 'two'}:1"]
+    assert rdm("replay", "mixed/00000-7.png", *places, defaults=("--model",)) == 0
+    assert "identical to the picture in the file" in capsys.readouterr().err
+
+
 def test_replay_with_another_database_warns(sample, rdm, home, capsys):
     sample("a red boat", "--num-images", 4, "--seed", 7)
-    assert rdm("replay", "outputs/00000-7.png", "--database", home / "two") == 0
+    assert rdm("replay", "outputs/00000-7.png", "--database", home / "two", defaults=("--model",)) == 0
     said = capsys.readouterr().err
     assert "warning: this database 'two'" in said
     assert "differs by at most" in said
@@ -235,7 +251,7 @@ def test_a_model_that_draws_by_text_needs_no_database(rdm, home, tmp_path):
     assert json.loads(Path("outputs/run.json").read_text())["databases"] == []
 
 
-@pytest.mark.parametrize("name", ["items.parquet", "thumbnails.array_record"])
+@pytest.mark.parametrize("name", ["items-00000-of-00001.parquet", "thumbnails-00000-of-00001.array_record"])
 def test_a_damaged_database_fails_before_anything_is_drawn(rdm, home, tmp_path, capsys, name):
     shutil.copytree(home / "one", tmp_path / "damaged")
     data = (tmp_path / "damaged" / name).read_bytes()

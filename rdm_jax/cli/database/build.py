@@ -10,6 +10,7 @@ from rdm_jax.cli.database.common import (
     DEFAULT_ENCODER,
     add_duplicates,
     add_selection,
+    check_local,
     check_range,
     report_skipped,
     selection,
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
     check_range("--batch-size", args.batch_size, 1, 65536)
     if args.runner not in RUNNERS:
         raise unknown("runner", args.runner, RUNNERS)
+    if args.runner == "local":
+        check_local(args.out, "--out")
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source

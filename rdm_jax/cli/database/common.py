@@ -71,39 +71,20 @@ def check_range(option: str, value: float | int, low: float | int, high: float |
         raise UserError(f"{option} {value} is out of range; give {low} to {high}{hint}")
 
 
+def check_local(place: str, option: str) -> None:
+    """Raises UserError where an option names a place in object storage, and one on the local disk is needed."""
+    from rdm_jax.core.storage import is_remote
+
+    if is_remote(place):
+        raise UserError(f"{option} {place} is no local folder; work on a local one and copy it there")
+
+
 def report_skipped(skipped: list[str]) -> None:
     """Says which pictures could not be read, the first few by name."""
     for line in skipped[:SHOWN_SKIPS]:
         note(f"skipped {line}")
     if len(skipped) > SHOWN_SKIPS:
         note(f"skipped {len(skipped) - SHOWN_SKIPS} more; skipped.jsonl names all")
-
-
-def parse_weighted(text: str) -> tuple[str, float | None]:
-    """Returns a database's name or folder, and the weight behind its last colon if there is one."""
-    name, colon, weight = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return text, None
-    try:
-        return name, float(weight)
-    except ValueError:
-        return text, None
-
-
-def open_weighted(texts: list[str]) -> tuple[list[Database], list[float] | None]:
-    """Returns the databases of NAME or NAME:WEIGHT each, and their weights, None where none has one.
-
-    Raises:
-      UserError: a database is unknown, or some have weights and others do not.
-    """
-    from rdm_jax.retrieval.database import Database
-
-    named = [parse_weighted(text) for text in texts]
-    weights = [weight for _, weight in named if weight is not None]
-    if weights and len(weights) < len(named):
-        plain = next(name for name, weight in named if weight is None)
-        raise UserError(f"database {plain} has no weight, and others have; write {plain}:1 or give none a weight")
-    return [Database.open(name) for name, _ in named], weights or None
 
 
 def encoder_of(database: Database, given: str | None) -> ClipEncoder:

@@ -19,6 +19,7 @@ from rdm_jax.cli.progress import note
 from rdm_jax.core.errors import UserError
 
 ZOOMED = 128
+MAX_SEED = 2**32 - 1
 
 
 def add_actions(actions: Any) -> None:
@@ -52,6 +53,7 @@ def run_sheet(args: argparse.Namespace) -> None:
     check_picture(args.out, "--out")
     check_range("--number", args.number, 1, 2000)
     check_range("--columns", args.columns, 1, 40)
+    check_range("--seed", args.seed, 0, MAX_SEED)
 
     from rdm_jax.core import sheets
     from rdm_jax.retrieval.database import Database
@@ -76,6 +78,7 @@ def run_map(args: argparse.Namespace) -> None:
     """Draws the map."""
     check_picture(args.out, "--out")
     check_range("--number", args.number, 3, 100_000)
+    check_range("--seed", args.seed, 0, MAX_SEED)
 
     import numpy as np
 

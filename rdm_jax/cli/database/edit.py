@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.database.common import add_duplicates, add_selection, selection
+from rdm_jax.cli.database.common import add_duplicates, add_selection, check_local, selection
 from rdm_jax.cli.progress import note
 from rdm_jax.core.errors import UserError
 
@@ -16,13 +16,13 @@ def add_actions(actions: Any) -> None:
     merge = actions.add_parser("merge", help="make one database of several")
     merge.set_defaults(perform=run_merge)
     merge.add_argument("databases", nargs="+", metavar="DB", help="names or folders")
-    merge.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    merge.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     merge.add_argument("--name", help="how the database calls itself; the name of --out by default")
     add_duplicates(merge, "rows")
     subset = actions.add_parser("subset", help="make a database of some rows of another")
     subset.set_defaults(perform=run_subset)
     subset.add_argument("database", metavar="DB", help="a name or a folder")
-    subset.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    subset.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     subset.add_argument("--name", help="how the database calls itself; the name of --out by default")
     subset.add_argument("--limit", type=int, metavar="N", help="take the first N rows at most")
     add_selection(subset, "rows")
@@ -50,8 +50,9 @@ def run_merge(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
 
+    check_local(args.out, "--out")
     databases = [Database.open(name) for name in args.databases]
-    count = edit.merge(databases, args.out, args.name, args.duplicates)
+    count = edit.merge(databases, Path(args.out), args.name, args.duplicates)
     gone = sum(map(len, databases)) - count
     note(f"{args.out}: {count} rows of {len(databases)} databases, {gone} near-duplicates left out")
 
@@ -61,11 +62,13 @@ def run_subset(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
 
+    check_local(args.out, "--out")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit} leaves no rows; give 1 or more")
     database = Database.open(args.database)
     chosen = selection(args)
-    count = edit.subset(database, args.out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
+    out = Path(args.out)
+    count = edit.subset(database, out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
     note(f"{args.out}: {count} of the {len(database)} rows of {database.name!r}")
 
 
@@ -77,6 +80,7 @@ def run_remove(args: argparse.Namespace) -> None:
 
     if not args.where and args.list is None:
         raise UserError("say what to remove: --where KEY=VALUE or --list FILE")
+    check_local(args.database, "DB")
     listed = read_exclusions(args.list) if args.list else ()
     database = Database.open(args.database)
     if database.path.parent == EMBEDDED:

@@ -10,7 +10,6 @@ from rdm_jax.cli.database.common import (
     add_selection,
     check_picture,
     encoder_of,
-    open_weighted,
     read_picture,
     selection,
     write,
@@ -22,8 +21,8 @@ from rdm_jax.core.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
+    from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.retriever import Neighbors
 
 DESCRIPTION = """Finds the nearest pictures to a text, a picture, or both.
@@ -100,16 +99,18 @@ def run(args: argparse.Namespace) -> None:
     check_picture(args.sheet, "--sheet")
     chosen = selection(args)
 
+    from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.query import mixed_query
     from rdm_jax.retrieval.retriever import Retriever
 
-    databases, weights = open_weighted(names)
+    mixture = Mixture.open(names)
+    databases = mixture.databases
     pictures = [read_picture(path) for path in args.image]
     encoder = encoder_of(databases[0], args.encoder)
     retriever = Retriever(
         encoder,
         databases,
-        weights,
+        mixture.weights,
         index=args.index,
         selection=chosen,
         diversity=args.diversity,
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         negative_weight=args.negative_weight,
     )
     found = retriever.retrieve(query, args.k)
-    items = lookup(databases, found)
+    items = mixture.items(found.databases[0], found.ids[0])
     several = len(databases) > 1
     write(f"   score      row  {'database  ' if several else ''}caption (file)")
     for item, score, name in zip(items, found.scores[0].tolist(), found.databases[0].tolist(), strict=True):
@@ -134,38 +135,29 @@ def run(args: argparse.Namespace) -> None:
     if args.sheet:
         title = " + ".join(text + [f"picture {path.name}" for path in args.image])
         title += "".join(f" - {negative}" for negative in args.negative)
-        sheet = result_sheet(databases, found, pictures, f"{title} in {', '.join(names)}")
+        sheet = result_sheet(mixture, found, pictures, f"{title} in {mixture.name}")
         write_picture(args.sheet, sheet, "--sheet")
         note(f"{args.sheet}: {len(items)} neighbours")
 
 
-def lookup(databases: list[Database], found: Neighbors, query: int = 0) -> list[dict[str, Any]]:
-    """Returns the items of one query's neighbours, each from its database."""
-    by_name = {database.name: database for database in databases}
-    rows = zip(found.databases[query].tolist(), found.ids[query].tolist(), strict=True)
-    return [by_name[name].items([row])[0] for name, row in rows]
-
-
-def result_sheet(databases: list[Database], found: Neighbors, pictures: list[np.ndarray], title: str) -> np.ndarray:
+def result_sheet(mixture: Mixture, found: Neighbors, pictures: list[np.ndarray], title: str) -> np.ndarray:
     """Returns a contact sheet of the pictures that were asked by, and of the neighbours with score and caption."""
     import numpy as np
 
     from rdm_jax.core import sheets
     from rdm_jax.core.images import resize_and_crop
 
-    by_name = {database.name: database for database in databases}
-    size = max(int(database.manifest["thumbnail_size"]) for database in databases)
-    rows = list(zip(found.databases[0].tolist(), found.ids[0].tolist(), strict=True))
-    cells = [resize_and_crop(picture, size) for picture in pictures]
-    cells += [resize_and_crop(by_name[name].thumbnails([row])[0], size) for name, row in rows]
-    several = len(databases) > 1
-    told = zip(rows, found.scores[0], lookup(databases, found), strict=True)
-    labels = ["query"] * len(pictures)
-    labels += [f"{score:.3f}{f' {name}' if several else ''}\n{item['caption']}" for (name, _), score, item in told]
+    names, ids = found.databases[0], found.ids[0]
+    thumbnails = mixture.thumbnails(names, ids)
+    size = thumbnails.shape[1]
+    cells = np.stack([*(resize_and_crop(picture, size) for picture in pictures), *thumbnails])
+    origins = [f" {name}" if len(mixture.databases) > 1 else "" for name in names.tolist()]
+    told = zip(found.scores[0], origins, mixture.items(names, ids), strict=True)
+    labels = ["query"] * len(pictures) + [f"{score:.3f}{name}\n{item['caption']}" for score, name, item in told]
     columns = min(SHEET_COLUMNS, len(cells))
     labels += [""] * (-len(labels) % columns)
     return sheets.grid(
-        sheets.in_rows(np.stack(cells), columns),
+        sheets.in_rows(cells, columns),
         cell_labels=[labels[start : start + columns] for start in range(0, len(labels), columns)],
         title=title,
         zoom=max(1, 128 // size),

@@ -78,13 +78,19 @@ def run_list(args: argparse.Namespace) -> None:
     if args.folder is not None:
         if not args.folder.is_dir():
             raise UserError(f"no folder {args.folder}; check the path")
-        found = [path.parent for path in sorted(args.folder.rglob(MANIFEST)) if _is_database(path, SCHEMA)]
+        manifests = sorted(args.folder.rglob(MANIFEST))
+        found = [path.parent for path in manifests if _is_database(path, args.folder, SCHEMA)]
     if args.names:
         write(*map(str, found))
         return
     if not found:
         note("no databases there; make one by rdm database build")
-    databases = [Database.open(one) for one in found]
+    databases = []
+    for one in found:
+        try:
+            databases.append(Database.open(one))
+        except UserError as error:  # the others are listed all the same
+            note(str(error))
     width = max((len(database.name) for database in databases), default=0)
     for database in databases:
         sources = ", ".join(source["name"] for source in database.manifest["sources"])
@@ -92,7 +98,10 @@ def run_list(args: argparse.Namespace) -> None:
         write(f"{database.name:{width}}  {len(database):6d} rows by {database.encoder['name']}, from {sources}{place}")
 
 
-def _is_database(path: Path, schema: int) -> bool:
+def _is_database(path: Path, top: Path, schema: int) -> bool:
+    """Says whether a manifest is that of a database, and none that a stopped process has left in a hidden folder."""
+    if any(part.startswith(".") for part in path.relative_to(top).parts):
+        return False
     try:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError):

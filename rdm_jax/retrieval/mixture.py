@@ -1,0 +1,99 @@
+"""Several databases that are drawn from as one, each with its share of the neighbours."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, Shaped, UInt8
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.files import sha256_json
+from rdm_jax.core.images import resize_and_crop
+from rdm_jax.retrieval.database import Database
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Databases and their weights; a single database is a mixture of one.
+
+    A row is known by its database's name and its number there, as `Neighbors` tell them.
+
+    Attributes:
+      databases: one or more, each under a name of its own.
+      weights: the share of the neighbours that each gives, of any sum; None takes the best of all.
+    """
+
+    databases: Sequence[Database]
+    weights: Sequence[float] | None = None
+
+    @staticmethod
+    def open(specs: Sequence[str]) -> Mixture:
+        """Opens databases by NAME or NAME:WEIGHT, a name or a folder each.
+
+        Raises:
+          UserError: a database is unknown, or some have weights and others do not.
+        """
+        named = [parse_weighted(spec) for spec in specs]
+        weights = [weight for _, weight in named if weight is not None]
+        if weights and len(weights) < len(named):
+            plain = next(name for name, weight in named if weight is None)
+            raise UserError(f"database {plain} has no weight, and others have; write {plain}:1 or give none a weight")
+        return Mixture([Database.open(name) for name, _ in named], weights or None)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.databases))
+
+    @property
+    def name(self) -> str:
+        """The database's name; for several "ink:0.7+charcoal:0.3"."""
+        if len(self.databases) == 1:
+            return self.databases[0].name
+        weights = [f":{weight:g}" for weight in self.weights] if self.weights else [""] * len(self.databases)
+        return "+".join(f"{one.name}{weight}" for one, weight in zip(self.databases, weights, strict=True))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The database's hash; for several one over theirs and the weights."""
+        if len(self.databases) == 1:
+            return self.databases[0].digest
+        return sha256_json([[one.digest for one in self.databases], self.weights and list(self.weights)])
+
+    def items(self, names: Shaped[np.ndarray, " n"], ids: Integer[np.ndarray, " n"]) -> list[dict[str, Any]]:
+        """Returns what is told of rows, each by its database's name and its number."""
+        return [self._by_name[name].items([row])[0] for name, row in zip(names.tolist(), ids.tolist(), strict=True)]
+
+    def thumbnails(
+        self, names: Shaped[np.ndarray, " n"], ids: Integer[np.ndarray, " n"]
+    ) -> UInt8[np.ndarray, "n size size 3"]:
+        """Returns the small pictures of rows, at the size of the largest."""
+        size = max(int(one.manifest["thumbnail_size"]) for one in self.databases)
+        pictures = np.zeros((len(ids), size, size, 3), np.uint8)
+        for name in np.unique(names):
+            chosen = np.flatnonzero(names == name)
+            pictures[chosen] = [resize_and_crop(one, size) for one in self._by_name[str(name)].thumbnails(ids[chosen])]
+        return pictures
+
+    def embeddings(self, names: Shaped[np.ndarray, " n"], ids: Integer[np.ndarray, " n"]) -> np.ndarray:
+        """Returns rows [n, d] in float32."""
+        rows = zip(names.tolist(), ids.tolist(), strict=True)
+        return np.concatenate([self._by_name[name].embeddings([row]) for name, row in rows])
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, Database]:
+        return {one.name: one for one in self.databases}
+
+
+def parse_weighted(text: str) -> tuple[str, float | None]:
+    """Returns a database's name, folder or address, and the weight behind its last colon if there is one."""
+    name, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return text, None
+    try:
+        return name, float(weight)
+    except ValueError:
+        return text, None
