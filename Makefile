@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PARITY_VENV ?= .venv-parity
+BEAM_VENV ?= .venv-beam
 OUT ?= outputs/demo
 
-.PHONY: demo test parity clean help
+.PHONY: demo test parity beam clean help
 
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
 	@echo "make test   install, and run the linters and the tests"
 	@echo "make parity install PyTorch too, in an environment of its own, and compare the networks with its libraries'"
+	@echo "make beam   install Apache Beam, in an environment of its own, and run the pipelines' tests"
 
 demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
@@ -24,6 +26,14 @@ test: $(VENV)/.tested
 parity: $(PARITY_VENV)/.installed
 	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py
 	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py
+
+beam: $(BEAM_VENV)/.installed
+	$(BEAM_VENV)/bin/python -m pytest tests/retrieval/test_beam.py
+
+$(BEAM_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(BEAM_VENV)
+	$(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,beam]"
+	@touch $@
 
 $(PARITY_VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(PARITY_VENV)
@@ -44,4 +54,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PARITY_VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) $(BEAM_VENV) outputs build *.egg-info

@@ -12,6 +12,7 @@ threads and is tuned on queries like the rows until it finds 99% of their ten ne
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -112,15 +113,10 @@ def _line(name: str, told: dict[str, Any]) -> list[str]:
 
 def plot(work: Path, out: Path) -> None:
     """Draws the growth of one query's time and of memory with the rows, from all that was measured in a folder."""
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit("--plot needs matplotlib; pip install matplotlib")
-    matplotlib.use("agg")
-    matplotlib.rcParams |= {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9}
-    import matplotlib.pyplot
-
-    figure, axes = matplotlib.pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    pyplot.rcParams.update({"svg.fonttype": "none", "font.size": 9})
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     panels: list[tuple[str, Callable[[dict[str, Any]], float]]] = [
         ("one query, ms", lambda told: 1e3 * told["single"]),
         ("memory while searching, MB", lambda told: told["peaks"]["RssAnon"] / MB),
@@ -128,7 +124,7 @@ def plot(work: Path, out: Path) -> None:
     for axis, (title, value) in zip(axes, panels, strict=True):
         _panel(axis, title, _curves(work, value))
     figure.savefig(out, dpi=160)
-    matplotlib.pyplot.close(figure)
+    pyplot.close(figure)
 
 
 def _curves(work: Path, value: Callable[[dict[str, Any]], float]) -> dict[str, list[tuple[int, float]]]:
@@ -413,8 +409,11 @@ def main() -> int:
     missing = {CONTENDERS[key].library for key in args.indexes} if "index" in wanted else set()
     if "faiss" in missing and importlib.util.find_spec("faiss") is None:
         parser.error("faiss is not installed; pip install faiss-cpu, or choose --indexes exact scann numpy")
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(args.threads)  # of the processes that are started
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("matplotlib is not installed; pip install matplotlib, or leave --plot out")
+    # Of the processes that are started; threads that spin while they wait would take the time of those that work.
+    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     temporary = None if args.work else Path(tempfile.mkdtemp(prefix="retrieval-"))
     args.work = args.work or temporary
     try:

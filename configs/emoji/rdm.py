@@ -20,6 +20,7 @@ def get_config() -> Config:
     config.data.split = config.data.held_out = ""
     config.base = "runs/emoji/base"
     config.data.neighbors = "runs/emoji/neighbors"
+    config.data.database = ""  # needed where the neighbours hold no rows
     config.data.held_out_rows = 128
     config.sampling.database = ""
     config.emphasis = ConfigDict()

@@ -23,6 +23,7 @@ def get_config() -> Config:
     config.log_every = 100
     config.ema_decay = 0.9995
     config.data.neighbors = "runs/neighbors"
+    config.data.database = ""  # needed where the neighbours hold no rows
     config.data.held_out_rows = 512
     config.optimizer.learning_rate = 1e-3
     config.diffusion = ConfigDict({"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"})

@@ -14,6 +14,9 @@ from typing import Any
 
 from rdm_jax.core.errors import UserError
 
+# The end of the name of a folder that is being made.
+NEW = ".new"
+
 
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits."""
@@ -89,7 +92,7 @@ def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -
         raise exists
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = Path(tempfile.mkdtemp(NEW, f".{path.name}.", path.parent))
     except OSError as error:
         raise UserError(
             f"cannot write to {path.parent}: {error.strerror}; choose a folder that can be written"
@@ -159,9 +162,15 @@ def recover(path: Path) -> None:
 
 
 def forget(path: Path) -> None:
-    """Removes what a killed replacement has left of the folder that was there before; its writer holds the lock."""
+    """Removes what killed processes have left beside a folder: half of a new one, and the one that it was to replace.
+
+    No other process may be writing the folder.
+    """
     recover(path)
-    shutil.rmtree(_replaced_name(path), ignore_errors=True)
+    path = path.resolve()
+    halves = [one for one in path.parent.glob("*" + NEW) if one.name.startswith(f".{path.name}.")]
+    for leftover in [*halves, _replaced_name(path)]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _take_place(temporary: Path, path: Path) -> None:

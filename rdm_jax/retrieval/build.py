@@ -159,6 +159,8 @@ def build_database(
             if len(work.done()) < work.count:
                 return Report(out, 0, [], resumed, state="parts missing")
             check_skipped(gather_notes(work, chosen.name)[1], len(chosen), len(chosen), chosen.name, max_skip)
+            if there is None:
+                files.forget(out)
             report = finish(work, out, chosen, plan, encoder, recipe, name or out.name, duplicates, there)
             work.remove()
     return dataclasses.replace(report, resumed=resumed)

@@ -208,6 +208,7 @@ def assemble(
             stack.enter_context(files.locked(_lock(out), out))
             if Database.open(out).digest != pieces[0][0].digest:
                 raise UserError(f"{out} was changed by another process meanwhile; run the same again")
+            files.forget(out)
         folder = stack.enter_context(files.new_directory(out, replace=replace))
         shards = [_placed(folder, number, len(chosen), *piece, dtype) for number, piece in enumerate(chosen)]
         seal(folder, shards, {**told, "dtype": dtype, "width": pieces[0][0].width}, action, skipped)
@@ -244,7 +245,7 @@ def _check_new(out: Path) -> None:
         raise UserError(f"{out} exists already; choose another folder or remove it first")
 
 
-def _shards_of(database: Database, keep: Keep | None) -> list[tuple[Database, int, Keep]]:
+def _shards_of(database: Database, keep: Keep | None) -> list[tuple[Database, int, np.ndarray]]:
     ends = np.cumsum([shard.rows for shard in database.shards])[:-1]
     masks = np.split(np.ones(len(database), bool) if keep is None else keep, ends)
     return [(database, number, mask) for number, mask in enumerate(masks) if mask.any()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,6 +18,8 @@ from jaxtyping import Array, Float, Float32, Int, Int64
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.mesh import batch_sharding, local_mesh, replicated
 from rdm_jax.retrieval.database import Database
+
+_LOG = logging.getLogger(__name__)
 
 KINDS = ("auto", "exact", "scann")
 # Rows are padded to a multiple of PAD and searched in chunks of at most CHUNK: databases of like size share a program.
@@ -66,7 +69,8 @@ def make_index(database: Database, kind: str = "auto") -> Index:
 
     Args:
       database: what is searched.
-      kind: "exact", "scann", or "auto": exact unless there are so many rows that a CPU is slow at it.
+      kind: "exact", "scann", or "auto": what is stored with the database; else exact, unless there are so many rows
+        that a CPU is slow at it.
 
     Raises:
       UserError: an unknown kind, or ScaNN is not installed.
@@ -76,13 +80,22 @@ def make_index(database: Database, kind: str = "auto") -> Index:
     if kind == "auto":
         from rdm_jax.retrieval.scann_index import installed
 
-        large = len(database) >= AUTO_SCANN_ROWS and jax.default_backend() == "cpu"
-        kind = "scann" if large and installed() else "exact"
+        wanted = "index" in database.manifest or is_large(database)
+        if wanted and not installed():
+            _LOG.warning(
+                "ScaNN is not installed here: %d rows of %r are searched exactly", len(database), database.name
+            )
+        kind = "scann" if wanted and installed() else "exact"
     if kind == "exact":
         return ExactIndex(database.rows)
     from rdm_jax.retrieval.scann_index import ScannIndex
 
     return ScannIndex.of(database)
+
+
+def is_large(database: Database) -> bool:
+    """Says whether an approximate index is worth its building: many rows, and no accelerator to compare them all."""
+    return len(database) >= AUTO_SCANN_ROWS and jax.default_backend() == "cpu"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Retriever:
         for database, count, size in zip(self.databases, counts, sizes, strict=True):
             if count > size:
                 raise UserError(
-                    f"database {database.name!r} has {size} rows, and its weight asks for {count}; lower k or the weight"
+                    f"database {database.name!r} has {size} rows, and its weight asks for {count}; lower k or its "
+                    "weight"
                 )
         return self._chosen(queries, k, counts, sizes)
 

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Int64
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import MANIFEST, Database
-from rdm_jax.retrieval.index import MARGIN, RowSource, check_search, rescore, unit
+from rdm_jax.retrieval.index import MARGIN, RowSource, check_search, is_large, rescore, unit
 
 FOLDER = "index"
 # ScaNN's own advice (docs/algorithms.md): brute force below 20,000 rows, above it a few times sqrt(n) leaves.
@@ -199,6 +199,25 @@ def store(database: Database, index: ScannIndex) -> Database:
     except OSError as error:
         raise UserError(f"cannot write the index to {top}: {error.strerror or error}; make room there") from error
     return Database.open(database.path)
+
+
+def index_again(database: Database, earlier: Mapping[str, Any], progress: Progress | None = None) -> Database:
+    """Makes and stores the index of a database that is large, or whose earlier manifest had one; returns it with it.
+
+    Args:
+      database: without an index.
+      earlier: the manifest of the database that this one took the place of, or {}; its parameters are taken over.
+      progress: called with (rows done, rows in all).
+    """
+    if not installed() or not ("index" in earlier or is_large(database)):
+        return database
+    parameters = Parameters.of(len(database))
+    if "index" in earlier and parameters.leaves:
+        former = Parameters(**earlier["index"]["parameters"])
+        kept = {"candidates": former.candidates, "block": former.block, "shard_rows": former.shard_rows}
+        share = former.searched / former.leaves if former.leaves else 0.1
+        parameters = dataclasses.replace(parameters, searched=max(1, round(share * parameters.leaves)), **kept)
+    return store(database, ScannIndex.build(database.rows, parameters, progress))
 
 
 def _searcher(rows: Float32[np.ndarray, "n d"], parameters: Parameters) -> Any:

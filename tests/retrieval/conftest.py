@@ -1,13 +1,16 @@
+import functools
 import hashlib
 import io
+import json
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import resize_and_crop
-from rdm_jax.data.sources import open_source
+from rdm_jax.data.sources import Example, open_source
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.database import Database
 
@@ -35,6 +38,80 @@ class RandomEncoder:
     def encode_texts(self, texts):
         seeds = [int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) for text in texts]
         return np.stack([np.random.default_rng(seed).normal(size=WIDTH).astype(np.float32) for seed in seeds])
+
+
+class Listed:
+    """A source from a list of pictures, None where one is broken; picture i is the work of artist i % 5."""
+
+    def __init__(self, pictures, name="listed", shard_lengths=None):
+        self.pictures, self.name, self.captions = pictures, name, "a list"
+        self.shard_lengths = shard_lengths or (len(pictures),)
+
+    @functools.cached_property
+    def fingerprint(self):
+        hashes = [hashlib.sha256(b"" if one is None else one.tobytes()).hexdigest() for one in self.pictures]
+        return sha256_json([self.name, hashes])
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def told(self, index):
+        return {"caption": f"{self.name} no. {index}", "path": f"{self.name}/{index:03d}.png", **self._labels(index)}
+
+    def __getitem__(self, index):
+        told = self.told(index)
+        if self.pictures[index] is None:
+            raise ValueError(f"{told['path']}: broken")
+        return Example(self.pictures[index], told["caption"], told["path"], self._labels(index))
+
+    def _labels(self, index):
+        return {"artist": f"artist {index % 5}"}
+
+
+def noise(count, seed=0, broken=()):
+    """Returns random pictures, far from each other."""
+    made = np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return [None if i in broken else picture for i, picture in enumerate(made)]
+
+
+def coloured(numbers, size=12):
+    """Returns flat pictures whose colour tells their number."""
+    return [np.full((size, size, 3), (number % 16 * 16, number // 16 * 16, 96), np.uint8) for number in numbers]
+
+
+def numbers_of(pictures):
+    """Returns the numbers that the colours of flat pictures tell."""
+    return [int(picture[0, 0, 0]) // 16 + int(picture[0, 0, 1]) // 16 * 16 for picture in pictures]
+
+
+def without_dates(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("created")
+    return {**manifest, "history": [{**event, "date": ""} for event in manifest["history"]]}
+
+
+def same_files(one, other):
+    """Says whether two databases are the same bit for bit, but for the dates in their manifests."""
+    names = sorted(path.name for path in one.iterdir())
+    return (
+        names == sorted(path.name for path in other.iterdir())
+        and all((one / name).read_bytes() == (other / name).read_bytes() for name in names if name != "manifest.json")
+        and without_dates(one) == without_dates(other)
+    )
+
+
+def unit(rows):
+    rows = np.asarray(rows, np.float64)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def kept_without_duplicates(rows, threshold):
+    """Returns the numbers of the rows that stay where each one near to an earlier kept one goes, by a slow loop."""
+    vectors, kept = unit(rows), []
+    for i, vector in enumerate(vectors):
+        if all(vectors[j] @ vector < threshold for j in kept):
+            kept.append(i)
+    return kept
 
 
 def write_pictures(root, count, seed=0, size=(12, 10)):

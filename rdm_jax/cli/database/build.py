@@ -12,6 +12,7 @@ from rdm_jax.cli.database.common import (
     add_selection,
     check_local,
     check_range,
+    index_again,
     report_skipped,
     selection,
 )
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
     from rdm_jax.retrieval.build import Recipe, build_database
+    from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.retrieval.parts import Share
     from rdm_jax.retrieval.prepare import Patches
@@ -136,6 +138,7 @@ def run(args: argparse.Namespace) -> None:
         _with_beam(args, source, recipe)
         return
     out = Path(args.out)
+    earlier = Database.open(out).manifest if args.append and out.exists() else {}
     with Progress("embedding", unit="picture") as progress:
         report = build_database(
             source,
@@ -161,6 +164,7 @@ def run(args: argparse.Namespace) -> None:
     told += [f"{report.duplicates} near-duplicates left out"] if args.duplicates is not None else []
     told += [f"{report.resumed} pictures were done before"] if report.resumed else []
     note(f"{out}: {report.count} rows by encoder {encoder.identity['name']!r}, {', '.join(told)}")
+    index_again(out, earlier)
 
 
 def _with_beam(args: argparse.Namespace, source: Any, recipe: Any) -> None:

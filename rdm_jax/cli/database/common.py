@@ -12,6 +12,8 @@ from rdm_jax.cli.progress import note
 from rdm_jax.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from rdm_jax.data.selection import Selection
@@ -99,6 +101,18 @@ def encoder_of(database: Database, given: str | None) -> ClipEncoder:
             "name its model by --encoder"
         )
     return ClipEncoder(Bundle.open(name, parts=("clip",)))
+
+
+def index_again(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
+    """Indexes a database that was made or changed, where it is large or had an index before."""
+    from rdm_jax.cli.progress import Progress, shown_log
+    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.scann_index import index_again
+
+    with shown_log(), Progress("indexing", unit="row") as progress:
+        database = index_again(Database.open(path), earlier or {}, progress)
+    if "index" in database.manifest:
+        note(f"{path}: indexed; rdm database tune measures its recall")
 
 
 def read_picture(path: Path) -> Any:

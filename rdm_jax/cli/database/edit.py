@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.database.common import add_duplicates, add_selection, check_local, selection
+from rdm_jax.cli.database.common import add_duplicates, add_selection, check_local, index_again, selection
 from rdm_jax.cli.progress import note
 from rdm_jax.core.errors import UserError
 
@@ -55,6 +55,7 @@ def run_merge(args: argparse.Namespace) -> None:
     count = edit.merge(databases, Path(args.out), args.name, args.duplicates)
     gone = sum(map(len, databases)) - count
     note(f"{args.out}: {count} rows of {len(databases)} databases, {gone} near-duplicates left out")
+    index_again(args.out)
 
 
 def run_subset(args: argparse.Namespace) -> None:
@@ -70,6 +71,7 @@ def run_subset(args: argparse.Namespace) -> None:
     out = Path(args.out)
     count = edit.subset(database, out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
     note(f"{args.out}: {count} of the {len(database)} rows of {database.name!r}")
+    index_again(args.out)
 
 
 def run_remove(args: argparse.Namespace) -> None:
@@ -87,3 +89,4 @@ def run_remove(args: argparse.Namespace) -> None:
         raise UserError(f"{database.name!r} comes with the package; make one without those rows by rdm database subset")
     gone = edit.remove(database, Selection(parse_terms(args.where, "--where"), listed))
     note(f"{database.path}: {gone} rows removed, {len(database) - gone} are left")
+    index_again(database.path, database.manifest)

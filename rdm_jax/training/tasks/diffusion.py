@@ -25,8 +25,9 @@ from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import build_unet
 from rdm_jax.models.autoencoder import sample_moments
+from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import NeighborSidecar
+from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Progress, training_pictures
 
@@ -282,7 +283,13 @@ def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder) -> 
     Raises:
       UserError: it is missing, of another data set or encoder, or holds fewer neighbours than are drawn from.
     """
-    sidecar = NeighborSidecar(Path(config.data.neighbors))
+    database = Database.open(config.data.database) if config.data.get("database") else None
+    sidecar = NeighborSidecar(Path(config.data.neighbors), database)
+    if database is None and not sidecar.manifest["embeddings"]:
+        raise UserError(
+            f"the neighbours in {config.data.neighbors} hold no rows; name their database by data.database, or compute "
+            "them again with `rdm neighbors --embeddings`"
+        )
     if sidecar.manifest["source"]["fingerprint"] != pictures.fingerprint:
         raise UserError(
             f"the neighbours in {config.data.neighbors} are those of another data set than "

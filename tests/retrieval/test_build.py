@@ -1,0 +1,514 @@
+"""Builds that are stopped, shared, repeated, extended, and that find pictures twice."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.selection import Selection
+from rdm_jax.data.sources import open_source
+from rdm_jax.retrieval import prepare
+from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.parts import Share, Workspace
+from tests.retrieval.conftest import (
+    Listed,
+    RandomEncoder,
+    coloured,
+    kept_without_duplicates,
+    noise,
+    numbers_of,
+    same_files,
+    unit,
+)
+
+RECIPE = Recipe(part_size=16, thumbnail_size=12, quality=100)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(pictures):
+    def progress(done, total):
+        if done > pictures:
+            raise Killed
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """Returns 60 pictures, two of them broken."""
+    return Listed(noise(60, broken=(3, 40)))
+
+
+@pytest.fixture(scope="module")
+def whole(listed, encoder, tmp_path_factory):
+    """Returns the folder of an uninterrupted build of them; tests must not change its files."""
+    out = tmp_path_factory.mktemp("whole") / "db"
+    build_database(listed, encoder, out, RECIPE)
+    return out
+
+
+def state_of(folder):
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("stop_at", [0, 15, 16, 37, 47, 59])
+def test_a_stopped_build_goes_on_and_encodes_no_finished_part_again(listed, whole, tmp_path, stop_at):
+    out, encoder = tmp_path / "db", RandomEncoder()
+    with pytest.raises(Killed):
+        build_database(listed, encoder, out, RECIPE, progress=kill_after(stop_at))
+    assert not out.exists()
+    encoder.calls = 0
+    counts = []
+    report = build_database(listed, encoder, out, RECIPE, progress=lambda *given: counts.append(given))
+    finished = stop_at // 16
+    assert report.resumed == 16 * finished and encoder.calls == 4 - finished  # a batch a part
+    assert counts[0] == (16 * finished, 60) and counts[-1] == (60, 60)
+    assert report.count == 58 and report.skipped == ["listed/003.png: broken", "listed/040.png: broken"]
+    assert same_files(out, whole) and [path.name for path in tmp_path.iterdir()] == ["db"]
+
+
+def test_a_build_that_is_stopped_again_and_again_ends_the_same(listed, whole, tmp_path):
+    out, encoder, generator = tmp_path / "db", RandomEncoder(), np.random.default_rng(0)
+    for _ in range(12):
+        with contextlib.suppress(Killed):
+            build_database(listed, encoder, out, RECIPE, progress=kill_after(int(generator.integers(0, 60))))
+    build_database(listed, encoder, out, RECIPE)
+    assert same_files(out, whole)
+
+
+@pytest.mark.parametrize("work", ["build", "append", "remove", "together"])
+def test_kill_9_at_any_step_loses_nothing(work, tmp_path):
+    script = Path(__file__).with_name("killing.py")
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), work, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert int(ran.stdout) > 10  # so many steps
+
+
+def test_a_finished_build_says_so_and_changes_nothing(listed, whole):
+    before, encoder = state_of(whole), RandomEncoder()
+    for recipe in (RECIPE, dataclasses.replace(RECIPE, part_size=None)):
+        report = build_database(listed, encoder, whole, recipe)
+        assert report.state == "finished before" and report.count == 58 and len(report.skipped) == 2
+    assert encoder.calls == 0 and state_of(whole) == before
+
+
+def test_what_a_build_leaves_that_is_killed_at_its_very_end_is_cleared_by_the_next(
+    listed, whole, encoder, tmp_path, monkeypatch
+):
+    def killed(self):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Workspace, "remove", killed)
+        build_database(listed, encoder, tmp_path / "db", RECIPE)
+    assert build_database(listed, encoder, tmp_path / "db", RECIPE).state == "finished before"
+    assert [path.name for path in tmp_path.iterdir()] == ["db"] and same_files(tmp_path / "db", whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limit": 59},
+        {"dtype": "float32"},
+        {"thumbnail_size": 16},
+        {"quality": 99},
+        {"licence": "CC0"},
+        {"selection": Selection(exclude=(("artist", "artist 1"),))},
+        {"patches": prepare.Patches(1, 8, 16)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_options_are_refused_where_another_build_is(listed, whole, encoder, tmp_path, change):
+    other = dataclasses.replace(RECIPE, **change)
+    with pytest.raises(UserError, match=r"db exists already and is not of these pictures and options"):
+        build_database(listed, encoder, whole, other)
+    with pytest.raises(Killed):
+        build_database(listed, encoder, tmp_path / "db", RECIPE, progress=kill_after(20))
+    with pytest.raises(UserError, match=r"holds an unfinished run with another \w+.*; remove it or choose another"):
+        build_database(listed, encoder, tmp_path / "db", other)
+    build_database(listed, encoder, tmp_path / "db", RECIPE)
+    assert same_files(tmp_path / "db", whole)
+
+
+def test_other_pictures_and_encoders_are_refused_where_another_build_is(listed, whole, encoder, tmp_path):
+    for source, other in ((Listed(noise(60, seed=1)), encoder), (listed, RandomEncoder("other", 1))):
+        with pytest.raises(UserError, match="exists already and is not of these pictures"):
+            build_database(source, other, whole, RECIPE)
+
+
+def test_other_options_do_not_reach_a_build_that_has_only_begun(listed, whole, encoder, tmp_path):
+    told = []
+
+    def progress(done, total):
+        if done == 3:
+            with pytest.raises(UserError, match="holds an unfinished run with another dtype") as error:
+                build_database(listed, encoder, tmp_path / "db", dataclasses.replace(RECIPE, dtype="float32"))
+            told.append(error)
+        if done > 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        build_database(listed, encoder, tmp_path / "db", RECIPE, progress=progress)
+    build_database(listed, encoder, tmp_path / "db", RECIPE)
+    assert told and same_files(tmp_path / "db", whole)
+
+
+def test_what_fails_before_its_first_part_leaves_the_place_free(listed, encoder, tmp_path):
+    for recipe in (RECIPE, dataclasses.replace(RECIPE, dtype="float32")):
+        with pytest.raises(Killed):
+            build_database(listed, encoder, tmp_path / "db", recipe, progress=kill_after(5))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_writer_is_told_so_and_the_first_goes_on(listed, whole, encoder, tmp_path):
+    told = []
+
+    def progress(done, total):
+        if done == 20:
+            with pytest.raises(UserError, match=r"another process is writing to .*\.db\.partial; wait for it"):
+                build_database(listed, encoder, tmp_path / "db", RECIPE)
+            told.append(done)
+
+    build_database(listed, encoder, tmp_path / "db", RECIPE, progress=progress)
+    assert told == [20] and same_files(tmp_path / "db", whole)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_processes_that_share_a_build_end_the_same_as_one(listed, whole, tmp_path, order):
+    encoders = [RandomEncoder() for _ in order]
+    reports = [
+        build_database(listed, one, tmp_path / "db", RECIPE, share=Share(index, 3))
+        for index, one in zip(order, encoders, strict=True)
+    ]
+    assert [report.state for report in reports] == ["parts missing", "parts missing", "made"]
+    assert sum(one.calls for one in encoders) == 4 and same_files(tmp_path / "db", whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]
+
+
+def test_of_two_processes_that_have_their_last_part_at_once_one_finishes(listed, whole, encoder, tmp_path, monkeypatch):
+    build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(1, 2))
+    finishing, states = Workspace.finishing, []
+
+    def late(self):
+        monkeypatch.setattr(Workspace, "finishing", finishing)
+        states.append(build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(1, 2)).state)
+        return finishing(self)
+
+    monkeypatch.setattr(Workspace, "finishing", late)
+    states.append(build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(0, 2)).state)
+    assert states == ["made", "finished before"] and same_files(tmp_path / "db", whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]
+
+
+def test_bad_input_of_one_process_leaves_the_parts_of_the_others(listed, whole, encoder, tmp_path):
+    told = []
+
+    def progress(done, total):
+        if done == 3:
+            with pytest.raises(UserError, match="cannot be read, allowed are 0.0%"):
+                build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(2, 3), max_skip=0.0)
+            told.append(done)
+
+    build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(0, 3), progress=progress)
+    for index in (1, 2):
+        build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(index, 3))
+    assert told == [3] and same_files(tmp_path / "db", whole)
+
+
+def test_the_broken_pictures_of_all_processes_count(encoder, tmp_path):
+    source = Listed(noise(32, broken=(3, 20)))
+
+    def progress(done, total):
+        if done == 5:  # the other process does not know of the picture that is broken here
+            build_database(source, encoder, tmp_path / "db", RECIPE, share=Share(1, 2), max_skip=0.05)
+
+    with pytest.raises(UserError, match=r"2 of the first 32 pictures of listed cannot be read, allowed are 5.0%"):
+        build_database(source, encoder, tmp_path / "db", RECIPE, share=Share(0, 2), max_skip=0.05, progress=progress)
+    assert build_database(source, encoder, tmp_path / "db", RECIPE, max_skip=0.1).count == 30
+
+
+@pytest.mark.parametrize("part_size", [1, 7, 60, None])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_do_not_depend_on_parts_and_workers(listed, whole, encoder, tmp_path, part_size, workers):
+    out = tmp_path / "db"
+    build_database(listed, encoder, out, dataclasses.replace(RECIPE, part_size=part_size), workers=workers)
+    same_rows(Database.open(out), Database.open(whole))
+
+
+def same_rows(one, other):
+    ids = range(len(other))
+    np.testing.assert_array_equal(np.asarray(one.rows), np.asarray(other.rows))
+    assert one.items(ids) == other.items(ids)
+    np.testing.assert_array_equal(one.thumbnails(ids), other.thumbnails(ids))
+
+
+def test_worker_processes_make_the_same_database(pictures, encoder, tmp_path, monkeypatch):
+    source, recipe = open_source(str(pictures)), Recipe(limit=70, part_size=40, patches=prepare.Patches(2, 8, 16))
+    build_database(source, encoder, tmp_path / "threads", recipe, workers=2)
+    monkeypatch.setattr(prepare, "PROCESSES_FROM", 1)
+    build_database(source, encoder, tmp_path / "processes", recipe, name="threads", workers=2)
+    assert same_files(tmp_path / "processes", tmp_path / "threads")
+
+
+def test_a_number_of_workers_below_0_is_refused(listed, encoder, tmp_path):
+    with pytest.raises(UserError, match="workers -1 is out of range"):
+        build_database(listed, encoder, tmp_path / "db", RECIPE, workers=-1)
+
+
+# Appending.
+
+
+@pytest.fixture(scope="module")
+def more():
+    return Listed(noise(20, seed=9, broken=(0,)), "more")
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """Returns the folder of a copy that a test may change."""
+    import shutil
+
+    return Path(shutil.copytree(whole, tmp_path / "db"))
+
+
+def test_append_puts_new_rows_behind_the_old_ones(copy, whole, more, encoder, tmp_path):
+    report = build_database(more, encoder, copy, RECIPE, append=True)
+    build_database(more, encoder, tmp_path / "more", RECIPE)
+    old, new, made = (Database.open(path) for path in (whole, tmp_path / "more", copy))
+    assert report.count == len(made) == 58 + 19 and made.name == old.name
+    np.testing.assert_array_equal(np.asarray(made.rows), np.concatenate([np.asarray(old.rows), np.asarray(new.rows)]))
+    told = [{**item, "row": None} for item in made.items(range(77))]
+    assert told == [{**item, "row": None} for one in (old, new) for item in one.items(range(len(one)))]
+    np.testing.assert_array_equal(made.thumbnails(range(58, 77)), new.thumbnails(range(19)))
+    assert [source["name"] for source in made.manifest["sources"]] == ["listed", "more"]
+    assert [event["action"] for event in made.manifest["history"]] == ["build", "append"]
+    assert len(made.skipped()) == 3 and made.manifest["created"] == old.manifest["created"]
+    made.verify()
+
+
+def test_the_same_append_again_changes_nothing(copy, more, encoder):
+    build_database(more, encoder, copy, RECIPE, append=True)
+    before, other = state_of(copy), RandomEncoder()
+    assert build_database(more, other, copy, RECIPE, append=True).state == "finished before"
+    assert state_of(copy) == before and other.calls == 0
+
+
+def test_append_without_a_database_builds_one(listed, whole, encoder, tmp_path):
+    build_database(listed, encoder, tmp_path / "db", RECIPE, append=True)
+    assert same_files(tmp_path / "db", whole)
+
+
+def test_another_encoder_cannot_append(copy, whole, more):
+    with pytest.raises(UserError, match="was made by encoder 'random' .* and this is 'other'"):
+        build_database(more, RandomEncoder("other", 1), copy, RECIPE, append=True)
+    assert same_files(copy, whole)
+
+
+@pytest.mark.parametrize("stop_at", [0, 17])
+def test_an_append_that_is_killed_leaves_the_database_and_goes_on(copy, whole, more, encoder, tmp_path, stop_at):
+    with pytest.raises(Killed):
+        build_database(more, encoder, copy, RECIPE, append=True, progress=kill_after(stop_at))
+    assert same_files(copy, whole)
+    Database.open(copy).verify()
+    assert build_database(more, encoder, copy, RECIPE, append=True).resumed == 16 * (stop_at // 16)
+    assert len(Database.open(copy)) == 77
+
+
+def test_an_append_that_was_killed_between_its_renames_is_not_taken_for_a_new_build(copy, more, encoder, tmp_path):
+    copy.rename(tmp_path / ".db.replaced")  # what is there between the two renames
+    assert build_database(more, encoder, copy, RECIPE, append=True).count == 77
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]
+
+
+def test_a_database_that_changes_while_another_appends_is_kept(copy, more, encoder):
+    third = Listed(noise(4, seed=4), "third")
+
+    def progress(done, total):
+        if done == 20:
+            (copy.parent / ".db.partial").rename(copy.parent / "aside")
+            build_database(third, encoder, copy, RECIPE, append=True)
+            (copy.parent / "aside").rename(copy.parent / ".db.partial")
+
+    with pytest.raises(UserError, match="was changed by another process meanwhile; run the same again"):
+        build_database(more, encoder, copy, RECIPE, append=True, progress=progress)
+    assert len(Database.open(copy)) == 62
+    assert build_database(more, encoder, copy, RECIPE, append=True).resumed == 20
+    assert len(Database.open(copy)) == 81
+
+
+# Near-duplicates.
+
+
+def with_copies(count, seed=0):
+    """Returns pictures among which copies lie, exact ones and slightly changed ones."""
+    generator = np.random.default_rng(seed)
+    made = noise(count, seed)
+    for i in range(1, count):
+        if generator.random() < 0.5:
+            change = generator.integers(-4, 5, made[0].shape) * generator.integers(0, 2)
+            made[i] = np.clip(made[generator.integers(0, i)].astype(int) + change, 0, 255).astype(np.uint8)
+    return made
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.99, 0.9999, 1.0])
+def test_near_duplicates_go_and_the_first_stays(encoder, tmp_path, threshold):
+    source = Listed(with_copies(150))
+    recipe = dataclasses.replace(RECIPE, dtype="float32")
+    report = build_database(source, encoder, tmp_path / "db", recipe, duplicates=threshold)
+    rows = encoder.encode_images(source.pictures)
+    kept = kept_without_duplicates(rows, min(threshold, 1 - 1e-6))
+    database = Database.open(tmp_path / "db")
+    np.testing.assert_array_equal(np.asarray(database.rows), rows[kept])
+    assert [item["path"] for item in database.items(range(len(kept)))] == [f"listed/{i:03d}.png" for i in kept]
+    np.testing.assert_array_equal(database.thumbnails(range(len(kept))), np.stack([source.pictures[i] for i in kept]))
+    assert report.duplicates == 150 - len(kept) > 20
+    assert database.manifest["history"][-1]["dropped"] == report.duplicates
+    if threshold == 1.0:
+        assert len(kept) == len({picture.tobytes() for picture in source.pictures})
+
+
+def test_one_picture_many_times_is_one_row(encoder, tmp_path):
+    source = Listed(noise(3) + noise(1) * 120)
+    assert build_database(source, encoder, tmp_path / "db", RECIPE, duplicates=0.97).count == 3
+
+
+def test_near_duplicates_of_the_rows_that_are_there_are_not_appended(encoder, tmp_path):
+    pictures = with_copies(150, seed=5)
+    recipe = dataclasses.replace(RECIPE, dtype="float32")
+    build_database(Listed(pictures[:90]), encoder, tmp_path / "db", recipe, duplicates=0.99)
+    build_database(Listed(pictures[90:], "more"), encoder, tmp_path / "db", recipe, append=True, duplicates=0.99)
+    rows = encoder.encode_images(pictures)
+    np.testing.assert_array_equal(
+        np.asarray(Database.open(tmp_path / "db").rows), rows[kept_without_duplicates(rows, 0.99)]
+    )
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01, float("nan")])
+def test_a_threshold_that_is_no_cosine_is_refused(listed, encoder, tmp_path, threshold):
+    with pytest.raises(UserError, match=r"duplicates .* is no cosine in \(0, 1\]"):
+        build_database(listed, encoder, tmp_path / "db", RECIPE, duplicates=threshold)
+    assert not any(tmp_path.iterdir())
+
+
+# What is left out.
+
+
+def test_exclusions_are_honoured_and_recorded(encoder, tmp_path):
+    source = Listed(coloured(range(40)))
+    build_database(source, encoder, tmp_path / "all", RECIPE)
+    items = Database.open(tmp_path / "all").items(range(40))
+    terms = (
+        ("path", "listed/007.png"),
+        ("artist", "artist 2"),
+        ("sha256", items[10]["sha256"]),
+        ("id", items[11]["id"]),
+        ("caption", "listed no. 13"),
+    )
+    recipe = dataclasses.replace(RECIPE, selection=Selection(exclude=terms))
+    build_database(source, encoder, tmp_path / "db", recipe)
+    database = Database.open(tmp_path / "db")
+    expected = [i for i in range(40) if i % 5 != 2 and i not in (7, 10, 11, 13)]
+    assert numbers_of(database.thumbnails(range(len(database)))) == expected
+    assert database.manifest["sources"][0]["selection"] == {"where": [], "exclude": [list(term) for term in terms]}
+    folder = dataclasses.replace(RECIPE, selection=Selection(exclude=(("path", "listed/"),)))
+    with pytest.raises(UserError, match="no pictures of listed are left"):
+        build_database(source, encoder, tmp_path / "none", folder)
+
+
+def test_a_folder_is_left_out_whole(pictures, encoder, tmp_path):
+    recipe = Recipe(selection=Selection(exclude=(("path", "cats/"),)), limit=10)
+    build_database(open_source(str(pictures)), encoder, tmp_path / "db", recipe)
+    assert all(item["path"].startswith("dogs/") for item in Database.open(tmp_path / "db").items(range(10)))
+
+
+def test_pictures_are_chosen_by_their_hash_and_id(encoder, tmp_path):
+    source = Listed(coloured(range(12)))
+    build_database(source, encoder, tmp_path / "all", RECIPE)
+    item = Database.open(tmp_path / "all").items([8])[0]
+    for key in ("sha256", "id"):
+        recipe = dataclasses.replace(RECIPE, selection=Selection(where=((key, item[key]),)))
+        build_database(source, encoder, tmp_path / key, recipe)
+        assert numbers_of(Database.open(tmp_path / key).thumbnails([0])) == [8]
+
+
+# Disks.
+
+
+@pytest.mark.parametrize("limit", [500, 2000, 4000])
+def test_a_disk_that_is_full_is_one_clear_error(listed, whole, encoder, tmp_path, limit):
+    """The operating system refuses to write more than so many bytes: the rows, the items, or the thumbnails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(UserError, match=r"cannot write to .*; make room there, and run the same again") as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            build_database(listed, encoder, tmp_path / "db", RECIPE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value) and not (tmp_path / "db").exists()
+    build_database(listed, encoder, tmp_path / "db", RECIPE)
+    assert same_files(tmp_path / "db", whole)
+
+
+@pytest.mark.parametrize("name", ["embeddings-00002", "items-00002", "thumbnails-00002", "part-00002", "manifest.json"])
+def test_a_disk_that_fills_up_on_the_way_leaves_the_parts_before_it(listed, whole, tmp_path, monkeypatch, name):
+    replaced = files.replaced
+
+    @contextlib.contextmanager
+    def full(path):
+        with replaced(path) as temporary:
+            yield temporary
+            if path.name.startswith(name):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device; make room there"):
+        patch.setattr(files, "replaced", full)
+        build_database(listed, RandomEncoder(), tmp_path / "db", RECIPE)
+    encoder = RandomEncoder()
+    report = build_database(listed, encoder, tmp_path / "db", RECIPE)
+    assert (report.resumed, encoder.calls) == ((60, 0) if name == "manifest.json" else (32, 2))
+    assert same_files(tmp_path / "db", whole) and [path.name for path in tmp_path.iterdir()] == ["db"]
+
+
+def test_a_damaged_run_is_named(listed, encoder, tmp_path):
+    with pytest.raises(Killed):
+        build_database(listed, encoder, tmp_path / "db", RECIPE, progress=kill_after(20))
+    plan = tmp_path / ".db.partial" / "plan.json"
+    told = plan.read_text()
+    for damage in (lambda: plan.write_text("{"), plan.unlink):
+        damage()
+        with pytest.raises(UserError, match=r"\.db\.partial holds a damaged run .*; remove it"):
+            build_database(listed, encoder, tmp_path / "db", RECIPE)
+    plan.write_text(told)
+    assert build_database(listed, encoder, tmp_path / "db", RECIPE).resumed == 16
+
+
+def test_plans_do_not_name_places_on_this_machine(whole, tmp_path):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["sources"][0]["rows"] == manifest["count"] == 58
+    assert str(tmp_path.parent) not in json.dumps(manifest)
+
+
+def test_rows_are_those_of_the_encoder(whole, listed, encoder):
+    good = [picture for picture in listed.pictures if picture is not None]
+    rows = np.asarray(Database.open(whole).rows)
+    np.testing.assert_array_equal(rows, encoder.encode_images(good).astype(np.float16))
+    np.testing.assert_allclose((unit(rows) ** 2).sum(axis=1), 1)
