@@ -68,9 +68,7 @@ def index(args: argparse.Namespace) -> None:
         bare = [told["bare"] / MB for told in found.values()]
         print(f"{size} rows of {WIDTH} float16, {args.threads} threads; {machine()}\n")
         show([HEAD, *(_line(CONTENDERS[key].name, told) for key, told in found.items())])
-        print(
-            f"At rest and at most: resident memory of its own, {min(bare):.0f} to {max(bare):.0f} MB of it libraries.\n"
-        )
+        print(f"Memory is the process's own, resident; {min(bare):.0f} to {max(bare):.0f} MB of it are libraries.\n")
     if args.plot:
         plot(args.work, args.plot)
 

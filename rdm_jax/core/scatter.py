@@ -44,18 +44,28 @@ def scatter(
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN - 8), title, fill=INK, font=load_font(20))
-    taken: set[tuple[int, int]] = set()
-    for number in np.random.default_rng(0).permutation(len(points)).tolist():
-        x, y = places[number]
-        cell = int(x // thumbnail), int(y // thumbnail)
-        if number in neighbors or cell in taken:
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=DOT)
-            continue
-        taken.add(cell)
-        _paste(sheet, pictures[number], (x, y), thumbnail)
+    for x, y in places[: len(points)]:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=DOT)
+    for number in _apart(places[: len(points)], thumbnail, neighbors):
+        _paste(sheet, pictures[number], places[number], thumbnail)
     if query is not None:
         _mark(sheet, draw, places[-1], places[neighbors], pictures[neighbors], thumbnail)
     return np.array(sheet)
+
+
+def _apart(places: np.ndarray, distance: int, beside: list[int]) -> list[int]:
+    """Returns numbers of places, drawn by lot, of which no two would cover each other; those of `beside` are not."""
+    cells: dict[tuple[int, int], list[np.ndarray]] = {}
+    chosen = []
+    for number in np.random.default_rng(0).permutation(len(places)).tolist():
+        place = places[number]
+        column, row = (int(axis // distance) for axis in place)
+        around = [(column + i, row + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        near = [other for cell in around for other in cells.get(cell, [])]
+        if number not in beside and all(np.abs(place - other).max() >= distance for other in near):
+            cells.setdefault((column, row), []).append(place)
+            chosen.append(number)
+    return chosen
 
 
 def _mark(
@@ -74,9 +84,9 @@ def _mark(
         half = side / 2
         box = (place[0] - half, place[1] - half, place[0] + half, place[1] + half)
         draw.rectangle(box, outline=MARK, width=3)
-    draw.ellipse((query[0] - 9, query[1] - 9, query[0] + 9, query[1] + 9), outline=BACKGROUND, fill=MARK, width=2)
+    draw.ellipse((query[0] - 13, query[1] - 13, query[0] + 13, query[1] + 13), outline=BACKGROUND, fill=MARK, width=4)
 
 
-def _paste(sheet: Image.Image, picture: np.ndarray, place: np.ndarray | tuple[float, float], side: int) -> None:
+def _paste(sheet: Image.Image, picture: np.ndarray, place: np.ndarray, side: int) -> None:
     small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
     sheet.paste(small, (round(place[0] - side / 2), round(place[1] - side / 2)))

@@ -27,7 +27,7 @@ from rdm_jax.retrieval.shards import Shard, write_shard
 QUERIES = 256
 FIRST_NEIGHBORS = 16
 
-Keep = Bool[np.ndarray, " n"]
+Keep = Bool[np.ndarray, " _"]
 
 
 def merge(databases: Sequence[Database], out: Path, name: str | None = None, duplicates: float | None = None) -> int:
@@ -245,7 +245,7 @@ def _check_new(out: Path) -> None:
         raise UserError(f"{out} exists already; choose another folder or remove it first")
 
 
-def _shards_of(database: Database, keep: Keep | None) -> list[tuple[Database, int, np.ndarray]]:
+def _shards_of(database: Database, keep: Keep | None) -> list[tuple[Database, int, Keep]]:
     ends = np.cumsum([shard.rows for shard in database.shards])[:-1]
     masks = np.split(np.ones(len(database), bool) if keep is None else keep, ends)
     return [(database, number, mask) for number, mask in enumerate(masks) if mask.any()]

@@ -28,6 +28,8 @@ FOLDER = "index"
 BRUTE_FORCE_ROWS = 20_000
 SHARD_ROWS = 1_000_000
 TRAINING_ROWS = 250_000
+# From this width on, four numbers are quantised together: half the memory and time of two, and the same recall.
+WIDE = 256
 # So many queries at once are searched by several threads.
 PARALLEL_QUERIES = 16
 
@@ -58,13 +60,14 @@ class Parameters:
     shard_rows: int = SHARD_ROWS
 
     @staticmethod
-    def of(count: int) -> Parameters:
-        """Returns parameters for a number of rows that find most neighbours; `tune` finds those for a target."""
+    def of(count: int, width: int) -> Parameters:
+        """Returns parameters for rows of a width that find most neighbours; `tune` finds those for a target."""
         rows = min(count, SHARD_ROWS)
         if rows < BRUTE_FORCE_ROWS:
             return Parameters(leaves=0, searched=0)
         leaves = 2 * math.isqrt(rows)
-        return Parameters(leaves, max(1, leaves // 10), training_rows=min(rows, TRAINING_ROWS))
+        block = 4 if width >= WIDE else 2
+        return Parameters(leaves, max(1, leaves // 10), training_rows=min(rows, TRAINING_ROWS), block=block)
 
 
 def installed() -> bool:
@@ -98,7 +101,7 @@ class ScannIndex:
         Raises:
           UserError: ScaNN is not installed.
         """
-        parameters = parameters or Parameters.of(len(rows))
+        parameters = parameters or Parameters.of(*rows.shape)
         searchers = []
         for start in range(0, len(rows), parameters.shard_rows):
             shard = rows[start : start + parameters.shard_rows]
@@ -211,7 +214,7 @@ def index_again(database: Database, earlier: Mapping[str, Any], progress: Progre
     """
     if not installed() or not ("index" in earlier or is_large(database)):
         return database
-    parameters = Parameters.of(len(database))
+    parameters = Parameters.of(*database.rows.shape)
     if "index" in earlier and parameters.leaves:
         former = Parameters(**earlier["index"]["parameters"])
         kept = {"candidates": former.candidates, "block": former.block, "shard_rows": former.shard_rows}

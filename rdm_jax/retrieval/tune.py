@@ -23,7 +23,9 @@ from rdm_jax.retrieval.scann_index import ScannIndex
 QUERIES = 256
 SINGLES = 50
 # Shares of the leaves that are tried.
-SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
+# How many candidates are compared exactly.
+CANDIDATES = (100, 400, 1600)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,7 @@ def tune(
     index: ScannIndex | None = None,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> tuple[list[Trial], Trial]:
-    """Measures exact search and an index with ever more leaves searched, and returns all trials and the best of them.
+    """Measures exact search and settings of an index, and returns all trials and the best of them.
 
     The best is the quickest that meets the target on every kind of query, exact search among them.
 
@@ -107,10 +109,13 @@ def tune(
     truth = {name: exact.search(vectors, k)[0] for name, vectors in queries.items()}
     trials = [_trial("exact", exact, queries, truth, k)]
     tell(trials[0])
-    for name, setting in _settings(index):
-        trials.append(_trial(name, setting, queries, truth, k))
-        tell(trials[-1])
-        if trials[-1].worst >= max(target, 0.9999):
+    for sweep in _sweeps(index):
+        for name, setting in sweep:
+            trials.append(_trial(name, setting, queries, truth, k))
+            tell(trials[-1])
+            if trials[-1].worst >= target:
+                break
+        if trials[-1].worst >= target:  # more candidates would only take longer
             break
     good = [trial for trial in trials if trial.worst >= target]
     return trials, min(good, key=lambda trial: trial.single_ms)
@@ -121,20 +126,21 @@ def recall(found: Int64[np.ndarray, "q k"], truth: Int64[np.ndarray, "q k"]) -> 
     return float(np.mean([np.isin(true, row).mean() for row, true in zip(found, truth, strict=True)]))
 
 
-def _settings(index: ScannIndex | None) -> list[tuple[str, ScannIndex]]:
+def _sweeps(index: ScannIndex | None) -> list[list[tuple[str, ScannIndex]]]:
+    """Returns the settings that are tried: for each number of candidates, ever more leaves."""
     if index is None:
         return []
     leaves = index.parameters.leaves
-    if not leaves:
-        return [("scann, all rows", index)]
     counts = sorted({max(1, round(share * leaves)) for share in SHARES})
     return [
-        (
-            f"scann, {count} of {leaves} leaves",
-            dataclasses.replace(index, parameters=dataclasses.replace(index.parameters, searched=count)),
-        )
-        for count in counts
+        [(f"{count}/{leaves} leaves, {candidates} rows", _with(index, count, candidates)) for count in counts]
+        for candidates in CANDIDATES
     ]
+
+
+def _with(index: ScannIndex, searched: int, candidates: int) -> ScannIndex:
+    parameters = dataclasses.replace(index.parameters, searched=searched, candidates=candidates)
+    return dataclasses.replace(index, parameters=parameters)
 
 
 def _trial(

@@ -137,7 +137,8 @@ def test_a_damaged_index_or_one_of_other_rows_is_refused(copied):
     changed = dataclasses.replace(stored, manifest={**stored.manifest, "encoder": {**stored.encoder, "name": "x"}})
     with pytest.raises(UserError, match="is of other rows"):
         ScannIndex.open(changed)
-    next((stored.path / "index").rglob("*.pbtxt")).unlink()
+    for file in (stored.path / "index").rglob("scann_config.pb"):
+        file.write_bytes(b"x")
     with pytest.raises(UserError, match=r"the SHA-256 of index/scann-.* is not"):
         stored.verify()
     with pytest.raises(UserError, match="damaged index"):

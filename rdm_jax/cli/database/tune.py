@@ -73,7 +73,10 @@ def _index(args: argparse.Namespace, database: Any) -> Any:
     if not scann_index.installed():
         note("ScaNN is not installed here (there are wheels for x86-64 Linux): exact search alone is measured")
         return None
-    chosen = scann_index.Parameters.of(len(database))
+    if len(database) < scann_index.BRUTE_FORCE_ROWS:
+        note(f"{len(database)} rows are searched exactly: an index is of use from {scann_index.BRUTE_FORCE_ROWS} on")
+        return None
+    chosen = scann_index.Parameters.of(*database.rows.shape)
     if args.leaves is not None:
         check_range("--leaves", args.leaves, 1, len(database))
         chosen = dataclasses.replace(chosen, leaves=args.leaves)
