@@ -176,7 +176,7 @@ class Contender:
       open: (database, folder of what was built) to a function from a setting to one that asks.
       build: writes into a folder what `open` reads; None where nothing is made ahead.
       held: how many bytes a row the index itself takes, where nothing is written.
-      sweeps: (rows) to sequences of settings, each from quick to thorough; nothing is tuned where there are none.
+      sweeps: (database) to sequences of settings, each from quick to thorough; nothing is tuned where there are none.
     """
 
     name: str
@@ -185,7 +185,7 @@ class Contender:
     open: Callable[[Database, Path], Callable[[Setting], Ask]]
     build: Callable[[Database, Path], None] | None = None
     held: int = 0
-    sweeps: Callable[[int], list[list[dict[str, int]]]] = lambda count: []
+    sweeps: Callable[[Database], list[list[dict[str, int]]]] = lambda _: []
 
 
 def _geometric(low: int, high: int, ratio: float = 1.25) -> list[int]:
@@ -219,14 +219,10 @@ def _open_scann(database: Database, _: Path) -> Callable[[Setting], Ask]:
     return configure
 
 
-def _scann_sweeps(count: int) -> list[list[dict[str, int]]]:
-    from rdm_jax.retrieval.scann_index import Parameters
-
-    leaves = Parameters.of(count).leaves
-    if not leaves:
-        return []
-    searched = _geometric(max(1, leaves // 200), leaves)
-    return [[{"candidates": candidates, "searched": n} for n in searched] for candidates in (50, 100, 200)]
+def _scann_sweeps(database: Database) -> list[list[dict[str, int]]]:
+    leaves = int(database.manifest["index"]["parameters"]["leaves"])
+    searched = _geometric(max(1, leaves // 200), leaves) if leaves else []
+    return [[{"candidates": candidates, "searched": n} for n in searched] for candidates in (50, 100, 200, 400)]
 
 
 def _open_numpy(database: Database, _: Path) -> Callable[[Setting], Ask]:
@@ -275,7 +271,7 @@ def _lists(count: int) -> int:
 
 
 def _build_inverted(quantisation: str, database: Database, folder: Path) -> None:
-    """Writes inverted lists of 64 bytes a row; PQ64np leaves out the training of polysemous codes, which no search uses."""
+    """Writes inverted lists of 64 bytes a row; "np" leaves out polysemous codes, which train long and no search uses."""
     faiss, count = _faiss(), len(database)
     index = faiss.index_factory(WIDTH, f"IVF{_lists(count)},{quantisation},RFlat", faiss.METRIC_INNER_PRODUCT)
     chosen = np.random.default_rng(3).choice(count, min(count, 64 * _lists(count)), replace=False)
@@ -283,8 +279,8 @@ def _build_inverted(quantisation: str, database: Database, folder: Path) -> None
     faiss.write_index(_filled(database, index), str(folder / "index.faiss"))
 
 
-def _inverted_sweeps(count: int) -> list[list[dict[str, int]]]:
-    probes = _geometric(1, _lists(count))
+def _inverted_sweeps(database: Database) -> list[list[dict[str, int]]]:
+    probes = _geometric(1, _lists(len(database)))
     return [[{"k_factor_rf": factor, "nprobe": n} for n in probes] for factor in (5, 10, 20, 40)]
 
 
@@ -295,7 +291,7 @@ def _build_graph(database: Database, folder: Path) -> None:
     faiss.write_index(_filled(database, index), str(folder / "index.faiss"))
 
 
-def _graph_sweeps(_: int) -> list[list[dict[str, int]]]:
+def _graph_sweeps(_: Database) -> list[list[dict[str, int]]]:
     return [[{"efSearch": n} for n in _geometric(10, 4096)]]
 
 
@@ -359,7 +355,7 @@ def asked(key: str, folder: Path, setting: Setting | None) -> dict[str, Any]:
     configure({})(near[:1], K)
     opened, resting = time.perf_counter() - begin, memory(os.getpid())["RssAnon"]
     if setting is None:
-        setting = tuned(configure, contender.sweeps(len(database)), truth["pictures"])
+        setting = tuned(configure, contender.sweeps(database), truth["pictures"])
     ask = configure(setting)
     found = {kind: ask(queries(kind), K) for kind in KINDS}
     _singles(ask, 16)

@@ -20,6 +20,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source, choose
 from rdm_jax.retrieval import build, edit, neighbors, sidecar
 from rdm_jax.retrieval.database import MANIFEST, Database
+from rdm_jax.retrieval.embed import check_skipped
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.parts import PLAN, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Workers
@@ -138,7 +139,7 @@ def build_with_beam(
     work = _workspace(out, plan, len(parts))
     _run(work, BuildTask(chosen, spec, recipe), options)
     shards, skipped = build.gather_notes(work, chosen.name)
-    build.check_skipped(skipped, len(chosen), len(chosen), chosen.name, max_skip)
+    check_skipped(skipped, len(chosen), len(chosen), chosen.name, max_skip)
     if not isinstance(work, RemoteWorkspace):
         count = build.finish(work, Path(out), chosen, plan, encoder, recipe, name).count
         work.remove()
@@ -170,7 +171,7 @@ def neighbors_with_beam(
     work = _workspace(out, record, len(record["part_lengths"]))
     _run(work, NeighborsTask(source, spec, database, plan), options)
     manifest = neighbors.manifest_of(work, record)
-    build.check_skipped(manifest["skipped"], len(source), len(source), source.name, max_skip)
+    check_skipped(manifest["skipped"], len(source), len(source), source.name, max_skip)
     if isinstance(work, RemoteWorkspace):
         with tempfile.TemporaryDirectory() as folder:
             files.write_json(Path(folder) / sidecar.MANIFEST, manifest)

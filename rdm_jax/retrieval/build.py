@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from jaxtyping import Float
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
@@ -17,6 +13,7 @@ from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.data.sources import Source, choose
 from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.database import DTYPES, MANIFEST, Database
+from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, discard
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
@@ -24,13 +21,6 @@ from rdm_jax.retrieval.shards import Shard, write_shard
 
 # A part has at least MIN_PART pictures, and as many more as keep the number of parts at PARTS, up to MAX_PART.
 MIN_PART, MAX_PART, PARTS = 1024, 2**18, 512
-
-Progress = Callable[[int, int], None]
-Seen = Callable[[int, list[str]], None]
-
-
-def unseen(done: int, broken: list[str]) -> None:
-    """Takes how many pictures of a part are done, and which were broken, and does nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,19 +199,9 @@ def write_part(
       workers: prepare the pictures.
       seen: called after each picture with how many of the part are done, and which were broken.
     """
-    items: list[dict[str, Any]] = []
-    thumbnails: list[bytes] = []
-    broken: list[str] = []
-
-    def pixels() -> Iterator[np.ndarray]:
-        for done, one in enumerate(workers.prepare(indices), start=1):
-            items.extend(_licensed(item, recipe.licence) for item in one.items)
-            thumbnails.extend(one.thumbnails or [])
-            broken.extend([one.broken] if one.broken else [])
-            seen(done, broken)
-            yield from one.pixels
-
-    rows = encode_stream(pixels(), encoder)
+    examples, rows, broken = embed_part(indices, encoder, workers, seen)
+    items = [_licensed(item, recipe.licence) for one in examples for item in one.items]
+    thumbnails = [thumbnail for one in examples for thumbnail in one.thumbnails or []]
     if not items:
         return {"rows": 0, "names": {}, "hashes": {}, "skipped": broken}
     shard = write_shard(folder, number, of, items, rows, thumbnails, recipe.dtype)
@@ -255,78 +235,6 @@ def describe(
         "licence": recipe.licence,
         "sources": [_source_record(source, plan, recipe, rows)],
     }
-
-
-def write_parts(
-    work: Workspace,
-    source: Source,
-    parts: Sequence[range],
-    preparation: Preparation,
-    write: Callable[[Path, int, Workers, Seen], dict[str, Any]],
-    max_skip: float,
-    share: Share,
-    workers: int | None,
-    progress: Progress | None,
-) -> None:
-    """Writes those parts of a process's share that are not there yet.
-
-    Args:
-      work: the folder of the parts.
-      source: the pictures.
-      parts: the numbers of the pictures of each part.
-      preparation: what becomes of a picture.
-      write: writes a part into a folder by its number with some workers, tells of each picture, and returns the part's
-        notes, which list under "skipped" what could not be read.
-      max_skip: the share of unreadable pictures, in [0, 1], above which it fails.
-      share: which of several processes this one is.
-      workers: processes that decode; chosen from the machine if None, threads of this process if 0.
-      progress: called with (pictures done, pictures in all).
-
-    Raises:
-      UserError: too many pictures are broken.
-    """
-    done = sum(len(parts[number]) for number in work.done())
-    skipped = [line for number in work.done() for line in work.notes(number)["skipped"]]
-    check_skipped(skipped, done, len(source), source.name, max_skip)
-    pending = work.pending(share)
-    if not pending:
-        return
-    if progress:
-        progress(done, len(source))
-    allowed = max_skip * len(source)
-    with Workers(source, preparation, workers) as pool:
-        for number in pending:
-
-            def seen(
-                count: int, broken: list[str], before: int = done, earlier: Sequence[str] = tuple(skipped)
-            ) -> None:
-                if len(earlier) + len(broken) > allowed:
-                    check_skipped([*earlier, *broken], before + count, len(source), source.name, max_skip)
-                if progress:
-                    progress(before + count, len(source))
-
-            notes = work.write(number, lambda folder, number=number, seen=seen: write(folder, number, pool, seen))
-            done += len(parts[number])
-            skipped += notes["skipped"]
-
-
-def encode_stream(pixels: Iterator[np.ndarray], encoder: Encoder) -> Float[np.ndarray, "n d"]:
-    """Returns the embeddings of pictures of one size, by batches of one shape: the last is filled up with black."""
-    found = [np.zeros((0, int(encoder.identity["width"])), np.float32)]
-    while batch := list(itertools.islice(pixels, encoder.batch_size)):
-        full = np.zeros((encoder.batch_size, *batch[0].shape), np.uint8)
-        full[: len(batch)] = batch
-        found.append(encoder.encode_images(full)[: len(batch)])
-    return np.concatenate(found)
-
-
-def check_skipped(skipped: Sequence[str], done: int, total: int, name: str, max_skip: float) -> None:
-    """Raises UserError where more than the share `max_skip` of a source's pictures is broken."""
-    if len(skipped) > max_skip * total:
-        raise UserError(
-            f"{len(skipped)} of the first {done} pictures of {name} cannot be read, allowed are {max_skip:.1%} of "
-            f"{total}; the first: {skipped[0]}; mend them or allow more by --max-skip"
-        )
 
 
 def finish(

@@ -105,6 +105,7 @@ def remove(database: Database, selection: Selection) -> int:
     """
     with files.locked(_lock(database.path), database.path):
         files.forget(database.path)
+        _check_unchanged(database)
     gone = ~database.mask(Selection(exclude=selection.exclude)) if selection.exclude else np.zeros(len(database), bool)
     if selection.where:
         gone |= database.mask(Selection(where=selection.where))
@@ -206,8 +207,7 @@ def assemble(
         stack.enter_context(files.writing(out.parent))
         if replace:
             stack.enter_context(files.locked(_lock(out), out))
-            if Database.open(out).digest != pieces[0][0].digest:
-                raise UserError(f"{out} was changed by another process meanwhile; run the same again")
+            _check_unchanged(pieces[0][0])
             files.forget(out)
         folder = stack.enter_context(files.new_directory(out, replace=replace))
         shards = [_placed(folder, number, len(chosen), *piece, dtype) for number, piece in enumerate(chosen)]
@@ -238,6 +238,11 @@ def seal(
 def _lock(out: Path) -> Path:
     out = out.resolve()
     return out.parent / f".{out.name}.lock"
+
+
+def _check_unchanged(database: Database) -> None:
+    if Database.open(database.path).digest != database.digest:
+        raise UserError(f"{database.path} was changed by another process meanwhile; run the same again")
 
 
 def _check_new(out: Path) -> None:

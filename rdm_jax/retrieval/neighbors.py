@@ -18,8 +18,8 @@ import numpy as np
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source
-from rdm_jax.retrieval.build import Progress, Seen, encode_stream, unseen, write_parts
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.embed import Progress, Seen, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.index import ExactIndex, Index, make_index
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, difference
@@ -293,17 +293,7 @@ def write_part(
       workers: prepare the pictures.
       seen: called after each picture with how many of the part are done, and which were broken.
     """
-    examples: list[Prepared] = []
-    broken: list[str] = []
-
-    def pixels() -> Any:
-        for one in workers.prepare(indices):
-            examples.append(dataclasses.replace(one, pixels=[]))
-            broken.extend([one.broken] if one.broken else [])
-            seen(len(examples), broken)
-            yield from one.pixels
-
-    queries = encode_stream(pixels(), encoder)
+    examples, queries, broken = embed_part(indices, encoder, workers, seen)
     name = f"neighbors-{number:05d}-of-{of:05d}.array_record"
     with files.replaced(folder / name) as path:
         _write_records(path, np.asarray(indices), examples, queries, searcher)

@@ -1,0 +1,143 @@
+"""Neighbours beside the examples that they belong to, where a data set lies in several files."""
+
+import pickle
+
+import grain
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.index import make_index
+from rdm_jax.retrieval.join import join
+from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.parts import Share
+from rdm_jax.retrieval.sidecar import NeighborSidecar
+from tests.retrieval.conftest import Listed, noise
+
+LENGTHS = (5, 9, 3)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Returns a set of 17 examples in three files, example 6 broken."""
+    return Listed(noise(17, seed=3, broken=(6,)), "examples", LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def computed(examples, encoder, database, tmp_path_factory):
+    """Returns the folders of their neighbours, with rows and without."""
+    root = tmp_path_factory.mktemp("computed")
+    for name, embeddings in (("rows", True), ("ids", False)):
+        plan = Plan(4, embeddings=embeddings, duplicates=None, part_size=2)
+        compute_neighbors(examples, encoder, database, plan, root / name, max_skip=0.1)
+    return root
+
+
+def expected(examples, encoder, database, i):
+    """Returns example i's neighbours by searching for it alone."""
+    if examples.pictures[i] is None:
+        return np.full(4, -1), np.zeros(4, np.float32), np.zeros((4, 24), np.float16)
+    ids, scores = make_index(database).search(encoder.encode_images([examples.pictures[i]]), 4)
+    return ids[0], scores[0], database.rows[ids[0]]
+
+
+def test_there_is_a_part_for_each_file_of_the_set(computed):
+    sidecar = NeighborSidecar(computed / "rows")
+    assert tuple(sidecar.manifest["part_lengths"]) == LENGTHS
+    assert sorted(sidecar.manifest["files"]) == [f"neighbors-0000{i}-of-00003.array_record" for i in range(3)]
+    assert sorted(path.name for path in (computed / "rows").iterdir()) == [
+        "manifest.json",
+        *sorted(sidecar.manifest["files"]),
+    ]
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for i, length in enumerate(LENGTHS):
+        reader = ArrayRecordReader(str(computed / "rows" / f"neighbors-0000{i}-of-00003.array_record"))
+        numbers = [int(np.frombuffer(record[:8], "<i8")[0]) for record in reader.read_all()]
+        assert numbers == list(range(sum(LENGTHS[:i]), sum(LENGTHS[: i + 1]))) and len(numbers) == length
+
+
+def test_records_are_read_in_any_order(computed, examples, encoder, database):
+    sidecar = NeighborSidecar(computed / "rows")
+    generator = np.random.default_rng(0)
+    for indices in ([16, 0, 5, 4, 13, 14], [3, 3, 3], [4, 5], range(17), generator.permutation(17), []):
+        found = sidecar.read(list(indices))
+        for place, i in enumerate(indices):
+            ids, scores, rows = expected(examples, encoder, database, int(i))
+            np.testing.assert_array_equal(found[0][place], ids)
+            np.testing.assert_allclose(found[1][place], scores, rtol=1e-6)
+            np.testing.assert_array_equal(found[2][place], rows)
+        assert found[0].shape == (len(indices), 4) and found[2].shape == (len(indices), 4, 24)
+    for outside in (17, -1):
+        with pytest.raises(IndexError):
+            sidecar.read([0, outside])
+
+
+def test_ids_alone_take_their_rows_from_the_database(computed, database):
+    with_rows = NeighborSidecar(computed / "rows").read(range(17))
+    ids_only = NeighborSidecar(computed / "ids", database)
+    for one, other in zip(ids_only.read(range(17)), with_rows, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ids_only)).read([6, 2])[2], with_rows[2][[6, 2]])
+    np.testing.assert_array_equal(NeighborSidecar(computed / "ids").ids(range(17)), with_rows[0])
+    with pytest.raises(UserError, match="hold no rows; give database 'zoo' too"):
+        NeighborSidecar(computed / "ids").read([0])
+    assert sum(path.stat().st_size for path in (computed / "ids").glob("*.array_record")) < sum(
+        path.stat().st_size for path in (computed / "rows").glob("*.array_record")
+    )
+
+
+@pytest.mark.parametrize("kind", ["rows", "ids"])
+def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples, encoder, database, kind):
+    sidecar = NeighborSidecar(computed / kind, database)
+    numbers = grain.MapDataset.range(17)
+    joined = join(numbers, examples, sidecar, database)
+    assert len(joined) == 17
+    for i in (16, 0, 6):
+        number, neighbors = joined[i]
+        ids, scores, rows = expected(examples, encoder, database, i)
+        assert number == i and neighbors["embeddings"].dtype == np.float16
+        np.testing.assert_array_equal(neighbors["ids"], ids)
+        np.testing.assert_allclose(neighbors["scores"], scores, rtol=1e-6)
+        np.testing.assert_array_equal(neighbors["embeddings"], rows)
+    seen = []
+    for batch_numbers, batch in joined.shuffle(seed=1).batch(4, drop_remainder=False):
+        for number, ids in zip(batch_numbers.tolist(), batch["ids"], strict=True):
+            np.testing.assert_array_equal(ids, expected(examples, encoder, database, number)[0])
+            seen.append(number)
+    assert sorted(seen) == list(range(17)) and seen != sorted(seen)
+
+
+def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, examples, encoder, database, tmp_path):
+    sidecar, numbers = NeighborSidecar(computed / "rows"), grain.MapDataset.range(17)
+    others = [
+        Listed(examples.pictures[::-1], "examples", LENGTHS),  # another order
+        Listed(examples.pictures[:12], "examples"),  # another split
+        Listed(examples.pictures, "others", LENGTHS),  # other captions
+    ]
+    for other in others:
+        with pytest.raises(UserError, match=r"were computed for examples \(17 examples\), not for this"):
+            join(numbers, other, sidecar, database)
+    build_database(examples, encoder, tmp_path / "db", Recipe(limit=5))
+    with pytest.raises(UserError, match="come from database 'zoo' .* not from this 'db'"):
+        join(numbers, examples, sidecar, Database.open(tmp_path / "db"))
+    with pytest.raises(UserError, match="come from database 'zoo' .* not from this 'db'"):
+        NeighborSidecar(computed / "ids", Database.open(tmp_path / "db"))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_processes_that_share_the_work_end_the_same_as_one(computed, examples, encoder, database, tmp_path, order):
+    plan = Plan(4, duplicates=None)
+    missing = [
+        compute_neighbors(
+            examples, encoder, database, plan, tmp_path / "out", share=Share(index, 2), max_skip=0.1
+        ).missing
+        for index in order
+    ]
+    assert missing == [3 - len(range(order[0], 3, 2)), 0]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted(path.name for path in (computed / "rows").iterdir())
+    assert all((tmp_path / "out" / name).read_bytes() == (computed / "rows" / name).read_bytes() for name in names)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,88 @@
+"""The working folder of a run in parts."""
+
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.parts import Share, Workspace, difference, discard, working_folder
+
+
+def test_shares_are_disjoint_and_cover_all_parts(tmp_path):
+    work = Workspace.open(tmp_path / "out", {"a": 1}, 11)
+    for count in (1, 2, 3, 11, 20):
+        pending = [work.pending(Share(index, count)) for index in range(count)]
+        assert sorted(sum(pending, [])) == list(range(11))
+
+
+def test_a_part_counts_once_its_notes_are_there(tmp_path):
+    work = Workspace.open(tmp_path / "out", {}, 3)
+
+    def fails(folder):
+        (folder / "data").write_text("half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        work.write(1, fails)
+    assert work.done() == [] and work.pending(Share()) == [0, 1, 2]
+    assert work.write(1, lambda folder: {"rows": 7}) == {"rows": 7}
+    again = Workspace.open(tmp_path / "out", {}, 3)
+    assert again.done() == [1] and again.notes(1) == {"rows": 7} and again.pending(Share(0, 2)) == [0, 2]
+
+
+def test_clearing_leaves_the_parts_alone(tmp_path):
+    work = Workspace.open(tmp_path / "out", {}, 1)
+    work.write(0, lambda folder: (folder / "data").write_text("whole"))
+    for leftover in (".lock-1-of-2", ".data.x7ak"):
+        (work.folder / leftover).write_text("")
+    work.clear()
+    assert [path.name for path in work.folder.iterdir()] == ["data"]
+
+
+def test_a_share_is_held_by_one_and_a_killed_holder_lets_go(tmp_path):
+    work = Workspace.open(tmp_path / "out", {}, 2)
+    (work.folder / ".lock-0-of-1").write_text("")  # what a killed process leaves
+    with work.locked(Share()):
+        with pytest.raises(UserError, match="another process is writing to"), work.locked(Share()):
+            pass
+        with work.locked(Share(1, 2)):
+            pass
+    with work.locked(Share()):
+        pass
+
+
+def test_a_folder_that_another_process_removed_is_not_worked_in(tmp_path):
+    work = Workspace.open(tmp_path / "out", {}, 2)
+    other = Workspace.open(tmp_path / "out", {}, 2)
+    with pytest.raises(UserError, match="bad input"), other.locked(Share(1, 2)):
+        raise UserError("bad input")
+    work.folder.mkdir()
+    with pytest.raises(UserError, match="was removed by another process meanwhile; run the same again"):
+        with work.locked(Share(0, 2)):
+            pass
+
+
+def test_differences_are_named():
+    assert difference({"a": 1, "part_size": 2}, {"a": 1, "part_size": 2}) == ""
+    assert difference({"a": 1}, {"a": 2, "part_size": 2}) == "a, part size"
+
+
+def test_only_parts_of_the_same_plan_are_discarded(tmp_path):
+    out = tmp_path / "out"
+    discard(out, {"a": 1})
+    Workspace.open(out, {"a": 1}, 1)
+    discard(out, {"a": 2})
+    assert working_folder(out).is_dir()
+    discard(out, {"a": 1})
+    assert not working_folder(out).exists()
+
+
+@pytest.mark.parametrize("text", ["", "1", "1/", "/2", "a/b", "-1/2", "1/2/3", "0.5/2"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(UserError, match="is not I/N, as in 0/4"):
+        Share.parse(text)
+
+
+@pytest.mark.parametrize("text", ["2/2", "0/0"])
+def test_a_share_out_of_range_is_refused(text):
+    with pytest.raises(UserError, match="is out of range"):
+        Share.parse(text)
+    assert Share.parse("2/8") == Share(2, 8)
