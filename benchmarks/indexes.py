@@ -222,7 +222,9 @@ def _open_scann(database: Database, _: Path) -> Callable[[Setting], Ask]:
 def _scann_sweeps(database: Database) -> list[list[dict[str, int]]]:
     leaves = int(database.manifest["index"]["parameters"]["leaves"])
     searched = _geometric(max(1, leaves // 200), leaves) if leaves else []
-    return [[{"candidates": candidates, "searched": n} for n in searched] for candidates in (50, 100, 200, 400)]
+    return [
+        [{"candidates": candidates, "searched": n} for n in searched] for candidates in (50, 100, 200, 400, 800, 1600)
+    ]
 
 
 def _open_numpy(database: Database, _: Path) -> Callable[[Setting], Ask]:
@@ -271,7 +273,7 @@ def _lists(count: int) -> int:
 
 
 def _build_inverted(quantisation: str, database: Database, folder: Path) -> None:
-    """Writes inverted lists of 64 bytes a row; "np" leaves out polysemous codes, which train long and no search uses."""
+    """Writes inverted lists of 64 bytes a row; "np" leaves out polysemous codes: long training, no use here."""
     faiss, count = _faiss(), len(database)
     index = faiss.index_factory(WIDTH, f"IVF{_lists(count)},{quantisation},RFlat", faiss.METRIC_INNER_PRODUCT)
     chosen = np.random.default_rng(3).choice(count, min(count, 64 * _lists(count)), replace=False)

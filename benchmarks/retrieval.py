@@ -39,6 +39,7 @@ from rdm_jax.retrieval.database import Database
 Table = list[Sequence[str]]
 
 SHARDS, SHARD = 306, 65_536  # 20 million rows
+PROMPT, PICTURES, STEPS = "a red boat", 8, 50
 NEIGHBORS, PART, BATCH = 20, 4096, 256
 COLOURS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
 
@@ -137,6 +138,10 @@ def _curves(work: Path, value: Callable[[dict[str, Any]], float]) -> dict[str, l
 def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
     """Draws curves with their names at their ends, on logarithmic axes."""
     axis.set(xscale="log", yscale="log", xlabel="rows")
+    axis.yaxis.set_major_locator(importlib.import_module("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k")
+    axis.yaxis.set_minor_formatter(lambda value, _: "")
     axis.set_title(title, loc="left", fontweight="bold")
     axis.grid(which="major", color="#e6e6e6", linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
@@ -207,16 +212,30 @@ def opened(folder: Path) -> tuple[float, float]:
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Prints what share encoder and retrieval have in a sample, as benchmarks/sampling.py measures it."""
-    import sampling
+    """Prints what share encoder and retrieval have in a sample; benchmarks/sampling.py tells where the rest goes."""
+    from sampling import Clock
 
-    chosen = argparse.Namespace(
-        model=args.model, database=args.database, prompt="a red boat", num_images=8, steps=50, repeats=args.repeats
-    )
-    clock, loading, first = sampling.measure(chosen)
-    print(sampling.table(chosen, clock, loading, first))
-    share = (clock.median("text encoder") + clock.median("retrieval")) / clock.total()
-    print(f"\nencoder and retrieval: {share:.2%} of the sample\n", flush=True)
+    from rdm_jax.generator import Generator
+    from rdm_jax.retrieval.retriever import Retriever
+
+    generator = Generator.load(args.model)
+    retriever = Retriever(generator.encoder, [Database.open(args.database)])
+    plan = generator.plan(PROMPT, database=retriever, num_images=PICTURES, steps=STEPS)
+    list(generator.draw(plan))  # compiles
+    clock = Clock()
+    for _ in range(args.repeats):
+        clock.start()
+        with clock.part("text encoder"):
+            queries = generator.encoder.encode_texts([PROMPT])
+        with clock.part("retrieval"):
+            retriever.retrieve(queries, plan.settings.neighbors)
+        with clock.part("drawing"):
+            list(generator.draw(plan))
+    named = f"{PICTURES} pictures of {args.model}, {STEPS} steps, database {args.database}"
+    print(f"{named} of {len(retriever.databases[0])} rows, medians of {args.repeats}; {machine()}\n")
+    parts = [(name, clock.median(name)) for name in ("text encoder", "retrieval", "drawing")]
+    cells = [(name, f"{1e3 * seconds:.1f}", f"{seconds / clock.total():.2%}") for name, seconds in parts]
+    show([("part", "ms", "share"), *cells])
 
 
 # Building.

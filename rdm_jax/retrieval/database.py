@@ -20,16 +20,15 @@ from jaxtyping import Bool, Float, Integer, UInt8
 
 from rdm_jax.core import files, images, storage
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.data.selection import COLUMNS, Selection, is_folder
+from rdm_jax.data.selection import Selection, is_folder
 from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, THUMBNAILS, Shard
+from rdm_jax.retrieval.stored_shard import GREY, StoredShard, damaged
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
 DTYPES = ("float16", "float32")
 EMBEDDED = Path(__file__).parent.parent / "assets" / "databases"
-CACHED_GROUPS = 64
-GREY = 200
 NEEDED = {
     "name": str,
     "count": int,
@@ -133,13 +132,13 @@ class Database:
         present = {entry.name for entry in path.iterdir()}
         for name in manifest["files"]:
             if Path(name).name != name:
-                raise _damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its folder")
+                raise damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its folder")
             if name not in present:
-                raise _damaged(path, f"{name} is missing")
+                raise damaged(path, f"{name} is missing")
         index = manifest.get("index", {})
         for name in [*index.get("shards", []), *index.get("files", {})]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise _damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its index")
+                raise damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its index")
         return Database.of(path, manifest)
 
     @staticmethod
@@ -151,7 +150,7 @@ class Database:
         """
         rows = Rows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
         if len(rows) != manifest["count"]:
-            raise _damaged(path, f"{len(rows)} rows of embeddings, and the manifest says {manifest['count']}")
+            raise damaged(path, f"{len(rows)} rows of embeddings, and the manifest says {manifest['count']}")
         return Database(path, manifest, rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -274,7 +273,7 @@ class Database:
         index = {f"index/{name}": value for name, value in self.manifest.get("index", {}).get("files", {}).items()}
         for name, expected in {**self.manifest["files"], **index}.items():
             if not (self.path / name).is_file() or files.sha256(self.path / name) != expected:
-                raise _damaged(self.path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
+                raise damaged(self.path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
 
     def skipped(self) -> list[str]:
         """Returns one line for each picture of the sources that was left out, with the reason."""
@@ -296,95 +295,8 @@ class Database:
         return {"row": row, **self._stored[number].item(row - self.rows._starts[number])}
 
     @functools.cached_property
-    def _stored(self) -> list[_Stored]:
-        return [_Stored(shard) for shard in self.shards]
-
-
-class _Stored:
-    """The items and thumbnails of one shard, opened when first asked for."""
-
-    def __init__(self, shard: Shard) -> None:
-        self.shard = shard
-        # Row groups are read one by one, so that captions of millions of rows never lie in memory at once.
-        self._group = functools.lru_cache(CACHED_GROUPS)(self._read_group)
-
-    def item(self, row: int) -> dict[str, Any]:
-        group = bisect.bisect_right(self._group_ends, row)
-        start = self._group_ends[group - 1] if group else 0
-        item = self._group(group)[row - start]
-        return {**item, "attributes": dict(item["attributes"] or [])}
-
-    def column(self, key: str) -> Any:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        name = key if key in COLUMNS else "attributes"
-        try:
-            found = self._parquet.read(columns=[name]).column(name)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
-        if name == "attributes":
-            found = pc.call_function("map_lookup", [found], pc.MapLookupOptions(pa.scalar(key), "first"))
-        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-
-    def thumbnails(self, rows: Sequence[int]) -> list[np.ndarray]:
-        records = self.records(rows)
-        if records is None:
-            return [np.full((8, 8, 3), GREY, np.uint8)] * len(rows)
-        try:
-            return [images.decode(data) for data in records]
-        except ValueError as error:
-            raise self._unreadable(error) from error
-
-    def records(self, rows: Sequence[int]) -> list[bytes] | None:
-        if THUMBNAILS not in self.shard.names:
-            return None
-        try:
-            return list(self._reader.read(list(rows))) if len(rows) else []
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> UserError:
-        return _damaged(self.shard.folder, f"{self.shard.names[THUMBNAILS]} cannot be read ({error})")
-
-    @functools.cached_property
-    def _parquet(self) -> Any:
-        import pyarrow
-        import pyarrow.parquet
-
-        name = self.shard.names[ITEMS]
-        try:
-            table = pyarrow.parquet.ParquetFile(self.shard.folder / name, memory_map=True)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise _damaged(self.shard.folder, f"{name} cannot be read ({error})") from error
-        if table.metadata.num_rows != self.shard.rows:
-            told = f"{name} has {table.metadata.num_rows} rows, and there are {self.shard.rows} embeddings"
-            raise _damaged(self.shard.folder, told)
-        return table
-
-    @functools.cached_property
-    def _group_ends(self) -> list[int]:
-        metadata = self._parquet.metadata
-        return np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]).tolist()
-
-    def _read_group(self, group: int) -> list[dict[str, Any]]:
-        import pyarrow
-
-        try:
-            return self._parquet.read_row_group(group).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise _damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
-
-    @functools.cached_property
-    def _reader(self) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        name = self.shard.names[THUMBNAILS]
-        reader = ArrayRecordReader(str(self.shard.folder / name))
-        if reader.num_records() != self.shard.rows:
-            told = f"{name} has {reader.num_records()} pictures for {self.shard.rows} embeddings"
-            raise _damaged(self.shard.folder, told)
-        return reader
+    def _stored(self) -> list[StoredShard]:
+        return [StoredShard(shard) for shard in self.shards]
 
 
 def _locate(name_or_path: str | Path) -> Path:
@@ -405,39 +317,35 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is no database: it has no {MANIFEST}; make one by rdm database build") from error
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
+        raise damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise UserError(f"database {path} has schema {schema!r}, and this version reads {SCHEMA}; build it again")
     missing = [key for key, kind in NEEDED.items() if not isinstance(manifest.get(key), kind)]
     if missing:
-        raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}, or says something else in their place")
+        raise damaged(path, f"{MANIFEST} lacks {', '.join(missing)}, or says something else in their place")
     if not {"name", "sha256", "width"} <= manifest["encoder"].keys():
-        raise _damaged(path, f"{MANIFEST} does not say by name, sha256 and width which encoder made the rows")
+        raise damaged(path, f"{MANIFEST} does not say by name, sha256 and width which encoder made the rows")
     shards = manifest["shards"]
     if not shards or not all(isinstance(one, dict) and {"rows", EMBEDDINGS, ITEMS} <= one.keys() for one in shards):
-        raise _damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
+        raise damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
     return manifest
 
 
 def _open_shard(path: Path, told: Mapping[str, Any], manifest: Mapping[str, Any]) -> np.ndarray:
     unlisted = [name for kind, name in told.items() if kind != "rows" and name not in manifest["files"]]
     if unlisted:
-        raise _damaged(path, f"{unlisted[0]!r} is not among the manifest's files")
+        raise damaged(path, f"{unlisted[0]!r} is not among the manifest's files")
     name = told[EMBEDDINGS]
     try:
         shard = np.load(path / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"{name} cannot be read ({error})") from error
+        raise damaged(path, f"{name} cannot be read ({error})") from error
     expected = [told["rows"], manifest["width"]]
     if list(shard.shape) != expected or shard.dtype.name != manifest["dtype"]:
         said = f"{expected} {manifest['dtype']}"
-        raise _damaged(path, f"{name} is {list(shard.shape)} {shard.dtype.name}, and the manifest says {said}")
+        raise damaged(path, f"{name} is {list(shard.shape)} {shard.dtype.name}, and the manifest says {said}")
     return shard
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"damaged database {path}: {reason}; build or copy it again")
 
 
 def _short(identity: Mapping[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import grain
 import numpy as np
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.sidecar import NeighborSidecar
@@ -16,8 +17,7 @@ from rdm_jax.retrieval.sidecar import NeighborSidecar
 def join(examples: grain.MapDataset, source: Source, sidecar: NeighborSidecar, database: Database) -> grain.MapDataset:
     """Returns pairs (example, its neighbours) in the order of the examples, to be shuffled, sliced and batched.
 
-    The neighbours are a dictionary of ids [k], scores [k] and embeddings [k, d] in float16. Batches read their records
-    together, file by file.
+    The neighbours are a dictionary of ids [k], scores [k] and embeddings [k, d] in float16.
 
     Args:
       examples: of the source, number i at place i.
@@ -26,24 +26,23 @@ def join(examples: grain.MapDataset, source: Source, sidecar: NeighborSidecar, d
       database: where the neighbours are from.
 
     Raises:
-      UserError: the neighbours are those of another data set, version or split, or of another database.
+      UserError: the neighbours are those of another data set, version or split, or of another database; or the examples
+        are not all of the source.
     """
     sidecar.check(source, database)
-    return grain.experimental.ZipMapDataset([examples, grain.MapDataset.source(_Records(sidecar))])
+    if len(examples) != len(sidecar):
+        raise UserError(
+            f"{len(examples)} examples of {len(sidecar)}; join all of the source, and choose among the pairs"
+        )
+    return examples.map_with_index(_Pair(sidecar))
 
 
-class _Records:
-    """The records of a sidecar as a source of grain's, which asks for those of a batch by `_getitems`."""
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """Puts the neighbours of an example beside it; grain asks for one at a time, of a batch too."""
 
-    def __init__(self, sidecar: NeighborSidecar) -> None:
-        self._sidecar = sidecar
+    sidecar: NeighborSidecar
 
-    def __len__(self) -> int:
-        return len(self._sidecar)
-
-    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
-        return self._getitems([int(index)])[0]
-
-    def _getitems(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        ids, scores, embeddings = self._sidecar.read(indices)
-        return [{"ids": ids[i], "scores": scores[i], "embeddings": embeddings[i]} for i in range(len(indices))]
+    def __call__(self, index: int, example: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        ids, scores, embeddings = self.sidecar[index % len(self.sidecar)]
+        return example, {"ids": ids, "scores": scores, "embeddings": embeddings}

@@ -1,7 +1,7 @@
 """Long work in parts: each is a function of its number alone, so that a stopped run goes on, and several share it.
 
 Parts lie in `.NAME.partial` beside the target. A part counts once its notes are there, which are written last. Process
-i of n does parts i, i + n, ...; no process waits for another, and the one that finds all parts there finishes.
+i of n does parts i, i + n, ...; none waits for the parts of another, and the first that finds all there finishes.
 """
 
 from __future__ import annotations

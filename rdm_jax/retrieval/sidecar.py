@@ -7,6 +7,7 @@ not be read has ids -1 and zeros.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import json
@@ -78,9 +79,13 @@ class NeighborSidecar:
     def __getitem__(
         self, index: int
     ) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"], Float16[np.ndarray, "k d"]]:
-        """Returns one example's row ids [k], cosines [k] and rows [k, d]."""
-        ids, scores, embeddings = self.read([index])
-        return ids[0], scores[0], embeddings[0]
+        """Returns one example's row ids [k], cosines [k] and rows [k, d]; the quick way to read a single record."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        (record,) = self._read_part(number, [index - self._starts[number]])
+        table = self._checked(np.frombuffer(bytearray(record), self._layout), index)
+        return table["ids"][0], table["scores"][0], self._rows(table)[0]
 
     def read(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Records:
         """Returns several examples' row ids [n, k], cosines [n, k] and rows [n, k, d].
@@ -89,12 +94,11 @@ class NeighborSidecar:
           UserError: the records hold no rows, and no database was given to read them from.
         """
         table = self._table(indices)
-        ids = table["ids"].astype(np.int64)
-        return ids, table["scores"].astype(np.float32), self._rows(table, ids)
+        return table["ids"].copy(), table["scores"].copy(), self._rows(table)
 
     def ids(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
         """Returns several examples' row ids [n, k]."""
-        return self._table(indices)["ids"].astype(np.int64)
+        return self._table(indices)["ids"].copy()
 
     def _table(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the records of some examples, read file by file."""
@@ -103,34 +107,37 @@ class NeighborSidecar:
             raise IndexError(f"example {wanted.max()} of {len(self)}")
         table = np.empty(len(wanted), self._layout)
         which = np.searchsorted(self._ends, wanted, side="right")
-        for number in np.unique(which):
+        for number in np.unique(which).tolist():
             places = np.flatnonzero(which == number)
-            start = self._ends[number] - self.manifest["part_lengths"][number]
-            records = self._read_part(int(number), wanted[places] - start)
+            records = self._read_part(number, (wanted[places] - self._starts[number]).tolist())
             table[places] = np.frombuffer(b"".join(records), self._layout)
+        return self._checked(table, wanted)
+
+    def _checked(self, table: np.ndarray, wanted: int | np.ndarray) -> np.ndarray:
         if (table["row"] != wanted).any():
             raise _damaged(self.path, "its records are not in the order of the examples")
         return table
 
-    def _read_part(self, number: int, rows: np.ndarray) -> list[bytes]:
-        reader = self._reader(number)
+    def _read_part(self, number: int, rows: list[int]) -> list[bytes]:
         try:
-            if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-                return reader.read(int(rows[0]), int(rows[-1]) + 1)
-            return reader.read(rows.tolist())
+            return self._reader(number).read(rows)
         except (ValueError, RuntimeError, IndexError) as error:
             raise _damaged(self.path, f"its parts cannot be read ({error})") from error
 
-    def _rows(self, table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def _rows(self, table: np.ndarray) -> np.ndarray:
+        """Returns the rows [n, k, d] of records, zeros for an example without neighbours."""
         if self.manifest["embeddings"]:
-            return table["embeddings"].astype(np.float16)
+            return table["embeddings"]
         if self.database is None:
             name = self.manifest["database"]["name"]
             raise UserError(
                 f"neighbours {self.path} hold no rows; give database {name!r} too, or compute them with rows"
             )
-        rows = self.database.rows[np.maximum(ids, 0).reshape(-1)].astype(np.float16).reshape(*ids.shape, self.width)
-        return np.where(ids[:, :, None] >= 0, rows, np.float16(0))
+        ids = table["ids"]
+        rows = self.database.rows[np.maximum(ids, 0).reshape(-1)].reshape(*ids.shape, self.width)
+        rows = rows.astype(np.float16, copy=False)
+        rows[ids < 0] = 0
+        return rows
 
     @functools.cached_property
     def _layout(self) -> np.dtype:
@@ -140,8 +147,12 @@ class NeighborSidecar:
         return np.dtype(fields)
 
     @functools.cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum(self.manifest["part_lengths"])
+    def _ends(self) -> list[int]:
+        return np.cumsum(self.manifest["part_lengths"]).tolist()
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return [0, *self._ends[:-1]]
 
     @functools.cached_property
     def _reader(self) -> Callable[[int], Any]:
@@ -152,7 +163,8 @@ class NeighborSidecar:
 
         name = sorted(self.manifest["files"])[number]
         try:
-            reader = ArrayRecordReader(str(self.path / name))
+            # Records are asked for in any order: what lies behind them is not read too.
+            reader = ArrayRecordReader(str(self.path / name), "readahead_buffer_size:0,max_parallelism:0")
         except (ValueError, RuntimeError, OSError) as error:
             raise _damaged(self.path, f"{name} cannot be read ({error})") from error
         if reader.num_records() != self.manifest["part_lengths"][number]:

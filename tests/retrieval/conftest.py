@@ -1,8 +1,6 @@
-import functools
 import hashlib
 import io
 import json
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,11 +20,11 @@ class RandomEncoder:
 
     image_size = 8
     batch_size = 16
-    preprocessing: ClassVar = {"size": 8}
 
     def __init__(self, name="random", seed=0):
         self.identity = {"name": name, "sha256": hashlib.sha256(f"{name}{seed}".encode()).hexdigest(), "width": WIDTH}
         self.matrix = np.random.default_rng(seed).normal(size=(192, WIDTH)).astype(np.float32)
+        self.preprocessing = {"size": 8}
         self.calls = 0
 
     def encode_images(self, images):
@@ -47,7 +45,7 @@ class Listed:
         self.pictures, self.name, self.captions = pictures, name, "a list"
         self.shard_lengths = shard_lengths or (len(pictures),)
 
-    @functools.cached_property
+    @property
     def fingerprint(self):
         hashes = [hashlib.sha256(b"" if one is None else one.tobytes()).hexdigest() for one in self.pictures]
         return sha256_json([self.name, hashes])
@@ -68,7 +66,7 @@ class Listed:
         return {"artist": f"artist {index % 5}"}
 
 
-def noise(count, seed=0, broken=()):
+def noise(count, seed=0, broken=()) -> list:
     """Returns random pictures, far from each other."""
     made = np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return [None if i in broken else picture for i, picture in enumerate(made)]

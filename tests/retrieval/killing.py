@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 # Imported here once, and not in each process.
+import array_record.python.array_record_module  # noqa: F401
 import filelock  # noqa: F401
 import pyarrow.parquet  # noqa: F401
-from array_record.python import array_record_module  # noqa: F401
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection

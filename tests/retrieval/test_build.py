@@ -224,7 +224,7 @@ def test_bad_input_of_one_process_leaves_the_parts_of_the_others(listed, whole, 
 
     def progress(done, total):
         if done == 3:
-            with pytest.raises(UserError, match="cannot be read, allowed are 0.0%"):
+            with pytest.raises(UserError, match=r"cannot be read, allowed are 0.0%"):
                 build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(2, 3), max_skip=0.0)
             told.append(done)
 
@@ -318,7 +318,7 @@ def test_append_without_a_database_builds_one(listed, whole, encoder, tmp_path):
 
 
 def test_another_encoder_cannot_append(copy, whole, more):
-    with pytest.raises(UserError, match="was made by encoder 'random' .* and this is 'other'"):
+    with pytest.raises(UserError, match=r"was made by encoder 'random' .* and this is 'other'"):
         build_database(more, RandomEncoder("other", 1), copy, RECIPE, append=True)
     assert same_files(copy, whole)
 

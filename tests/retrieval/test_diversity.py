@@ -12,7 +12,7 @@ from rdm_jax.retrieval.retriever import POOL, Retriever
 from tests.retrieval.conftest import Listed, noise, unit
 
 
-def slow(scores, embeddings, k, diversity, duplicates=None, origins=None, quotas=None):
+def slow(scores, embeddings, k, diversity, duplicates=None, origins=(), quotas=None):
     """Returns the places that the definition chooses, one candidate and one chosen row at a time."""
     vectors, chosen = unit(embeddings), []
     while len(chosen) < k:
@@ -93,9 +93,9 @@ def halves(source, encoder, tmp_path_factory):
 
 def test_two_halves_are_as_diverse_as_the_whole(database, halves, encoder):
     queries = encoder.encode_texts(["a", "b"])
-    for options in ({"diversity": 0.4}, {"duplicates": 0.6}, {"diversity": 0.3, "duplicates": 0.7}):
-        whole = Retriever(encoder, [database], **options).retrieve(queries, 9)
-        both = Retriever(encoder, halves, **options).retrieve(queries, 9)
+    for diversity, duplicates in ((0.4, None), (0.0, 0.6), (0.3, 0.7)):
+        whole = Retriever(encoder, [database], diversity=diversity, duplicates=duplicates).retrieve(queries, 9)
+        both = Retriever(encoder, halves, diversity=diversity, duplicates=duplicates).retrieve(queries, 9)
         np.testing.assert_array_equal(both.embeddings, whole.embeddings)
 
 
@@ -125,8 +125,9 @@ def test_a_picture_that_two_databases_share_is_found_once(encoder, tmp_path, wei
         build_database(Listed(part, name), encoder, tmp_path / name)
     databases = [Database.open(tmp_path / name) for name in ("a", "b")]
     queries = encoder.encode_texts(["a", "b"])
-    for options in ({}, {"diversity": 0.2}):
-        found = Retriever(encoder, databases, weights, duplicates=0.97, **options).retrieve(queries, 16)
+    for diversity in (0.0, 0.2):
+        retriever = Retriever(encoder, databases, weights, diversity=diversity, duplicates=0.97)
+        found = retriever.retrieve(queries, 16)
         assert (cosines(found) < 0.97).all()
         if weights:
             assert ((found.databases == "a").sum(axis=1) == round(16 * weights[0] / sum(weights))).all()
@@ -139,7 +140,9 @@ def test_too_few_different_neighbours_are_told(encoder, tmp_path):
     for weights in (None, [1.0]):
         retriever = Retriever(encoder, databases, weights, duplicates=0.97)
         assert retriever.retrieve(queries, 4).ids.max() < 4
-        with pytest.raises(UserError, match="there are only 4 neighbours of a cosine below 0.97 to each other; lower k"):
+        with pytest.raises(
+            UserError, match=r"there are only 4 neighbours of a cosine below 0.97 to each other; lower k"
+        ):
             retriever.retrieve(queries, 5)
 
 

@@ -156,7 +156,7 @@ def test_near_duplicates_across_databases_go(tmp_path, threshold):
 
 def test_databases_of_different_encoders_are_not_merged(first, tmp_path):
     build_database(Listed(coloured(range(3))), RandomEncoder("other", 1), tmp_path / "other", RECIPE)
-    with pytest.raises(UserError, match="was made by encoder 'other' .* and this is 'random'"):
+    with pytest.raises(UserError, match=r"was made by encoder 'other' .* and this is 'random'"):
         edit.merge([first, Database.open(tmp_path / "other")], tmp_path / "both")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
@@ -355,9 +355,9 @@ def test_a_database_behind_a_link_is_replaced_where_it_lies(copy, tmp_path):
 
 
 def test_two_writers_at_once_are_told_apart(copy, first, tmp_path):
-    with files.locked(tmp_path / ".copy.lock", copy.path):
-        with pytest.raises(UserError, match="another process is writing to .*copy; wait for it, or stop it first"):
-            edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
+    told = r"another process is writing to .*copy; wait for it, or stop it first"
+    with files.locked(tmp_path / ".copy.lock", copy.path), pytest.raises(UserError, match=told):
+        edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
     stale = Database.open(copy.path)
     edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
     with pytest.raises(UserError, match="was changed by another process meanwhile; run the same again"):

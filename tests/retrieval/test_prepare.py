@@ -182,7 +182,9 @@ def test_patches_of_odd_pictures_are_cut_or_skipped(odd, encoder, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_more_unreadable_pictures_than_allowed_fail(odd, encoder, tmp_path):
-    with pytest.raises(UserError, match=r"pictures of odd cannot be read, allowed are 30.0% of 14; the first: bomb.png"):
+    with pytest.raises(
+        UserError, match=r"pictures of odd cannot be read, allowed are 30.0% of 14; the first: bomb.png"
+    ):
         build_database(open_source(str(odd)), encoder, tmp_path / "db", max_skip=0.3)
     assert [path.name for path in tmp_path.iterdir()] == ["odd"]
 

@@ -17,9 +17,7 @@ def test_a_query_is_the_weighted_sum_of_its_terms(encoder):
     texts = unit(encoder.encode_texts(["a", "b", "no", "never"]))
     seen = unit(encoder.encode_images(pictures))
     expected = texts[0] + texts[1] - 0.3 * (texts[2] + texts[3]) + 1.7 * (seen[0] + seen[1])
-    found = mixed_query(
-        encoder, ["a", "b"], pictures, ["no", "never"], picture_weight=1.7, negative_weight=0.3
-    )
+    found = mixed_query(encoder, ["a", "b"], pictures, ["no", "never"], picture_weight=1.7, negative_weight=0.3)
     np.testing.assert_allclose(found, unit(expected[None]), atol=1e-6)
     assert found.dtype == np.float32 and found.shape == (1, 24)
 
@@ -30,9 +28,7 @@ def test_terms_count_alike_however_long_their_vectors_are(encoder):
             return 1000 * super().encode_images(images)
 
     pictures = noise(1)
-    np.testing.assert_allclose(
-        mixed_query(Longer(), ["a"], pictures), mixed_query(encoder, ["a"], pictures), atol=1e-6
-    )
+    np.testing.assert_allclose(mixed_query(Longer(), ["a"], pictures), mixed_query(encoder, ["a"], pictures), atol=1e-6)
 
 
 def test_the_order_of_texts_does_not_matter_and_a_weight_of_0_leaves_out(encoder):

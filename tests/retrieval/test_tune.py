@@ -39,9 +39,7 @@ def test_picture_queries_lie_between_rows_and_their_neighbours(large):
 
 
 def test_text_queries_are_given_texts_or_different_captions(large, encoder):
-    np.testing.assert_array_equal(
-        text_queries(large, encoder, ["b", "a", "b"]), encoder.encode_texts(["b", "a"])
-    )
+    np.testing.assert_array_equal(text_queries(large, encoder, ["b", "a", "b"]), encoder.encode_texts(["b", "a"]))
     found = text_queries(large, encoder, count=30)
     every = encoder.encode_texts([f"listed no. {i}" for i in range(400)])
     assert len(np.unique(found, axis=0)) == 30 and all((every == row).all(axis=1).any() for row in found)
@@ -81,5 +79,5 @@ def test_a_target_that_is_no_recall_is_refused(large, target):
 
 
 def test_queries_are_needed(large):
-    with pytest.raises(UserError, match="there are no queries; .* give texts by --queries FILE"):
+    with pytest.raises(UserError, match=r"there are no queries; .* give texts by --queries FILE"):
         tune(large, {"texts": np.zeros((0, 24), np.float32)})

@@ -51,11 +51,11 @@ def run_merge(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.database import Database
 
     check_local(args.out, "--out")
-    databases = [Database.open(name) for name in args.databases]
-    count = edit.merge(databases, Path(args.out), args.name, args.duplicates)
+    databases, out = [Database.open(name) for name in args.databases], Path(args.out)
+    count = edit.merge(databases, out, args.name, args.duplicates)
     gone = sum(map(len, databases)) - count
-    note(f"{args.out}: {count} rows of {len(databases)} databases, {gone} near-duplicates left out")
-    index_again(args.out)
+    note(f"{out}: {count} rows of {len(databases)} databases, {gone} near-duplicates left out")
+    index_again(out)
 
 
 def run_subset(args: argparse.Namespace) -> None:
@@ -70,8 +70,8 @@ def run_subset(args: argparse.Namespace) -> None:
     chosen = selection(args)
     out = Path(args.out)
     count = edit.subset(database, out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
-    note(f"{args.out}: {count} of the {len(database)} rows of {database.name!r}")
-    index_again(args.out)
+    note(f"{out}: {count} of the {len(database)} rows of {database.name!r}")
+    index_again(out)
 
 
 def run_remove(args: argparse.Namespace) -> None:

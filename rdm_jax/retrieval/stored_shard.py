@@ -1,0 +1,115 @@
+"""Reading a shard of a database: what is told of its rows, and their thumbnails."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdm_jax.core import images
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.selection import COLUMNS
+from rdm_jax.retrieval.shards import ITEMS, THUMBNAILS, Shard
+
+CACHED_GROUPS = 64
+GREY = 200
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """Returns the error for a database in a folder that is not as its manifest says."""
+    return UserError(f"damaged database {path}: {reason}; build or copy it again")
+
+
+class StoredShard:
+    """The items and thumbnails of one shard, opened when first asked for."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        # Row groups are read one by one, so that captions of millions of rows never lie in memory at once.
+        self._group = functools.lru_cache(CACHED_GROUPS)(self._read_group)
+
+    def item(self, row: int) -> dict[str, Any]:
+        """Returns what is told of a row."""
+        group = bisect.bisect_right(self._group_ends, row)
+        start = self._group_ends[group - 1] if group else 0
+        item = self._group(group)[row - start]
+        return {**item, "attributes": dict(item["attributes"] or [])}
+
+    def column(self, key: str) -> Any:
+        """Returns a pyarrow array of texts, null where there is none: of a column, or of an attribute."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        name = key if key in COLUMNS else "attributes"
+        try:
+            found = self._parquet.read(columns=[name]).column(name)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
+        if name == "attributes":
+            found = pc.call_function("map_lookup", [found], pc.MapLookupOptions(pa.scalar(key), "first"))
+        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+    def thumbnails(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Returns the small pictures of rows, uint8 [size, size, 3]; grey ones where the shard has none."""
+        records = self.records(rows)
+        if records is None:
+            return [np.full((8, 8, 3), GREY, np.uint8)] * len(rows)
+        try:
+            return [images.decode(data) for data in records]
+        except ValueError as error:
+            raise self._unreadable(error) from error
+
+    def records(self, rows: Sequence[int]) -> list[bytes] | None:
+        """Returns the encoded small pictures of rows, None where the shard has none."""
+        if THUMBNAILS not in self.shard.names:
+            return None
+        try:
+            return list(self._reader.read(list(rows))) if len(rows) else []
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> UserError:
+        return damaged(self.shard.folder, f"{self.shard.names[THUMBNAILS]} cannot be read ({error})")
+
+    @functools.cached_property
+    def _parquet(self) -> Any:
+        import pyarrow
+        import pyarrow.parquet
+
+        name = self.shard.names[ITEMS]
+        try:
+            table = pyarrow.parquet.ParquetFile(self.shard.folder / name, memory_map=True)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise damaged(self.shard.folder, f"{name} cannot be read ({error})") from error
+        if table.metadata.num_rows != self.shard.rows:
+            told = f"{name} has {table.metadata.num_rows} rows, and there are {self.shard.rows} embeddings"
+            raise damaged(self.shard.folder, told)
+        return table
+
+    @functools.cached_property
+    def _group_ends(self) -> list[int]:
+        metadata = self._parquet.metadata
+        return np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]).tolist()
+
+    def _read_group(self, group: int) -> list[dict[str, Any]]:
+        import pyarrow
+
+        try:
+            return self._parquet.read_row_group(group).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        name = self.shard.names[THUMBNAILS]
+        reader = ArrayRecordReader(str(self.shard.folder / name))
+        if reader.num_records() != self.shard.rows:
+            told = f"{name} has {reader.num_records()} pictures for {self.shard.rows} embeddings"
+            raise damaged(self.shard.folder, told)
+        return reader
