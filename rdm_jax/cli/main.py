@@ -49,6 +49,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.children: Any = None
+        self._intermixing = False
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         """Adds sub-verbs and remembers them, so that an unknown option finds its nearest name among theirs too."""
@@ -65,12 +66,20 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: an option is unknown, a value is missing or cannot be read.
         """
-        # argparse takes positionals between options only where there are no sub-verbs.
-        parse = self.parse_known_args if self.children else self.parse_known_intermixed_args
-        parsed, extras = parse(list(arguments))
+        parsed, extras = self.parse_known_args(list(arguments))
         if extras:
             raise self._unexpected(extras)
         return parsed
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses what is known, with positionals between options, which argparse takes where there are no sub-verbs."""
+        if self.children or self._intermixing:
+            return super().parse_known_args(args, namespace)
+        self._intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixing = False
 
     def _unexpected(self, extras: Sequence[str]) -> UserError:
         options = [extra.partition("=")[0] for extra in extras if extra.startswith("-")]

@@ -11,6 +11,7 @@ import bisect
 import dataclasses
 import functools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, THUMBNAILS, Shard
 from rdm_jax.retrieval.stored_shard import GREY, StoredShard, damaged
 
 SCHEMA = 2
+SHOWN_VALUES = 12
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
 DTYPES = ("float16", "float32")
@@ -212,6 +214,17 @@ class Database:
         for key in dict.fromkeys(key for key, _ in selection.exclude):
             admitted &= ~self._holding([term for term in selection.exclude if term[0] == key])
         return admitted
+
+    def known(self, selection: Selection) -> str:
+        """Returns what values there are of the first attribute that a selection names, the most frequent first."""
+        terms = (*selection.where, *selection.exclude)
+        key = next((key for key, _ in terms if key not in ("id", "path", "sha256", "caption")), None)
+        if key is None:
+            return ""
+        counted = Counter(value for value in self.column(key).to_pylist() if value is not None)
+        values = [value for value, _ in counted.most_common(SHOWN_VALUES)]
+        more = ", ..." if len(counted) > len(values) else ""
+        return f"{key} is one of {', '.join(values)}{more}" if values else f"no row has {key!r}"
 
     def _holding(self, terms: Sequence[tuple[str, str]]) -> np.ndarray:
         """Returns which rows one of some terms of one key is true of."""

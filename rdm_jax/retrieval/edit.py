@@ -20,7 +20,6 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import MANIFEST, SCHEMA, SKIPPED, Database
-from rdm_jax.retrieval.diversity import SAME
 from rdm_jax.retrieval.index import Index, make_index
 from rdm_jax.retrieval.shards import Shard, write_shard
 
@@ -110,7 +109,10 @@ def remove(database: Database, selection: Selection) -> int:
     if selection.where:
         gone |= database.mask(Selection(where=selection.where))
     if not gone.any():
-        raise UserError(f"no row of database {database.name!r} fits; nothing is removed")
+        known = database.known(selection)
+        raise UserError(
+            f"no row of database {database.name!r} fits; nothing is removed{f' ({known})' if known else ''}"
+        )
     if gone.all():
         raise UserError(f"every row of database {database.name!r} fits; delete the folder {database.path} instead")
     action = {"action": "remove", "selection": selection.record(), "rows": int(gone.sum())}
@@ -129,7 +131,6 @@ def distinct(databases: Sequence[Database], threshold: float, among: Keep | None
     """
     indexes = [make_index(database) for database in databases]
     ends = np.cumsum([len(database) for database in databases])
-    threshold = min(threshold, SAME)
     kept = np.ones(int(ends[-1]), bool) if among is None else among.copy()
     for number, database in enumerate(databases):
         first = int(ends[number]) - len(database)

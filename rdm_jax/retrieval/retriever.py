@@ -102,16 +102,17 @@ class Retriever:
         sizes = [self._size(number) for number in range(len(self.databases))]
         if not 1 <= k <= sum(sizes):
             names = ", ".join(database.name for database in self.databases)
-            chosen = " that the selection admits" if self.selection else ""
-            raise UserError(f"k {k} is out of range; {names} has {sum(sizes)} rows{chosen}, give 1 to {sum(sizes)}")
+            limits = f", give 1 to {sum(sizes)}" if any(sizes) else ""
+            have = f"{names} has {sum(sizes)} rows{self._of_selection()}"
+            raise UserError(f"k {k} is out of range; {have}{limits}")
         if self.weights is None:
             return self._chosen(queries, k, [min(k, size) for size in sizes], sizes)
         counts = shares(self.weights, k)
         for database, count, size in zip(self.databases, counts, sizes, strict=True):
             if count > size:
                 raise UserError(
-                    f"database {database.name!r} has {size} rows, and its weight asks for {count}; lower k or its "
-                    "weight"
+                    f"database {database.name!r} has {size} rows{self._of_selection(database)}, and its weight asks for "
+                    f"{count}; lower k or its weight"
                 )
         return self._chosen(queries, k, counts, sizes)
 
@@ -137,6 +138,12 @@ class Retriever:
                     f"other; lower k from {k}, or allow nearer ones"
                 )
             times *= POOL
+
+    def _of_selection(self, database: Database | None = None) -> str:
+        if not self.selection:
+            return ""
+        known = (database or self.databases[0]).known(self.selection)
+        return f" that the selection admits{f' ({known})' if known else ''}"
 
     def _size(self, number: int) -> int:
         return len(self.databases[number]) if not self.selection else int(self._admitted[number].sum())

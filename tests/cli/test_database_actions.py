@@ -293,7 +293,10 @@ SEARCH = ["search", BOATS, "a boat", "--encoder", "{model}"]
             "do not all have different names",
         ),
         ([*SEARCH, "--k", "30"], "k 30 is out of range; boats has 24 rows, give 1 to 24"),
-        ([*SEARCH, "--k", "9", "--where", "style=ink"], "boats has 8 rows that the selection admits, give 1 to 8"),
+        (
+            [*SEARCH, "--k", "9", "--where", "style=ink"],
+            "boats has 8 rows that the selection admits (style is one of ink, oil, wax), give 1 to 8",
+        ),
         ([*SEARCH, "--where", "style=none"], "boats has 0 rows that the selection admits"),
         ([*SEARCH, "--where", "ink"], "--where 'ink' is not KEY=VALUE"),
         ([*SEARCH, "--exclude-list", "{databases}/nothing"], "cannot read the exclusion list"),
