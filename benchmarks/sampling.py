@@ -28,6 +28,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.factory import Program
 from rdm_jax.generator import Generator, join
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Retriever
 
 PARTS = ("text encoder", "retrieval", "noise", "U-Net", "decoder", "writing")
@@ -101,9 +102,8 @@ def measure(args: argparse.Namespace) -> tuple[Clock, float, float]:
         again = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, seed=repeat))
         result = join(list(timed.draw(again)))
         with clock.part("writing"), tempfile.TemporaryDirectory() as folder:
-            for image, record in zip(
-                result.images, records(result, generator.bundle, retriever.databases[0]), strict=True
-            ):
+            told = records(result, generator.bundle, Mixture(retriever.databases))
+            for image, record in zip(result.images, told, strict=True):
                 write_new(Path(folder) / f"{record['index']:05d}.png", encode_png(image, record))
     return clock, loading, first
 

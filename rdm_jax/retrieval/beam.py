@@ -132,7 +132,7 @@ def build_with_beam(
       UserError: Beam is not installed, `out` is something else, too many pictures are broken, or none is left.
     """
     encoder = spec.open()
-    chosen = choose(source, recipe.selection, recipe.limit)
+    chosen = choose(source, recipe.selection.undecoded(), recipe.limit)
     plan = build.make_plan(chosen, encoder, recipe, None)
     name = name or out.rstrip("/").rpartition("/")[2]
     parts = build.part_ranges(len(chosen), recipe)
@@ -170,16 +170,14 @@ def neighbors_with_beam(
     record = neighbors.check(source, spec.open(), Database.open(database), plan)
     work = _workspace(out, record, len(record["part_lengths"]))
     _run(work, NeighborsTask(source, spec, database, plan), options)
+    if not isinstance(work, RemoteWorkspace):
+        neighbors.finish(work, record, Path(out), max_skip)
+        return
     manifest = neighbors.manifest_of(work, record)
     check_skipped(manifest["skipped"], len(source), len(source), source.name, max_skip)
-    if isinstance(work, RemoteWorkspace):
-        with tempfile.TemporaryDirectory() as folder:
-            files.write_json(Path(folder) / sidecar.MANIFEST, manifest)
-            work.publish(Path(folder))
-        return
-    files.write_json(work.folder / sidecar.MANIFEST, manifest)
-    work.clear()
-    work.folder.rename(out)
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_json(Path(folder) / sidecar.MANIFEST, manifest)
+        work.publish(Path(folder))
 
 
 @dataclasses.dataclass(frozen=True)

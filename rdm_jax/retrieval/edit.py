@@ -88,7 +88,9 @@ def subset(
         keep &= np.cumsum(keep) <= limit
     if duplicates is not None:
         keep &= distinct([database], duplicates, keep)[0]
-    told = {**carried(database.manifest), "name": name or out.name}
+    # A source of which rows are missing may be appended as a whole: it is no longer known by its plan.
+    sources = [{**source, "plan": ""} for source in database.manifest["sources"]]
+    told = {**carried(database.manifest), "sources": sources, "name": name or out.name}
     action = {"action": "subset", "of": database.name, "selection": selection.record(), "limit": limit}
     action["duplicates"] = duplicates
     return assemble(out, [(database, keep)], told, action, database.skipped())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.embed import Progress, Seen, embed_part, unseen, write_parts
+from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.index import ExactIndex, Index, make_index
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Prepared, Workers
 from rdm_jax.retrieval.selected import RowsView
+from rdm_jax.retrieval.shards import write_records
 from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, packed, read_manifest
 
 __all__ = ["NeighborSidecar", "Plan", "Report", "compute_neighbors"]
@@ -152,13 +153,28 @@ def compute_neighbors(
             return write_part(folder, number, work.count, parts[number], encoder, searcher, pool, seen)
 
         write_parts(work, source, parts, Preparation(encoder.image_size), write, max_skip, share, workers, progress)
-        skipped = [line for number in work.done() for line in work.notes(number)["skipped"]]
-        if missing := work.count - len(work.done()):
-            return Report(out, len(source), resumed, skipped, missing)
-        files.write_json(work.folder / MANIFEST, manifest_of(work, record))
+        with work.finishing():
+            if out.exists():  # made by another process, which had its last part at the same time
+                return Report(out, len(source), resumed, _finished(out, record)["skipped"])
+            if missing := work.count - len(work.done()):
+                return Report(out, len(source), resumed, [], missing)
+            skipped = finish(work, record, out, max_skip)
+    return Report(out, len(source), resumed, skipped)
+
+
+def finish(work: Workspace, record: Mapping[str, Any], out: Path, max_skip: float) -> list[str]:
+    """Gives the folder of all parts its manifest and its name, and returns what was skipped.
+
+    Raises:
+      UserError: too many pictures are broken.
+    """
+    manifest = manifest_of(work, record)
+    count = int(record["count"])
+    check_skipped(manifest["skipped"], count, count, record["source"]["name"], max_skip)
+    files.write_json(work.folder / MANIFEST, manifest)
     work.clear()
     work.folder.rename(out)
-    return Report(out, len(source), resumed, skipped)
+    return manifest["skipped"]
 
 
 def manifest_of(work: Workspace, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,16 +311,19 @@ def write_part(
     """
     examples, queries, broken = embed_part(indices, encoder, workers, seen)
     name = f"neighbors-{number:05d}-of-{of:05d}.array_record"
-    with files.replaced(folder / name) as path:
-        _write_records(path, np.asarray(indices), examples, queries, searcher)
+    try:
+        with files.replaced(folder / name) as path:
+            _write_records(path, np.asarray(indices), examples, queries, searcher)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; make room there, and run the same again"
+        ) from error
     return {"hashes": {name: files.sha256(folder / name)}, "skipped": broken}
 
 
 def _write_records(
     path: Path, rows: np.ndarray, examples: Sequence[Prepared], queries: np.ndarray, searcher: Searcher
 ) -> None:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     good = np.array([not one.broken for one in examples], bool)
     items = [one.items[0] for one in examples if not one.broken]
     ids = np.full((len(examples), searcher.plan.k), -1, np.int64)
@@ -316,13 +335,14 @@ def _write_records(
     if found:
         ids[good] = np.concatenate([part[0] for part in found])
         scores[good] = np.concatenate([part[1] for part in found])
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    write_records(path, _packed(rows, ids, scores, searcher))
+
+
+def _packed(rows: np.ndarray, ids: np.ndarray, scores: np.ndarray, searcher: Searcher) -> Iterator[bytes]:
     for start in range(0, len(ids), QUERIES):
         part = slice(start, start + QUERIES)
         embeddings = _embeddings(searcher.database, ids[part]) if searcher.plan.embeddings else None
-        for record in packed(rows[part], ids[part], scores[part], embeddings):
-            writer.write(record)
-    writer.close()
+        yield from packed(rows[part], ids[part], scores[part], embeddings)
 
 
 def _embeddings(database: Database, ids: np.ndarray) -> np.ndarray:

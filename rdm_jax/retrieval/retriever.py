@@ -110,10 +110,8 @@ class Retriever:
         counts = shares(self.weights, k)
         for database, count, size in zip(self.databases, counts, sizes, strict=True):
             if count > size:
-                raise UserError(
-                    f"database {database.name!r} has {size} rows{self._of_selection(database)}, and its weight asks for "
-                    f"{count}; lower k or its weight"
-                )
+                have = f"database {database.name!r} has {size} rows{self._of_selection(database)}"
+                raise UserError(f"{have}, and its weight asks for {count}; lower k or its weight")
         return self._chosen(queries, k, counts, sizes)
 
     def _chosen(self, queries: np.ndarray, k: int, counts: Sequence[int], sizes: Sequence[int]) -> Neighbors:

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def write_shard(
             _write_items(path, items)
         if thumbnails is not None:
             with files.replaced(folder / names[THUMBNAILS]) as path:
-                _write_records(path, thumbnails)
+                write_records(path, thumbnails)
     return Shard(folder, len(rows), names, {name: files.sha256(folder / name) for name in names.values()})
 
 
@@ -143,7 +143,8 @@ def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     pq.write_table(table, path, compression="zstd", row_group_size=GROUP_ROWS)
 
 
-def _write_records(path: Path, records: Sequence[bytes]) -> None:
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Writes an ArrayRecord file of records that are read one by one; raises OSError where the disk is full."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")

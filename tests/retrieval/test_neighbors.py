@@ -11,6 +11,7 @@ from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.index import make_index
 from rdm_jax.retrieval.neighbors import NeighborSidecar, Plan, compute_neighbors
+from rdm_jax.retrieval.parts import Share
 
 
 def write_more_pictures(root, count, seed, broken=()):
@@ -205,3 +206,28 @@ def test_a_damaged_sidecar_is_refused(finished, tmp_path):
         NeighborSidecar(copy)
     with pytest.raises(UserError, match="holds no finished neighbours"):
         NeighborSidecar(tmp_path / "nowhere")
+
+
+def test_several_processes_share_the_parts_and_the_last_one_finishes(finished, examples, encoder, database, tmp_path):
+    out, plan = tmp_path / "out", Plan(6, part_size=32, duplicates=None)
+    first = compute_neighbors(examples, encoder, database, plan, out, share=Share(1, 2))
+    assert first.missing == 2 and not out.exists()
+    second = compute_neighbors(examples, encoder, database, plan, out, share=Share(0, 2))
+    assert second.missing == 0 and second.resumed == 32 and second.skipped
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_one_line_and_loses_no_part(finished, examples, encoder, database, tmp_path, monkeypatch):
+    def full(path, records):
+        if "00001-of" in str(path):
+            raise OSError(28, "No space left on device")
+        write_records(path, records)
+
+    write_records = neighbors.write_records
+    out, plan = tmp_path / "out", Plan(6, part_size=32, duplicates=None)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device; make room there"):
+        patch.setattr(neighbors, "write_records", full)
+        compute_neighbors(examples, encoder, database, plan, out)
+    assert compute_neighbors(examples, encoder, database, plan, out).resumed == 32
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
