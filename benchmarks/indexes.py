@@ -212,8 +212,7 @@ def _open_scann(database: Database, _: Path) -> Callable[[Setting], Ask]:
     index = ScannIndex.open(database)
 
     def configure(setting: Setting) -> Ask:
-        parameters: Any = {**dataclasses.asdict(index.parameters), **setting}
-        chosen = dataclasses.replace(index, parameters=type(index.parameters)(**parameters))
+        chosen = dataclasses.replace(index, parameters=dataclasses.replace(index.parameters, **setting))
         return lambda queries, k: chosen.search(queries, k)[0]
 
     return configure
@@ -240,7 +239,7 @@ def _open_numpy(database: Database, _: Path) -> Callable[[Setting], Ask]:
 
 def _faiss() -> Any:
     faiss = importlib.import_module("faiss")
-    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+    faiss.omp_set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     return faiss
 
 

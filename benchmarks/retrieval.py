@@ -28,7 +28,7 @@ from typing import Any
 
 import indexes
 import numpy as np
-from indexes import CONTENDERS, MB, WIDTH, alone
+from indexes import CONTENDERS, MB, SHARD, WIDTH, alone
 from machine import machine
 from PIL import Image
 
@@ -38,7 +38,7 @@ from rdm_jax.retrieval.database import Database
 
 Table = list[Sequence[str]]
 
-SHARDS, SHARD = 306, 65_536  # 20 million rows
+SHARDS = 306  # 20 million rows
 PROMPT, PICTURES, STEPS = "a red boat", 8, 50
 NEIGHBORS, PART, BATCH = 20, 4096, 256
 COLOURS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
@@ -137,7 +137,7 @@ def _curves(work: Path, value: Callable[[dict[str, Any]], float]) -> dict[str, l
 
 def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
     """Draws curves with their names at their ends, on logarithmic axes."""
-    axis.set(xscale="log", yscale="log", xlabel="rows")
+    axis.set(xscale="log", yscale="log", xlabel=f"rows; recall of {indexes.TARGET:g}")
     axis.yaxis.set_major_locator(importlib.import_module("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k")
@@ -423,8 +423,8 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=16384, help="that neighbours are joined to")
     args = parser.parse_args()
     wanted = args.only or list(PARTS)
-    missing = {CONTENDERS[key].library for key in args.indexes} if "index" in wanted else set()
-    if "faiss" in missing and importlib.util.find_spec("faiss") is None:
+    needed = {CONTENDERS[key].library for key in args.indexes} if "index" in wanted else set()
+    if "faiss" in needed and importlib.util.find_spec("faiss") is None:
         parser.error("faiss is not installed; pip install faiss-cpu, or choose --indexes exact scann numpy")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("matplotlib is not installed; pip install matplotlib, or leave --plot out")

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -132,6 +133,8 @@ class ScannIndex:
         if told["digest"] != database.digest:
             raise UserError(f"the index of database {database.name!r} is of other rows; make it by rdm database tune")
         folder = database.path / FOLDER
+        if any(folder.rglob("*.pkl")):  # ScaNN would run what it holds; what is written here never has one
+            raise UserError(f"index {folder} holds a pickle, which is not opened; make it again by rdm database tune")
         try:
             searchers = [_scann().load_searcher(str(folder / name)) for name in told["shards"]]
         except (RuntimeError, ValueError, OSError) as error:
@@ -239,8 +242,10 @@ def _search(searcher: Any, queries: np.ndarray, count: int, searched: int) -> tu
         ids, scores = searcher.search(queries[0], **options)
         missing = (0, count - len(ids))
         return np.pad(ids.astype(np.int64), missing, constant_values=-1)[None], np.pad(scores, missing)[None]
-    search = searcher.search_batched_parallel if len(queries) >= PARALLEL_QUERIES else searcher.search_batched
-    return search(queries, **options)
+    if len(queries) < PARALLEL_QUERIES:
+        return searcher.search_batched(queries, **options)
+    share = -(-len(queries) // (os.cpu_count() or 1))
+    return searcher.search_batched_parallel(queries, batch_size=share, **options)
 
 
 def _filled(ids: Int64[np.ndarray, "q c"], rows: int, k: int) -> Int64[np.ndarray, "q c"]:

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import pickle
 import shutil
 
 import numpy as np
@@ -143,6 +144,28 @@ def test_a_damaged_index_or_one_of_other_rows_is_refused(copied):
         stored.verify()
     with pytest.raises(UserError, match="damaged index"):
         ScannIndex.open(stored)
+
+
+def test_a_pickle_in_an_index_is_never_opened(copied, tmp_path):
+    pytest.importorskip("scann")
+    stored = store(copied, ScannIndex.build(copied.rows))
+    assert not list(stored.path.rglob("*.pkl"))
+    proof = tmp_path / "run"
+    evil = pickle.dumps(Evil(proof))
+    (stored.path / "index" / stored.manifest["index"]["shards"][0] / "scann_docids.pkl").write_bytes(evil)
+    with pytest.raises(UserError, match="holds a pickle"):
+        ScannIndex.open(stored)
+    assert not proof.exists()
+
+
+class Evil:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return open, (str(self.proof), "w")
 
 
 def test_shards_of_an_index_are_merged_by_score():
