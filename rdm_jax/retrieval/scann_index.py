@@ -33,6 +33,7 @@ TRAINING_ROWS = 250_000
 WIDE = 256
 # So many queries at once are searched by several threads.
 PARALLEL_QUERIES = 16
+PICKLE = "scann_docids.pkl"
 
 _LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -133,7 +134,8 @@ class ScannIndex:
         if told["digest"] != database.digest:
             raise UserError(f"the index of database {database.name!r} is of other rows; make it by rdm database tune")
         folder = database.path / FOLDER
-        if any(folder.rglob("*.pkl")):  # ScaNN would run what it holds; what is written here never has one
+        # ScaNN would run what its pickle of names holds; what is written here never has one.
+        if any((folder / name / PICKLE).exists() for name in told["shards"]):
             raise UserError(f"index {folder} holds a pickle, which is not opened; make it again by rdm database tune")
         try:
             searchers = [_scann().load_searcher(str(folder / name)) for name in told["shards"]]
