@@ -174,9 +174,9 @@ def check_search(shape: tuple[int, ...], queries: np.ndarray, k: int) -> None:
 
 def unit(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
     """Returns the vectors in float32 at length 1; zero vectors stay zero."""
-    vectors = vectors.astype(np.float32)
+    vectors = vectors.astype(np.float32)  # a copy, which is divided in its place
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, np.float32(1))
+    return np.divide(vectors, np.where(norms > 0, norms, np.float32(1)), out=vectors)
 
 
 def rescore(

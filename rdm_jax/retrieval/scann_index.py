@@ -93,7 +93,7 @@ class ScannIndex:
 
     @staticmethod
     def build(rows: RowSource, parameters: Parameters | None = None, progress: Progress | None = None) -> ScannIndex:
-        """Makes an index; needs memory for one shard as float32 twice over while it works.
+        """Makes an index; while it works it needs about three times the memory of one shard as float32.
 
         Args:
           rows: [n, d] what is indexed.
