@@ -437,7 +437,7 @@ def memory(process: int) -> dict[str, float]:
 def alone(threads: int, work: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
     """Runs a function in a fresh process of so many threads and returns its result and its peaks of memory, in bytes.
 
-    This process reads them every 10 ms: within the other one, libraries that hold Python's lock would hide theirs.
+    This process reads them every 20 ms: within the other one, libraries that hold Python's lock would hide theirs.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -445,7 +445,7 @@ def alone(threads: int, work: Callable[..., Any], *arguments: Any) -> tuple[Any,
     process.start()
     sender.close()
     peaks = {"RssAnon": 0.0, "VmHWM": 0.0}
-    while not receiver.poll(0.01):
+    while not receiver.poll(0.02):
         peaks = {key: max(value, peaks[key]) for key, value in memory(process.pid or 0).items()}
     try:
         result = receiver.recv()
