@@ -345,27 +345,27 @@ def built(key: str, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "bytes": written}
 
 
-def asked(key: str, folder: Path, setting: Setting | None) -> dict[str, Any]:
-    """Opens an index, tunes it unless a setting is given, and times it; runs in a process of its own."""
+def asked(key: str, folder: Path, setting: Setting | None, kind: str) -> dict[str, Any]:
+    """Opens an index, tunes it on a kind of queries unless a setting is given, and times it on them, in its process."""
     contender, database = CONTENDERS[key], Database.open(folder / "database")
     importlib.import_module(contender.library)
-    truth, near = np.load(folder / "truth.npz"), queries("pictures")
+    truth, near = np.load(folder / "truth.npz"), queries(kind)
     bare = memory(os.getpid())["RssAnon"]
     begin = time.perf_counter()
     configure = contender.open(database, folder / key)
     configure({})(near[:1], K)
     opened, resting = time.perf_counter() - begin, memory(os.getpid())["RssAnon"]
     if setting is None:
-        setting = tuned(configure, contender.sweeps(database), truth["pictures"])
+        setting = tuned(configure, contender.sweeps(database), truth[kind], kind)
     ask = configure(setting)
     found = {kind: ask(queries(kind), K) for kind in KINDS}
-    _singles(ask, 16)
+    _singles(ask, kind, 16)
     return {
         "rows": len(database),
         "bare": bare,
         "opened": opened,
         "resting": resting,
-        "single": statistics.median(_singles(ask, SINGLES)),
+        "single": statistics.median(_singles(ask, kind, SINGLES)),
         "batch": statistics.median(_seconds(lambda: ask(near, K)) for _ in range(REPEATS)),
         "recall": {kind: recall(found[kind], truth[kind]) for kind in KINDS},
         "setting": dict(setting),
@@ -373,9 +373,12 @@ def asked(key: str, folder: Path, setting: Setting | None) -> dict[str, Any]:
 
 
 def tuned(
-    configure: Callable[[Setting], Ask], sweeps: list[list[dict[str, int]]], truth: Int64[np.ndarray, "q k"]
+    configure: Callable[[Setting], Ask],
+    sweeps: list[list[dict[str, int]]],
+    truth: Int64[np.ndarray, "q k"],
+    kind: str,
 ) -> Setting:
-    """Returns the quickest setting that finds the target's share of the neighbours of the pictures.
+    """Returns the quickest setting that finds the target's share of the neighbours of a kind of queries.
 
     Of each sweep it is the first that does; a sweep ends where more effort finds no more.
     """
@@ -384,9 +387,9 @@ def tuned(
         before = [0.0, 0.0]
         for setting in sweep:
             ask = configure(setting)
-            share = recall(ask(queries("pictures"), K), truth)
+            share = recall(ask(queries(kind), K), truth)
             if share >= TARGET:
-                tried.append((True, -statistics.median(_singles(ask, 48)), setting))
+                tried.append((True, -statistics.median(_singles(ask, kind, 48)), setting))
                 break
             tried.append((False, share, setting))
             if share - before[-2] < 1e-4:
@@ -395,8 +398,8 @@ def tuned(
     return max(tried, key=lambda trial: trial[:2])[2] if tried else {}
 
 
-def _singles(ask: Ask, count: int) -> list[float]:
-    near = queries("pictures")
+def _singles(ask: Ask, kind: str, count: int) -> list[float]:
+    near = queries(kind)
     return [_seconds(lambda i=i: ask(near[i : i + 1], K)) for i in range(count)]
 
 
@@ -406,8 +409,11 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(key: str, folder: Path, threads: int) -> dict[str, Any]:
-    """Returns what an index costs and gives; builds and settings are kept in its folder for the next time."""
+def measure(key: str, folder: Path, threads: int, kind: str) -> dict[str, Any]:
+    """Returns what an index costs, and what it gives where the target is met on a kind of queries.
+
+    Builds and settings are kept in its folder for the next time.
+    """
     own = folder / key
     own.mkdir(exist_ok=True)
     path = own / "built.json"
@@ -415,9 +421,9 @@ def measure(key: str, folder: Path, threads: int) -> dict[str, Any]:
         made, peaks = alone(threads, built, key, folder)
         files.write_json(path, {**made, "peaks": peaks})
     told = json.loads(path.read_text())
-    found, peaks = alone(threads, asked, key, folder, told.get("setting"))
-    if "setting" not in told:
-        files.write_json(path, {**told, "setting": found["setting"]})
+    settings = told.get("settings", {})
+    found, peaks = alone(threads, asked, key, folder, settings.get(kind), kind)
+    files.write_json(path, {**told, "settings": {**settings, kind: found["setting"]}})
     return {**found, "built": told, "peaks": peaks}
 
 

@@ -64,14 +64,14 @@ def index(args: argparse.Namespace) -> None:
         for key in args.indexes:
             if size <= CONTENDERS[key].limit:
                 print(f"{size} rows: {CONTENDERS[key].name}", file=sys.stderr, flush=True)
-                found[key] = indexes.measure(key, folder, args.threads)
-                files.write_json(folder / key / "measured.json", found[key])
+                found[key] = indexes.measure(key, folder, args.threads, args.met_on)
+                files.write_json(folder / key / f"measured-{args.met_on}.json", found[key])
         bare = [told["bare"] / MB for told in found.values()]
-        print(f"{size} rows of {WIDTH} float16, {args.threads} threads; {machine()}\n")
+        print(f"{size} rows of {WIDTH} float16, {args.threads} threads, tuned on {args.met_on}; {machine()}\n")
         show([HEAD, *(_line(CONTENDERS[key].name, told) for key, told in found.items())])
         print(f"Memory is the process's own, resident; {min(bare):.0f} to {max(bare):.0f} MB of it are libraries.\n")
     if args.plot:
-        plot(args.work, args.plot)
+        plot(args.work, args.met_on, args.plot)
 
 
 HEAD = (
@@ -110,7 +110,7 @@ def _line(name: str, told: dict[str, Any]) -> list[str]:
     ]
 
 
-def plot(work: Path, out: Path) -> None:
+def plot(work: Path, kind: str, out: Path) -> None:
     """Draws the growth of one query's time and of memory with the rows, from all that was measured in a folder."""
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     pyplot.switch_backend("agg")
@@ -121,15 +121,15 @@ def plot(work: Path, out: Path) -> None:
         ("memory while searching, MB", lambda told: told["peaks"]["RssAnon"] / MB),
     ]
     for axis, (title, value) in zip(axes, panels, strict=True):
-        _panel(axis, title, _curves(work, value))
+        _panel(axis, title, _curves(work, kind, value))
     figure.savefig(out, dpi=160)
     pyplot.close(figure)
 
 
-def _curves(work: Path, value: Callable[[dict[str, Any]], float]) -> dict[str, list[tuple[int, float]]]:
+def _curves(work: Path, kind: str, value: Callable[[dict[str, Any]], float]) -> dict[str, list[tuple[int, float]]]:
     curves = {}
     for key in CONTENDERS:
-        found = [json.loads(path.read_text()) for path in work.glob(f"rows-*/{key}/measured.json")]
+        found = [json.loads(path.read_text()) for path in work.glob(f"rows-*/{key}/measured-{kind}.json")]
         if found:
             curves[key] = sorted((told["rows"], value(told)) for told in found)
     return curves
@@ -137,7 +137,7 @@ def _curves(work: Path, value: Callable[[dict[str, Any]], float]) -> dict[str, l
 
 def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
     """Draws curves with their names at their ends, on logarithmic axes."""
-    axis.set(xscale="log", yscale="log", xlabel=f"rows; recall of {indexes.TARGET:g}")
+    axis.set(xscale="log", yscale="log", xlabel=f"rows, at a recall of {indexes.TARGET:g}")
     axis.yaxis.set_major_locator(importlib.import_module("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k")
@@ -150,34 +150,37 @@ def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) ->
         ours = CONTENDERS[key].name.startswith("ours")
         style = {"linewidth": 2.4 if ours else 1.4, "markersize": 5 if ours else 3.5, "zorder": 3 if ours else 2}
         axis.plot(*zip(*points, strict=True), marker="o", color=colours[key], **style)
-    low, high = (np.log10(limit) for limit in axis.get_ylim())
+    low, high = (float(np.log10(limit)) for limit in axis.get_ylim())
     ends = sorted(curves, key=lambda key: curves[key][-1][1])
-    places = _apart([float(np.log10(curves[key][-1][1])) for key in ends], 0.055 * (high - low))
+    places = _apart([float(np.log10(curves[key][-1][1])) for key in ends], 0.055 * (high - low), low, high)
     furthest = max(points[-1][0] for points in curves.values())
     for key, place in zip(ends, places, strict=True):
         name, end = CONTENDERS[key].name, curves[key][-1]
         line = {"arrowstyle": "-", "color": colours[key], "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
         weight = "bold" if name.startswith("ours") else "normal"
         text = {"color": colours[key], "weight": weight, "va": "center", "annotation_clip": False}
-        axis.annotate(name, end, (furthest * 1.6, 10**place), arrowprops=line, **text)
+        axis.annotate(name, end, (furthest * 1.6, 10**place), arrowprops={**line, "relpos": (0, 0.5)}, **text)
 
 
-def _apart(places: list[float], gap: float) -> list[float]:
-    """Returns ascending places moved as little as keeps `gap` between them: those that would touch, around their mean.
+def _apart(places: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Returns ascending places in [low, high], moved as little as keeps `gap` between them.
 
-    Groups that touch are joined until none does.
+    Those that would touch lie around their mean; groups that touch are joined until none does.
     """
     groups: list[list[float]] = []
     for place in places:
         groups.append([place])
-        while len(groups) > 1 and _spread(groups[-2], gap)[-1] + gap > _spread(groups[-1], gap)[0]:
+        while (
+            len(groups) > 1 and _spread(groups[-2], gap, low, high)[-1] + gap > _spread(groups[-1], gap, low, high)[0]
+        ):
             last = groups.pop()
             groups[-1] += last
-    return [place for group in groups for place in _spread(group, gap)]
+    return [place for group in groups for place in _spread(group, gap, low, high)]
 
 
-def _spread(group: list[float], gap: float) -> list[float]:
-    first = statistics.mean(group) - gap * (len(group) - 1) / 2
+def _spread(group: list[float], gap: float, low: float, high: float) -> list[float]:
+    length = gap * (len(group) - 1)
+    first = max(low, min(statistics.mean(group) - length / 2, high - length))
     return [first + gap * i for i in range(len(group))]
 
 
@@ -413,6 +416,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where rows and indexes stay; a temporary folder if none")
     parser.add_argument("--sizes", type=_sizes, default="10000,100000,1000000,5000000", help="rows, by commas")
     parser.add_argument("--indexes", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
+    parser.add_argument(
+        "--met-on", default="pictures", choices=indexes.KINDS, help="the kind of queries that indexes are tuned on"
+    )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--plot", type=Path, help="draws time and memory over the rows into this file, .png or .svg")
     parser.add_argument("--model", default="style-scenes", help="of the sample")
