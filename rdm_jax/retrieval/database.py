@@ -27,6 +27,8 @@ from rdm_jax.retrieval.stored_shard import GREY, StoredShard, damaged
 
 SCHEMA = 2
 SHOWN_VALUES = 12
+# Up to so many rows a shard, rows are read one by one.
+FEW = 4
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
 DTYPES = ("float16", "float32")
@@ -72,13 +74,27 @@ class Rows:
             return self._span(start, stop)
         ids = np.asarray(key, np.int64)
         if len(self.shards) == 1:
-            return self.shards[0][ids]
+            return self._arrays[0][ids]
+        if len(ids) <= FEW * len(self.shards):
+            return self._few(ids.tolist())
         which = np.searchsorted(self._ends, ids, side="right")
         out = np.empty((len(ids), self.shape[1]), self.dtype)
         for number in np.unique(which):
             chosen = which == number
-            out[chosen] = self.shards[number][ids[chosen] - self._starts[number]]
+            out[chosen] = self._arrays[number][ids[chosen] - self._starts[number]]
         return out
+
+    def _few(self, ids: Sequence[int]) -> np.ndarray:
+        """Returns rows one by one, which is quicker than shard by shard where most shards have none of them."""
+        out = np.empty((len(ids), self.shape[1]), self.dtype)
+        for place, row in enumerate(ids):
+            number = bisect.bisect_right(self._ends, row)
+            out[place] = self._arrays[number][row - self._starts[number]]
+        return out
+
+    @functools.cached_property
+    def _arrays(self) -> list[np.ndarray]:
+        return [np.asarray(shard) for shard in self.shards]  # the same memory, without what a memmap costs to index
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

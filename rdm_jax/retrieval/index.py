@@ -204,7 +204,7 @@ def _cosines(rows: np.ndarray, queries: np.ndarray) -> Float[np.ndarray, "q c"]:
     found = rows.astype(np.float64).reshape(len(queries), -1, queries.shape[1])
     wanted = queries.astype(np.float64)
     lengths = np.sqrt(np.einsum("qcd,qcd->qc", found, found) * np.einsum("qd,qd->q", wanted, wanted)[:, None])
-    products = np.matmul(found, wanted[:, :, None])[:, :, 0]
+    products = np.einsum("qcd,qd->qc", found, wanted)
     return products / np.where(lengths > 0, lengths, 1.0)
 
 
