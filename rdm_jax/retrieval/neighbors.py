@@ -19,6 +19,7 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.edit import check_threshold
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.index import ExactIndex, Index, make_index
@@ -26,7 +27,7 @@ from rdm_jax.retrieval.parts import ALONE, Share, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Prepared, Workers
 from rdm_jax.retrieval.selected import RowsView
 from rdm_jax.retrieval.shards import write_records
-from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, packed, read_manifest
+from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, neighbor_rows, packed, read_manifest
 
 __all__ = ["NeighborSidecar", "Plan", "Report", "compute_neighbors"]
 
@@ -63,8 +64,7 @@ class Plan:
     part_size: int = PART_SIZE
 
     def __post_init__(self) -> None:
-        if self.duplicates is not None and not 0 < self.duplicates <= 1:
-            raise UserError(f"duplicates {self.duplicates} is no cosine in (0, 1]; try 0.97")
+        check_threshold(self.duplicates)
 
     def record(self, source: Source, database: Database) -> dict[str, Any]:
         """Returns what the manifest says of a run."""
@@ -311,13 +311,8 @@ def write_part(
     """
     examples, queries, broken = embed_part(indices, encoder, workers, seen)
     name = f"neighbors-{number:05d}-of-{of:05d}.array_record"
-    try:
-        with files.replaced(folder / name) as path:
-            _write_records(path, np.asarray(indices), examples, queries, searcher)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}; make room there, and run the same again"
-        ) from error
+    with files.writing(folder), files.replaced(folder / name) as path:
+        _write_records(path, np.asarray(indices), examples, queries, searcher)
     return {"hashes": {name: files.sha256(folder / name)}, "skipped": broken}
 
 
@@ -341,14 +336,8 @@ def _write_records(
 def _packed(rows: np.ndarray, ids: np.ndarray, scores: np.ndarray, searcher: Searcher) -> Iterator[bytes]:
     for start in range(0, len(ids), QUERIES):
         part = slice(start, start + QUERIES)
-        embeddings = _embeddings(searcher.database, ids[part]) if searcher.plan.embeddings else None
+        embeddings = neighbor_rows(searcher.database, ids[part]) if searcher.plan.embeddings else None
         yield from packed(rows[part], ids[part], scores[part], embeddings)
-
-
-def _embeddings(database: Database, ids: np.ndarray) -> np.ndarray:
-    """Returns rows [n, k, d] in float16, zeros for an example without neighbours."""
-    rows = database.rows[np.maximum(ids, 0).reshape(-1)].astype(np.float16).reshape(*ids.shape, database.width)
-    return np.where(ids[:, :, None] >= 0, rows, np.float16(0))
 
 
 def _finished(out: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:

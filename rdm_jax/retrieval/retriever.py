@@ -13,6 +13,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.diversity import diverse
+from rdm_jax.retrieval.edit import check_threshold
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.index import Index, make_index
 from rdm_jax.retrieval.selected import SelectedIndex
@@ -74,8 +75,7 @@ class Retriever:
             database.check_encoder(self.encoder.identity)
         if not 0 <= self.diversity <= 1:
             raise UserError(f"diversity {self.diversity} is out of range; give 0 to 1")
-        if self.duplicates is not None and not 0 < self.duplicates <= 1:
-            raise UserError(f"duplicates {self.duplicates} is no cosine in (0, 1]; try 0.97")
+        check_threshold(self.duplicates)
         if self.weights is not None:
             weights = np.asarray(self.weights, np.float64)
             if (

@@ -1,7 +1,7 @@
 """ScaNN (https://arxiv.org/abs/1908.10396) behind the contract of an index; the one file that imports it.
 
-Rows are quantised in shards and stay on disk themselves: an index takes about a quarter of a byte for each stored
-float16's byte, whatever the size of the database. Each shard gives its best candidates by the quantised scores, the
+Rows are quantised in shards and stay on disk themselves: an index takes about an eighth of what they take as
+float16, whatever the size of the database. Each shard gives its best candidates by the quantised scores, the
 best of all are compared exactly.
 """
 

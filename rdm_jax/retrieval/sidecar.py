@@ -133,11 +133,7 @@ class NeighborSidecar:
             raise UserError(
                 f"neighbours {self.path} hold no rows; give database {name!r} too, or compute them with rows"
             )
-        ids = table["ids"]
-        rows = self.database.rows[np.maximum(ids, 0).reshape(-1)].reshape(*ids.shape, self.width)
-        rows = rows.astype(np.float16, copy=False)
-        rows[ids < 0] = 0
-        return rows
+        return neighbor_rows(self.database, table["ids"])
 
     @functools.cached_property
     def _layout(self) -> np.dtype:
@@ -203,6 +199,14 @@ def check_database(path: Path, manifest: Mapping[str, Any], database: Database) 
             f"neighbours {path} come from database {made['name']!r} ({made['digest'][:12]}), not from this "
             f"{database.name!r} ({database.digest[:12]}); compute them again by rdm neighbors"
         )
+
+
+def neighbor_rows(database: Database, ids: Int64[np.ndarray, "n k"]) -> Float16[np.ndarray, "n k d"]:
+    """Returns the rows of neighbours, zeros where an id is -1: for an example whose picture could not be read."""
+    rows = database.rows[np.maximum(ids, 0).reshape(-1)].reshape(*ids.shape, database.width)
+    rows = rows.astype(np.float16, copy=False)
+    rows[ids < 0] = 0
+    return rows
 
 
 def packed(
