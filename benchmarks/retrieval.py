@@ -319,7 +319,7 @@ def joining(args: argparse.Namespace) -> None:
     """Joins neighbours to examples by one thread and by several and prints how many it does a second."""
     import grain
 
-    from rdm_jax.retrieval.join import join
+    from rdm_jax.retrieval.join import Neighbors, numbered
     from rdm_jax.retrieval.sidecar import NeighborSidecar
 
     place = args.work / "join"
@@ -330,9 +330,10 @@ def joining(args: argparse.Namespace) -> None:
     for told in ("embeddings", "ids only"):
         sidecar = NeighborSidecar(_sidecar(place, database, args.examples, told == "embeddings"), database)
         source: Any = types.SimpleNamespace(name="numbers", fingerprint="0" * 64)
-        joined = join(grain.MapDataset.range(args.examples), source, sidecar, database)
+        examples = numbered(grain.MapDataset.range(args.examples), source, sidecar)
         for order in ("sequential", "shuffled"):
-            batches = (joined.shuffle(seed=0) if order == "shuffled" else joined).batch(BATCH)
+            ordered = examples.shuffle(seed=0) if order == "shuffled" else examples
+            batches = ordered.batch(BATCH).map(Neighbors(sidecar))
             threads = batches.to_iter_dataset(grain.ReadOptions(args.threads, prefetch_buffer_size=8))
             ways: tuple[Callable[[], Iterator[Any]], ...] = (
                 lambda batches=batches: (batches[i] for i in range(len(batches))),

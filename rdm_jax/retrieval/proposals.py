@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.sidecar import NeighborSidecar, check_database
+from rdm_jax.retrieval.sidecar import NeighborSidecar
 
 CHUNK = 4096
 
@@ -26,7 +26,7 @@ def count_neighbors(sidecar: NeighborSidecar, database: Database) -> Counts:
     Raises:
       UserError: the neighbours come from another database.
     """
-    check_database(sidecar.path, sidecar.manifest, database)
+    sidecar.check_database(database)
     counts = np.zeros(len(database), np.int64)
     for start in range(0, len(sidecar), CHUNK):
         ids = sidecar.ids(range(start, min(start + CHUNK, len(sidecar))))

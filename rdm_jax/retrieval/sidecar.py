@@ -7,7 +7,6 @@ not be read has ids -1 and zeros.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import json
@@ -53,7 +52,7 @@ class NeighborSidecar:
         if missing:
             raise _damaged(self.path, f"{missing[0]} is missing")
         if self.database is not None:
-            check_database(self.path, self.manifest, self.database)
+            self.check_database(self.database)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NeighborSidecar, (self.path, self.database)
@@ -79,13 +78,9 @@ class NeighborSidecar:
     def __getitem__(
         self, index: int
     ) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"], Float16[np.ndarray, "k d"]]:
-        """Returns one example's row ids [k], cosines [k] and rows [k, d]; the quick way to read a single record."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        number = bisect.bisect_right(self._ends, index)
-        (record,) = self._read_part(number, [index - self._starts[number]])
-        table = self._checked(np.frombuffer(bytearray(record), self._layout), index)
-        return table["ids"][0], table["scores"][0], self._rows(table)[0]
+        """Returns one example's row ids [k], cosines [k] and rows [k, d]; `read` is quicker for many."""
+        ids, scores, rows = self.read([index])
+        return ids[0], scores[0], rows[0]
 
     def read(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Records:
         """Returns several examples' row ids [n, k], cosines [n, k] and rows [n, k, d].
@@ -111,12 +106,10 @@ class NeighborSidecar:
             places = np.flatnonzero(which == number)
             records = self._read_part(number, (wanted[places] - self._starts[number]).tolist())
             table[places] = np.frombuffer(b"".join(records), self._layout)
-        return self._checked(table, wanted)
-
-    def _checked(self, table: np.ndarray, wanted: int | np.ndarray) -> np.ndarray:
         if (table["row"] != wanted).any():
             raise _damaged(self.path, "its records are not in the order of the examples")
         return table
+
 
     def _read_part(self, number: int, rows: list[int]) -> list[bytes]:
         try:
@@ -176,7 +169,7 @@ class NeighborSidecar:
                 f"for this {source.name} ({len(source)}): pictures, captions, order or split differ; compute them again"
             )
         if database is not None:
-            check_database(self.path, made, database)
+            self.check_database(database)
         if encoder is not None and encoder["sha256"] != made["encoder"]["sha256"]:
             raise UserError(
                 f"neighbours {self.path} were made by encoder {made['encoder']['name']!r} "
@@ -184,21 +177,20 @@ class NeighborSidecar:
                 "compute them again"
             )
 
+    def check_database(self, database: Database) -> None:
+        """Raises UserError unless the records come from this database."""
+        made = self.manifest["database"]
+        if database.digest != made["digest"]:
+            raise UserError(
+                f"neighbours {self.path} come from database {made['name']!r} ({made['digest'][:12]}), not from this "
+                f"{database.name!r} ({database.digest[:12]}); compute them again by rdm neighbors"
+            )
+
     def verify(self) -> None:
         """Reads every part and compares its SHA-256 with the manifest; raises UserError for a damaged one."""
         for name, expected in self.manifest["files"].items():
             if files.sha256(self.path / name) != expected:
                 raise _damaged(self.path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
-
-
-def check_database(path: Path, manifest: Mapping[str, Any], database: Database) -> None:
-    """Raises UserError unless the neighbours in a folder come from this database."""
-    made = manifest["database"]
-    if database.digest != made["digest"]:
-        raise UserError(
-            f"neighbours {path} come from database {made['name']!r} ({made['digest'][:12]}), not from this "
-            f"{database.name!r} ({database.digest[:12]}); compute them again by rdm neighbors"
-        )
 
 
 def neighbor_rows(database: Database, ids: Int64[np.ndarray, "n k"]) -> Float16[np.ndarray, "n k d"]:

@@ -11,7 +11,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.index import make_index
-from rdm_jax.retrieval.join import join
+from rdm_jax.retrieval.join import Neighbors, numbered
 from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.retrieval.parts import Share
 from rdm_jax.retrieval.sidecar import NeighborSidecar
@@ -90,22 +90,18 @@ def test_ids_alone_take_their_rows_from_the_database(computed, database):
 @pytest.mark.parametrize("kind", ["rows", "ids"])
 def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples, encoder, database, kind):
     sidecar = NeighborSidecar(computed / kind, database)
-    numbers = grain.MapDataset.range(17)
-    joined: Any = join(numbers, examples, sidecar, database)
-    assert len(joined) == 17
-    for i in (16, 0, 6):
-        number, neighbors = joined[i]
-        ids, scores, rows = expected(examples, encoder, database, i)
-        assert number == i and neighbors["embeddings"].dtype == np.float16
-        np.testing.assert_array_equal(neighbors["ids"], ids)
-        np.testing.assert_allclose(neighbors["scores"], scores, rtol=1e-6)
-        np.testing.assert_array_equal(neighbors["embeddings"], rows)
+    pairs: Any = numbered(grain.MapDataset.range(17), examples, sidecar)
+    batches = pairs.shuffle(seed=1).repeat(2).batch(4).map(Neighbors(sidecar))
     seen = []
-    for batch_numbers, batch in joined.shuffle(seed=1).batch(4, drop_remainder=False):
-        for number, ids in zip(batch_numbers.tolist(), batch["ids"], strict=True):
-            np.testing.assert_array_equal(ids, expected(examples, encoder, database, number)[0])
-            seen.append(number)
-    assert sorted(seen) == list(range(17)) and seen != sorted(seen)
+    for numbers, neighbors in batches:
+        assert neighbors["embeddings"].dtype == np.float16
+        for place, number in enumerate(numbers.tolist()):
+            ids, scores, rows = expected(examples, encoder, database, number)
+            np.testing.assert_array_equal(neighbors["ids"][place], ids)
+            np.testing.assert_allclose(neighbors["scores"][place], scores, rtol=1e-6)
+            np.testing.assert_array_equal(neighbors["embeddings"][place], rows)
+        seen += numbers.tolist()
+    assert sorted(seen[:17]) == list(range(17)) and seen != sorted(seen) and len(seen) == 34
 
 
 def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, examples, encoder, database, tmp_path):
@@ -117,10 +113,12 @@ def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, e
     ]
     for other in others:
         with pytest.raises(UserError, match=r"were computed for examples \(17 examples\), not for this"):
-            join(numbers, other, sidecar, database)
+            numbered(numbers, other, sidecar)
+    with pytest.raises(UserError, match="12 examples of 17; number all of the source"):
+        numbered(numbers[:12], examples, sidecar)
     build_database(examples, encoder, tmp_path / "db", Recipe(limit=5))
     with pytest.raises(UserError, match=r"come from database 'zoo' .* not from this 'db'"):
-        join(numbers, examples, sidecar, Database.open(tmp_path / "db"))
+        NeighborSidecar(computed / "rows", Database.open(tmp_path / "db"))
     with pytest.raises(UserError, match=r"come from database 'zoo' .* not from this 'db'"):
         NeighborSidecar(computed / "ids", Database.open(tmp_path / "db"))
 
