@@ -29,7 +29,8 @@ FOLDER = "index"
 BRUTE_FORCE_ROWS = 20_000
 SHARD_ROWS = 1_000_000
 TRAINING_ROWS = 250_000
-# From this width on, four numbers are quantised together: half the memory and time of two, and the same recall.
+# From this width on, four numbers are quantised together: half the memory of two, and at a million rows 1.3 ms in place
+# of 1.9 for 99 % of the neighbours of pictures, 5.0 in place of 4.6 for those of texts.
 WIDE = 256
 # So many queries at once are searched by several threads.
 PARALLEL_QUERIES = 16

@@ -89,27 +89,29 @@ class NeighborSidecar:
           UserError: the records hold no rows, and no database was given to read them from.
         """
         table = self._table(indices)
-        return table["ids"].copy(), table["scores"].copy(), self._rows(table)
+        return table["ids"], table["scores"], self._rows(table)
 
     def ids(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
         """Returns several examples' row ids [n, k]."""
-        return self._table(indices)["ids"].copy()
+        return self._table(indices)["ids"]
 
     def _table(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the records of some examples, read file by file."""
         wanted = np.asarray(indices, np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"example {wanted.max()} of {len(self)}")
-        table = np.empty(len(wanted), self._layout)
+        records = [b""] * len(wanted)
         which = np.searchsorted(self._ends, wanted, side="right")
         for number in np.unique(which).tolist():
             places = np.flatnonzero(which == number)
-            records = self._read_part(number, (wanted[places] - self._starts[number]).tolist())
-            table[places] = np.frombuffer(b"".join(records), self._layout)
+            read = self._read_part(number, (wanted[places] - self._starts[number]).tolist())
+            for place, record in zip(places.tolist(), read, strict=True):
+                records[place] = record
+        # A batch's rows are megabytes: they are put together once, and the array over them can be written to.
+        table = np.frombuffer(bytearray().join(records), self._layout)
         if (table["row"] != wanted).any():
             raise _damaged(self.path, "its records are not in the order of the examples")
         return table
-
 
     def _read_part(self, number: int, rows: list[int]) -> list[bytes]:
         try:
