@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
     from rdm_jax.models import CLIP, LPIPS, AutoencoderKL, AutoencoderVQ, InceptionV3, UNet
     from rdm_jax.models.classifier import Classifier
+    from rdm_jax.models.noised_encoder import NoisedEncoder
 
 SCHEMA = 1
 TOKENIZER = "tokenizer.json"
-PARTS = ("clip", "autoencoder", "unet", "classifier", "lpips", "inception")
+PARTS = ("clip", "autoencoder", "unet", "classifier", "noised_clip", "noised_classifier", "lpips", "inception")
 DRAWING = ("diffusion", "latents", "conditioning", "sampling")  # what a bundle with a U-Net says beside its parts
 PREPROCESSING = ("mean", "std")  # kept beside the towers' settings: how pixels become what the image tower takes
 DTYPES = ("float32", "bfloat16")
@@ -155,6 +156,20 @@ class Bundle:
         from rdm_jax.models.classifier import build_classifier
 
         return build_classifier(self.config["classifier"])
+
+    @functools.cached_property
+    def noised_clip(self) -> NoisedEncoder:
+        """The module that maps noisy latents to CLIP's vectors."""
+        from rdm_jax.models import build_noised_encoder
+
+        return build_noised_encoder(self.config["noised_clip"])
+
+    @functools.cached_property
+    def noised_classifier(self) -> NoisedEncoder:
+        """The module that names what is in noisy latents."""
+        from rdm_jax.models import build_noised_encoder
+
+        return build_noised_encoder(self.config["noised_classifier"])
 
     @functools.cached_property
     def lpips(self) -> LPIPS:

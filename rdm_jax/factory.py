@@ -31,7 +31,7 @@ from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build
 DECODED_PIXELS = 2**20
 MAX_BATCH = 8
 MAX_GUIDANCE = 1000.0
-NULLS = ("zeros",)  # what guidance leads away from: as many tokens of zeros
+NULLS = ("zeros", "learned")  # what guidance leads away from: as many tokens of zeros, or of a vector of its own
 CONDITIONS = ("neighbors", "text", "text+neighbors")
 # By default what depends on parameters alone is scheduled first, and all of it is then held at once.
 COMPILER_OPTIONS: Mapping[str, dict[str, str | bool]] = {
@@ -210,8 +210,9 @@ def denoiser_from(
     context: Float[Array, "b n d"],
     scale: Float[Array, ""] | None,
     prediction: str,
+    null: Float[np.ndarray, " d"] | None = None,
 ) -> Denoiser:
-    """Returns the denoiser of a network under context tokens, guided away from tokens of zeros.
+    """Returns the denoiser of a network under context tokens, guided away from those of no condition.
 
     Args:
       unet: the network's module.
@@ -220,11 +221,19 @@ def denoiser_from(
       scale: the guidance scale, may be traced; None asks the network once a step, without the null condition, which
         is what a scale of 1 means.
       prediction: what the network predicts, a name in `diffusion.parameterization.PREDICTIONS`.
+      null: the token that stands for no condition in every place; zeros if None.
     """
     apply = _apply(unet, params)
     if scale is None:
         return make_denoiser(apply, context, prediction)
-    return classifier_free_denoiser(apply, context, jnp.zeros_like(context[:1]), scale, prediction)
+    nothing = jnp.zeros_like(context[:1]) if null is None else jnp.broadcast_to(jnp.asarray(null), context[:1].shape)
+    return classifier_free_denoiser(apply, context, nothing, scale, prediction)
+
+
+def null_token(config: Mapping[str, Any]) -> Float[np.ndarray, " d"] | None:
+    """Returns the learned token of no condition that a bundle's configuration holds, None where it is zeros."""
+    token = config["conditioning"].get("null_token")
+    return None if token is None else np.asarray(token, np.float32)
 
 
 def _apply(unet: Any, params: Any) -> Apply:
@@ -353,7 +362,8 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
         if step_keys is not None:
             infos = dataclasses.replace(infos, keys=jax.random.wrap_key_data(step_keys))
         guidance = scale if shape.guided else None
-        denoiser = denoiser_from(unet, params, tokens, guidance, config["diffusion"]["prediction"])
+        prediction = config["diffusion"]["prediction"]
+        denoiser = denoiser_from(unet, params, tokens, guidance, prediction, null_token(config))
         return samplers.sample_chunk(sampler, infos, carry, denoiser)[0]
 
     keys = image_keys(0, jnp.arange(shape.batch))

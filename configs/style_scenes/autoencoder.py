@@ -30,6 +30,7 @@ def get_config(stage: str = "") -> Config:
     config.crop = 32
     config.base = "runs/base"
     config.eval_every = 1000
+    config.figures_every = 1000
     config.checkpoint_every = 500
     config.optimizer.learning_rate = 2e-3
     config.loss = ConfigDict(

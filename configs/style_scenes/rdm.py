@@ -21,13 +21,19 @@ def get_config() -> Config:
     config.eval_every = 2000
     config.checkpoint_every = 500
     config.log_every = 100
+    config.figures_every = 2000
     config.ema_decay = 0.9995
     config.data.neighbors = "runs/neighbors"
     config.data.database = ""  # needed where the neighbours hold no rows
+    config.data.compute = ConfigDict({"k": 0, "within": ""})  # k > 0: neighbours that are not there yet are found first
     config.data.held_out_rows = 512
+    config.data.cache_latents = True
+    config.data.mirror = False
     config.optimizer.learning_rate = 1e-3
     config.diffusion = ConfigDict({"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"})
     config.time_density = "logit_normal"
+    config.time_weight = "uniform"
+    config.latents = ConfigDict()  # measured on the data
     # Neon's thin lines on black are the hardest to learn.
     config.emphasis = ConfigDict({"style": {"neon": 4}})
     config.conditioning = ConfigDict(
@@ -35,6 +41,7 @@ def get_config() -> Config:
             "neighbors": 4,
             "candidates": 8,
             "unit_tokens": False,
+            "null": "zeros",
             "null_probability": 0.1,
             "text_probability": 0.1,
             "text_and_neighbors_probability": 0.4,

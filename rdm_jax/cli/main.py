@@ -37,6 +37,7 @@ VERBS = {
     "database": Verb("rdm_jax.cli.database", "build and look at databases of pictures to retrieve from"),
     "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbours of a training set ahead of time"),
     "train": Verb("rdm_jax.cli.train", "train a model from a config"),
+    "info": Verb("rdm_jax.cli.info", "say what a training run holds"),
     "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
     "convert": Verb("rdm_jax.cli.convert", "make a model bundle of released weights"),
     "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),

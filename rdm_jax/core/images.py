@@ -29,6 +29,13 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"not a readable image: {error}") from error
 
 
+def encode(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Returns a picture as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         return Image.fromarray((np.asarray(image).astype(np.float32) / 257.0).clip(0, 255).astype(np.uint8)).convert(

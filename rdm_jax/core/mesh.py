@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, unknown
 
 FSDP_MIN_BYTES = 4 * 2**20
+
+Rules = Sequence[tuple[str, str]]
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
@@ -42,23 +46,76 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """Returns a sharding for each leaf: large arrays are split over `fsdp` by their largest divisible axis.
+def state_shardings(mesh: Mesh | AbstractMesh, abstract: Any, rules: Rules = ()) -> Any:
+    """Returns a sharding for each array of a training state, by the first rule whose expression its name matches.
 
-    Arrays under `FSDP_MIN_BYTES` stay whole: splitting them would cost more than it saves.
+    Args:
+      mesh: of the devices.
+      abstract: arrays or their shapes, whose names are their paths: "params/unet/in_0/kernel", "ema/unet/in_0/kernel",
+        "opt_state/0/mu/unet/in_0/kernel".
+      rules: (regular expression, tactic) before the usual ones: large arrays are split, small ones stay whole. It is to
+        match a whole name; tactics are those of `TACTICS`.
+
+    Raises:
+      UserError: there is no such tactic.
     """
+    ordered = [(re.compile(pattern), _tactic(name)) for pattern, name in (*rules, *DEFAULT_RULES)]
     ways = mesh.shape["fsdp"]
 
-    def rule(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % ways == 0]
-        if ways == 1 or not axes or leaf.size * leaf.dtype.itemsize < FSDP_MIN_BYTES:
-            return replicated(mesh)
-        split = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*("fsdp" if a == split else None for a in range(leaf.ndim))))
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        tactic = next(tactic for pattern, tactic in ordered if pattern.fullmatch(name))
+        return NamedSharding(mesh, tactic(leaf, ways) if ways > 1 else PartitionSpec())
 
-    return jax.tree.map(rule, abstract)
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def _tactic(name: str) -> Callable[[Any, int], PartitionSpec]:
+    if name not in TACTICS:
+        raise unknown("sharding tactic", name, TACTICS)
+    return TACTICS[name]
+
+
+def _whole(leaf: Any, ways: int) -> PartitionSpec:
+    return PartitionSpec()
+
+
+def _split(leaf: Any, ways: int) -> PartitionSpec:
+    axes = [axis for axis, size in enumerate(leaf.shape) if size % ways == 0 and size]
+    if not axes:
+        return PartitionSpec()
+    largest = max(axes, key=lambda axis: leaf.shape[axis])
+    return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(leaf.ndim)))
+
+
+def _split_large(leaf: Any, ways: int) -> PartitionSpec:
+    # To gather a small array at every step would cost more than its share of the memory.
+    return _split(leaf, ways) if leaf.size * leaf.dtype.itemsize >= FSDP_MIN_BYTES else PartitionSpec()
+
+
+TACTICS: Mapping[str, Callable[[Any, int], PartitionSpec]] = {
+    "whole": _whole,
+    "split": _split,
+    "split_large": _split_large,
+}
+"""By name: `whole` on every device, `split` over fsdp by the largest axis that divides, `split_large` from 4 MiB on."""
+
+DEFAULT_RULES: Rules = ((r".*/(scale|bias)", "whole"), (r".*", "split_large"))
 
 
 def put_batch(batch: Any, sharding: NamedSharding) -> Any:
     """Puts each process's part of a global batch onto its devices."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+
+def put_whole(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays that every process has onto all devices, whole."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array, global_shape=array.shape), tree
+    )
+
+
+def on_host(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays that lie on the devices of all processes as NumPy arrays, in every process."""
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))

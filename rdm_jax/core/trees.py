@@ -22,6 +22,12 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
+def named(tree: Any) -> dict[str, Any]:
+    """Returns {"a/0/c": leaf} of any tree: dictionaries, lists, tuples and dataclasses."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def map_in_place(function: Callable[[Any], Any], tree: dict[str, Any]) -> dict[str, Any]:
     """Returns a nested dictionary whose leaves were replaced one by one, so that old and new are not both held."""
     for name, value in tree.items():
@@ -32,6 +38,11 @@ def map_in_place(function: Callable[[Any], Any], tree: dict[str, Any]) -> dict[s
 def count(tree: Any) -> int:
     """Returns the number of scalars in all leaves (arrays or shape structs)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: Any) -> int:
+    """Returns the bytes of all leaves (arrays or shape structs)."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def digest(tree: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from rdm_jax.core.errors import UserError
 
 Record = dict[str, np.ndarray]
 Read = Callable[[int, np.random.Generator], Record]
+AHEAD = 8
 
 
 class _Rows(Sequence[int]):
@@ -26,18 +27,45 @@ class _Rows(Sequence[int]):
         return int(row)
 
 
-def training_batches(read: Read, size: int, batch_size: int, seed: int, threads: int = 4) -> grain.DatasetIterator:
+class _Share(grain.MapDataset[Record]):
+    """This process's part of each global batch: a run of records, so that the parts in a row are the batch."""
+
+    def __init__(self, records: grain.MapDataset[Record], batch_size: int, process: int, processes: int) -> None:
+        super().__init__(records)
+        self._batch_size, self._part, self._first = (
+            batch_size,
+            batch_size // processes,
+            process * batch_size // processes,
+        )
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._part
+
+    def __getitem__(self, index: Any) -> Any:
+        batch, place = divmod(index, self._part)
+        return self._parent[batch * self._batch_size + self._first + place]
+
+
+def training_batches(
+    read: Read,
+    size: int,
+    batch_size: int,
+    seed: int,
+    threads: int = 4,
+    complete: Callable[[Record], Record] = lambda batch: batch,
+) -> grain.DatasetIterator:
     """Returns an endless iterator over this process's part of shuffled global batches.
 
-    Every epoch has its own order. Which records make up global batch i depends on the seed alone, not on the number
-    of processes; `get_state` and `set_state` of the iterator make it resume.
+    Every epoch has its own order. Global batch i, in its order, depends on the seed alone, not on the number of
+    processes; `get_state` and `set_state` of the iterator make it resume.
 
     Args:
       read: (row, random generator of that row in that epoch) -> record of arrays.
       size: the number of rows.
       batch_size: records in a global batch.
       seed: of the order and of the generators.
-      threads: how many records are read at once.
+      threads: how many batches are made at once.
+      complete: adds to this process's part of a batch what is read for all its records at once.
 
     Raises:
       UserError: the number of processes does not divide the batch, or there are no rows.
@@ -48,7 +76,7 @@ def training_batches(read: Read, size: int, batch_size: int, seed: int, threads:
     if size < 1:
         raise UserError("the data set has no rows; check its name, split and folder")
     rows = grain.MapDataset.source(_Rows(size)).seed(seed).shuffle().repeat()
-    rows = rows[jax.process_index() :: processes]
-    records = rows.random_map(lambda row, generator: read(row, generator)).batch(batch_size // processes)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
-    return iter(records.to_iter_dataset(options))
+    records = rows.random_map(lambda row, generator: read(row, generator))
+    own = _Share(records, batch_size, jax.process_index(), processes)
+    batches = own.batch(batch_size // processes).map(complete)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +20,7 @@ from rdm_jax.data.sources import Source
 _LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+NEXT_AT_MOST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Pictures:
     """All pictures of a source at one size.
 
     Attributes:
-      images: [n, size, size, 3] uint8, memory-mapped.
+      images: [n, size, size, 3] uint8, memory-mapped or decoded when asked for.
       captions: n captions.
       attributes: n dictionaries of labels.
       rows: [n] the position of each picture in its source (unreadable pictures leave gaps).
@@ -70,6 +72,45 @@ def load_pictures(source: Source, size: int, cache_dir: Path, progress: Progress
     return Pictures(
         pictures, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
     )
+
+
+class Decoded:
+    """The pictures of a source at one size as an array [n, size, size, 3] that decodes what is asked for."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source, self.shape = source, (len(source), size, size, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> UInt8[np.ndarray, "..."]:
+        """Returns one picture by its number, or several by a slice or an array of numbers; a tuple also crops."""
+        rows, *crop = key if isinstance(key, tuple) else (key,)
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        if np.ndim(rows) == 0:
+            return self._picture(int(rows))[tuple(crop)]
+        return np.stack([self._picture(int(row)) for row in rows])[(slice(None), *crop)]
+
+    def _picture(self, row: int) -> np.ndarray:
+        for step in range(NEXT_AT_MOST):
+            try:
+                return images.resize_and_crop(self._source[(row + step) % len(self)].image, self.shape[1])
+            except ValueError as error:
+                _LOG.warning("picture %d of %s is broken, the next stands in: %s", row, self._source.name, error)
+        raise UserError(f"{NEXT_AT_MOST} pictures of {self._source.name} from number {row} on are broken")
+
+
+def stream_pictures(source: Source, size: int) -> Pictures:
+    """Returns the source's pictures as `load_pictures` does, each decoded when it is asked for, with no cache.
+
+    For sets that decoded would not fit a disk. In the place of an unreadable picture stands the next one.
+    """
+    told = [source.told(row) for row in range(len(source))]
+    attributes = [{k: v for k, v in one.items() if k not in ("caption", "path")} for one in told]
+    decoded: Any = Decoded(source, size)
+    rows = np.arange(len(source))
+    return Pictures(decoded, [one.get("caption") or "" for one in told], attributes, rows, source.fingerprint)
 
 
 def _decode(source: Source, size: int, folder: Path, progress: Progress | None) -> None:

@@ -64,6 +64,27 @@ def open_tfds_folder(path: Path, split: str | None = None) -> TfdsSource:
     return _from_builder(builder, split)
 
 
+def prepare_own(name: str, data_dir: str | None = None) -> None:
+    """Draws a set that this package defines, such as "style_scenes/tiny", unless it is there already.
+
+    Raises:
+      UserError: the set is not one of the package's own, which are prepared by their makers' ways.
+    """
+    import tensorflow_datasets as tfds
+
+    base, _, chosen = name.partition("/")
+    if base not in OWN:
+        raise unknown("procedural set", base, OWN, hint="or set data.prepare=False")
+    importlib.import_module(f"{OWN[base]}.builder")
+    _check_config(base, chosen)
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    if builder.is_prepared():
+        return
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(None):  # it would say that it downloads
+        builder.download_and_prepare()
+
+
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
     """A split of a prepared set; its first image feature is the picture, its scalar features are attributes.

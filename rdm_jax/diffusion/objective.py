@@ -83,3 +83,41 @@ def sample_timesteps(
     turns = jax.random.bits(key, (), jnp.uint32) + jnp.arange(batch_size, dtype=jnp.uint32) * GOLDEN_SECTION
     share = ((turns >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
     return (num_timesteps * TIME_DENSITIES[density](share)).astype(jnp.int32)
+
+
+MIN_SNR = 5.0
+"""The signal-to-noise ratio at which `min_snr` stops to weigh x0's error more (the paper's gamma)."""
+
+
+def _min_snr(snr: Float[Array, " b"], kind: str) -> Float[Array, " b"]:
+    # An error of x0 is 1 / snr errors of eps, and 1 / (snr + 1) of v.
+    per_x0 = {"eps": snr, "v": snr + 1.0, "x0": jnp.ones_like(snr)}
+    return jnp.minimum(snr, MIN_SNR) / per_x0[kind]
+
+
+TIME_WEIGHTS: dict[str, Callable[[Float[Array, " b"], str], Float[Array, " b"]]] = {
+    "uniform": lambda snr, kind: jnp.ones_like(snr),
+    "min_snr": _min_snr,
+}
+"""By name: each time's factor, from its signal-to-noise ratio and what is predicted.
+
+`min_snr` weighs the error of x0 by min(SNR, 5) (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4).
+"""
+
+
+def time_weights(name: str, schedule: Schedule, t: Int[Array, " b"], kind: str) -> Float[Array, " b"]:
+    """Returns each example's factor by its time.
+
+    Args:
+      name: one of TIME_WEIGHTS.
+      schedule: the schedule that the times are of.
+      t: [b] times in [0, T).
+      kind: what the network predicts, a name in `parameterization.PREDICTIONS`.
+
+    Raises:
+      UserError: `name` is not one of TIME_WEIGHTS.
+    """
+    if name not in TIME_WEIGHTS:
+        raise unknown("time weight", name, TIME_WEIGHTS)
+    alpha, sigma = signal_noise(schedule, t)
+    return TIME_WEIGHTS[name](jnp.square(alpha / sigma), kind)

@@ -17,6 +17,7 @@ from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
+from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.vq import AutoencoderVQ
 
@@ -62,6 +63,17 @@ def build_clip(config: Mapping[str, Any]) -> CLIP:
     )
 
 
+def build_noised_encoder(config: Mapping[str, Any]) -> NoisedEncoder:
+    """Returns the network that reads noisy latents, whose configuration's keys are the fields of `NoisedEncoder`.
+
+    A classifier's also names its "classes", {attribute: names}, one logit each.
+
+    Raises:
+      UserError: a key is unknown or a required one is missing.
+    """
+    return _construct("noised encoder", NoisedEncoder, {key: config[key] for key in config if key != "classes"})
+
+
 def build_lpips(config: Mapping[str, Any]) -> LPIPS:
     """Returns the perceptual distance's network; its configuration has no keys.
 
@@ -81,7 +93,7 @@ def build_inception(config: Mapping[str, Any]) -> InceptionV3:
 
 
 def abstract_params(
-    network: UNet | AutoencoderKL | AutoencoderVQ | CLIP | LPIPS | InceptionV3,
+    network: UNet | AutoencoderKL | AutoencoderVQ | CLIP | LPIPS | InceptionV3 | NoisedEncoder,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any."""
     key = jax.eval_shape(lambda: jax.random.key(0))

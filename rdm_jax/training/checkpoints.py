@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt32
 
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.state import State, abstract_like
+from rdm_jax.training.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Checkpoints:
-    """Saves and restores the state together with the position in the data.
+    """Saves and restores the state together with the position in the data and a record of what it was made from.
 
     Args:
       workdir: the run's folder.
       keep: how many of the newest checkpoints stay.
+      keep_every: checkpoints of multiples of this step stay too; 0 for none.
     """
 
-    def __init__(self, workdir: Path, keep: int) -> None:
+    def __init__(self, workdir: Workdir, keep: int, keep_every: int = 0) -> None:
         from orbax.checkpoint import v1 as ocp
 
         policies: Any = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
+        self._workdir = workdir
         self._saver = ocp.training.Checkpointer(
-            str((workdir / "checkpoints").absolute()),
-            preservation_policy=policies.LatestN(keep),
+            workdir.checkpoints,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
 
@@ -38,16 +49,28 @@ class Checkpoints:
         """The steps that are saved, the newest first."""
         return sorted((checkpoint.step for checkpoint in self._saver.checkpoints), reverse=True)
 
-    def save(self, state: State, data_state: dict[str, Any]) -> None:
-        """Starts to save the state, in place of what its step held; the arrays are copied before it returns."""
+    def save(self, state: State, data_state: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Starts to save the state, in place of what its step held; the arrays are copied before it returns.
+
+        Args:
+          state: of all processes.
+          data_state: the position in the data.
+          record: what the run is made from, as JSON.
+
+        Raises:
+          UserError: this or the last one could not be written.
+        """
         step = int(state.step)
-        items = {"state": state, "data": {"json": json.dumps(data_state)}}
-        self._saver.save_checkpointables_async(step, items, force=True, overwrite=True)
+        told = {"data": dict(data_state), "record": dict(record), "sums": sums(state)}
+        with self._writing():
+            self._saver.save_checkpointables_async(
+                step, {"state": state, "data": {"json": json.dumps(told)}}, force=True, overwrite=True
+            )
 
-    def restore(self, state: State) -> tuple[State, dict[str, Any]] | None:
-        """Returns the newest readable checkpoint in the shape of `state`, None where there is none.
+    def restore(self, state: State) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
+        """Returns the newest sound checkpoint in the shape of `state`, the position in the data and the record.
 
-        An unreadable checkpoint is passed over for the one before, with a warning.
+        An unreadable or altered checkpoint is passed over for the one before, with a warning; None if there is none.
 
         Raises:
           UserError: there are checkpoints and none can be read.
@@ -56,38 +79,105 @@ class Checkpoints:
         for step in steps:
             try:
                 items = self._saver.load_checkpointables(step, {"state": abstract_like(state), "data": None})
+                told = json.loads(items["data"]["json"])
+                _check_sums(items["state"], told["sums"])
             except Exception as error:  # Orbax raises many kinds for a damaged folder, and each means the same here
-                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, error)
+                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _first_line(error))
                 continue
-            return items["state"], json.loads(items["data"]["json"])
+            return items["state"], told["data"], told["record"]
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self._saver.directory} can be read; use another workdir"
             )
         return None
 
+    def check_space(self, state: State) -> None:
+        """Raises UserError if the disk cannot hold one more checkpoint of the state."""
+        free, needed = self._workdir.free_bytes(), trees.nbytes(state)
+        if free is not None and free < needed:
+            raise UserError(
+                f"{self._workdir} has {free / 1e9:.2f} GB left, and a checkpoint takes {needed / 1e9:.2f} GB; make "
+                "room, or choose another --workdir"
+            )
+
     def close(self) -> None:
-        """Waits until the last save is on disk."""
-        self._saver.close()
+        """Waits until the last save is on disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        with self._writing():
+            self._saver.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_full(error):
+                raise
+            kept = f"step {self.steps[0]} is kept" if self.steps else "none was written before"
+            raise UserError(
+                f"no space left for a checkpoint in {self._workdir} ({kept}); make room, and the same command goes on"
+            ) from error
 
 
-def restore_ema(workdir: Path) -> tuple[int, Any]:
-    """Returns the step and the averaged parameters (numpy) of a run's newest checkpoint.
+def is_full(error: BaseException | None) -> bool:
+    """Says whether an error is, or comes from, a full disk."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _bit_sum(leaf: Array) -> UInt32[Array, ""]:
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+    return jnp.sum(jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32), dtype=jnp.uint32)
+
+
+@jax.jit
+def _bit_sums(leaves: list[Array]) -> UInt32[Array, " n"]:
+    return jnp.stack([_bit_sum(leaf) for leaf in leaves])
+
+
+def sums(state: State) -> dict[str, int]:
+    """Returns for each array of a state the sum of its bits read as integers, modulo 2 ** 32.
+
+    It changes with any one flipped bit, and is the same on every mesh: integers add up exactly in any order.
+    """
+    named = jax.tree_util.tree_leaves_with_path(state)
+    found = np.asarray(_bit_sums([leaf for _, leaf in named])).tolist()
+    return {jax.tree_util.keystr(path): value for (path, _), value in zip(named, found, strict=True)}
+
+
+def _check_sums(state: State, expected: Mapping[str, int]) -> None:
+    found = sums(state)
+    wrong = [name for name in expected if found.get(name) != expected[name]]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not what was saved")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def restore_arrays(workdir: Workdir) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Returns the step, the state (numpy, as a dictionary) and the record of a run's newest checkpoint.
 
     Raises:
       UserError: the folder holds no checkpoint.
     """
     from orbax.checkpoint import v1 as ocp
 
-    folder = (workdir / "checkpoints").absolute()
-    if not folder.is_dir():
+    if not workdir.is_remote and not (workdir.local / "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints; train there first with `rdm train --workdir {workdir}`")
-    with ocp.training.Checkpointer(str(folder)) as saver:
+    with ocp.training.Checkpointer(workdir.checkpoints) as saver:
         if saver.latest is None:
             raise UserError(f"{workdir} has no finished checkpoint yet; let `rdm train` save one first")
         step = saver.latest.step
         stored = saver.checkpointables_metadata(step).metadata["state"]
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
-        state = saver.load_checkpointables(step, {"state": target})["state"]
-    return step, jax.device_get(state["ema"])
+        items = saver.load_checkpointables(step, {"state": target, "data": None})
+    return step, jax.device_get(items["state"]), json.loads(items["data"]["json"])["record"]

@@ -21,7 +21,13 @@ else:
 
 
 def defaults() -> Config:
-    """Returns the settings that every run has; a config file adds its task's own."""
+    """Returns the settings that every run has; a config file adds its task's own.
+
+    Steps, `*_every` and `warmup` count updates, one of `batch_size` examples each; `accumulate` parts of a batch follow
+    each other on the devices. 0 turns an interval off. `keep_checkpoints` newest checkpoints stay, and those of every
+    multiple of `keep_every`. `mesh.fsdp` devices share one copy of the state, by `mesh.rules` (`core.mesh`).
+    `process_timeout` is in seconds; `profile` says which steps are traced; `wandb` names a project.
+    """
     return ConfigDict(
         {
             "task": "",
@@ -31,16 +37,25 @@ def defaults() -> Config:
             "batch_size": 32,
             "log_every": 50,
             "eval_every": 0,
+            "figures_every": 0,
             "checkpoint_every": 500,
             "keep_checkpoints": 2,
+            "keep_every": 0,
             "ema_decay": 0.999,
-            "mesh": {"fsdp": 1},
+            "accumulate": 1,
+            "threads": 4,
+            "process_timeout": 120.0,
+            "profile": {"start": 0, "steps": 0},
+            "wandb": "",
+            "mesh": {"fsdp": 1, "rules": ()},
             "data": {
                 "source": "style_scenes",
                 "split": "train",
                 "held_out": "validation",
                 "data_dir": "data",
                 "size": 64,
+                "cache": True,
+                "prepare": False,
             },
             "optimizer": {
                 "learning_rate": 1e-3,

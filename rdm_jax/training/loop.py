@@ -2,120 +2,189 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+import rdm_jax
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, trees
+from rdm_jax.core.distributed import asked_to_stop, first_then_others, is_first
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.mesh import batch_sharding, make_mesh, put_batch
+from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
 from rdm_jax.data.batches import training_batches
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
+from rdm_jax.training.metrics import Log, Meter
 from rdm_jax.training.state import State
-from rdm_jax.training.step import create_state, hold_frozen, make_optimizer, make_train_step, with_params
+from rdm_jax.training.step import (
+    Update,
+    create_state,
+    ema_decay,
+    hold_frozen,
+    initial_state,
+    learning_rate,
+    make_optimizer,
+    make_train_step,
+    make_update,
+    with_params,
+)
 from rdm_jax.training.tasks import make_task
+from rdm_jax.training.tasks.base import Task
+from rdm_jax.training.watch import Watch
+from rdm_jax.training.workdir import CONFIG, Workdir
 
 _LOG = logging.getLogger(__name__)
 
 Report = Callable[[int, int, dict[str, float]], None]
+FREE = ("steps", "threads", "process_timeout", "keep_checkpoints", "keep_every", "wandb", "profile", "mesh")
+"""What may change between runs of one workdir, beside `*_every`: how long, how often and on what devices."""
 
 
 def train(
-    config: Config, workdir: Path, *, init_from: str | None, report: Report, progress: Callable[[str, int, int], None]
+    config: Config,
+    workdir: Path | str,
+    *,
+    init_from: str | None,
+    report: Report,
+    progress: Callable[[str, int, int], None],
+    replace_config: bool = False,
 ) -> State:
     """Trains what the configuration says, from the newest checkpoint in `workdir` or from the start.
 
     Args:
       config: the run's configuration (see configs/).
-      workdir: the run's folder: config.json, metrics.jsonl, checkpoints/.
+      workdir: the run's folder or address: config.json, metrics.jsonl, checkpoints/, tensorboard/, figures/.
       init_from: a bundle whose parts the parameters start from where the run has no checkpoint yet.
       report: called with (step, steps, metrics) at every logged step.
       progress: called with (what, done, total) while caches are filled.
+      replace_config: go on even where the workdir was made by another configuration.
 
     Returns:
       the last state. On SIGTERM it is saved and returned early.
 
     Raises:
-      UserError: the workdir holds another configuration or cannot be written, or the loss is no longer finite.
+      UserError: the workdir holds another configuration or cannot be written, the batch does not divide the devices,
+        the loss is no longer finite, or the disk is full.
     """
     # 1. The workdir belongs to one configuration, from its first checkpoint on.
-    make_workdir(workdir)
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    claim_workdir(workdir, config, begun=bool(checkpoints.steps))
+    place, told = Workdir(workdir), _LOG.info if is_first() else _LOG.debug
+    checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
+    claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
 
-    # 2. Data, parameters, optimizer: born on the mesh.
-    mesh = make_mesh(config.mesh.fsdp)
-    start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
-    task = make_task(config, workdir, progress, start)
-    batches = training_batches(task.read, task.size, config.batch_size, config.seed)
-    tx = make_optimizer(config.optimizer, config.steps)
-    state = create_state(task.init, tx, config.seed, mesh)
-    loss = hold_frozen(task.loss, config.optimizer.frozen)
-    train_step = make_train_step(loss, tx, config.ema_decay, config.seed, mesh)
-    evaluate = _Evaluation(task, workdir)
+    with Watch(place, config.process_timeout):
+        # 2. Data, parameters, optimizer: born on the mesh.
+        mesh = make_mesh(config.mesh.fsdp)
+        check_batch(config)
+        start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
+        task = first_then_others(lambda: make_task(config, place.local, progress, start))
+        batches = training_batches(task.read, task.size, config.batch_size, config.seed, config.threads, task.complete)
+        create, update = make_run(config, task)
+        state = create_state(create, mesh, config.mesh.rules)
+        frozen = put_whole(task.frozen, mesh)
+        train_step, sharding = make_train_step(update, mesh), batch_sharding(mesh)
 
-    # 3. Resume, or start from a bundle's parts, or from nothing.
-    restored = checkpoints.restore(state)
-    if restored:
-        state, data_state = restored
-        batches.set_state(data_state)
-        _LOG.info("resumed at step %d", int(state.step))
-    elif start:
-        state = with_params(state, matching_parts(start, state.params))
+        # 3. Resume, or start from a bundle's parts, or from nothing.
+        checkpoints.check_space(state)
+        restored = checkpoints.restore(state)
+        if restored:
+            state, data_state, _ = restored
+            batches.set_state(data_state)
+            told("resumed at step %d", int(state.step))
+        elif start:
+            state = with_params(state, matching_parts(start, state.params))
 
-    # 4. The loop.
-    stop = _stop_on_sigterm()
-    sharding = batch_sharding(mesh)
-    clock = time.monotonic()
-    metrics: dict[str, Any] = {}
-    for step in range(int(state.step) + 1, config.steps + 1):
-        jax.block_until_ready(metrics)  # one step in flight: a signal is heard soon, and batches do not pile up
-        state, metrics = train_step(state, put_batch(next(batches), sharding))
-        if step % config.log_every == 0 or step == config.steps:
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            now = time.monotonic()
-            values["seconds"] = now - clock
-            clock = now
-            _log(workdir, step, values)
-            report(step, config.steps, values)
-            _check_finite(step, values)
-        if config.eval_every and (step % config.eval_every == 0 or step == config.steps):
-            report(step, config.steps, evaluate(step, state.ema))
-        if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
-            checkpoints.save(state, batches.get_state())
-        if stop.is_set():
-            _LOG.warning("asked to stop: saved step %d; the same command goes on from there", step)
-            break
-    checkpoints.close()
+        # 4. The loop. A step is given to the devices before the metrics of the one before are looked at.
+        first, last = int(state.step) + 1, config.steps
+        record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
+        stop, profile = _stop_on_sigterm(), _Profile(config, place, first)
+        log, running = Log(place, config), _Running()
+        meter: Meter | None = None
+        for step in range(first, last + 1):
+            due = functools.partial(_due, step, last)
+            begin = time.perf_counter()
+            batch = put_batch(next(batches), sharding)
+            waited = time.perf_counter() - begin
+            profile.before(step)
+            state, metrics = train_step(state, frozen, batch)
+            running.check_last()
+            running.started(step, metrics)
+            if meter:
+                meter.step(waited)
+            else:  # the first step compiles, and is not timed
+                meter = _meter(config, update, state, frozen, batch)
+            profile.after(step, metrics)
+            stopping = stop.is_set() or asked_to_stop(step)
+            if due(config.log_every):
+                values = running.check_last() | _rates(config, step) | meter.read()
+                log.metrics(step, values)
+                report(step, last, values)
+            if due(config.eval_every):
+                values = {f"eval/{name}": float(value) for name, value in task.evaluate(on_host(state.ema, mesh))}
+                log.metrics(step, values)
+                report(step, last, values)
+                meter.restart()
+            if due(config.figures_every):
+                for name, figure in task.figures(on_host(state.ema, mesh)):
+                    log.figure(step, name, figure)
+                meter.restart()
+            if due(config.checkpoint_every) or stopping:
+                running.check_last()  # what is not finite is never saved
+                checkpoints.save(state, batches.get_state(), record)
+            if stopping:
+                told("asked to stop: saved step %d; the same command goes on from there", step)
+                break
+        log.close()
+        checkpoints.close()
     return state
 
 
-def make_workdir(workdir: Path) -> None:
-    """Makes the run's folder where there is none.
-
-    Raises:
-      UserError: it cannot be made.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
+def _due(step: int, last: int, every: int) -> bool:
+    return bool(every) and (step % every == 0 or step == last)
 
 
-def claim_workdir(workdir: Path, config: Config, *, begun: bool) -> None:
+def _rates(config: Config, step: int) -> dict[str, float]:
+    rate = learning_rate(config.optimizer, config.steps)(step - 1)
+    return {"learning_rate": float(jnp.asarray(rate)), "ema_decay": float(ema_decay(step, config.ema_decay))}
+
+
+def make_run(config: Config, task: Task) -> tuple[Callable[[], State], Update]:
+    """Returns the function that makes the state of step 0, and the update; neither is compiled or run."""
+    tx = make_optimizer(config.optimizer, config.steps)
+    loss = hold_frozen(task.loss, config.optimizer.frozen)
+    update = make_update(loss, tx, config.ema_decay, config.seed, averaged=task.averaged, accumulate=config.accumulate)
+    return functools.partial(initial_state, task.init, tx, config.seed, task.averaged), update
+
+
+def check_batch(config: Config) -> None:
+    """Raises UserError unless every device gets the same number of examples, in every part of a batch."""
+    devices = jax.device_count()
+    if config.batch_size % (devices * config.accumulate):
+        parts = f" in accumulate={config.accumulate} parts" if config.accumulate > 1 else ""
+        raise UserError(
+            f"batch_size={config.batch_size} does not divide by the {devices} devices{parts}; choose a multiple of "
+            f"{devices * config.accumulate}"
+        )
+
+
+def settings_hash(config: Config) -> str:
+    """Returns a hash of what a run's result depends on: all settings but how long, how often and on what devices."""
+    flat = trees.flatten(json.loads(config.to_json_best_effort()))
+    return files.sha256_json({name: value for name, value in flat.items() if not _is_free(name.replace("/", "."))})
+
+
+def claim_workdir(workdir: Workdir, config: Config, *, begun: bool) -> None:
     """Writes the configuration into the workdir; a run that has begun keeps the one that is there.
-
-    How long and how often (`steps`, `*_every`, `keep_checkpoints`) may change between runs of one workdir.
 
     Args:
       workdir: the run's folder.
@@ -125,27 +194,20 @@ def claim_workdir(workdir: Path, config: Config, *, begun: bool) -> None:
     Raises:
       UserError: the workdir holds another configuration, or cannot be written.
     """
-    file = workdir / "config.json"
     settings = json.loads(config.to_json_best_effort())
-    try:
-        if begun and file.exists():
-            changed = [
-                name
-                for name in _differences(json.loads(file.read_text()), settings)
-                if name != "steps" and not name.endswith("_every") and name != "keep_checkpoints"
-            ]
-            if changed:
-                raise UserError(
-                    f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); "
-                    "use another --workdir, or the config that it was made with"
-                )
-        files.write_json(file, settings)
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
+    before = workdir.read_json(CONFIG) if begun else None
+    changed = [name for name in _differences(before, settings) if not _is_free(name)] if before else []
+    if changed:
+        raise UserError(
+            f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); use another "
+            "--workdir, or the config that it was made with, or --replace-config"
+        )
+    if is_first():
+        workdir.write_json(CONFIG, settings)
 
 
-def _unwritable(workdir: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to {workdir}: {error.strerror}; choose a --workdir that can be written")
+def _is_free(name: str) -> bool:
+    return name.endswith("_every") or name.partition(".")[0] in FREE
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -179,33 +241,65 @@ def matching_parts(bundle: Bundle, params: dict[str, Any]) -> dict[str, Any]:
     return {**params, **{part: bundle.params[part] for part in shared}}
 
 
-class _Evaluation:
-    def __init__(self, task: Any, workdir: Path) -> None:
-        self._task, self._workdir = task, workdir
+class _Running:
+    """The metrics of the step that the devices work on."""
 
-    def __call__(self, step: int, params: Any) -> dict[str, float]:
-        values = {f"eval/{name}": float(value) for name, value in self._task.evaluate(params)}
-        _log(self._workdir, step, values)
+    def __init__(self) -> None:
+        self._step, self._metrics = 0, {}
+
+    def started(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Takes the metrics of a step that was given to the devices."""
+        self._step, self._metrics = step, metrics
+
+    def check_last(self) -> dict[str, float]:
+        """Waits for that step, and returns its metrics.
+
+        Raises:
+          UserError: one of them is not finite.
+        """
+        values = {name: float(value) for name, value in jax.device_get(self._metrics).items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"{', '.join(bad)} is not finite at step {self._step}; the last checkpoint is kept: lower "
+                "--config.optimizer.learning_rate and start again from it"
+            )
         return values
 
 
-def _log(workdir: Path, step: int, values: dict[str, float]) -> None:
-    if jax.process_index() == 0:
-        with open(workdir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+class _Profile:
+    """Traces the steps that `config.profile` asks for, counted from the first one of this start."""
+
+    def __init__(self, config: Config, workdir: Workdir, first: int) -> None:
+        begin = first + config.profile.start
+        self._steps = range(begin, begin + config.profile.steps) if is_first() else range(0)
+        self._folder = str(workdir.local / "profile")
+
+    def before(self, step: int) -> None:
+        """Starts the trace with its first step."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+
+    def after(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Ends the trace with its last step."""
+        if self._steps and step == self._steps[-1]:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            _LOG.info("the profile of steps %d to %d is in %s", self._steps[0], step, self._folder)
 
 
-def _check_finite(step: int, values: dict[str, float]) -> None:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise UserError(
-            f"{', '.join(bad)} is not finite at step {step}; the last checkpoint is kept: lower "
-            "--config.optimizer.learning_rate and start again from it"
-        )
+def _meter(config: Config, update: Update, state: State, frozen: Any, batch: Any) -> Meter:
+    from rdm_jax.training import flops, hardware
+
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, frozen, batch))
+    chip = hardware.chip_of(jax.devices()[0])
+    count = flops.count(update, *shapes).flops
+    return Meter(config.batch_size, jax.device_count(), count, chip.bfloat16 if chip else None)
 
 
 def _stop_on_sigterm() -> threading.Event:
     stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
+    # With several processes JAX hears the signal, and tells all of them at the same step.
+    if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     return stop

@@ -14,15 +14,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import unknown
-from rdm_jax.core.mesh import batch_sharding, parameter_shardings, replicated
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.mesh import Rules, batch_sharding, replicated, state_shardings
 from rdm_jax.training.config import Config
-from rdm_jax.training.state import State
+from rdm_jax.training.state import Held, State
 
 Params = Any
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-Loss = Callable[[Params, Batch, Key[Array, ""], Array], tuple[Array, Metrics]]
+Loss = Callable[[Params, Held, Batch, Key[Array, ""], Array], tuple[Array, tuple[Metrics, Any]]]
+Update = Callable[[State, Any, Batch], tuple[State, Metrics]]
 
 
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
@@ -42,17 +43,18 @@ def learning_rate(config: Config, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    """Returns AdamW with a warm-up, clipped by the global norm; those matching `config.frozen` stay."""
-    tx = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config, steps),
-            config.b1,
-            config.b2,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-        ),
+    """Returns AdamW with a warm-up, clipped by the global norm unless `config.clip_norm` is 0.
+
+    Parameters matching `config.frozen` stay, and have no moments.
+    """
+    adamw = optax.adamw(
+        learning_rate(config, steps),
+        config.b1,
+        config.b2,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )
+    tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
     if not config.frozen:
         return tx
     return optax.multi_transform(
@@ -63,13 +65,15 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 def hold_frozen(loss: Loss, frozen: Sequence[str]) -> Loss:
     """Returns the loss with no gradient for the parameters matching `frozen`: none is then computed for them."""
 
-    def held(params: Params, batch: Batch, key: Key[Array, ""], step: Array) -> tuple[Array, Metrics]:
+    def held_loss(
+        params: Params, held: Held, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[Metrics, Any]]:
         """Returns what `loss` does."""
         labels = _labels(params, frozen)
         stopped = jax.tree.map(lambda x, label: jax.lax.stop_gradient(x) if label == "freeze" else x, params, labels)
-        return loss(stopped, batch, key, step)
+        return loss(stopped, held, batch, key, step)
 
-    return held
+    return held_loss
 
 
 def _labels(params: Params, frozen: Sequence[str]) -> Params:
@@ -79,16 +83,28 @@ def _labels(params: Params, frozen: Sequence[str]) -> Params:
     )
 
 
-def create_state(
-    init: Callable[[Key[Array, ""]], Params], tx: optax.GradientTransformation, seed: int, mesh: Mesh
+def initial_state(
+    init: Callable[[Key[Array, ""]], tuple[Params, Any]],
+    tx: optax.GradientTransformation,
+    seed: int,
+    averaged: Callable[[Params], Params] = lambda params: params,
 ) -> State:
+    """Returns the state of step 0.
+
+    Args:
+      init: from a random key to parameters and stats.
+      tx: the optimizer.
+      seed: of the key.
+      averaged: from parameters to those that have a moving average.
+    """
+    params, stats = init(jax.random.key(seed))
+    ema = jax.tree.map(jnp.copy, averaged(params))
+    return State(jnp.zeros((), jnp.int32), params, ema, tx.init(params), stats)
+
+
+def create_state(create: Callable[[], State], mesh: Mesh, rules: Rules = ()) -> State:
     """Makes the state of step 0, every array born on the devices where it will stay."""
-
-    def create() -> State:
-        params = init(jax.random.key(seed))
-        return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params))
-
-    shardings = parameter_shardings(mesh, jax.eval_shape(create))
+    shardings = state_shardings(mesh, jax.eval_shape(create), rules)
     return jax.jit(create, out_shardings=shardings)()
 
 
@@ -97,34 +113,98 @@ def with_params(state: State, params: Params) -> State:
     placed = jax.tree.map(
         lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state.params, params
     )
-    return dataclasses.replace(state, params=placed, ema=jax.tree.map(jnp.copy, placed))
+    ema = {part: jax.tree.map(jnp.copy, placed[part]) for part in state.ema}
+    return dataclasses.replace(state, params=placed, ema=ema)
 
 
-def ema_decay(step: Array, decay: float) -> Array:
+def ema_decay(step: Array | int, decay: float) -> Array:
     """Returns min(decay, (1 + n) / (10 + n)) at update n: the average's warm-up in the original release (LitEma)."""
-    n = step.astype(jnp.float32)
+    n = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1.0 + n) / (10.0 + n))
 
 
-def make_train_step(
-    loss: Loss, tx: optax.GradientTransformation, decay: float, seed: int, mesh: Mesh
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """Returns the jitted update (state, batch) -> (state, metrics); the old state is donated.
+def accumulated(loss: Loss, parts: int) -> Callable[..., tuple[tuple[Array, tuple[Metrics, Any]], Params]]:
+    """Returns `jax.value_and_grad(loss, has_aux=True)` over a batch taken in parts, one after the other.
 
-    The step's random key is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted one would.
+    Part j holds examples j, j + parts, ...: each device splits what it has, and no example moves. Loss, metrics and
+    gradients are the means over the parts, stats go from part to part, and part j's key is `fold_in(key, j)`.
+
+    Args:
+      loss: of a part.
+      parts: how many; 1 is the whole batch at once, with `key` itself.
+
+    Raises:
+      UserError: (when called) the batch does not divide into the parts.
     """
+    whole = jax.value_and_grad(loss, has_aux=True)
+    if parts == 1:
+        return whole
 
-    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        """Returns the state after one update, and the loss, the gradient's norm and the loss's own metrics."""
+    def split(array: Array) -> Array:
+        if len(array) % parts:
+            raise UserError(f"accumulate={parts} does not divide a batch of {len(array)}; choose a divisor")
+        return array.reshape(len(array) // parts, parts, *array.shape[1:]).swapaxes(0, 1)
+
+    def in_parts(
+        params: Params, held: Held, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[tuple[Array, tuple[Metrics, Any]], Params]:
+        """Returns ((loss, (metrics, stats)), gradients)."""
+
+        def add(carry: tuple[Any, Any], part: tuple[Array, Batch]) -> tuple[tuple[Any, Any], None]:
+            stats, sums = carry
+            number, examples = part
+            (value, (metrics, stats)), grads = whole(
+                params, dataclasses.replace(held, stats=stats), examples, jax.random.fold_in(key, number), step
+            )
+            return (stats, jax.tree.map(jnp.add, sums, (value, metrics, grads))), None
+
+        batches = (jnp.arange(parts), jax.tree.map(split, batch))
+        one = jax.tree.map(lambda array: array[0], batches)
+        shapes = jax.eval_shape(lambda: whole(params, held, one[1], key, step))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0][0], shapes[0][1][0], shapes[1]))
+        (stats, sums), _ = jax.lax.scan(add, (held.stats, zeros), batches)
+        value, metrics, grads = jax.tree.map(lambda total: total / parts, sums)
+        return (value, (metrics, stats)), grads
+
+    return in_parts
+
+
+def make_update(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    decay: float,
+    seed: int,
+    *,
+    averaged: Callable[[Params], Params] = lambda params: params,
+    accumulate: int = 1,
+) -> Update:
+    """Returns the update (state, frozen, batch) -> (state, metrics), not yet compiled.
+
+    The step's random key is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted one would. The
+    metrics hold the loss, the norms of gradients and parameters, and the loss's own.
+    """
+    gradients = accumulated(loss, accumulate)
+
+    def update(state: State, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
+        """Returns the state after one update, and its metrics."""
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key, state.step)
+        held = Held(state.stats, frozen)
+        (value, (metrics, stats)), grads = gradients(state.params, held, batch, key, state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
-        ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(step, decay))
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
-        return State(step, params, ema, opt_state), metrics
+        ema = optax.incremental_update(averaged(params), state.ema, 1.0 - ema_decay(step, decay))
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        return State(step, params, ema, opt_state, stats), {"loss": value, **norms, **metrics}
 
+    return update
+
+
+def make_train_step(update: Update, mesh: Mesh) -> Any:
+    """Returns the update jitted for a mesh: the old state is donated, metrics lie whole on every device."""
     return jax.jit(
-        train_step, donate_argnums=0, in_shardings=(None, batch_sharding(mesh)), out_shardings=(None, replicated(mesh))
+        update,
+        donate_argnums=0,
+        in_shardings=(None, None, batch_sharding(mesh)),
+        out_shardings=(None, replicated(mesh)),
     )

@@ -13,9 +13,9 @@ import scipy.stats
 from scipy.special import logit
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
+from rdm_jax.diffusion.objective import TIME_WEIGHTS, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.parameterization import PREDICTIONS, target
-from rdm_jax.diffusion.schedule import scaled_linear, signal_noise
+from rdm_jax.diffusion.schedule import build_schedule, scaled_linear, signal_noise
 
 GOLDEN = os.environ.get("RDM_GOLDEN")
 SCHEDULE = scaled_linear(1000, 0.0015, 0.015)
@@ -117,3 +117,25 @@ def test_the_times_of_a_batch_leave_no_gap():
 def test_an_examples_time_does_not_depend_on_the_batch():
     key = jax.random.key(1)
     np.testing.assert_array_equal(sample_timesteps(key, 16, 1000)[:3], sample_timesteps(key, 3, 1000))
+
+
+@pytest.mark.parametrize("name", sorted(TIME_WEIGHTS))
+def test_min_snr_weighs_the_same_error_alike_whatever_is_predicted(name):
+    schedule = build_schedule({"num_timesteps": 1000, "schedule": "cosine"})
+    t = jnp.arange(1, 1000, 37)
+    alpha, sigma = (np.asarray(v, np.float64) for v in signal_noise(schedule, t))
+    snr = (alpha / sigma) ** 2
+    weights = {kind: np.asarray(time_weights(name, schedule, t, kind)) for kind in ("eps", "v", "x0")}
+    if name == "uniform":
+        assert all((values == 1.0).all() for values in weights.values())
+        return
+    # An error d of x0 at the same x_t is alpha / sigma d of eps, and d / sigma of v.
+    np.testing.assert_allclose(weights["x0"], np.minimum(snr, 5.0), rtol=1e-4)
+    np.testing.assert_allclose(weights["eps"] * (alpha / sigma) ** 2, weights["x0"], rtol=1e-4)
+    np.testing.assert_allclose(weights["v"] / sigma**2, weights["x0"], rtol=1e-3)
+
+
+def test_an_unknown_time_weight_is_refused():
+    schedule = build_schedule({"num_timesteps": 10, "schedule": "cosine"})
+    with pytest.raises(UserError, match="unknown time weight 'min_snt'; did you mean 'min_snr'"):
+        time_weights("min_snt", schedule, jnp.arange(3), "eps")

@@ -9,7 +9,18 @@ from ml_collections import ConfigDict
 from rdm_jax.core import mesh as meshes
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import defaults
-from rdm_jax.training.step import create_state, ema_decay, hold_frozen, learning_rate, make_optimizer, make_train_step
+from rdm_jax.training.state import Held
+from rdm_jax.training.step import (
+    accumulated,
+    create_state,
+    ema_decay,
+    hold_frozen,
+    initial_state,
+    learning_rate,
+    make_optimizer,
+    make_train_step,
+    make_update,
+)
 
 
 def optimizer_config(**changes) -> ConfigDict:
@@ -18,13 +29,24 @@ def optimizer_config(**changes) -> ConfigDict:
     return config
 
 
-def quadratic(params, batch, key, step):
+def quadratic(params, held, batch, key, step):
     error = batch["x"] @ params["net"]["kernel"] - batch["y"]
-    return jnp.mean(error**2), {}
+    return jnp.mean(error**2), ({"largest": jnp.max(jnp.abs(error))}, {"seen": held.stats["seen"] + len(error)})
 
 
 def init(key):
-    return {"net": {"kernel": jax.random.normal(key, (4, 2))}, "held": {"kernel": jnp.ones((3, 3))}}
+    params = {"net": {"kernel": jax.random.normal(key, (4, 2))}, "held": {"kernel": jnp.ones((3, 3))}}
+    return params, {"seen": jnp.zeros((), jnp.int32)}
+
+
+def begin(tx, mesh):
+    return create_state(lambda: initial_state(init, tx, 0), mesh)
+
+
+def step_of(tx, mesh, decay=0.9, accumulate=1):
+    """Returns (state, batch) -> (state, metrics)."""
+    step = make_train_step(make_update(quadratic, tx, decay, 0, accumulate=accumulate), mesh)
+    return lambda state, batch: step(state, {}, batch)
 
 
 def batch(size=8):
@@ -49,10 +71,11 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
     config = optimizer_config(learning_rate=0.1, warmup=0, decay="constant", weight_decay=0.01, clip_norm=0.5)
     mesh = meshes.make_mesh()
     tx = make_optimizer(config, 10)
-    state = create_state(init, tx, 0, mesh)
+    state = begin(tx, mesh)
     params = jax.device_get(state.params)
-    state, metrics = make_train_step(quadratic, tx, 0.9, 0, mesh)(state, batch())
-    grad = jax.grad(lambda p: quadratic(p, batch(), None, None)[0])(params)["net"]["kernel"]
+    state, metrics = step_of(tx, mesh)(state, batch())
+    held = Held({"seen": 0}, {})
+    grad = jax.grad(lambda p: quadratic(p, held, batch(), None, None)[0])(params)["net"]["kernel"]
     norm = np.linalg.norm(grad)
     np.testing.assert_allclose(float(metrics["grad_norm"]), norm, rtol=1e-5)
     clipped = np.asarray(grad) * min(1.0, 0.5 / norm)
@@ -66,9 +89,9 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
 def test_frozen_parameters_stay_to_the_bit() -> None:
     mesh = meshes.make_mesh()
     tx = make_optimizer(optimizer_config(frozen=("held/.*",), weight_decay=0.1, warmup=0), 10)
-    state = create_state(init, tx, 0, mesh)
+    state = begin(tx, mesh)
     before = jax.device_get(state.params)
-    step = make_train_step(quadratic, tx, 0.9, 0, mesh)
+    step = step_of(tx, mesh)
     for _ in range(3):
         state, _ = step(state, batch())
     chex.assert_trees_all_equal(jax.device_get(state.params["held"]), before["held"])
@@ -76,11 +99,12 @@ def test_frozen_parameters_stay_to_the_bit() -> None:
 
 
 def test_held_parameters_have_no_gradient_and_the_others_have_theirs() -> None:
-    def loss(params, batch, key, step):
-        return jnp.sum((batch["x"] @ params["net"]["kernel"]) ** 2) + jnp.sum(params["held"]["kernel"] ** 2), {}
+    def loss(params, held, batch, key, step):
+        value = jnp.sum((batch["x"] @ params["net"]["kernel"]) ** 2) + jnp.sum(params["held"]["kernel"] ** 2)
+        return value, ({}, held.stats)
 
-    params, arrays = init(jax.random.key(0)), jax.tree.map(jnp.asarray, batch())
-    rest = (arrays, jax.random.key(1), jnp.zeros((), jnp.int32))
+    params, arrays = init(jax.random.key(0))[0], jax.tree.map(jnp.asarray, batch())
+    rest = (Held({}, {}), arrays, jax.random.key(1), jnp.zeros((), jnp.int32))
     whole, held = (jax.grad(f, has_aux=True)(params, *rest)[0] for f in (loss, hold_frozen(loss, ("held/.*",))))
     chex.assert_trees_all_equal(held["net"], whole["net"])
     assert np.all(whole["held"]["kernel"] == 2.0)
@@ -95,8 +119,8 @@ def test_the_average_warms_up_as_the_original_does() -> None:
 def test_the_average_follows_its_recursion() -> None:
     mesh = meshes.make_mesh()
     tx = make_optimizer(optimizer_config(warmup=0), 10)
-    state = create_state(init, tx, 0, mesh)
-    step = make_train_step(quadratic, tx, 0.999, 0, mesh)
+    state = begin(tx, mesh)
+    step = step_of(tx, mesh, 0.999)
     expected = jax.device_get(state.ema)["net"]["kernel"]
     for n in range(1, 4):
         state, _ = step(state, batch())
@@ -111,13 +135,70 @@ def test_parameters_split_over_fsdp_train_as_whole_ones(monkeypatch) -> None:
     for fsdp in (1, 2):
         mesh = meshes.make_mesh(fsdp)
         tx = optax.sgd(0.1)
-        state = create_state(init, tx, 0, mesh)
-        step = make_train_step(quadratic, tx, 0.9, 0, mesh)
+        state = begin(tx, mesh)
+        step = step_of(tx, mesh)
         for _ in range(3):
             state, _ = step(state, batch())
         results.append(state)
     assert "fsdp" in str(results[1].params["net"]["kernel"].sharding.spec)
     chex.assert_trees_all_close(jax.device_get(results[0].params), jax.device_get(results[1].params), rtol=1e-6)
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole_batch() -> None:
+    results = []
+    for parts in (1, 2, 4):
+        mesh, tx = meshes.make_mesh(), optax.sgd(0.1)
+        state, metrics = step_of(tx, mesh, accumulate=parts)(begin(tx, mesh), batch(16))
+        assert int(state.stats["seen"]) == 16
+        results.append((jax.device_get(state.params), float(metrics["loss"]), float(metrics["grad_norm"])))
+    for other in results[1:]:
+        chex.assert_trees_all_close(results[0], other, rtol=1e-5)
+    with pytest.raises(UserError, match="accumulate=3 does not divide a batch of 16"):
+        step_of(tx, mesh, accumulate=3)(begin(tx, mesh), batch(16))
+
+
+def test_the_parts_of_a_batch_have_keys_of_their_own_and_hand_their_stats_on() -> None:
+    def loss(params, held, batch, key, step):
+        noise = jax.random.normal(key, (len(batch["x"]),))
+        return jnp.sum(params["w"] * noise), ({"noise": noise[0]}, held.stats * 2 + batch["x"][0, 0])
+
+    given = {"x": jnp.arange(6.0)[:, None]}
+    key, held = jax.random.key(3), Held(jnp.zeros(()), {})
+    (value, (metrics, stats)), grads = accumulated(loss, 3)(
+        {"w": jnp.ones(())}, held, given, key, jnp.zeros((), jnp.int32)
+    )
+    noise = np.stack([jax.random.normal(jax.random.fold_in(key, i), (2,)) for i in range(3)])
+    np.testing.assert_allclose(value, noise.sum(axis=1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(grads["w"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["noise"], noise[:, 0].mean(), rtol=1e-5)
+    assert float(stats) == (0 * 2 + 0) * 4 + 1 * 2 + 2  # parts begin with examples 0, 1, 2
+
+
+def test_arrays_are_placed_by_the_first_rule_that_their_name_matches() -> None:
+    mesh = meshes.make_mesh(2)
+    tree = {
+        "unet": {
+            "kernel": jax.ShapeDtypeStruct((3, 8, 6), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((8,), jnp.float32),
+        }
+    }
+
+    def spec(rules):
+        return {k: tuple(v.spec) for k, v in meshes.state_shardings(mesh, tree, rules)["unet"].items()}
+
+    assert spec(()) == {"kernel": (), "bias": ()}  # both are small
+    assert spec([("unet/.*", "split")]) == {"kernel": (None, "fsdp", None), "bias": ("fsdp",)}
+    assert spec([("unet/bias", "whole"), (".*", "split")]) == {"kernel": (None, "fsdp", None), "bias": ()}
+    large = {
+        "a": {
+            "kernel": jax.ShapeDtypeStruct((1024, 2048), jnp.float32),
+            "scale": jax.ShapeDtypeStruct((2**21,), jnp.float32),
+        }
+    }
+    placed = meshes.state_shardings(mesh, large)["a"]
+    assert tuple(placed["kernel"].spec) == (None, "fsdp") and tuple(placed["scale"].spec) == ()
+    with pytest.raises(UserError, match="unknown sharding tactic 'splt'; did you mean 'split'"):
+        meshes.state_shardings(mesh, tree, [(".*", "splt")])
 
 
 def test_a_mesh_that_does_not_divide_the_devices_is_refused() -> None:

@@ -6,15 +6,21 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import unknown
+from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.training.config import Config
 from rdm_jax.training.tasks.base import Task
 
 TASKS = {
     "clip": "rdm_jax.training.tasks.clip",
     "autoencoder": "rdm_jax.training.tasks.autoencoder",
+    "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
+    "noised_clip": "rdm_jax.training.tasks.noised_clip",
+    "noised_classifier": "rdm_jax.training.tasks.noised_classifier",
     "classifier": "rdm_jax.training.tasks.classifier",
 }
 
@@ -36,3 +42,24 @@ def make_task(
     if config.task not in TASKS:
         raise unknown("task", config.task, TASKS)
     return importlib.import_module(TASKS[config.task]).make(config, workdir, progress, start)
+
+
+def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns the task that `config.task` names and the shapes of its global batch, from the configuration alone.
+
+    Its data are one blank picture and its frozen parameters shapes: for counting, not for training.
+
+    Raises:
+      UserError: there is no such task, or it needs more than its configuration.
+    """
+    if config.task not in TASKS:
+        raise unknown("task", config.task, TASKS)
+    module = importlib.import_module(TASKS[config.task])
+    if not hasattr(module, "abstract"):
+        able = [name for name, place in TASKS.items() if hasattr(importlib.import_module(place), "abstract")]
+        raise UserError(f"task {config.task!r} has no dry run; {', '.join(able)} have")
+    task = module.abstract(config)
+    record = task.read(0, np.random.default_rng(0))
+    batch = task.complete({name: np.asarray(value)[None] for name, value in record.items()})
+    size = config.batch_size
+    return task, {name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in batch.items()}

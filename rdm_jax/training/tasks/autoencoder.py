@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
+from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
-from rdm_jax.core.images import to_float
+from rdm_jax.core import sheets
+from rdm_jax.core.images import to_float, to_uint8
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
-from rdm_jax.models.clip import Block, ViT
 from rdm_jax.training.config import Config
-from rdm_jax.training.tasks.base import Progress, training_and_held_out
-
-Features = Callable[[Float[Array, "b h w 3"]], Float[Array, "b l n c"]]
+from rdm_jax.training.perceptual import Perceptual, open_perceptual
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_and_held_out
 
 EVAL_PICTURES = 512
 EVAL_BATCH = 64
+SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderTask:
+class AutoencoderTask(Task):
     """Trains encoder and decoder, or the decoder alone where the optimizer's `frozen` holds the encoder."""
 
     config: Config
@@ -46,7 +47,7 @@ class AutoencoderTask:
     held_out: Pictures
     module: Any
     settings: dict[str, Any]
-    features: Features | None = None
+    features: Perceptual | None = None
 
     @property
     def size(self) -> int:
@@ -60,14 +61,20 @@ class AutoencoderTask:
         image = np.asarray(self.pictures.images[row, top : top + crop, left : left + crop])
         return {"image": np.ascontiguousarray(image[:, ::-1]) if generator.random() < 0.5 else image}
 
-    def init(self, key: Key[Array, ""]) -> Any:
-        """Returns fresh parameters."""
-        side = self.config.data.size
-        return {"autoencoder": self.module.init(key, jnp.zeros((1, side, side, 3)))["params"]}
+    @property
+    def frozen(self) -> Any:
+        """The parameters of the network that features are of."""
+        return self.features.params if self.features else {}
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters, and no stats."""
+        return {
+            "autoencoder": self.module.init(key, jnp.zeros((1, self.config.crop, self.config.crop, 3)))["params"]
+        }, {}
 
     def loss(
-        self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the weighted sum of the reconstruction's error, the KL divergence, the error at half the scale, what
         structural similarity lacks of one, and the features' distance.
 
@@ -93,10 +100,17 @@ class AutoencoderTask:
             metrics["similarity"] = jnp.mean(structural_similarity(output, image))
             loss += config.similarity_weight * (1.0 - metrics["similarity"])
         if self.features:
-            distance = jnp.sum(jnp.square(self.features(output) - self.features(image)), axis=-1)
-            metrics["features"] = jnp.mean(distance)
+            metrics["features"] = jnp.mean(self.features.distance(held.frozen, output, image))
             loss += config.feature_weight * metrics["features"]
-        return loss, metrics
+        return loss, (metrics, held.stats)
+
+    def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+        """Yields held-out pictures, their reconstructions below them."""
+        images = np.asarray(self.held_out.images[:SHOWN])
+        if len(images):
+            apply = jax.jit(lambda p, x: self.module.apply({"params": p}, x))
+            back = to_uint8(np.asarray(apply(params["autoencoder"], jnp.asarray(to_float(images)))))
+            yield "reconstructions", sheets.grid(np.stack([images, back]), row_labels=["picture", "back"], zoom=1)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the mean PSNR over held-out pictures, and that of each style where they have one."""
@@ -185,47 +199,20 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
     return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
 
 
-def clip_features(bundle: Bundle) -> Features:
-    """Returns the function from pictures [b, h, w, 3] in [-1, 1] to the tokens after each block of the bundle's ViT.
-
-    They are of unit length, [b, blocks, tokens, width], so that squared differences are 2 - 2 cosines.
-
-    Raises:
-      UserError: the bundle holds no CLIP, or its image tower is a ResNet.
-    """
-    bundle.require("clip")
-    module, config, params = bundle.clip, bundle.config["clip"], jax.device_put(bundle.params["clip"])
-    if not isinstance(module.vision, ViT):
-        raise UserError(f"model {bundle.name!r}: its CLIP is a ResNet; features are those of a ViT")
-    mean, std = (jnp.asarray(config[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
-
-    def features(image: Float[Array, "b h w 3"]) -> Float[Array, "b l n c"]:
-        """Maps pictures [b, h, w, 3] in [-1, 1] to unit tokens [b, blocks, tokens, width]."""
-        _, state = module.apply(
-            {"params": params},
-            ((image + 1.0) / 2.0 - mean) / std,
-            method="encode_image",
-            capture_intermediates=lambda part, method: isinstance(part, Block) and method == "__call__",
-            mutable=["intermediates"],
-        )
-        tokens = jnp.stack(jax.tree.leaves(state["intermediates"]), axis=1)
-        return tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True)
-
-    return features
-
-
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> AutoencoderTask:
     """Returns the task over the pictures that `config.data` names.
 
     Raises:
       UserError: features are asked for and the bundle `config.base` has none for crops of this size.
     """
-    features = None
-    if config.loss.feature_weight:
-        base = Bundle.open(config.base)
-        features = clip_features(base)
-        if base.clip.vision.image_size != config.crop:
-            raise UserError(f"crop={config.crop}: the CLIP of {config.base} takes {base.clip.vision.image_size} pixels")
+    wanted = ConfigDict({"kind": "clip", "bundle": config.base})
+    features = open_perceptual(wanted, config.crop) if config.loss.feature_weight else None
     pictures, held_out = training_and_held_out(config.data, progress)
     settings = config.model.to_dict()
     return AutoencoderTask(config, pictures, held_out, build_autoencoder(settings), settings, features)
+
+
+def abstract(config: Config) -> AutoencoderTask:
+    """Returns the task from its configuration alone, without the perceptual distance."""
+    blank, settings = blank_picture(config.data.size), config.model.to_dict()
+    return AutoencoderTask(config, blank, blank, build_autoencoder(settings), settings)

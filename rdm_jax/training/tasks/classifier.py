@@ -19,7 +19,8 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models.classifier import build_classifier
 from rdm_jax.training.config import Config
-from rdm_jax.training.tasks.base import Progress, training_pictures
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks.base import Progress, Task, training_pictures
 
 IGNORED = -1
 EVAL_BATCH = 256
@@ -79,7 +80,7 @@ def labels(
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierTask:
+class ClassifierTask(Task):
     """Pictures with labels; see `rdm_jax.training.tasks.base.Task`."""
 
     config: Config
@@ -109,14 +110,14 @@ class ClassifierTask:
         image = moved(np.asarray(self.train.images[row]), self.config.augment.shift, generator)
         return {"image": image, "labels": self.train_labels[row]}
 
-    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-        """Returns fresh parameters."""
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters, and no stats."""
         size = self.config.data.size
-        return {"classifier": self.module.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]}
+        return {"classifier": self.module.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]}, {}
 
     def loss(
-        self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the sum over attributes of the mean cross entropy, and the accuracies."""
         blemish_key, dropout_key = jax.random.split(key)
         x = blemished(batch["image"].astype(jnp.float32) / 127.5 - 1.0, blemish_key, self.config.augment)
@@ -130,7 +131,7 @@ class ClassifierTask:
             entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(classes, 0))
             losses.append(jnp.sum(entropy * seen) / jnp.maximum(jnp.sum(seen), 1))
             metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == classes) & seen) / jnp.maximum(jnp.sum(seen), 1)
-        return jnp.sum(jnp.stack(losses)), metrics
+        return jnp.sum(jnp.stack(losses)), (metrics, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the accuracy of each attribute on the held-out pictures."""

@@ -20,7 +20,8 @@ from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 from rdm_jax.models import build_clip
 from rdm_jax.training.config import Config
-from rdm_jax.training.tasks.base import Progress, training_and_held_out
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
 
 MAX_LOGIT_SCALE = float(np.log(100.0))
 EVAL_BATCH = 256
@@ -70,7 +71,7 @@ def disjoint_shares(key: Key[Array, ""], batch: int, patches: int, views: int) -
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTask:
+class ClipTask(Task):
     """Trains both towers from nothing on the pictures' captions."""
 
     config: Config
@@ -91,17 +92,17 @@ class ClipTask:
         """Returns the picture [h, w, 3] uint8 and its caption's tokens."""
         return {"image": np.asarray(self.pictures.images[row]), "tokens": self.tokens[row]}
 
-    def init(self, key: Key[Array, ""]) -> Any:
-        """Returns fresh parameters of both towers, the inverse temperature at `config.initial_scale`."""
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters of both towers, and no stats; the inverse temperature at `config.initial_scale`."""
         size = self.settings["vision"]["image_size"]
         pixels, tokens = jnp.zeros((1, size, size, 3)), jnp.zeros((1, self.tokens.shape[1]), jnp.int32)
         params = self.module.init(key, pixels, tokens)["params"]
         scale = jnp.full_like(params["logit_scale"], np.log(self.config.initial_scale))
-        return {"clip": {**params, "logit_scale": scale}}
+        return {"clip": {**params, "logit_scale": scale}}, {}
 
     def loss(
-        self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the contrastive loss and the share of pictures that find their own caption.
 
         With `config.views` = v > 1 every picture is seen as v disjoint random shares of its patches (FLIP,
@@ -117,9 +118,9 @@ class ClipTask:
         loss = jnp.mean(jnp.stack([contrastive_loss(view, text, scale, batch["tokens"]) for view in views]))
         metrics = {"accuracy": _own_caption(views[0], text, batch["tokens"]), "scale": scale}
         if not self.config.image_weight:
-            return loss, metrics
+            return loss, (metrics, held.stats)
         between = contrastive_loss(views[0], views[1], scale, jnp.arange(len(text))[:, None])
-        return loss + self.config.image_weight * between, {**metrics, "views": between}
+        return loss + self.config.image_weight * between, ({**metrics, "views": between}, held.stats)
 
     def _views(self, params: Any, pixels: Float[Array, "b h w 3"], key: Key[Array, ""]) -> list[Float[Array, "b d"]]:
         encode = functools.partial(self.module.apply, {"params": params["clip"]}, method="encode_image")

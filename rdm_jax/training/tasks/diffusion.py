@@ -15,53 +15,79 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
+from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import sheets, trees
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.core.images import to_float
+from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
-from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps
+from rdm_jax.data.sources import open_source
+from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import build_unet
-from rdm_jax.models.autoencoder import sample_moments
+from rdm_jax.factory import NULLS
+from rdm_jax.models import abstract_params, build_autoencoder, build_unet
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.sidecar import NeighborSidecar
+from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
 from rdm_jax.training.config import Config
-from rdm_jax.training.tasks.base import Progress, training_pictures
+from rdm_jax.training.drawing import draw
+from rdm_jax.training.latents import Latents, cache_folder, open_latents
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
 
-ENCODE_BATCH = 64
 EVAL_BATCHES = 8
 BANDS = 4
+SHOWN = 8
+NULL, TEXT, BOTH, NEIGHBORS = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionTask:
-    """Trains the U-Net on cached latents.
+class DiffusionTask(Task):
+    """Trains the U-Net.
 
     Attributes:
-      base: the bundle with the frozen encoder and autoencoder.
-      moments: [n, h, w, 2 c] float16, what the autoencoder gave for every picture.
-      captions: [n, d] float16, the encoder's vector of every caption.
-      neighbors: the sidecar of every picture's neighbours, nearest first.
-      latents: {"scale", "shift"}: how latents are brought to zero mean and unit variance.
+      latents: the pictures that are learned from, as the base's autoencoder encodes them.
+      captions: [n, d] float16, the encoder's vector of every caption; None where no condition holds one.
+      neighbors: the sidecar of every picture's neighbours, nearest first; None trains without retrieval.
+      module: the network.
+      settings: its configuration.
     """
 
     config: Config
-    base: Bundle
-    pictures: Pictures
-    moments: Float[np.ndarray, "n h w m"]
-    captions: Float[np.ndarray, "n d"]
+    latents: Latents
+    captions: Float[np.ndarray, "n d"] | None
     neighbors: NeighborSidecar | None
-    latents: dict[str, Any]
     module: Any
     settings: dict[str, Any]
+
+    @property
+    def base(self) -> Bundle:
+        """The bundle with the frozen encoder and autoencoder."""
+        return self.latents.base
+
+    @property
+    def pictures(self) -> Pictures:
+        """What is learned from."""
+        return self.latents.pictures
 
     @property
     def size(self) -> int:
         """The number of records in an epoch: of training pictures, some of them more than once."""
         return len(self.rows)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Hashes of the pictures, of the base and of the neighbours' database."""
+        told = {"source": self.pictures.fingerprint, "base": self.base.digest}
+        return told | ({"database": self.neighbors.manifest["database"]["digest"]} if self.neighbors else {})
+
+    @property
+    def frozen(self) -> Any:
+        """The autoencoder's parameters, where pictures are encoded in every step."""
+        return self.latents.frozen
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
@@ -77,38 +103,64 @@ class DiffusionTask:
         """The noise schedule."""
         return build_schedule(self.config.diffusion.to_dict())
 
-    def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns one record: a picture's moments [h, w, 2 c] and its context tokens [k, d]."""
+    def read(self, row: int, generator: np.random.Generator) -> Record:
+        """Returns one record: a picture, or its moments, and which condition it was dealt."""
         return self._record(int(self.rows[row]), generator)
 
-    def _record(self, picture: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        return {"moments": np.asarray(self.moments[picture]), "context": self.context(picture, generator)}
+    def complete(self, batch: Record) -> Record:
+        """Returns pictures or moments, the context tokens [b, k, d], and whether they stand for no condition [b]."""
+        shown = {name: batch[name] for name in ("image", "moments") if name in batch}
+        return {**shown, "context": self.tokens(batch), "null": batch["kind"] == NULL}
 
-    def context(self, row: int, generator: np.random.Generator) -> Float[np.ndarray, "k d"]:
-        """Returns the tokens that condition one picture: neighbours, the caption, both, or the null condition (zeros).
+    def _record(self, picture: int, generator: np.random.Generator) -> Record:
+        return {**self.latents.read(picture, generator), **self.deal(picture, generator)}
 
-        k of the nearest `candidates` are drawn at random. A caption alone fills all k places: attention over equal
-        tokens is attention over one. Of the pictures that see both, the share `shuffled_probability` sees neighbours of
-        another picture of the same collection: then the caption alone says what there is, and the neighbours how it is
-        drawn, so that a text can ask a collection for what it does not hold.
+    def deal(self, picture: int, generator: np.random.Generator) -> Record:
+        """Returns by lot what conditions a picture: `kind`, whose neighbours (`lender`) and which of them (`chosen`).
+
+        The kinds are neighbours, the caption, both, or nothing. k of the nearest `candidates` are drawn. Of the
+        pictures that see both, the share `shuffled_probability` sees neighbours of another picture of the same
+        collection: then the caption alone says what there is, and the neighbours how it is drawn, so that a text can
+        ask a collection for what it does not hold.
         """
         config = self.config.conditioning
-        mode = generator.random()
-        if mode < config.null_probability or self.neighbors is None:
-            return np.zeros((config.neighbors, self.captions.shape[1]), np.float32)
-        mode = (mode - config.null_probability) / (1.0 - config.null_probability)
-        caption = self.captions[row].astype(np.float32)
-        if mode < config.text_probability:
-            return _unit(np.repeat(caption[None], config.neighbors, axis=0), config.unit_tokens)
-        both = mode < config.text_probability + config.text_and_neighbors_probability
-        if both and generator.random() < config.shuffled_probability:
-            row = int(generator.choice(self.collections[self._collection(row)]))
-        _, _, embeddings = self.neighbors[int(self.pictures.rows[row])]
+        kind, lender = self._kind(generator.random()), picture
+        if kind == BOTH and generator.random() < config.shuffled_probability:
+            lender = int(generator.choice(self.collections[self._collection(picture)]))
         chosen = generator.choice(config.candidates, config.neighbors, replace=False)
-        tokens = embeddings[chosen].astype(np.float32)
-        if both:
-            tokens = np.concatenate([caption[None], tokens[:-1]])
-        return _unit(tokens, config.unit_tokens)
+        return {"kind": np.array(kind), "picture": np.array(picture), "lender": np.array(lender), "chosen": chosen}
+
+    def _kind(self, share: float) -> int:
+        config = self.config.conditioning
+        if share < config.null_probability or self.neighbors is None:
+            return NULL
+        share = (share - config.null_probability) / (1.0 - config.null_probability)
+        if share < config.text_probability:
+            return TEXT
+        return BOTH if share < config.text_probability + config.text_and_neighbors_probability else NEIGHBORS
+
+    def tokens(self, dealt: Record) -> Float[np.ndarray, "b k d"]:
+        """Returns the tokens that condition a batch of pictures, zeros where there is no condition.
+
+        A caption alone fills all k places: attention over equal tokens is attention over one. With neighbours it takes
+        the first place.
+        """
+        config, kinds = self.config.conditioning, dealt["kind"]
+        tokens = np.zeros((len(kinds), config.neighbors, self.settings["context_dim"]), np.float32)
+        retrieved = np.flatnonzero((kinds == NEIGHBORS) | (kinds == BOTH))
+        if self.neighbors is not None and len(retrieved):
+            _, _, rows = self.neighbors.read(self.pictures.rows[dealt["lender"][retrieved]])
+            found = np.take_along_axis(rows, dealt["chosen"][retrieved, :, None], axis=1).astype(np.float32)
+            both = kinds[retrieved] == BOTH
+            found[both, 1:] = found[both, :-1]
+            tokens[retrieved] = found
+        for kind, places in ((TEXT, slice(None)), (BOTH, slice(1))):
+            seen = np.flatnonzero(kinds == kind)
+            if self.captions is not None and len(seen):
+                tokens[seen, places] = self.captions[dealt["picture"][seen], None].astype(np.float32)
+        if config.unit_tokens:
+            tokens /= np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
+        return tokens
 
     @functools.cached_property
     def collections(self) -> dict[str | None, np.ndarray]:
@@ -122,64 +174,85 @@ class DiffusionTask:
         within = self.neighbors.manifest.get("within") if self.neighbors else None
         return within and self.pictures.attributes[row].get(within)
 
-    def init(self, key: Key[Array, ""]) -> Any:
-        """Returns fresh parameters of the U-Net."""
-        _, h, w, m = self.moments.shape
-        context = jnp.zeros((1, self.config.conditioning.neighbors, self.captions.shape[1]))
-        return {"unet": self.module.init(key, jnp.zeros((1, h, w, m // 2)), jnp.zeros((1,)), context)["params"]}
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters of the U-Net, and of the null condition where it is learned; and no stats."""
+        width = self.settings["context_dim"]
+        context = jnp.zeros((1, self.config.conditioning.neighbors, width))
+        params = {
+            "unet": self.module.init(key, jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,)), context)["params"]
+        }
+        if self.config.conditioning.null == "learned":
+            params["null"] = {"token": jnp.zeros((width,), jnp.float32)}
+        return params, {}
 
     def loss(
-        self, params: Any, batch: dict[str, Array], key: Key[Array, ""], step: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Returns the mean squared error of the prediction at random times, and its mean within bands of time."""
-        posterior_key, noise_key, time_key = jax.random.split(key, 3)
-        moments = batch["moments"].astype(jnp.float32)
-        b, h, w, m = moments.shape
-        shape = (b, h, w, m // 2)
-        z = sample_moments(moments, jax.random.normal(posterior_key, shape))
-        shift = jnp.asarray(self.latents["shift"], jnp.float32)[None, None, None]
-        x0 = (z - shift) * jnp.float32(self.latents["scale"])
-        t = sample_timesteps(time_key, b, len(self.schedule), self.config.time_density)
+        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        """Returns the weighted squared error of the prediction at random times, and its mean within bands of time."""
+        config = self.config.diffusion
+        posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
+        x0 = self.latents.x0(held.frozen, batch, posterior_key)
+        t = sample_timesteps(time_key, len(x0), len(self.schedule), self.config.time_density)
+        context = batch["context"]
+        if "null" in params:
+            context = jnp.where(batch["null"][:, None, None], params["null"]["token"][None, None], context)
 
         def apply(x: Array, t: Array, context: Array) -> Array:
-            return self.module.apply({"params": params["unet"]}, x, t, context)
+            dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if self.module.dropout else {}
+            return self.module.apply({"params": params["unet"]}, x, t, context, **dropout)
 
-        noise = jax.random.normal(noise_key, shape)
-        losses = diffusion_loss(apply, x0, batch["context"], t, noise, self.schedule, self.config.diffusion.prediction)
-        band = t * BANDS // len(self.schedule)
-        share = jax.nn.one_hot(band, BANDS, axis=0)
+        noise = jax.random.normal(noise_key, x0.shape)
+        losses = diffusion_loss(apply, x0, context, t, noise, self.schedule, config.prediction)
+        weights = time_weights(self.config.time_weight, self.schedule, t, config.prediction)
+        share = jax.nn.one_hot(t * BANDS // len(self.schedule), BANDS, axis=0)
         bands = share @ losses / jnp.maximum(share.sum(axis=1), 1.0)
-        return jnp.mean(losses), {f"band_{i}": bands[i] for i in range(BANDS)}
+        return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the loss on the held-out pictures, at the same times and noise in every evaluation."""
         generator = np.random.default_rng(0)
-        step = jax.jit(lambda p, batch, key: self.loss(p, batch, key, jnp.zeros((), jnp.int32))[0])
+        held, zero = Held({}, jax.device_put(self.frozen)), jnp.zeros((), jnp.int32)
+        step = jax.jit(lambda p, batch, key: self.loss(p, held, batch, key, zero)[0])
         losses = []
         for i in range(min(EVAL_BATCHES, self.config.data.held_out_rows // self.config.batch_size)):
             first = self._kept + i * self.config.batch_size
             records = [self._record(row, generator) for row in range(first, first + self.config.batch_size)]
-            batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+            batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
             losses.append(float(step(params, batch, jax.random.key(i))))
         if losses:
             yield "loss", float(np.mean(losses))
 
+    def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+        """Yields pictures drawn from the neighbours of held-out pictures, beside those pictures."""
+        rows = np.arange(self._kept, len(self.pictures))[:SHOWN]
+        if not len(rows) or not self.config.sampling.steps:
+            return
+        kinds = np.full(len(rows), NULL if self.neighbors is None else NEIGHBORS, np.int32)
+        chosen = np.tile(np.arange(self.config.conditioning.neighbors), (len(rows), 1))
+        context = self.tokens({"kind": kinds, "picture": rows, "lender": rows, "chosen": chosen})
+        drawn = draw(self.export(params), context, seed=self.config.seed)
+        given = np.stack([np.asarray(self.pictures.images[row]) for row in rows])
+        yield "samples", sheets.grid(np.stack([given, drawn]), row_labels=["neighbours of", "drawn"], zoom=1)
+
     def export(self, params: Any) -> Bundle:
         """Returns the whole model: the frozen parts, the U-Net and the conventions that it was trained by."""
         conditioning = self.config.conditioning
+        told = {
+            "neighbors": conditioning.neighbors,
+            "unit_tokens": conditioning.unit_tokens,
+            "null": conditioning.null,
+        }
+        if "null" in params:
+            told["null_token"] = np.asarray(params["null"]["token"], np.float64).round(7).tolist()
         config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
             "name": self.config.name,
-            "latents": self.latents,
+            "latents": dict(self.latents.scaling),
             "unet": self.settings,
             "diffusion": self.config.diffusion.to_dict(),
-            "conditioning": {
-                "neighbors": conditioning.neighbors,
-                "unit_tokens": conditioning.unit_tokens,
-                "null": "zeros",
-            },
+            "conditioning": told,
             "sampling": self.config.sampling.to_dict(),
         }
-        parts = {part: self.base.params[part] for part in ("clip", "autoencoder")}
+        parts = {part: self.base.params[part] for part in ("clip", "autoencoder") if self.base.has(part)}
         return Bundle(config, {**parts, "unet": params["unet"]}, self.base.tokenizer)
 
 
@@ -206,30 +279,6 @@ def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.nda
     return times
 
 
-def _unit(tokens: Float[np.ndarray, "k d"], wanted: bool) -> Float[np.ndarray, "k d"]:
-    return tokens / np.linalg.norm(tokens, axis=-1, keepdims=True) if wanted else tokens
-
-
-def encode_moments(
-    bundle: Bundle, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
-) -> Float[np.ndarray, "n h w m"]:
-    """Returns the autoencoder's moments of all pictures in float16, cached in `folder` by the hashes of both."""
-    module: Any = bundle.autoencoder
-    encode = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode").astype(jnp.float16))
-    params = jax.device_put(bundle.params["autoencoder"])
-
-    def chunks() -> Iterator[np.ndarray]:
-        """Yields the moments of one batch after another."""
-        for start in range(0, len(pictures), ENCODE_BATCH):
-            batch = to_float(pictures.images[start : start + ENCODE_BATCH])
-            padding = ((0, ENCODE_BATCH - len(batch)), (0, 0), (0, 0), (0, 0))
-            yield np.asarray(encode(params, np.pad(batch, padding)))[: len(batch)]
-            progress(min(start + ENCODE_BATCH, len(pictures)), len(pictures))
-
-    name = f"moments-{bundle.hashes['autoencoder'][:16]}-{pictures.fingerprint[:16]}-{pictures.images.shape[1]}"
-    return cached_array(folder / name, len(pictures), chunks)
-
-
 def encode_captions(
     encoder: ClipEncoder, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
 ) -> Float[np.ndarray, "n d"]:
@@ -245,15 +294,6 @@ def encode_captions(
     return cached_array(folder / name, len(pictures), chunks)
 
 
-def latent_statistics(moments: Float[np.ndarray, "n h w m"], rows: int = 4096) -> dict[str, Any]:
-    """Returns {"scale", "shift"} that bring the latents' means to zero mean by channel and unit variance over all."""
-    some = moments[np.linspace(0, len(moments) - 1, min(rows, len(moments))).astype(int)].astype(np.float64)
-    mean, logvar = np.split(some, 2, axis=-1)
-    shift = mean.mean(axis=(0, 1, 2))
-    variance = np.mean((mean - shift) ** 2) + np.mean(np.exp(logvar))
-    return {"scale": round(float(variance**-0.5), 6), "shift": [round(float(value), 6) for value in shift]}
-
-
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> DiffusionTask:
     """Returns the task; fills the caches of moments and captions first where they are not there.
 
@@ -262,29 +302,38 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     """
     base = Bundle.open(config.base)
     base.require("clip", "autoencoder")
+    if config.conditioning.null not in NULLS:
+        raise unknown("conditioning.null", config.conditioning.null, NULLS)
     pictures = training_pictures(config.data, config.data.split, progress)
-    cache = Path(config.data.data_dir or "data") / "cache"
-    moments = encode_moments(base, pictures, cache, lambda *at: progress("encoding latents", *at))
+    latents = open_latents(base, pictures, config, progress)
     encoder = ClipEncoder(base)
-    captions = encode_captions(encoder, pictures, cache, lambda *at: progress("encoding captions", *at))
-    neighbors = open_neighbors(config, pictures, encoder) if config.data.neighbors else None
+    conditioning, captions = config.conditioning, None
+    if config.data.neighbors and conditioning.text_probability + conditioning.text_and_neighbors_probability > 0:
+        told = functools.partial(progress, "encoding captions")
+        captions = encode_captions(encoder, pictures, cache_folder(config.data), told)
+    neighbors = open_neighbors(config, pictures, encoder, progress) if config.data.neighbors else None
     settings = config.model.to_dict() | {
-        "in_channels": moments.shape[-1] // 2,
-        "out_channels": moments.shape[-1] // 2,
-        "context_dim": captions.shape[1],
+        "in_channels": latents.shape[-1],
+        "out_channels": latents.shape[-1],
+        "context_dim": int(encoder.identity["width"]),
     }
-    latents = latent_statistics(moments)
-    return DiffusionTask(config, base, pictures, moments, captions, neighbors, latents, build_unet(settings), settings)
+    return DiffusionTask(config, latents, captions, neighbors, build_unet(settings), settings)
 
 
-def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder) -> NeighborSidecar:
-    """Returns the sidecar that `config.data.neighbors` names.
+def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
+    """Returns the sidecar that `config.data.neighbors` names, computed now if it is not there and `compute` says how.
 
     Raises:
       UserError: it is missing, of another data set or encoder, or holds fewer neighbours than are drawn from.
     """
-    database = Database.open(config.data.database) if config.data.get("database") else None
-    sidecar = NeighborSidecar(Path(config.data.neighbors), database)
+    data, place = config.data, Path(config.data.neighbors)
+    database = Database.open(data.database) if data.get("database") else None
+    if data.compute.k and database is not None and not (place / MANIFEST).exists():
+        source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
+        plan = Plan(data.compute.k, within=data.compute.within or None)
+        told = functools.partial(progress, "finding neighbours")
+        compute_neighbors(source, encoder, database, plan, place, progress=told)
+    sidecar = NeighborSidecar(place, database)
     if database is None and not sidecar.manifest["embeddings"]:
         raise UserError(
             f"the neighbours in {config.data.neighbors} hold no rows; name their database by data.database, or compute "
@@ -307,3 +356,24 @@ def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder) -> 
             "compute more with `rdm neighbors --k`"
         )
     return sidecar
+
+
+def abstract(config: Config) -> DiffusionTask:
+    """Returns the task from `config.architecture` alone, or from the settings of the bundle `config.base`.
+
+    Attention is XLA's, not what this machine would choose.
+    """
+    told = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
+    autoencoder = build_autoencoder(told["autoencoder"])
+    frozen = trees.unflatten(abstract_params(autoencoder))
+    base = Bundle({"name": config.name, "autoencoder": told["autoencoder"]}, {"autoencoder": frozen})
+    latents = Latents(base, blank_picture(config.data.size), None, config.latents.to_dict() or {"scale": 1.0})
+    height, width, channels = latents.shape
+    if config.data.cache_latents:
+        encoded = autoencoder.encoded * autoencoder.embed_dim
+        latents = dataclasses.replace(latents, moments=np.zeros((1, height, width, encoded), np.float16))
+    sizes = {"in_channels": channels, "out_channels": channels, "context_dim": told["clip"]["embed_dim"]}
+    settings = config.model.to_dict() | sizes | {"attention_implementation": "xla"}
+    config = config.copy_and_resolve_references().unlock()
+    config.emphasis, config.data.held_out_rows = ConfigDict(), 0
+    return DiffusionTask(config, latents, None, None, build_unet(settings), settings)

@@ -16,9 +16,10 @@ from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
 from rdm_jax.training.config import load_config
+from rdm_jax.training.perceptual import clip_features, open_perceptual
+from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.autoencoder import (
     AutoencoderTask,
-    clip_features,
     halved,
     make,
     psnr,
@@ -27,6 +28,7 @@ from rdm_jax.training.tasks.autoencoder import (
 )
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
+EMPTY = Held({}, {})
 CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/autoencoder.py")
 
 
@@ -64,22 +66,22 @@ def test_half_a_scale_is_the_mean_of_squares():
 
 
 def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task):
-    params = jax.jit(task.init)(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.pictures.images)}
     key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
-    loss, parts = jax.jit(task.loss)(params, batch, key, step)
+    loss, (parts, _) = jax.jit(task.loss)(params, EMPTY, batch, key, step)
     weights = task.config.loss
     expected = parts["absolute"] + weights.squared_weight * 4.0 / 10 ** (parts["psnr"] / 10)
     expected += weights.edge_weight * parts["edges"] + weights.kl_weight * parts["kl"]
     np.testing.assert_allclose(loss, expected + weights.half_scale_weight * parts["half_scale"], rtol=1e-4)
-    grads = jax.jit(jax.grad(lambda p: task.loss(p, batch, key, step)[0]))(params)
+    grads = jax.jit(jax.grad(lambda p: task.loss(p, EMPTY, batch, key, step)[0]))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 def test_features_are_the_unit_tokens_behind_every_block():
     bundle = TINY.bundle()
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    found = np.asarray(jax.jit(clip_features(bundle))(jnp.asarray(to_float(images))))
+    found = np.asarray(jax.jit(clip_features(bundle))(bundle.params["clip"], jnp.asarray(to_float(images))))
     assert found.shape == (3, 1, 1 + 4, 16)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, rtol=1e-5)
     # The readout norms the class token of the last block, and a norm does not see length.
@@ -92,14 +94,16 @@ def test_features_are_the_unit_tokens_behind_every_block():
     np.testing.assert_allclose(normed @ vision["projection"]["kernel"], expected, rtol=1e-2, atol=1e-3)
 
 
-def test_the_distance_of_features_joins_the_loss_by_its_weight(task):
+def test_the_distance_of_features_joins_the_loss_by_its_weight(task, tmp_path):
     config = task.config.copy_and_resolve_references()
     config.loss.feature_weight = 0.7
-    seeing = dataclasses.replace(task, config=config, features=clip_features(TINY.bundle()))
-    params, batch = jax.jit(task.init)(jax.random.key(0)), {"image": jnp.asarray(task.pictures.images)}
-    arguments = params, batch, jax.random.key(1), jnp.zeros((), jnp.int32)
+    TINY.bundle().save(tmp_path / "base")
+    perceptual = open_perceptual(ConfigDict({"kind": "clip", "bundle": str(tmp_path / "base")}), 16)
+    seeing = dataclasses.replace(task, config=config, features=perceptual)
+    (params, stats), batch = jax.jit(task.init)(jax.random.key(0)), {"image": jnp.asarray(task.pictures.images)}
+    arguments = params, Held(stats, seeing.frozen), batch, jax.random.key(1), jnp.zeros((), jnp.int32)
     without, _ = jax.jit(task.loss)(*arguments)
-    loss, parts = jax.jit(seeing.loss)(*arguments)
+    loss, (parts, _) = jax.jit(seeing.loss)(*arguments)
     assert parts["features"] > 0.0
     np.testing.assert_allclose(loss, without + 0.7 * parts["features"], rtol=1e-5)
 

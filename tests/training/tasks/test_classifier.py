@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.pictures import Pictures
+from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import classifier
 
 ATTRIBUTES = [
@@ -57,9 +58,9 @@ def test_what_cannot_be_seen_has_no_label():
 
 
 def test_the_loss_is_the_mean_over_what_can_be_seen(task):
-    params = task.init(jax.random.key(0))
+    params, _ = task.init(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
-    value, metrics = task.loss(params, batch, jax.random.key(1), jnp.zeros((), jnp.int32))
+    value, (metrics, _) = task.loss(params, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))
     x = batch["image"].astype(jnp.float32) / 127.5 - 1.0
     logits = task.module.apply({"params": params["classifier"]}, x)
     expected = 0.0
@@ -74,18 +75,22 @@ def test_the_loss_is_the_mean_over_what_can_be_seen(task):
 
 
 def test_the_label_of_an_unseen_colour_does_not_matter(task):
-    params = task.init(jax.random.key(0))
+    params, _ = task.init(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
-    gradient = jax.grad(lambda p: task.loss(p, batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(params)
+    gradient = jax.grad(lambda p: task.loss(p, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(
+        params
+    )
     without = {name: value[jnp.array([0, 2])] for name, value in batch.items()}
-    alone = jax.grad(lambda p: task.loss(p, without, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(params)
+    alone = jax.grad(lambda p: task.loss(p, Held({}, {}), without, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(
+        params
+    )
     np.testing.assert_allclose(
         gradient["classifier"]["heads_colour"]["kernel"], alone["classifier"]["heads_colour"]["kernel"], rtol=1e-4
     )
 
 
 def test_the_exported_bundle_names_its_classes(task):
-    bundle = task.export(task.init(jax.random.key(0)))
+    bundle = task.export(task.init(jax.random.key(0))[0])
     assert bundle.config["classifier"]["classes"]["subject"] == ["cat", "sun"]
     assert bundle.config["judging"]["unseen"] == {"colour": {"style": ("charcoal",)}}
     assert bundle.config["judging"]["augment"]["shift"] == 0
@@ -93,7 +98,7 @@ def test_the_exported_bundle_names_its_classes(task):
 
 
 def test_evaluation_names_every_picture_once(task):
-    params = task.init(jax.random.key(0))
+    params, _ = task.init(jax.random.key(0))
     found = classifier.name_attributes(task.module, params["classifier"], task.test.images)
     x = jnp.asarray(task.test.images, jnp.float32) / 127.5 - 1.0
     logits = task.module.apply({"params": params["classifier"]}, x)

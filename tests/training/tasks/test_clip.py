@@ -133,7 +133,7 @@ def test_shares_of_patches_are_disjoint_and_differ_between_pictures() -> None:
 
 def test_a_view_knows_nothing_of_the_other_view_s_patches(make) -> None:
     task = make()
-    params = jax.jit(task.init)(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     rng = np.random.default_rng(1)
     pixels = jnp.asarray(rng.normal(size=(3, 16, 16, 3)), jnp.float32)
     first, second = (np.asarray(share) for share in disjoint_shares(jax.random.key(2), 3, 16, 2))

@@ -20,6 +20,7 @@ from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.training.config import load_config
+from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import diffusion
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
@@ -61,7 +62,8 @@ def make(tmp_path_factory):
 
 
 def _contexts(task, row, count=40):
-    return [task.context(row, np.random.default_rng(seed)) for seed in range(count)]
+    records = [task.deal(row, np.random.default_rng(seed)) for seed in range(count)]
+    return list(task.tokens({name: np.stack([record[name] for record in records]) for name in records[0]}))
 
 
 def _positions(tokens, embeddings):
@@ -162,10 +164,11 @@ def test_more_candidates_than_neighbours_are_refused(make):
 
 def test_what_is_exported_draws_and_evaluation_repeats_itself(make):
     task = make()
-    params = jax.jit(task.init)(jax.random.key(0))
+    params, stats = jax.jit(task.init)(jax.random.key(0))
     assert list(task.evaluate(params)) == list(task.evaluate(params))
-    batch = {name: jnp.asarray(value)[None] for name, value in task.read(0, np.random.default_rng(0)).items()}
-    loss, bands = jax.jit(task.loss)(params, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
+    batch = task.complete({name: value[None] for name, value in task.read(0, np.random.default_rng(0)).items()})
+    held = Held(stats, task.frozen)
+    loss, (bands, _) = jax.jit(task.loss)(params, held, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
     assert float(loss) == pytest.approx(sum(map(float, bands.values())), rel=1e-6)  # one picture is in one band
     bundle = task.export(params)
     drawn = Generator(bundle, ClipEncoder(bundle)).sample(

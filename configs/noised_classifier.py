@@ -1,0 +1,61 @@
+"""A classifier of noisy latents for classifier guidance, for a finished model (arXiv 2105.05233, section 4).
+
+  rdm train --config configs/noised_classifier.py --workdir runs/noised_classifier
+  rdm train --config configs/noised_classifier.py:imagenet --workdir gs://BUCKET/runs/noised_classifier
+
+The first is for the embedded model and names subject, colour and style; the second has the paper's settings (300,000
+steps of 256, 3e-4, decay 0.05, width 128, depth 2, attention at 32, 16 and 8) for the ImageNet model's latents, meant
+for 8 A100.
+"""
+
+from ml_collections import ConfigDict
+
+from rdm_jax.core.errors import unknown
+from rdm_jax.training.config import Config, defaults
+
+
+def get_config(data: str = "") -> Config:
+    """Returns the configuration for the embedded model, or with "imagenet" for that of ImageNet.
+
+    Raises:
+      UserError: there is no such variant.
+    """
+    if data not in ("", "imagenet"):
+        raise unknown("variant", data, ["imagenet"])
+    config = defaults()
+    config.task = "noised_classifier"
+    config.name = config.base = "style-scenes"
+    config.steps = 8_000
+    config.batch_size = 128
+    config.eval_every = config.checkpoint_every = 1_000
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.data.update(cache_latents=True, mirror=False)
+    config.attributes = ("subject", "colour", "style")
+    config.model = ConfigDict(
+        {
+            "model_channels": 32,
+            "channel_mult": (1, 2, 4),
+            "num_res_blocks": 1,
+            "attention_resolutions": (4,),
+            "num_groups": 8,
+            "num_head_channels": 32,
+            "dropout": 0.1,
+        }
+    )
+    if data == "imagenet":
+        config.name = config.base = "runs/rdm_imagenet/model"
+        config.steps, config.batch_size = 300_000, 256
+        config.optimizer.update(learning_rate=3e-4, warmup=0, decay="constant")
+        config.attributes = ("label",)
+        config.data.update(source="imagenet2012", data_dir="", size=256, cache=False, cache_latents=False, mirror=True)
+        config.model.update(
+            model_channels=128,
+            channel_mult=(1, 2, 4, 4),
+            num_res_blocks=2,
+            attention_resolutions=(2, 4, 8),
+            num_groups=32,
+            num_head_channels=64,
+            dropout=0.0,
+        )
+    return config

@@ -1,0 +1,83 @@
+"""The half of a U-Net that reads a noisy picture: what guides a diffusion run judges its steps by.
+
+ADM's classifier (https://arxiv.org/abs/2105.05233, appendix): the way down, conditioned on the time, and attention over
+what is left. It names classes, or gives a vector in a CLIP's space (https://arxiv.org/abs/2112.05744, section 3.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Real
+
+from rdm_jax.models.attention import PixelAttention
+from rdm_jax.models.clip import AttentionPool
+from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, timestep_embedding
+
+EPSILON = 1e-5
+
+
+class NoisedEncoder(nn.Module):
+    """Noisy pictures or latents and their times to a vector.
+
+    Attributes:
+      in_channels: of what is read.
+      features: of the vector.
+      model_channels: channels at level 0; the time embedding is four times as wide.
+      channel_mult: channels of each level, in units of `model_channels`.
+      num_res_blocks: residual blocks of each level.
+      attention_resolutions: the downsampling factors at which every block is followed by attention.
+      num_head_channels: of the attention that reads the result out; must divide the last level's channels.
+      num_groups: of every norm.
+      dropout: the rate within residual blocks.
+      dtype: what products are computed in.
+    """
+
+    in_channels: int
+    features: int
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = ()
+    num_head_channels: int = 32
+    num_groups: int = 32
+    dropout: float = 0.0
+    dtype: Any = "float32"
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and types of the least that it can be called with: latents and times."""
+        side = 2 ** (len(self.channel_mult) - 1)
+        shapes = (1, side, side, self.in_channels), (1,)
+        return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], t: Real[Array, " b"], *, deterministic: bool = True
+    ) -> Float[Array, "b f"]:
+        """Maps x_t [b, h, w, in_channels] and times [b] in [0, 1000) to [b, features], float32.
+
+        The maps behind the levels are sown as "level_0", "level_1", ... into the collection "intermediates". h and w
+        are multiples of 2 ** (levels - 1), and the same in every call: the readout knows positions.
+        """
+        dtype = jnp.dtype(self.dtype)
+        emb = timestep_embedding(t, self.model_channels).astype(dtype)
+        emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
+        emb = nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
+        h = Conv3x3(self.model_channels, dtype=dtype, name="conv_in")(x)
+        for level, mult in enumerate(self.channel_mult):
+            if level:
+                h = Downsample((1, 1), dtype, name=f"down_{level}")(h)
+            for i in range(self.num_res_blocks):
+                channels = self.model_channels * mult
+                res = ResBlock(channels, self.num_groups, EPSILON, self.dropout, True, dtype, name=f"res_{level}_{i}")
+                h = res(h, emb, deterministic)
+                if 2**level in self.attention_resolutions:
+                    h = PixelAttention(self.num_groups, dtype, name=f"attn_{level}_{i}")(h)
+            self.sow("intermediates", f"level_{level}", h)
+        h = nn.silu(GroupNorm(self.num_groups, EPSILON, dtype, name="norm_out")(h))
+        heads = h.shape[-1] // self.num_head_channels
+        return AttentionPool(heads, self.features, dtype, name="pool")(h).astype(jnp.float32)

@@ -1,0 +1,42 @@
+"""Pictures drawn by a model in training, from context tokens that are at hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from rdm_jax import factory
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.images import to_uint8
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.diffusion import samplers
+
+
+def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt8[np.ndarray, "b h w 3"]:
+    """Returns a picture for each row of context tokens, by the bundle's own sampler, steps and guidance.
+
+    Args:
+      bundle: a whole model.
+      context: [b, n, d] tokens.
+      seed: of the noise; picture i's is the same at every call.
+    """
+    config, sampling = bundle.config, bundle.config["sampling"]
+    sampler = factory.sampler_from(sampling["sampler"], sampling["eta"])
+    steps = sampler.plan(factory.schedule_from(config["diffusion"]), sampling["steps"])
+    keys = image_keys(seed, jnp.arange(len(context), dtype=jnp.int32))
+    shape = factory.latent_shape(bundle.unet, bundle.autoencoder, sampling["height"], sampling["width"])
+    decode = factory.decoder_from(bundle.autoencoder, config["latents"])
+    guidance = None if sampling["guidance_scale"] == 1.0 else jnp.float32(sampling["guidance_scale"])
+
+    @jax.jit
+    def run(params: dict[str, Array], tokens: Array) -> Array:
+        denoiser = factory.denoiser_from(
+            bundle.unet, params["unet"], tokens, guidance, config["diffusion"]["prediction"], factory.null_token(config)
+        )
+        infos = samplers.with_keys(steps, keys)
+        return decode(params["autoencoder"], samplers.sample(sampler, infos, normal(keys, shape), denoiser))
+
+    params = {part: jax.device_put(bundle.params[part]) for part in ("unet", "autoencoder")}
+    return to_uint8(np.asarray(run(params, jnp.asarray(context))))

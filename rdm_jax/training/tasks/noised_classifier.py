@@ -1,0 +1,154 @@
+"""A classifier of noisy latents, whose gradient guides a run (https://arxiv.org/abs/2105.05233, section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int32, Key
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.data.batches import Record
+from rdm_jax.diffusion.schedule import Schedule
+from rdm_jax.models import build_noised_encoder
+from rdm_jax.training.config import Config
+from rdm_jax.training.latents import Latents
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks.base import Progress, Task
+from rdm_jax.training.tasks.classifier import IGNORED, class_names, labels
+from rdm_jax.training.tasks.noised import noised_latents, open_model
+
+EVAL_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisedClassifierTask(Task):
+    """Trains one linear head for each attribute of the pictures on a shared network.
+
+    Attributes:
+      config: of the run.
+      base: the finished model.
+      latents: to train on, with the classes [n, a] of the same pictures.
+      held_out: to evaluate on, with `held_out_classes`.
+      names: {attribute: names of its classes}.
+      schedule: of the model's noise.
+      module: the network; its vector holds the logits of one attribute after the other.
+      settings: its configuration.
+    """
+
+    config: Config
+    base: Bundle
+    latents: Latents
+    classes: Int32[np.ndarray, "n a"]
+    held_out: Latents
+    held_out_classes: Int32[np.ndarray, "m a"]
+    names: dict[str, list[str]]
+    schedule: Schedule
+    module: Any
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """The number of pictures."""
+        return len(self.latents.pictures)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Hashes of the pictures and of the model."""
+        return {"source": self.latents.pictures.fingerprint, "base": self.base.digest}
+
+    @property
+    def frozen(self) -> Any:
+        """The autoencoder's parameters, where pictures are encoded in every step."""
+        return self.latents.frozen
+
+    def read(self, row: int, generator: np.random.Generator) -> Record:
+        """Returns a picture or its moments, and its classes [a]."""
+        return {**self.latents.read(row, generator), "labels": self.classes[row]}
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters, and no stats."""
+        x = jnp.zeros((1, *self.latents.shape))
+        return {"noised_classifier": self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
+
+    def loss(
+        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        """Returns the sum over attributes of the mean cross entropy, and the accuracies."""
+        noise_key, dropout_key = jax.random.split(key)
+        x, t = noised_latents(self.latents, self.schedule, held.frozen, batch, noise_key)
+        logits = self.module.apply(
+            {"params": params["noised_classifier"]}, x, t, deterministic=False, rngs={"dropout": dropout_key}
+        )
+        losses, metrics = [], {}
+        for column, (name, values) in enumerate(split_logits(logits, self.names).items()):
+            classes = batch["labels"][:, column]
+            seen = classes != IGNORED
+            count = jnp.maximum(jnp.sum(seen), 1)
+            entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(classes, 0))
+            losses.append(jnp.sum(entropy * seen) / count)
+            metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == classes) & seen) / count
+        return jnp.sum(jnp.stack(losses)), (metrics, held.stats)
+
+    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yields the accuracy of each attribute on held-out latents, over all times and in each quarter of them."""
+        frozen, generator = jax.device_put(self.held_out.frozen), np.random.default_rng(0)
+
+        @jax.jit
+        def named(params: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
+            x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
+            logits = split_logits(self.module.apply({"params": params["noised_classifier"]}, x, t), self.names)
+            return jnp.stack([values.argmax(-1) for values in logits.values()], axis=1), t
+
+        size, right, times, seen = min(EVAL_BATCH, len(self.held_out.pictures)), [], [], []
+        for number in range(len(self.held_out.pictures) // size):
+            rows = slice(number * size, (number + 1) * size)
+            records = [self.held_out.read(row, generator) for row in range(rows.start, rows.stop)]
+            batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+            found, t = named(params, batch, jax.random.key(number))
+            right.append(np.asarray(found) == self.held_out_classes[rows])
+            times.append(np.asarray(t) * 4 // len(self.schedule))
+            seen.append(self.held_out_classes[rows] != IGNORED)
+        hit, quarter, known = (np.concatenate(parts) for parts in (right, times, seen))
+        for column, name in enumerate(self.names):
+            yield f"accuracy/{name}", float(hit[known[:, column], column].mean())
+            for i in range(4):
+                chosen = known[:, column] & (quarter == i)
+                if chosen.any():
+                    yield f"accuracy_{i}/{name}", float(hit[chosen, column].mean())
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the model with the classifier beside its other parts."""
+        config = {key: value for key, value in self.base.config.items() if key != "sha256"}
+        parts = {**self.base.params, "noised_classifier": params["noised_classifier"]}
+        settings = {**self.settings, "classes": self.names}
+        return Bundle({**config, "noised_classifier": settings}, parts, self.base.tokenizer)
+
+
+def split_logits(logits: Float[Array, "b f"], names: dict[str, list[str]]) -> dict[str, Float[Array, "b _"]]:
+    """Returns {attribute: logits [b, classes]} of the network's vector."""
+    ends = np.cumsum([len(classes) for classes in names.values()])[:-1].tolist()
+    return dict(zip(names, jnp.split(logits, ends, axis=1), strict=True))
+
+
+def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> NoisedClassifierTask:
+    """Returns the task of `config`, whose `attributes` are those of the pictures that it learns to name.
+
+    Raises:
+      UserError: the model `config.base` lacks a part, or the pictures one of the attributes.
+    """
+    base, training, held_out, schedule = open_model(config, progress)
+    names = class_names(training.pictures.attributes, tuple(config.attributes))
+    classes, held_out_classes = (labels(part.pictures.attributes, names, {}) for part in (training, held_out))
+    features = sum(len(values) for values in names.values())
+    settings = config.model.to_dict() | {"in_channels": training.shape[-1], "features": features}
+    module = build_noised_encoder(settings)
+    return NoisedClassifierTask(
+        config, base, training, classes, held_out, held_out_classes, names, schedule, module, settings
+    )

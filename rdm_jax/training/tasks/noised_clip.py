@@ -1,0 +1,165 @@
+"""The noised image tower of semantic diffusion guidance: from x_t and t to where CLIP sees the picture itself.
+
+No text is needed (https://arxiv.org/abs/2112.05744, section 3.4): the tower learns to tell which clean picture of the
+batch each noisy one comes from, against the frozen tower of the same bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.data.batches import Record
+from rdm_jax.data.pictures import cached_array
+from rdm_jax.diffusion.schedule import Schedule
+from rdm_jax.models import build_noised_encoder
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.training.config import Config
+from rdm_jax.training.latents import Latents, cache_folder
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks.base import Progress, Task
+from rdm_jax.training.tasks.clip import contrastive_loss
+from rdm_jax.training.tasks.noised import noised_latents, open_model
+
+SCALE = 100.0
+BANDS = 4
+EVAL_BATCH = 256
+ENCODE_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisedClipTask(Task):
+    """Trains the tower on the latents of a finished model.
+
+    Attributes:
+      config: of the run.
+      base: the finished model.
+      latents: to train on, with the frozen tower's `vectors` [n, d] of the same pictures.
+      held_out: to evaluate on, with `held_out_vectors`.
+      schedule: of the model's noise.
+      module: the tower.
+      settings: its configuration.
+    """
+
+    config: Config
+    base: Bundle
+    latents: Latents
+    vectors: Float[np.ndarray, "n d"]
+    held_out: Latents
+    held_out_vectors: Float[np.ndarray, "m d"]
+    schedule: Schedule
+    module: Any
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """The number of pictures."""
+        return len(self.latents.pictures)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Hashes of the pictures and of the model."""
+        return {"source": self.latents.pictures.fingerprint, "base": self.base.digest}
+
+    @property
+    def frozen(self) -> Any:
+        """The autoencoder's parameters, where pictures are encoded in every step."""
+        return self.latents.frozen
+
+    def read(self, row: int, generator: np.random.Generator) -> Record:
+        """Returns a picture or its moments, its clean vector [d] and its number."""
+        vector = self.vectors[row].astype(np.float32)
+        return {**self.latents.read(row, generator), "vector": vector, "row": np.array([row], np.int32)}
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters, and no stats."""
+        x = jnp.zeros((1, *self.latents.shape))
+        return {"noised_clip": self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
+
+    def loss(
+        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        """Returns the symmetric contrastive loss at the fixed scale 100, and the cosine by bands of time."""
+        x, t = noised_latents(self.latents, self.schedule, held.frozen, batch, key)
+        found = self.module.apply({"params": params["noised_clip"]}, x, t)
+        loss = contrastive_loss(found, batch["vector"], jnp.float32(SCALE), batch["row"])
+        cosines = cosine(found, batch["vector"])
+        share = jax.nn.one_hot(t * BANDS // len(self.schedule), BANDS, axis=0)
+        bands = share @ cosines / jnp.maximum(share.sum(axis=1), 1.0)
+        return loss, ({f"cosine_{i}": bands[i] for i in range(BANDS)}, held.stats)
+
+    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yields how often held-out noisy latents find their own picture in a batch, and their cosine to it."""
+        frozen, generator = jax.device_put(self.held_out.frozen), np.random.default_rng(0)
+
+        @jax.jit
+        def measured(params: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
+            x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
+            found = self.module.apply({"params": params["noised_clip"]}, x, t)
+            own = jnp.argmax(unit(found) @ unit(batch["vector"]).T, axis=1) == jnp.arange(len(found))
+            return jnp.mean(own.astype(jnp.float32)), jnp.mean(cosine(found, batch["vector"]))
+
+        size, values = min(EVAL_BATCH, len(self.held_out.pictures)), []
+        for number in range(len(self.held_out.pictures) // size):
+            records = [self.held_out.read(row, generator) for row in range(number * size, (number + 1) * size)]
+            batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+            vectors = self.held_out_vectors[number * size : (number + 1) * size].astype(np.float32)
+            values.append(measured(params, {**batch, "vector": vectors}, jax.random.key(number)))
+        yield "accuracy", float(np.mean([accuracy for accuracy, _ in values]))
+        yield "cosine", float(np.mean([cosines for _, cosines in values]))
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the model with the tower beside its other parts."""
+        config = {key: value for key, value in self.base.config.items() if key != "sha256"}
+        parts = {**self.base.params, "noised_clip": params["noised_clip"]}
+        return Bundle({**config, "noised_clip": self.settings}, parts, self.base.tokenizer)
+
+
+def unit(vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Returns vectors scaled to length 1."""
+    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def cosine(one: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Returns the cosine of each pair of vectors."""
+    return jnp.sum(unit(one) * unit(other), axis=-1)
+
+
+def encode_pictures(
+    base: Bundle, latents: Latents, folder: Path, progress: Callable[[int, int], None]
+) -> Float[np.ndarray, "n d"]:
+    """Returns the frozen tower's vectors of all pictures in float16, cached in `folder` by the hashes of both."""
+    encoder, pictures = ClipEncoder(base), latents.pictures
+
+    def chunks() -> Iterator[np.ndarray]:
+        """Yields the vectors of one batch of pictures after another."""
+        for start in range(0, len(pictures), ENCODE_BATCH):
+            yield encoder.encode_images(np.asarray(pictures.images[start : start + ENCODE_BATCH])).astype(np.float16)
+            progress(min(start + ENCODE_BATCH, len(pictures)), len(pictures))
+
+    name = f"vectors-{encoder.identity['sha256'][:16]}-{pictures.fingerprint[:16]}-{len(pictures)}"
+    return cached_array(folder / name, len(pictures), chunks)
+
+
+def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> NoisedClipTask:
+    """Returns the task; encodes the pictures first where that was not done.
+
+    Raises:
+      UserError: the model `config.base` lacks a part.
+    """
+    base, training, held_out, schedule = open_model(config, progress)
+    base.require("clip")
+    told = functools.partial(progress, "encoding pictures")
+    clean = [encode_pictures(base, latents, cache_folder(config.data), told) for latents in (training, held_out)]
+    settings = config.model.to_dict() | {"in_channels": training.shape[-1], "features": clean[0].shape[1]}
+    module = build_noised_encoder(settings)
+    return NoisedClipTask(config, base, training, clean[0], held_out, clean[1], schedule, module, settings)

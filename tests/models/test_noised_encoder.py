@@ -1,0 +1,42 @@
+"""The network that reads noisy latents: shapes, time, and the maps behind its levels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.models import abstract_params, build_noised_encoder
+
+CONFIG = {"in_channels": 3, "features": 5, "model_channels": 8, "channel_mult": [1, 2], "num_groups": 4}
+SETTINGS = {**CONFIG, "num_res_blocks": 1, "attention_resolutions": [2], "num_head_channels": 8}
+
+
+def test_it_maps_each_picture_by_itself_and_knows_the_time():
+    network = build_noised_encoder(SETTINGS)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 3)), jnp.float32)
+    t = jnp.array([0.0, 10.0, 900.0])
+    params = network.init(jax.random.key(0), x, t)
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # blocks begin as nothing: their last kernels are zeros
+    out = network.apply(params, x, t)
+    assert out.shape == (3, 5) and out.dtype == jnp.float32
+    alone = network.apply(params, x[1:2], t[1:2])
+    np.testing.assert_allclose(alone, out[1:2], rtol=1e-4, atol=1e-5)
+    assert float(jnp.abs(network.apply(params, x, t[::-1])[0] - out[0]).max()) > 1e-4
+
+
+def test_the_maps_behind_its_levels_are_there_for_who_asks():
+    network = build_noised_encoder(SETTINGS)
+    x, t = jnp.ones((2, 8, 8, 3)), jnp.zeros((2,))
+    params = network.init(jax.random.key(0), x, t)["params"]
+    _, state = network.apply({"params": params}, x, t, mutable=["intermediates"])
+    shapes = {name: maps[0].shape for name, maps in state["intermediates"].items()}
+    assert shapes == {"level_0": (2, 8, 8, 8), "level_1": (2, 4, 4, 16)}
+
+
+def test_a_classifier_s_names_are_no_setting_of_the_network_and_unknown_ones_are_refused():
+    with_classes = build_noised_encoder({**SETTINGS, "classes": {"style": ["a", "b"]}})
+    assert with_classes == build_noised_encoder(SETTINGS)
+    with pytest.raises(UserError, match="unknown noised encoder setting 'chanel_mult'"):
+        build_noised_encoder({**SETTINGS, "chanel_mult": [1]})
+    assert "pool/positions" in abstract_params(with_classes)

@@ -1,0 +1,133 @@
+"""Networks that read noisy latents: what they are asked, that they learn it, and that their bundle opens again."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.diffusion.schedule import signal_noise
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.training.config import defaults
+from rdm_jax.training.state import Held
+from rdm_jax.training.tasks import make_task
+from rdm_jax.training.tasks.noised import noised_latents
+
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """A function of a task's name that returns it, on forty pictures of two colours and a tiny model."""
+    root = tmp_path_factory.mktemp("noised")
+    generator = np.random.default_rng(0)
+    for colour, value in (("dark", 40), ("light", 210)):
+        (root / "pictures" / colour).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.normal(value, 20, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "pictures" / colour / f"{i:02d}.png")
+    TINY.bundle().save(root / "model", "float32")
+
+    def make(task: str, **changes):
+        config = defaults()
+        config.task, config.name, config.base = task, "noised", str(root / "model")
+        config.data.update(source=str(root / "pictures"), split="", held_out="", data_dir=str(root), size=16)
+        config.data.update(cache_latents=True, mirror=False)
+        config.attributes = ("folder",)
+        config.model = ConfigDict(
+            {"model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 4, "num_head_channels": 8}
+        )
+        config.data.update(changes)
+        return make_task(config, root, lambda *_: None)
+
+    return make
+
+
+def batch_of(task, rows):
+    records = [task.read(row, np.random.default_rng(row)) for row in rows]
+    return {name: jnp.asarray(np.stack([record[name] for record in records])) for name in records[0]}
+
+
+def test_what_is_read_is_noised_by_the_model_s_own_schedule(make):
+    task = make("noised_clip")
+    batch = batch_of(task, range(8))
+    x, t = noised_latents(task.latents, task.schedule, {}, batch, jax.random.key(0))
+    posterior, noise, _ = jax.random.split(jax.random.key(0), 3)
+    x0 = task.latents.x0({}, batch, posterior)
+    alpha, sigma = (np.asarray(v)[:, None, None, None] for v in signal_noise(task.schedule, t))
+    expected = alpha * np.asarray(x0) + sigma * np.asarray(jax.random.normal(noise, x0.shape))
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+    assert len(set(np.asarray(t).tolist())) == 8
+
+
+@pytest.mark.parametrize("name", ["noised_clip", "noised_classifier"])
+def test_it_learns_evaluates_and_its_bundle_opens_again(make, name, tmp_path):
+    task = make(name)
+    params, stats = jax.jit(task.init)(jax.random.key(0))
+    tx = optax.adam(3e-3)
+    batch, held = batch_of(task, range(0, task.size, 2)), Held(stats, task.frozen)
+
+    @jax.jit
+    def step(params, opt_state, key):
+        grad = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, _), grads = grad(params, held, batch, key, jnp.zeros((), jnp.int32))
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    opt_state, losses = tx.init(params), []
+    for i in range(60):
+        params, opt_state, loss = step(params, opt_state, jax.random.key(i))
+        losses.append(float(loss))
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    values = dict(task.evaluate(params))
+    assert values == dict(task.evaluate(params)) and all(np.isfinite(value) for value in values.values())
+    if name == "noised_classifier":
+        assert values["accuracy/folder"] > 0.6  # dark and light are told apart through most of the noise
+    task.export(jax.device_get(params)).save(tmp_path / "model", "float32")
+    bundle = Bundle.open(tmp_path / "model")
+    module = getattr(bundle, name)
+    x, t = jnp.ones((2, *task.latents.shape)), jnp.array([3, 700])
+    expected = task.module.apply({"params": params[name]}, x, t)
+    np.testing.assert_allclose(module.apply({"params": bundle.params[name]}, x, t), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_clean_vectors_are_those_of_the_frozen_tower(make):
+    task = make("noised_clip")
+    images = task.latents.pictures.images[:3]
+    expected = ClipEncoder(task.base).encode_images(np.asarray(images))
+    np.testing.assert_allclose(batch_of(task, range(3))["vector"], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_pictures_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(make):
+    ahead, now = make("noised_classifier"), make("noised_classifier", cache_latents=False)
+    assert "moments" in batch_of(ahead, [0]) and "image" in batch_of(now, [0]) and now.frozen
+    one = ahead.latents.x0({}, batch_of(ahead, range(4)), jax.random.key(5))
+    other = now.latents.x0(now.frozen, batch_of(now, range(4)), jax.random.key(5))
+    np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-2)  # the moments were stored in float16
+
+
+def test_pictures_decoded_every_time_are_those_of_the_cache(make):
+    cached, streamed = make("noised_classifier"), make("noised_classifier", cache=False)
+    np.testing.assert_array_equal(cached.latents.pictures.images[:5], streamed.latents.pictures.images[:5])
+    np.testing.assert_array_equal(
+        cached.latents.pictures.images[3, 2:9, 1:7], streamed.latents.pictures.images[3, 2:9, 1:7]
+    )
+    assert cached.names == streamed.names == {"folder": ["dark", "light"]}
+
+
+def test_a_model_without_a_unet_is_refused(make, tmp_path):
+    whole = TINY.bundle()
+    config = {key: whole.config[key] for key in ("schema", "name", "clip")}
+    Bundle(config, {"clip": whole.params["clip"]}, whole.tokenizer).save(tmp_path / "clip")
+    with pytest.raises(UserError, match="autoencoder"):
+        make_it = defaults()
+        make_it.task, make_it.base = "noised_clip", str(tmp_path / "clip")
+        make_task(make_it, tmp_path, lambda *_: None)

@@ -1,0 +1,238 @@
+"""What a run survives: kills, damaged checkpoints, full disks, lost processes; and several processes as one."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.training import watch as watching
+from rdm_jax.training.checkpoints import Checkpoints, is_full, restore_arrays, sums
+from rdm_jax.training.state import State
+from rdm_jax.training.watch import Watch
+from rdm_jax.training.workdir import Workdir
+
+ROOT = Path(__file__).parents[2]
+
+
+def state_of(step, value=1.0):
+    params = {"net": {"kernel": jnp.full((4, 3), value), "bias": jnp.arange(3.0) * value}}
+    return State(jnp.asarray(step, jnp.int32), params, jax.tree.map(jnp.copy, params), (jnp.zeros(()),), {})
+
+
+def saved(tmp_path, steps, keep=2, keep_every=0):
+    checkpoints = Checkpoints(Workdir(tmp_path), keep, keep_every)
+    for step in steps:
+        checkpoints.save(state_of(step, step), {"next": step}, {"seed": 3})
+    checkpoints.close()
+    return Checkpoints(Workdir(tmp_path), keep, keep_every)
+
+
+def test_the_newest_checkpoints_stay_and_those_of_every_multiple(tmp_path):
+    assert saved(tmp_path, range(1, 8), keep=2, keep_every=3).steps == [7, 6, 3]
+
+
+def test_what_is_restored_is_what_was_saved_with_its_place_in_the_data_and_its_record(tmp_path):
+    state, data, record = saved(tmp_path, [2, 5]).restore(state_of(0, 0.0))
+    assert int(state.step) == 5 and data == {"next": 5} and record == {"seed": 3}
+    np.testing.assert_array_equal(state.params["net"]["kernel"], np.full((4, 3), 5.0))
+    step, arrays, record = restore_arrays(Workdir(tmp_path))
+    assert step == 5 and record == {"seed": 3}
+    np.testing.assert_array_equal(arrays["ema"]["net"]["bias"], 5.0 * np.arange(3.0))
+
+
+def test_one_flipped_bit_changes_the_sums_and_a_mesh_does_not():
+    state = state_of(1)
+    flipped = np.array(state.params["net"]["kernel"])
+    flipped.view(np.uint32)[2, 1] ^= 1 << 7
+    other = State(1, {"net": {**state.params["net"], "kernel": flipped}}, state.ema, state.opt_state, {})
+    before, after = sums(state), sums(jax.tree.map(jnp.asarray, other))
+    assert [name for name in before if before[name] != after[name]] == [".params['net']['kernel']"]
+
+
+def test_a_checkpoint_whose_arrays_are_not_what_was_saved_is_passed_over(tmp_path, monkeypatch, caplog):
+    checkpoints = saved(tmp_path, [1])
+    true = sums(state_of(2, 2.0))
+    monkeypatch.setattr("rdm_jax.training.checkpoints.sums", lambda state: {**true, ".step": 0})
+    checkpoints.save(state_of(2, 2.0), {"next": 2}, {})
+    checkpoints.close()
+    monkeypatch.undo()
+    with caplog.at_level(logging.WARNING, "rdm_jax"):
+        state, _, _ = Checkpoints(Workdir(tmp_path), 2).restore(state_of(0, 0.0))
+    assert int(state.step) == 1
+    assert "checkpoint 2 cannot be read and is passed over: .step is not what was saved" in caplog.text
+
+
+def test_a_disk_that_cannot_hold_a_checkpoint_is_told_before_the_run(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [1])
+    monkeypatch.setattr(Workdir, "free_bytes", lambda self: 10)
+    with pytest.raises(UserError, match=r"has 0\.00 GB left, and a checkpoint takes .* choose another --workdir"):
+        checkpoints.check_space(state_of(0))
+
+
+def test_a_disk_that_fills_up_costs_no_earlier_checkpoint(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [4])
+
+    def full(*_, **__):
+        raise ValueError("writing failed") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._saver, "save_checkpointables_async", full)
+    with pytest.raises(UserError, match=r"no space left for a checkpoint in .* \(step 4 is kept\); make room"):
+        checkpoints.save(state_of(5), {}, {})
+    assert saved(tmp_path, []).steps == [4]
+    assert not is_full(ValueError("another")) and is_full(OSError(122, "Disk quota exceeded"))
+
+
+def test_a_process_that_falls_silent_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    left = []
+    monkeypatch.setattr(watching.os, "_exit", left.append)
+    workdir = Workdir(tmp_path)
+    workdir.write("processes/1", b"7 elsewhere 4242")
+    workdir.write("processes/2", b"finished")
+    with caplog.at_level(logging.ERROR, "rdm_jax"), Watch(workdir, 0.4):
+        deadline = time.monotonic() + 10
+        while not left and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert left and set(left) == {watching.GONE}
+    assert "process 1 (host elsewhere, pid 4242) of 3 has been silent" in caplog.text
+    assert "process 2" not in caplog.text and (tmp_path / "processes/0").read_text() == "finished"
+
+
+def test_a_process_that_beats_is_not_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    workdir = Workdir(tmp_path)
+    watch = Watch(workdir, 0.2)
+    for beat in range(6):
+        workdir.write("processes/1", f"{beat} here 1".encode())
+        assert watch.missing() == []
+        time.sleep(0.06)
+    time.sleep(0.25)
+    assert watch.missing() == [1]
+
+
+def test_a_run_in_object_storage_keeps_its_files_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("RDM_CACHE", str(tmp_path))
+    workdir = Workdir("memory://runs/one")
+    workdir.write_json("config.json", {"a": 1})
+    workdir.append("metrics.jsonl", {"step": 1})
+    again = Workdir("memory://runs/one")
+    for file in again.local.iterdir():
+        file.unlink()  # another machine
+    again.append("metrics.jsonl", {"step": 2})
+    assert again.read_json("config.json") == {"a": 1} and again.read_json("nothing.json") is None
+    assert [json.loads(line)["step"] for line in (again.read("metrics.jsonl") or b"").splitlines()] == [1, 2]
+    assert again.free_bytes() is None and again.checkpoints == "memory://runs/one/checkpoints"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Returns a folder of 24 pictures."""
+    folder = tmp_path_factory.mktemp("survival") / "pictures"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(24):
+        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((16, 16)).save(folder / f"{i}.png")
+    return folder
+
+
+def command(pictures, workdir, *more):
+    settings = {
+        "data.source": pictures,
+        "data.data_dir": pictures.parent / "cache",
+        "data.split": "",
+        "data.held_out": "",
+        "data.size": 16,
+        "crop": 8,
+        "batch_size": 4,
+        "log_every": 1,
+        "eval_every": 0,
+        "figures_every": 0,
+        "checkpoint_every": 2,
+        "model.ch": 4,
+        "model.ch_mult": "[1, 2]",
+        "model.num_groups": 2,
+        "model.z_channels": 2,
+        "model.embed_dim": 2,
+        "optimizer.warmup": 1,
+    }
+    told = [f"--config.{name}={value}" for name, value in settings.items()]
+    config = str(ROOT / "configs/style_scenes/autoencoder.py")
+    return ["train", "--config", config, "--workdir", str(workdir), *told, *more]
+
+
+def environment():
+    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
+
+
+def rdm(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "rdm_jax.cli.main", *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(pictures, tmp_path):
+    straight = rdm(*command(pictures, tmp_path / "straight", "--config.steps=12"))
+    killed = rdm(*command(pictures, tmp_path / "killed", "--config.steps=12"))
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if "step 5/12" in line:  # step 4 is saved or being saved
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.wait(60)
+    assert straight.wait(300) == 0, straight.stdout and straight.stdout.read()
+    again = rdm(*command(pictures, tmp_path / "killed", "--config.steps=12"))
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "resumed at step" in said, said
+    one, other = (restore_arrays(Workdir(tmp_path / name)) for name in ("straight", "killed"))
+    assert one[0] == other[0] == 12
+    for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
+
+
+def test_two_processes_learn_what_one_does_and_stop_together(pictures, tmp_path):
+    local = [str(ROOT / "launch/local.sh"), "--processes", "2", "--"]
+    told = {**environment(), "RDM": str(Path(sys.executable).parent / "rdm")}
+    both = subprocess.Popen(
+        [*local, *command(pictures, tmp_path / "both", "--config.steps=100000", "--config.optimizer.decay=constant")],
+        env=told,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    one = rdm(*command(pictures, tmp_path / "one", "--config.steps=4", "--config.optimizer.decay=constant"))
+    assert both.stdout is not None
+    said = []
+    for line in both.stdout:
+        said.append(line)
+        if "step 4/" in line:
+            both.send_signal(signal.SIGTERM)
+    assert both.wait(300) == 0, "".join(said)
+    assert one.wait(300) == 0
+    assert any("asked to stop: saved step" in line for line in said)
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "both")
+    for step in range(1, 5):
+        assert together[step] == pytest.approx(alone[step], rel=1e-5)
+    assert restore_arrays(Workdir(tmp_path / "both"))[0] == max(together)
