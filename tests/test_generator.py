@@ -299,7 +299,7 @@ def test_a_vq_first_stage_quantises_unless_told_otherwise():
 
 
 def test_an_unknown_null_condition_is_refused(generator, databases):
-    config = {**generator.bundle.config, "conditioning": {**generator.bundle.config["conditioning"], "null": "learned"}}
+    config = {**generator.bundle.config, "conditioning": {**generator.bundle.config["conditioning"], "null": "lerned"}}
     changed = dataclasses.replace(generator, bundle=dataclasses.replace(generator.bundle, config=config))
-    with pytest.raises(UserError, match="unknown null condition 'learned'"):
+    with pytest.raises(UserError, match="unknown null condition 'lerned'; did you mean 'learned'"):
         changed.plan("a red boat", database=databases[0])

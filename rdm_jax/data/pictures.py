@@ -35,7 +35,7 @@ class Pictures:
       fingerprint: the source's hash.
     """
 
-    images: UInt8[np.ndarray, "n size size 3"]
+    images: UInt8[np.ndarray, "n size size 3"] | Decoded
     captions: list[str]
     attributes: list[dict[str, str]]
     rows: np.ndarray

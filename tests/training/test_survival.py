@@ -33,7 +33,7 @@ def state_of(step, value=1.0):
 def saved(tmp_path, steps, keep=2, keep_every=0):
     checkpoints = Checkpoints(Workdir(tmp_path), keep, keep_every)
     for step in steps:
-        checkpoints.save(state_of(step, step), {"next": step}, {"seed": 3})
+        checkpoints.save(state_of(step, float(step)), {"next": step}, {"seed": 3})
     checkpoints.close()
     return Checkpoints(Workdir(tmp_path), keep, keep_every)
 
@@ -176,15 +176,14 @@ def environment():
     return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
 
 
-def rdm(*arguments, **options):
+def begin(*command, **told):
+    """Starts a command whose lines are read as it goes; to be used in a with statement."""
     return subprocess.Popen(
-        [sys.executable, "-m", "rdm_jax.cli.main", *arguments],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
+        command, env={**environment(), **told}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+RDM = str(Path(sys.executable).parent / "rdm")
 
 
 def losses(workdir):
@@ -193,18 +192,15 @@ def losses(workdir):
 
 
 def test_a_run_that_was_killed_ends_as_one_that_was_not(pictures, tmp_path):
-    straight = rdm(*command(pictures, tmp_path / "straight", "--config.steps=12"))
-    killed = rdm(*command(pictures, tmp_path / "killed", "--config.steps=12"))
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if "step 5/12" in line:  # step 4 is saved or being saved
-            killed.send_signal(signal.SIGKILL)
-            break
-    killed.wait(60)
-    assert straight.wait(300) == 0, straight.stdout and straight.stdout.read()
-    again = rdm(*command(pictures, tmp_path / "killed", "--config.steps=12"))
-    said, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and "resumed at step" in said, said
+    with begin(RDM, *command(pictures, tmp_path / "killed", "--config.steps=12")) as killed:
+        for line in killed.stdout:
+            if "step 5/12" in line:  # step 4 is saved or being saved
+                killed.send_signal(signal.SIGKILL)
+                break
+    for name, resumes in (("straight", False), ("killed", True)):
+        with begin(RDM, *command(pictures, tmp_path / name, "--config.steps=12")) as whole:
+            said = whole.stdout.read()
+        assert whole.returncode == 0 and ("resumed at step" in said) == resumes, said
     one, other = (restore_arrays(Workdir(tmp_path / name)) for name in ("straight", "killed"))
     assert one[0] == other[0] == 12
     for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
@@ -213,25 +209,18 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(pictures, tmp_path):
 
 
 def test_two_processes_learn_what_one_does_and_stop_together(pictures, tmp_path):
-    local = [str(ROOT / "launch/local.sh"), "--processes", "2", "--"]
-    told = {**environment(), "RDM": str(Path(sys.executable).parent / "rdm")}
-    both = subprocess.Popen(
-        [*local, *command(pictures, tmp_path / "both", "--config.steps=100000", "--config.optimizer.decay=constant")],
-        env=told,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    one = rdm(*command(pictures, tmp_path / "one", "--config.steps=4", "--config.optimizer.decay=constant"))
-    assert both.stdout is not None
-    said = []
-    for line in both.stdout:
-        said.append(line)
-        if "step 4/" in line:
-            both.send_signal(signal.SIGTERM)
-    assert both.wait(300) == 0, "".join(said)
-    assert one.wait(300) == 0
-    assert any("asked to stop: saved step" in line for line in said)
+    endless = "--config.steps=100000", "--config.optimizer.decay=constant"
+    local, said = (str(ROOT / "launch/local.sh"), "--processes", "2", "--"), []
+    with begin(*local, *command(pictures, tmp_path / "both", *endless), RDM=RDM) as both:
+        for line in both.stdout:
+            said.append(line)
+            if "step 4/" in line:
+                both.send_signal(signal.SIGTERM)
+    assert both.returncode == 0 and any("asked to stop: saved step" in line for line in said), "".join(said)
+    short = "--config.steps=4", "--config.optimizer.decay=constant"
+    with begin(RDM, *command(pictures, tmp_path / "one", *short)) as one:
+        told = one.stdout.read()
+    assert one.returncode == 0, told
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "both")
     for step in range(1, 5):
         assert together[step] == pytest.approx(alone[step], rel=1e-5)

@@ -135,7 +135,7 @@ class ClassifierTask(Task):
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the accuracy of each attribute on the held-out pictures."""
-        named = name_attributes(self.module, params["classifier"], self.test.images)
+        named = name_attributes(self.module, params["classifier"], np.asarray(self.test.images[:]))
         for column, (name, found) in enumerate(named.items()):
             seen = self.test_labels[:, column] != IGNORED
             yield f"accuracy/{name}", float((found == self.test_labels[:, column])[seen].mean())

@@ -11,6 +11,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.training.config import load_config
+from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import clip
 from rdm_jax.training.tasks.clip import (
     contrastive_loss,
@@ -160,16 +161,17 @@ def test_the_loss_of_one_view_is_that_of_the_paper_and_views_add_theirs(make) ->
     batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))}
     one, two, both = (make(f"views={v}", f"image_weight={w}") for v, w in ((1, 0.0), (2, 0.0), (2, 0.7)))
     batch["tokens"] = jnp.asarray(one.tokens[:6])
-    params = jax.jit(one.init)(jax.random.key(0))
+    params, _ = jax.jit(one.init)(jax.random.key(0))
     np.testing.assert_allclose(np.exp(params["clip"]["logit_scale"]), 40.0, rtol=1e-5)
     key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
-    loss, metrics = jax.jit(one.loss)(params, batch, key, step)
+    held = Held({}, {})
+    loss, (metrics, _) = jax.jit(one.loss)(params, held, batch, key, step)
     flipped = crop_and_flip(batch["image"] / 255.0, jax.random.split(key)[0], 0)
     image, text, scale = one.module.apply({"params": params["clip"]}, (flipped - 0.5) / 0.25, batch["tokens"])
     np.testing.assert_allclose(loss, contrastive_loss(image, text, scale, batch["tokens"]), rtol=1e-4)
     assert 0.0 <= float(metrics["accuracy"]) <= 1.0
-    captions, _ = jax.jit(two.loss)(params, batch, key, step)
-    all_, parts = jax.jit(both.loss)(params, batch, key, step)
+    captions, _ = jax.jit(two.loss)(params, held, batch, key, step)
+    all_, (parts, _) = jax.jit(both.loss)(params, held, batch, key, step)
     np.testing.assert_allclose(all_, captions + 0.7 * parts["views"], rtol=1e-5)
 
 

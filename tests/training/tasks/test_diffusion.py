@@ -122,7 +122,7 @@ def test_emphasis_repeats_pictures_in_an_epoch(make):
     np.testing.assert_array_equal(task.rows, [*range(12), *np.repeat(np.arange(12, 20), 3)])
     assert task.size == 12 + 3 * 8
     record = task.read(13, np.random.default_rng(0))
-    np.testing.assert_array_equal(record["moments"], task.moments[12])
+    np.testing.assert_array_equal(record["moments"], task.latents.moments[12])
 
 
 @pytest.mark.parametrize(

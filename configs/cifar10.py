@@ -1,0 +1,80 @@
+r"""CIFAR-10, 32 pixels: class names as prompts, the training set's other half as database.
+
+The pictures lie in folders by class, data/cifar10/pictures/airplane/00001.png and so on, and the other half of them in
+data/cifar10/database; `launch/cifar10.sh` splits them, runs all of this and samples from both models:
+
+  rdm train --config configs/cifar10.py:clip --workdir runs/cifar10/clip
+  rdm train --config configs/cifar10.py:autoencoder --workdir runs/cifar10/autoencoder
+  rdm export runs/cifar10/clip runs/cifar10/autoencoder --out runs/cifar10/base
+  rdm database build data/cifar10/database --encoder runs/cifar10/base --out runs/cifar10/database_of_half
+  rdm train --config configs/cifar10.py --workdir runs/cifar10/rdm
+  rdm train --config configs/cifar10.py:ldm --workdir runs/cifar10/ldm
+
+Sized for one GPU in minutes or two CPU cores overnight. `ldm` is the twin without retrieval, of equal size and steps,
+which sees the class names alone.
+"""
+
+from pathlib import Path
+
+from rdm_jax.core.errors import unknown
+from rdm_jax.training.config import Config, load_config
+
+STYLE_SCENES = Path(__file__).parent / "style_scenes"
+ROOT = "runs/cifar10"
+
+
+def get_config(part: str = "rdm") -> Config:
+    """Returns the configuration of a part: "clip", "autoencoder", "rdm" or "ldm".
+
+    Raises:
+      UserError: there is no such part.
+    """
+    parts = {"clip": _clip, "autoencoder": _autoencoder, "rdm": _rdm, "ldm": _ldm}
+    if part not in parts:
+        raise unknown("part", part, parts)
+    config = parts[part]()
+    config.name = f"cifar10-{part}"
+    config.data.update(source="data/cifar10/pictures", split="", held_out="", size=32)
+    return config
+
+
+def _clip() -> Config:
+    config = load_config(str(STYLE_SCENES / "clip.py")).unlock()
+    config.steps = 4_000
+    config.tokenizer.vocab_size = 300
+    config.shift = 3
+    config.model.vision.patch_size = 4
+    config.model.vision.image_size = 32
+    return config
+
+
+def _autoencoder() -> Config:
+    config = load_config(str(STYLE_SCENES / "autoencoder.py")).unlock()
+    config.crop = 32
+    config.model.ch_mult = (1, 4)
+    config.model.resolution = 32
+    config.model.z_channels = config.model.embed_dim = 4
+    return config
+
+
+def _rdm() -> Config:
+    config = load_config(str(STYLE_SCENES / "rdm.py")).unlock()
+    config.base = f"{ROOT}/base"
+    config.steps = 40_000
+    config.batch_size = 64
+    config.data.neighbors = f"{ROOT}/neighbors"
+    config.data.database = f"{ROOT}/database_of_half"
+    config.data.compute.k = 8
+    config.emphasis.style.neon = 1
+    config.conditioning.text_probability = 0.2
+    config.conditioning.shuffled_probability = 0.0
+    config.sampling.update(database=f"{ROOT}/database_of_half", height=32, width=32)
+    return config
+
+
+def _ldm() -> Config:
+    config = _rdm()
+    config.conditioning.text_probability = 1.0
+    config.conditioning.text_and_neighbors_probability = 0.0
+    config.sampling.condition = "text"
+    return config
