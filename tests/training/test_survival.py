@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
 from rdm_jax.training import watch as watching
 from rdm_jax.training.checkpoints import Checkpoints, is_full, restore_arrays, sums
@@ -49,6 +50,21 @@ def test_what_is_restored_is_what_was_saved_with_its_place_in_the_data_and_its_r
     step, arrays, record = restore_arrays(Workdir(tmp_path))
     assert step == 5 and record == {"seed": 3}
     np.testing.assert_array_equal(arrays["ema"]["net"]["bias"], 5.0 * np.arange(3.0))
+
+
+def test_info_tells_step_and_hashes_that_change_with_the_arrays(tmp_path, capsys):
+    config = {"steps": 9, "task": "clip", "name": "one", "data": {"source": "folder", "split": ""}}
+    found = {}
+    for name, steps in (("a", [2, 5]), ("b", [5]), ("c", [4])):
+        saved(tmp_path / name, steps)
+        Workdir(tmp_path / name).write_json("config.json", config)
+        assert main(["info", str(tmp_path / name), "--json"]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    assert found["a"]["step"] == 5 and found["a"]["made_from"] == {"seed": 3} and found["a"]["parameters"] == 15
+    assert found["a"]["sha256"] == found["b"]["sha256"] and found["a"]["config"] == config
+    assert found["a"]["sha256"]["params"] != found["c"]["sha256"]["params"]
+    assert main(["info", str(tmp_path / "a")]) == 0 and "sha256 of opt_state" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "none")]) == 2 and "there is no folder" in capsys.readouterr().err
 
 
 def test_one_flipped_bit_changes_the_sums_and_a_mesh_does_not():
