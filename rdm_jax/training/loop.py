@@ -108,7 +108,7 @@ def train(
         first, last = int(state.step) + 1, config.steps
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
         stop, profile = _stop_on_sigterm(), _Profile(config, place, first)
-        log, running = Log(place, config), _Running()
+        log, running = Log(place, config, first), _Running()
         meter: Meter | None = None
         for step in range(first, last + 1):
             due = functools.partial(_due, step, last)

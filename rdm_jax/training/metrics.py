@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,12 +72,13 @@ class Log:
     Args:
       workdir: gets metrics.jsonl, tensorboard/ and figures/.
       config: of the run; `wandb` is a project's name, or empty for none.
+      first: the step that comes next; what was written of it and later ones, before a kill, is taken back.
 
     Raises:
       UserError: `wandb` is asked for and not installed.
     """
 
-    def __init__(self, workdir: Workdir, config: Config) -> None:
+    def __init__(self, workdir: Workdir, config: Config, first: int = 1) -> None:
         self._workdir = workdir
         self._board: Any = None
         self._wandb = None
@@ -84,7 +86,8 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
-        self._board = SummaryWriter(str(workdir.local / TENSORBOARD))
+        workdir.write(METRICS, _before(workdir.read(METRICS) or b"", first))
+        self._board = SummaryWriter(str(workdir.local / TENSORBOARD), purge_step=first)
         if config.wandb:
             self._wandb = _wandb_run(config, workdir)
 
@@ -119,6 +122,17 @@ class Log:
         if self._workdir.is_remote:
             for file in (self._workdir.local / TENSORBOARD).iterdir():
                 self._workdir.publish(str(Path(TENSORBOARD) / file.name))
+
+
+def _before(lines: bytes, first: int) -> bytes:
+    """Returns the lines of steps before one; a line that a kill cut short is none."""
+    kept = []
+    for line in lines.splitlines(keepends=True):
+        try:
+            kept += [line] if json.loads(line)["step"] < first else []
+        except ValueError:
+            continue
+    return b"".join(kept)
 
 
 def _wandb_run(config: Config, workdir: Workdir) -> Any:

@@ -80,7 +80,7 @@ class Watch:
 
     def _who_is_missing(self) -> None:
         # A collective has failed: somebody went just now. Their silence will tell who.
-        deadline = time.monotonic() + 2 * self._seconds
+        deadline = time.monotonic() + 1.5 * self._seconds
         while time.monotonic() < deadline:
             time.sleep(self._seconds / BEATS)
 

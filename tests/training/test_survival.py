@@ -222,6 +222,8 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(pictures, tmp_path):
     for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("straight", "killed")]
+    assert len(lines[0]) == len(lines[1]) == 12  # what was logged and lost with the kill is told once
 
 
 def test_two_processes_learn_what_one_does_and_stop_together(pictures, tmp_path):
