@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt
     guidance = None if sampling["guidance_scale"] == 1.0 else jnp.float32(sampling["guidance_scale"])
 
     @jax.jit
-    def run(params: dict[str, Array], tokens: Array) -> Array:
+    def run(params: dict[str, Any], tokens: Array) -> Array:
         denoiser = factory.denoiser_from(
             bundle.unet, params["unet"], tokens, guidance, config["diffusion"]["prediction"], factory.null_token(config)
         )

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets, trees
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.images import resize_and_crop
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.data.sources import open_source
@@ -40,8 +41,9 @@ from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_
 
 EVAL_BATCHES = 8
 BANDS = 4
-SHOWN = 8
+SHOWN, SHOWN_NEIGHBORS = 8, 2
 NULL, TEXT, BOTH, NEIGHBORS = range(4)
+KINDS = {"text": TEXT, "neighbors": NEIGHBORS, "text+neighbors": BOTH}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,16 +225,29 @@ class DiffusionTask(Task):
             yield "loss", float(np.mean(losses))
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """Yields pictures drawn from the neighbours of held-out pictures, beside those pictures."""
+        """Yields what is drawn for held-out pictures under the model's own condition, below their neighbours."""
         rows = np.arange(self._kept, len(self.pictures))[:SHOWN]
         if not len(rows) or not self.config.sampling.steps:
             return
-        kinds = np.full(len(rows), NULL if self.neighbors is None else NEIGHBORS, np.int32)
+        kind = NULL if self.neighbors is None else KINDS[self.config.sampling.condition]
         chosen = np.tile(np.arange(self.config.conditioning.neighbors), (len(rows), 1))
-        context = self.tokens({"kind": kinds, "picture": rows, "lender": rows, "chosen": chosen})
-        drawn = draw(self.export(params), context, seed=self.config.seed)
+        dealt = {"kind": np.full(len(rows), kind), "picture": rows, "lender": rows, "chosen": chosen}
+        drawn = draw(self.export(params), self.tokens(dealt), seed=self.config.seed)
         given = np.stack([np.asarray(self.pictures.images[row]) for row in rows])
-        yield "samples", sheets.grid(np.stack([given, drawn]), row_labels=["neighbours of", "drawn"], zoom=1)
+        shown = {"picture": given, **self._nearest(rows, kind), "drawn for it": drawn}
+        yield "samples", sheets.grid(np.stack(list(shown.values())), row_labels=list(shown), zoom=1)
+
+    def _nearest(self, rows: np.ndarray, kind: int) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
+        """Returns small pictures of the nearest neighbours, where there are some and their database is open."""
+        if self.neighbors is None or self.neighbors.database is None or kind not in (NEIGHBORS, BOTH):
+            return {}
+        ids = self.neighbors.ids(self.pictures.rows[rows])[:, :SHOWN_NEIGHBORS]
+        size = self.pictures.images.shape[1]
+        small = [self.neighbors.database.thumbnails(np.maximum(column, 0)) for column in ids.T]
+        return {
+            f"neighbour {i + 1}": np.stack([resize_and_crop(one, size) for one in pictures])
+            for i, pictures in enumerate(small)
+        }
 
     def export(self, params: Any) -> Bundle:
         """Returns the whole model: the frozen parts, the U-Net and the conventions that it was trained by."""

@@ -1,5 +1,6 @@
 """What conditions a picture in training: the shares of each condition, and where its tokens come from."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,9 @@ from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import load_config
+from rdm_jax.training.drawing import draw
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import diffusion
 
@@ -175,3 +178,39 @@ def test_what_is_exported_draws_and_evaluation_repeats_itself(make):
         ["a red boat"], condition="text", steps=2, height=16, width=16
     )
     assert drawn.images.shape == (1, 16, 16, 3)
+
+
+def test_a_learned_token_of_no_condition_learns_is_exported_and_guides(make):
+    task = make("conditioning.null=learned", "conditioning.null_probability=1.0")
+    params, stats = jax.jit(task.init)(jax.random.key(0))
+    records = [task.read(row, np.random.default_rng(row)) for row in range(4)]
+    batch = task.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
+    batch = jax.tree.map(jnp.asarray, batch)
+    assert batch["null"].all() and not batch["context"].any()
+    # Fresh transformers add nothing yet, so that no condition has a gradient: any other parameters will do.
+    params = {**params, "unet": TINY.randomise(params["unet"])}
+    grad = jax.jit(jax.grad(lambda p: task.loss(p, Held(stats, {}), batch, jax.random.key(0), jnp.zeros((), int))[0]))
+    assert np.abs(grad(params)["null"]["token"]).max() > 0
+    drawn = []
+    for value in (0.0, 3.0):
+        moved = {**params, "null": {"token": jnp.full((TINY.WIDTH,), value)}}
+        bundle = task.export(jax.device_get(moved))
+        assert bundle.config["conditioning"]["null_token"] == [value] * TINY.WIDTH
+        context = np.ones((2, 3, TINY.WIDTH), np.float32)
+        bundle.config["sampling"].update(steps=2, height=16, width=16, guidance_scale=3.0)
+        drawn.append(draw(bundle, context, seed=0))
+        np.testing.assert_array_equal(drawn[-1], draw(bundle, context, seed=0))
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_figures_show_pictures_their_neighbours_and_what_is_drawn(make, tmp_path):
+    task = make("sampling.steps=2", "sampling.height=16", "sampling.width=16", "sampling.condition=neighbors")
+    params, _ = jax.jit(task.init)(jax.random.key(0))
+    ((name, sheet),) = task.figures(jax.device_get(params))
+    assert name == "samples" and sheet.dtype == np.uint8
+    root = task.neighbors.path.parent
+    with_database = dataclasses.replace(
+        task, neighbors=NeighborSidecar(task.neighbors.path, Database.open(root / "database"))
+    )
+    ((_, taller),) = with_database.figures(jax.device_get(params))
+    assert taller.shape[0] > sheet.shape[0] and taller.shape[1] >= sheet.shape[1]
