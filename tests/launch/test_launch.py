@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -167,12 +168,22 @@ def test_local_kills_what_does_not_stop(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_local_passes_a_signal_on_and_waits(tmp_path: Path, sent: signal.Signals) -> None:
     env = {"RDM": program(tmp_path, "stub", STUB), "STUB": "wait", "STUB_FOLDER": str(tmp_path)}
+    # A shell cannot trap what was ignored when it started, as SIGINT is in what runs in the background.
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
-        [LAUNCH / "local.sh", "--", "train"], env=environment(env), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", heard, LAUNCH / "local.sh", "--", "train"],
+        env=environment(env),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as local:
-        wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
-        local.send_signal(sent)
-        said, _ = local.communicate(timeout=20)
+        try:
+            wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+            local.send_signal(sent)
+            said, _ = local.communicate(timeout=20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(local.pid, signal.SIGKILL)
     assert local.returncode == 0
     assert "[0] process 0 saved" in said and "[1] process 1 saved" in said
 

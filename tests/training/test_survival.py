@@ -1,11 +1,13 @@
 """What a run survives: kills, damaged checkpoints, full disks, lost processes; and several processes as one."""
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -192,11 +194,17 @@ def environment():
     return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
 
 
+@contextlib.contextmanager
 def begin(*command, **told):
-    """Starts a command whose lines are read as it goes; to be used in a with statement."""
-    return subprocess.Popen(
-        command, env={**environment(), **told}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    """Yields a command that was started, whose lines are read as it goes; it has five minutes, its children too."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env={**environment(), **told}, **options) as process:
+        late = threading.Timer(300, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
+        try:
+            yield process
+        finally:
+            late.cancel()
 
 
 RDM = str(Path(sys.executable).parent / "rdm")
