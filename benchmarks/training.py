@@ -189,7 +189,7 @@ def _theirs(module: Any, weights: Any, schedule: Any, batch: dict[str, np.ndarra
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, list(net.parameters()), 1.0 - DECAY)
-        return float(loss)
+        return float(loss.detach())
 
     return way
 

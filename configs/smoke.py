@@ -1,4 +1,4 @@
-"""Every part of a training run within a minute on two cores: the procedural pictures, neighbours, whole RDM steps.
+"""Every part of a training run in about a minute on two cores: procedural pictures, neighbours, whole RDM steps.
 
   rdm train --config configs/smoke.py --workdir runs/smoke
 
@@ -21,7 +21,7 @@ def get_config() -> Config:
     config.steps = 20
     config.batch_size = 8
     config.log_every = 1
-    config.eval_every = 10
+    config.eval_every = 20
     config.figures_every = 20
     config.checkpoint_every = 10
     config.data.source = "style_scenes/tiny"
@@ -34,6 +34,8 @@ def get_config() -> Config:
     config.emphasis.style.neon = 1
     config.optimizer.warmup = 5
     config.sampling.steps = 4
+    config.model.channel_mult = (1, 2)
+    config.model.attention_resolutions = (2,)
     config.model.model_channels = 16
     config.model.num_head_channels = 16
     return config

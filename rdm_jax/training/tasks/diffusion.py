@@ -41,6 +41,7 @@ from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_
 
 EVAL_BATCHES = 8
 BANDS = 4
+FEW = 5_000
 SHOWN, SHOWN_NEIGHBORS = 8, 2
 NULL, TEXT, BOTH, NEIGHBORS = range(4)
 KINDS = {"text": TEXT, "neighbors": NEIGHBORS, "text+neighbors": BOTH}
@@ -347,7 +348,8 @@ def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, pro
         source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
         plan = Plan(data.compute.k, within=data.compute.within or None)
         told = functools.partial(progress, "finding neighbours")
-        compute_neighbors(source, encoder, database, plan, place, progress=told)
+        workers = 0 if len(source) < FEW else None  # processes that decode take longer to start than a few pictures
+        compute_neighbors(source, encoder, database, plan, place, workers=workers, progress=told)
     sidecar = NeighborSidecar(place, database)
     if database is None and not sidecar.manifest["embeddings"]:
         raise UserError(
