@@ -1,7 +1,7 @@
 r"""CIFAR-10, 32 pixels: class names as prompts, the training set's other half as database.
 
-The pictures lie in folders by class, data/cifar10/pictures/airplane/00001.png and so on, and the other half of them in
-data/cifar10/database; `launch/cifar10.sh` splits them, runs all of this and samples from both models:
+The pictures lie in folders by class, data/cifar10/pictures/airplane/00001.png and so on; the other half of them, as a
+folder of the same form, in data/cifar10/database.
 
   rdm train --config configs/cifar10.py:clip --workdir runs/cifar10/clip
   rdm train --config configs/cifar10.py:autoencoder --workdir runs/cifar10/autoencoder
