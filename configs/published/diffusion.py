@@ -1,7 +1,8 @@
 """What the published diffusion models of this family share: not a run of its own, but what the others start from.
 
 AdamW with betas 0.9 and 0.999, 1e-2 of decay, a constant rate after a linear warm-up, no clipping; eps, all times
-alike; an average of decay 0.9999 (arXiv 2204.11824, appendix; the released code).
+alike; an average of decay 0.9999 (arXiv 2204.11824, appendix; the released code). The release tells a GPU's batch (40
+to 50) and neither how many there were nor the steps: the batch sizes and steps here are ours.
 """
 
 from pathlib import Path

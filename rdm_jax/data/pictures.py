@@ -15,7 +15,7 @@ from numpy.lib.format import open_memmap
 
 from rdm_jax.core import files, images
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Source
+from rdm_jax.data.sources import Chosen, Source
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Pictures:
     def take(self, rows: np.ndarray) -> Pictures:
         """Returns the pictures at the given positions."""
         return Pictures(
-            self.images[rows],
+            self.images.take(rows) if isinstance(self.images, Decoded) else self.images[rows],
             [self.captions[i] for i in rows],
             [self.attributes[i] for i in rows],
             self.rows[rows],
@@ -79,6 +79,10 @@ class Decoded:
 
     def __init__(self, source: Source, size: int) -> None:
         self._source, self.shape = source, (len(source), size, size, 3)
+
+    def take(self, rows: np.ndarray) -> Decoded:
+        """Returns the pictures at the given positions, none of them decoded yet."""
+        return Decoded(Chosen(self._source, rows.tolist()), self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]

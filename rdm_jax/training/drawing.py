@@ -34,6 +34,7 @@ def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt
 
     @jax.jit
     def run(params: dict[str, Any], tokens: Array) -> Array:
+        """Returns pictures in about [-1, 1]."""
         denoiser = factory.denoiser_from(
             bundle.unet, params["unet"], tokens, guidance, config["diffusion"]["prediction"], factory.null_token(config)
         )

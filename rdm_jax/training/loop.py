@@ -98,7 +98,8 @@ def train(
         checkpoints.check_space(state)
         restored = checkpoints.restore(state)
         if restored:
-            state, data_state, _ = restored
+            state, data_state, before = restored
+            check_record(place, before, {} if replace_config else task.record)
             batches.set_state(data_state)
             told("resumed at step %d", int(state.step))
         elif start:
@@ -174,6 +175,16 @@ def check_batch(config: Config) -> None:
         raise UserError(
             f"batch_size={config.batch_size} does not divide by the {devices} devices{parts}; choose a multiple of "
             f"{devices * config.accumulate}"
+        )
+
+
+def check_record(workdir: Workdir, before: Mapping[str, Any], now: Mapping[str, str]) -> None:
+    """Raises UserError if a run was begun with other pictures, another base or another database than there are now."""
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise UserError(
+            f"{workdir} was begun with another {' and '.join(changed)} than there is now; bring it back, use another "
+            "--workdir, or go on with this one by --replace-config"
         )
 
 

@@ -151,6 +151,7 @@ def accumulated(loss: Loss, parts: int) -> Callable[..., tuple[tuple[Array, tupl
         """Returns ((loss, (metrics, stats)), gradients)."""
 
         def add(carry: tuple[Any, Any], part: tuple[Array, Batch]) -> tuple[tuple[Any, Any], None]:
+            """Returns the stats after one more part, and the sums with what it gave."""
             stats, sums = carry
             number, examples = part
             (value, (metrics, stats)), grads = whole(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.pictures import load_pictures
+from rdm_jax.data.pictures import Decoded, load_pictures
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.schedule import signal_noise
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -131,6 +131,7 @@ def test_pictures_decoded_every_time_are_those_of_the_cache(make):
     np.testing.assert_array_equal(
         cached.latents.pictures.images[3, 2:9, 1:7], streamed.latents.pictures.images[3, 2:9, 1:7]
     )
+    assert isinstance(streamed.latents.pictures.images, Decoded)  # the held-out ones were taken out of them undecoded
     assert cached.names == streamed.names == {"folder": ["left", "right"]}
 
 
