@@ -8,10 +8,12 @@ steps of 256, 3e-4, decay 0.05, width 128, depth 2, attention at 32, 16 and 8) f
 for 8 A100.
 """
 
-from ml_collections import ConfigDict
+from pathlib import Path
 
 from rdm_jax.core.errors import unknown
-from rdm_jax.training.config import Config, defaults
+from rdm_jax.training.config import Config, load_config
+
+PARENT = Path(__file__).parent / "noised_clip.py"  # the same network, data and steps
 
 
 def get_config(data: str = "") -> Config:
@@ -22,29 +24,13 @@ def get_config(data: str = "") -> Config:
     """
     if data not in ("", "imagenet"):
         raise unknown("variant", data, ["imagenet"])
-    config = defaults()
+    config = load_config(str(PARENT)).unlock()
     config.task = "noised_classifier"
-    config.name = config.base = "style-scenes"
-    config.steps = 8_000
-    config.batch_size = 128
-    config.eval_every = config.checkpoint_every = 1_000
-    config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.05
-    config.data.update(cache_latents=True, mirror=False)
     config.attributes = ("subject", "colour", "style")
-    config.model = ConfigDict(
-        {
-            "model_channels": 32,
-            "channel_mult": (1, 2, 4),
-            "num_res_blocks": 1,
-            "attention_resolutions": (4,),
-            "num_groups": 8,
-            "num_head_channels": 32,
-            "dropout": 0.1,
-        }
-    )
+    config.model.dropout = 0.1
     if data == "imagenet":
-        config.name = config.base = "runs/rdm_imagenet/model"
+        config.name, config.base = "rdm-imagenet", "runs/rdm_imagenet/model"
         config.steps, config.batch_size = 300_000, 256
         config.optimizer.update(learning_rate=3e-4, warmup=0, decay="constant")
         config.attributes = ("label",)

@@ -85,6 +85,19 @@ def sample_timesteps(
     return (num_timesteps * TIME_DENSITIES[density](share)).astype(jnp.int32)
 
 
+def by_bands(values: Float[Array, " b"], t: Int[Array, " b"], num_timesteps: int, bands: int) -> Float[Array, " bands"]:
+    """Returns the mean of each example's value within equal bands of time, 0 where a band has no example.
+
+    Args:
+      values: [b] of the examples.
+      t: [b] their times in [0, num_timesteps).
+      num_timesteps: the length of the schedule.
+      bands: how many.
+    """
+    share = jax.nn.one_hot(t * bands // num_timesteps, bands, axis=0)
+    return share @ values / jnp.maximum(share.sum(axis=1), 1.0)
+
+
 MIN_SNR = 5.0
 """The signal-to-noise ratio at which `min_snr` stops to weigh x0's error more (the paper's gamma)."""
 

@@ -25,7 +25,7 @@ from rdm_jax.core.images import resize_and_crop
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.data.sources import open_source
-from rdm_jax.diffusion.objective import diffusion_loss, sample_timesteps, time_weights
+from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.factory import NULLS
 from rdm_jax.models import abstract_params, build_autoencoder, build_unet
@@ -207,8 +207,7 @@ class DiffusionTask(Task):
         noise = jax.random.normal(noise_key, x0.shape)
         losses = diffusion_loss(apply, x0, context, t, noise, self.schedule, config.prediction)
         weights = time_weights(self.config.time_weight, self.schedule, t, config.prediction)
-        share = jax.nn.one_hot(t * BANDS // len(self.schedule), BANDS, axis=0)
-        bands = share @ losses / jnp.maximum(share.sum(axis=1), 1.0)
+        bands = by_bands(losses, t, len(self.schedule), BANDS)
         return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:

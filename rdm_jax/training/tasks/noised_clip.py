@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import cached_array
+from rdm_jax.diffusion.objective import by_bands
 from rdm_jax.diffusion.schedule import Schedule
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -92,9 +93,7 @@ class NoisedClipTask(Task):
         x, t = noised_latents(self.latents, self.schedule, held.frozen, batch, key)
         found = self.module.apply({"params": params["noised_clip"]}, x, t)
         loss = contrastive_loss(found, batch["vector"], jnp.float32(SCALE), batch["row"])
-        cosines = cosine(found, batch["vector"])
-        share = jax.nn.one_hot(t * BANDS // len(self.schedule), BANDS, axis=0)
-        bands = share @ cosines / jnp.maximum(share.sum(axis=1), 1.0)
+        bands = by_bands(cosine(found, batch["vector"]), t, len(self.schedule), BANDS)
         return loss, ({f"cosine_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
