@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
@@ -14,7 +16,58 @@ from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.schedule import Schedule, build_schedule, signal_noise
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, open_latents
-from rdm_jax.training.tasks.base import Progress, training_and_held_out
+from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisedTask(Task):
+    """A network on the noisy latents of a finished model, which becomes another part of it.
+
+    Attributes:
+      part: the name of that part.
+      config: of the run.
+      base: the finished model.
+      latents: to train on.
+      held_out: to evaluate on.
+      schedule: of the model's noise.
+      module: the network.
+      settings: its configuration.
+    """
+
+    part: ClassVar[str]
+    config: Config
+    base: Bundle
+    latents: Latents
+    held_out: Latents
+    schedule: Schedule
+    module: Any
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """The number of pictures."""
+        return len(self.latents.pictures)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Hashes of the pictures and of the model."""
+        return {"source": self.latents.pictures.fingerprint, "base": self.base.digest}
+
+    @property
+    def frozen(self) -> Any:
+        """The autoencoder's parameters, where pictures are encoded in every step."""
+        return self.latents.frozen
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns fresh parameters, and no stats."""
+        x = jnp.zeros((1, *self.latents.shape))
+        return {self.part: self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the model with the network beside its other parts."""
+        config = {key: value for key, value in self.base.config.items() if key != "sha256"}
+        parts = {**self.base.params, self.part: params[self.part]}
+        return Bundle({**config, self.part: self.settings}, parts, self.base.tokenizer)
 
 
 def noised_latents(

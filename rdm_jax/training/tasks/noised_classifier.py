@@ -15,67 +15,34 @@ from jaxtyping import Array, Float, Int32, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
-from rdm_jax.diffusion.schedule import Schedule
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.training.config import Config
-from rdm_jax.training.latents import Latents
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task
+from rdm_jax.training.tasks.base import Progress
 from rdm_jax.training.tasks.classifier import IGNORED, class_names, labels
-from rdm_jax.training.tasks.noised import noised_latents, open_model
+from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
 
 EVAL_BATCH = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class NoisedClassifierTask(Task):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisedClassifierTask(NoisedTask):
     """Trains one linear head for each attribute of the pictures on a shared network.
 
     Attributes:
-      config: of the run.
-      base: the finished model.
-      latents: to train on, with the classes [n, a] of the same pictures.
-      held_out: to evaluate on, with `held_out_classes`.
-      names: {attribute: names of its classes}.
-      schedule: of the model's noise.
-      module: the network; its vector holds the logits of one attribute after the other.
-      settings: its configuration.
+      classes: [n, a] of the pictures to train on.
+      held_out_classes: [m, a] of those to evaluate on.
+      names: {attribute: names of its classes}; the network's vector holds one attribute's logits after the other.
     """
 
-    config: Config
-    base: Bundle
-    latents: Latents
+    part = "noised_classifier"
     classes: Int32[np.ndarray, "n a"]
-    held_out: Latents
     held_out_classes: Int32[np.ndarray, "m a"]
     names: dict[str, list[str]]
-    schedule: Schedule
-    module: Any
-    settings: dict[str, Any]
-
-    @property
-    def size(self) -> int:
-        """The number of pictures."""
-        return len(self.latents.pictures)
-
-    @property
-    def record(self) -> dict[str, str]:
-        """Hashes of the pictures and of the model."""
-        return {"source": self.latents.pictures.fingerprint, "base": self.base.digest}
-
-    @property
-    def frozen(self) -> Any:
-        """The autoencoder's parameters, where pictures are encoded in every step."""
-        return self.latents.frozen
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
         """Returns a picture or its moments, and its classes [a]."""
         return {**self.latents.read(row, generator), "labels": self.classes[row]}
-
-    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters, and no stats."""
-        x = jnp.zeros((1, *self.latents.shape))
-        return {"noised_classifier": self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
 
     def loss(
         self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
@@ -123,13 +90,6 @@ class NoisedClassifierTask(Task):
                 if chosen.any():
                     yield f"accuracy_{i}/{name}", float(hit[chosen, column].mean())
 
-    def export(self, params: Any) -> Bundle:
-        """Returns the model with the classifier beside its other parts."""
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"}
-        parts = {**self.base.params, "noised_classifier": params["noised_classifier"]}
-        settings = {**self.settings, "classes": self.names}
-        return Bundle({**config, "noised_classifier": settings}, parts, self.base.tokenizer)
-
 
 def split_logits(logits: Float[Array, "b f"], names: dict[str, list[str]]) -> dict[str, Float[Array, "b _"]]:
     """Returns {attribute: logits [b, classes]} of the network's vector."""
@@ -147,8 +107,17 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     names = class_names(training.pictures.attributes, tuple(config.attributes))
     classes, held_out_classes = (labels(part.pictures.attributes, names, {}) for part in (training, held_out))
     features = sum(len(values) for values in names.values())
-    settings = config.model.to_dict() | {"in_channels": training.shape[-1], "features": features}
-    module = build_noised_encoder(settings)
+    sizes = {"in_channels": training.shape[-1], "features": features, "classes": names}
+    settings = config.model.to_dict() | sizes
     return NoisedClassifierTask(
-        config, base, training, classes, held_out, held_out_classes, names, schedule, module, settings
+        config=config,
+        base=base,
+        latents=training,
+        held_out=held_out,
+        schedule=schedule,
+        module=build_noised_encoder(settings),
+        settings=settings,
+        classes=classes,
+        held_out_classes=held_out_classes,
+        names=names,
     )

@@ -21,15 +21,14 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import cached_array
 from rdm_jax.diffusion.objective import by_bands
-from rdm_jax.diffusion.schedule import Schedule
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, cache_folder
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task
+from rdm_jax.training.tasks.base import Progress
 from rdm_jax.training.tasks.clip import contrastive_loss
-from rdm_jax.training.tasks.noised import noised_latents, open_model
+from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
 
 SCALE = 100.0
 BANDS = 4
@@ -37,54 +36,23 @@ EVAL_BATCH = 256
 ENCODE_BATCH = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class NoisedClipTask(Task):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisedClipTask(NoisedTask):
     """Trains the tower on the latents of a finished model.
 
     Attributes:
-      config: of the run.
-      base: the finished model.
-      latents: to train on, with the frozen tower's `vectors` [n, d] of the same pictures.
-      held_out: to evaluate on, with `held_out_vectors`.
-      schedule: of the model's noise.
-      module: the tower.
-      settings: its configuration.
+      vectors: [n, d] what the frozen tower gave for the pictures to train on.
+      held_out_vectors: [m, d] the same of those to evaluate on.
     """
 
-    config: Config
-    base: Bundle
-    latents: Latents
+    part = "noised_clip"
     vectors: Float[np.ndarray, "n d"]
-    held_out: Latents
     held_out_vectors: Float[np.ndarray, "m d"]
-    schedule: Schedule
-    module: Any
-    settings: dict[str, Any]
-
-    @property
-    def size(self) -> int:
-        """The number of pictures."""
-        return len(self.latents.pictures)
-
-    @property
-    def record(self) -> dict[str, str]:
-        """Hashes of the pictures and of the model."""
-        return {"source": self.latents.pictures.fingerprint, "base": self.base.digest}
-
-    @property
-    def frozen(self) -> Any:
-        """The autoencoder's parameters, where pictures are encoded in every step."""
-        return self.latents.frozen
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
         """Returns a picture or its moments, its clean vector [d] and its number."""
         vector = self.vectors[row].astype(np.float32)
         return {**self.latents.read(row, generator), "vector": vector, "row": np.array([row], np.int32)}
-
-    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters, and no stats."""
-        x = jnp.zeros((1, *self.latents.shape))
-        return {"noised_clip": self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
 
     def loss(
         self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
@@ -115,12 +83,6 @@ class NoisedClipTask(Task):
             values.append(measured(params, {**batch, "vector": vectors}, jax.random.key(number)))
         yield "accuracy", float(np.mean([accuracy for accuracy, _ in values]))
         yield "cosine", float(np.mean([cosines for _, cosines in values]))
-
-    def export(self, params: Any) -> Bundle:
-        """Returns the model with the tower beside its other parts."""
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"}
-        parts = {**self.base.params, "noised_clip": params["noised_clip"]}
-        return Bundle({**config, "noised_clip": self.settings}, parts, self.base.tokenizer)
 
 
 def unit(vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -160,5 +122,14 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     told = functools.partial(progress, "encoding pictures")
     clean = [encode_pictures(base, latents, cache_folder(config.data), told) for latents in (training, held_out)]
     settings = config.model.to_dict() | {"in_channels": training.shape[-1], "features": clean[0].shape[1]}
-    module = build_noised_encoder(settings)
-    return NoisedClipTask(config, base, training, clean[0], held_out, clean[1], schedule, module, settings)
+    return NoisedClipTask(
+        config=config,
+        base=base,
+        latents=training,
+        held_out=held_out,
+        schedule=schedule,
+        module=build_noised_encoder(settings),
+        settings=settings,
+        vectors=clean[0],
+        held_out_vectors=clean[1],
+    )
