@@ -51,9 +51,7 @@ def _clip() -> Config:
 def _autoencoder() -> Config:
     config = load_config(str(STYLE_SCENES / "autoencoder.py")).unlock()
     config.crop = 32
-    config.model.ch_mult = (1, 4)
     config.model.resolution = 32
-    config.model.z_channels = config.model.embed_dim = 4
     return config
 
 

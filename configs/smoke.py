@@ -8,6 +8,8 @@ shows that everything works. It is too short to learn to draw.
 
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from rdm_jax.training.config import Config, load_config
 
 PARENT = Path(__file__).parent / "style_scenes" / "rdm.py"
@@ -21,6 +23,7 @@ def get_config() -> Config:
     config.steps = 20
     config.batch_size = 8
     config.log_every = 1
+    config.compiler_options = ConfigDict({"xla_backend_optimization_level": 0})  # compiling takes longer than the steps
     config.eval_every = 20
     config.figures_every = 20
     config.checkpoint_every = 10

@@ -210,7 +210,7 @@ def denoiser_from(
     context: Float[Array, "b n d"],
     scale: Float[Array, ""] | None,
     prediction: str,
-    null: Float[np.ndarray, " d"] | None = None,
+    null: Float[np.ndarray, " d"] | Float[Array, " d"] | None = None,
 ) -> Denoiser:
     """Returns the denoiser of a network under context tokens, guided away from those of no condition.
 

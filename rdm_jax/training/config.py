@@ -26,7 +26,8 @@ def defaults() -> Config:
     Steps, `*_every` and `warmup` count updates, one of `batch_size` examples each; `accumulate` parts of a batch follow
     each other on the devices. 0 turns an interval off. `keep_checkpoints` newest checkpoints stay, and those of every
     multiple of `keep_every`. `mesh.fsdp` devices share one copy of the state, by `mesh.rules` (`core.mesh`).
-    `process_timeout` is in seconds; `profile` says which steps are traced; `wandb` names a project.
+    `process_timeout` is in seconds; `profile` says which steps are traced; `wandb` names a project. `compiler_options`
+    are XLA's, as {"xla_backend_optimization_level": 0}, for the step and the making of the first state.
     """
     return ConfigDict(
         {
@@ -47,6 +48,7 @@ def defaults() -> Config:
             "process_timeout": 120.0,
             "profile": {"start": 0, "steps": 0},
             "wandb": "",
+            "compiler_options": {},
             "mesh": {"fsdp": 1, "rules": ()},
             "data": {
                 "source": "style_scenes",

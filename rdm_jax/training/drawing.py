@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +18,8 @@ from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
 
+SETTINGS = ("unet", "autoencoder", "latents", "diffusion", "sampling")
+
 
 def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt8[np.ndarray, "b h w 3"]:
     """Returns a picture for each row of context tokens, by the bundle's own sampler, steps and guidance.
@@ -24,22 +29,31 @@ def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt
       context: [b, n, d] tokens.
       seed: of the noise; picture i's is the same at every call.
     """
+    run = _program(json.dumps({name: bundle.config[name] for name in SETTINGS}))
+    keys = image_keys(seed, jnp.arange(len(context), dtype=jnp.int32))
+    params = {part: jax.device_put(bundle.params[part]) for part in ("unet", "autoencoder")}
+    null = factory.null_token(bundle.config)
+    token = np.zeros(context.shape[-1], np.float32) if null is None else null
+    return to_uint8(np.asarray(run(params, token, jnp.asarray(context), keys)))
+
+
+@functools.lru_cache(maxsize=4)
+def _program(settings: str) -> Callable[..., Float[Array, "b h w 3"]]:
+    """Returns the compiled run of every model that has these settings: figures are drawn many times in a training."""
+    bundle = Bundle(json.loads(settings), {})
     config, sampling = bundle.config, bundle.config["sampling"]
     sampler = factory.sampler_from(sampling["sampler"], sampling["eta"])
     steps = sampler.plan(factory.schedule_from(config["diffusion"]), sampling["steps"])
-    keys = image_keys(seed, jnp.arange(len(context), dtype=jnp.int32))
     shape = factory.latent_shape(bundle.unet, bundle.autoencoder, sampling["height"], sampling["width"])
     decode = factory.decoder_from(bundle.autoencoder, config["latents"])
     guidance = None if sampling["guidance_scale"] == 1.0 else jnp.float32(sampling["guidance_scale"])
+    prediction = config["diffusion"]["prediction"]
 
     @jax.jit
-    def run(params: dict[str, Any], tokens: Array) -> Array:
+    def run(params: dict[str, Any], null: Array, tokens: Array, keys: Array) -> Array:
         """Returns pictures in about [-1, 1]."""
-        denoiser = factory.denoiser_from(
-            bundle.unet, params["unet"], tokens, guidance, config["diffusion"]["prediction"], factory.null_token(config)
-        )
+        denoiser = factory.denoiser_from(bundle.unet, params["unet"], tokens, guidance, prediction, null)
         infos = samplers.with_keys(steps, keys)
         return decode(params["autoencoder"], samplers.sample(sampler, infos, normal(keys, shape), denoiser))
 
-    params = {part: jax.device_put(bundle.params[part]) for part in ("unet", "autoencoder")}
-    return to_uint8(np.asarray(run(params, jnp.asarray(context))))
+    return run

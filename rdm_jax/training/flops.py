@@ -64,9 +64,13 @@ def count(function: Callable[..., Any], *arguments: Any, platform: str = "tpu") 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> Any:
     """Returns the closed jaxpr of a call, without what does not reach a result, as a compiler would have it."""
-    closed = jax.make_jaxpr(function)(*arguments)
-    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    return core.ClosedJaxpr(live, closed.consts)
+    return live(jax.make_jaxpr(function)(*arguments))
+
+
+def live(closed: Any) -> Any:
+    """Returns a closed jaxpr without what does not reach a result."""
+    kept, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    return core.ClosedJaxpr(kept, closed.consts)
 
 
 def count_jaxpr(jaxpr: Any, platform: str = "tpu") -> Counts:

@@ -23,6 +23,7 @@ from rdm_jax.core.distributed import asked_to_stop, first_then_others, is_first
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
 from rdm_jax.data.batches import training_batches
+from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
 from rdm_jax.training.metrics import Log, Meter
@@ -90,9 +91,10 @@ def train(
         task = first_then_others(lambda: make_task(config, place.local, progress, start))
         batches = training_batches(task.read, task.size, config.batch_size, config.seed, config.threads, task.complete)
         create, update = make_run(config, task)
-        state = create_state(create, mesh, config.mesh.rules)
+        options = config.compiler_options.to_dict()
+        state = create_state(create, mesh, config.mesh.rules, options)
         frozen = put_whole(task.frozen, mesh)
-        train_step, sharding = make_train_step(update, mesh), batch_sharding(mesh)
+        train_step, sharding = make_train_step(update, mesh, options), batch_sharding(mesh)
 
         # 3. Resume, or start from a bundle's parts, or from nothing.
         checkpoints.check_space(state)
@@ -123,7 +125,7 @@ def train(
             if meter:
                 meter.step(waited)
             else:  # the first step compiles, and is not timed
-                meter = _meter(config, update, state, frozen, batch)
+                meter = _meter(config, train_step.trace(state, frozen, batch).jaxpr)
             profile.after(step, metrics)
             stopping = stop.is_set() or asked_to_stop(step)
             if due(config.log_every):
@@ -299,13 +301,10 @@ class _Profile:
             _LOG.info("the profile of steps %d to %d is in %s", self._steps[0], step, self._folder)
 
 
-def _meter(config: Config, update: Update, state: State, frozen: Any, batch: Any) -> Meter:
-    from rdm_jax.training import flops, hardware
-
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, frozen, batch))
+def _meter(config: Config, jaxpr: Any) -> Meter:
     chip = hardware.chip_of(jax.devices()[0])
-    count = flops.count(update, *shapes).flops
-    return Meter(config.batch_size, jax.device_count(), count, chip.bfloat16 if chip else None)
+    work = flops.count_jaxpr(flops.live(jaxpr)).flops
+    return Meter(config.batch_size, jax.device_count(), work, chip.bfloat16 if chip else None)
 
 
 def _stop_on_sigterm() -> threading.Event:

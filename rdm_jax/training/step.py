@@ -23,6 +23,7 @@ Params = Any
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Loss = Callable[[Params, Held, Batch, Key[Array, ""], Array], tuple[Array, tuple[Metrics, Any]]]
+CompilerOptions = dict[str, Any]
 Update = Callable[[State, Any, Batch], tuple[State, Metrics]]
 
 
@@ -102,10 +103,12 @@ def initial_state(
     return State(jnp.zeros((), jnp.int32), params, ema, tx.init(params), stats)
 
 
-def create_state(create: Callable[[], State], mesh: Mesh, rules: Rules = ()) -> State:
+def create_state(
+    create: Callable[[], State], mesh: Mesh, rules: Rules = (), compiler_options: CompilerOptions | None = None
+) -> State:
     """Makes the state of step 0, every array born on the devices where it will stay."""
     shardings = state_shardings(mesh, jax.eval_shape(create), rules)
-    return jax.jit(create, out_shardings=shardings)()
+    return jax.jit(create, out_shardings=shardings, compiler_options=compiler_options)()
 
 
 def with_params(state: State, params: Params) -> State:
@@ -201,11 +204,12 @@ def make_update(
     return update
 
 
-def make_train_step(update: Update, mesh: Mesh) -> Any:
+def make_train_step(update: Update, mesh: Mesh, compiler_options: CompilerOptions | None = None) -> Any:
     """Returns the update jitted for a mesh: the old state is donated, metrics lie whole on every device."""
     return jax.jit(
         update,
         donate_argnums=0,
         in_shardings=(None, None, batch_sharding(mesh)),
         out_shardings=(None, replicated(mesh)),
+        compiler_options=compiler_options,
     )

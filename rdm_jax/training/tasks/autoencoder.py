@@ -108,19 +108,19 @@ class AutoencoderTask(Task):
         """Yields held-out pictures, their reconstructions below them."""
         images = np.asarray(self.held_out.images[:SHOWN])
         if len(images):
-            apply = jax.jit(lambda p, x: self.module.apply({"params": p}, x))
-            back = to_uint8(np.asarray(apply(params["autoencoder"], jnp.asarray(to_float(images)))))
+            back = to_uint8(
+                np.asarray(_reconstructed(self.module, params["autoencoder"], jnp.asarray(to_float(images))))
+            )
             yield "reconstructions", sheets.grid(np.stack([images, back]), row_labels=["picture", "back"], zoom=1)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the mean PSNR over held-out pictures, and that of each style where they have one."""
-        apply = jax.jit(lambda p, x: self.module.apply({"params": p}, x))
         size = min(EVAL_BATCH, len(self.held_out))
         count = min(EVAL_PICTURES, len(self.held_out)) // size * size
         values = []
         for start in range(0, count, size):
             image = jnp.asarray(to_float(self.held_out.images[start : start + size]))
-            error = jnp.clip(apply(params["autoencoder"], image), -1.0, 1.0) - image
+            error = jnp.clip(_reconstructed(self.module, params["autoencoder"], image), -1.0, 1.0) - image
             values.append(np.asarray(psnr(jnp.mean(jnp.square(error), axis=(1, 2, 3)))))
         if not values:
             return
@@ -133,6 +133,11 @@ class AutoencoderTask(Task):
     def export(self, params: Any) -> Bundle:
         """Returns the bundle of the autoencoder."""
         return Bundle({"name": self.config.name, "autoencoder": self.settings}, {"autoencoder": params["autoencoder"]})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reconstructed(module: Any, params: Any, x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return module.apply({"params": params}, x)
 
 
 def _noise(

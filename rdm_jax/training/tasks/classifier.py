@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,14 +125,8 @@ class ClassifierTask(Task):
         logits = self.module.apply(
             {"params": params["classifier"]}, x, deterministic=False, rngs={"dropout": dropout_key}
         )
-        losses, metrics = [], {}
-        for column, (name, values) in enumerate(logits.items()):
-            classes = batch["labels"][:, column]
-            seen = classes != IGNORED
-            entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(classes, 0))
-            losses.append(jnp.sum(entropy * seen) / jnp.maximum(jnp.sum(seen), 1))
-            metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == classes) & seen) / jnp.maximum(jnp.sum(seen), 1)
-        return jnp.sum(jnp.stack(losses)), (metrics, held.stats)
+        loss, metrics = cross_entropy(logits, batch["labels"])
+        return loss, (metrics, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the accuracy of each attribute on the held-out pictures."""
@@ -147,6 +142,25 @@ class ClassifierTask(Task):
         judging = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
         config = {"name": self.config.name, "classifier": self.settings, "judging": judging, "training": training}
         return Bundle(config, {"classifier": params["classifier"]})
+
+
+def cross_entropy(
+    logits: Mapping[str, Float[Array, "b _"]], classes: Int[Array, "b a"]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the sum over attributes of the mean cross entropy, and the accuracies; `IGNORED` classes do not count.
+
+    Args:
+      logits: {attribute: of each of its classes}.
+      classes: [b, a] the right ones, attributes in the same order.
+    """
+    losses, metrics = [], {}
+    for name, values, right in zip(logits, logits.values(), classes.T, strict=True):
+        seen = right != IGNORED
+        count = jnp.maximum(jnp.sum(seen), 1)
+        entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(right, 0))
+        losses.append(jnp.sum(entropy * seen) / count)
+        metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == right) & seen) / count
+    return jnp.sum(jnp.stack(losses)), metrics
 
 
 def moved(image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
@@ -182,15 +196,15 @@ def name_attributes(
     module: Any, params: Any, pictures: UInt8[np.ndarray, "n h w 3"]
 ) -> dict[str, Int[np.ndarray, " n"]]:
     """Returns {attribute: most likely class of each picture [n]}."""
-
-    @jax.jit
-    def named(x: Float[Array, "b h w 3"]) -> dict[str, Array]:
-        return {name: values.argmax(-1) for name, values in module.apply({"params": params}, x).items()}
-
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(pictures), EVAL_BATCH):
         batch = np.asarray(pictures[start : start + EVAL_BATCH])
         padded = np.concatenate([batch, np.zeros((EVAL_BATCH - len(batch), *batch.shape[1:]), np.uint8)])
-        found = jax.device_get(named(images.to_float(padded)))
+        found = jax.device_get(_named(module, params, images.to_float(padded)))
         parts.append({name: value[: len(batch)] for name, value in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name, _ in module.classes}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _named(module: Any, params: Any, x: Float[Array, "b h w 3"]) -> dict[str, Array]:
+    return {name: values.argmax(-1) for name, values in module.apply({"params": params}, x).items()}

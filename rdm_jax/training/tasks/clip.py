@@ -132,14 +132,13 @@ class ClipTask(Task):
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields how often held-out pictures find their caption among 256, and how often neighbours share a label."""
-        apply = jax.jit(lambda p, x, t: self.module.apply({"params": p}, x, t))
         vectors, accuracies = [], []
         size = min(EVAL_BATCH, len(self.held_out))
         for start in range(0, len(self.held_out) - size + 1, size):
             rows = slice(start, start + size)
             pixels = self._normalise(jnp.asarray(self.held_out.images[rows], jnp.float32) / 255.0)
             tokens = jnp.asarray(self.held_out_tokens[rows])
-            image, text, _ = apply(params["clip"], pixels, tokens)
+            image, text = _both_towers(self.module, params["clip"], pixels, tokens)
             accuracies.append(float(_own_caption(image, text, tokens)))
             vectors.append(np.asarray(image))
         if not vectors:
@@ -155,6 +154,11 @@ class ClipTask(Task):
     def _normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         mean, std = (jnp.asarray(self.settings[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
         return (pixels - mean) / std
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _both_towers(module: Any, params: Any, pixels: Array, tokens: Array) -> tuple[Array, Array]:
+    return module.apply({"params": params}, pixels, tokens)[:2]
 
 
 def _own_caption(image: Array, text: Array, tokens: Array) -> Array:

@@ -213,16 +213,19 @@ class DiffusionTask(Task):
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the loss on the held-out pictures, at the same times and noise in every evaluation."""
         generator = np.random.default_rng(0)
-        held, zero = Held({}, jax.device_put(self.frozen)), jnp.zeros((), jnp.int32)
-        step = jax.jit(lambda p, batch, key: self.loss(p, held, batch, key, zero)[0])
-        losses = []
+        held, losses = Held({}, jax.device_put(self.frozen)), []
         for i in range(min(EVAL_BATCHES, self.config.data.held_out_rows // self.config.batch_size)):
             first = self._kept + i * self.config.batch_size
             records = [self._record(row, generator) for row in range(first, first + self.config.batch_size)]
             batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
-            losses.append(float(step(params, batch, jax.random.key(i))))
+            losses.append(float(self._evaluated(params, held, batch, jax.random.key(i))))
         if losses:
             yield "loss", float(np.mean(losses))
+
+    @functools.cached_property
+    def _evaluated(self) -> Callable[..., Array]:
+        zero = jnp.zeros((), jnp.int32)
+        return jax.jit(lambda params, held, batch, key: self.loss(params, held, batch, key, zero)[0])
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields what is drawn for held-out pictures under the model's own condition, below their neighbours."""

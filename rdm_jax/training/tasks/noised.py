@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.data.batches import Record
 from rdm_jax.diffusion.objective import sample_timesteps
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.schedule import Schedule, build_schedule, signal_noise
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+
+EVAL_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,13 @@ class NoisedTask(Task):
         """Returns fresh parameters, and no stats."""
         x = jnp.zeros((1, *self.latents.shape))
         return {self.part: self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
+
+    def held_out_batches(self) -> Iterator[tuple[slice, Record]]:
+        """Yields the whole batches of held-out latents: their rows, and their pictures or moments."""
+        generator, size = np.random.default_rng(0), min(EVAL_BATCH, len(self.held_out.pictures))
+        for start in range(0, len(self.held_out.pictures) // size * size, size):
+            records = [self.held_out.read(row, generator) for row in range(start, start + size)]
+            yield slice(start, start + size), {name: np.stack([one[name] for one in records]) for name in records[0]}
 
     def export(self, params: Any) -> Bundle:
         """Returns the model with the network beside its other parts."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from rdm_jax.bundle import Bundle
@@ -19,10 +19,8 @@ from rdm_jax.models import build_noised_encoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.base import Progress
-from rdm_jax.training.tasks.classifier import IGNORED, class_names, labels
+from rdm_jax.training.tasks.classifier import IGNORED, class_names, cross_entropy, labels
 from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
-
-EVAL_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,32 +51,14 @@ class NoisedClassifierTask(NoisedTask):
         logits = self.module.apply(
             {"params": params["noised_classifier"]}, x, t, deterministic=False, rngs={"dropout": dropout_key}
         )
-        losses, metrics = [], {}
-        for column, (name, values) in enumerate(split_logits(logits, self.names).items()):
-            classes = batch["labels"][:, column]
-            seen = classes != IGNORED
-            count = jnp.maximum(jnp.sum(seen), 1)
-            entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(classes, 0))
-            losses.append(jnp.sum(entropy * seen) / count)
-            metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == classes) & seen) / count
-        return jnp.sum(jnp.stack(losses)), (metrics, held.stats)
+        loss, metrics = cross_entropy(split_logits(logits, self.names), batch["labels"])
+        return loss, (metrics, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the accuracy of each attribute on held-out latents, over all times and in each quarter of them."""
-        frozen, generator = jax.device_put(self.held_out.frozen), np.random.default_rng(0)
-
-        @jax.jit
-        def named(params: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
-            x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
-            logits = split_logits(self.module.apply({"params": params["noised_classifier"]}, x, t), self.names)
-            return jnp.stack([values.argmax(-1) for values in logits.values()], axis=1), t
-
-        size, right, times, seen = min(EVAL_BATCH, len(self.held_out.pictures)), [], [], []
-        for number in range(len(self.held_out.pictures) // size):
-            rows = slice(number * size, (number + 1) * size)
-            records = [self.held_out.read(row, generator) for row in range(rows.start, rows.stop)]
-            batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
-            found, t = named(params, batch, jax.random.key(number))
+        frozen, right, times, seen = jax.device_put(self.held_out.frozen), [], [], []
+        for number, (rows, batch) in enumerate(self.held_out_batches()):
+            found, t = self._named(params, frozen, batch, jax.random.key(number))
             right.append(np.asarray(found) == self.held_out_classes[rows])
             times.append(np.asarray(t) * 4 // len(self.schedule))
             seen.append(self.held_out_classes[rows] != IGNORED)
@@ -89,6 +69,17 @@ class NoisedClassifierTask(NoisedTask):
                 chosen = known[:, column] & (quarter == i)
                 if chosen.any():
                     yield f"accuracy_{i}/{name}", float(hit[chosen, column].mean())
+
+    @functools.cached_property
+    def _named(self) -> Callable[..., tuple[Array, Array]]:
+        @jax.jit
+        def named(params: Any, frozen: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
+            """Returns the likeliest class of each attribute [b, a], and the times."""
+            x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
+            logits = split_logits(self.module.apply({"params": params["noised_classifier"]}, x, t), self.names)
+            return jnp.stack([values.argmax(-1) for values in logits.values()], axis=1), t
+
+        return named
 
 
 def split_logits(logits: Float[Array, "b f"], names: dict[str, list[str]]) -> dict[str, Float[Array, "b _"]]:

@@ -32,7 +32,6 @@ from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
 
 SCALE = 100.0
 BANDS = 4
-EVAL_BATCH = 256
 ENCODE_BATCH = 256
 
 
@@ -66,23 +65,24 @@ class NoisedClipTask(NoisedTask):
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields how often held-out noisy latents find their own picture in a batch, and their cosine to it."""
-        frozen, generator = jax.device_put(self.held_out.frozen), np.random.default_rng(0)
+        frozen, values = jax.device_put(self.held_out.frozen), []
+        for number, (rows, batch) in enumerate(self.held_out_batches()):
+            vectors = self.held_out_vectors[rows].astype(np.float32)
+            values.append(self._measured(params, frozen, {**batch, "vector": vectors}, jax.random.key(number)))
+        yield "accuracy", float(np.mean([accuracy for accuracy, _ in values]))
+        yield "cosine", float(np.mean([cosines for _, cosines in values]))
 
+    @functools.cached_property
+    def _measured(self) -> Callable[..., tuple[Array, Array]]:
         @jax.jit
-        def measured(params: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
+        def measured(params: Any, frozen: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
+            """Returns how often a vector finds its own picture's, and their mean cosine."""
             x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
             found = self.module.apply({"params": params["noised_clip"]}, x, t)
             own = jnp.argmax(unit(found) @ unit(batch["vector"]).T, axis=1) == jnp.arange(len(found))
             return jnp.mean(own.astype(jnp.float32)), jnp.mean(cosine(found, batch["vector"]))
 
-        size, values = min(EVAL_BATCH, len(self.held_out.pictures)), []
-        for number in range(len(self.held_out.pictures) // size):
-            records = [self.held_out.read(row, generator) for row in range(number * size, (number + 1) * size)]
-            batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
-            vectors = self.held_out_vectors[number * size : (number + 1) * size].astype(np.float32)
-            values.append(measured(params, {**batch, "vector": vectors}, jax.random.key(number)))
-        yield "accuracy", float(np.mean([accuracy for accuracy, _ in values]))
-        yield "cosine", float(np.mean([cosines for _, cosines in values]))
+        return measured
 
 
 def unit(vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
