@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PARITY_VENV ?= .venv-parity
-BEAM_VENV ?= .venv-beam
+CLOUD_VENV ?= .venv-cloud
 OUT ?= outputs/demo
 
-.PHONY: demo test parity beam clean help
+.PHONY: demo test parity cloud clean help
 
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
 	@echo "make test   install, and run the linters and the tests"
 	@echo "make parity install PyTorch too, in an environment of its own, and compare the networks with its libraries'"
-	@echo "make beam   install Apache Beam, in an environment of its own, and run the pipelines' tests"
+	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
+	@echo "            pipelines and runs on gs://"
 
 demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
@@ -27,12 +28,14 @@ parity: $(PARITY_VENV)/.installed
 	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py
 	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py
 
-beam: $(BEAM_VENV)/.installed
-	$(BEAM_VENV)/bin/python -m pytest tests/retrieval/test_beam.py
+cloud: $(CLOUD_VENV)/.installed
+	$(CLOUD_VENV)/bin/python -m pytest tests/retrieval/test_beam.py tests/training/test_object_storage.py
 
-$(BEAM_VENV)/.installed: setup.py
-	$(PYTHON) -m venv $(BEAM_VENV)
-	$(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,beam]"
+$(CLOUD_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(CLOUD_VENV)
+	$(CLOUD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,beam,gcs]"
+	# The stand-in's file-system library still asks for pkg_resources.
+	$(CLOUD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "gcp-storage-emulator>=2024.8" "setuptools<81"
 	@touch $@
 
 $(PARITY_VENV)/.installed: setup.py
@@ -54,4 +57,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PARITY_VENV) $(BEAM_VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) $(CLOUD_VENV) outputs build *.egg-info

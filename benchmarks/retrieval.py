@@ -328,7 +328,7 @@ def joining(args: argparse.Namespace) -> None:
     database = Database.open(place / "database")
     table: Table = [("records", "order", "one thread, examples/s", f"{args.threads} threads, examples/s")]
     for told in ("embeddings", "ids only"):
-        sidecar = NeighborSidecar(_sidecar(place, database, args.examples, told == "embeddings"), database)
+        sidecar = NeighborSidecar.open(_sidecar(place, database, args.examples, told == "embeddings"), database)
         source: Any = types.SimpleNamespace(name="numbers", fingerprint="0" * 64)
         examples = numbered(grain.MapDataset.range(args.examples), source, sidecar)
         for order in ("sequential", "shuffled"):

@@ -9,12 +9,16 @@ folder of the same form, in data/cifar10/database.
   rdm database build data/cifar10/database --encoder runs/cifar10/base --out runs/cifar10/database_of_half
   rdm train --config configs/cifar10.py --workdir runs/cifar10/rdm
   rdm train --config configs/cifar10.py:ldm --workdir runs/cifar10/ldm
+  rdm train --config configs/cifar10.py:judge --workdir runs/cifar10/judge
+  rdm export runs/cifar10/judge --out runs/cifar10/judge_bundle
 
 Sized for one GPU in minutes or two CPU cores overnight. `ldm` is the twin without retrieval, of equal size and steps,
-which sees the class names alone.
+which sees the class names alone; `judge` is the independent classifier that benchmarks/cifar10.py asks.
 """
 
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import unknown
 from rdm_jax.training.config import Config, load_config
@@ -24,12 +28,12 @@ ROOT = "runs/cifar10"
 
 
 def get_config(part: str = "rdm") -> Config:
-    """Returns the configuration of a part: "clip", "autoencoder", "rdm" or "ldm".
+    """Returns the configuration of a part: "clip", "autoencoder", "rdm", "ldm" or "judge".
 
     Raises:
       UserError: there is no such part.
     """
-    parts = {"clip": _clip, "autoencoder": _autoencoder, "rdm": _rdm, "ldm": _ldm}
+    parts = {"clip": _clip, "autoencoder": _autoencoder, "rdm": _rdm, "ldm": _ldm, "judge": _judge}
     if part not in parts:
         raise unknown("part", part, parts)
     config = parts[part]()
@@ -75,4 +79,13 @@ def _ldm() -> Config:
     config.conditioning.text_probability = 1.0
     config.conditioning.text_and_neighbors_probability = 0.0
     config.sampling.condition = "text"
+    return config
+
+
+def _judge() -> Config:
+    config = load_config(str(STYLE_SCENES / "judge.py")).unlock()
+    config.steps = 3_000
+    config.attributes = ("folder",)
+    config.unseen = ConfigDict()
+    config.model.stem = (48,)
     return config

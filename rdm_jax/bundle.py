@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from rdm_jax.core import files, trees
+from rdm_jax.core import files, storage, trees
 from rdm_jax.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -226,10 +226,16 @@ def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """Returns the folder of an embedded bundle's name, or the folder given; raises UserError if there is none."""
+    """Returns the folder of an embedded bundle's name, or the folder given; one in object storage is copied first.
+
+    Raises:
+      UserError: there is none.
+    """
     embedded = EMBEDDED / str(name_or_path)
     if str(name_or_path) in Bundle.names():
         return embedded
+    if storage.is_remote(name_or_path):
+        return storage.staged(str(name_or_path), "config.json")
     path = Path(name_or_path)
     if path.is_dir():
         return path

@@ -13,6 +13,9 @@ from typing import Any
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 
+IDENTITY = ("size", "etag", "ETag", "md5Hash", "updated", "mtime", "LastModified", "created")
+"""What file systems tell of a file that changes with it; each knows some of these."""
+
 
 def is_remote(place: str | Path) -> bool:
     """Says whether a place is an address such as gs://bucket/folder."""
@@ -48,6 +51,34 @@ def staged(address: str, manifest: str) -> Path:
             except OSError as error:
                 raise UserError(f"cannot copy {address} to {folder.parent}: {error}") from error
     return folder
+
+
+def fetched(address: str) -> Path:
+    """Returns a local copy, of its own name, of a file or a folder; made anew when names, sizes or dates there change.
+
+    Raises:
+      UserError: nothing is there, it cannot be copied, or the file system's package is missing.
+    """
+    system, root = _open(address)
+    try:
+        listed = system.find(root, detail=True)
+    except OSError as error:
+        raise UserError(f"cannot read {address}: {error}") from error
+    if not listed:
+        raise UserError(f"nothing is at {address}; check the address")
+    told = [(name, *(str(listed[name].get(key)) for key in IDENTITY)) for name in sorted(listed)]
+    folder = cache_folder() / "fetched" / files.sha256_json([address, told])[:32]
+    if not folder.is_dir():
+        with files.new_directory(folder, first_wins=True) as temporary:
+            copy = temporary / root.rpartition("/")[2]
+            try:
+                if root in listed:
+                    system.get_file(root, str(copy))
+                else:
+                    system.get(f"{root}/", f"{copy}/", recursive=True)
+            except OSError as error:
+                raise UserError(f"cannot copy {address} to {folder.parent}: {error}") from error
+    return folder / root.rpartition("/")[2]
 
 
 def upload(folder: Path, address: str, last: str) -> None:

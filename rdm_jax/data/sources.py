@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from rdm_jax.core import images
+from rdm_jax.core import images, storage
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.files import sha256_json
 from rdm_jax.data.selection import Selection
@@ -152,7 +152,8 @@ def open_source(spec: str, split: str | None = None, data_dir: str | None = None
     """Opens a folder, a .zip of one, a prepared TFDS folder, or a TFDS set by its name.
 
     Args:
-      spec: a path, or a name such as "style_scenes/tiny".
+      spec: a path, the address of one in object storage, which is copied to the local disk first, or a name such as
+        "style_scenes/tiny".
       split: for folders the sub-folder "train", "validation" or "test"; for TFDS a split such as "train[:1000]".
         All of a folder, or TFDS's "train", if None.
       data_dir: where TFDS keeps its sets; its own default if None.
@@ -160,7 +161,7 @@ def open_source(spec: str, split: str | None = None, data_dir: str | None = None
     Raises:
       UserError: nothing of this name, no pictures in it, no such split, or metadata that cannot be read.
     """
-    path = Path(spec).expanduser()
+    path = storage.fetched(spec) if storage.is_remote(spec) else Path(spec).expanduser()
     if path.is_dir():
         if (path / "dataset_info.json").is_file():
             from rdm_jax.data.tfds_source import open_tfds_folder

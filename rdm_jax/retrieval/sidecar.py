@@ -19,6 +19,7 @@ from jaxtyping import Float16, Float32, Int64
 
 from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.database import Database
 
@@ -35,7 +36,7 @@ class NeighborSidecar:
     """Neighbours on disk, record i for example i; cheap to open, to pickle and to read from several threads.
 
     Attributes:
-      path: the folder, or its address in object storage, which is copied to the local disk first.
+      path: the folder.
       database: where rows are read from if the records hold none.
 
     Raises:
@@ -45,9 +46,17 @@ class NeighborSidecar:
     path: Path
     database: Database | None = None
 
+    @staticmethod
+    def open(place: str | Path, database: Database | None = None) -> NeighborSidecar:
+        """Opens neighbours by their folder, or by their address in object storage, from where they are copied first.
+
+        Raises:
+          UserError: no finished neighbours are there, a file is missing, or the rows of another database are given.
+        """
+        remote = storage.is_remote(place)
+        return NeighborSidecar(storage.staged(str(place), MANIFEST) if remote else Path(place).expanduser(), database)
+
     def __post_init__(self) -> None:
-        path = storage.staged(str(self.path), MANIFEST) if storage.is_remote(self.path) else Path(self.path)
-        object.__setattr__(self, "path", path)
         missing = [name for name in self.manifest["files"] if not (self.path / name).is_file()]
         if missing:
             raise _damaged(self.path, f"{missing[0]} is missing")
@@ -162,13 +171,16 @@ class NeighborSidecar:
             raise _damaged(self.path, f"{name} holds {reader.num_records()} records, fewer or more than it should")
         return reader
 
-    def check(self, source: Source, database: Database | None = None, encoder: Mapping[str, Any] | None = None) -> None:
-        """Raises UserError unless the records belong to this source, and to this database and encoder if given."""
+    def check(
+        self, examples: Source | Pictures, database: Database | None = None, encoder: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raises UserError unless the records belong to these examples, and to this database and encoder if given."""
         made = self.manifest
-        if source.fingerprint != made["source"]["fingerprint"]:
+        if examples.fingerprint != made["source"]["fingerprint"]:
             raise UserError(
                 f"neighbours {self.path} were computed for {made['source']['name']} ({made['count']} examples), not "
-                f"for this {source.name} ({len(source)}): pictures, captions, order or split differ; compute them again"
+                f"for these {len(examples)} of another data set: pictures, captions, order or split differ; compute "
+                "them again by rdm neighbors"
             )
         if database is not None:
             self.check_database(database)

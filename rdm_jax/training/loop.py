@@ -48,8 +48,18 @@ from rdm_jax.training.workdir import CONFIG, Workdir
 _LOG = logging.getLogger(__name__)
 
 Report = Callable[[int, int, dict[str, float]], None]
-FREE = ("steps", "threads", "process_timeout", "keep_checkpoints", "keep_every", "wandb", "profile", "mesh")
-"""What may change between runs of one workdir, beside `*_every`: how long, how often and on what devices."""
+FREE = (
+    "steps",
+    "threads",
+    "process_timeout",
+    "keep_checkpoints",
+    "keep_every",
+    "wandb",
+    "profile",
+    "mesh",
+    "data.data_dir",
+)
+"""What may change between runs of one workdir, beside `*_every`: how long, how often, where and on what devices."""
 
 
 def train(
@@ -220,7 +230,7 @@ def claim_workdir(workdir: Workdir, config: Config, *, begun: bool) -> None:
 
 
 def _is_free(name: str) -> bool:
-    return name.endswith("_every") or name.partition(".")[0] in FREE
+    return name.endswith("_every") or name in FREE or name.partition(".")[0] in FREE
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -219,7 +219,7 @@ def test_neighbors_are_written_once_and_then_found_finished(capsys, database, mo
     arguments += ["--out", tmp_path / "out"]
     status, _, err = call(capsys, "neighbors", *arguments)
     assert status == 0 and any("4 neighbours of 24 examples in 'zoo'" in line for line in err)
-    sidecar = NeighborSidecar(tmp_path / "out")
+    sidecar = NeighborSidecar.open(tmp_path / "out")
     assert sidecar[7][0][0] == 6 and sidecar[5][0][0] == -1
     status, _, err = call(capsys, "neighbors", *arguments)
     assert status == 0 and any("finished before, 24 examples" in line for line in err)

@@ -1,12 +1,18 @@
 """Folders in object storage, in fsspec's memory file system."""
 
+import io
 import json
+import zipfile
 
 import fsspec
+import numpy as np
 import pytest
+from PIL import Image
 
+from rdm_jax.bundle import locate
 from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.sources import open_source
 
 MEMORY = fsspec.filesystem("memory")
 
@@ -97,3 +103,31 @@ def test_small_files_are_written_read_named_and_removed(bucket):
     assert storage.names(f"{bucket}/notes") == ["a.json", "b.json"] and storage.read(f"{bucket}/notes/b.json") == b"b"
     storage.remove(f"{bucket}/notes")
     assert storage.names(f"{bucket}/notes") == []
+
+
+def test_a_file_or_a_folder_is_fetched_under_its_own_name_and_again_when_it_changed(bucket, folder, tmp_path):
+    for file in ("rows.npy", "sub/more"):
+        storage.write(f"{bucket}/set/{file}", (folder / file).read_bytes())
+    copy = storage.fetched(f"{bucket}/set/")
+    assert copy.name == "set" and (copy / "sub" / "more").read_text() == "more" and len(contents(copy)) == 2
+    assert storage.fetched(f"{bucket}/set/") == copy
+    one = storage.fetched(f"{bucket}/set/rows.npy")
+    assert one.name == "rows.npy" and one.read_bytes() == bytes(range(256)) == storage.read(f"{bucket}/set/rows.npy")
+    storage.write(f"{bucket}/set/rows.npy", b"other")
+    assert storage.fetched(f"{bucket}/set/rows.npy").read_bytes() == b"other" and one.read_bytes() == bytes(range(256))
+    with pytest.raises(UserError, match=r"nothing is at .*nowhere; check the address"):
+        storage.fetched(f"{bucket}/nowhere")
+
+
+def test_pictures_and_bundles_are_opened_by_their_address(bucket, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(buffer, "png")
+    storage.write(f"{bucket}/pictures/red/1.png", buffer.getvalue())
+    source = open_source(f"{bucket}/pictures")
+    assert source.name == "pictures" and len(source) == 1 and source[0].caption == "red"
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
+        archive.writestr("red/1.png", buffer.getvalue())
+    storage.put(tmp_path / "zipped.zip", f"{bucket}/zipped.zip")
+    np.testing.assert_array_equal(open_source(f"{bucket}/zipped.zip")[0].image, source[0].image)
+    storage.write(f"{bucket}/model/config.json", b"{}")
+    assert (locate(f"{bucket}/model") / "config.json").read_text() == "{}"

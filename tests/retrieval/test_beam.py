@@ -119,7 +119,7 @@ def test_neighbours_are_those_of_the_local_run(source, spec, local, tmp_path):
         names = sorted(path.name for path in (tmp_path / "one").iterdir())
         assert names == sorted(path.name for path in (tmp_path / name).iterdir())
         assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / name / file).read_bytes() for file in names)
-    assert (NeighborSidecar(tmp_path / "two").ids(range(50)) >= -1).all()
+    assert (NeighborSidecar.open(tmp_path / "two").ids(range(50)) >= -1).all()
     with pytest.raises(UserError, match="k 99 is out of range"):
         beam.neighbors_with_beam(source, spec, str(local), Plan(99), str(tmp_path / "four"))
 

@@ -45,7 +45,7 @@ def expected(examples, encoder, database, i):
 
 
 def test_there_is_a_part_for_each_file_of_the_set(computed):
-    sidecar = NeighborSidecar(computed / "rows")
+    sidecar = NeighborSidecar.open(computed / "rows")
     assert tuple(sidecar.manifest["part_lengths"]) == LENGTHS
     assert sorted(sidecar.manifest["files"]) == [f"neighbors-0000{i}-of-00003.array_record" for i in range(3)]
     assert sorted(path.name for path in (computed / "rows").iterdir()) == [
@@ -61,7 +61,7 @@ def test_there_is_a_part_for_each_file_of_the_set(computed):
 
 
 def test_records_are_read_in_any_order(computed, examples, encoder, database):
-    sidecar = NeighborSidecar(computed / "rows")
+    sidecar = NeighborSidecar.open(computed / "rows")
     generator = np.random.default_rng(0)
     for indices in ([16, 0, 5, 4, 13, 14], [3, 3, 3], [4, 5], range(17), generator.permutation(17).tolist(), []):
         found = sidecar.read(list(indices))
@@ -77,19 +77,19 @@ def test_records_are_read_in_any_order(computed, examples, encoder, database):
 
 
 def test_ids_alone_take_their_rows_from_the_database(computed, database):
-    with_rows = NeighborSidecar(computed / "rows").read(range(17))
-    ids_only = NeighborSidecar(computed / "ids", database)
+    with_rows = NeighborSidecar.open(computed / "rows").read(range(17))
+    ids_only = NeighborSidecar.open(computed / "ids", database)
     for one, other in zip(ids_only.read(range(17)), with_rows, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(ids_only)).read([6, 2])[2], with_rows[2][[6, 2]])
-    np.testing.assert_array_equal(NeighborSidecar(computed / "ids").ids(range(17)), with_rows[0])
+    np.testing.assert_array_equal(NeighborSidecar.open(computed / "ids").ids(range(17)), with_rows[0])
     with pytest.raises(UserError, match="hold no rows; give database 'zoo' too"):
-        NeighborSidecar(computed / "ids").read([0])
+        NeighborSidecar.open(computed / "ids").read([0])
 
 
 @pytest.mark.parametrize("kind", ["rows", "ids"])
 def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples, encoder, database, kind):
-    sidecar = NeighborSidecar(computed / kind, database)
+    sidecar = NeighborSidecar.open(computed / kind, database)
     pairs: Any = numbered(grain.MapDataset.range(17), examples, sidecar)
     batches = pairs.shuffle(seed=1).repeat(2).batch(4).map(Neighbors(sidecar))
     seen = []
@@ -105,22 +105,22 @@ def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples,
 
 
 def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, examples, encoder, database, tmp_path):
-    sidecar, numbers = NeighborSidecar(computed / "rows"), grain.MapDataset.range(17)
+    sidecar, numbers = NeighborSidecar.open(computed / "rows"), grain.MapDataset.range(17)
     others = [
         Listed(examples.pictures[::-1], "examples", LENGTHS),  # another order
         Listed(examples.pictures[:12], "examples"),  # another split
         Listed(examples.pictures, "others", LENGTHS),  # other captions
     ]
     for other in others:
-        with pytest.raises(UserError, match=r"were computed for examples \(17 examples\), not for this"):
+        with pytest.raises(UserError, match=r"were computed for examples \(17 examples\), not for these"):
             numbered(numbers, other, sidecar)
     with pytest.raises(UserError, match="12 examples of 17; number all of the source"):
         numbered(numbers[:12], examples, sidecar)
     build_database(examples, encoder, tmp_path / "db", Recipe(limit=5))
     with pytest.raises(UserError, match=r"come from database 'zoo' .* not from this 'db'"):
-        NeighborSidecar(computed / "rows", Database.open(tmp_path / "db"))
+        NeighborSidecar.open(computed / "rows", Database.open(tmp_path / "db"))
     with pytest.raises(UserError, match=r"come from database 'zoo' .* not from this 'db'"):
-        NeighborSidecar(computed / "ids", Database.open(tmp_path / "db"))
+        NeighborSidecar.open(computed / "ids", Database.open(tmp_path / "db"))
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -18,7 +18,7 @@ COUNTS = np.array([0, 7, 3, 7, 0, 1, 2, 0, 0, 0])
 def test_counts_are_those_of_the_records(tmp_path, encoder, database):
     examples = write_more_pictures(tmp_path / "set", 20, seed=5, broken=(11,))
     compute_neighbors(examples, encoder, database, Plan(6, part_size=8), tmp_path / "out")
-    sidecar = NeighborSidecar(tmp_path / "out")
+    sidecar = NeighborSidecar.open(tmp_path / "out")
     counts = proposals.count_neighbors(sidecar, database)
     assert counts.shape == (len(database),)
     assert counts.sum() == 19 * 6  # the broken one has none

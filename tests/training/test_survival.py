@@ -259,3 +259,27 @@ def test_two_processes_learn_what_one_does_and_stop_together(pictures, tmp_path)
     for step in range(1, 5):
         assert together[step] == pytest.approx(alone[step], rel=1e-5)
     assert restore_arrays(Workdir(tmp_path / "both"))[0] == max(together)
+
+
+def test_eight_devices_learn_what_one_does_and_two_go_on_with_it(pictures, tmp_path):
+    """The same losses on 1 device and on 8, and a checkpoint of the 8 is finished on 2, with another sharding."""
+    rules = "--config.mesh.rules=[['.*kernel', 'split']]"
+
+    def run(place, devices, steps, *more):
+        told = "--config.optimizer.decay=constant", "--config.batch_size=8", f"--config.steps={steps}", *more
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        with begin(RDM, *command(pictures, tmp_path / place, *told), XLA_FLAGS=flags) as process:
+            said = process.stdout.read()
+        assert process.returncode == 0, said
+        return said
+
+    run("one", 1, 4)
+    run("many", 8, 2, "--config.mesh.fsdp=4", rules)
+    assert "resumed at step 2" in run("many", 2, 4, "--config.mesh.fsdp=2", rules)
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "many")
+    assert len(alone) == 4
+    for step, loss in alone.items():
+        assert together[step] == pytest.approx(loss, rel=1e-5)
+    one, other = (restore_arrays(Workdir(tmp_path / name))[1] for name in ("one", "many"))
+    for a, b in zip(jax.tree.leaves(one["params"]), jax.tree.leaves(other["params"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)

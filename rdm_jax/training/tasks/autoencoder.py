@@ -54,6 +54,11 @@ class AutoencoderTask(Task):
         """The number of pictures."""
         return len(self.pictures)
 
+    @property
+    def record(self) -> dict[str, str]:
+        """The hash of the pictures."""
+        return {"source": self.pictures.fingerprint}
+
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns a random crop [crop, crop, 3] uint8 of the picture, half of the time mirrored."""
         crop = self.config.crop

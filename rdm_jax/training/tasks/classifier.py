@@ -21,7 +21,7 @@ from rdm_jax.data.pictures import Pictures
 from rdm_jax.models.classifier import build_classifier
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, training_pictures
+from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
 
 IGNORED = -1
 EVAL_BATCH = 256
@@ -37,8 +37,7 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     Raises:
       UserError: the pictures lack one of the attributes.
     """
-    train = training_pictures(config.data, config.data.split, progress)
-    test = training_pictures(config.data, config.data.held_out, progress)
+    train, test = training_and_held_out(config.data, progress)
     classes = class_names(train.attributes, tuple(config.attributes))
     unseen = {name: {other: tuple(v) for other, v in rule.items()} for name, rule in config.unseen.items()}
     return ClassifierTask(
@@ -105,6 +104,11 @@ class ClassifierTask(Task):
     def module(self) -> Any:
         """The network."""
         return build_classifier(self.settings)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The hash of the pictures."""
+        return {"source": self.train.fingerprint}
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns a picture, moved and mirrored at random, and its labels [a]."""

@@ -88,6 +88,11 @@ class ClipTask(Task):
         """The number of pictures."""
         return len(self.pictures)
 
+    @property
+    def record(self) -> dict[str, str]:
+        """The hash of the pictures."""
+        return {"source": self.pictures.fingerprint}
+
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns the picture [h, w, 3] uint8 and its caption's tokens."""
         return {"image": np.asarray(self.pictures.images[row]), "tokens": self.tokens[row]}

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import sheets, trees
+from rdm_jax.core import sheets, storage, trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.data.batches import Record
@@ -344,30 +344,22 @@ def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, pro
     Raises:
       UserError: it is missing, of another data set or encoder, or holds fewer neighbours than are drawn from.
     """
-    data, place = config.data, Path(config.data.neighbors)
+    data, place = config.data, config.data.neighbors
     database = Database.open(data.database) if data.get("database") else None
-    if data.compute.k and database is not None and not (place / MANIFEST).exists():
+    found = storage.is_remote(place) or Path(place, MANIFEST).exists()
+    if data.compute.k and database is not None and not found:
         source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
         plan = Plan(data.compute.k, within=data.compute.within or None)
         told = functools.partial(progress, "finding neighbours")
         workers = 0 if len(source) < FEW else None  # processes that decode take longer to start than a few pictures
-        compute_neighbors(source, encoder, database, plan, place, workers=workers, progress=told)
-    sidecar = NeighborSidecar(place, database)
+        compute_neighbors(source, encoder, database, plan, Path(place), workers=workers, progress=told)
+    sidecar = NeighborSidecar.open(place, database)
     if database is None and not sidecar.manifest["embeddings"]:
         raise UserError(
             f"the neighbours in {config.data.neighbors} hold no rows; name their database by data.database, or compute "
             "them again with `rdm neighbors --embeddings`"
         )
-    if sidecar.manifest["source"]["fingerprint"] != pictures.fingerprint:
-        raise UserError(
-            f"the neighbours in {config.data.neighbors} are those of another data set than "
-            f"{config.data.source} {config.data.split}; compute them again with `rdm neighbors`"
-        )
-    if sidecar.manifest["encoder"]["sha256"] != encoder.identity["sha256"]:
-        raise UserError(
-            f"the neighbours in {config.data.neighbors} were found by another encoder than that of "
-            f"{config.base}; compute them again with `rdm neighbors`"
-        )
+    sidecar.check(pictures, encoder=encoder.identity)
     candidates = config.conditioning.candidates
     if candidates > sidecar.k:
         raise UserError(

@@ -210,7 +210,7 @@ def test_figures_show_pictures_their_neighbours_and_what_is_drawn(make, tmp_path
     assert name == "samples" and sheet.dtype == np.uint8
     root = task.neighbors.path.parent
     with_database = dataclasses.replace(
-        task, neighbors=NeighborSidecar(task.neighbors.path, Database.open(root / "database"))
+        task, neighbors=NeighborSidecar.open(task.neighbors.path, Database.open(root / "database"))
     )
     ((_, taller),) = with_database.figures(jax.device_get(params))
     assert taller.shape[0] > sheet.shape[0] and taller.shape[1] >= sheet.shape[1]
