@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from typing import Any
@@ -39,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh", metavar="DATAxFSDP", help="of the dry run, as 32x8; the devices here by the config's own if not given"
     )
+    parser.add_argument(
+        "--analytic", action="store_true", help="do not compile in the dry run, even where libtpu is installed"
+    )
     parser.add_argument("--distributed", action="store_true", help="join the cluster's other processes")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells it")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"unexpected argument {unexpected[0]!r}; settings are written --config.KEY=VALUE")
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        _dry_run(config, args.mesh)
+        _dry_run(config, args.mesh, args.analytic)
         return
     given = args.coordinator, args.processes, args.process
     if args.distributed or any(value is not None for value in given):
@@ -100,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         note(f"{args.workdir}: step {int(state.step)} of {config.steps}")
 
 
-def _dry_run(config: Any, mesh: str | None) -> None:
+def _dry_run(config: Any, mesh: str | None, analytic: bool) -> None:
     import jax
 
     from rdm_jax.core.mesh import state_shardings
@@ -109,11 +113,16 @@ def _dry_run(config: Any, mesh: str | None) -> None:
     from rdm_jax.training.tasks import make_abstract_task
 
     shape = dry_run.parse_mesh(mesh) if mesh else (max(jax.device_count() // config.mesh.fsdp, 1), config.mesh.fsdp)
+    topology = None if analytic else dry_run.tpu_topology(math.prod(shape))
+    if topology:
+        note(f"compiling for {topology}, which may take an hour for a large model; --analytic leaves it out")
     task, batch = make_abstract_task(config)
     create, update = make_run(config, task)
-    report = dry_run.dry_run(
-        create, update, task.frozen, batch, lambda at, state: state_shardings(at, state, config.mesh.rules), shape
-    )
+
+    def shardings(at: Any, state: Any) -> Any:
+        return state_shardings(at, state, config.mesh.rules)
+
+    report = dry_run.dry_run(create, update, task.frozen, batch, shardings, shape, topology=topology)
     sys.stdout.write(dry_run.table(report) + "\n")
 
 

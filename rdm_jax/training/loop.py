@@ -123,6 +123,11 @@ def train(
         stop, profile = _stop_on_sigterm(), _Profile(config, place, first)
         log, running = Log(place, config, first), _Running()
         meter: Meter | None = None
+
+        def show(step: int, values: dict[str, float]) -> None:
+            log.metrics(step, values)
+            report(step, last, values)
+
         for step in range(first, last + 1):
             due = functools.partial(_due, step, last)
             begin = time.perf_counter()
@@ -139,13 +144,9 @@ def train(
             profile.after(step, metrics)
             stopping = stop.is_set() or asked_to_stop(step)
             if due(config.log_every):
-                values = running.check_last() | _rates(config, step) | meter.read()
-                log.metrics(step, values)
-                report(step, last, values)
+                show(step, running.check_last() | _rates(config, step) | meter.read())
             if due(config.eval_every):
-                values = {f"eval/{name}": float(value) for name, value in task.evaluate(on_host(state.ema, mesh))}
-                log.metrics(step, values)
-                report(step, last, values)
+                show(step, {f"eval/{name}": float(value) for name, value in task.evaluate(on_host(state.ema, mesh))})
                 meter.restart()
             if due(config.figures_every):
                 for name, figure in task.figures(on_host(state.ema, mesh)):

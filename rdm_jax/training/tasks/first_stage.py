@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
+from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.models.discriminator import PatchDiscriminator
@@ -128,21 +129,15 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     perceptual: Perceptual | None = None
     if config.loss.perceptual.weight:
         perceptual = open_perceptual(config.loss.perceptual, config.crop)
-    pictures, held_out = training_and_held_out(config.data, progress)
-    settings = config.model.to_dict()
-    judge = PatchDiscriminator(num_layers=config.loss.adversarial.layers)
-    return FirstStageTask(config, pictures, held_out, build_autoencoder(settings), settings, perceptual, judge)
+    return _task(config, *training_and_held_out(config.data, progress), perceptual)
 
 
 def abstract(config: Config) -> FirstStageTask:
     """Returns the task from its configuration alone, without the perceptual distance."""
-    blank, settings = blank_picture(config.data.size), config.model.to_dict()
-    return FirstStageTask(
-        config,
-        blank,
-        blank,
-        build_autoencoder(settings),
-        settings,
-        None,
-        PatchDiscriminator(num_layers=config.loss.adversarial.layers),
-    )
+    blank = blank_picture(config.data.size)
+    return _task(config, blank, blank, None)
+
+
+def _task(config: Config, pictures: Pictures, held_out: Pictures, perceptual: Perceptual | None) -> FirstStageTask:
+    settings, judge = config.model.to_dict(), PatchDiscriminator(num_layers=config.loss.adversarial.layers)
+    return FirstStageTask(config, pictures, held_out, build_autoencoder(settings), settings, perceptual, judge)
