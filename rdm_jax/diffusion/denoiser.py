@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,9 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdm_jax.diffusion.parameterization import Prediction, to_prediction
+from rdm_jax.diffusion.parameterization import Prediction, per_image, to_prediction
 
-__all__ = ["Apply", "Denoiser", "Guide", "Prediction", "StepHook", "StepInfo", "make_denoiser"]
+__all__ = ["Apply", "Denoiser", "Guide", "Prediction", "StepHook", "StepInfo", "make_denoiser", "read_output"]
 
 
 @flax.struct.dataclass
@@ -58,6 +59,27 @@ def make_denoiser(apply: Apply, context: Any, kind: str) -> Denoiser:
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
         output = apply(x_t, jnp.broadcast_to(info.t, x_t.shape[:1]), context).astype(x_t.dtype)
-        return to_prediction(output, x_t, info.coefficients["alpha"], info.coefficients["sigma"], kind)
+        return read_output(output, x_t, info, kind)
 
     return denoiser
+
+
+def read_output(output: Float[Array, "b h w o"], x_t: Float[Array, "b h w c"], info: StepInfo, kind: str) -> Prediction:
+    """Returns what a network's output says of x_t.
+
+    Args:
+      output: as many channels as x_t has; or twice as many, of which the second half says where the logarithm of the
+        variance lies between the plan's `log_small` (-1) and `log_large` (1), where it has these (Nichol & Dhariwal
+        2021, https://arxiv.org/abs/2102.09672, eq. 15).
+      x_t: what the network was shown.
+      info: the step.
+      kind: what the first half is, a name in `parameterization.PREDICTIONS`.
+    """
+    channels, c = x_t.shape[-1], info.coefficients
+    said, spread = output[..., :channels], output[..., channels:]
+    prediction = to_prediction(said, x_t, c["alpha"], c["sigma"], kind)
+    if not spread.shape[-1] or "log_small" not in c:
+        return prediction
+    small, large = (per_image(c[name], x_t.ndim) for name in ("log_small", "log_large"))
+    share = (spread + 1.0) / 2.0
+    return dataclasses.replace(prediction, log_variance=share * large + (1.0 - share) * small)

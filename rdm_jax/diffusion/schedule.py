@@ -64,6 +64,23 @@ class Schedule:
         return np.sqrt(1.0 - self.alphas_cumprod)
 
     @cached_property
+    def log_snr(self) -> Float64[np.ndarray, " T"]:
+        """[T] lambda_t = log(alpha_t / sigma_t), half the logarithm of the signal-to-noise ratio; falls with t."""
+        return np.log(self.signal) - np.log(self.noise)
+
+    def at(self, t: np.ndarray) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """Returns (alpha, sigma) at times [n] in [0, T - 1]; between two integers, lambda is interpolated."""
+        if np.issubdtype(t.dtype, np.integer):
+            return self.signal[t], self.noise[t]
+        log_snr = np.interp(t, np.arange(len(self)), self.log_snr)
+        sigma = 1.0 / np.sqrt(1.0 + np.exp(2.0 * log_snr))
+        return np.exp(log_snr) * sigma, sigma
+
+    def time_of(self, log_snr: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """Returns the time [n] in [0, T - 1] at which lambda is what is given, the nearest end beyond the schedule."""
+        return np.interp(-log_snr, -self.log_snr, np.arange(len(self), dtype=np.float64))
+
+    @cached_property
     def posterior_variance(self) -> Float64[np.ndarray, " T"]:
         """[T] the variance of q(x_{t-1} | x_t, x_0) (Ho et al., eq. 7); zero at t = 0."""
         return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdm_jax.diffusion.denoiser import Apply, Denoiser, Guide, Prediction, StepInfo
-from rdm_jax.diffusion.parameterization import per_image, to_prediction
+from rdm_jax.diffusion.denoiser import Apply, Denoiser, Guide, Prediction, StepInfo, read_output
+from rdm_jax.diffusion.parameterization import per_image
 
 
 def classifier_free(unconditional: Denoiser, scale: Float[Array, ""] | Float[Array, " b"]) -> Guide:
@@ -63,8 +63,10 @@ def classifier_free_denoiser(
         contexts = jax.tree.map(both, null_context, context)
         output = apply(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), contexts).astype(x_t.dtype)
         without, given = jnp.split(output, 2)
-        guided = _extrapolate(without, given, scale)
-        return to_prediction(guided, x_t, info.coefficients["alpha"], info.coefficients["sigma"], kind)
+        # A network that says the variance too says it under the condition: nothing is led away from there.
+        channels = x_t.shape[-1]
+        guided = _extrapolate(without[..., :channels], given[..., :channels], scale)
+        return read_output(jnp.concatenate([guided, given[..., channels:]], axis=-1), x_t, info, kind)
 
     return denoiser
 

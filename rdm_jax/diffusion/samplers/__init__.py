@@ -5,15 +5,32 @@ from __future__ import annotations
 from rdm_jax.core.errors import unknown
 from rdm_jax.diffusion.samplers.base import Sampler, num_steps, sample, sample_chunk, slice_steps, with_keys
 from rdm_jax.diffusion.samplers.ddim import DDIM
+from rdm_jax.diffusion.samplers.ddpm import DDPM
+from rdm_jax.diffusion.samplers.dpmpp_2m import DPMpp2M
+from rdm_jax.diffusion.samplers.dpmpp_2m_sde import DPMpp2MSDE
+from rdm_jax.diffusion.samplers.dpmpp_2s import DPMpp2S
+from rdm_jax.diffusion.samplers.euler import Euler
+from rdm_jax.diffusion.samplers.heun import Heun
 from rdm_jax.diffusion.samplers.plms import PLMS
+from rdm_jax.diffusion.samplers.unipc import UniPC
 
 __all__ = ["SAMPLERS", "Sampler", "make_sampler", "num_steps", "sample", "sample_chunk", "slice_steps", "with_keys"]
 
-SAMPLERS = {"ddim": DDIM, "plms": PLMS}
+SAMPLERS = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "plms": PLMS,
+    "euler": Euler,
+    "heun": Heun,
+    "dpmpp_2s": DPMpp2S,
+    "dpmpp_2m": DPMpp2M,
+    "dpmpp_2m_sde": DPMpp2MSDE,
+    "unipc": UniPC,
+}
 
 
-def make_sampler(name: str, **options: float) -> Sampler:
-    """Returns the sampler of that name with its own options (eta of "ddim").
+def make_sampler(name: str, **options: float | str) -> Sampler:
+    """Returns the sampler of that name with its own options (its attributes).
 
     Raises:
       UserError: the name is not in `SAMPLERS`.

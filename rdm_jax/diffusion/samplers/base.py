@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.keys import normal
 from rdm_jax.diffusion.denoiser import Denoiser, Prediction, StepHook, StepInfo
+from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.schedule import Schedule
+from rdm_jax.diffusion.spacing import Grid, make_grid
 
 
 @runtime_checkable
@@ -31,6 +34,36 @@ class Sampler(Protocol):
     def step(self, carry: Any, info: StepInfo, denoiser: Denoiser) -> tuple[Any, Prediction]:
         """Returns the carry after one step, and what the denoiser said in it."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OnGrid:
+    """What samplers share that visit the levels of a grid.
+
+    Attributes:
+      spacing: which times they visit, a name in `spacing.SPACINGS`.
+    """
+
+    spacing: str = "trailing"
+
+    def plan(self, schedule: Schedule, num_steps: int) -> StepInfo:
+        """Returns the steps through the grid of `spacing`, the noisiest first, without keys.
+
+        Raises:
+          UserError: the spacing is unknown, or the number of steps does not fit the schedule.
+        """
+        return self.plan_on(make_grid(schedule, num_steps, self.spacing), schedule)
+
+    def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
+        """Returns the steps through a grid's levels, which are those of a schedule."""
+        raise NotImplementedError
+
+
+@flax.struct.dataclass
+class Carry:
+    """The picture between two steps, `x` [b, h, w, c], of samplers that remember nothing else."""
+
+    x: Any  # as in StepInfo
 
 
 def with_keys(steps: StepInfo, keys: Key[Array, " b"]) -> StepInfo:
@@ -100,52 +133,43 @@ def sample(
     return carry.x
 
 
-def uniform_timesteps(num_timesteps: int, num_steps: int) -> Int[np.ndarray, " n"]:
-    """Returns CompVis's evenly spaced times 1, 1 + c, 1 + 2c, ... below T, with c = T // num_steps, ascending.
-
-    Where `num_steps` does not divide T there are more than were asked for (31 for 30 of 1000).
+def plan_steps(t: np.ndarray, t_next: np.ndarray, **coefficients: np.ndarray) -> StepInfo:
+    """Returns the plan of n steps; numbers are computed in float64 and stored as float32.
 
     Args:
-      num_timesteps: T, the length of the schedule.
-      num_steps: how many are wanted, in [1, T].
-
-    Raises:
-      UserError: `num_steps` is out of range, or the last time would be T, which the schedule does not have; the
-        nearest numbers that work are named.
+      t: [n] the time that each step asks the network about, in the order of the steps.
+      t_next: [n] the time after each step.
+      **coefficients: [n] `alpha`, `sigma`, `alpha_next`, `sigma_next`, and the sampler's own.
     """
-    if not _steps_fit(num_timesteps, num_steps):
-        below = next((n for n in range(min(num_steps, num_timesteps), 0, -1) if _steps_fit(num_timesteps, n)), None)
-        above = next((n for n in range(max(num_steps, 1), num_timesteps) if _steps_fit(num_timesteps, n)), None)
-        near = " or ".join(str(n) for n in (below, above) if n is not None) or "a longer schedule"
-        raise UserError(f"{num_steps} sampling steps do not fit a schedule of {num_timesteps} timesteps; use {near}")
-    return np.arange(0, num_timesteps, num_timesteps // num_steps) + 1
-
-
-def _steps_fit(num_timesteps: int, num_steps: int) -> bool:
-    """Whether the times lie inside the schedule: the last is T where the stride divides T - 1."""
-    return 1 <= num_steps <= num_timesteps and (num_timesteps - 1) % (num_timesteps // num_steps) != 0
-
-
-def plan_steps(
-    schedule: Schedule, t: Int[np.ndarray, " n"], t_next: Int[np.ndarray, " n"], **extra: np.ndarray
-) -> StepInfo:
-    """Returns the plan through the given times, with the coefficients that every plan has and the sampler's own.
-
-    Args:
-      schedule: the schedule of T times.
-      t: each step's time in the order of the steps, in [0, T).
-      t_next: the time after each step, in [0, T).
-      **extra: [n] further coefficients; computed in float64 and stored as float32 like the others.
-    """
-    coefficients = {
-        "alpha": schedule.signal[t],
-        "sigma": schedule.noise[t],
-        "alpha_next": schedule.signal[t_next],
-        "sigma_next": schedule.noise[t_next],
-        **extra,
-    }
+    kind = jnp.int32 if np.issubdtype(t.dtype, np.integer) else jnp.float32
     return StepInfo(
-        t=jnp.asarray(t, jnp.int32),
-        t_next=jnp.asarray(t_next, jnp.int32),
+        t=jnp.asarray(t, kind),
+        t_next=jnp.asarray(t_next, kind),
         coefficients={name: jnp.asarray(value, jnp.float32) for name, value in coefficients.items()},
     )
+
+
+def levels(grid: Grid) -> dict[str, np.ndarray]:
+    """Returns the coefficients that every plan has, of one step for each of a grid's."""
+    return {
+        "alpha": grid.alpha[:-1],
+        "sigma": grid.sigma[:-1],
+        "alpha_next": grid.alpha[1:],
+        "sigma_next": grid.sigma[1:],
+    }
+
+
+def coefficients_of(info: StepInfo, ndim: int) -> dict[str, Array]:
+    """Returns a step's coefficients, ready to be multiplied with pictures of `ndim` axes."""
+    return {name: per_image(value, ndim) for name, value in info.coefficients.items()}
+
+
+def fresh_noise(info: StepInfo, shape: tuple[int, ...], who: str) -> Float[Array, "b ..."]:
+    """Returns a step's standard normal noise [b, *shape], each image's from its own key.
+
+    Raises:
+      ValueError: the plan has no keys.
+    """
+    if info.keys is None:
+        raise ValueError(f"{who} draws noise: give the plan its keys, `with_keys(steps, keys)`")
+    return normal(info.keys, shape)

@@ -1,67 +1,52 @@
 """DDIM: Song et al. 2021, "Denoising Diffusion Implicit Models" (https://arxiv.org/abs/2010.02502), as CompVis runs it.
 
-The last step goes to t = 0, the schedule's least noisy time, not to a level without noise.
+By CompVis's spacing the last step goes to t = 0, the schedule's least noisy time, not to a level without noise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import flax.struct
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.keys import normal
 from rdm_jax.diffusion.denoiser import Denoiser, Prediction, StepInfo
-from rdm_jax.diffusion.parameterization import per_image
-from rdm_jax.diffusion.samplers.base import plan_steps, uniform_timesteps
+from rdm_jax.diffusion.samplers.base import Carry, OnGrid, coefficients_of, fresh_noise, levels, plan_steps
 from rdm_jax.diffusion.schedule import Schedule
-
-
-@flax.struct.dataclass
-class Carry:
-    """The picture between two steps, `x` [b, h, w, c]."""
-
-    x: Any  # as in StepInfo
+from rdm_jax.diffusion.spacing import Grid
 
 
 @dataclasses.dataclass(frozen=True)
-class DDIM:
+class DDIM(OnGrid):
     """The DDIM sampler.
 
     Attributes:
+      spacing: which times it visits.
       eta: how much fresh noise a step adds, in [0, 1]: 0 is deterministic and needs no keys, 1 is ancestral (DDPM).
 
     Raises:
       UserError: `eta` is out of range.
     """
 
+    spacing: str = "compvis"
     eta: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta {self.eta}: it lies between 0 (no fresh noise) and 1 (as much as DDPM)")
 
-    def plan(self, schedule: Schedule, num_steps: int) -> StepInfo:
-        """Returns the steps through CompVis's uniform times, the noisiest first, without keys.
+    def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
+        """Returns the steps through a grid.
 
         Beside the common coefficients: `eta_sigma`, the fresh noise's standard deviation (Song et al., eq. 16), and
         `direction`, the factor of eps (eq. 12).
-
-        Raises:
-          UserError: the number of steps does not fit the schedule.
         """
-        t = uniform_timesteps(len(schedule), num_steps)[::-1]
-        return self.plan_through(schedule, t, np.append(t[1:], 0))
-
-    def plan_through(self, schedule: Schedule, t: Int[np.ndarray, " n"], t_next: Int[np.ndarray, " n"]) -> StepInfo:
-        """Returns the steps from each time `t` [n] to `t_next` [n] <= t, both in [0, T), in the order given."""
-        abar, abar_next = schedule.alphas_cumprod[t], schedule.alphas_cumprod[t_next]
+        abar, abar_next = grid.alpha[:-1] ** 2, grid.alpha[1:] ** 2
         variance = self.eta**2 * (1.0 - abar_next) / (1.0 - abar) * (1.0 - abar / abar_next)
         direction = np.sqrt(1.0 - abar_next - variance)
-        return plan_steps(schedule, t, t_next, eta_sigma=np.sqrt(variance), direction=direction)
+        own = {"eta_sigma": np.sqrt(variance), "direction": direction}
+        return plan_steps(grid.t[:-1], grid.t[1:], **levels(grid), **own)
 
     def init(self, x: Float[Array, "b h w c"]) -> Carry:
         """Returns the carry from which the first step starts."""
@@ -74,10 +59,8 @@ class DDIM:
           ValueError: eta is not 0 and the step has no keys.
         """
         prediction = denoiser(carry.x, info)
-        c = {name: per_image(value, carry.x.ndim) for name, value in info.coefficients.items()}
+        c = coefficients_of(info, carry.x.ndim)
         x = c["alpha_next"] * prediction.x0 + c["direction"] * prediction.eps
-        if self.eta == 0:
-            return Carry(x=x), prediction
-        if info.keys is None:
-            raise ValueError(f"DDIM with eta {self.eta} draws noise: give the plan its keys, `with_keys(steps, keys)`")
-        return Carry(x=x + c["eta_sigma"] * normal(info.keys, x.shape[1:])), prediction
+        if self.eta:
+            x += c["eta_sigma"] * fresh_noise(info, x.shape[1:], f"DDIM with eta {self.eta}")
+        return Carry(x=x), prediction

@@ -3,7 +3,8 @@ runs it.
 
 Adams-Bashforth on eps (eq. 12) with DDIM's transfer (eq. 11). The first step is a pseudo improved Euler step: it asks
 the network where it starts and where it would end. A plan holds it as two steps, so that every step asks the network
-once and one scan runs them all.
+once and one scan runs them all. It divides by the signal's factor where a step begins: a grid that begins with next to
+no signal, as "trailing" on a cosine schedule, is not for it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from jaxtyping import Array, Float
 
 from rdm_jax.diffusion.denoiser import Denoiser, Prediction, StepInfo
 from rdm_jax.diffusion.parameterization import per_image
-from rdm_jax.diffusion.samplers.base import plan_steps, uniform_timesteps
+from rdm_jax.diffusion.samplers.base import OnGrid, plan_steps
 from rdm_jax.diffusion.schedule import Schedule
+from rdm_jax.diffusion.spacing import Grid
 
 ADAMS_BASHFORTH = np.array([[3, -1, 0, 0], [23, -16, 5, 0], [55, -59, 37, -9]]) / np.array([[2], [12], [24]])
 """Weights of the newest eps and of the three before it, in the second, the third and all later steps."""
@@ -41,30 +43,40 @@ class Carry:
 
 
 @dataclasses.dataclass(frozen=True)
-class PLMS:
-    """The PLMS sampler; it draws no noise, and n steps ask the network n + 1 times."""
+class PLMS(OnGrid):
+    """The PLMS sampler; it draws no noise, and n steps ask the network n + 1 times.
 
-    def plan(self, schedule: Schedule, num_steps: int) -> StepInfo:
-        """Returns the steps through CompVis's uniform times, the noisiest first, one more than there are times.
+    Attributes:
+      spacing: which times it visits.
+    """
+
+    spacing: str = "compvis"
+
+    def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
+        """Returns the steps through a grid, one more than it has.
 
         Beside the common coefficients: `alpha_from` and `sigma_from` of where the step begins; `again`, 1 where it
         begins where the last one began and 0 elsewhere; `newest` and `past_0` to `past_2`, the weights of eps.
-
-        Raises:
-          UserError: the number of steps does not fit the schedule.
         """
-        t = uniform_timesteps(len(schedule), num_steps)[::-1]
-        t_next = np.append(t[1:], 0)
-        asked, began, ends = np.insert(t, 1, t_next[0]), np.insert(t, 1, t[0]), np.insert(t_next, 1, t_next[0])
+        places = np.arange(len(grid))
+        # The first step asks twice: where it begins, and where it ends. Without noise nothing can be asked.
+        half_way = len(grid) > 1 or not grid.ends_without_noise
+        asked, began, ends = (
+            np.insert(where, 1, first) if half_way else where
+            for where, first in ((places, 1), (places, 0), (places + 1, 1))
+        )
         euler = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0]])
-        steady = np.repeat(ADAMS_BASHFORTH[-1:], max(len(t) - 3, 0), 0)
+        steady = np.repeat(ADAMS_BASHFORTH[-1:], max(len(grid) - 3, 0), 0)
         weights = np.concatenate([euler, ADAMS_BASHFORTH[:2], steady])[: len(asked)]
         return plan_steps(
-            schedule,
-            asked,
-            ends,
-            alpha_from=schedule.signal[began],
-            sigma_from=schedule.noise[began],
+            grid.t[asked],
+            grid.t[ends],
+            alpha=grid.alpha[asked],
+            sigma=grid.sigma[asked],
+            alpha_next=grid.alpha[ends],
+            sigma_next=grid.sigma[ends],
+            alpha_from=grid.alpha[began],
+            sigma_from=grid.sigma[began],
             again=np.arange(len(asked)) == 1,
             newest=weights[:, 0],
             past_0=weights[:, 1],

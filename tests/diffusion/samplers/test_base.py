@@ -14,9 +14,9 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction, make_denoiser
 from rdm_jax.diffusion.samplers import SAMPLERS, make_sampler, num_steps, sample, sample_chunk, slice_steps, with_keys
-from rdm_jax.diffusion.samplers.base import uniform_timesteps
 from rdm_jax.diffusion.samplers.ddim import DDIM
 from rdm_jax.diffusion.schedule import scaled_linear
+from rdm_jax.diffusion.spacing import uniform_timesteps
 
 GOLDEN = os.environ.get("RDM_GOLDEN")
 SCHEDULE = scaled_linear(1000, 0.0015, 0.015)

@@ -13,9 +13,10 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction
-from rdm_jax.diffusion.samplers import ddim, sample, sample_chunk, slice_steps, with_keys
+from rdm_jax.diffusion.samplers import base, sample, sample_chunk, slice_steps, with_keys
 from rdm_jax.diffusion.samplers.ddim import DDIM
 from rdm_jax.diffusion.schedule import scaled_linear
+from rdm_jax.diffusion.spacing import grid_through
 
 GOLDEN = os.environ.get("RDM_GOLDEN")
 SCHEDULE = scaled_linear(1000, 0.0015, 0.015)
@@ -80,7 +81,7 @@ def test_a_run_through_the_originals_predictions_is_the_originals(name, steps, e
     keys = jnp.repeat(jax.vmap(jax.random.key)(jnp.arange(count)), batch).reshape(count, batch)
     if eta:
         noises = _nhwc(golden["noises"])
-        monkeypatch.setattr(ddim, "normal", lambda keys, shape: noises[jax.random.key_data(keys)[0, -1]])
+        monkeypatch.setattr(base, "normal", lambda keys, shape: noises[jax.random.key_data(keys)[0, -1]])
 
     def original(x, info):
         alpha, sigma = info.coefficients["alpha"], info.coefficients["sigma"]
@@ -138,7 +139,7 @@ def test_eta_one_is_the_ddpm_posterior():
 
 def test_eta_one_between_neighbouring_times_is_the_schedules_posterior_variance():
     t = np.arange(999, 0, -1)
-    plan = DDIM(eta=1.0).plan_through(SCHEDULE, t, t - 1)
+    plan = DDIM(eta=1.0).plan_on(grid_through(SCHEDULE, np.append(t, 0)), SCHEDULE)
     np.testing.assert_allclose(plan.coefficients["eta_sigma"] ** 2, SCHEDULE.posterior_variance[t], rtol=1e-5)
 
 

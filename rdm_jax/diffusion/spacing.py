@@ -1,0 +1,143 @@
+"""Which times a sampler visits: grids of noise levels through a schedule, by name.
+
+A grid ends at the level without noise (alpha = 1, sigma = 0), as k-diffusion's and diffusers' do; "compvis" alone ends
+at t = 0, the schedule's least noisy time. Times between two of the schedule's interpolate the logarithm of the
+signal-to-noise ratio, which networks of time embeddings take as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.diffusion.schedule import Schedule
+
+RHO = 7.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """n + 1 levels of falling noise: where each of n steps begins, and where the last one ends.
+
+    Attributes:
+      t: [n + 1] times; integers where all of them are the schedule's own, else floats.
+      alpha: [n + 1] the signal's factor.
+      sigma: [n + 1] the noise's; 0 at the end of most grids.
+    """
+
+    t: np.ndarray
+    alpha: Float64[np.ndarray, " levels"]
+    sigma: Float64[np.ndarray, " levels"]
+
+    def __len__(self) -> int:
+        return len(self.t) - 1
+
+    @property
+    def log_snr(self) -> Float64[np.ndarray, " levels"]:
+        """[n + 1] lambda = log(alpha / sigma), half the signal-to-noise ratio's logarithm; infinite without noise."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.alpha) - np.log(self.sigma)
+
+    @property
+    def ends_without_noise(self) -> bool:
+        """Whether the last level has no noise at all."""
+        return bool(self.sigma[-1] == 0)
+
+
+def uniform_timesteps(num_timesteps: int, num_steps: int) -> Int[np.ndarray, " n"]:
+    """Returns CompVis's evenly spaced times 1, 1 + c, 1 + 2c, ... below T, with c = T // num_steps, ascending.
+
+    Where `num_steps` does not divide T there are more than were asked for (31 for 30 of 1000).
+
+    Args:
+      num_timesteps: T, the length of the schedule.
+      num_steps: how many are wanted, in [1, T].
+
+    Raises:
+      UserError: `num_steps` is out of range, or the last time would be T, which the schedule does not have; the
+        nearest numbers that work are named.
+    """
+    if not _steps_fit(num_timesteps, num_steps):
+        below = next((n for n in range(min(num_steps, num_timesteps), 0, -1) if _steps_fit(num_timesteps, n)), None)
+        above = next((n for n in range(max(num_steps, 1), num_timesteps) if _steps_fit(num_timesteps, n)), None)
+        near = " or ".join(str(n) for n in (below, above) if n is not None) or "a longer schedule"
+        raise UserError(f"{num_steps} sampling steps do not fit a schedule of {num_timesteps} timesteps; use {near}")
+    return np.arange(0, num_timesteps, num_timesteps // num_steps) + 1
+
+
+def _steps_fit(num_timesteps: int, num_steps: int) -> bool:
+    """Whether the times lie inside the schedule: the last is T where the stride divides T - 1."""
+    return 1 <= num_steps <= num_timesteps and (num_timesteps - 1) % (num_timesteps // num_steps) != 0
+
+
+def _leading(schedule: Schedule, n: int) -> np.ndarray:
+    return (np.arange(n) * (len(schedule) // n))[::-1]
+
+
+def _trailing(schedule: Schedule, n: int) -> np.ndarray:
+    return np.round(len(schedule) * (1.0 - np.arange(n) / n)).astype(np.int64) - 1
+
+
+def _linspace(schedule: Schedule, n: int) -> np.ndarray:
+    return np.round(np.linspace(len(schedule) - 1, 0, n)).astype(np.int64)
+
+
+def _quadratic(schedule: Schedule, n: int) -> np.ndarray:
+    return np.linspace(np.sqrt(0.8 * (len(schedule) - 1)), 0.0, n) ** 2
+
+
+def _karras(schedule: Schedule, n: int) -> np.ndarray:
+    most, least = np.exp(-schedule.log_snr[[-1, 0]])
+    ramp = np.linspace(most ** (1 / RHO), least ** (1 / RHO), n) ** RHO
+    return schedule.time_of(-np.log(ramp))
+
+
+def _log_snr(schedule: Schedule, n: int) -> np.ndarray:
+    return schedule.time_of(np.linspace(schedule.log_snr[-1], schedule.log_snr[0], n))
+
+
+SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
+    "compvis": lambda schedule, n: uniform_timesteps(len(schedule), n)[::-1],
+    "leading": _leading,
+    "trailing": _trailing,
+    "linspace": _linspace,
+    "quadratic": _quadratic,
+    "karras": _karras,
+    "log_snr": _log_snr,
+}
+"""By name: (schedule, n) to the times where n steps begin, falling. Leading, trailing and linspace are those of Lin et
+al. (https://arxiv.org/abs/2305.08891, table 2); quadratic that of DDIM (https://arxiv.org/abs/2010.02502, app. D.2);
+karras that of Karras et al. (https://arxiv.org/abs/2206.00364, eq. 5) between the schedule's own levels; log_snr that
+of DPM-Solver (https://arxiv.org/abs/2206.00927, appendix D.4)."""
+
+
+def make_grid(schedule: Schedule, num_steps: int, spacing: str) -> Grid:
+    """Returns the grid of a spacing.
+
+    Args:
+      schedule: of T times.
+      num_steps: in [1, T]; "compvis" gives more where the number does not divide T.
+      spacing: a name in `SPACINGS`.
+
+    Raises:
+      UserError: the spacing is unknown, or the number of steps does not fit the schedule.
+    """
+    if spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
+    if spacing == "compvis":
+        return grid_through(schedule, np.append(SPACINGS[spacing](schedule, num_steps), 0))
+    most = len(schedule)
+    if not 1 <= num_steps <= most:
+        raise UserError(f"{num_steps} sampling steps do not fit a schedule of {most} timesteps; use 1 to {most}")
+    grid = grid_through(schedule, SPACINGS[spacing](schedule, num_steps))
+    return Grid(np.append(grid.t, 0).astype(grid.t.dtype), np.append(grid.alpha, 1.0), np.append(grid.sigma, 0.0))
+
+
+def grid_through(schedule: Schedule, t: np.ndarray) -> Grid:
+    """Returns the grid through n + 1 falling times, integers or floats in [0, T - 1]; it ends at the last of them."""
+    alpha, sigma = schedule.at(t)
+    return Grid(t, alpha, sigma)
