@@ -18,12 +18,14 @@ from ml_collections import ConfigDict
 
 from rdm_jax.bundle import PREPROCESSING, Bundle
 from rdm_jax.core import trees
+from rdm_jax.core.calls import Call, made, parse_call
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, StepInfo, make_denoiser
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
+from rdm_jax.diffusion.spacing import SPACINGS
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_unet
 
@@ -55,6 +57,7 @@ class Settings:
       seed: the run's seed.
       height: of a picture in pixels.
       width: of a picture in pixels.
+      spacing: which times the sampler visits; its own choice if empty.
     """
 
     condition: str
@@ -68,6 +71,7 @@ class Settings:
     seed: int
     height: int
     width: int
+    spacing: str = ""
 
 
 def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: int) -> Settings:
@@ -81,7 +85,8 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
     Raises:
       UserError: a value is out of its range.
     """
-    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "neighbors": config["conditioning"]["neighbors"]}
+    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "spacing": ""}
+    defaults["neighbors"] = config["conditioning"]["neighbors"]
     defaults |= {key: value for key, value in config["sampling"].items() if key in Settings.__annotations__}
     values = defaults | {key: value for key, value in given.items() if value is not None}
     if config["conditioning"].get("null", "zeros") not in NULLS:
@@ -118,6 +123,7 @@ _TYPES = {
     "seed": int,
     "height": int,
     "width": int,
+    "spacing": str,
 }
 
 
@@ -166,19 +172,24 @@ def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:
     return build_schedule(diffusion)
 
 
-def sampler_from(name: str, eta: float) -> samplers.Sampler:
-    """Returns the sampler of that name; one that has no eta takes 0 alone.
+def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
+    """Returns the sampler that a text names; one that has no eta takes 0 alone.
+
+    Args:
+      text: a name, or a call with options of its own: "euler(churn=20)", "ddpm(variance='large')".
+      eta: of DDIM; it is also one of its options.
+      spacing: which times it visits, a name in `diffusion.spacing.SPACINGS`; its own if empty.
 
     Raises:
-      UserError: the name is not known, or `eta` is out of its range.
+      UserError: a name or an option is not known, or a number is out of its range.
     """
-    if name not in samplers.SAMPLERS:
-        raise unknown("sampler", name, samplers.SAMPLERS)
-    if any(field.name == "eta" for field in dataclasses.fields(samplers.SAMPLERS[name])):
-        return samplers.make_sampler(name, eta=eta)
-    if eta:
-        raise UserError(f"eta {eta}: sampler {name!r} adds no noise; leave eta at 0, or use sampler 'ddim'")
-    return samplers.make_sampler(name)
+    call = parse_call(text, "sampler")
+    given = ({"eta": eta} if eta else {}) | ({"spacing": spacing} if spacing else {})
+    if eta and call.name in samplers.SAMPLERS and not hasattr(samplers.SAMPLERS[call.name], "eta"):
+        raise UserError(f"eta {eta}: sampler {call.name!r} has none; leave eta at 0, or use sampler 'ddim'")
+    if spacing and spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
+    return made(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
 
 
 def context_tokens(

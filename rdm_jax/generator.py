@@ -144,7 +144,7 @@ class Generator:
           prompts: one or more prompts.
           progress: called with (steps done, steps in all) while drawing.
           **options: what `plan` takes: database, images, condition, neighbors, num_images, batch_size, steps, sampler,
-            eta, guidance_scale, seed, height, width.
+            eta, spacing, guidance_scale, seed, height, width.
 
         Raises:
           UserError: something that was asked for is not possible; the message says what is.
@@ -165,6 +165,7 @@ class Generator:
         steps: int | None = None,
         sampler: str | None = None,
         eta: float | None = None,
+        spacing: str | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
         height: int | None = None,
@@ -186,8 +187,9 @@ class Generator:
           batch_size: pictures drawn at once, at most 8 by default. A picture is the same bit for bit in batches of one
             size, and to 2/255 in batches of another.
           steps: sampling steps.
-          sampler: the sampler's name.
-          eta: fresh noise in each step, from 0 (none) to 1.
+          sampler: the sampler's name, or a call with its options, "euler(churn=20)".
+          eta: DDIM's fresh noise in each step, from 0 (none) to 1.
+          spacing: which times the sampler visits ("trailing", "karras", ...); its own choice by default.
           guidance_scale: 1 draws without guidance, more follows the condition more strongly.
           seed: in [0, 2**32).
           height: of a picture in pixels.
@@ -207,6 +209,7 @@ class Generator:
             "steps": steps,
             "sampler": sampler,
             "eta": eta,
+            "spacing": spacing,
             "guidance_scale": guidance_scale,
             "seed": seed,
             "height": height,
@@ -274,7 +277,7 @@ class Generator:
         shape = Shape(
             sampler=sampler,
             guided=settings.guidance_scale != 1,
-            fresh=total if settings.eta else 0,
+            fresh=total if sampler.draws else 0,
             chunk=chunk,
             batch=len(indices),
             latent=self._latent_shape(settings),
@@ -301,7 +304,7 @@ class Generator:
         return self.programs[shape]
 
     def _steps(self, settings: Settings) -> tuple[Sampler, StepInfo]:
-        sampler = factory.sampler_from(settings.sampler, settings.eta)
+        sampler = factory.sampler_from(settings.sampler, settings.eta, settings.spacing)
         return sampler, sampler.plan(factory.schedule_from(self.bundle.config["diffusion"]), settings.steps)
 
     def _latent_shape(self, settings: Settings) -> tuple[int, int, int]:

@@ -67,7 +67,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawing.add_argument("--num-images", type=int, metavar="N", help="pictures for each query (default: 1)")
     drawing.add_argument("--batch-size", type=int, metavar="B", help="pictures drawn at once (default: up to 8)")
     drawing.add_argument("--steps", type=int, metavar="S", help="sampling steps")
-    drawing.add_argument("--sampler", metavar="NAME", help="the sampler: ddim or plms")
+    drawing.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="ddim, ddpm, plms, euler, heun, dpmpp_2s, dpmpp_2m, dpmpp_2m_sde or unipc; options as 'euler(churn=20)'",
+    )
+    drawing.add_argument(
+        "--spacing",
+        metavar="NAME",
+        help="the times it visits: compvis, leading, trailing, linspace, quadratic, karras or log_snr",
+    )
     drawing.add_argument("--eta", type=float, metavar="E", help="fresh noise in each step, 0 to 1")
     drawing.add_argument("--guidance-scale", type=float, metavar="G", help="1 is none, more follows the query closer")
     drawing.add_argument("--seed", type=int, metavar="I", help="drawn by chance, said and recorded where not given")
@@ -222,6 +231,7 @@ def _plan(
         steps=args.steps,
         sampler=args.sampler,
         eta=args.eta,
+        spacing=args.spacing,
         guidance_scale=args.guidance_scale,
         seed=seed,
         height=args.height,

@@ -8,6 +8,7 @@ signal-to-noise ratio, which networks of time embeddings take as they are.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,9 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.diffusion.schedule import Schedule
 
 RHO = 7.0
+LEAST_LOG_SNR = -5.1
+"""Where grids in lambda or sigma begin at the noisiest, as DPM-Solver's authors have it: a cosine schedule goes on to
+some -10, and half of the steps would be spent where there is nothing to see."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +94,18 @@ def _quadratic(schedule: Schedule, n: int) -> np.ndarray:
     return np.linspace(np.sqrt(0.8 * (len(schedule) - 1)), 0.0, n) ** 2
 
 
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    """Returns the lambda of the noisiest and of the least noisy level that a grid in lambda or sigma visits."""
+    return max(schedule.log_snr[-1], LEAST_LOG_SNR), schedule.log_snr[0]
+
+
 def _karras(schedule: Schedule, n: int) -> np.ndarray:
-    most, least = np.exp(-schedule.log_snr[[-1, 0]])
-    ramp = np.linspace(most ** (1 / RHO), least ** (1 / RHO), n) ** RHO
-    return schedule.time_of(-np.log(ramp))
+    most, least = (math.exp(-log_snr / RHO) for log_snr in _ends(schedule))
+    return schedule.time_of(-RHO * np.log(np.linspace(most, least, n)))
 
 
 def _log_snr(schedule: Schedule, n: int) -> np.ndarray:
-    return schedule.time_of(np.linspace(schedule.log_snr[-1], schedule.log_snr[0], n))
+    return schedule.time_of(np.linspace(*_ends(schedule), n))
 
 
 SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {

@@ -23,6 +23,11 @@ from rdm_jax.diffusion.spacing import Grid, make_grid
 class Sampler(Protocol):
     """A way from noise to a picture. Its carry is a dataclass and a pytree, and names its picture `x`."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise, and need keys."""
+        ...
+
     def plan(self, schedule: Schedule, num_steps: int) -> StepInfo:
         """Returns all steps, stacked, the noisiest first, without keys."""
         ...
@@ -53,6 +58,11 @@ class OnGrid:
           UserError: the spacing is unknown, or the number of steps does not fit the schedule.
         """
         return self.plan_on(make_grid(schedule, num_steps, self.spacing), schedule)
+
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise."""
+        return False
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
         """Returns the steps through a grid's levels, which are those of a schedule."""

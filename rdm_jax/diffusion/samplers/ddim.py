@@ -36,6 +36,11 @@ class DDIM(OnGrid):
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta {self.eta}: it lies between 0 (no fresh noise) and 1 (as much as DDPM)")
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise."""
+        return self.eta > 0
+
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
         """Returns the steps through a grid.
 

@@ -41,6 +41,11 @@ class DDPM(OnGrid):
         if self.variance not in VARIANCES:
             raise unknown("variance", self.variance, VARIANCES)
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise."""
+        return True
+
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
         """Returns the steps through a grid.
 

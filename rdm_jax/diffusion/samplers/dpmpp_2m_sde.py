@@ -22,6 +22,11 @@ from rdm_jax.diffusion.spacing import Grid
 class DPMpp2MSDE(OnGrid):
     """The stochastic multistep solver of second order (the midpoint form); a step asks the network once."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise."""
+        return True
+
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
         """Returns the steps through a grid.
 

@@ -43,6 +43,11 @@ class Churning(OnGrid):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} {getattr(self, name)} is out of range; give 0 (none) or more")
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise."""
+        return self.churn > 0
+
     def churned(self, grid: Grid, schedule: Schedule) -> dict[str, np.ndarray]:
         """Returns where each step asks the network, [n] each: `t`, `alpha`, `sigma`; `raised`, the noise's deviation in
         units of x / alpha; and `alpha_from`, the factor of the signal before it was added."""

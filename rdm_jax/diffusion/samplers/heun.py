@@ -38,7 +38,13 @@ class HeunCarry:
 
 @dataclasses.dataclass(frozen=True)
 class Heun(Churning):
-    """Heun's method; n steps ask the network 2 n times, or 2 n - 1 where the last goes to no noise."""
+    """Heun's method; n steps ask the network 2 n times, or 2 n - 1 where the last goes to no noise.
+
+    It follows the flow in sigma / alpha, so a step must not divide that by a hundred, as the first "trailing" one does
+    on a cosine schedule: Karras et al.'s spacing is its own.
+    """
+
+    spacing: str = "karras"
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
         """Returns the steps through a grid, two for each of it.

@@ -1,0 +1,67 @@
+"""Choices written as calls, "euler(churn=20)": a name and its options, parsed as literals and never evaluated."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rdm_jax.core.errors import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A name with its options."""
+
+    name: str
+    options: dict[str, Any]
+
+
+def parse_call(text: str, what: str) -> Call:
+    """Returns the name and the options of "name" or "name(option=value, ...)"; values are numbers, texts or lists.
+
+    Args:
+      text: what is parsed.
+      what: it is, for the error.
+
+    Raises:
+      UserError: the text is no such call.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        function, keywords = (node.func, node.keywords) if isinstance(node, ast.Call) else (node, [])
+        positional = node.args if isinstance(node, ast.Call) else []
+        if not isinstance(function, ast.Name) or positional or any(keyword.arg is None for keyword in keywords):
+            raise ValueError(text)
+        return Call(function.id, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords})
+    except (SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{what} {text!r} is not of the form name(option=value, ...), texts in quotes; write 'euler(churn=20)'"
+        ) from error
+
+
+def made(kinds: Mapping[str, type], call: Call, what: str) -> Any:
+    """Returns the dataclass that a call names, made with its options.
+
+    Args:
+      kinds: the dataclasses by their names.
+      call: what is asked for.
+      what: it is, for errors ("sampler").
+
+    Raises:
+      UserError: the name or an option is unknown, or a value is of another kind than the option's default.
+    """
+    if call.name not in kinds:
+        raise unknown(what, call.name, kinds)
+    fields = {field.name: field for field in dataclasses.fields(kinds[call.name])}
+    for option, value in call.options.items():
+        if option not in fields:
+            raise unknown(f"option of {what} {call.name}:", option, fields)
+        default = fields[option].default
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number if isinstance(default, int | float) else isinstance(value, type(default))):
+            kind = "a number" if isinstance(default, int | float) else "a text in quotes"
+            raise UserError(f"{what} {call.name}: {option}={value!r} is not {kind}; its default is {default!r}")
+    options = {name: float(value) if isinstance(value, int) else value for name, value in call.options.items()}
+    return kinds[call.name](**options)
