@@ -19,7 +19,7 @@ from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.core import trees
 from rdm_jax.diffusion.denoiser import make_denoiser
 from rdm_jax.diffusion.objective import diffusion_loss
-from rdm_jax.diffusion.samplers import ddim, num_steps, sample
+from rdm_jax.diffusion.samplers import num_steps, sample
 from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser

@@ -1,0 +1,57 @@
+"""CLIP on the clean estimate: the spherical distance, cutouts, smoothness, and their sum."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.guidance.clean_clip import clip_distance, cut, spherical_distance, total_variation
+from tests.guidance.test_gradient import info_at
+
+KEYS = image_keys(0, jnp.arange(3))
+X0 = normal(image_keys(1, jnp.arange(3)), (8, 8, 3))
+
+
+def encode(pictures):
+    return jnp.stack(
+        [pictures.mean(axis=(1, 2, 3)), pictures[:, :2].mean(axis=(1, 2, 3)), pictures[..., 0].mean((1, 2))], 1
+    )
+
+
+def test_the_distance_is_half_the_squared_angle():
+    angles = np.linspace(0.01, 3.1, 20)
+    vectors = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) * 3.0, jnp.float32)
+    np.testing.assert_allclose(spherical_distance(vectors, jnp.array([[2.0, 0.0]])), angles**2 / 2, rtol=2e-3)
+    slope = jax.grad(lambda v: spherical_distance(v, jnp.array([[2.0, 0.0]])).sum())(jnp.array([[5.0, 0.0]]))
+    assert np.isfinite(slope).all()
+
+
+def test_squares_lie_within_the_picture_and_show_it():
+    ramp = jnp.broadcast_to(jnp.linspace(0.0, 1.0, 32)[None, :, None], (32, 32, 3))
+    squares = np.asarray(cut(KEYS[0], ramp, 16, 40))
+    assert squares.shape == (40, 16, 16, 3) and squares.min() >= -1e-5 and squares.max() <= 1 + 1e-5
+    spans = squares[:, 8, -2, 0] - squares[:, 8, 1, 0]
+    assert spans.min() > 0.15 and spans.max() < 1.0 and spans.std() > 0.05
+    np.testing.assert_allclose(cut(KEYS[1], jnp.full((20, 24, 3), 0.7), 8, 5), 0.7, atol=1e-5)
+
+
+def test_smoothness_is_the_mean_squared_difference_of_neighbours():
+    picture = np.asarray(X0[:1], np.float64)
+    expected = (np.diff(picture, axis=1) ** 2).mean() + (np.diff(picture, axis=2) ** 2).mean()
+    np.testing.assert_allclose(total_variation(X0[:1]), expected, rtol=1e-5)
+
+
+def test_the_objective_falls_with_the_distance_and_weighs_targets():
+    info, target = info_at(300, KEYS), encode(X0)[:, None]
+    one = clip_distance(lambda x: x, encode, target, jnp.ones((3, 1)), 10.0, size=8, cutouts=4)
+    slope = jax.grad(lambda x: one.measure(x, info).sum())(X0 + 1.0)
+    assert (one.measure(X0 + 1.0 + 0.01 * slope, info) > one.measure(X0 + 1.0, info)).all()
+    away = clip_distance(lambda x: x, encode, target, -jnp.ones((3, 1)), 10.0, size=8, cutouts=4)
+    np.testing.assert_allclose(away.measure(X0, info), -one.measure(X0, info), rtol=1e-5)
+    smooth = clip_distance(lambda x: x, encode, target, jnp.zeros((3, 1)), 10.0, size=8, cutouts=4, smoothness=2.0)
+    np.testing.assert_allclose(smooth.measure(X0, info), -2.0 * total_variation(X0), rtol=1e-5)
+    with pytest.raises(ValueError, match="give the plan its keys"):
+        one.measure(X0, info_at(300))

@@ -1,0 +1,107 @@
+"""Semantic diffusion guidance: its terms by hand, images on their own, noise from their own keys."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.guidance.gradient import gradient_guidance
+from rdm_jax.guidance.semantic import Reference, gram, renoised, semantic
+from tests.guidance.test_gradient import info_at, mixture
+
+KEYS = image_keys(0, jnp.arange(4))
+X = normal(image_keys(1, jnp.arange(4)), (4, 4, 3))
+REFERENCE = normal(image_keys(2, jnp.arange(4)), (4, 4, 3))
+TEXT = normal(image_keys(3, jnp.arange(4)), (6,))
+MIX = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+INFO = info_at(400, KEYS)
+
+
+def encode(x, t):
+    """Two feature maps and a vector, of the picture and its time."""
+    first = jnp.tanh(x @ MIX) * (1.0 + t.reshape(-1, 1, 1, 1) / 1000.0)
+    second = first[:, ::2, ::2] ** 2
+    return jnp.mean(first, axis=(1, 2)), [first, second]
+
+
+def by_hand(i):
+    """The four terms of image i in numpy."""
+    wanted = np.asarray(renoised(REFERENCE, X.shape, INFO))[i]
+    t = jnp.full((1,), 400)
+    vector, maps = encode(X[i : i + 1], t)
+    sought, sought_maps = encode(jnp.asarray(wanted)[None], t)
+
+    def cosine(a, b):
+        a, b = np.asarray(a, np.float64).ravel(), np.asarray(b, np.float64).ravel()
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    def table(features):
+        flat = np.asarray(features, np.float64)[0].reshape(-1, features.shape[-1])
+        return flat.T @ flat / len(flat)
+
+    pairs = list(zip(maps, sought_maps, strict=True))
+    structure = -sum(np.mean((np.asarray(a) - np.asarray(b)) ** 2) for a, b in pairs)
+    style = -sum(np.mean((table(a) - table(b)) ** 2) for a, b in pairs)
+    return [cosine(vector, TEXT[i]), cosine(vector, sought), structure, style]
+
+
+def test_the_terms_are_those_of_the_paper():
+    expected = np.array([by_hand(i) for i in range(4)])
+    alone = [
+        semantic(encode, TEXT, 1.0),
+        semantic(encode, reference=Reference(REFERENCE, content=1.0)),
+        semantic(encode, reference=Reference(REFERENCE, structure=1.0)),
+        semantic(encode, reference=Reference(REFERENCE, style=1.0)),
+    ]
+    for column, one in enumerate(alone):
+        np.testing.assert_allclose(one.measure(X, INFO), expected[:, column], rtol=1e-4)
+    weights = np.array([2.0, -1.0, 0.5, 3.0])
+    whole = semantic(encode, TEXT, 2.0, Reference(REFERENCE, content=-1.0, structure=0.5, style=3.0))
+    np.testing.assert_allclose(whole.measure(X, INFO), expected @ weights, rtol=1e-4)
+
+
+def test_a_reference_that_is_as_noisy_as_the_picture_is_met():
+    same = renoised(REFERENCE, X.shape, INFO)
+    told = semantic(encode, reference=Reference(REFERENCE, content=1.0, structure=1.0, style=1.0)).measure(same, INFO)
+    np.testing.assert_allclose(told, 1.0, atol=1e-6)
+
+
+def test_images_do_not_see_each_other_and_their_noise_is_their_own():
+    # The released code's Gram matrices mix the batch.
+    guide = gradient_guidance([semantic(encode, TEXT, 5.0, Reference(REFERENCE, 5.0, 5.0, 5.0))])
+    together = guide(mixture)(X, INFO)
+    for i in (0, 3):
+        alone = gradient_guidance(
+            [semantic(encode, TEXT[i : i + 1], 5.0, Reference(REFERENCE[i : i + 1], 5.0, 5.0, 5.0))]
+        )(mixture)(X[i : i + 1], dataclasses.replace(INFO, keys=KEYS[i : i + 1]))
+        np.testing.assert_allclose(alone.eps[0], together.eps[i], rtol=1e-4, atol=1e-5)
+    assert gram(encode(X, jnp.full(4, 400))[1][0]).shape == (4, 6, 6)
+
+
+def test_weights_of_images_mix_modes_in_one_batch():
+    off = jnp.array([0.0, 1.0, 0.0, 1.0])
+    led = gradient_guidance([semantic(encode, TEXT, off)])(mixture)(X, INFO)
+    plain, full = mixture(X, INFO), gradient_guidance([semantic(encode, TEXT, 1.0)])(mixture)(X, INFO)
+    np.testing.assert_allclose(led.eps[::2], plain.eps[::2], atol=1e-6)
+    np.testing.assert_allclose(led.eps[1::2], full.eps[1::2], atol=1e-6)
+
+
+def test_a_step_along_the_gradient_comes_nearer_in_every_term():
+    for one in (
+        semantic(encode, TEXT, 1.0),
+        semantic(encode, reference=Reference(REFERENCE, content=1.0)),
+        semantic(encode, reference=Reference(REFERENCE, structure=1.0)),
+        semantic(encode, reference=Reference(REFERENCE, style=1.0)),
+    ):
+        slope = jax.grad(lambda x, one=one: one.measure(x, INFO).sum())(X)
+        assert (one.measure(X + 0.05 * slope, INFO) > one.measure(X, INFO)).all()
+
+
+def test_a_reference_needs_keys():
+    with pytest.raises(ValueError, match="give the plan its keys"):
+        semantic(encode, reference=Reference(REFERENCE, 1.0)).measure(X, info_at(400))
