@@ -10,7 +10,8 @@ folder of the same form, in data/cifar10/database.
   rdm train --config configs/cifar10.py --workdir runs/cifar10/rdm
   rdm train --config configs/cifar10.py:ldm --workdir runs/cifar10/ldm
   rdm train --config configs/cifar10.py:judge --workdir runs/cifar10/judge
-  rdm export runs/cifar10/judge --out runs/cifar10/judge_bundle
+  for part in rdm ldm judge; do rdm export runs/cifar10/$part --out runs/cifar10/${part}_bundle; done
+  python benchmarks/cifar10.py --out outputs/cifar10
 
 Sized for one GPU in minutes or two CPU cores overnight. `ldm` is the twin without retrieval, of equal size and steps,
 which sees the class names alone; `judge` is the independent classifier that benchmarks/cifar10.py asks.

@@ -94,12 +94,15 @@ class DiffusionTask(Task):
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
-        """The picture of each record: all but the last, which are kept for evaluation, repeated by `emphasis`."""
-        return np.repeat(np.arange(self._kept), repeats(self.pictures.attributes[: self._kept], self.config.emphasis))
+        """The picture of each record: all but those that are kept for evaluation, repeated by `emphasis`."""
+        rows = np.delete(np.arange(len(self.pictures)), self.held_out)
+        return np.repeat(rows, repeats([self.pictures.attributes[row] for row in rows], self.config.emphasis))
 
-    @property
-    def _kept(self) -> int:
-        return len(self.pictures) - self.config.data.held_out_rows
+    @functools.cached_property
+    def held_out(self) -> np.ndarray:
+        """The pictures kept for evaluation, spread evenly: a folder's come class by class."""
+        count = self.config.data.held_out_rows
+        return (np.arange(1, count + 1) * len(self.pictures)) // max(count, 1) - 1
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -214,9 +217,10 @@ class DiffusionTask(Task):
         """Yields the loss on the held-out pictures, at the same times and noise in every evaluation."""
         generator = np.random.default_rng(0)
         held, losses = Held({}, jax.device_put(self.frozen)), []
-        for i in range(min(EVAL_BATCHES, self.config.data.held_out_rows // self.config.batch_size)):
-            first = self._kept + i * self.config.batch_size
-            records = [self._record(row, generator) for row in range(first, first + self.config.batch_size)]
+        size = self.config.batch_size
+        whole = min(EVAL_BATCHES, len(self.held_out) // size)
+        for i in range(whole):
+            records = [self._record(int(row), generator) for row in self.held_out[i::whole][:size]]
             batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
             losses.append(float(self._evaluated(params, held, batch, jax.random.key(i))))
         if losses:
@@ -229,7 +233,7 @@ class DiffusionTask(Task):
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields what is drawn for held-out pictures under the model's own condition, below their neighbours."""
-        rows = np.arange(self._kept, len(self.pictures))[:SHOWN]
+        rows = self.held_out[:: max(len(self.held_out) // SHOWN, 1)][:SHOWN]
         if not len(rows) or not self.config.sampling.steps:
             return
         kind = NULL if self.neighbors is None else KINDS[self.config.sampling.condition]
@@ -316,13 +320,19 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     """Returns the task; fills the caches of moments and captions first where they are not there.
 
     Raises:
-      UserError: the base bundle lacks a part, or the neighbours are missing, too few, or of another data set.
+      UserError: the base bundle lacks a part, no picture is left to train on, or the neighbours are missing, too few,
+        or of another data set.
     """
     base = Bundle.open(config.base)
     base.require("clip", "autoencoder")
     if config.conditioning.null not in NULLS:
         raise unknown("conditioning.null", config.conditioning.null, NULLS)
     pictures = training_pictures(config.data, config.data.split, progress)
+    if config.data.held_out_rows >= len(pictures):
+        raise UserError(
+            f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(pictures)} pictures to train on; "
+            "keep fewer"
+        )
     latents = open_latents(base, pictures, config, progress)
     encoder = ClipEncoder(base)
     conditioning, captions = config.conditioning, None

@@ -121,10 +121,11 @@ def test_emphasis_repeats_pictures_in_an_epoch(make):
     task = make()
     emphasis = ConfigDict({"folder": {"wash": 3}})
     task.config.unlock().emphasis = emphasis
-    # 12 of "line", then 8 of "wash": the last four pictures are kept for evaluation.
-    np.testing.assert_array_equal(task.rows, [*range(12), *np.repeat(np.arange(12, 20), 3)])
-    assert task.size == 12 + 3 * 8
-    record = task.read(13, np.random.default_rng(0))
+    # Ten of "line", then ten of "wash": of each, two are kept for evaluation.
+    line, wash = (np.setdiff1d(np.arange(start, start + 12), task.held_out) for start in (0, 12))
+    np.testing.assert_array_equal(task.rows, [*line, *np.repeat(wash, 3)])
+    assert task.size == 10 + 3 * 10
+    record = task.read(11, np.random.default_rng(0))
     np.testing.assert_array_equal(record["moments"], task.latents.moments[12])
 
 
@@ -142,9 +143,17 @@ def test_emphasis_on_nothing_is_refused(emphasis, message):
 
 
 def test_a_collection_that_is_kept_for_evaluation_whole_has_neighbours_too(make):
-    task = make(*BOTH, "conditioning.shuffled_probability=1.0", "data.held_out_rows=12")
-    assert task.size == 12  # of "line" alone; the other folder's pictures are read by the evaluation
+    task = make(*BOTH, "conditioning.shuffled_probability=1.0", "data.held_out_rows=23", "batch_size=1")
+    assert task.rows.tolist() == [22]  # of "wash"; the other folder's pictures are read by the evaluation alone
     assert all(tokens.shape == (3, TINY.WIDTH) for tokens in _contexts(task, 15, 5))
+
+
+def test_what_is_kept_for_evaluation_is_spread_over_the_set(make):
+    task = make(*BOTH)
+    assert task.held_out.tolist() == [5, 11, 17, 23] and not set(task.rows) & set(task.held_out)
+    assert len(task.rows) + len(task.held_out) == 24
+    with pytest.raises(UserError, match="held_out_rows=24 leaves none of 24 pictures"):
+        make("data.held_out_rows=24")
 
 
 def test_each_condition_has_its_share(make):
