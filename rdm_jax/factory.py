@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import SPACINGS
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.guides import Asked, Networks, bent, parts_of
 from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_unet
 
 # Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
@@ -58,6 +59,7 @@ class Settings:
       height: of a picture in pixels.
       width: of a picture in pixels.
       spacing: which times the sampler visits; its own choice if empty.
+      guides: what bends the run, each as `guides.open_guides` reads it.
     """
 
     condition: str
@@ -72,6 +74,7 @@ class Settings:
     height: int
     width: int
     spacing: str = ""
+    guides: tuple[str, ...] = ()
 
 
 def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: int) -> Settings:
@@ -85,7 +88,7 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
     Raises:
       UserError: a value is out of its range.
     """
-    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "spacing": ""}
+    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "spacing": "", "guides": ()}
     defaults["neighbors"] = config["conditioning"]["neighbors"]
     defaults |= {key: value for key, value in config["sampling"].items() if key in Settings.__annotations__}
     values = defaults | {key: value for key, value in given.items() if value is not None}
@@ -124,6 +127,7 @@ _TYPES = {
     "height": int,
     "width": int,
     "spacing": str,
+    "guides": tuple,
 }
 
 
@@ -318,6 +322,7 @@ class Shape:
       batch: pictures in one call.
       latent: (h, w, c) of a latent.
       tokens: (n, d) of a picture's context tokens.
+      guides: the forms of the guides (`guides.Asked`).
     """
 
     sampler: samplers.Sampler
@@ -327,6 +332,7 @@ class Shape:
     batch: int
     latent: tuple[int, int, int]
     tokens: tuple[int, int]
+    guides: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,20 +344,23 @@ class Program:
     decode: Callable[..., Any]
 
 
-def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
+def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo, asked: Sequence[Asked] = ()) -> Program:
     """Compiles what draws pictures of one shape.
 
     Args:
       bundle: the model.
       shape: what the program is for.
       steps: any plan of the shape's sampler, for the names and types of its coefficients.
+      asked: guides of the shape's forms.
 
     Returns:
       start: image keys [b] to (the sampler's carry, key data [fresh, b, 2] or None).
-      advance: (U-Net parameters, tokens, guidance scale, (steps, key data), carry) to the carry `chunk` steps on.
+      advance: (parameters of the parts that are read, tokens, guidance scale, (steps, key data), the carry, the guides'
+        inputs and the run's first noise) to the carry `chunk` steps on.
       decode: (autoencoder parameters, latents) to pictures [b, h, w, 3].
     """
     config, sampler, unet = bundle.config, shape.sampler, bundle.unet
+    decode = decoder_from(bundle.autoencoder, config["latents"])
 
     def start(keys: Key[Array, " b"]) -> tuple[Any, Array | None]:
         """Returns the sampler's first carry, and the key data of the noise of its steps where there is any."""
@@ -367,6 +376,7 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
         scale: Float[Array, ""],
         part: tuple[StepInfo, UInt32[Array, "s b 2"] | None],
         carry: Any,
+        bends: tuple[tuple[dict[str, Any], ...], Float[Array, "b h w c"]] | None,
     ) -> Any:
         """Returns the carry after the steps of `part`."""
         infos, step_keys = part
@@ -374,18 +384,21 @@ def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo) -> Program:
             infos = dataclasses.replace(infos, keys=jax.random.wrap_key_data(step_keys))
         guidance = scale if shape.guided else None
         prediction = config["diffusion"]["prediction"]
-        denoiser = denoiser_from(unet, params, tokens, guidance, prediction, null_token(config))
-        return samplers.sample_chunk(sampler, infos, carry, denoiser)[0]
+        denoiser = denoiser_from(unet, params["unet"], tokens, guidance, prediction, null_token(config))
+        networks = Networks(bundle, params, lambda x0: decode(params["autoencoder"], x0))
+        denoiser, hooks = bent(denoiser, asked, networks, *bends) if bends else (denoiser, ())
+        return samplers.sample_chunk(sampler, infos, carry, denoiser, hooks)[0]
 
     keys = image_keys(0, jnp.arange(shape.batch))
     carry, step_keys = jax.eval_shape(start, keys)
     tokens = jax.ShapeDtypeStruct((shape.batch, *shape.tokens), jnp.float32)
     scale = jax.ShapeDtypeStruct((), jnp.float32)
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((shape.chunk, *x.shape[1:]), x.dtype), (steps, step_keys))
-    decode = decoder_from(bundle.autoencoder, config["latents"])
+    params = {name: bundle.params[name] for name in ("unet", *parts_of(asked))}
+    bends = (tuple(one.inputs for one in asked), carry.x) if asked else None
     options = COMPILER_OPTIONS.get(jax.default_backend())
     return Program(
         start=jax.jit(start).lower(keys).compile(options),
-        advance=jax.jit(advance).lower(bundle.params["unet"], tokens, scale, part, carry).compile(options),
+        advance=jax.jit(advance).lower(params, tokens, scale, part, carry, bends).compile(options),
         decode=jax.jit(decode).lower(bundle.params["autoencoder"], carry.x).compile(options),
     )

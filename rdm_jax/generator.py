@@ -32,6 +32,7 @@ from rdm_jax.core.keys import image_keys
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.diffusion.samplers import Sampler, num_steps
 from rdm_jax.factory import Program, Settings, Shape
+from rdm_jax.guides import Asked, Scene, open_guides, parts_of
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
 from rdm_jax.retrieval.mixture import Mixture
@@ -144,7 +145,7 @@ class Generator:
           prompts: one or more prompts.
           progress: called with (steps done, steps in all) while drawing.
           **options: what `plan` takes: database, images, condition, neighbors, num_images, batch_size, steps, sampler,
-            eta, spacing, guidance_scale, seed, height, width.
+            eta, spacing, guides, guidance_scale, seed, height, width.
 
         Raises:
           UserError: something that was asked for is not possible; the message says what is.
@@ -166,6 +167,7 @@ class Generator:
         sampler: str | None = None,
         eta: float | None = None,
         spacing: str | None = None,
+        guides: Sequence[str] = (),
         guidance_scale: float | None = None,
         seed: int = 0,
         height: int | None = None,
@@ -190,6 +192,7 @@ class Generator:
           sampler: the sampler's name, or a call with its options, "euler(churn=20)".
           eta: DDIM's fresh noise in each step, from 0 (none) to 1.
           spacing: which times the sampler visits ("trailing", "karras", ...); its own choice by default.
+          guides: what bends the run, each a call: "sdg(text='a boat', weight=120)"; see `guides.KINDS`.
           guidance_scale: 1 draws without guidance, more follows the condition more strongly.
           seed: in [0, 2**32).
           height: of a picture in pixels.
@@ -210,14 +213,14 @@ class Generator:
             "sampler": sampler,
             "eta": eta,
             "spacing": spacing,
+            "guides": tuple(guides) or None,
             "guidance_scale": guidance_scale,
             "seed": seed,
             "height": height,
             "width": width,
         }
         settings = factory.settings_from(self.bundle.config, given, queries=len(prompts) + len(images) + len(rows))
-        self._steps(settings)
-        self._latent_shape(settings)
+        self._guides(settings)
         retriever = self._retriever(database, settings.condition)
         labels, queries = self._encode(prompts, images)
         if len(rows):
@@ -250,7 +253,7 @@ class Generator:
           UserError: a picture is not finite.
         """
         size = plan.settings.batch_size
-        tokens = self._context(plan)
+        tokens, asked = self._context(plan), self._guides(plan.settings)
         starts = range(0, len(plan.indices), size)
         for number, first in enumerate(starts):
             indices, rows = plan.indices[first : first + size], plan.rows[first : first + size]
@@ -261,13 +264,14 @@ class Generator:
                 if progress:
                     progress(before * steps + done, len(starts) * steps)
 
-            yield _result(plan, indices, rows, self._draw_batch(plan.settings, noise, context, report))
+            yield _result(plan, indices, rows, self._draw_batch(plan.settings, noise, context, asked, report))
 
     def _draw_batch(
         self,
         settings: Settings,
         indices: Int[np.ndarray, " b"],
         tokens: Float[np.ndarray, "b n d"],
+        asked: tuple[Asked, ...],
         report: Progress,
     ) -> Float[np.ndarray, "b h w 3"]:
         """Returns the pictures of one full batch, about [-1, 1]; `report` is told the steps done and in all."""
@@ -277,29 +281,42 @@ class Generator:
         shape = Shape(
             sampler=sampler,
             guided=settings.guidance_scale != 1,
-            fresh=total if sampler.draws else 0,
+            fresh=total if sampler.draws or asked else 0,
             chunk=chunk,
             batch=len(indices),
             latent=self._latent_shape(settings),
             tokens=tokens.shape[1:],
+            guides=tuple(one.form for one in asked),
         )
-        program = self._program(shape, steps)
+        program = self._program(shape, steps, asked)
         report(0, total)
         carry, step_keys = program.start(image_keys(settings.seed, jnp.asarray(indices, jnp.int32)))
         # Sliced on the host: each slice on the device would be one more small program.
         plan = jax.tree.map(np.asarray, (steps, step_keys))
         scale = np.float32(settings.guidance_scale)
+        params = {name: self.bundle.params[name] for name in ("unet", *parts_of(asked))}
+        bends = (tuple(one.inputs for one in asked), carry.x) if asked else None
         for first in range(0, total, chunk):
             part = jax.tree.map(lambda leaf, first=first: leaf[first : first + chunk], plan)
-            carry = jax.block_until_ready(program.advance(self.bundle.params["unet"], tokens, scale, part, carry))
+            carry = jax.block_until_ready(program.advance(params, tokens, scale, part, carry, bends))
+            if asked and not np.isfinite(carry.x).all():
+                told = ", ".join(one.text for one in asked)
+                raise UserError(f"not finite by step {first + chunk} of {total} under {told}; lower the weights")
             report(first + chunk, total)
         return np.asarray(program.decode(self.bundle.params["autoencoder"], carry.x))
 
-    def _program(self, shape: Shape, steps: StepInfo) -> Program:
+    def _guides(self, settings: Settings) -> tuple[Asked, ...]:
+        """Returns the guides of a run; refuses what the sampler, the size or a guide cannot be."""
+        self._steps(settings)
+        timesteps = len(factory.schedule_from(self.bundle.config["diffusion"]))
+        scene = Scene(self.bundle, self.encoder, self._latent_shape(settings), timesteps)
+        return open_guides(settings.guides, scene)
+
+    def _program(self, shape: Shape, steps: StepInfo, asked: tuple[Asked, ...]) -> Program:
         if shape not in self.programs:
             logger.info("compiling for %d picture%s at once ...", shape.batch, "s" if shape.batch > 1 else "")
             begin = time.monotonic()
-            self.programs[shape] = factory.compile_program(self.bundle, shape, steps)
+            self.programs[shape] = factory.compile_program(self.bundle, shape, steps, asked)
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 

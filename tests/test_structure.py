@@ -14,7 +14,7 @@ FLOORS = (
     {"core"},
     {"diffusion", "models"},
     {"guidance", "retrieval", "data", "convert", "bundle"},
-    {"generator", "factory", "editing"},
+    {"generator", "factory", "guides", "editing"},
     {"training", "evaluation"},
     {"cli", "studio", "__main__"},
 )

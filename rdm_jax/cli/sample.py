@@ -77,6 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the times it visits: compvis, leading, trailing, linspace, quadratic, karras or log_snr",
     )
+    drawing.add_argument(
+        "--guide",
+        action="append",
+        default=[],
+        metavar="CALL",
+        help="bends the run, as \"clip(text='a storm', weight=50)\" (repeatable; --list-guides)",
+    )
+    drawing.add_argument("--list-guides", action=_ListGuides, help="say what guides there are, and stop")
     drawing.add_argument("--eta", type=float, metavar="E", help="fresh noise in each step, 0 to 1")
     drawing.add_argument("--guidance-scale", type=float, metavar="G", help="1 is none, more follows the query closer")
     drawing.add_argument("--seed", type=int, metavar="I", help="drawn by chance, said and recorded where not given")
@@ -96,6 +104,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     _add_aliases(parser)
+
+
+class _ListGuides(argparse.Action):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        from rdm_jax.guides import listed
+
+        sys.stdout.write(listed() + "\n")
+        parser.exit()
 
 
 def _add_aliases(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +251,7 @@ def _plan(
         sampler=args.sampler,
         eta=args.eta,
         spacing=args.spacing,
+        guides=args.guide,
         guidance_scale=args.guidance_scale,
         seed=seed,
         height=args.height,
