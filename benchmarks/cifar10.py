@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -172,6 +172,8 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:
+        parser.error("matplotlib is not installed; pip install matplotlib")
     begin = time.monotonic()
     judge = Judge.open(args.runs / "judge_bundle")
     names = judge.classes["folder"]

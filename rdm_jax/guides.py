@@ -59,7 +59,7 @@ class Scene:
         picture = images.resize_and_crop(read_picture(file), max(height, width))
         top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
         pixels = images.to_float(picture[None, top : top + height, left : left + width])
-        encoded = module.apply({"params": self.bundle.params["autoencoder"]}, pixels, method="encode")
+        encoded = module.apply({"params": self.bundle.params["autoencoder"]}, jnp.asarray(pixels), method="encode")
         mean = split_moments(encoded)[0] if isinstance(module, AutoencoderKL) else encoded
         scaling = self.bundle.config["latents"]
         shift = np.asarray(scaling.get("shift", 0.0), np.float32).reshape(1, 1, 1, -1)

@@ -85,7 +85,7 @@ def cut(
     return jax.vmap(one)(sides, tops, lefts)
 
 
-def spherical_distance(one: Float[Array, "*b d"], other: Float[Array, "*#b d"]) -> Float[Array, "*b2"]:
+def spherical_distance(one: Float[Array, "... d"], other: Float[Array, "... d"]) -> Float[Array, "..."]:
     """Returns half the squared angle between vectors: 2 asin^2(|a - b| / 2) of their directions."""
     a, b = (v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-12) for v in (one, other))
     # The root's slope is infinite at equal directions.

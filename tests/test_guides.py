@@ -1,0 +1,139 @@
+"""Guides by name, on a tiny random model: every kind bends a run, none recompiles it, what cannot be is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax import guides
+from rdm_jax.cli.main import main
+from rdm_jax.core.errors import UserError
+from rdm_jax.generator import Generator
+from tests.helpers import tiny
+
+NOISED = {
+    "in_channels": 2,
+    "features": tiny.WIDTH,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_res_blocks": 1,
+    "num_head_channels": 8,
+    "num_groups": 4,
+}
+CLASSES = {"subject": ["boat", "cat"], "colour": ["blue", "green", "red"]}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    classifier = {**NOISED, "features": 5, "classes": CLASSES}
+    bundle = tiny.bundle(noised_clip=NOISED, noised_classifier=classifier)
+    x, t = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1,))
+    params = {
+        part: tiny.randomise(jax.eval_shape(getattr(bundle, part).init, jax.random.key(0), x, t)["params"], seed=i)
+        for i, part in enumerate(("noised_clip", "noised_classifier"))
+    }
+    return Generator.load(dataclasses.replace(bundle, params={**bundle.params, **params}))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(2):
+        pixels = np.random.default_rng(i).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((24, 16)).save(folder / f"{i}.png")
+    return [str(folder / f"{i}.png") for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def draw(generator):
+    def drawn(*asked, **options):
+        settings = {"condition": "text", "steps": 4, "batch_size": 2, "num_images": 2, **options}
+        return generator.sample("a red boat", guides=asked, **settings).images
+
+    return drawn
+
+
+VARIANTS = {
+    "sdg": [("sdg(text='cat', weight=50)", "sdg(text='a boat', weight=80.5)")],
+    "sdg content": [("sdg(content='{0}', weight=50)", "sdg(content='{1}', weight=20)")],
+    "sdg structure": [("sdg(structure='{0}', weight=5)", "sdg(structure='{1}', weight=2)")],
+    "sdg style": [("sdg(style='{0}', weight=0.5)", "sdg(style='{1}', weight=0.2)")],
+    "classifier": [("classifier(attribute='colour', label='red', weight=5)",) * 2],
+    "clip": [("clip(text='cat', weight=500, cutouts=2)", "clip(text='boat', weight=90, cutouts=2, smoothness=1)")],
+    "clip of a picture": [("clip(image='{0}', text='cat', weight=500, cutouts=2)",) * 2],
+    "ilvr": [("ilvr(image='{0}', factor=2)", "ilvr(image='{1}', factor=2, until=0.4)")],
+    "threshold": [("threshold(bound=0.2)", "threshold(bound=0.4)")],
+    "dynamic": [("dynamic_threshold(bound=0.2)", "dynamic_threshold(quantile=0.9, bound=0.3)")],
+}
+
+
+@pytest.mark.parametrize("pair", [pair for pairs in VARIANTS.values() for pair in pairs], ids=list(VARIANTS))
+def test_a_guide_bends_the_run_and_other_options_compile_nothing(generator, draw, files, pair):
+    first, second = (text.format(*files) for text in pair)
+    plain, bent = draw(), draw(first)
+    assert np.abs(plain.astype(int) - bent.astype(int)).max() > 3
+    before = generator.compilations
+    again = draw(second)
+    assert generator.compilations == before
+    assert first == second or (again != bent).any()
+
+
+def test_guides_combine_with_each_other_and_every_sampler(draw, files):
+    both = draw("sdg(text='cat', weight=50)", f"ilvr(image='{files[0]}', factor=4)", sampler="dpmpp_2m")
+    for alone in (draw("sdg(text='cat', weight=50)", sampler="dpmpp_2m"), draw(sampler="dpmpp_2m")):
+        assert (both != alone).any()
+    assert draw("threshold(bound=1)", "sdg(text='cat')", sampler="heun", guidance_scale=1.0).shape == (2, 16, 16, 3)
+
+
+def test_a_picture_is_the_same_in_any_batch(draw, files):
+    # What is drawn in a step (the reference's noise, cutouts) is of the image's own key.
+    asked = f"sdg(content='{files[0]}', weight=50)", "clip(text='cat', weight=100, cutouts=2)"
+    together, alone = draw(*asked), draw(*asked, batch_size=1)
+    assert np.abs(together.astype(int) - alone.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("sgd(text='a')", r"unknown guide 'sgd'; did you mean 'sdg'"),
+        ("sdg(txt='a')", r"unknown option of guide sdg: 'txt'; did you mean 'text'"),
+        ("sdg(weight='a')", r"weight='a' is not a number"),
+        ("sdg()", r"guide sdg leads nowhere"),
+        ("sdg(style='nowhere.png')", r"cannot read nowhere.png as a picture"),
+        ("clip()", r"guide clip leads nowhere"),
+        ("ilvr()", r"a guide lacks image; give it a picture's file"),
+        ("threshold(bound=0)", r"bound=0.0 is out of range"),
+        ("dynamic_threshold(quantile=1.5)", r"quantile=1.5 is out of range"),
+        ("classifier(attribute='size', label='big')", r"unknown attribute 'size'"),
+        ("classifier(attribute='colour', label='reed')", r"unknown colour 'reed'; did you mean 'red'"),
+        ("sdg(text='a'", r"is not of the form name"),
+    ],
+)
+def test_what_cannot_be_is_refused(draw, asked, message):
+    with pytest.raises(UserError, match=message):
+        draw(asked)
+
+
+def test_a_network_that_is_missing_is_named_with_what_trains_it():
+    plain = Generator.load(tiny.bundle())
+    with pytest.raises(
+        UserError, match=r"needs the model's noised_clip, .* `rdm train --config configs/noised_clip.py"
+    ):
+        plain.plan("a", condition="text", guides=["sdg(text='a')"])
+
+
+def test_a_weight_that_is_too_much_is_caught_with_the_guides_name(draw):
+    with pytest.raises(UserError, match=r"not finite by step 4 of 4 under sdg\(text='cat', weight=1e38\)"):
+        draw("sdg(text='cat', weight=1e38)")
+
+
+def test_the_guides_are_listed(capsys):
+    assert main(["sample", "--list-guides"]) == 0
+    said = capsys.readouterr().out
+    for name, kind in guides.KINDS.items():
+        assert f"{name}(" in said and kind.source in said
