@@ -1,4 +1,4 @@
-"""Every part of a training run in about a minute on two cores: procedural pictures, neighbours, whole RDM steps.
+"""Every part of a training run in half a minute on two cores: procedural pictures, neighbours, whole RDM steps.
 
   rdm train --config configs/smoke.py --workdir runs/smoke
 
