@@ -83,7 +83,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     from rdm_jax.retrieval.mixture import Mixture
 
     try:
-        settings = Settings(**record["settings"])
+        told = record["settings"]
+        settings = Settings(**{**told, "guides": tuple(told.get("guides", ()))})
         model, entry, index = record["model"], record["database"], int(record["index"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.file} carries damaged parameters ({error})") from error
