@@ -11,7 +11,7 @@ OUT ?= outputs/demo
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
 	@echo "make test   install, and run the linters and the tests"
-	@echo "make parity install PyTorch too, in an environment of its own, and compare the networks with its libraries'"
+	@echo "make parity install PyTorch's libraries in an environment of their own, and compare networks and samplers with theirs"
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
 
@@ -25,7 +25,7 @@ test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n auto
 
 parity: $(PARITY_VENV)/.installed
-	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py
+	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py tests/parity/test_samplers.py
 	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py
 
 cloud: $(CLOUD_VENV)/.installed
