@@ -10,7 +10,7 @@ from scipy import stats
 
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction, StepInfo
-from rdm_jax.diffusion.samplers import make_sampler, sample, with_keys
+from rdm_jax.diffusion.samplers import SAMPLERS, sample, with_keys
 from rdm_jax.diffusion.schedule import cosine
 from rdm_jax.guidance.classifier import class_likelihood
 from rdm_jax.guidance.gradient import Objective, gradient_guidance
@@ -54,7 +54,7 @@ def classify(x, t):
     ("name", "options"), [("ddim", {}), ("dpmpp_2m", {}), ("ddpm", {"variance": "large"}), ("unipc", {})]
 )
 def test_the_exact_classifier_at_weight_one_samples_the_conditional_law(name, options):
-    sampler = make_sampler(name, spacing="trailing", **options)
+    sampler = SAMPLERS[name](spacing="trailing", **options)
     keys = image_keys(0, jnp.arange(COUNT))
     wanted = jnp.arange(COUNT) % 3 - 1  # any, the first, the second
     guide = gradient_guidance([class_likelihood(classify, {"side": wanted}, 1.0)])

@@ -9,7 +9,7 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction
-from rdm_jax.diffusion.samplers import SAMPLERS, make_sampler, num_steps, sample, with_keys
+from rdm_jax.diffusion.samplers import SAMPLERS, num_steps, sample, with_keys
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.ilvr import ilvr, low_pass
 from rdm_jax.guidance.inpainting import inpainting
@@ -25,7 +25,7 @@ MASK = jnp.zeros((1, 8, 8, 1)).at[:, :, 4:].set(1.0)
 
 
 def run(name, denoiser, hooks=(), spacing="trailing"):
-    sampler = make_sampler(name, spacing=spacing)
+    sampler = SAMPLERS[name](spacing=spacing)
     return np.asarray(sample(sampler, with_keys(sampler.plan(SCHEDULE, 12), KEYS), NOISE, denoiser, hooks))
 
 
@@ -89,7 +89,7 @@ def test_interleaved_steps_follow_the_text_in_their_share():
     def constant(value):
         return lambda x, info: Prediction(x0=jnp.full_like(x, value), eps=jnp.full_like(x, value))
 
-    plan = make_sampler("ddim", spacing="trailing").plan(SCHEDULE, 8)
+    plan = SAMPLERS["ddim"](spacing="trailing").plan(SCHEDULE, 8)
     guide = interleaved(constant(1.0), constant(2.0), jnp.float32(3.0), jnp.float32(5.0), jnp.float32(0.25), plan.t)
     told = []
     for i in range(num_steps(plan)):

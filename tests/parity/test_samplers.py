@@ -9,7 +9,7 @@ import pytest
 
 from rdm_jax.core.keys import image_keys
 from rdm_jax.diffusion.denoiser import make_denoiser
-from rdm_jax.diffusion.samplers import base, make_sampler, num_steps, with_keys
+from rdm_jax.diffusion.samplers import SAMPLERS, base, num_steps, with_keys
 from rdm_jax.diffusion.schedule import scaled_linear
 
 torch = pytest.importorskip("torch")
@@ -50,7 +50,7 @@ def test_a_run_is_that_of_diffusers(name, steps, monkeypatch):
         eps = torch.tanh(1.3 * asked) + 0.2 * torch.sin(t.double() / 100.0)
         x = scheduler.step(eps, t, x).prev_sample
 
-    sampler = make_sampler(name, spacing="trailing")
+    sampler = SAMPLERS[name](spacing="trailing")
     plan = with_keys(sampler.plan(SCHEDULE, steps), image_keys(0, jnp.arange(SHAPE[0])))
     start = jnp.asarray(x_T, jnp.float32)
     if name in ("euler", "heun"):

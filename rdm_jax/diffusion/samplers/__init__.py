@@ -1,8 +1,7 @@
-"""Ways from noise to a picture, one per file; `make_sampler` finds them by name."""
+"""Ways from noise to a picture, one per file, and `SAMPLERS`, which names them."""
 
 from __future__ import annotations
 
-from rdm_jax.core.errors import unknown
 from rdm_jax.diffusion.samplers.base import Sampler, num_steps, sample, sample_chunk, slice_steps, with_keys
 from rdm_jax.diffusion.samplers.ddim import DDIM
 from rdm_jax.diffusion.samplers.ddpm import DDPM
@@ -14,7 +13,7 @@ from rdm_jax.diffusion.samplers.heun import Heun
 from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.samplers.unipc import UniPC
 
-__all__ = ["SAMPLERS", "Sampler", "make_sampler", "num_steps", "sample", "sample_chunk", "slice_steps", "with_keys"]
+__all__ = ["SAMPLERS", "Sampler", "num_steps", "sample", "sample_chunk", "slice_steps", "with_keys"]
 
 SAMPLERS = {
     "ddim": DDIM,
@@ -27,14 +26,3 @@ SAMPLERS = {
     "dpmpp_2m_sde": DPMpp2MSDE,
     "unipc": UniPC,
 }
-
-
-def make_sampler(name: str, **options: float | str) -> Sampler:
-    """Returns the sampler of that name with its own options (its attributes).
-
-    Raises:
-      UserError: the name is not in `SAMPLERS`.
-    """
-    if name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
-    return SAMPLERS[name](**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -42,7 +43,7 @@ class Sampler(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class OnGrid:
+class OnGrid(abc.ABC):
     """What samplers share that visit the levels of a grid.
 
     Attributes:
@@ -64,9 +65,9 @@ class OnGrid:
         """Whether its steps draw noise."""
         return False
 
+    @abc.abstractmethod
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
         """Returns the steps through a grid's levels, which are those of a schedule."""
-        raise NotImplementedError
 
 
 @flax.struct.dataclass

@@ -13,10 +13,12 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction, make_denoiser
-from rdm_jax.diffusion.samplers import SAMPLERS, make_sampler, num_steps, sample, sample_chunk, slice_steps, with_keys
+from rdm_jax.diffusion.samplers import SAMPLERS, num_steps, sample, sample_chunk, slice_steps, with_keys
+from rdm_jax.diffusion.samplers.base import OnGrid
 from rdm_jax.diffusion.samplers.ddim import DDIM
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.diffusion.spacing import uniform_timesteps
+from rdm_jax.factory import sampler_from
 
 GOLDEN = os.environ.get("RDM_GOLDEN")
 SCHEDULE = scaled_linear(1000, 0.0015, 0.015)
@@ -142,15 +144,23 @@ def test_one_compiled_program_serves_every_seed():
 
 
 def test_samplers_by_name():
-    assert make_sampler("ddim", eta=0.5) == DDIM(eta=0.5)
+    assert sampler_from("ddim", eta=0.5) == DDIM(eta=0.5)
     with pytest.raises(UserError, match=r"unknown sampler 'dimm'.*'ddim'"):
-        make_sampler("dimm")
+        sampler_from("dimm", eta=0.0)
+
+
+def test_a_sampler_that_plans_nothing_cannot_be_made():
+    class Planless(OnGrid):
+        pass
+
+    with pytest.raises(TypeError, match="plan_on"):
+        Planless()
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_under_a_perfect_denoiser_ends_at_the_data(name):
     # The contract of any sampler: if x0 is known, x at the last time is x0 at that noise level.
-    sampler = make_sampler(name)
+    sampler = SAMPLERS[name]()
     x0 = jax.random.normal(jax.random.key(5), (2, *SHAPE))
 
     def perfect(x, info):

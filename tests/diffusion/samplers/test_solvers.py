@@ -14,7 +14,7 @@ from scipy import stats
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction, StepInfo, make_denoiser, read_output
-from rdm_jax.diffusion.samplers import SAMPLERS, make_sampler, num_steps, sample, with_keys
+from rdm_jax.diffusion.samplers import SAMPLERS, num_steps, sample, with_keys
 from rdm_jax.diffusion.schedule import cosine, scaled_linear
 from rdm_jax.diffusion.spacing import SPACINGS, grid_through, make_grid
 
@@ -62,7 +62,7 @@ def marginal(alpha, sigma):
 def test_the_error_falls_with_the_order(name, order):
     # The probability flow of Gaussian data keeps each sample's standard score: its end is known exactly. The grid lies
     # within the schedule; lambda goes from -1.5 to 2.5 in equal steps. UniPC's corrector adds an order.
-    sampler, errors, counts = make_sampler(name), [], np.array([20, 40, 80])
+    sampler, errors, counts = SAMPLERS[name](), [], np.array([20, 40, 80])
     for count in counts:
         grid = grid_through(LINEAR, LINEAR.time_of(np.linspace(-1.5, 2.5, count + 1)))
         (mean, deviation), (mean_end, deviation_end) = (marginal(grid.alpha[i], grid.sigma[i]) for i in (0, -1))
@@ -78,7 +78,7 @@ def test_the_error_falls_with_the_order(name, order):
     ("name", "options"), [*((name, {}) for name in ORDERS), *STOCHASTIC, ("ddpm", {"variance": "large"})]
 )
 def test_samples_have_the_law_of_the_data(name, options):
-    sampler = make_sampler(name, **({"spacing": "trailing"} | options))
+    sampler = SAMPLERS[name](**({"spacing": "trailing"} | options))
     steps = with_keys(sampler.plan(LINEAR, 150), keys(16))
     last = np.asarray(sample(sampler, steps, noise(16, 8), mixture)).reshape(-1)
 
@@ -93,7 +93,7 @@ def test_samples_have_the_law_of_the_data(name, options):
 @pytest.mark.parametrize("spacing", [name for name in SPACINGS if name != "compvis"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_denoiser_that_knows_the_picture_brings_it_back(name, spacing):
-    picture, sampler = noise(2), make_sampler(name, spacing=spacing)
+    picture, sampler = noise(2), SAMPLERS[name](spacing=spacing)
 
     def perfect(x, info):
         alpha, sigma = info.coefficients["alpha"], info.coefficients["sigma"]
@@ -111,8 +111,8 @@ def test_a_denoiser_that_knows_the_picture_brings_it_back(name, spacing):
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_ddpm_is_ddim_with_eta_one_and_euler_is_ddim_without(spacing):
     for one, other in (
-        (make_sampler("ddpm", spacing=spacing), make_sampler("ddim", spacing=spacing, eta=1.0)),
-        (make_sampler("euler", spacing=spacing), make_sampler("ddim", spacing=spacing)),
+        (SAMPLERS["ddpm"](spacing=spacing), SAMPLERS["ddim"](spacing=spacing, eta=1.0)),
+        (SAMPLERS["euler"](spacing=spacing), SAMPLERS["ddim"](spacing=spacing)),
     ):
         runs = [sample(each, with_keys(each.plan(LINEAR, 10), keys(2)), noise(2), mixture) for each in (one, other)]
         np.testing.assert_allclose(runs[0], runs[1], atol=2e-5)
@@ -120,7 +120,7 @@ def test_ddpm_is_ddim_with_eta_one_and_euler_is_ddim_without(spacing):
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "plms", "heun", "dpmpp_2s"])
 def test_one_step_to_no_noise_is_ddims(name):
-    ddim, sampler = make_sampler("ddim", spacing="trailing"), make_sampler(name, spacing="trailing")
+    ddim, sampler = SAMPLERS["ddim"](spacing="trailing"), SAMPLERS[name](spacing="trailing")
     assert num_steps(sampler.plan(LINEAR, 1)) == 1
     for start in (sampler, ddim):
         last = sample(start, start.plan(LINEAR, 1), noise(2), mixture)
@@ -134,7 +134,7 @@ def _level(alpha, sigma):
 
 @pytest.mark.parametrize(("name", "calls"), [("heun", 19), ("dpmpp_2s", 19), ("plms", 11), ("unipc", 10), ("ddpm", 10)])
 def test_every_step_of_a_plan_asks_once(name, calls):
-    sampler = make_sampler(name, spacing="trailing")
+    sampler = SAMPLERS[name](spacing="trailing")
     steps = sampler.plan(LINEAR, 10)
     assert num_steps(steps) == calls
     c = steps.coefficients
@@ -167,19 +167,19 @@ def test_the_grids_of_diffusers():
 
 
 def test_churn_adds_the_noise_that_it_should_and_no_more_than_the_schedule_has():
-    sampler = make_sampler("euler", churn=5.0, spacing="karras")
+    sampler = SAMPLERS["euler"](churn=5.0, spacing="karras")
     c = {name: np.asarray(value, np.float64) for name, value in sampler.plan(LINEAR, 10).coefficients.items()}
     grid = make_grid(LINEAR, 10, "karras")
     began, asked = grid.sigma[:-1] / grid.alpha[:-1], c["sigma"] / c["alpha"]
     np.testing.assert_allclose(asked[1:], began[1:] * (1 + math.sqrt(2) - 1), rtol=1e-5)  # 5 / 10 is over the most
     assert asked[0] == pytest.approx(began[0])
     np.testing.assert_allclose(c["raised"] ** 2 + began**2, asked**2, rtol=1e-4)
-    few = make_sampler("euler", churn=5.0, churn_from=1.0, churn_to=5.0, spacing="karras").plan(LINEAR, 10).coefficients
+    few = SAMPLERS["euler"](churn=5.0, churn_from=1.0, churn_to=5.0, spacing="karras").plan(LINEAR, 10).coefficients
     np.testing.assert_array_equal(np.asarray(few["raised"]) > 0, (began >= 1) & (began <= 5))
 
 
 def test_a_learned_variance_lies_between_the_two():
-    sampler = make_sampler("ddpm", variance="learned", spacing="trailing")
+    sampler = SAMPLERS["ddpm"](variance="learned", spacing="trailing")
     steps = with_keys(sampler.plan(LINEAR, 10), keys(2))
     runs = {}
     for spread in (-1.0, 1.0):
@@ -189,7 +189,7 @@ def test_a_learned_variance_lies_between_the_two():
 
         runs[spread] = sample(sampler, steps, noise(2), make_denoiser(network, None, "eps"))
     for spread, variance in ((-1.0, "small"), (1.0, "large")):
-        fixed = make_sampler("ddpm", variance=variance, spacing="trailing")
+        fixed = SAMPLERS["ddpm"](variance=variance, spacing="trailing")
         alone = make_denoiser(lambda x, t, context: 0.1 * x, None, "eps")
         np.testing.assert_allclose(runs[spread], sample(fixed, steps, noise(2), alone), atol=1e-5)
     with pytest.raises(ValueError, match="says no variance"):
@@ -200,15 +200,15 @@ def test_a_learned_variance_lies_between_the_two():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="1001 sampling steps do not fit a schedule of 1000 timesteps; use 1 to 1000"):
-        make_sampler("dpmpp_2m").plan(LINEAR, 1001)
+        SAMPLERS["dpmpp_2m"]().plan(LINEAR, 1001)
     with pytest.raises(UserError, match="spacing 'karas'"):
-        make_sampler("dpmpp_2m", spacing="karas").plan(LINEAR, 10)
+        SAMPLERS["dpmpp_2m"](spacing="karas").plan(LINEAR, 10)
     with pytest.raises(UserError, match="variance 'huge'"):
-        make_sampler("ddpm", variance="huge")
+        SAMPLERS["ddpm"](variance="huge")
     with pytest.raises(UserError, match="churn -1"):
-        make_sampler("heun", churn=-1.0)
+        SAMPLERS["heun"](churn=-1.0)
     for name, options in STOCHASTIC:
-        sampler = make_sampler(name, **options)
+        sampler = SAMPLERS[name](**options)
         with pytest.raises(ValueError, match="give the plan its keys"):
             sampler.step(sampler.init(noise(1)), jax.tree.map(lambda x: x[0], sampler.plan(LINEAR, 10)), gaussian)
     assert dataclasses.is_dataclass(SAMPLERS["unipc"])
