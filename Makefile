@@ -11,7 +11,7 @@ OUT ?= outputs/demo
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
 	@echo "make test   install, and run the linters and the tests"
-	@echo "make parity install PyTorch's libraries in an environment of their own, and compare networks and samplers with theirs"
+	@echo "make parity install PyTorch too, in an environment of its own, and compare networks and samplers with it"
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
 
