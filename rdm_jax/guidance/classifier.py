@@ -26,6 +26,7 @@ def class_likelihood(classify: Classify, classes: Mapping[str, Int[Array, " b"]]
     """
 
     def measure(x_t: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, " b"]:
+        """Returns the summed log-probability of each image's wanted classes."""
         logits = classify(x_t, jnp.broadcast_to(info.t, x_t.shape[:1]))
         total = jnp.zeros(len(x_t))
         for name, wanted in classes.items():

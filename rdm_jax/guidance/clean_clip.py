@@ -46,6 +46,7 @@ def clip_distance(
     """
 
     def measure(x0: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, " b"]:
+        """Returns how near each image's cutouts are to its targets, and how smooth it is."""
         if info.keys is None:
             raise ValueError("cutouts are drawn in each step: give the plan its keys, `with_keys(steps, keys)`")
         pictures = decode(x0)
@@ -78,6 +79,7 @@ def cut(
     lefts = jax.random.uniform(left_key, (count,)) * (width - sides)
 
     def one(side: Array, top: Array, left: Array) -> Array:
+        """Returns one square, resized."""
         scale = jnp.stack([size / side] * 2)
         moved = -jnp.stack([top, left]) * scale
         return jax.image.scale_and_translate(picture, (size, size, 3), (0, 1), scale, moved, "linear", antialias=True)

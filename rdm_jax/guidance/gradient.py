@@ -46,6 +46,7 @@ def gradient_guidance(objectives: Sequence[Objective]) -> Guide:
     """
 
     def total(x_t: Array, prediction: Prediction, info: StepInfo) -> Array:
+        """Returns the weighted sum of all objectives over all images, of which each image's gradient is its own."""
         values = [
             jnp.sum(per_image(jnp.asarray(one.weight), 1) * one.measure(prediction.x0 if one.of_x0 else x_t, info))
             for one in objectives
@@ -53,8 +54,13 @@ def gradient_guidance(objectives: Sequence[Objective]) -> Guide:
         return jnp.sum(jnp.stack(values))
 
     def guide(denoiser: Denoiser) -> Denoiser:
+        """Returns the denoiser that is led."""
+
         def guided(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+            """Returns what the denoiser says, after the gradient."""
+
             def through(x: Array) -> tuple[Array, Prediction]:
+                """Returns the sum as a function of x_t alone, through the network, and what that said."""
                 prediction = denoiser(x, info)
                 return total(x, prediction, info), prediction
 

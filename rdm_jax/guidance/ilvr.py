@@ -41,6 +41,7 @@ def ilvr(
     """
 
     def exchange(x_next: Float[Array, "b h w c"], info: StepInfo, prediction: Prediction) -> Float[Array, "b h w c"]:
+        """Returns the picture after a step with the reference's low frequencies, itself where the step is free."""
         wanted = low_pass(noised(reference, noise, info), factor)
         return jnp.where(info.t > until, x_next - low_pass(x_next, factor) + wanted, x_next)
 

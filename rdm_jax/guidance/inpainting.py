@@ -31,6 +31,7 @@ def inpainting(
     """
 
     def blend(x_next: Float[Array, "b h w c"], info: StepInfo, prediction: Prediction) -> Float[Array, "b h w c"]:
+        """Returns the picture after a step with the known part put back."""
         return mask * x_next + (1.0 - mask) * noised(known, noise, info)
 
     return blend

@@ -33,13 +33,17 @@ def interleaved(
     """
 
     def guide(both: Denoiser) -> Denoiser:
+        """Returns the denoiser that is led away from one of the two."""
+
         def guided(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+            """Returns what the denoiser says, led away from what it says without the text or without neighbours."""
             number = jnp.argmin(jnp.abs(times - info.t))
             by_text = jnp.floor((number + 1) * text_share) > jnp.floor(number * text_share)
             given, no_text, no_neighbors = (each(x_t, info) for each in (both, without_text, without_neighbors))
             scale = per_image(jnp.where(by_text, text_scale, neighbor_scale), x_t.ndim)
 
             def led(name: str) -> Array:
+                """Returns x0 or eps, extrapolated."""
                 away = jnp.where(by_text, getattr(no_text, name), getattr(no_neighbors, name))
                 return away + scale * (getattr(given, name) - away)
 

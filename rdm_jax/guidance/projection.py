@@ -21,7 +21,10 @@ def known_region(known: Float[Array, "#b h w c"], mask: Float[Array, "#b h w 1"]
     """
 
     def guide(denoiser: Denoiser) -> Denoiser:
+        """Returns the denoiser whose x0 holds what is known."""
+
         def projected(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+            """Returns what the denoiser says, with the known part of x0 in place of the predicted one."""
             prediction = denoiser(x_t, info)
             return with_x0(prediction, mask * prediction.x0 + (1.0 - mask) * known, x_t, info)
 

@@ -21,6 +21,7 @@ def static_thresholding(bound: Float[Array, ""]) -> Guide:
     """Returns the guide that cuts x0 off at -bound and bound."""
 
     def limit(x0: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns x0, cut off."""
         return jnp.clip(x0, -bound, bound)
 
     return _limited(limit)
@@ -35,6 +36,7 @@ def dynamic_thresholding(quantile: Float[Array, ""], bound: Float[Array, ""]) ->
     """
 
     def limit(x0: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns x0, each picture cut off at its own s and shrunk."""
         values = jnp.abs(x0).reshape(len(x0), -1)
         largest = per_image(jnp.maximum(jnp.quantile(values, quantile, axis=1), bound), x0.ndim)
         return jnp.clip(x0, -largest, largest) * (bound / largest)
@@ -43,8 +45,13 @@ def dynamic_thresholding(quantile: Float[Array, ""], bound: Float[Array, ""]) ->
 
 
 def _limited(limit: Callable[[Array], Array]) -> Guide:
+    """Returns the guide that applies a limit to x0."""
+
     def guide(denoiser: Denoiser) -> Denoiser:
+        """Returns the denoiser whose x0 is within bounds."""
+
         def limited(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+            """Returns what the denoiser says, with the limit applied to x0."""
             prediction = denoiser(x_t, info)
             return with_x0(prediction, limit(prediction.x0), x_t, info)
 
