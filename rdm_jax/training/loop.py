@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 import rdm_jax
 from rdm_jax.bundle import Bundle
@@ -26,7 +28,7 @@ from rdm_jax.data.batches import training_batches
 from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
-from rdm_jax.training.metrics import Log, Meter
+from rdm_jax.training.metrics import Log, Meter, Profile, Report
 from rdm_jax.training.state import State
 from rdm_jax.training.step import (
     Update,
@@ -47,7 +49,6 @@ from rdm_jax.training.workdir import CONFIG, Workdir
 
 _LOG = logging.getLogger(__name__)
 
-Report = Callable[[int, int, dict[str, float]], None]
 FREE = (
     "steps",
     "threads",
@@ -89,7 +90,7 @@ def train(
         the loss is no longer finite, or the disk is full.
     """
     # 1. The workdir belongs to one configuration, from its first checkpoint on.
-    place, told = Workdir(workdir), _LOG.info if is_first() else _LOG.debug
+    place = Workdir(workdir)
     checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
     claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
 
@@ -100,34 +101,19 @@ def train(
         start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
         task = first_then_others(lambda: make_task(config, place.local, progress, start))
         batches = training_batches(task.read, task.size, config.batch_size, config.seed, config.threads, task.complete)
-        create, update = make_run(config, task)
-        options = config.compiler_options.to_dict()
-        state = create_state(create, mesh, config.mesh.rules, options)
-        frozen = put_whole(task.frozen, mesh)
-        train_step, sharding = make_train_step(update, mesh, options), batch_sharding(mesh)
+        state, train_step = make_on(mesh, config, task)
+        frozen, sharding = put_whole(task.frozen, mesh), batch_sharding(mesh)
 
         # 3. Resume, or start from a bundle's parts, or from nothing.
         checkpoints.check_space(state)
-        restored = checkpoints.restore(state)
-        if restored:
-            state, data_state, before = restored
-            check_record(place, before, {} if replace_config else task.record)
-            batches.set_state(data_state)
-            told("resumed at step %d", int(state.step))
-        elif start:
-            state = with_params(state, matching_parts(start, state.params))
+        state = resume(state, batches, checkpoints, place, {} if replace_config else task.record, start)
 
         # 4. The loop. A step is given to the devices before the metrics of the one before are looked at.
         first, last = int(state.step) + 1, config.steps
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
-        stop, profile = _stop_on_sigterm(), _Profile(config, place, first)
-        log, running = Log(place, config, first), _Running()
+        stop, profile = _stop_on_sigterm(), Profile(config, place, first)
+        log, running = Log(place, config, first, report), _Running()
         meter: Meter | None = None
-
-        def show(step: int, values: dict[str, float]) -> None:
-            log.metrics(step, values)
-            report(step, last, values)
-
         for step in range(first, last + 1):
             due = functools.partial(_due, step, last)
             begin = time.perf_counter()
@@ -144,23 +130,24 @@ def train(
             profile.after(step, metrics)
             stopping = stop.is_set() or asked_to_stop(step)
             if due(config.log_every):
-                show(step, running.check_last() | _rates(config, step) | meter.read())
-            if due(config.eval_every):
-                show(step, {f"eval/{name}": float(value) for name, value in task.evaluate(on_host(state.ema, mesh))})
-                meter.restart()
-            if due(config.figures_every):
-                for name, figure in task.figures(on_host(state.ema, mesh)):
-                    log.figure(step, name, figure)
+                log.metrics(step, running.check_last() | _rates(config, step) | meter.read())
+            if due(config.eval_every) or due(config.figures_every):
+                look(config, task, on_host(state.ema, mesh), log, step)
                 meter.restart()
             if due(config.checkpoint_every) or stopping:
                 running.check_last()  # what is not finite is never saved
                 checkpoints.save(state, batches.get_state(), record)
             if stopping:
-                told("asked to stop: saved step %d; the same command goes on from there", step)
+                _tell("asked to stop: saved step %d; the same command goes on from there", step)
                 break
         log.close()
         checkpoints.close()
     return state
+
+
+def _tell(text: str, *values: Any) -> None:
+    """Logs a line, which all processes have in common, once."""
+    _LOG.log(logging.INFO if is_first() else logging.DEBUG, text, *values)
 
 
 def _due(step: int, last: int, every: int) -> bool:
@@ -178,6 +165,53 @@ def make_run(config: Config, task: Task) -> tuple[Callable[[], State], Update]:
     loss = hold_frozen(task.loss, config.optimizer.frozen)
     update = make_update(loss, tx, config.ema_decay, config.seed, averaged=task.averaged, accumulate=config.accumulate)
     return functools.partial(initial_state, task.init, tx, config.seed, task.averaged), update
+
+
+def make_on(mesh: Mesh, config: Config, task: Task) -> tuple[State, Any]:
+    """Returns the state of step 0, born on the mesh, and the train step, which compiles when it is first called."""
+    create, update = make_run(config, task)
+    options = config.compiler_options.to_dict()
+    return create_state(create, mesh, config.mesh.rules, options), make_train_step(update, mesh, options)
+
+
+def resume(
+    state: State,
+    batches: grain.DatasetIterator,
+    checkpoints: Checkpoints,
+    place: Workdir,
+    record: Mapping[str, str],
+    start: Bundle | None,
+) -> State:
+    """Returns the state that a run goes on from, and moves its batches to there.
+
+    Args:
+      state: of step 0; what is returned where there is nothing else.
+      batches: at their beginning.
+      checkpoints: of which the newest counts, before all else.
+      place: their workdir.
+      record: what the newest one must have been made from.
+      start: the bundle that the run starts from where it has no checkpoint.
+
+    Raises:
+      UserError: no checkpoint can be read or it was made from something else, or the bundle does not fit.
+    """
+    restored = checkpoints.restore(state)
+    if not restored:
+        return with_params(state, matching_parts(start, state.params)) if start else state
+    state, data_state, before = restored
+    check_record(place, before, record)
+    batches.set_state(data_state)
+    _tell("resumed at step %d", int(state.step))
+    return state
+
+
+def look(config: Config, task: Task, params: Any, log: Log, step: int) -> None:
+    """Logs what is due after a step of what averaged parameters can do: values on held-out data, and figures."""
+    if _due(step, config.steps, config.eval_every):
+        log.metrics(step, {f"eval/{name}": float(value) for name, value in task.evaluate(params)})
+    if _due(step, config.steps, config.figures_every):
+        for name, figure in task.figures(params):
+            log.figure(step, name, figure)
 
 
 def check_batch(config: Config) -> None:
@@ -289,27 +323,6 @@ class _Running:
                 "--config.optimizer.learning_rate and start again from it"
             )
         return values
-
-
-class _Profile:
-    """Traces the steps that `config.profile` asks for, counted from the first one of this start."""
-
-    def __init__(self, config: Config, workdir: Workdir, first: int) -> None:
-        begin = first + config.profile.start
-        self._steps = range(begin, begin + config.profile.steps) if is_first() else range(0)
-        self._folder = str(workdir.local / "profile")
-
-    def before(self, step: int) -> None:
-        """Starts the trace with its first step."""
-        if self._steps and step == self._steps[0]:
-            jax.profiler.start_trace(self._folder)
-
-    def after(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Ends the trace with its last step."""
-        if self._steps and step == self._steps[-1]:
-            jax.block_until_ready(metrics)
-            jax.profiler.stop_trace()
-            _LOG.info("the profile of steps %d to %d is in %s", self._steps[0], step, self._folder)
 
 
 def _meter(config: Config, jaxpr: Any) -> Meter:

@@ -1,13 +1,15 @@
-"""What a run tells of itself: JSON lines, TensorBoard, Weights & Biases, and how fast it is."""
+"""What a run tells of itself: JSON lines, TensorBoard, Weights & Biases, how fast it is, and where its time goes."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -17,8 +19,13 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import Config
 from rdm_jax.training.workdir import METRICS, Workdir
 
+_LOG = logging.getLogger(__name__)
+
 TENSORBOARD = "tensorboard"
 FIGURES = "figures"
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Takes (step, steps, metrics)."""
 
 
 class Meter:
@@ -67,19 +74,20 @@ class Meter:
 
 
 class Log:
-    """Writes metrics and figures of the first process; the other processes' calls do nothing.
+    """Writes metrics and figures of the first process; the other processes' calls only report.
 
     Args:
       workdir: gets metrics.jsonl, tensorboard/ and figures/.
       config: of the run; `wandb` is a project's name, or empty for none.
       first: the step that comes next; what was written of it and later ones, before a kill, is taken back.
+      report: called with all metrics, in every process.
 
     Raises:
       UserError: `wandb` is asked for and not installed.
     """
 
-    def __init__(self, workdir: Workdir, config: Config, first: int = 1) -> None:
-        self._workdir = workdir
+    def __init__(self, workdir: Workdir, config: Config, first: int, report: Report) -> None:
+        self._workdir, self._steps, self._report = workdir, config.steps, report
         self._board: Any = None
         self._wandb = None
         if not is_first():
@@ -91,16 +99,11 @@ class Log:
         if config.wandb:
             self._wandb = _wandb_run(config, workdir)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes values of a step."""
-        if not is_first():
-            return
-        self._workdir.append(METRICS, {"step": step, **values})
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        self._flush()
-        if self._wandb:
-            self._wandb.log(dict(values), step=step)
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Writes and reports values of a step."""
+        if is_first():
+            self._write(step, values)
+        self._report(step, self._steps, values)
 
     def figure(self, step: int, name: str, figure: UInt8[np.ndarray, "h w 3"]) -> None:
         """Writes a picture of a step as figures/NAME-STEP.png."""
@@ -117,11 +120,40 @@ class Log:
         if self._wandb:
             self._wandb.finish()
 
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self._workdir.append(METRICS, {"step": step, **values})
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._flush()
+        if self._wandb:
+            self._wandb.log(dict(values), step=step)
+
     def _flush(self) -> None:
         self._board.flush()
         if self._workdir.is_remote:
             for file in (self._workdir.local / TENSORBOARD).iterdir():
                 self._workdir.publish(str(Path(TENSORBOARD) / file.name))
+
+
+class Profile:
+    """Traces the steps that `config.profile` asks for, counted from the first one of this start."""
+
+    def __init__(self, config: Config, workdir: Workdir, first: int) -> None:
+        begin = first + config.profile.start
+        self._steps = range(begin, begin + config.profile.steps) if is_first() else range(0)
+        self._folder = str(workdir.local / "profile")
+
+    def before(self, step: int) -> None:
+        """Starts the trace with its first step."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+
+    def after(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Ends the trace with its last step."""
+        if self._steps and step == self._steps[-1]:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            _LOG.info("the profile of steps %d to %d is in %s", self._steps[0], step, self._folder)
 
 
 def _before(lines: bytes, first: int) -> bytes:
