@@ -8,50 +8,23 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.training.config import load_config
 from rdm_jax.training.export import export_run
 from rdm_jax.training.loop import train
-
-CONFIG = str(Path(__file__).parent.parent.parent / "configs/style_scenes/autoencoder.py")
+from tests.helpers import tiny_run
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for i in range(24):
-        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
-        Image.fromarray(colours).resize((16, 16)).save(folder / f"{i}.png")
-    return folder
+    return tiny_run.draw_pictures(tmp_path_factory.mktemp("loop") / "pictures")
 
 
 def config_for(pictures: Path, *overrides: str) -> ConfigDict:
-    return load_config(
-        CONFIG,
-        [
-            f"data.source={pictures}",
-            "data.split=",
-            "data.held_out=",
-            f"data.data_dir={pictures.parent / 'cache'}",
-            "data.size=16",
-            "crop=8",
-            "batch_size=4",
-            "log_every=1",
-            "eval_every=0",
-            "checkpoint_every=2",
-            "model.ch=4",
-            "model.ch_mult=[1, 2]",
-            "model.num_groups=2",
-            "model.z_channels=2",
-            "model.embed_dim=2",
-            "optimizer.warmup=1",
-            *overrides,
-        ],
-    )
+    settings = tiny_run.overrides(pictures, pictures.parent / "cache", {"optimizer.warmup": 1})
+    return load_config(tiny_run.CONFIG, [*settings, *overrides])
 
 
 def run(config: ConfigDict, workdir: Path, **options):

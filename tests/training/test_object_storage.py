@@ -10,12 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+
+from tests.helpers import tiny_run
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parents[2]
 SERVER = shutil.which("gcp-storage-emulator", path=str(BIN))
 
 pytestmark = pytest.mark.skipif(not SERVER, reason="gcp-storage-emulator is not installed")
@@ -61,29 +60,8 @@ def rdm(environment, cache, *arguments):
 
 
 def train(environment, cache, source, workdir, steps):
-    settings = {
-        "data.source": source,
-        "data.data_dir": cache / "data",
-        "data.split": "",
-        "data.held_out": "",
-        "data.size": 16,
-        "crop": 8,
-        "batch_size": 4,
-        "log_every": 1,
-        "eval_every": 0,
-        "figures_every": 2,
-        "checkpoint_every": 2,
-        "model.ch": 4,
-        "model.ch_mult": "[1, 2]",
-        "model.num_groups": 2,
-        "model.z_channels": 2,
-        "model.embed_dim": 2,
-        "optimizer.decay": "constant",
-        "steps": steps,
-    }
-    told = [f"--config.{name}={value}" for name, value in settings.items()]
-    config = str(ROOT / "configs/style_scenes/autoencoder.py")
-    return rdm(environment, cache, "train", "--config", config, "--workdir", workdir, *told)
+    settings = {"figures_every": 2, "optimizer.decay": "constant", "steps": steps}
+    return rdm(environment, cache, *tiny_run.command(source, cache / "data", workdir, settings))
 
 
 def hashes(environment, cache, workdir):
@@ -94,11 +72,7 @@ def hashes(environment, cache, workdir):
 def test_a_run_on_gs_goes_on_on_another_machine_and_ends_as_a_local_one(bucket, tmp_path):
     from gcsfs.core import GCSFileSystem
 
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(24):
-        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
+    pictures = tiny_run.draw_pictures(tmp_path / "pictures")
     system = GCSFileSystem(endpoint_url=bucket["STORAGE_EMULATOR_HOST"], token="anon")
     system.put(f"{pictures}/", "bucket/pictures/", recursive=True)
 

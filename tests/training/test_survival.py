@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
@@ -25,6 +24,7 @@ from rdm_jax.training.loop import check_record
 from rdm_jax.training.state import State
 from rdm_jax.training.watch import Watch
 from rdm_jax.training.workdir import Workdir
+from tests.helpers import tiny_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,38 +164,12 @@ def test_a_run_in_object_storage_keeps_its_files_there(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Returns a folder of 24 pictures."""
-    folder = tmp_path_factory.mktemp("survival") / "pictures"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(24):
-        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
-        Image.fromarray(colours).resize((16, 16)).save(folder / f"{i}.png")
-    return folder
+    return tiny_run.draw_pictures(tmp_path_factory.mktemp("survival") / "pictures")
 
 
 def command(pictures, workdir, *more):
-    settings = {
-        "data.source": pictures,
-        "data.data_dir": pictures.parent / "cache",
-        "data.split": "",
-        "data.held_out": "",
-        "data.size": 16,
-        "crop": 8,
-        "batch_size": 4,
-        "log_every": 1,
-        "eval_every": 0,
-        "figures_every": 0,
-        "checkpoint_every": 2,
-        "model.ch": 4,
-        "model.ch_mult": "[1, 2]",
-        "model.num_groups": 2,
-        "model.z_channels": 2,
-        "model.embed_dim": 2,
-        "optimizer.warmup": 1,
-    }
-    told = [f"--config.{name}={value}" for name, value in settings.items()]
-    config = str(ROOT / "configs/style_scenes/autoencoder.py")
-    return ["train", "--config", config, "--workdir", str(workdir), *told, *more]
+    settings = {"figures_every": 0, "optimizer.warmup": 1}
+    return [*tiny_run.command(pictures, pictures.parent / "cache", workdir, settings), *more]
 
 
 def environment():
