@@ -33,7 +33,6 @@ from rdm_jax.generator import Generator, join
 from rdm_jax.retrieval.database import Database
 
 REFERENCES = 5_000
-SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +85,8 @@ def pictures_of(source: Any, rows: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"
 def queries(database: Database, classes: Sequence[str], seed: int) -> list[int]:
     """Returns for each wanted class a random row of the database that has it."""
     folders = np.asarray(database.column("folder").to_pylist())
-    return [
-        int(np.random.default_rng([seed, i]).choice(np.flatnonzero(folders == name))) for i, name in enumerate(classes)
-    ]
+    rows = {name: np.flatnonzero(folders == name) for name in set(classes)}
+    return [int(np.random.default_rng([seed, i]).choice(rows[name])) for i, name in enumerate(classes)]
 
 
 def draw(
