@@ -246,8 +246,8 @@ _HEADER = ["", "compute", "memory", "network", "step", "bound by", "efficiency",
 
 
 def _row(one: Prediction) -> list[str]:
-    times = [_milliseconds(seconds) for seconds in (one.compute, one.memory, one.network)]
-    step = f"{_milliseconds(one.overlapped)} .. {_milliseconds(one.seconds)}"
+    times = [_duration(seconds) for seconds in (one.compute, one.memory, one.network)]
+    step = f"{_duration(one.overlapped)} .. {_duration(one.seconds)}"
     return [one.chip.name, *times, step, one.bound, _efficiency(one), "yes" if one.fits else "no"]
 
 
@@ -276,8 +276,10 @@ def _efficiency(one: Prediction) -> str:
     return f"{one.efficiency:.1%} .. {one.efficiency_overlapped:.1%}"
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:,.1f} ms"
+def _duration(seconds: float) -> str:
+    """Returns a duration with three digits or more, in milliseconds or, where it is shorter, in smaller units."""
+    unit, many = next(((unit, many) for unit, many in (("ms", 1e3), ("us", 1e6)) if seconds * many >= 1), ("ns", 1e9))
+    return f"{seconds * many:,.{1 if seconds * many >= 10 else 2}f} {unit}" if seconds else "0"
 
 
 def _size(count: float | int) -> str:

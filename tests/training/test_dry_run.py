@@ -189,6 +189,16 @@ def test_the_table_has_every_number() -> None:
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
+def test_the_table_of_a_tiny_model_has_times_above_zero() -> None:
+    chip = dataclasses.replace(CHIP, name="small")
+    times = Prediction(chip, compute=3.77e-7, memory=1.684e-6, network=12.5, fits=True)
+    idle = Prediction(chip, compute=2.5e-9, memory=0.0, network=0.0, fits=True)
+    text = dry.table(dataclasses.replace(report(), predictions=(times, idle)))
+    row, idle_row = (line.split() for line in text.splitlines() if line.split()[:1] == ["small"])
+    assert row[1:7] == ["377.0", "ns", "1.68", "us", "12,500.0", "ms"]
+    assert idle_row[1:5] == ["2.50", "ns", "0", "0"]
+
+
 def test_meshes_and_batches_that_do_not_fit() -> None:
     assert dry.parse_mesh("32x8") == (32, 8)
     for wrong in ("32", "32x8x2", "ax8", "0x8", "32x-1"):
