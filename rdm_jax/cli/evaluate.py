@@ -136,10 +136,9 @@ def _judge(args: argparse.Namespace) -> Judge:
 
 def _write(out: Path, record: dict[str, Any], judged: dict[str, Judged], title: str) -> Path:
     """Writes the tables, the grid and, last of all, results.json; shows the tables."""
-    import json
-
     from rdm_jax.cli import outputs
     from rdm_jax.cli.png import encode_png
+    from rdm_jax.core import files
     from rdm_jax.evaluation import report
 
     with outputs.run_folder(out) as folder:
@@ -147,7 +146,7 @@ def _write(out: Path, record: dict[str, Any], judged: dict[str, Judged], title: 
         if grid is not None:
             outputs.write_new(folder / "grid.png", encode_png(grid))
         outputs.write_new(folder / "results.md", report.markdown(record, title).encode())
-        outputs.write_new(folder / "results.json", (json.dumps(record, indent=2) + "\n").encode())
+        outputs.write_new(folder / "results.json", files.json_bytes(record))
     sys.stdout.write(report.screen(record) + "\n")
     return folder
 

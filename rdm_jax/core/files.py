@@ -60,7 +60,12 @@ def share(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns a value as indented JSON that ends its last line."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 @contextlib.contextmanager

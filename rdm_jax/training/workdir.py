@@ -94,7 +94,7 @@ class Workdir:
         Raises:
           UserError: it cannot be written.
         """
-        self.write(name, (json.dumps(value, indent=2) + "\n").encode())
+        self.write(name, files.json_bytes(value))
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Adds a line of JSON to a file; object storage, which cannot add, has the file written anew."""
