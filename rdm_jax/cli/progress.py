@@ -46,7 +46,7 @@ class _NoteHandler(logging.Handler):
 
 
 class Progress:
-    """Shows how far a task is: a tqdm bar on a terminal, a line every few seconds elsewhere.
+    """Shows how far a task is: a tqdm bar on a terminal, a line every few seconds and one at the end elsewhere.
 
     Functions of the package take it as `progress`: they call it with (done, total) as the work goes on.
 
@@ -60,6 +60,7 @@ class Progress:
         self._start: float | None = None
         self._last = 0.0
         self._before = 0  # done when the clock started, by a run before
+        self._ended = 0  # the total whose end was told
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Shows that `done` of `total` units are done; `total` may be unknown. The clock starts with the first call."""
@@ -87,9 +88,14 @@ class Progress:
             self._bar = tqdm(desc=self._label, total=total, unit=self._unit, file=sys.stderr, dynamic_ncols=True)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.refresh()  # an update alone is drawn only where the last one is a while ago
 
     def _say(self, done: int, total: int | None, start: float) -> None:
         now = time.monotonic()
+        if done == total:
+            self._say_end(done, now - start)
+            return
         if now - self._last < self._seconds:
             return
         self._last = now
@@ -99,6 +105,11 @@ class Progress:
         else:
             left = format_seconds((total - done) / rate)
             note(f"{self._label}: {done}/{total} {self._unit}s, {rate:.3g} a second, {left} left")
+
+    def _say_end(self, total: int, seconds: float) -> None:
+        if total != self._ended:
+            note(f"{self._label}: {total}/{total} {self._unit}s in {format_seconds(seconds)}")
+        self._ended = total
 
 
 def format_seconds(seconds: float) -> str:

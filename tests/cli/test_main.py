@@ -188,6 +188,25 @@ def test_progress_says_a_line_now_and_then_where_there_is_no_terminal(capsys, mo
     assert capsys.readouterr().err == "rdm: drawing: 6/10 steps, 1 a second, 4.0 s left\n"
 
 
+def test_progress_says_once_that_all_is_done_however_soon_after_the_last_line(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 6.0, 6.5, 6.6])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress("embedding", unit="row")
+    for done in (0, 48640, 50000, 50000):
+        progress(done, 50000)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" rows")[0] for line in lines] == ["rdm: embedding: 48640/50000", "rdm: embedding: 50000/50000"]
+    assert lines[-1].endswith(" in 6.5 s")
+
+
+def test_a_bar_that_nobody_closes_shows_its_end(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress("embedding")
+    for done in range(11):
+        progress(done, 10)
+    assert "10/10" in capsys.readouterr().err
+
+
 def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Progress("drawing") as progress:
