@@ -10,25 +10,29 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import PREPROCESSING, Bundle
+from rdm_jax.conditions import Condition, Context
+from rdm_jax.conditions.base import at_share
 from rdm_jax.core import trees
 from rdm_jax.core.calls import Call, made, parse_call
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
-from rdm_jax.diffusion.denoiser import Apply, Denoiser, StepInfo, make_denoiser
+from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import SPACINGS
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.guides import Asked, Networks, bent, parts_of
 from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_unet
+from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
 
 # Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
 DECODED_PIXELS = 2**20
@@ -60,6 +64,12 @@ class Settings:
       width: of a picture in pixels.
       spacing: which times the sampler visits; its own choice if empty.
       guides: what bends the run, each as `guides.open_guides` reads it.
+      conditions: what is shown beside the query, each as `conditions.open_conditions` reads it.
+      guidance_from: the share of the time, counted from the picture (0) to noise (1), where guidance begins.
+      guidance_to: where it ends; outside, steps are drawn without guidance.
+      guidance_rescale: how much of guidance's contrast is taken back, in [0, 1].
+      init: a picture that the run starts from, or a .npy file of the noise it starts from; "" for noise of its own.
+      strength: how noisy that picture is made, as a share of the steps: 1 leaves nothing of it.
     """
 
     condition: str
@@ -75,6 +85,12 @@ class Settings:
     width: int
     spacing: str = ""
     guides: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    guidance_from: float = 0.0
+    guidance_to: float = 1.0
+    guidance_rescale: float = 0.0
+    init: str = ""
+    strength: float = 1.0
 
 
 def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: int) -> Settings:
@@ -88,7 +104,7 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
     Raises:
       UserError: a value is out of its range.
     """
-    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, "spacing": "", "guides": ()}
+    defaults = {"condition": "neighbors", "num_images": 1, "seed": 0, **OPTIONAL}
     defaults["neighbors"] = config["conditioning"]["neighbors"]
     defaults |= {key: value for key, value in config["sampling"].items() if key in Settings.__annotations__}
     values = defaults | {key: value for key, value in given.items() if value is not None}
@@ -111,8 +127,19 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
     _check_at_least_one("batch_size", values["batch_size"])
     if values["condition"] == "text":
         values["neighbors"] = 0
+    for name in ("guidance_from", "guidance_to", "guidance_rescale"):
+        _check_share(name, values[name])
+    if values["guidance_from"] > values["guidance_to"]:
+        raise UserError(
+            f"guidance from {values['guidance_from']} to {values['guidance_to']} is no interval; "
+            "time is counted from the picture, 0, to noise, 1"
+        )
+    if not 0 < values["strength"] <= 1:
+        raise UserError(f"strength {values['strength']} is out of range; give a share above 0, up to 1")
     return Settings(**{key: type_(values[key]) for key, type_ in _TYPES.items()})
 
+
+OPTIONAL = {field.name: field.default for field in dataclasses.fields(Settings) if field.default != dataclasses.MISSING}
 
 _TYPES = {
     "condition": str,
@@ -126,14 +153,18 @@ _TYPES = {
     "seed": int,
     "height": int,
     "width": int,
-    "spacing": str,
-    "guides": tuple,
+    **{name: type(value) for name, value in OPTIONAL.items()},
 }
 
 
 def _check_at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise UserError(f"{name.replace('_', ' ')} {value} is too small; use 1 or more")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name.replace('_', ' ')} {value} is out of range; give a share from 0 to 1")
 
 
 def _even_batches(pictures: int, pixels: int) -> int:
@@ -240,9 +271,34 @@ def denoiser_from(
     """
     apply = _apply(unet, params)
     if scale is None:
-        return make_denoiser(apply, context, prediction)
+        return make_denoiser(apply, Condition(context), prediction)
     nothing = jnp.zeros_like(context[:1]) if null is None else jnp.broadcast_to(jnp.asarray(null), context[:1].shape)
-    return classifier_free_denoiser(apply, context, nothing, scale, prediction)
+    return classifier_free_denoiser(apply, Condition(context), Condition(nothing), scale, prediction)
+
+
+def conditioned_denoiser(unet: Any, params: Any, inputs: Inputs, prediction: str, *, guided: bool) -> Denoiser:
+    """Returns the denoiser of a network under all conditions of a run, as its course has them at each step.
+
+    Args:
+      unet: the network's module.
+      params: its parameters, without the "params" level.
+      inputs: the conditions; the steps' coefficients are `conditions.Course.of` it.
+      prediction: what the network predicts, a name in `diffusion.parameterization.PREDICTIONS`.
+      guided: whether the null condition and the further ones are asked; otherwise what is given alone.
+    """
+    apply, context = _apply(unet, params), inputs.context
+
+    def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+        """Returns what the network says under the conditions of a step."""
+        scale, share, null_share = (info.coefficients[name] for name in ("guidance", "share", "null_share"))
+        given, null = at_share(context.given, share), at_share(context.null, null_share)
+        if not guided:
+            return make_denoiser(apply, given, prediction)(x_t, info)
+        also = [(at_share(one, share), by) for one, by in zip(context.also, inputs.also, strict=True)]
+        guide = classifier_free_denoiser(apply, given, null, scale, prediction, also=also, rescale=inputs.rescale)
+        return guide(x_t, info)
+
+    return denoiser
 
 
 def null_token(config: Mapping[str, Any]) -> Float[np.ndarray, " d"] | None:
@@ -252,11 +308,12 @@ def null_token(config: Mapping[str, Any]) -> Float[np.ndarray, " d"] | None:
 
 
 def _apply(unet: Any, params: Any) -> Apply:
-    def apply(x: Float[Array, "b h w c"], t: Array, context: Float[Array, "b n d"]) -> Float[Array, "b h w o"]:
+    def apply(x: Float[Array, "b h w c"], t: Array, condition: Condition) -> Float[Array, "b h w o"]:
+        """Returns the network's output under a condition."""
         # What is made of the parameters alone (kernels transformed, or widened from bfloat16) would otherwise be made
         # for the whole network before the first step, and held through all of them.
         tied, x = jax.lax.optimization_barrier((params, x))
-        return unet.apply({"params": tied}, x, t, context)
+        return unet.apply({"params": tied}, x, t, condition.tokens, condition.weights)
 
     return apply
 
@@ -294,6 +351,28 @@ def decoder_from(
     return decode
 
 
+def encoder_from(
+    autoencoder: Any, latents: Mapping[str, Any]
+) -> Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b h2 w2 c"]]:
+    """Returns the function (parameters, pictures in [-1, 1]) to latents of the diffusion model, the posterior's mean.
+
+    Args:
+      autoencoder: the first stage's module.
+      latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale.
+    """
+    scale = float(latents["scale"])
+    shift = jnp.asarray(latents.get("shift", 0.0), jnp.float32).reshape(1, 1, 1, -1)
+    full = autoencoder.clone(dtype="float32")
+
+    def encode(params: Any, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps pictures to latents."""
+        encoded = full.apply({"params": params}, pictures, method="encode")
+        z = split_moments(encoded)[0] if isinstance(full, AutoencoderKL) else encoded
+        return (z - shift) * scale
+
+    return encode
+
+
 def latent_shape(unet: Any, autoencoder: Any, height: int, width: int) -> tuple[int, int, int]:
     """Returns (h, w, c) of the latent of a picture.
 
@@ -321,7 +400,8 @@ class Shape:
       chunk: steps in one call.
       batch: pictures in one call.
       latent: (h, w, c) of a latent.
-      tokens: (n, d) of a picture's context tokens.
+      context: the form of the conditions (`conditions.Context`).
+      rescaled: whether guidance's contrast is taken back.
       guides: the forms of the guides (`guides.Asked`).
     """
 
@@ -331,74 +411,110 @@ class Shape:
     chunk: int
     batch: int
     latent: tuple[int, int, int]
-    tokens: tuple[int, int]
+    context: tuple[Any, ...]
+    rescaled: bool = False
     guides: tuple[Any, ...] = ()
+
+
+@flax.struct.dataclass
+class Inputs:
+    """What a chunk of a run is computed from, beside the parameters and the carry; all of it may change.
+
+    Attributes:
+      context: the conditions of the batch's pictures.
+      infos: the chunk's steps, their course among the coefficients.
+      step_keys: [s, b, 2] the key data of their noise; None where none is drawn.
+      also: the scale of each further condition.
+      rescale: how much of guidance's contrast is taken back; None leaves that out.
+      guides: the inputs of each guide.
+      noise: [b, h, w, c] what the run started from; None without guides.
+    """
+
+    context: Context
+    infos: StepInfo
+    step_keys: Any = None
+    also: tuple[Any, ...] = ()
+    rescale: Any = None
+    guides: tuple[dict[str, Any], ...] = ()
+    noise: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is compiled for one shape: noise from keys, one chunk of the sampler's steps, and the decoder."""
+    """What is compiled for one shape: the run's start, one chunk of the sampler's steps, and the decoder."""
 
     start: Callable[..., Any]
     advance: Callable[..., Any]
     decode: Callable[..., Any]
 
 
-def compile_program(bundle: Bundle, shape: Shape, steps: StepInfo, asked: Sequence[Asked] = ()) -> Program:
+def start_program(shape: Shape) -> Callable[..., Any]:
+    """Returns the function that starts a run of a shape, as it is traced.
+
+    It maps image keys [b], what the run starts from [1 or b, h, w, c] and its two factors to the sampler's carry, the
+    noise [b, h, w, c], and the key data [fresh, b, 2] of the steps' own noise or None.
+    """
+
+    def start(keys: Key[Array, " b"], latent: Array, alpha: Array, sigma: Array) -> tuple[Any, Array, Array | None]:
+        """Returns the first carry, at alpha latent + sigma noise."""
+        noise = normal(keys, shape.latent)
+        carry = shape.sampler.init(alpha * latent + sigma * noise)
+        if not shape.fresh:
+            return carry, noise, None
+        numbers = StepInfo(t=jnp.zeros(shape.fresh), t_next=jnp.zeros(shape.fresh), coefficients={})
+        return carry, noise, jax.random.key_data(samplers.with_keys(numbers, keys).keys)
+
+    return start
+
+
+def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[Asked] = ()) -> Callable[..., Any]:
+    """Returns the function that takes a run some steps on, as it is traced.
+
+    It maps the parameters of the parts that are read, `Inputs` and a carry to the carry after the chunk and the x0
+    [b, h, w, c] that was predicted last.
+    """
+    decode = decoder_from(bundle.autoencoder, bundle.config["latents"])
+    prediction = bundle.config["diffusion"]["prediction"]
+
+    def advance(params: Any, inputs: Inputs, carry: Any) -> tuple[Any, Array]:
+        """Returns the carry after the chunk's steps, and its preview."""
+        infos = inputs.infos
+        if inputs.step_keys is not None:
+            infos = dataclasses.replace(infos, keys=jax.random.wrap_key_data(inputs.step_keys))
+        denoiser = conditioned_denoiser(bundle.unet, params["unet"], inputs, prediction, guided=shape.guided)
+        networks = Networks(bundle, params, lambda x0: decode(params["autoencoder"], x0))
+        hooks: tuple[StepHook, ...] = ()
+        if asked:
+            denoiser, hooks = bent(denoiser, asked, networks, inputs.guides, inputs.noise)
+        return samplers.sample_chunk(shape.sampler, infos, carry, denoiser, hooks)
+
+    return advance
+
+
+def compile_program(bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[Asked] = ()) -> Program:
     """Compiles what draws pictures of one shape.
 
     Args:
       bundle: the model.
       shape: what the program is for.
-      steps: any plan of the shape's sampler, for the names and types of its coefficients.
+      inputs: of any chunk of the shape, for the names, shapes and types of what is in it; its `step_keys` and `noise`
+        are made here.
       asked: guides of the shape's forms.
 
     Returns:
-      start: image keys [b] to (the sampler's carry, key data [fresh, b, 2] or None).
-      advance: (parameters of the parts that are read, tokens, guidance scale, (steps, key data), the carry, the guides'
-        inputs and the run's first noise) to the carry `chunk` steps on.
-      decode: (autoencoder parameters, latents) to pictures [b, h, w, 3].
+      see `start_program` and `chunk_program`; `decode` maps (autoencoder parameters, latents) to pictures.
     """
-    config, sampler, unet = bundle.config, shape.sampler, bundle.unet
-    decode = decoder_from(bundle.autoencoder, config["latents"])
-
-    def start(keys: Key[Array, " b"]) -> tuple[Any, Array | None]:
-        """Returns the sampler's first carry, and the key data of the noise of its steps where there is any."""
-        carry = sampler.init(normal(keys, shape.latent))
-        if not shape.fresh:
-            return carry, None
-        numbers = StepInfo(t=jnp.zeros(shape.fresh), t_next=jnp.zeros(shape.fresh), coefficients={})
-        return carry, jax.random.key_data(samplers.with_keys(numbers, keys).keys)
-
-    def advance(
-        params: Any,
-        tokens: Float[Array, "b n d"],
-        scale: Float[Array, ""],
-        part: tuple[StepInfo, UInt32[Array, "s b 2"] | None],
-        carry: Any,
-        bends: tuple[tuple[dict[str, Any], ...], Float[Array, "b h w c"]] | None,
-    ) -> Any:
-        """Returns the carry after the steps of `part`."""
-        infos, step_keys = part
-        if step_keys is not None:
-            infos = dataclasses.replace(infos, keys=jax.random.wrap_key_data(step_keys))
-        guidance = scale if shape.guided else None
-        prediction = config["diffusion"]["prediction"]
-        denoiser = denoiser_from(unet, params["unet"], tokens, guidance, prediction, null_token(config))
-        networks = Networks(bundle, params, lambda x0: decode(params["autoencoder"], x0))
-        denoiser, hooks = bent(denoiser, asked, networks, *bends) if bends else (denoiser, ())
-        return samplers.sample_chunk(sampler, infos, carry, denoiser, hooks)[0]
-
-    keys = image_keys(0, jnp.arange(shape.batch))
-    carry, step_keys = jax.eval_shape(start, keys)
-    tokens = jax.ShapeDtypeStruct((shape.batch, *shape.tokens), jnp.float32)
-    scale = jax.ShapeDtypeStruct((), jnp.float32)
-    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((shape.chunk, *x.shape[1:]), x.dtype), (steps, step_keys))
+    start, advance = start_program(shape), chunk_program(bundle, shape, asked)
+    decode = decoder_from(bundle.autoencoder, bundle.config["latents"])
+    keys, number = image_keys(0, jnp.arange(shape.batch)), jax.ShapeDtypeStruct((), jnp.float32)
+    latent = jax.ShapeDtypeStruct((1, *shape.latent), jnp.float32)
+    carry, noise, step_keys = jax.eval_shape(start, keys, latent, number, number)
+    chunk_keys = step_keys and jax.ShapeDtypeStruct((shape.chunk, *step_keys.shape[1:]), step_keys.dtype)
+    inputs = dataclasses.replace(inputs, step_keys=chunk_keys, noise=noise if asked else None)
     params = {name: bundle.params[name] for name in ("unet", *parts_of(asked))}
-    bends = (tuple(one.inputs for one in asked), carry.x) if asked else None
     options = COMPILER_OPTIONS.get(jax.default_backend())
     return Program(
-        start=jax.jit(start).lower(keys).compile(options),
-        advance=jax.jit(advance).lower(params, tokens, scale, part, carry, bends).compile(options),
+        start=jax.jit(start).lower(keys, latent, number, number).compile(options),
+        advance=jax.jit(advance).lower(params, inputs, carry).compile(options),
         decode=jax.jit(decode).lower(bundle.params["autoencoder"], carry.x).compile(options),
     )

@@ -14,7 +14,7 @@ FLOORS = (
     {"core"},
     {"diffusion", "models"},
     {"guidance", "retrieval", "data", "convert", "bundle"},
-    {"generator", "factory", "guides", "editing"},
+    {"generator", "factory", "guides", "conditions", "editing"},
     {"training", "evaluation"},
     {"cli", "studio", "__main__"},
 )

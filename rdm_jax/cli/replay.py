@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
     from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
-    from rdm_jax.retrieval.retriever import Neighbors
+    from rdm_jax.retrieval.retriever import Neighbors, Retriever
 
 HELP = """Draws a picture again from the parameters inside its PNG.
 
@@ -84,7 +84,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
 
     try:
         told = record["settings"]
-        settings = Settings(**{**told, "guides": tuple(told.get("guides", ()))})
+        lists = {name: tuple(told.get(name, ())) for name in ("guides", "conditions")}
+        settings = Settings(**{**told, **lists})
         model, entry, index = record["model"], record["database"], int(record["index"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.file} carries damaged parameters ({error})") from error
@@ -96,11 +97,9 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     size = settings.batch_size
     query = query_vector(record)[None]
     found = _neighbors(generator, database, record, query, same) if database else None
-    return (
-        generator,
-        database,
-        Plan(settings, [record["prompt"]], query, found, indices=[index] * size, rows=[0] * size),
-    )
+    run = generator.open_run(settings, _retriever(generator, database) if database else None)
+    plan = Plan(settings, [record["prompt"]], query, found, indices=[index] * size, rows=[0] * size, run=run)
+    return generator, database, plan
 
 
 def _neighbors(
@@ -108,17 +107,22 @@ def _neighbors(
 ) -> Neighbors:
     """Returns the recorded neighbours from the same database, or those that another one gives."""
     from rdm_jax.cli.outputs import neighbor_names
-    from rdm_jax.retrieval.retriever import Neighbors, Retriever
+    from rdm_jax.retrieval.retriever import Neighbors
 
     if not same:
-        retriever = Retriever(generator.encoder, database.databases, database.weights)
-        return retriever.retrieve(query, record["settings"]["neighbors"])
+        return _retriever(generator, database).retrieve(query, record["settings"]["neighbors"])
     for one in database.databases:
         one.check_encoder(generator.encoder.identity)
     ids = np.array(record["neighbors"]["ids"], np.int64)
     scores = np.array(record["neighbors"]["scores"], np.float32)
     names = neighbor_names(record, database)
     return Neighbors(ids[None], scores[None], database.embeddings(names, ids)[None], names[None])
+
+
+def _retriever(generator: Generator, database: Mixture) -> Retriever:
+    from rdm_jax.retrieval.retriever import Retriever
+
+    return Retriever(generator.encoder, database.databases, database.weights)
 
 
 def _specs(entry: dict[str, Any]) -> list[str]:

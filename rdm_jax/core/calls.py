@@ -9,6 +9,8 @@ from typing import Any
 
 from rdm_jax.core.errors import UserError, unknown
 
+OR_A_LIST: Mapping[str, bool] = {"list": True}  # metadata of a number's field that may be a list of them
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -59,9 +61,23 @@ def made(kinds: Mapping[str, type], call: Call, what: str) -> Any:
         if option not in fields:
             raise unknown(f"option of {what} {call.name}:", option, fields)
         default = fields[option].default
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number if isinstance(default, int | float) else isinstance(value, type(default))):
+        fits = _is_number(value) or (_is_list(value) and "list" in fields[option].metadata)
+        if not (fits if isinstance(default, int | float) else isinstance(value, type(default))):
             kind = "a number" if isinstance(default, int | float) else "a text in quotes"
             raise UserError(f"{what} {call.name}: {option}={value!r} is not {kind}; its default is {default!r}")
     options = {name: float(value) if isinstance(value, int) else value for name, value in call.options.items()}
     return kinds[call.name](**options)
+
+
+def described(name: str, kind: type, remark: str) -> str:
+    """Returns two lines that say what a name takes and does: its options with their defaults, its docstring."""
+    options = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(kind))
+    return f"{name}({options})\n    {' '.join((kind.__doc__ or '').split())} [{remark}]"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))

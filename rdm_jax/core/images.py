@@ -50,10 +50,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
     """Resizes the shorter side to `size` (bicubic, antialiased) and crops the centre to a square."""
-    if image.shape[:2] == (size, size):
+    return fit(image, size, size)
+
+
+def fit(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Resizes a picture until it fills height x width (bicubic, antialiased) and crops its centre to that."""
+    if image.shape[:2] == (height, width):
         return image
-    fitted = ImageOps.fit(Image.fromarray(image), (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(fitted)
+    return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), method=Image.Resampling.BICUBIC))
 
 
 def to_float(images: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

@@ -1,10 +1,13 @@
 """Classifier-free guidance: Ho & Salimans 2022 (https://arxiv.org/abs/2207.12598), away from the unconditional.
 
-The scale is CompVis's: 0 is unconditional, 1 conditional, above 1 guided; w + 1 where w is the paper's (eq. 6).
+The scale is CompVis's: 0 is unconditional, 1 conditional, above 1 guided; w + 1 where w is the paper's (eq. 6). Several
+conditions have a scale each (Liu et al. 2022, https://arxiv.org/abs/2206.01714, eq. 11), and what guidance adds in
+contrast can be taken back (Lin et al. 2023, https://arxiv.org/abs/2305.08891, eq. 14-16).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,7 +27,10 @@ def classifier_free(unconditional: Denoiser, scale: Float[Array, ""] | Float[Arr
     """
 
     def guide(conditional: Denoiser) -> Denoiser:
+        """Returns the guided denoiser."""
+
         def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+            """Returns what both say, extrapolated."""
             without, given = unconditional(x_t, info), conditional(x_t, info)
             # x0 is affine in eps and the weights add up to 1, so x0 is mixed alike: x_t = alpha x0 + sigma eps still
             # holds, and nothing is divided by an alpha that may be near 0.
@@ -40,11 +46,19 @@ def classifier_free(unconditional: Denoiser, scale: Float[Array, ""] | Float[Arr
 
 
 def classifier_free_denoiser(
-    apply: Apply, context: Any, null_context: Any, scale: Float[Array, ""] | Float[Array, " b"], kind: str
+    apply: Apply,
+    context: Any,
+    null_context: Any,
+    scale: Float[Array, ""] | Float[Array, " b"],
+    kind: str,
+    *,
+    also: Sequence[tuple[Any, Any]] = (),
+    rescale: Float[Array, ""] | None = None,
 ) -> Denoiser:
-    """Returns the guided denoiser that asks the network once a step, with a batch of [null, condition].
+    """Returns the guided denoiser that asks the network once a step, with a batch of [null, condition, also ...].
 
-    It equals `classifier_free(make_denoiser(apply, null_context, kind), scale)(make_denoiser(apply, context, kind))`;
+    Without `also` and `rescale` it equals
+    `classifier_free(make_denoiser(apply, null_context, kind), scale)(make_denoiser(apply, context, kind))`;
     one call of twice the batch is what accelerators do faster, at the cost of its memory.
 
     Args:
@@ -53,22 +67,44 @@ def classifier_free_denoiser(
       null_context: what stands for no condition: the same tree, each array of a shape that broadcasts to its partner's.
       scale: one for all, or one for each image; finite, may be traced.
       kind: what the network predicts, a name in `parameterization.PREDICTIONS`.
+      also: further conditions, the same trees, with their scales: each adds scale (said - said under null).
+      rescale: the share of the way back to the standard deviation that the network's output has under `context`, in
+        [0, 1]; None leaves it.
     """
+    scales = [scale, *(one for _, one in also)]
 
-    def both(null: Array, given: Array) -> Array:
-        return jnp.concatenate([jnp.broadcast_to(null, given.shape).astype(given.dtype), given])
+    def stacked(null: Array, *given: Array) -> Array:
+        """Returns one array of a tree for the whole batch."""
+        shape = given[0].shape
+        return jnp.concatenate([jnp.broadcast_to(each, shape).astype(given[0].dtype) for each in (null, *given)])
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
+        """Returns what the network says under all conditions, put together."""
         t = jnp.broadcast_to(info.t, x_t.shape[:1])
-        contexts = jax.tree.map(both, null_context, context)
-        output = apply(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), contexts).astype(x_t.dtype)
-        without, given = jnp.split(output, 2)
+        contexts = jax.tree.map(stacked, null_context, context, *(one for one, _ in also))
+        copies = 2 + len(also)
+        output = apply(jnp.concatenate([x_t] * copies), jnp.concatenate([t] * copies), contexts).astype(x_t.dtype)
+        without, given, *others = jnp.split(output, copies)
         # A network that says the variance too says it under the condition: nothing is led away from there.
         channels = x_t.shape[-1]
-        guided = _extrapolate(without[..., :channels], given[..., :channels], scale)
+        away, there = without[..., :channels], given[..., :channels]
+        guided = away
+        for said, one in zip([there, *(other[..., :channels] for other in others)], scales, strict=True):
+            guided = guided + per_image(jnp.asarray(one), x_t.ndim) * (said - away)
+        if rescale is not None:
+            guided = with_contrast(guided, there, rescale)
         return read_output(jnp.concatenate([guided, given[..., channels:]], axis=-1), x_t, info, kind)
 
     return denoiser
+
+
+def with_contrast(
+    guided: Float[Array, "b h w c"], given: Float[Array, "b h w c"], share: Float[Array, ""]
+) -> Float[Array, "b h w c"]:
+    """Returns what is a share of the way from `guided` to the same with the standard deviation of `given`."""
+    axes = tuple(range(1, given.ndim))
+    wanted, has = (jnp.std(each, axis=axes, keepdims=True) for each in (given, guided))
+    return guided * (1.0 + share * (wanted / jnp.maximum(has, 1e-12) - 1.0))
 
 
 def _extrapolate(without: Array, given: Array, scale: Array) -> Array:

@@ -28,6 +28,19 @@ FOLD = 0x5D6  # this file's number among those that draw from a step's keys
 
 
 @dataclasses.dataclass(frozen=True)
+class Text:
+    """A text to be near to.
+
+    Attributes:
+      vector: [b, d] or one for all, in the encoder's space.
+      weight: of the cosine to it; weights are numbers or [b].
+    """
+
+    vector: Any
+    weight: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class Reference:
     """A picture to be near to, and in what.
 
@@ -44,32 +57,30 @@ class Reference:
     style: Any = 0.0
 
 
-def semantic(
-    encode: Encode, text: Float[Array, "#b d"] | None = None, text_weight: Any = 0.0, reference: Reference | None = None
-) -> Objective:
-    """Returns the weighted sum of the terms as one objective.
+def semantic(encode: Encode, terms: Sequence[Text | Reference]) -> Objective:
+    """Returns the weighted sum of all terms as one objective, with one look at x_t for them together.
 
     Args:
       encode: the encoder of noisy pictures.
-      text: the vector of a text in the encoder's space, for each image or one for all; None for none.
-      text_weight: of the cosine to it; weights are numbers or [b].
-      reference: a picture and what of it counts; needs a plan with keys. None for none.
+      terms: texts, and pictures with what of them counts; the latter need a plan with keys.
     """
 
+    def near(term: Text | Reference, vector: Array, maps: Sequence[Array], info: StepInfo, t: Array) -> Array:
+        """Returns the weighted likeness [b] of what was seen to one term."""
+        if isinstance(term, Text):
+            return term.weight * cosine(vector, term.vector)
+        shape = (len(t), *jnp.shape(term.x0)[1:])
+        wanted, wanted_maps = jax.lax.stop_gradient(encode(renoised(term.x0, shape, info), t))
+        pairs = list(zip(maps, wanted_maps, strict=True))
+        structure = sum(_mean_square(a, b) for a, b in pairs)
+        style = sum(_mean_square(gram(a), gram(b)) for a, b in pairs)
+        return term.content * cosine(vector, wanted) - term.structure * structure - term.style * style
+
     def measure(x_t: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, " b"]:
+        """Returns the weighted sum of the likenesses of each x_t."""
         t = jnp.broadcast_to(info.t, x_t.shape[:1])
         vector, maps = encode(x_t, t)
-        total = jnp.zeros(len(x_t))
-        if text is not None:
-            total += text_weight * cosine(vector, text)
-        if reference is not None:
-            wanted, wanted_maps = jax.lax.stop_gradient(encode(renoised(reference.x0, x_t.shape, info), t))
-            total += reference.content * cosine(vector, wanted)
-            total -= reference.structure * sum(map(_mean_square, maps, wanted_maps))
-            total -= reference.style * sum(
-                _mean_square(gram(a), gram(b)) for a, b in zip(maps, wanted_maps, strict=True)
-            )
-        return total
+        return jnp.sum(jnp.stack([near(term, vector, maps, info, t) for term in terms]), axis=0)
 
     return Objective(measure, 1.0)
 

@@ -23,6 +23,7 @@ def attend(
     v: Float[Array, "b m h d"],
     implementation: Implementation = None,
     causal: bool = False,
+    bias: Float[Array, "b #n m"] | None = None,
 ) -> Float[Array, "b n h d"]:
     """Returns softmax(q k^T / sqrt(d)) v of each head, the softmax in float32 (https://arxiv.org/abs/1706.03762).
 
@@ -33,20 +34,24 @@ def attend(
       implementation: passed to `jax.nn.dot_product_attention`; on the CPU, None computes it with the heads before the
         tokens, which is several times as fast there, and one head after another where the weights of all are large.
       causal: a token sees only itself and those before it.
+      bias: added to the logits of all heads, for each query or one for all of them.
     """
     if implementation is not None or jax.default_backend() != "cpu":
-        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+        added = None if bias is None else bias[:, None]
+        return jax.nn.dot_product_attention(q, k, v, bias=added, is_causal=causal, implementation=implementation)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
     if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= WEIGHTS:
-        return jnp.swapaxes(_attend_heads(q, k, v, causal), 1, 2)
-    one = functools.partial(_attend_heads, causal=causal)
+        return jnp.swapaxes(_attend_heads(q, k, v, causal, None if bias is None else bias[:, None]), 1, 2)
+    one = functools.partial(_attend_heads, causal=causal, bias=bias)
     out = jax.lax.map(lambda head: one(*head), tuple(jnp.moveaxis(x, 1, 0) for x in (q, k, v)))
     return jnp.moveaxis(out, 0, 2)
 
 
-def _attend_heads(q: Array, k: Array, v: Array, causal: bool) -> Array:
+def _attend_heads(q: Array, k: Array, v: Array, causal: bool, bias: Array | None) -> Array:
     """Returns the attention of scaled queries [..., n, d] to keys and values [..., m, d]."""
     logits = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits += bias
     if causal:
         logits = jnp.where(jnp.tri(*logits.shape[-2:], dtype=bool), logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
@@ -62,7 +67,9 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n c"], context: Float[Array, "b m d"]) -> Float[Array, "b n c"]:
+    def __call__(
+        self, x: Float[Array, "b n c"], context: Float[Array, "b m d"], bias: Float[Array, "b #n m"] | None = None
+    ) -> Float[Array, "b n c"]:
         """Maps queries from `x` [b, n, c], keys and values from `context` [b, m, d], to [b, n, c]."""
 
         def project(tokens: Array, name: str) -> Array:
@@ -71,7 +78,7 @@ class Attention(nn.Module):
             return flat.reshape(*tokens.shape[:2], self.num_heads, self.head_channels)
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
-        out = attend(q, k, v, self.implementation)
+        out = attend(q, k, v, self.implementation, bias=bias)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(out.reshape(*x.shape[:2], -1))
 
 
@@ -95,13 +102,15 @@ class TransformerBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n c"], context: Float[Array, "b m d"]) -> Float[Array, "b n c"]:
-        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d]."""
+    def __call__(
+        self, x: Float[Array, "b n c"], context: Float[Array, "b m d"], bias: Float[Array, "b #n m"] | None = None
+    ) -> Float[Array, "b n c"]:
+        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d], with a bias of the attention to it."""
         heads = x.shape[-1] // self.head_channels
         settings = (heads, self.head_channels, self.implementation, self.dtype)
         h = LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = x + Attention(*settings, name="attn1")(h, h)
-        x = x + Attention(*settings, name="attn2")(LayerNorm(dtype=self.dtype, name="norm2")(x), context)
+        x = x + Attention(*settings, name="attn2")(LayerNorm(dtype=self.dtype, name="norm2")(x), context, bias)
         return x + GatedFeedForward(self.dtype, name="ff")(LayerNorm(dtype=self.dtype, name="norm3")(x))
 
 
@@ -118,14 +127,16 @@ class SpatialTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b m d"]) -> Float[Array, "b h w c"]:
-        """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d]."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: Float[Array, "b m d"], bias: Float[Array, "b #n m"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d], with a bias for each of the h w pixels."""
         b, h, w, c = x.shape
         tokens = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x).reshape(b, h * w, c)
         tokens = nn.Dense(c, dtype=self.dtype, name="proj_in")(tokens)
         for i in range(self.depth):
             block = TransformerBlock(self.head_channels, self.implementation, self.dtype, name=f"block_{i}")
-            tokens = block(tokens, context)
+            tokens = block(tokens, context, bias)
         zeros = nn.initializers.zeros
         tokens = nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="proj_out")(tokens)
         return x + tokens.reshape(b, h, w, c)

@@ -6,10 +6,12 @@ what is left. It names classes, or gives a vector in a CLIP's space (https://arx
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
@@ -81,3 +83,9 @@ class NoisedEncoder(nn.Module):
         h = nn.silu(GroupNorm(self.num_groups, EPSILON, dtype, name="norm_out")(h))
         heads = h.shape[-1] // self.num_head_channels
         return AttentionPool(heads, self.features, dtype, name="pool")(h).astype(jnp.float32)
+
+
+def split_logits(logits: Float[Array, "b f"], names: Mapping[str, Sequence[str]]) -> dict[str, Float[Array, "b _"]]:
+    """Returns {attribute: logits [b, classes]} of the network's vector."""
+    ends = np.cumsum([len(classes) for classes in names.values()])[:-1].tolist()
+    return dict(zip(names, jnp.split(logits, ends, axis=1), strict=True))

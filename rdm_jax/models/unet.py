@@ -17,6 +17,8 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample, timestep_embedding
 
+LEAST_WEIGHT = 1e-30  # what a token's weight of 0 stands for
+
 
 class UNet(nn.Module):
     """A U-Net of residual blocks with transformers at chosen levels and always one in the middle.
@@ -73,6 +75,7 @@ class UNet(nn.Module):
         x: Float[Array, "b h w c"],
         t: Real[Array, " b"],
         context: Float[Array, "b n d"],
+        weights: Float[Array, "b n"] | Float[Array, "b h w n"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "b h w o"]:
@@ -83,6 +86,10 @@ class UNet(nn.Module):
           t: [b] times in [0, 1000), integer or continuous.
           context: [b, n, context_dim] tokens, any number, whose order does not matter. No tokens (n = 0) are the same
             as tokens of zeros.
+          weights: how often each token counts in every attention to the context, at least 0: 1 each if None, 2 for one
+            that is given twice, 0 for one that is not there, and any number in between (M-VADER,
+            https://arxiv.org/abs/2212.02936). [b, h, w, n] gives each pixel its own: coarser levels see their means
+            (eDiff-I's paint-with-words, https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax).
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
@@ -95,7 +102,7 @@ class UNet(nn.Module):
         attention_class = transform(SpatialTransformer)
         if context.shape[1] == 0:
             # Keys and values have no bias: a token of zeros adds nothing, and a softmax over nothing would be NaN.
-            context = jnp.zeros((context.shape[0], 1, context.shape[2]), context.dtype)
+            context, weights = jnp.zeros((context.shape[0], 1, context.shape[2]), context.dtype), None
         context = context.astype(dtype)
 
         emb = timestep_embedding(t, self.model_channels).astype(dtype)
@@ -118,7 +125,7 @@ class UNet(nn.Module):
                 dtype,
                 name=name,
             )
-            return block(h, context)
+            return block(h, context, None if weights is None else attention_bias(weights, x.shape[1] // h.shape[1]))
 
         last = len(self.channel_mult) - 1
         h = Conv3x3(self.model_channels, dtype=dtype, name="in_0_conv")(x)
@@ -168,3 +175,20 @@ class UNet(nn.Module):
                     f"num_head_channels={self.num_head_channels} does not divide {width} channels; "
                     "choose a divisor of the channels of every level with attention"
                 )
+
+
+def attention_bias(weights: Float[Array, "b n"] | Float[Array, "b h w n"], factor: int) -> Float[Array, "b m n"]:
+    """Returns the logarithms of tokens' weights, what a softmax's logits take to count its terms so often.
+
+    Args:
+      weights: at least 0; of each token, or of each token at each pixel.
+      factor: how many pixels there go to one of the level's, in height and in width.
+
+    Returns:
+      for every pixel of the level, row by row, [b, h w / factor ** 2, n], or [b, 1, n] for all of them.
+    """
+    if weights.ndim == 4:
+        b, h, w, n = weights.shape
+        weights = weights.reshape(b, h // factor, factor, w // factor, factor, n).mean(axis=(2, 4))
+    # A softmax over nothing but minus infinities would be NaN.
+    return jnp.log(jnp.maximum(weights, LEAST_WEIGHT)).reshape(weights.shape[0], -1, weights.shape[-1])

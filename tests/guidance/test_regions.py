@@ -1,4 +1,4 @@
-"""What is known stays: inpainting, projection and ILVR with every sampler; thresholding; interleaved guidance."""
+"""What is known stays: inpainting, projection and ILVR with every sampler; thresholding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Prediction
-from rdm_jax.diffusion.samplers import SAMPLERS, num_steps, sample, with_keys
+from rdm_jax.diffusion.samplers import SAMPLERS, sample, with_keys
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.ilvr import ilvr, low_pass
 from rdm_jax.guidance.inpainting import inpainting
-from rdm_jax.guidance.interleaved import interleaved
 from rdm_jax.guidance.projection import known_region
 from rdm_jax.guidance.thresholding import dynamic_thresholding, static_thresholding
 from tests.guidance.test_gradient import info_at, mixture
@@ -83,17 +82,3 @@ def test_the_dynamic_threshold_shrinks_by_the_quantile_and_leaves_what_lies_with
     largest = np.quantile(np.abs(np.asarray(x[0])), 0.8)
     np.testing.assert_allclose(got[0], np.clip(x[0], -largest, largest) / largest, atol=1e-6)
     np.testing.assert_array_equal(got[1], x[1])
-
-
-def test_interleaved_steps_follow_the_text_in_their_share():
-    def constant(value):
-        return lambda x, info: Prediction(x0=jnp.full_like(x, value), eps=jnp.full_like(x, value))
-
-    plan = SAMPLERS["ddim"](spacing="trailing").plan(SCHEDULE, 8)
-    guide = interleaved(constant(1.0), constant(2.0), jnp.float32(3.0), jnp.float32(5.0), jnp.float32(0.25), plan.t)
-    told = []
-    for i in range(num_steps(plan)):
-        info = info_at(int(plan.t[i]))
-        told.append(float(guide(constant(10.0))(NOISE, info).eps[0, 0, 0, 0]))
-    by_text, by_neighbors = 1.0 + 3.0 * 9.0, 2.0 + 5.0 * 8.0
-    assert told == [by_neighbors, by_neighbors, by_neighbors, by_text] * 2

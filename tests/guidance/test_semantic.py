@@ -11,7 +11,7 @@ import pytest
 
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.guidance.gradient import gradient_guidance
-from rdm_jax.guidance.semantic import Reference, gram, renoised, semantic
+from rdm_jax.guidance.semantic import Reference, Text, gram, renoised, semantic
 from tests.guidance.test_gradient import info_at, mixture
 
 KEYS = image_keys(0, jnp.arange(4))
@@ -53,31 +53,31 @@ def by_hand(i):
 def test_the_terms_are_those_of_the_paper():
     expected = np.array([by_hand(i) for i in range(4)])
     alone = [
-        semantic(encode, TEXT, 1.0),
-        semantic(encode, reference=Reference(REFERENCE, content=1.0)),
-        semantic(encode, reference=Reference(REFERENCE, structure=1.0)),
-        semantic(encode, reference=Reference(REFERENCE, style=1.0)),
+        semantic(encode, [Text(TEXT, 1.0)]),
+        semantic(encode, [Reference(REFERENCE, content=1.0)]),
+        semantic(encode, [Reference(REFERENCE, structure=1.0)]),
+        semantic(encode, [Reference(REFERENCE, style=1.0)]),
     ]
     for column, one in enumerate(alone):
         np.testing.assert_allclose(one.measure(X, INFO), expected[:, column], rtol=1e-4)
     weights = np.array([2.0, -1.0, 0.5, 3.0])
-    whole = semantic(encode, TEXT, 2.0, Reference(REFERENCE, content=-1.0, structure=0.5, style=3.0))
+    whole = semantic(encode, [Text(TEXT, 2.0), Reference(REFERENCE, content=-1.0, structure=0.5, style=3.0)])
     np.testing.assert_allclose(whole.measure(X, INFO), expected @ weights, rtol=1e-4)
 
 
 def test_a_reference_that_is_as_noisy_as_the_picture_is_met():
     same = renoised(REFERENCE, X.shape, INFO)
-    told = semantic(encode, reference=Reference(REFERENCE, content=1.0, structure=1.0, style=1.0)).measure(same, INFO)
+    told = semantic(encode, [Reference(REFERENCE, content=1.0, structure=1.0, style=1.0)]).measure(same, INFO)
     np.testing.assert_allclose(told, 1.0, atol=1e-6)
 
 
 def test_images_do_not_see_each_other_and_their_noise_is_their_own():
     # The released code's Gram matrices mix the batch.
-    guide = gradient_guidance([semantic(encode, TEXT, 5.0, Reference(REFERENCE, 5.0, 5.0, 5.0))])
+    guide = gradient_guidance([semantic(encode, [Text(TEXT, 5.0), Reference(REFERENCE, 5.0, 5.0, 5.0)])])
     together = guide(mixture)(X, INFO)
     for i in (0, 3):
         alone = gradient_guidance(
-            [semantic(encode, TEXT[i : i + 1], 5.0, Reference(REFERENCE[i : i + 1], 5.0, 5.0, 5.0))]
+            [semantic(encode, [Text(TEXT[i : i + 1], 5.0), Reference(REFERENCE[i : i + 1], 5.0, 5.0, 5.0)])]
         )(mixture)(X[i : i + 1], dataclasses.replace(INFO, keys=KEYS[i : i + 1]))
         np.testing.assert_allclose(alone.eps[0], together.eps[i], rtol=1e-4, atol=1e-5)
     assert gram(encode(X, jnp.full(4, 400))[1][0]).shape == (4, 6, 6)
@@ -85,18 +85,18 @@ def test_images_do_not_see_each_other_and_their_noise_is_their_own():
 
 def test_weights_of_images_mix_modes_in_one_batch():
     off = jnp.array([0.0, 1.0, 0.0, 1.0])
-    led = gradient_guidance([semantic(encode, TEXT, off)])(mixture)(X, INFO)
-    plain, full = mixture(X, INFO), gradient_guidance([semantic(encode, TEXT, 1.0)])(mixture)(X, INFO)
+    led = gradient_guidance([semantic(encode, [Text(TEXT, off)])])(mixture)(X, INFO)
+    plain, full = mixture(X, INFO), gradient_guidance([semantic(encode, [Text(TEXT, 1.0)])])(mixture)(X, INFO)
     np.testing.assert_allclose(led.eps[::2], plain.eps[::2], atol=1e-6)
     np.testing.assert_allclose(led.eps[1::2], full.eps[1::2], atol=1e-6)
 
 
 def test_a_step_along_the_gradient_comes_nearer_in_every_term():
     for one in (
-        semantic(encode, TEXT, 1.0),
-        semantic(encode, reference=Reference(REFERENCE, content=1.0)),
-        semantic(encode, reference=Reference(REFERENCE, structure=1.0)),
-        semantic(encode, reference=Reference(REFERENCE, style=1.0)),
+        semantic(encode, [Text(TEXT, 1.0)]),
+        semantic(encode, [Reference(REFERENCE, content=1.0)]),
+        semantic(encode, [Reference(REFERENCE, structure=1.0)]),
+        semantic(encode, [Reference(REFERENCE, style=1.0)]),
     ):
         slope = jax.grad(lambda x, one=one: one.measure(x, INFO).sum())(X)
         assert (one.measure(X + 0.05 * slope, INFO) > one.measure(X, INFO)).all()
@@ -104,4 +104,18 @@ def test_a_step_along_the_gradient_comes_nearer_in_every_term():
 
 def test_a_reference_needs_keys():
     with pytest.raises(ValueError, match="give the plan its keys"):
-        semantic(encode, reference=Reference(REFERENCE, 1.0)).measure(X, info_at(400))
+        semantic(encode, [Reference(REFERENCE, 1.0)]).measure(X, info_at(400))
+
+
+def test_all_terms_share_one_look_at_the_picture():
+    looks = []
+
+    def counted(x, t):
+        looks.append(x.shape)
+        return encode(x, t)
+
+    terms = [Text(TEXT, 1.0), Text(-TEXT, 0.5), Reference(REFERENCE, 1.0), Reference(-REFERENCE, 0.0, 2.0, 3.0)]
+    together = gradient_guidance([semantic(counted, terms)])(mixture)(X, INFO)
+    assert len(looks) == 3  # x_t, and each reference
+    apart = gradient_guidance([semantic(encode, [term]) for term in terms])(mixture)(X, INFO)
+    np.testing.assert_allclose(together.eps, apart.eps, rtol=1e-4, atol=1e-5)

@@ -94,8 +94,8 @@ def noised_latents(
     return per_image(alpha, x0.ndim) * x0 + per_image(sigma, x0.ndim) * noise, t
 
 
-def open_model(config: Config, progress: Progress) -> tuple[Bundle, Latents, Latents, Schedule]:
-    """Returns the model `config.base`, the latents to train on and those to evaluate on, and its schedule.
+def open_model(config: Config, progress: Progress) -> dict[str, Any]:
+    """Returns what every such task has from `config`: its model, the latents to train and to evaluate on, the schedule.
 
     Raises:
       UserError: the bundle lacks an autoencoder or a U-Net.
@@ -106,4 +106,5 @@ def open_model(config: Config, progress: Progress) -> tuple[Bundle, Latents, Lat
     training, held_out = (
         open_latents(base, pictures, told, progress) for pictures in training_and_held_out(config.data, progress)
     )
-    return base, training, held_out, build_schedule(base.config["diffusion"])
+    schedule = build_schedule(base.config["diffusion"])
+    return {"config": config, "base": base, "latents": training, "held_out": held_out, "schedule": schedule}

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Int32, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
 from rdm_jax.models import build_noised_encoder
+from rdm_jax.models.noised_encoder import split_logits
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.base import Progress
@@ -82,30 +83,21 @@ class NoisedClassifierTask(NoisedTask):
         return named
 
 
-def split_logits(logits: Float[Array, "b f"], names: dict[str, list[str]]) -> dict[str, Float[Array, "b _"]]:
-    """Returns {attribute: logits [b, classes]} of the network's vector."""
-    ends = np.cumsum([len(classes) for classes in names.values()])[:-1].tolist()
-    return dict(zip(names, jnp.split(logits, ends, axis=1), strict=True))
-
-
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> NoisedClassifierTask:
     """Returns the task of `config`, whose `attributes` are those of the pictures that it learns to name.
 
     Raises:
       UserError: the model `config.base` lacks a part, or the pictures one of the attributes.
     """
-    base, training, held_out, schedule = open_model(config, progress)
+    common = open_model(config, progress)
+    training, held_out = common["latents"], common["held_out"]
     names = class_names(training.pictures.attributes, tuple(config.attributes))
     classes, held_out_classes = (labels(part.pictures.attributes, names, {}) for part in (training, held_out))
     features = sum(len(values) for values in names.values())
     sizes = {"in_channels": training.shape[-1], "features": features, "classes": names}
     settings = config.model.to_dict() | sizes
     return NoisedClassifierTask(
-        config=config,
-        base=base,
-        latents=training,
-        held_out=held_out,
-        schedule=schedule,
+        **common,
         module=build_noised_encoder(settings),
         settings=settings,
         classes=classes,

@@ -21,6 +21,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import cached_array
 from rdm_jax.diffusion.objective import by_bands
+from rdm_jax.guidance.semantic import cosine
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
@@ -79,20 +80,11 @@ class NoisedClipTask(NoisedTask):
             """Returns how often a vector finds its own picture's, and their mean cosine."""
             x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
             found = self.module.apply({"params": params["noised_clip"]}, x, t)
-            own = jnp.argmax(unit(found) @ unit(batch["vector"]).T, axis=1) == jnp.arange(len(found))
+            likeness = jax.vmap(lambda one: cosine(batch["vector"], one[None]))(found)
+            own = jnp.argmax(likeness, axis=1) == jnp.arange(len(found))
             return jnp.mean(own.astype(jnp.float32)), jnp.mean(cosine(found, batch["vector"]))
 
         return measured
-
-
-def unit(vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Returns vectors scaled to length 1."""
-    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def cosine(one: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """Returns the cosine of each pair of vectors."""
-    return jnp.sum(unit(one) * unit(other), axis=-1)
 
 
 def encode_pictures(
@@ -117,17 +109,14 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     Raises:
       UserError: the model `config.base` lacks a part.
     """
-    base, training, held_out, schedule = open_model(config, progress)
+    common = open_model(config, progress)
+    base, training, held_out = (common[name] for name in ("base", "latents", "held_out"))
     base.require("clip")
     told = functools.partial(progress, "encoding pictures")
     clean = [encode_pictures(base, latents, cache_folder(config.data), told) for latents in (training, held_out)]
     settings = config.model.to_dict() | {"in_channels": training.shape[-1], "features": clean[0].shape[1]}
     return NoisedClipTask(
-        config=config,
-        base=base,
-        latents=training,
-        held_out=held_out,
-        schedule=schedule,
+        **common,
         module=build_noised_encoder(settings),
         settings=settings,
         vectors=clean[0],

@@ -1,0 +1,192 @@
+"""What a guide is that can be asked for by name: a small dataclass whose options are its fields.
+
+`inputs` turns the options into arrays, once for a run; `bend` makes the mathematics of `rdm_jax.guidance` from those
+arrays while a program is traced. What is in `inputs` may change without a new program; what `static` names may not.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core import images
+from rdm_jax.core.errors import UserError
+from rdm_jax.diffusion.denoiser import Guide, StepHook
+from rdm_jax.guidance.gradient import Objective
+from rdm_jax.retrieval.encoder import ClipEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What guides are made for.
+
+    Attributes:
+      bundle: the model.
+      encoder: its CLIP.
+      latent: (h, w, c) of a picture's latent.
+      timesteps: the length of the schedule.
+      encode: pictures [b, h, w, 3] in [-1, 1] to latents as the network sees them.
+    """
+
+    bundle: Bundle
+    encoder: ClipEncoder
+    latent: tuple[int, int, int]
+    timesteps: int
+    encode: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture in pixels."""
+        factor = self.bundle.autoencoder.downsampling
+        return self.latent[0] * factor, self.latent[1] * factor
+
+    def text(self, text: str) -> Float[np.ndarray, "1 d"]:
+        """Returns a text's vector."""
+        return self.encoder.encode_texts([text])
+
+    def latent_of(self, file: str) -> Float[np.ndarray, "1 h w c"]:
+        """Returns a picture as the network sees it, fitted into the run's size."""
+        return self.encode(images.to_float(images.fit(read_picture(file), *self.size)[None]))
+
+    def mask_of(self, file: str) -> Float[np.ndarray, "1 h w 1"]:
+        """Returns a mask at the latents' size, in [0, 1]: the largest of the pixels that a latent stands for.
+
+        Raises:
+          UserError: the file is no picture, or not of the run's size.
+        """
+        factor = self.bundle.autoencoder.downsampling
+        pixels = read_mask(file, self.size)
+        height, width = self.latent[:2]
+        return pixels.reshape(1, height, factor, width, factor, 1).max(axis=(2, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """What guides ask.
+
+    Attributes:
+      bundle: the modules and their configuration.
+      params: {part: parameters}, which may be traced.
+      decode: latents to pictures in about [-1, 1].
+    """
+
+    bundle: Bundle
+    params: Any
+    decode: Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bend:
+    """What guides do to a run: objectives share a gradient, guides wrap the denoiser, hooks follow the steps."""
+
+    objectives: tuple[Objective, ...] = ()
+    guides: tuple[Guide, ...] = ()
+    hooks: tuple[StepHook, ...] = ()
+
+    def __add__(self, other: Bend) -> Bend:
+        """Returns both, in order."""
+        return Bend(self.objectives + other.objectives, self.guides + other.guides, self.hooks + other.hooks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind(abc.ABC):
+    """A guide with its options.
+
+    Attributes:
+      source: the paper, with section or equation.
+      needs: {part of the bundle: the config that trains it, or ""}.
+    """
+
+    source: ClassVar[str]
+    needs: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def static(self) -> tuple[Any, ...]:
+        """What a program is compiled for, beside the shapes of the inputs."""
+        return ()
+
+    @abc.abstractmethod
+    def inputs(self, scene: Scene) -> dict[str, Any]:
+        """Returns what changes from run to run, as arrays; raises UserError for options that cannot be.
+
+        A `PerImage` is handed to `bend` as the values of the batch's images.
+        """
+
+    @abc.abstractmethod
+    def bend(self, networks: Networks, inputs: dict[str, Any], noise: Array) -> Bend:
+        """Returns what the guide does, from parameters, inputs and the run's first noise that are being traced."""
+
+    @classmethod
+    def bend_all(cls, networks: Networks, asked: Sequence[tuple[Any, dict[str, Any]]], noise: Array) -> Bend:
+        """Returns what all guides of this kind do; each on its own, unless they share work."""
+        return sum((kind.bend(networks, inputs, noise) for kind, inputs in asked), Bend())
+
+    def finish(self, pictures: UInt8[np.ndarray, "b h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
+        """Returns the finished pictures as the guide leaves them; as they are, unless pixels are put back."""
+        return pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class PerImage:
+    """One number for every image of a run: the first for image 0, and over again from the end on."""
+
+    values: Float[np.ndarray, " n"]
+
+    def of(self, indices: Sequence[int] | np.ndarray) -> Float[np.ndarray, " b"]:
+        """Returns the numbers of some images."""
+        return self.values[np.asarray(indices) % len(self.values)]
+
+
+def per_image(value: float | list[float]) -> PerImage:
+    """Returns one number, or those of a list, as each image's own."""
+    return PerImage(np.atleast_1d(np.asarray(value, np.float32)))
+
+
+def read_picture(file: str) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Returns a picture's pixels; raises UserError where the file is none."""
+    try:
+        return images.decode(Path(file).expanduser().read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"cannot read {file} as a picture: {reason}") from error
+
+
+def read_mask(file: str, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Returns a mask in [0, 1] by the brightness of a picture, 1 where it is white.
+
+    Raises:
+      UserError: the file is no picture, or of another size (height, width).
+    """
+    pixels = read_picture(file)
+    if pixels.shape[:2] != size:
+        (height, width), (h, w) = size, pixels.shape[:2]
+        raise UserError(f"mask {file} is {w}x{h} and the picture {width}x{height} pixels; give one of that size")
+    return pixels.mean(axis=-1, dtype=np.float32) / 255.0
+
+
+def positive(name: str, value: float) -> float:
+    """Returns the value; raises UserError unless it is above 0 and finite."""
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name}={value} is out of range; give a number above 0")
+    return value
+
+
+def share(name: str, value: float) -> float:
+    """Returns the value; raises UserError unless it is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}={value} is out of range; give a share from 0 to 1")
+    return value
+
+
+def required(name: str, value: str, what: str) -> str:
+    """Returns the value; raises UserError if it is empty."""
+    if not value:
+        raise UserError(f"a guide lacks {name}; give it {what}, {name}='...'")
+    return value

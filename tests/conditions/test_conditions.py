@@ -1,0 +1,261 @@
+"""Conditions by name, on a tiny random model: each against what it promises, none recompiles a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation, Slerp
+
+from rdm_jax.conditions.base import Condition, Context, aligned, resampled
+from rdm_jax.conditions.composed import spread_evenly
+from rdm_jax.conditions.embeddings import slerp
+from rdm_jax.core.errors import UserError
+from rdm_jax.generator import Generator
+from rdm_jax.models.attention import Attention
+from rdm_jax.models.unet import attention_bias
+from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.encoder import ClipEncoder
+from tests.helpers import tiny
+
+PROMPT = "a red boat"
+
+
+class Scattered(ClipEncoder):
+    """Vectors that have nothing to do with each other: those of random weights all point one way."""
+
+    def encode_texts(self, texts):
+        return np.stack([self._vector(text.encode()) for text in texts])
+
+    def encode_images(self, images):
+        return np.stack([self._vector(np.ascontiguousarray(image).tobytes()) for image in images])
+
+    def _vector(self, data):
+        return np.random.default_rng(zlib.crc32(data)).standard_normal(tiny.WIDTH).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """A model that looks at its context."""
+    bundle = tiny.bundle()
+
+    def louder(path, leaf):
+        name = jax.tree_util.keystr(path)
+        return leaf * 4 if "attn2" in name or "proj_out" in name else leaf
+
+    unet = jax.tree_util.tree_map_with_path(louder, bundle.params["unet"])
+    opened = Generator.load(dataclasses.replace(bundle, params={**bundle.params, "unet": unet}))
+    return Generator(opened.bundle, Scattered(opened.bundle))
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory, generator):
+    folder = tmp_path_factory.mktemp("databases")
+    for seed, name in enumerate(("one", "two")):
+        build_database(tiny.Squares(12, seed), generator.encoder, folder / name, name=name)
+    return [folder / "one", folder / "two"]
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("masks")
+    for name, left, right in (("left", 255, 0), ("all", 255, 255), ("none", 0, 0), ("half", 128, 128)):
+        pixels = np.full((16, 16, 3), right, np.uint8)
+        pixels[:, :8] = left
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return {path.stem: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def draw(generator, databases):
+    def drawn(*conditions, prompt=PROMPT, **options):
+        settings = {"condition": "text+neighbors", "steps": 4, "batch_size": 2, "num_images": 2, **options}
+        return generator.sample(prompt, database=databases[0], conditions=conditions, **settings).images
+
+    return drawn
+
+
+def near(a, b, levels=1):
+    return np.abs(a.astype(int) - b.astype(int)).max() <= levels
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("also(prompt='a blue tree', scale=2)", "also(prompt='cat', scale=-1.5)"),
+        ("also(database='{two}', scale=2)",) * 2,
+        ("negative(prompt='a blue tree')", "negative(database='{two}')"),
+        ("interleave(query_scale=4, neighbor_scale=1, query_share=0.5)", "interleave(query_share=0.25)"),
+        ("weights(of_query=3)", "weights(of_query=0.5, of_neighbors=[0.0, 2.5])"),
+        ("region(mask='{left}', prompt='a blue tree')", "region(mask='{half}', database='{two}', weight=2)"),
+        ("interpolate(prompt='a blue tree', share=0.5)", "interpolate(database='{two}', share=0.8)"),
+        ("add(prompt='a blue tree', weight=0.7)", "add(prompt='cat', weight=-1)"),
+        ("switch(prompt='a blue tree', after=0.5)", "switch(database='{two}', after=0.25)"),
+    ],
+)
+def test_a_condition_changes_the_pictures_and_other_options_compile_nothing(
+    generator, draw, databases, masks, first, second
+):
+    first, second = (text.format(two=databases[1], **masks) for text in (first, second))
+    plain, changed = draw(), draw(first)
+    assert not near(plain, changed)
+    before = generator.compilations
+    again = draw(second)
+    assert generator.compilations == before
+    assert first == second or (again != changed).any()
+
+
+def test_what_changes_nothing_changes_nothing(draw, databases, masks):
+    plain = draw()
+    for text in (
+        "also(prompt='a blue tree', scale=0)",
+        "weights(of_query=2, of_neighbors=2)",
+        f"region(mask='{masks['none']}', prompt='a blue tree')",
+        "interpolate(prompt='a blue tree', share=0)",
+        "add(prompt='a blue tree', weight=0)",
+        "switch(prompt='a blue tree', after=1)",
+    ):
+        assert near(draw(text), plain), text
+    assert near(draw(guidance_rescale=1e-6), plain)
+
+
+def test_the_other_condition_alone_is_the_other_condition(draw, databases, masks):
+    other = draw(prompt="a blue tree")
+    for text in (
+        f"region(mask='{masks['all']}', prompt='a blue tree')",
+        "interpolate(prompt='a blue tree', share=1)",
+        "switch(prompt='a blue tree', after=0)",
+    ):
+        assert near(draw(text), other), text
+    # Twice the same condition with half the scale each is once the whole.
+    whole = draw(guidance_scale=3.0)
+    assert near(draw(f"also(prompt='{PROMPT}', scale=1.5)", guidance_scale=1.5), whole)
+    # Away from itself there is nothing to lead to.
+    assert near(draw(f"negative(prompt='{PROMPT}')", guidance_scale=5.0), draw(guidance_scale=1.0))
+
+
+def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
+    unet, params = generator.bundle.unet, {"params": generator.bundle.params["unet"]}
+    x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
+    tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
+    twice = unet.apply(params, x, t, tokens[:, [0, 0, 2]])
+    np.testing.assert_allclose(unet.apply(params, x, t, tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
+    spread = jnp.broadcast_to(jnp.array([2.0, 0.0, 1.0]), (2, 8, 8, 3))
+    np.testing.assert_allclose(unet.apply(params, x, t, tokens, spread), twice, atol=1e-5)
+    ones = unet.apply(params, x, t, tokens, jnp.ones((2, 3)))
+    np.testing.assert_allclose(ones, unet.apply(params, x, t, tokens), atol=1e-5)
+
+
+def test_a_region_acts_where_it_is_painted():
+    # One attention layer alone: through the whole network each pixel sees all others.
+    module = Attention(2, 4)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 16, 8)), jnp.float32)
+    tokens = jnp.asarray(np.random.default_rng(1).standard_normal((1, 5, 6)), jnp.float32)
+    params = module.init(jax.random.key(0), x, tokens)
+    mask = np.zeros((1, 8, 8, 1), np.float32)
+    mask[:, :, 4:] = 1.0
+    weights = np.concatenate([np.repeat(1.0 - mask, 2, -1), np.repeat(mask, 3, -1)], axis=-1)
+    out = module.apply(params, x, tokens, attention_bias(jnp.asarray(weights), 2)).reshape(4, 4, 8)
+    first, second = (module.apply(params, x, part).reshape(4, 4, 8) for part in (tokens[:, :2], tokens[:, 2:]))
+    np.testing.assert_allclose(out[:, :2], first[:, :2], atol=1e-5)
+    np.testing.assert_allclose(out[:, 2:], second[:, 2:], atol=1e-5)
+
+
+def test_guidance_within_an_interval(draw):
+    whole, none = draw(guidance_scale=4.0), draw(guidance_scale=1.0)
+    assert near(draw(guidance_scale=4.0, guidance_from=0.0, guidance_to=1.0), whole, 0)
+    # Four steps from 751 to 1: nothing is above 0.9.
+    assert near(draw(guidance_scale=4.0, guidance_from=0.9), none)
+    half = draw(guidance_scale=4.0, guidance_to=0.6)
+    assert not near(half, whole) and not near(half, none)
+
+
+def test_slerp_is_scipys():
+    ends = Rotation.from_rotvec([[0, 0, 0.2], [0, 0, 1.4]])
+    expected = Slerp([0, 1], ends)([0.0, 0.3, 1.0]).apply([2.0, 0.0, 0.0])
+    one, other = ends.apply([2.0, 0.0, 0.0])
+    found = [slerp(one[None], other[None], part)[0] for part in (0.0, 0.3, 1.0)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    same = np.array([[3.0, 4.0]])
+    np.testing.assert_allclose(slerp(same, same, 0.4), same, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(slerp(same, np.array([[0.0, 1.0]]), 0.5)), 3.0, atol=1e-6)
+
+
+def test_kinds_of_steps_are_spread_evenly():
+    assert spread_evenly(8, 0.25).tolist() == [False, False, False, True] * 2
+    assert spread_evenly(5, 0.0).sum() == 0 and spread_evenly(5, 1.0).all()
+    assert spread_evenly(10, 0.3).sum() == 3
+
+
+def test_weights_of_another_number_of_steps_are_interpolated():
+    np.testing.assert_allclose(resampled(5, [1.0, 0.0, 2.0]), [1.0, 0.5, 0.0, 1.0, 2.0])
+    np.testing.assert_allclose(resampled(3, [0.5]), [0.5] * 3)
+
+
+def test_conditions_of_other_sizes_are_filled_up_with_what_counts_for_nothing():
+    tokens = np.ones((2, 3, 4), np.float32)
+    context = aligned(
+        Context(Condition(tokens), Condition(tokens[:, :1]), (Condition(tokens[:, :2], later=tokens[:, :2]),))
+    )
+    assert context.null.tokens.shape == context.given.tokens.shape == context.also[0].later.shape == (2, 3, 4)
+    assert context.null.weights.tolist() == [[1, 0, 0]] * 2 and context.given.weights.tolist() == [[1, 1, 1]] * 2
+    plain = Context(Condition(tokens), Condition(tokens))
+    assert aligned(plain).given.weights is None and aligned(plain).null.later is None
+
+
+def test_learned_weights_mix_two_conditions(draw, tmp_path):
+    for name, values in (("own", [1.0] * 4), ("other", [0.0] * 4), ("half", [1.0, 1.0, 0.0, 0.0])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"weights": values}))
+    mixed = {
+        name: draw(f"mix(prompt='a blue tree', weights='{tmp_path / name}.json')") for name in ("own", "other", "half")
+    }
+    assert near(mixed["own"], draw())
+    assert near(mixed["other"], draw(prompt="a blue tree"))
+    assert near(mixed["half"], draw("switch(prompt='a blue tree', after=0.5)"), 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("als(prompt='a')", r"unknown condition 'als'; did you mean 'also'"),
+        ("region(prompt='a')", r"lacks mask"),
+        ("region(mask='nowhere.png')", r"cannot read nowhere.png"),
+        ("weights(of_neighbors=[1.0, 2.0, 3.0])", r"weights of 3 neighbors, and there are 2"),
+        ("weights(of_query=-1)", r"out of range"),
+        ("weights(of_query=0, of_neighbors=0)", r"not 0 for all"),
+        ("switch(after=2)", r"after=2.0 is out of range"),
+        ("mix(prompt='a', weights='nowhere.json')", r"cannot read weights from nowhere.json"),
+        ("negative(database='nowhere')", r"nowhere"),
+        ("add(weight=1)", r"add lacks what to add"),
+    ],
+)
+def test_what_cannot_be_is_refused(draw, asked, message):
+    with pytest.raises(UserError, match=message):
+        draw(asked)
+
+
+def test_a_mask_of_another_size_is_refused(draw, tmp_path):
+    Image.new("L", (20, 16)).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 and the picture 16x16 pixels"):
+        draw(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
+
+
+def test_interleaving_needs_both_conditions(generator):
+    with pytest.raises(UserError, match="interleave needs a query and neighbors"):
+        generator.plan(PROMPT, condition="text", conditions=["interleave()"])
+
+
+def test_every_query_has_the_condition_of_its_own(generator, databases):
+    options = {"database": databases[0], "condition": "text+neighbors", "steps": 2, "batch_size": 2}
+    both = generator.sample([PROMPT, "cat"], conditions=[f"also(database='{databases[1]}')"], **options)
+    alone = generator.sample(["cat"], conditions=[f"also(database='{databases[1]}')"], **options)
+    plan = generator.plan([PROMPT, "cat"], conditions=[f"also(database='{databases[1]}')"], **options)
+    assert len(plan.context.also[0].tokens) == 2
+    again = dataclasses.replace(plan, indices=[0], rows=[1])
+    assert near(next(generator.draw(again)).images, alone.images) and len(both.images) == 2
