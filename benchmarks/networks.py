@@ -16,7 +16,6 @@ import importlib
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import machine
+from rounds import interleave
 
 from rdm_jax.bundle import PREPROCESSING
 from rdm_jax.convert import clip, diffusers
@@ -196,19 +196,6 @@ def products(dtype: str) -> Mapping[str, Callable[[], Any]]:
             torch.cuda.synchronize()
 
     return {"product in JAX": lambda: jax.block_until_ready(multiply(ours, ours)), "product in PyTorch": run}
-
-
-def interleave(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Returns each program's seconds, one round of all programs after another, their order turned each time."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for round_ in range(repeats):
-        for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            time.sleep(0.02)
-            begin = time.perf_counter()
-            calls[name]()
-            times[name].append(time.perf_counter() - begin)
-    return times
 
 
 def operations(case: Case) -> float:

@@ -1,0 +1,1 @@
+"""What benchmarks/sampling.py measures, a table a file."""
