@@ -26,6 +26,7 @@ def get_config(data: str = "") -> Config:
         raise unknown("variant", data, ["imagenet"])
     config = load_config(str(PARENT)).unlock()
     config.task = "noised_classifier"
+    config.steps = 3_000  # it knows all that the noise leaves by then
     config.optimizer.weight_decay = 0.05
     config.attributes = ("subject", "colour", "style")
     config.model.dropout = 0.1

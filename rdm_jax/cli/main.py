@@ -33,6 +33,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "sample": Verb("rdm_jax.cli.sample", "draw pictures for prompts with the neighbours of a database"),
+    "edit": Verb("rdm_jax.cli.edit", "paint over, continue, vary, invert or re-mix a picture"),
     "replay": Verb("rdm_jax.cli.replay", "draw a picture again from the parameters inside its PNG"),
     "database": Verb("rdm_jax.cli.database", "build and look at databases of pictures to retrieve from"),
     "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbours of a training set ahead of time"),

@@ -5,27 +5,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
-import re
-import secrets
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rdm_jax.cli.progress import Progress, format_seconds, note
+from rdm_jax.cli import drawing
+from rdm_jax.cli.progress import format_seconds, note
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from rdm_jax.bundle import Bundle
-    from rdm_jax.generator import Generator, Plan, Result
+    from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
 
-DEFAULT_MODEL = "style-scenes"
-DEFAULT_OUT = "outputs"
 TOP_M = 0.01  # the share of rows that the original draws from
 
 HELP = """Draws pictures for prompts.
@@ -46,14 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
-    parser.add_argument(
-        "--database",
-        action="append",
-        default=[],
-        metavar="NAME|DIR[:WEIGHT]",
-        help="where neighbors come from (repeatable); with weights, the databases are drawn from together",
-    )
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     proposals = parser.add_argument_group("drawing without a prompt, by rows of the database")
     proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="draw N rows as queries")
     proposals.add_argument(
@@ -61,60 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     proposals.add_argument("--top-m", type=float, metavar="M", help="only the M most frequent rows, or that share")
     proposals.add_argument("--weighted", action="store_true", help="draw a row as often as it was a neighbor")
-    drawing = parser.add_argument_group("drawing (where nothing is given, the model's own settings hold)")
-    drawing.add_argument("--condition", metavar="C", help="neighbors, text, or text+neighbors")
-    drawing.add_argument("--neighbors", type=int, metavar="K", help="neighbors for each query")
-    drawing.add_argument("--num-images", type=int, metavar="N", help="pictures for each query (default: 1)")
-    drawing.add_argument("--batch-size", type=int, metavar="B", help="pictures drawn at once (default: up to 8)")
-    drawing.add_argument("--steps", type=int, metavar="S", help="sampling steps")
-    drawing.add_argument(
-        "--sampler",
-        metavar="NAME",
-        help="ddim, ddpm, plms, euler, heun, dpmpp_2s, dpmpp_2m, dpmpp_2m_sde or unipc; options as 'euler(churn=20)'",
-    )
-    drawing.add_argument(
-        "--spacing",
-        metavar="NAME",
-        help="the times it visits: compvis, leading, trailing, linspace, quadratic, karras or log_snr",
-    )
-    drawing.add_argument(
-        "--guide",
-        action="append",
-        default=[],
-        metavar="CALL",
-        help="bends the run, as \"clip(text='a storm', weight=50)\" (repeatable; --list-guides)",
-    )
-    drawing.add_argument("--list-guides", action=_ListGuides, help="say what guides there are, and stop")
-    drawing.add_argument("--eta", type=float, metavar="E", help="fresh noise in each step, 0 to 1")
-    drawing.add_argument("--guidance-scale", type=float, metavar="G", help="1 is none, more follows the query closer")
-    drawing.add_argument("--seed", type=int, metavar="I", help="drawn by chance, said and recorded where not given")
-    drawing.add_argument(
-        "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
-    )
-    drawing.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the model's config.json"
-    )
-    drawing.add_argument("--height", type=int, metavar="H", help="in pixels")
-    drawing.add_argument("--width", type=int, metavar="W", help="in pixels")
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--out", default=DEFAULT_OUT, metavar="DIR", help="the folder; a used one gets run-002/ (default: %(default)s)"
-    )
-    output.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG files")
-    output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
-    output.add_argument("--quiet", action="store_true", help="show no progress")
+    drawing.add_arguments(parser)
     _add_aliases(parser)
-
-
-class _ListGuides(argparse.Action):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(nargs=0, **options)
-
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from rdm_jax.guides import listed
-
-        sys.stdout.write(listed() + "\n")
-        parser.exit()
 
 
 def _add_aliases(parser: argparse.ArgumentParser) -> None:
@@ -162,23 +98,10 @@ def run(args: argparse.Namespace) -> None:
 
     outputs.check_writable(out)
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
-    databases = _open_databases(args.database, args.condition, generator.bundle)
+    databases = drawing.open_databases(args.database, args.condition, generator.bundle)
     plans = _plan(generator, args, prompts, images, databases)
-    _read_neighbors(databases, plans)
-    names = _folder_names(databases)
-    with outputs.run_folder(out, [name for name in names if name]) as folder:
-        drawn: list[tuple[str, Result]] = []
-        entries: list[dict[str, Any]] = []
-        try:
-            for database, plan, name in zip(databases, plans, names, strict=True):
-                drawn.append((name, _draw(generator, database, plan, folder, name, entries, args)))
-            if not args.skip_grid:
-                _write_sheets(folder, drawn, databases)
-        finally:
-            # Written for a run that was interrupted too: the pictures are there, and this says what they are.
-            if entries:
-                _write_run(folder, generator.bundle, databases, plans[0], entries)
-    note(f"{len(entries)} picture{'s' if len(entries) > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
+    folder, entries = drawing.write_run(generator, databases, plans, out, args)
+    note(f"{entries} picture{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
 
@@ -208,25 +131,6 @@ def _read_image(path: Path) -> tuple[str, np.ndarray]:
         raise UserError(f"cannot read image {path}: {error}") from error
 
 
-def _open_databases(names: Sequence[str], condition: str | None, model: Bundle) -> list[Mixture | None]:
-    """Returns the databases to draw from, one after another; a single None where the condition needs none."""
-    from rdm_jax.retrieval.database import Database
-    from rdm_jax.retrieval.mixture import Mixture, parse_weighted
-
-    sampling = model.config["sampling"]
-    if (condition or sampling.get("condition")) == "text":
-        if names:
-            note("warning: condition text uses no database; --database is left out")
-        return [None]
-    default = sampling.get("database")
-    known = Database.names()
-    if not names and not default and len(known) != 1:
-        raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
-    if any(parse_weighted(name)[1] is not None for name in names):
-        return [Mixture.open(names)]
-    return [Mixture.open([name]) for name in names or [default or known[0]]]
-
-
 def _plan(
     generator: Generator,
     args: argparse.Namespace,
@@ -235,7 +139,7 @@ def _plan(
     databases: list[Mixture | None],
 ) -> list[Plan]:
     """Returns the plan for each database; queries are encoded once."""
-    seed = secrets.randbits(32) if args.seed is None else args.seed
+    seed = drawing.seed_of(args)
     rows = _proposals(args, databases, seed)
     condition, neighbors = _conditions(args, generator.bundle, bool(rows))
     first = generator.plan(
@@ -243,19 +147,7 @@ def _plan(
         database=databases[0],
         images=[pixels for _, pixels in images],
         rows=rows,
-        condition=condition,
-        neighbors=neighbors,
-        num_images=args.num_images,
-        batch_size=args.batch_size,
-        steps=args.steps,
-        sampler=args.sampler,
-        eta=args.eta,
-        spacing=args.spacing,
-        guides=args.guide,
-        guidance_scale=args.guidance_scale,
-        seed=seed,
-        height=args.height,
-        width=args.width,
+        **{**drawing.options(args, seed), "condition": condition, "neighbors": neighbors},
     )
     labels = [label for label, _ in images]
     first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])
@@ -302,69 +194,3 @@ def _conditions(args: argparse.Namespace, bundle: Bundle, proposed: bool) -> tup
     if proposed and args.condition is None and args.neighbors is None:
         return condition, bundle.config["conditioning"]["neighbors"] + (own == "text+neighbors")
     return condition, args.neighbors
-
-
-def _read_neighbors(databases: list[Mixture | None], plans: list[Plan]) -> None:
-    """Reads what will be told and shown of neighbours: a damaged database fails before anything is drawn."""
-    for database, plan in zip(databases, plans, strict=True):
-        if database is not None and plan.neighbors is not None:
-            names, ids = plan.neighbors.databases.ravel(), plan.neighbors.ids.ravel()
-            database.items(names, ids)
-            database.thumbnails(names, ids)
-
-
-def _folder_names(databases: list[Mixture | None]) -> list[str]:
-    """Returns each database's sub-folder, "" where there is only one; names come from files and are not trusted."""
-    if len(databases) == 1:
-        return [""]
-    names = [re.sub(r"[^\w.-]+", "-", database.name).strip(".-") or "database" for database in databases if database]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"two databases are named {twice!r}; give each once, or rename one")
-    return names
-
-
-def _draw(
-    generator: Generator,
-    database: Mixture | None,
-    plan: Plan,
-    folder: Path,
-    name: str,
-    entries: list[dict[str, Any]],
-    args: argparse.Namespace,
-) -> Result:
-    """Draws a plan, writes each picture as soon as it is there, and adds what run.json says of it to `entries`."""
-    from rdm_jax.cli import outputs
-    from rdm_jax.cli.png import encode_png
-    from rdm_jax.generator import join
-
-    results = []
-    with Progress(f"drawing {name}".strip(), quiet=args.quiet) as progress:
-        for result in generator.draw(plan, progress):
-            results.append(result)
-            for image, record in zip(result.images, outputs.records(result, generator.bundle, database), strict=True):
-                file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
-                outputs.write_new(folder / file, encode_png(image, None if args.disable_metadata else record))
-                entries.append(outputs.run_entry(file, record, database))
-    return join(results)
-
-
-def _write_sheets(folder: Path, drawn: list[tuple[str, Result]], databases: list[Mixture | None]) -> None:
-    from rdm_jax.cli import outputs
-    from rdm_jax.cli.png import encode_png
-
-    outputs.write_new(folder / "grid.png", encode_png(outputs.grid_sheet(drawn)))
-    for (name, result), database in zip(drawn, databases, strict=True):
-        if database is not None:
-            sheet = outputs.neighbor_sheet(result, database)
-            outputs.write_new(folder / name / "neighbors.png", encode_png(sheet))
-
-
-def _write_run(
-    folder: Path, model: Bundle, databases: list[Mixture | None], plan: Plan, entries: list[dict[str, Any]]
-) -> None:
-    from rdm_jax.cli import outputs
-
-    opened = [database for database in databases if database is not None]
-    run = outputs.run_record(model, opened, plan, entries, planned=len(plan.indices) * len(databases))
-    outputs.write_new(folder / outputs.RUN, (json.dumps(run, indent=2) + "\n").encode())

@@ -18,7 +18,7 @@ from rdm_jax.guides.base import Bend, Kind, Networks, PerImage, Scene
 from rdm_jax.guides.classifier import Classifier
 from rdm_jax.guides.clip import Clip
 from rdm_jax.guides.ilvr import Ilvr
-from rdm_jax.guides.known import Inpaint, Project
+from rdm_jax.guides.known import Inpaint, Outpaint, Project
 from rdm_jax.guides.sdg import Sdg
 from rdm_jax.guides.thresholds import DynamicThreshold, Threshold
 
@@ -30,6 +30,7 @@ KINDS: dict[str, type[Kind]] = {
     "clip": Clip,
     "ilvr": Ilvr,
     "inpaint": Inpaint,
+    "outpaint": Outpaint,
     "project": Project,
     "threshold": Threshold,
     "dynamic_threshold": DynamicThreshold,

@@ -55,17 +55,6 @@ class Scene:
         """Returns a picture as the network sees it, fitted into the run's size."""
         return self.encode(images.to_float(images.fit(read_picture(file), *self.size)[None]))
 
-    def mask_of(self, file: str) -> Float[np.ndarray, "1 h w 1"]:
-        """Returns a mask at the latents' size, in [0, 1]: the largest of the pixels that a latent stands for.
-
-        Raises:
-          UserError: the file is no picture, or not of the run's size.
-        """
-        factor = self.bundle.autoencoder.downsampling
-        pixels = read_mask(file, self.size)
-        height, width = self.latent[:2]
-        return pixels.reshape(1, height, factor, width, factor, 1).max(axis=(2, 4))
-
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
@@ -167,7 +156,7 @@ def read_mask(file: str, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     pixels = read_picture(file)
     if pixels.shape[:2] != size:
         (height, width), (h, w) = size, pixels.shape[:2]
-        raise UserError(f"mask {file} is {w}x{h} and the picture {width}x{height} pixels; give one of that size")
+        raise UserError(f"mask {file} is {w}x{h} pixels and its picture {width}x{height}; give one of that size")
     return pixels.mean(axis=-1, dtype=np.float32) / 255.0
 
 

@@ -1,0 +1,121 @@
+"""`rdm edit`: a picture of one's own, painted over, continued, varied, inverted, or led to another condition."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rdm_jax.cli import drawing
+from rdm_jax.cli.progress import format_seconds, note
+
+HELP = """edit a picture
+
+  rdm edit img2img --image boat.png --prompt "a red boat" --database neon --strength 0.6
+  rdm edit inpaint --image boat.png --mask mask.png --prompt "a blue cat" --database poster
+  rdm edit outpaint --image boat.png --right 32 --prompt "a red boat" --database poster
+  rdm edit vary --image boat.png --database watercolour --num-images 4
+  rdm edit invert --image boat.png --prompt "a red boat" --database poster --out inverted
+  rdm edit mix --prompt "a red boat" --to "a blue boat" --database poster --num-images 4 --out mixed
+
+White in a mask is painted anew. Without a prompt the picture itself is the query."""
+
+ACTIONS = {
+    "img2img": "draw from a picture that is made noisy",
+    "inpaint": "paint anew what is white in a mask",
+    "outpaint": "continue a picture beyond its edges",
+    "vary": "draw others like a picture",
+    "invert": "find a picture's noise, and draw other conditions from it",
+    "mix": "learn in which steps another condition changes one thing and keeps the rest",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, help_ in ACTIONS.items():
+        action = actions.add_parser(name, help=help_)
+        action.add_argument("--image", metavar="FILE", required=name != "mix", help="the picture")
+        if name != "vary":
+            action.add_argument("--prompt", metavar="TEXT", help="the query; the picture itself where it is left out")
+        ADDED.get(name, lambda _: None)(action)
+        drawing.add_arguments(action)
+
+
+def _strength(action: argparse.ArgumentParser, default: float) -> None:
+    action.add_argument(
+        "--strength",
+        type=float,
+        default=default,
+        metavar="S",
+        help="how noisy the picture is made: above 0, up to 1, which leaves nothing of it (default: %(default)s)",
+    )
+
+
+def _inpaint_arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--mask", required=True, metavar="FILE", help="white where it is painted anew, of its size")
+    action.add_argument(
+        "--method",
+        choices=("inpaint", "project"),
+        default="inpaint",
+        help="put the known part back after each step, or into what is believed of x0 (default: %(default)s)",
+    )
+
+
+def _outpaint_arguments(action: argparse.ArgumentParser) -> None:
+    for side in ("left", "right", "up", "down"):
+        action.add_argument(f"--{side}", type=int, default=0, metavar="PIXELS", help=f"continue it {side}")
+
+
+def _invert_arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--iterations", type=int, default=3, metavar="N", help="per step (default: %(default)s)")
+    action.add_argument("--to", metavar="TEXT", help="draw this prompt from the picture's noise too")
+    action.add_argument("--to-database", metavar="NAME|DIR", help="draw with another database from the noise too")
+
+
+def _mix_arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--to", metavar="TEXT", help="the second condition's prompt")
+    action.add_argument("--to-database", metavar="NAME|DIR", help="the second condition's database")
+    action.add_argument("--weights", metavar="FILE", help="reuse weights.json of another run; nothing is learned")
+    action.add_argument("--iterations", type=int, default=10, metavar="N", help="updates (default: %(default)s)")
+    action.add_argument(
+        "--keep", type=float, default=0.05, metavar="W", help="weight of the loss that keeps it (default: %(default)s)"
+    )
+    action.add_argument("--learning-rate", type=float, default=0.05, metavar="R", help="(default: %(default)s)")
+    action.add_argument(
+        "--start", type=float, default=0.4, metavar="P", help="share of the steps kept at first (default: %(default)s)"
+    )
+
+
+ADDED: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "img2img": lambda action: _strength(action, 0.6),
+    "inpaint": _inpaint_arguments,
+    "outpaint": _outpaint_arguments,
+    "vary": lambda action: _strength(action, 1.0),
+    "invert": _invert_arguments,
+    "mix": _mix_arguments,
+}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Edits; everything is checked before the output folder is made."""
+    begin = time.monotonic()
+    # Imported late: `rdm edit --help` and wrong options need not wait for it.
+    from rdm_jax.cli import outputs
+    from rdm_jax.cli.edit.actions import RUNNERS, Desk
+    from rdm_jax.generator import Generator
+    from rdm_jax.guides.base import read_picture
+
+    out = Path(args.out).expanduser()
+    outputs.check_writable(out)
+    picture = read_picture(args.image) if args.image else None
+    generator = Generator.load(args.model, args.dtype, tuple(args.set))
+    databases = drawing.open_databases(args.database, args.condition, generator.bundle)
+    seed = drawing.seed_of(args)
+    note(f"model {generator.bundle.name}, seed {seed}")
+    desk = Desk(generator, databases, drawing.options(args, seed), picture, args, out)
+    folder, count = RUNNERS[args.action](desk)
+    note(f"{count} picture{'s' if count > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
+    sys.stdout.write(f"{folder}\n")

@@ -1,0 +1,101 @@
+"""The noise that a picture comes from: DDIM backwards (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14).
+
+A step back asks what the network says at its noisy end, which is not known yet. The usual answer takes the other end's
+in its place; here that guess is mended by some fixed-point iterations (Pan et al. 2023,
+https://arxiv.org/abs/2309.04907), and the way forth then meets the picture again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rdm_jax import factory
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import to_uint8
+from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
+from rdm_jax.diffusion.parameterization import per_image
+from rdm_jax.diffusion.samplers import sample
+from rdm_jax.diffusion.samplers.ddim import DDIM
+from rdm_jax.generator import Generator, Plan
+
+
+def ddim_inversion(
+    denoiser: Denoiser, steps: StepInfo, x0: Float[Array, "b h w c"], iterations: int = 3
+) -> Float[Array, "b h w c"]:
+    """Returns the noise from which DDIM's steps lead to x0.
+
+    Args:
+      denoiser: the network under its condition.
+      steps: DDIM's plan, with eta 0.
+      x0: the picture, at the level where the plan ends.
+      iterations: how often the network is asked for each step; 1 is the usual approximation.
+    """
+
+    def back(x_next: Array, info: StepInfo) -> tuple[Array, None]:
+        """Returns the picture before one step."""
+        c = {name: per_image(value, x_next.ndim) for name, value in info.coefficients.items()}
+        ratio = c["alpha"] / c["alpha_next"]
+
+        def closer(_: int, x_t: Array) -> Array:
+            """Returns a better guess, from what the network says of the last one."""
+            return ratio * x_next + (c["sigma"] - ratio * c["sigma_next"]) * denoiser(x_t, info).eps
+
+        return jax.lax.fori_loop(0, iterations, closer, x_next), None
+
+    return jax.lax.scan(back, x0, steps, reverse=True)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inverted:
+    """A picture's noise, and what comes of it.
+
+    Attributes:
+      noise: [1, h, w, c] what the run would start from.
+      latent_error: the root mean square between the picture's latent and that of the way forth, relative to the former.
+      picture: [h, w, 3] what the way forth draws.
+      decoded: [h, w, 3] the picture through the autoencoder alone: nearer none can come.
+    """
+
+    noise: Float[np.ndarray, "1 h w c"]
+    latent_error: float
+    picture: Any
+    decoded: Any
+
+
+def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inverted:
+    """Returns the noise of the picture that a plan starts from, `settings.init`, under the plan's conditions.
+
+    Raises:
+      UserError: the plan's sampler is not DDIM without fresh noise, or it has guides.
+    """
+    sampler = plan.run.sampler
+    if not isinstance(sampler, DDIM) or sampler.eta or plan.run.guides:
+        raise UserError("inversion goes back the way of DDIM: use --sampler ddim, eta 0 and no guides")
+    if iterations < 1:
+        raise UserError(f"iterations {iterations} is too small; use 1 or more")
+    params = {name: generator.bundle.params[name] for name in ("unet", "autoencoder")}
+    inputs = factory.Inputs(context=plan.context.rows(np.zeros(1, np.int64)), infos=plan.run.steps)
+    bundle, guided = generator.bundle, bool((plan.run.course.guidance != 1).any())
+    decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
+    prediction = bundle.config["diffusion"]["prediction"]
+
+    @jax.jit
+    def both_ways(params: Any, inputs: factory.Inputs, x0: Array) -> tuple[Array, Array, Array, Array]:
+        """Returns the noise, the latent that it leads to, and both latents decoded."""
+        denoiser = factory.conditioned_denoiser(bundle.unet, params["unet"], inputs, prediction, guided=guided)
+        noise = ddim_inversion(denoiser, inputs.infos, x0, iterations)
+        again = sample(sampler, inputs.infos, noise, denoiser)
+        return noise, again, decode(params["autoencoder"], again), decode(params["autoencoder"], x0)
+
+    x0 = jnp.asarray(plan.run.start.latent)
+    noise, again, picture, decoded = map(np.asarray, both_ways(params, inputs, x0))
+    if not np.isfinite(noise).all():
+        raise UserError(f"the inversion ran away at guidance scale {plan.settings.guidance_scale}; use 1")
+    error = float(np.sqrt(np.mean(np.square(again - x0)) / np.mean(np.square(x0))))
+    return Inverted(noise, error, to_uint8(picture)[0], to_uint8(decoded)[0])

@@ -1,0 +1,205 @@
+"""Disentangled editing: two conditions mixed, one weight for each step (Wu et al. 2022,
+https://arxiv.org/abs/2212.08698).
+
+Replacing a condition in some of the steps alone changes an attribute and keeps the picture. Which steps, and how much,
+is learned: Adam on the weights (about 50 numbers), through the whole run, against a directional CLIP loss and a
+perceptual loss (eq. 4). The weights then serve other pictures and seeds. The two conditions may be two texts, or the
+neighbours from two databases: a style as 50 numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from rdm_jax import factory
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
+from rdm_jax.diffusion.samplers import Sampler, with_keys
+from rdm_jax.generator import Generator, Plan
+from rdm_jax.guidance.semantic import cosine
+
+PERCEPTUAL_WEIGHT = 0.05  # of the loss that keeps the picture; the paper's
+LEARNING_RATE = 0.05
+KEPT_AT_FIRST = 0.4  # of the steps have the first condition to begin with: 20 of the paper's 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What was learned.
+
+    Attributes:
+      weights: [n] of the first condition in each step.
+      losses: the loss before each update, and at the end.
+      bytes: what the compiled program holds beside its arguments, at its peak.
+    """
+
+    weights: Float[np.ndarray, " n"]
+    losses: list[float]
+    bytes: int
+
+
+def first_weights(steps: int, kept: float = KEPT_AT_FIRST) -> Float[np.ndarray, " n"]:
+    """Returns the weights to begin with: 1 in a share of the steps, the noisiest, 0 in the others."""
+    return (np.arange(steps) < round(kept * steps)).astype(np.float32)
+
+
+def trajectory(sampler: Sampler, steps: StepInfo, x_T: Float[Array, "b h w c"], denoiser: Denoiser) -> Array:
+    """Returns the picture at the end of a plan; a gradient through it holds one carry for each step, and no more."""
+
+    @jax.checkpoint
+    def step(carry: Any, info: StepInfo) -> tuple[Any, None]:
+        """Returns the carry after one step."""
+        return sampler.step(carry, info, denoiser)[0], None
+
+    return jax.lax.scan(step, sampler.init(x_T), steps)[0].x
+
+
+def directional_loss(
+    edited: Float[Array, "b d"], plain: Float[Array, "b d"], direction: Float[Array, "b d"]
+) -> Float[Array, " b"]:
+    """Returns 1 - cos(edited - plain, direction) of CLIP vectors (StyleGAN-NADA, https://arxiv.org/abs/2108.00946)."""
+    change = edited - plain
+    # Where nothing has changed yet there is no direction, and the norm has no slope.
+    length = jnp.sqrt(jnp.sum(jnp.square(change), axis=-1, keepdims=True) + 1e-8)
+    return 1.0 - cosine(change / length, direction)
+
+
+def perceptual_loss(maps: Sequence[Float[Array, "b _ _ _"]], plain: Sequence[Float[Array, "b _ _ _"]]) -> Array:
+    """Returns the mean absolute difference of feature maps, in units of their own size, summed over the maps, [b]."""
+    axes = (1, 2, 3)
+    distances = [
+        jnp.mean(jnp.abs(a - b), axis=axes) / jnp.maximum(jnp.mean(jnp.abs(b), axis=axes), 1e-6)
+        for a, b in zip(maps, plain, strict=True)
+    ]
+    return jnp.sum(jnp.stack(distances), axis=0)
+
+
+def learn(
+    generator: Generator,
+    plan: Plan,
+    *,
+    iterations: int = 10,
+    perceptual_weight: float = PERCEPTUAL_WEIGHT,
+    learning_rate: float = LEARNING_RATE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Learned:
+    """Learns the weights of a plan's two conditions from its pictures, all of them at once.
+
+    Args:
+      generator: the model; the perceptual loss looks through its noised CLIP tower at time 0.
+      plan: with a condition that turns into another ("mix" or "switch"), whose weights are where learning begins.
+      iterations: updates.
+      perceptual_weight: how much the picture is kept.
+      learning_rate: of Adam.
+      progress: called with (updates done, updates in all).
+
+    Raises:
+      UserError: the model has no noised CLIP tower, the plan has nothing to mix or has guides, or the loss is not
+        finite.
+    """
+    bundle, run = generator.bundle, plan.run
+    if not bundle.has("noised_clip"):
+        raise UserError(
+            f"mixing needs the model's noised_clip, and {bundle.name!r} has none; train it by "
+            "`rdm train --config configs/noised_clip.py --config.base=MODEL` and `rdm export`"
+        )
+    if plan.context.given.later is None or run.guides:
+        raise UserError("there is nothing to mix; plan with one condition that turns into another, and without guides")
+    x_T = start_of(plan)
+    infos = (
+        with_keys(run.steps, image_keys(plan.settings.seed, jnp.asarray(plan.indices)))
+        if run.sampler.draws
+        else run.steps
+    )
+    inputs = factory.Inputs(context=plan.context.rows(np.asarray(plan.rows)), infos=infos)
+    parts = ("unet", "autoencoder", "clip", "noised_clip")
+    params = {part: bundle.params[part] for part in parts}
+    look = jax.jit(looker(bundle, run.sampler, guided=bool((run.course.guidance != 1).any())))
+    shares = jnp.asarray(run.course.share)
+    plain = look(params, inputs, x_T, jnp.ones_like(shares))
+    told = jnp.asarray(direction_of(plan)[np.asarray(plan.rows)])
+
+    def loss(shares: Array, params: Any, inputs: factory.Inputs, x_T: Array, plain: Any, told: Array) -> Array:
+        """Returns the mean loss of the pictures."""
+        vectors, maps = look(params, inputs, x_T, shares)
+        kept = perceptual_loss(maps, plain[1])
+        return jnp.mean(directional_loss(vectors, plain[0], told) + perceptual_weight * kept)
+
+    given = (params, inputs, x_T, plain, told)
+    slope = jax.jit(jax.value_and_grad(loss)).lower(shares, *given).compile()
+    optimizer = optax.adam(learning_rate)
+    state, losses = optimizer.init(shares), []
+    for done in range(iterations + 1):
+        value, gradient = slope(shares, *given)
+        losses.append(float(value))
+        if not np.isfinite(losses[-1]):
+            raise UserError(
+                f"the loss is not finite after {done} updates; lower the learning rate, {learning_rate} now"
+            )
+        if done < iterations:
+            updates, state = optimizer.update(gradient, state, shares)
+            shares = jnp.asarray(optax.apply_updates(shares, updates))
+        progress(done, iterations)
+    memory = slope.memory_analysis()
+    return Learned(np.asarray(shares), losses, int(memory.temp_size_in_bytes) if memory else 0)
+
+
+def start_of(plan: Plan) -> Float[Array, "b h w c"]:
+    """Returns what the plan's pictures start from."""
+    keys = image_keys(plan.settings.seed, jnp.asarray(plan.indices))
+    start = plan.run.start
+    return jnp.asarray(start.alpha * start.latent + start.sigma * normal(keys, start.latent.shape[1:]))
+
+
+def looker(bundle: Any, sampler: Sampler, *, guided: bool) -> Callable[..., tuple[Array, list[Array]]]:
+    """Returns the function (parameters, inputs, x_T, weights [n]) to the finished pictures' CLIP vectors and the
+    noised tower's feature maps at time 0."""
+    decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
+    prediction, size = bundle.config["diffusion"]["prediction"], int(bundle.clip.vision.image_size)
+    mean, std = (np.asarray(bundle.config["clip"][name], np.float32) for name in ("mean", "std"))
+
+    def look(params: Any, inputs: factory.Inputs, x_T: Array, shares: Array) -> tuple[Array, list[Array]]:
+        """Draws, and looks at what was drawn."""
+        infos = dataclasses.replace(inputs.infos, coefficients={**inputs.infos.coefficients, "share": shares})
+        denoiser = factory.conditioned_denoiser(bundle.unet, params["unet"], inputs, prediction, guided=guided)
+        x0 = trajectory(sampler, infos, x_T, denoiser)
+        pictures = decode(params["autoencoder"], x0)
+        squares = jax.image.resize(pictures, (len(pictures), size, size, 3), "cubic")
+        seen = ((squares + 1.0) / 2.0 - mean) / std
+        vectors = bundle.clip.apply({"params": params["clip"]}, seen, method="encode_image")
+        variables, zeros = {"params": params["noised_clip"]}, jnp.zeros(len(x0))
+        _, told = bundle.noised_clip.apply(variables, x0, zeros, mutable=["intermediates"])
+        levels = told["intermediates"]
+        return vectors, [levels[f"level_{i}"][0] for i in range(len(levels))]
+
+    return look
+
+
+def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
+    """Returns where a plan's second condition leads in CLIP's space, for each query.
+
+    That is the difference of the query vectors, and of the means of the neighbours' vectors, as far as the condition
+    shows them: a text against another, one database against another, or both.
+
+    Raises:
+      UserError: both conditions are the same.
+    """
+    count, given = plan.run.finder.query_tokens, plan.context.given
+    change = _unit(given.later) - _unit(given.tokens)
+    told = sum(part.mean(axis=1) for part in (change[:, :count], change[:, count:]) if part.shape[1])
+    if (np.linalg.norm(told, axis=-1) < 1e-6).any():
+        raise UserError("both conditions are the same; give another prompt or another database to mix with")
+    return np.asarray(told)
+
+
+def _unit(vectors: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
