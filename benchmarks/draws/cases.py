@@ -44,21 +44,23 @@ def samplers(job: Job) -> Iterator[Case]:
 def guides(job: Job) -> Iterator[Case]:
     """Yields every guide on plain DDIM, and several at once."""
     one, left = job.file("one"), job.file("left")
-    classes = job.generator.bundle.config["noised_classifier"]["classes"]
+    config = job.generator.bundle.config
+    classes, width = config["noised_classifier"]["classes"], config["sampling"]["width"]
     attribute = next(iter(classes))
-    text = "sdg(text='a red boat', weight=10)"
+    text = "sdg(text='a red boat', weight=0.01)"
     chosen = f"classifier(attribute='{attribute}', label='{classes[attribute][0]}')"
     kept = f"inpaint(image='{one}', mask='{left}')"
     told = {
         "sdg, text": (text, ("tower",)),
-        "sdg, content": (f"sdg(content='{one}', weight=10)", ("tower", "tower, reference")),
-        "sdg, structure": (f"sdg(structure='{one}', weight=1)", ("tower, maps", "tower, reference")),
-        "sdg, style": (f"sdg(style='{one}', weight=1)", ("tower, maps", "tower, reference")),
+        "sdg, content": (f"sdg(content='{one}', weight=0.01)", ("tower", "tower, reference")),
+        "sdg, structure": (f"sdg(structure='{one}', weight=0.01)", ("tower, maps", "tower, reference")),
+        "sdg, style": (f"sdg(style='{one}', weight=0.01)", ("tower, maps", "tower, reference")),
         "classifier": (chosen, ("classifier",)),
-        "clip": ("clip(text='neon', weight=10)", ("decoder", "clip")),
+        "clip": ("clip(text='neon', weight=0.01)", ("decoder", "clip")),
         "ilvr": (f"ilvr(image='{one}')", ()),
         "inpaint": (kept, ()),
         "project": (f"project(image='{one}', mask='{left}')", ()),
+        "outpaint": (f"outpaint(image='{job.file('part')}', right={width - width // 2})", ()),
         "threshold": ("threshold()", ()),
         "dynamic_threshold": ("dynamic_threshold()", ()),
     }

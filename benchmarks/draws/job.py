@@ -35,7 +35,7 @@ class Job:
       generator: the model.
       retriever: of the database.
       other: of another database.
-      folder: where pictures and masks are: one.png, two.png, left.png, top.png.
+      folder: where pictures and masks are: one, two, part, left, top.
       made: the model's parts that are random, for it has none of its own.
       prompt: what is drawn.
       num_images: pictures at once.
@@ -134,10 +134,11 @@ def with_noised(bundle: Bundle) -> tuple[Bundle, tuple[str, ...]]:
 
 
 def write_pictures(folder: Path, height: int, width: int) -> None:
-    """Writes two pictures, and masks that are white in their left and their upper half."""
+    """Writes two pictures, the left half of one, and masks that are white in their left and their upper half."""
     rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
     halves = {"left": columns < columns.max() / 2, "top": rows < rows.max() / 2}
     told = {name: np.repeat(half[..., None], 3, axis=-1) for name, half in halves.items()}
     told |= {"one": np.stack([rows, columns, 1.0 - rows], axis=-1), "two": np.stack([1.0 - columns] * 3, axis=-1)}
+    told["part"] = told["one"][:, : width // 2]
     for name, values in told.items():
         (folder / f"{name}.png").write_bytes(images.encode((255 * values).astype(np.uint8)))
