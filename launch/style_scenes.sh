@@ -76,7 +76,10 @@ step neighbours "$RDM" neighbors --dataset style_scenes --split train --data-dir
 
 step diffusion train rdm rdm.py --config.base="$out/base" --config.data.neighbors="$out/neighbors"
 step decoder train decoder autoencoder.py:decoder --init-from "$out/base" --config.base="$out/base"
-once "$out/model" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/model" --name style-scenes
+once "$out/drawing" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/drawing" --name style-scenes
+step "noised CLIP" train noised_clip ../noised_clip.py --config.base="$out/drawing"
+step "noised classifier" train noised_classifier ../noised_classifier.py --config.base="$out/drawing"
+once "$out/model" "$RDM" export "$out/noised_clip" "$out/noised_classifier" --out "$out/model" --name style-scenes
 
 step judges train judge judge.py
 once "$out/judges" "$RDM" export "$out/judge" --out "$out/judges" --name style-scenes-judges

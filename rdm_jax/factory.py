@@ -14,16 +14,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt32
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import PREPROCESSING, Bundle
-from rdm_jax.conditions import Condition, Context
+from rdm_jax.conditions import Condition
 from rdm_jax.conditions.base import at_share
 from rdm_jax.core import trees
 from rdm_jax.core.calls import Call, made, parse_call
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.core.keys import normal
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
 from rdm_jax.diffusion.parameterization import PREDICTIONS
@@ -430,33 +431,44 @@ class Inputs:
       noise: [b, h, w, c] what the run started from; None without guides.
     """
 
-    context: Context
-    infos: StepInfo
+    context: Any
+    infos: Any
     step_keys: Any = None
-    also: tuple[Any, ...] = ()
+    also: Any = ()
     rescale: Any = None
-    guides: tuple[dict[str, Any], ...] = ()
+    guides: Any = ()
     noise: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is compiled for one shape: the run's start, one chunk of the sampler's steps, and the decoder."""
+    """What is compiled for one shape: the run's start, one chunk of the sampler's steps, and the decoder.
+
+    Attributes:
+      start: see `start_program`.
+      advance: see `chunk_program`.
+      decode: (autoencoder parameters, latents) to pictures, on all devices.
+      batch: where what belongs to single pictures lies.
+      inputs: where `Inputs` lie.
+    """
 
     start: Callable[..., Any]
     advance: Callable[..., Any]
     decode: Callable[..., Any]
+    batch: NamedSharding
+    inputs: Inputs
 
 
 def start_program(shape: Shape) -> Callable[..., Any]:
     """Returns the function that starts a run of a shape, as it is traced.
 
-    It maps image keys [b], what the run starts from [1 or b, h, w, c] and its two factors to the sampler's carry, the
-    noise [b, h, w, c], and the key data [fresh, b, 2] of the steps' own noise or None.
+    It maps the key data of the images [b, 2], what the run starts from [1, h, w, c] and its two factors to the
+    sampler's carry, the noise [b, h, w, c], and the key data [fresh, b, 2] of the steps' own noise or None.
     """
 
-    def start(keys: Key[Array, " b"], latent: Array, alpha: Array, sigma: Array) -> tuple[Any, Array, Array | None]:
+    def start(data: UInt32[Array, "b 2"], latent: Array, alpha: Array, sigma: Array) -> tuple[Any, Array, Any]:
         """Returns the first carry, at alpha latent + sigma noise."""
+        keys = jax.random.wrap_key_data(data)
         noise = normal(keys, shape.latent)
         carry = shape.sampler.init(alpha * latent + sigma * noise)
         if not shape.fresh:
@@ -491,30 +503,44 @@ def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[Asked] = ()) -> 
     return advance
 
 
-def compile_program(bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[Asked] = ()) -> Program:
-    """Compiles what draws pictures of one shape.
+def compile_program(bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[Asked], mesh: Mesh) -> Program:
+    """Compiles what draws pictures of one shape, split over all devices where their number divides the batch.
 
     Args:
-      bundle: the model.
+      bundle: the model, its parameters on every device.
       shape: what the program is for.
       inputs: of any chunk of the shape, for the names, shapes and types of what is in it; its `step_keys` and `noise`
         are made here.
       asked: guides of the shape's forms.
-
-    Returns:
-      see `start_program` and `chunk_program`; `decode` maps (autoencoder parameters, latents) to pictures.
+      mesh: of the devices.
     """
     start, advance = start_program(shape), chunk_program(bundle, shape, asked)
     decode = decoder_from(bundle.autoencoder, bundle.config["latents"])
-    keys, number = image_keys(0, jnp.arange(shape.batch)), jax.ShapeDtypeStruct((), jnp.float32)
+    split = PartitionSpec(mesh.axis_names) if shape.batch % mesh.size == 0 else PartitionSpec()
+    whole, batch, by_step = (
+        NamedSharding(mesh, spec) for spec in (PartitionSpec(), split, PartitionSpec(None, *split))
+    )
+    places = Inputs(
+        context=batch,
+        infos=whole,
+        step_keys=by_step,
+        also=whole,
+        rescale=whole,
+        guides=tuple(one.shardings(batch, whole) for one in asked),
+        noise=batch,
+    )
+    keys, number = jax.ShapeDtypeStruct((shape.batch, 2), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32)
     latent = jax.ShapeDtypeStruct((1, *shape.latent), jnp.float32)
     carry, noise, step_keys = jax.eval_shape(start, keys, latent, number, number)
     chunk_keys = step_keys and jax.ShapeDtypeStruct((shape.chunk, *step_keys.shape[1:]), step_keys.dtype)
     inputs = dataclasses.replace(inputs, step_keys=chunk_keys, noise=noise if asked else None)
     params = {name: bundle.params[name] for name in ("unet", *parts_of(asked))}
     options = COMPILER_OPTIONS.get(jax.default_backend())
-    return Program(
-        start=jax.jit(start).lower(keys, latent, number, number).compile(options),
-        advance=jax.jit(advance).lower(params, inputs, carry).compile(options),
-        decode=jax.jit(decode).lower(bundle.params["autoencoder"], carry.x).compile(options),
+    jitted = (
+        jax.jit(start, in_shardings=(batch, whole, whole, whole), out_shardings=(batch, batch, by_step)),
+        jax.jit(advance, in_shardings=(whole, places, batch), out_shardings=(batch, batch)),
+        jax.jit(decode, in_shardings=(whole, batch), out_shardings=whole),
     )
+    given = (keys, latent, number, number), (params, inputs, carry), (bundle.params["autoencoder"], carry.x)
+    compiled = [function.lower(*one).compile(options) for function, one in zip(jitted, given, strict=True)]
+    return Program(*compiled, batch=batch, inputs=places)

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from rdm_jax import factory
@@ -31,6 +32,7 @@ from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys
+from rdm_jax.core.mesh import make_mesh, on_host, put, replicated
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.diffusion.samplers import Sampler, num_steps, slice_steps
 from rdm_jax.factory import Program, Settings, Shape
@@ -182,8 +184,14 @@ class Generator:
         # What was opened here is held by nobody else: each array goes when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config = override(bundle.config, overrides)
-        bundle = dataclasses.replace(bundle, config=config, params=move(jnp.asarray, bundle.params))
+        whole = replicated(make_mesh())
+        bundle = dataclasses.replace(bundle, config=config, params=move(lambda leaf: put(leaf, whole), bundle.params))
         return Generator(bundle, ClipEncoder(bundle))
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """All devices, of all processes: what is drawn at once is split over them."""
+        return make_mesh()
 
     @property
     def compilations(self) -> int:
@@ -407,21 +415,25 @@ class Generator:
         step_keys = None
         program = self._program(shape, part(0), run.guides)
         report(0, total)
-        keys = image_keys(settings.seed, jnp.asarray(indices, jnp.int32))
-        carry, noise, step_keys = program.start(keys, run.start.latent, run.start.alpha, run.start.sigma)
-        step_keys = None if step_keys is None else np.asarray(step_keys)
-        inputs = dataclasses.replace(inputs, noise=noise if run.guides else None)
+        keys = jax.random.key_data(image_keys(settings.seed, jnp.asarray(indices, jnp.int32)))
+        carry, noise, step_keys = program.start(put(keys, program.batch), *self._put(run.start))
+        step_keys = None if step_keys is None else on_host(step_keys, self.mesh)
+        inputs = dataclasses.replace(inputs, noise=on_host(noise, self.mesh) if run.guides else None)
         params = {name: self.bundle.params[name] for name in ("unet", *parts_of(run.guides))}
         for first in range(0, total, shape.chunk):
-            carry, x0 = jax.block_until_ready(program.advance(params, part(first), carry))
+            carry, x0 = jax.block_until_ready(program.advance(params, put(part(first), program.inputs), carry))
             done = first + shape.chunk
-            if run.guides and not np.isfinite(carry.x).all():
+            if run.guides and not np.isfinite(on_host(carry.x, self.mesh)).all():
                 told = ", ".join(one.text for one in run.guides)
                 raise UserError(f"not finite by step {done} of {total} under {told}; lower the weights")
             if show:
                 show(done, np.asarray(program.decode(self.bundle.params["autoencoder"], x0)))
             report(done, total)
         return np.asarray(program.decode(self.bundle.params["autoencoder"], carry.x))
+
+    def _put(self, start: Start) -> tuple[Any, ...]:
+        """Returns what a run starts from, on every device."""
+        return put((start.latent, start.alpha, start.sigma), replicated(self.mesh))
 
     def _shape(self, plan: Plan, batch: int) -> Shape:
         """Returns what a plan's program is compiled for."""
@@ -495,7 +507,7 @@ class Generator:
         if shape not in self.programs:
             logger.info("compiling for %d picture%s at once ...", shape.batch, "s" if shape.batch > 1 else "")
             begin = time.monotonic()
-            self.programs[shape] = factory.compile_program(self.bundle, shape, inputs, asked)
+            self.programs[shape] = factory.compile_program(self.bundle, shape, inputs, asked, self.mesh)
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rdm_jax.core.errors import UserError, unknown
@@ -114,6 +115,23 @@ def put_whole(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array, global_shape=array.shape), tree
     )
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Puts arrays that every process has onto the devices of all of them.
+
+    Args:
+      tree: NumPy arrays or numbers.
+      shardings: a sharding for all of them, or a tree of them that `tree` begins with.
+    """
+
+    def one(sharding: NamedSharding, branch: Any) -> Any:
+        """Puts what one sharding is for."""
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_callback(np.shape(leaf), sharding, np.asarray(leaf).__getitem__), branch
+        )
+
+    return jax.tree.map(one, shardings, tree)
 
 
 def on_host(tree: Any, mesh: Mesh) -> Any:

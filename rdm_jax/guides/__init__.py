@@ -51,6 +51,10 @@ class Asked:
         leaves, structure = jax.tree.flatten(self.of([0]))
         return type(self.kind), self.kind.static, structure, tuple(np.shape(leaf) for leaf in leaves)
 
+    def shardings(self, batch: Any, whole: Any) -> dict[str, Any]:
+        """Returns where each input lies: one of an image's own with the image, the others everywhere."""
+        return {name: batch if isinstance(value, PerImage) else whole for name, value in self.inputs.items()}
+
     def of(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """Returns the inputs for some images of the run."""
         return {

@@ -242,7 +242,7 @@ def test_what_cannot_be_is_refused(draw, asked, message):
 
 def test_a_mask_of_another_size_is_refused(draw, tmp_path):
     Image.new("L", (20, 16)).save(tmp_path / "wide.png")
-    with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 and the picture 16x16 pixels"):
+    with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 pixels and its picture 16x16"):
         draw(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
 
 
