@@ -4,6 +4,7 @@ that they ask, what compiles again, quality by steps, and the same U-Net under d
 python benchmarks/sampling.py                                        # where the time goes
 python benchmarks/sampling.py --only all                             # everything but PyTorch
 python benchmarks/sampling.py --only guides --model my-model --num-images 8 --steps 50 --repeats 5
+python benchmarks/sampling.py --only guides --way clip --way "sdg, style"
 make parity                                                          # installs what the comparison needs
 .venv-parity/bin/python benchmarks/sampling.py --only pytorch        # --no-compile
 
@@ -50,6 +51,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*TABLES, "all"], action="append", help="a table; may be given several times")
+    parser.add_argument(
+        "--way", action="append", default=[], help="a row of samplers, guides or conditions, as printed"
+    )
     parser.add_argument("--model", default="style-scenes")
     parser.add_argument("--database", default="neon")
     parser.add_argument("--other", default="poster", help="the database that takes its place (%(default)s)")
@@ -75,7 +79,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             job = open_job(args, Path(folder))
-            if job.made and {"guides", "compilations"} & set(args.only):
+            if job.made:
                 print(f"random here and as large, for the model has none: {', '.join(job.made)}", flush=True)
             for name in args.only:
                 print(f"\n## {name}\n", flush=True)

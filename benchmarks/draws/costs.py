@@ -91,8 +91,8 @@ def lines(job: Job, kinds: Sequence[str]) -> Iterator[str]:
       kinds: names in `cases.KINDS`.
     """
     alone = Alone(job)
-    found = {case.name: case for case in [Case(PLAIN, {}), *(case for kind in kinds for case in KINDS[kind](job))]}
-    drawn = [prepare(job, case, alone) for case in found.values()]
+    found = {case.name: case for kind in kinds for case in KINDS[kind](job) if not job.ways or case.name in job.ways}
+    drawn = [prepare(job, case, alone) for case in {PLAIN: Case(PLAIN, {}), **found}.values()]
     for call in alone.calls.values():
         call()
     times = interleave({**{one.case.name: one.draw for one in drawn}, **alone.calls}, job.rounds)

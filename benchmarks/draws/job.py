@@ -41,6 +41,7 @@ class Job:
       num_images: pictures at once.
       steps: of the samplers.
       rounds: how often everything is timed.
+      ways: the names of the `cases` to measure; all if empty.
       compiled: whether PyTorch is compiled too.
       loading: the seconds until the model and its database were there.
     """
@@ -54,6 +55,7 @@ class Job:
     num_images: int
     steps: int
     rounds: int
+    ways: tuple[str, ...]
     compiled: bool
     loading: float
 
@@ -94,15 +96,16 @@ def open_job(args: argparse.Namespace, folder: Path) -> Job:
     """Returns the job that the command line asks for; pictures and masks are written into a folder."""
     begin = time.perf_counter()
     dtype = args.dtype or ("bfloat16" if jax.default_backend() == "gpu" else "float32")
-    bundle = Bundle.open(args.model, dtype=dtype)
+    bundle, made = Bundle.open(args.model, dtype=dtype), ()
+    if set(args.only) & {"guides", "compilations"}:
+        bundle, made = with_noised(bundle)
     generator = Generator.load(bundle)
     first = Retriever(generator.encoder, [Database.open(args.database)])
     loading = time.perf_counter() - begin
-    bundle, made = with_noised(generator.bundle)
     settings = bundle.config["sampling"]
     write_pictures(folder, settings["height"], settings["width"])
     return Job(
-        generator=dataclasses.replace(generator, bundle=bundle),
+        generator=generator,
         retriever=first,
         other=Retriever(generator.encoder, [Database.open(args.other)]),
         folder=folder,
@@ -111,6 +114,7 @@ def open_job(args: argparse.Namespace, folder: Path) -> Job:
         num_images=args.num_images,
         steps=args.steps,
         rounds=args.repeats,
+        ways=tuple(args.way),
         compiled=not args.no_compile,
         loading=loading,
     )

@@ -53,7 +53,8 @@ class Clock:
 
     def program(self, program: Program) -> Program:
         """Returns a compiled program with each of its functions timed."""
-        return Program(
+        return dataclasses.replace(
+            program,
             start=self.timed("noise", program.start),
             advance=self.timed("U-Net", program.advance),
             decode=self.timed("decoder", program.decode),
