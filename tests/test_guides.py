@@ -67,6 +67,10 @@ VARIANTS = {
     "clip": [("clip(text='cat', weight=500, cutouts=2)", "clip(text='boat', weight=90, cutouts=2, smoothness=1)")],
     "clip of a picture": [("clip(image='{0}', text='cat', weight=500, cutouts=2)",) * 2],
     "ilvr": [("ilvr(image='{0}', factor=2)", "ilvr(image='{1}', factor=2, until=0.4)")],
+    "outpaint": [("outpaint(image='{1}', left=4, right=4)", "outpaint(image='{1}', left=8)")],
+    "inpaint": [("inpaint(image='{0}', mask='{1}')", "inpaint(image='{1}', mask='{0}')")],
+    "project": [("project(image='{0}', mask='{1}')", "project(image='{1}', mask='{0}')")],
+    "weights of images": [("sdg(text='cat', weight=[0, 90])", "sdg(text='cat', weight=[50, 20, 10])")],
     "threshold": [("threshold(bound=0.2)", "threshold(bound=0.4)")],
     "dynamic": [("dynamic_threshold(bound=0.2)", "dynamic_threshold(quantile=0.9, bound=0.3)")],
 }
@@ -75,10 +79,11 @@ VARIANTS = {
 @pytest.mark.parametrize("pair", [pair for pairs in VARIANTS.values() for pair in pairs], ids=list(VARIANTS))
 def test_a_guide_bends_the_run_and_other_options_compile_nothing(generator, draw, files, pair):
     first, second = (text.format(*files) for text in pair)
-    plain, bent = draw(), draw(first)
+    size = {"width": 32} if first.startswith("outpaint") else {}
+    plain, bent = draw(**size), draw(first, **size)
     assert np.abs(plain.astype(int) - bent.astype(int)).max() > 3
     before = generator.compilations
-    again = draw(second)
+    again = draw(second, **size)
     assert generator.compilations == before
     assert first == second or (again != bent).any()
 
@@ -95,6 +100,12 @@ def test_a_picture_is_the_same_in_any_batch(draw, files):
     asked = f"sdg(content='{files[0]}', weight=50)", "clip(text='cat', weight=100, cutouts=2)"
     together, alone = draw(*asked), draw(*asked, batch_size=1)
     assert np.abs(together.astype(int) - alone.astype(int)).max() <= 2
+
+
+def test_each_image_has_its_own_weight(draw):
+    mixed = draw("sdg(text='cat', weight=[0, 90])")
+    np.testing.assert_array_equal(mixed[0], draw("sdg(text='cat', weight=0)")[0])
+    np.testing.assert_array_equal(mixed[1], draw("sdg(text='cat', weight=90)")[1])
 
 
 @pytest.mark.parametrize(

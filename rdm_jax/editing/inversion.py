@@ -42,7 +42,7 @@ def ddim_inversion(
         c = {name: per_image(value, x_next.ndim) for name, value in info.coefficients.items()}
         ratio = c["alpha"] / c["alpha_next"]
 
-        def closer(_: int, x_t: Array) -> Array:
+        def closer(_: Any, x_t: Array) -> Array:
             """Returns a better guess, from what the network says of the last one."""
             return ratio * x_next + (c["sigma"] - ratio * c["sigma_next"]) * denoiser(x_t, info).eps
 

@@ -25,7 +25,6 @@ from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.samplers import Sampler, with_keys
 from rdm_jax.generator import Generator, Plan
-from rdm_jax.guidance.semantic import cosine
 
 PERCEPTUAL_WEIGHT = 0.05  # of the loss that keeps the picture; the paper's
 LEARNING_RATE = 0.05
@@ -68,9 +67,9 @@ def directional_loss(
 ) -> Float[Array, " b"]:
     """Returns 1 - cos(edited - plain, direction) of CLIP vectors (StyleGAN-NADA, https://arxiv.org/abs/2108.00946)."""
     change = edited - plain
+    told = direction / jnp.maximum(jnp.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
     # Where nothing has changed yet there is no direction, and the norm has no slope.
-    length = jnp.sqrt(jnp.sum(jnp.square(change), axis=-1, keepdims=True) + 1e-8)
-    return 1.0 - cosine(change / length, direction)
+    return 1.0 - jnp.sum(change * told, axis=-1) / jnp.sqrt(jnp.sum(jnp.square(change), axis=-1) + 1e-8)
 
 
 def perceptual_loss(maps: Sequence[Float[Array, "b _ _ _"]], plain: Sequence[Float[Array, "b _ _ _"]]) -> Array:
@@ -165,7 +164,7 @@ def looker(bundle: Any, sampler: Sampler, *, guided: bool) -> Callable[..., tupl
     noised tower's feature maps at time 0."""
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
     prediction, size = bundle.config["diffusion"]["prediction"], int(bundle.clip.vision.image_size)
-    mean, std = (np.asarray(bundle.config["clip"][name], np.float32) for name in ("mean", "std"))
+    mean, std = (np.asarray(bundle.config["clip"][name], np.float32).reshape(1, 1, 1, 3) for name in ("mean", "std"))
 
     def look(params: Any, inputs: factory.Inputs, x_T: Array, shares: Array) -> tuple[Array, list[Array]]:
         """Draws, and looks at what was drawn."""

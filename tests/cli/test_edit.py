@@ -1,0 +1,147 @@
+"""`rdm edit` on a tiny random model, through the command line's front door."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.test_sample import home, load, rdm, tiny  # noqa: F401
+
+STEPS = ("--steps", 4, "--seed", 3, "--quiet")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((16, 16)).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.fixture
+def mask(tmp_path):
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[4:12, 8:] = 255
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+@pytest.fixture
+def edit(rdm, picture):  # noqa: F811
+    def run(action, *arguments, image=picture):
+        return rdm("edit", action, "--image", image, "--out", "out", *STEPS, *arguments, defaults=())
+
+    return run
+
+
+@pytest.fixture
+def places(home):  # noqa: F811
+    return "--model", home / "model", "--database", home / "one"
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_img2img_starts_from_the_picture(edit, places, tmp_path):
+    assert edit("img2img", *places, "--prompt", "a red boat", "--strength", 0.5, "--num-images", 2) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["00000-3.png", "00001-3.png"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["arguments"]["strength"] == 0.5 and record["complete"]
+    assert (tmp_path / "out" / "edit.png").is_file()
+
+
+@pytest.mark.parametrize("method", ["inpaint", "project"])
+def test_inpainting_leaves_the_known_pixels_as_they_are(edit, places, picture, mask, tmp_path, method):
+    assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--method", method) == 0
+    drawn, known, new = pixels(tmp_path / "out" / "00000-3.png"), pixels(picture), pixels(mask) > 0
+    np.testing.assert_array_equal(drawn[~new], known[~new])
+    assert np.abs(drawn - known)[new].mean() > 5
+
+
+def test_a_large_picture_and_its_mask_are_fitted_together(edit, places, picture, mask, tmp_path):
+    for path in (picture, mask):
+        Image.open(path).resize((64, 64), Image.Resampling.NEAREST).save(path)
+    assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat") == 0
+    assert pixels(tmp_path / "out" / "00000-3.png").shape == (16, 16, 3)
+
+
+def test_outpainting_keeps_the_picture_where_it_is(edit, places, picture, tmp_path):
+    assert edit("outpaint", *places, "--left", 4, "--down", 8, "--prompt", "a red boat") == 0
+    drawn = pixels(tmp_path / "out" / "00000-3.png")
+    assert drawn.shape == (24, 20, 3)
+    np.testing.assert_array_equal(drawn[:16, 4:], pixels(picture))
+
+
+def test_variations_have_the_picture_as_their_query(edit, places, tmp_path):
+    assert edit("vary", *places, "--num-images", 2) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["arguments"]["prompts"] == ["image 1"]
+    assert (pixels(tmp_path / "out" / "00000-3.png") != pixels(tmp_path / "out" / "00001-3.png")).any()
+
+
+def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_path, capsys):  # noqa: F811
+    options = ("--prompt", "a red boat", "--to", "a blue tree", "--to-database", home / "two", "--iterations", 8)
+    assert edit("invert", *places, *options) == 0
+    out = tmp_path / "out"
+    told = json.loads((out / "inversion.json").read_text())
+    assert told["latent_error"] < 0.05 and told["autoencoder_psnr"] > 0
+    assert np.load(out / "noise.npy").shape == (1, 8, 8, 2)
+    assert sorted(path.name for path in out.glob("*/0*.png")) == [
+        "00000-3.png",
+        "00000-3.png",
+        "00001-3.png",
+        "00001-3.png",
+    ]
+    assert "latents come back to" in capsys.readouterr().err
+
+
+def test_an_edited_picture_is_replayed_bit_for_bit(edit, rdm, places, picture, mask, home, capsys):  # noqa: F811
+    assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--with", "switch(prompt='cat')") == 0
+    capsys.readouterr()
+    assert rdm("replay", "out/00000-3.png", "--quiet", defaults=("--model", "--database")) == 0
+    assert "identical to the picture in the file" in capsys.readouterr().err
+
+
+def test_weights_of_a_file_mix_two_conditions(rdm, places, tmp_path):  # noqa: F811
+    (tmp_path / "weights.json").write_text("[1, 1, 0.5, 0]")
+    arguments = ("--prompt", "a red boat", "--to", "a blue tree", "--weights", "weights.json", "--out", "out")
+    assert rdm("edit", "mix", *arguments, *STEPS, *places, defaults=()) == 0
+    assert (tmp_path / "out" / "edit.png").is_file()
+
+
+def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):  # noqa: F811
+    arguments = ("--prompt", "a red boat", "--to", "a blue tree", "--out", "out")
+    assert rdm("edit", "mix", *arguments, *STEPS, *places, defaults=()) == 2
+    assert "mixing needs the model's noised_clip" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("img2img", "--strength", 0), "strength 0.0 is out of range"),
+        (("inpaint", "--mask", "nowhere.png"), "cannot read nowhere.png as a picture"),
+        (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its picture 16x16"),
+        (("inpaint",), "required: --mask"),
+        (("outpaint",), "continue nothing"),
+        (("outpaint", "--left", -4), "is not a multiple|continue nothing"),
+        (("outpaint", "--left", 3), "width 19 is not a multiple of 4"),
+        (("invert", "--sampler", "plms"), "inversion goes back the way of DDIM"),
+        (("invert", "--to", "a"), "say what the picture is by --prompt"),
+        (("mix", "--prompt", "a"), "there is nothing to mix with"),
+        (("img2img", "--sampler", "dpmpp_2m", "--eta", 0.5), "sampler 'dpmpp_2m' has none"),
+        (("img2img", "--steps", 2000), "2000"),
+        (("vary", "--guidance-interval", 0.8, 0.2), "is no interval"),
+        (("vary", "--guidance-rescale", 2), "guidance rescale 2.0 is out of range"),
+        (("vary", "--with", "region(mask='small.png', prompt='a')"), "mask small.png is 8x8"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(edit, places, tmp_path, capsys, arguments, message):
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    assert edit(arguments[0], *places, *arguments[1:]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, said[-1]) and not (tmp_path / "out").exists()

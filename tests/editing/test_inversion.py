@@ -1,0 +1,104 @@
+"""Inversion on a distribution whose flow is known, and through a whole model."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.diffusion.denoiser import Prediction
+from rdm_jax.diffusion.parameterization import per_image
+from rdm_jax.diffusion.samplers import sample
+from rdm_jax.diffusion.samplers.ddim import DDIM
+from rdm_jax.diffusion.schedule import scaled_linear
+from rdm_jax.editing.inversion import ddim_inversion, invert
+from rdm_jax.generator import Generator
+from tests.helpers import tiny
+
+SCHEDULE = scaled_linear(1000, 0.0015, 0.0195)
+SPREAD = 0.5  # the standard deviation of the data
+
+
+def gaussian(x_t, info):
+    """The exact denoiser of data that is normal with a standard deviation of `SPREAD`."""
+    alpha, sigma = (per_image(info.coefficients[name], x_t.ndim) for name in ("alpha", "sigma"))
+    x0 = alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2) * x_t
+    return Prediction(x0=x0, eps=(x_t - alpha * x0) / sigma)
+
+
+def error(steps, iterations):
+    """How far the way forth from the noise ends from where the way back began."""
+    plan = DDIM(spacing="trailing").plan(SCHEDULE, steps)
+    x0 = SPREAD * normal(image_keys(0, jnp.arange(3)), (4, 4, 2))
+    noise = ddim_inversion(gaussian, plan, x0, iterations)
+    assert abs(float(noise.std()) - 1.0) < 0.25
+    return float(np.abs(sample(DDIM(spacing="trailing"), plan, noise, gaussian) - x0).max())
+
+
+def test_more_iterations_come_nearer():
+    errors = [error(20, iterations) for iterations in (1, 2, 4, 8)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.01 and errors[-1] < 1e-4
+
+
+def test_one_iteration_is_of_first_order():
+    assert 1.6 < error(50, 1) / error(100, 1) < 2.4
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return Generator.load(tiny.bundle())
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((16, 16)).save(path)
+    return str(path)
+
+
+def test_a_pictures_noise_draws_the_picture(generator, picture, tmp_path):
+    settings = {"condition": "text", "steps": 8, "guidance_scale": 1.0, "spacing": "trailing"}
+    found = invert(generator, generator.plan("a red boat", init=picture, **settings), iterations=12)
+    assert found.latent_error < 1e-3
+    np.save(tmp_path / "noise.npy", found.noise)
+    drawn = generator.sample("a red boat", init=tmp_path / "noise.npy", **settings).images[0]
+    assert np.abs(drawn.astype(int) - found.decoded.astype(int)).max() <= 2
+    other = generator.sample("a red boat", **settings).images[0]
+    assert np.abs(drawn.astype(int) - other.astype(int)).max() > 10
+
+
+@pytest.mark.parametrize("options", [{"sampler": "plms"}, {"eta": 0.5}, {"guides": ["threshold()"]}])
+def test_what_cannot_be_gone_back_is_refused(generator, picture, options):
+    plan = generator.plan("a", condition="text", init=picture, **options)
+    with pytest.raises(UserError, match="inversion goes back the way of DDIM"):
+        invert(generator, plan)
+
+
+def test_noise_of_another_size_is_refused(generator, tmp_path):
+    np.save(tmp_path / "noise.npy", np.zeros((1, 4, 4, 2), np.float32))
+    with pytest.raises(UserError, match=r"noise of shape \(1, 4, 4, 2\), and this run takes \(1, 8, 8, 2\)"):
+        generator.plan("a", condition="text", init=tmp_path / "noise.npy")
+    (tmp_path / "broken.npy").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="cannot read noise from"):
+        generator.plan("a", condition="text", init=tmp_path / "broken.npy")
+
+
+def test_a_picture_made_little_noisy_stays(generator, picture):
+    settings = {"condition": "text", "steps": 20, "spacing": "trailing", "guidance_scale": 1.0}
+    decoded = invert(generator, generator.plan("a", init=picture, **settings), 1).decoded.astype(int)
+    distances = [
+        np.abs(generator.sample("a", init=picture, strength=s, **settings).images[0].astype(int) - decoded).mean()
+        for s in (0.05, 0.5, 1.0)
+    ]
+    assert distances == sorted(distances) and distances[0] < distances[-1] / 2
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.5, -1.0, float("nan")])
+def test_a_strength_that_cannot_be_is_refused(generator, picture, strength):
+    with pytest.raises(UserError, match=r"strength .* is out of range"):
+        generator.plan("a", condition="text", init=picture, strength=strength)
