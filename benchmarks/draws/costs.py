@@ -95,7 +95,9 @@ def lines(job: Job, kinds: Sequence[str]) -> Iterator[str]:
     drawn = [prepare(job, case, alone) for case in {PLAIN: Case(PLAIN, {}), **found}.values()]
     for call in alone.calls.values():
         call()
-    times = interleave({**{one.case.name: one.draw for one in drawn}, **alone.calls}, job.rounds)
+    # A guide and the network that it asks may bear one name.
+    runs = {one.case.name: f"run: {one.case.name}" for one in drawn}
+    times = interleave({**{runs[one.case.name]: one.draw for one in drawn}, **alone.calls}, job.rounds)
     yield (
         f"{job.num_images} pictures at once, medians of {job.rounds} rounds in turn; a step against its networks: each "
         "compiled alone, their sum in the same round"
@@ -106,10 +108,10 @@ def lines(job: Job, kinds: Sequence[str]) -> Iterator[str]:
     plain = drawn[0]
     for one in drawn:
         sums = [sum(parts) / CHUNK for parts in zip(*(times[name] for name in one.networks), strict=True)]
-        whole, of_sum = times[one.case.name], paired(one.steps, sums)
+        whole, of_sum = times[runs[one.case.name]], paired(one.steps, sums)
         yield (
             f"| {one.case.name} | {one.calls} | {1e3 * statistics.median(whole) / job.num_images:.1f} "
-            f"| {paired(whole, times[PLAIN]):.2f} | {1e3 * statistics.median(one.steps):.2f} "
+            f"| {paired(whole, times[runs[PLAIN]]):.2f} | {1e3 * statistics.median(one.steps):.2f} "
             f"| {paired(one.steps, plain.steps):.2f} | {1e3 * statistics.median(sums):.2f} "
             f"| {of_sum:.2f}{' (!)' if of_sum > ALLOWED else ''} | {one.mebibytes:.0f} |"
         )
