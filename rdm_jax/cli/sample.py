@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
+    parser.add_argument(
+        "--init",
+        default="",
+        metavar="FILE",
+        help="start from this picture, or from the noise of a .npy (rdm edit invert)",
+    )
+    parser.add_argument("--strength", type=float, metavar="S", help="how noisy it is made, up to 1 (default: 1)")
     proposals = parser.add_argument_group("drawing without a prompt, by rows of the database")
     proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="draw N rows as queries")
     proposals.add_argument(
@@ -148,6 +155,8 @@ def _plan(
         images=[pixels for _, pixels in images],
         rows=rows,
         **{**drawing.options(args, seed), "condition": condition, "neighbors": neighbors},
+        init=args.init,
+        strength=args.strength,
     )
     labels = [label for label, _ in images]
     first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from rdm_jax.evaluation.arms import Arm, Cell
 from rdm_jax.evaluation.drawing import Artist, Drawn
 from rdm_jax.evaluation.judges import Judge, RealPictures, Verdict, drawn_like
-from rdm_jax.evaluation.statistics import Moments, Share, frechet_distance, nearest_cosine, nearest_rmse, psnr
+from rdm_jax.evaluation.statistics import Share, frechet_distance, moments_of, nearest_cosine, nearest_rmse, psnr
 
 AUTOENCODER_TARGETS = {"psnr": 24.0, "psnr_lowest": 17.0, "style": 0.99}
 RECONSTRUCT_BATCH = 32
@@ -131,10 +131,10 @@ def frechet(judged: Judged, like: Likenesses) -> dict[str, Any]:
 
     The floor is that of other real pictures, as many, since the distance falls with their number.
     """
-    reference = _moments(like.features[0])
+    reference = moments_of(like.features[0])
     return {
-        "samples": frechet_distance(_moments(judged.verdict.features), reference),
-        "real": frechet_distance(_moments(like.features[1]), reference),
+        "samples": frechet_distance(moments_of(judged.verdict.features), reference),
+        "real": frechet_distance(moments_of(like.features[1]), reference),
         "count": len(judged.cells),
     }
 
@@ -176,7 +176,3 @@ def _quantiles(values: Float[np.ndarray, " n"], nearest_is_low: bool) -> dict[st
     nearest = values.min() if nearest_is_low else values.max()
     hundredth = np.quantile(values, 0.01 if nearest_is_low else 0.99)
     return {"median": float(np.median(values)), "nearest_hundredth": float(hundredth), "nearest": float(nearest)}
-
-
-def _moments(features: Float[np.ndarray, "n d"]) -> Moments:
-    return Moments.empty(features.shape[1]).add(features)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -105,6 +106,14 @@ class Judge:
         named = {name: [self.classes[name][i] for i in np.concatenate(parts)] for name, parts in classes.items()}
         return Verdict(named, np.concatenate(features))
 
+    def grams(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> list[Float[np.ndarray, "n _ _"]]:
+        """Returns the Gram matrices of the maps of the stem and of each level, float32: what textures there are."""
+        parts = []
+        for start in range(0, len(pictures), BATCH):
+            batch = np.asarray(pictures[start : start + BATCH])
+            parts.append(jax.device_get(self._grams(self.bundle.params["classifier"], to_float(batch))))
+        return [np.concatenate(levels) for levels in zip(*parts, strict=True)]
+
     def shares(self, verdict: Verdict, wanted: Labels) -> dict[str, Share]:
         """Returns {attribute: how often it is named as wanted}, over the pictures in which it can be seen."""
         found = {}
@@ -121,6 +130,22 @@ class Judge:
             bound = module.bind({"params": params})
             features = bound.features(x)
             return features, {name: values.argmax(-1) for name, values in bound.classify(features).items()}
+
+        return jax.jit(look)
+
+    @functools.cached_property
+    def _grams(self) -> Callable[..., list[Array]]:
+        module = build_classifier(self.bundle.config["classifier"])
+
+        def look(params: dict[str, Any], x: Float[Array, "b h w 3"]) -> list[Array]:
+            """Returns the Gram matrices of all convolutions of the stem and all blocks of the levels."""
+            _, seen = module.apply({"params": params}, x, method="features", capture_intermediates=True)
+            maps: list[Any] = [
+                held["__call__"][0]
+                for name, held in seen["intermediates"].items()
+                if name.startswith(("convs_", "levels_"))
+            ]
+            return [jnp.einsum("bhwc,bhwd->bcd", m, m) / (m.shape[1] * m.shape[2]) for m in maps]
 
         return jax.jit(look)
 

@@ -81,27 +81,27 @@ def markdown(results: Mapping[str, Any], title: str) -> str:
     parts = [
         f"# {title}",
         LEGEND,
-        _markdown_table(("arm", *COLUMNS), arm_rows(results)),
-        _markdown_table(("", "samples", "real"), figure_rows(results)),
+        markdown_table(("arm", *COLUMNS), arm_rows(results)),
+        markdown_table(("", "samples", "real"), figure_rows(results)),
         f"## {first['title']}, by style",
-        _markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "style")),
+        markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "style")),
         f"## {first['title']}, by subject",
-        _markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "subject")),
+        markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "subject")),
     ]
     if results.get("autoencoder"):
         rows = autoencoder_rows(results)
-        parts += ["## Reconstructions", _markdown_table(("style", "PSNR in dB", "named their own style"), rows)]
+        parts += ["## Reconstructions", markdown_table(("style", "PSNR in dB", "named their own style"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def screen(results: Mapping[str, Any]) -> str:
     """Returns the tables for a terminal."""
     tables = [
-        _screen_table(("", *COLUMNS), arm_rows(results)),
-        _screen_table(("", "samples", "real"), figure_rows(results)),
+        screen_table(("", *COLUMNS), arm_rows(results)),
+        screen_table(("", "samples", "real"), figure_rows(results)),
     ]
     if results.get("autoencoder"):
-        tables.append(_screen_table(("reconstructions", "PSNR in dB", "own style"), autoencoder_rows(results)))
+        tables.append(screen_table(("reconstructions", "PSNR in dB", "own style"), autoencoder_rows(results)))
     missed = targets_missed(results)
     closing = f"below target: {'; '.join(missed)}" if missed else "every target is met"
     return "\n\n".join([LEGEND, *tables, closing]) + "\n"
@@ -170,12 +170,14 @@ def _mark(arm: Mapping[str, Any], name: str) -> str:
     return ""
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _screen_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def screen_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in columns of equal width."""
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
     return "\n".join(

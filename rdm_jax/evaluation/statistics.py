@@ -56,6 +56,38 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean of so many numbers, with the 95 % interval of the normal approximation."""
+
+    value: float
+    error: float
+    count: int
+
+    @staticmethod
+    def of(values: Float[np.ndarray, " n"]) -> Mean:
+        """Returns the mean of numbers with its standard error, which is infinite for a single one.
+
+        Raises:
+          ValueError: there are none.
+        """
+        if not len(values):
+            raise ValueError("the mean of no numbers")
+        some = values.astype(np.float64)
+        error = float(some.std(ddof=1) / math.sqrt(len(some))) if len(some) > 1 else math.inf
+        return Mean(float(some.mean()), error, len(some))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The mean less and plus 1.96 standard errors."""
+        return self.value - Z95 * self.error, self.value + Z95 * self.error
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns mean, low, high (None where there is a single number) and count."""
+        low, high = (None if math.isinf(end) else end for end in self.interval)
+        return {"mean": self.value, "low": low, "high": high, "count": self.count}
+
+
+@dataclasses.dataclass(frozen=True)
 class Moments:
     """Mean and sum of outer products of deviations of the rows seen so far.
 
@@ -102,6 +134,11 @@ class Moments:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows, and there are {self.count}")
         return self.scatter / (self.count - 1)
+
+
+def moments_of(features: Float[np.ndarray, "n d"]) -> Moments:
+    """Returns the moments of rows that are there at once."""
+    return Moments.empty(features.shape[1]).add(features)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax.cli.main import main
 from tests.cli.test_sample import home, load, rdm, tiny  # noqa: F401
 
 STEPS = ("--steps", 4, "--seed", 3, "--quiet")
@@ -97,6 +98,21 @@ def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_pa
         "00001-3.png",
     ]
     assert "latents come back to" in capsys.readouterr().err
+    again = (
+        "sample",
+        "a red boat",
+        "--init",
+        out / "noise.npy",
+        "--guidance-scale",
+        1,
+        "--out",
+        "again",
+        *STEPS,
+        *places,
+    )
+    assert main(list(map(str, again))) == 0
+    first = next(path for path in out.glob("*/00000-3.png") if path.parent.name == "one")
+    assert np.abs(pixels(tmp_path / "again" / "00000-3.png") - pixels(first)).max() <= 2
 
 
 def test_an_edited_picture_is_replayed_bit_for_bit(edit, rdm, places, picture, mask, home, capsys):  # noqa: F811

@@ -34,7 +34,7 @@ def error(steps, iterations):
     plan = DDIM(spacing="trailing").plan(SCHEDULE, steps)
     x0 = SPREAD * normal(image_keys(0, jnp.arange(3)), (4, 4, 2))
     noise = ddim_inversion(gaussian, plan, x0, iterations)
-    assert abs(float(noise.std()) - 1.0) < 0.25
+    assert iterations < 4 or abs(float(noise.std()) - 1.0) < 0.15
     return float(np.abs(sample(DDIM(spacing="trailing"), plan, noise, gaussian) - x0).max())
 
 

@@ -1,0 +1,286 @@
+"""The ways of bending a run that are measured, as a table: what is asked for, how strongly, and what is promised."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.evaluation.gallery import Target, hand_of, told
+
+FREE, PROMPTED, OWN = "free", "prompted", "own"
+Labels = Callable[[Target], Mapping[str, str]]
+MORE, LESS, SAME, NONE = "more", "less", "same", "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """What a method promises of a figure, against the run without it: MORE or LESS of it, the SAME, or NONE."""
+
+    figure: str
+    direction: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way of bending a run; texts in braces are filled in from the target.
+
+    Attributes:
+      name: its key in the results.
+      title: what a table says of it.
+      base: what is bent: FREE runs under no condition, those of the target's PROMPT, or of the reference's OWN caption.
+      wanted: what the judge should name.
+      promises: what should come of it.
+      weights: what is tried of `symbol`, the less and the more.
+      weight: the one of the tables.
+      guides: as `Generator.plan` takes them.
+      conditions: likewise.
+      symbol: the name of what `weights` are.
+      outright: which words ask for the same in the prompt, drawn beside it: "hand", "changed", or "" for none.
+      needs: parts of the model.
+      figures: the columns of its table.
+    """
+
+    name: str
+    title: str
+    base: str
+    wanted: Labels
+    promises: tuple[Promise, ...]
+    weights: tuple[float, ...]
+    weight: float
+    guides: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    symbol: str = "weight"
+    outright: str = ""
+    needs: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+
+    def lacks(self, parts: Callable[[str], bool], targets: list[Target]) -> str:
+        """Returns what this cannot be measured without, "" if all is there."""
+        missing = [part for part in self.needs if not parts(part)]
+        if missing:
+            return f"the model has no {missing[0]}"
+        hand = hand_of(list(targets[0].labels))
+        texts = " ".join((*self.guides, *self.conditions))
+        if "{hand}" in texts and not all(target.hand for target in targets):
+            return "no caption names a style"
+        if "{changed}" in texts and not all(target.changed for target in targets):
+            return "no caption names what the judge knows"
+        if any(promise.figure == "style" for promise in self.promises) and not hand:
+            return "the judge and the pictures share no style"
+        return ""
+
+
+def filled(template: str, target: Target, weight: float, mask: str = "", learned: str = "") -> str:
+    """Returns a template with the target's own texts and files, in quotes.
+
+    Raises:
+      UserError: a text cannot be written in quotes.
+    """
+    texts = {
+        "file": str(target.file),
+        "caption": target.caption,
+        "prompt": target.prompt,
+        "hand": target.hand,
+        "changed": target.changed,
+        "mask": mask,
+        "learned": learned,
+        "attribute": hand_of(list(target.labels)),
+    }
+    if any("\n" in text for text in texts.values()):
+        raise UserError(f"the caption {target.caption!r} has several lines; build the database again with one")
+    quoted = {name: repr(text) for name, text in texts.items()}
+    return template.format(**quoted, weight=f"{weight:g}")
+
+
+def of_caption(target: Target) -> Mapping[str, str]:
+    """Returns what the reference's caption names."""
+    return told(target.caption, target.labels)
+
+
+def of_reference(target: Target) -> Mapping[str, str]:
+    """Returns all that the reference is."""
+    return target.labels
+
+
+def of_prompt(target: Target) -> Mapping[str, str]:
+    """Returns what the prompt names."""
+    return told(target.prompt, target.prompt_labels)
+
+
+def prompt_in_hand(target: Target) -> Mapping[str, str]:
+    """Returns what the prompt names, in the hand that is asked for in words."""
+    return {**of_prompt(target), hand_of(list(target.labels)): target.hand}
+
+
+def prompt_like_reference(target: Target) -> Mapping[str, str]:
+    """Returns what the prompt names, in the reference's hand."""
+    hand = hand_of(list(target.labels))
+    return {**of_prompt(target), **({hand: target.labels[hand]} if hand else {})}
+
+
+def changed(target: Target) -> Mapping[str, str]:
+    """Returns what the changed prompt names."""
+    return told(target.changed, target.changed_labels)
+
+
+def words(target: Target) -> str:
+    """Returns the prompt with the hand asked for in words."""
+    return f"{target.prompt}, {target.hand}"
+
+
+BOUND = "threshold(bound=3)"
+TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 100.0, 300.0, 1.0, 0.03, 300.0, 300.0, 30.0
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        name="language",
+        title="SDG, text",
+        base=FREE,
+        wanted=of_caption,
+        promises=(Promise("subject", MORE), Promise("colour", MORE), Promise("caption@10", MORE)),
+        weights=(TEXT / 10, TEXT / 3, TEXT, 3 * TEXT),
+        weight=TEXT,
+        guides=("sdg(text={caption}, weight={weight})", BOUND),
+        needs=("noised_clip",),
+        figures=("subject", "colour", "caption@1", "caption@10", "frechet", "diversity"),
+    ),
+    Method(
+        name="content",
+        title="SDG, content of a picture",
+        base=FREE,
+        wanted=of_reference,
+        promises=(Promise("picture@10", MORE), Promise("judged@10", MORE)),
+        weights=(CONTENT / 10, CONTENT / 3, CONTENT, 3 * CONTENT),
+        weight=CONTENT,
+        guides=("sdg(content={file}, weight={weight})", BOUND),
+        needs=("noised_clip",),
+        figures=("subject", "colour", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
+    ),
+    Method(
+        name="structure",
+        title="SDG, structure of a picture",
+        base=FREE,
+        wanted=of_reference,
+        promises=(Promise("layout", MORE),),
+        weights=(STRUCTURE / 3, STRUCTURE, 3 * STRUCTURE),
+        weight=STRUCTURE,
+        guides=("sdg(structure={file}, weight={weight})", BOUND),
+        needs=("noised_clip",),
+        figures=("layout", "low", "subject", "frechet", "diversity"),
+    ),
+    Method(
+        name="style",
+        title="SDG, style of a picture",
+        base=PROMPTED,
+        wanted=prompt_like_reference,
+        promises=(
+            Promise("gram", LESS),
+            Promise("style", MORE),
+            Promise("subject", SAME),
+            Promise("colour", SAME),
+        ),
+        weights=(STYLE / 10, STYLE / 3, STYLE),
+        weight=STYLE,
+        guides=("sdg(style={file}, weight={weight})", BOUND),
+        needs=("noised_clip",),
+        figures=("gram", "style", "subject", "colour", "frechet"),
+    ),
+    Method(
+        name="hand",
+        title="SDG, a style by its name",
+        base=PROMPTED,
+        wanted=prompt_in_hand,
+        promises=(Promise("style", MORE), Promise("subject", SAME), Promise("colour", SAME)),
+        weights=(HAND / 3, HAND, 3 * HAND, 10 * HAND),
+        weight=HAND,
+        guides=("sdg(text={hand}, weight={weight})", BOUND),
+        outright="hand",
+        needs=("noised_clip",),
+        figures=("style", "subject", "colour", "frechet", "diversity"),
+    ),
+    Method(
+        name="clip",
+        title="CLIP on the clean estimate, a style by its name",
+        base=PROMPTED,
+        wanted=prompt_in_hand,
+        promises=(Promise("style", MORE), Promise("subject", SAME), Promise("colour", SAME)),
+        weights=(CLIP,),
+        weight=CLIP,
+        guides=("clip(text={hand}, weight={weight}, cutouts=4)",),
+        figures=("style", "subject", "colour", "frechet", "diversity"),
+    ),
+    Method(
+        name="classifier",
+        title="classifier of noisy latents",
+        base=PROMPTED,
+        wanted=prompt_in_hand,
+        promises=(Promise("style", MORE), Promise("subject", SAME), Promise("colour", SAME)),
+        weights=(CLASS / 3, CLASS, 3 * CLASS),
+        weight=CLASS,
+        guides=("classifier(attribute={attribute}, label={hand}, weight={weight})", BOUND),
+        needs=("noised_classifier",),
+        figures=("style", "subject", "colour", "frechet", "diversity"),
+    ),
+    Method(
+        name="ilvr",
+        title="ILVR",
+        base=FREE,
+        wanted=of_reference,
+        promises=(Promise("low", LESS),),
+        weights=(8.0, 4.0, 2.0),
+        weight=4.0,
+        guides=("ilvr(image={file}, factor={weight})",),
+        symbol="factor",
+        figures=("low", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
+    ),
+    Method(
+        name="inpaint",
+        title="inpainting by blending",
+        base=OWN,
+        wanted=of_caption,
+        promises=(Promise("known", NONE), Promise("seam", LESS)),
+        weights=(1.0,),
+        weight=1.0,
+        guides=("inpaint(image={file}, mask={mask})",),
+        figures=("known", "seam", "subject", "colour", "frechet"),
+    ),
+    Method(
+        name="project",
+        title="inpainting by projection",
+        base=OWN,
+        wanted=of_caption,
+        promises=(Promise("known", NONE), Promise("seam", LESS)),
+        weights=(1.0,),
+        weight=1.0,
+        guides=("project(image={file}, mask={mask})",),
+        figures=("known", "seam", "subject", "colour", "frechet"),
+    ),
+    Method(
+        name="switch",
+        title="the prompt changed after a share of the steps",
+        base=PROMPTED,
+        wanted=changed,
+        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS)),
+        weights=(0.1, 0.2, 0.3, 0.5),
+        weight=0.2,
+        conditions=("switch(prompt={changed}, after={weight})",),
+        symbol="after",
+        outright="changed",
+        figures=("subject", "colour", "moved", "moved_pixels", "frechet"),
+    ),
+    Method(
+        name="mix",
+        title="disentangled editing, learned weights, unseen seeds",
+        base=PROMPTED,
+        wanted=changed,
+        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS)),
+        weights=(1.0,),
+        weight=1.0,
+        conditions=("mix(prompt={changed}, weights={learned})",),
+        outright="changed",
+        needs=("noised_clip",),
+        figures=("subject", "colour", "moved", "moved_pixels", "frechet"),
+    ),
+)
+"""All methods, in the order of the report. Their weights are for the embedded model, 20 steps of DPM-Solver++."""

@@ -1,0 +1,93 @@
+"""References and prompts of a gallery: spread over the labels, prompts without a hand, one word changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import decode
+from rdm_jax.evaluation import gallery
+from rdm_jax.evaluation.gallery import Gallery
+from rdm_jax.retrieval.database import Database
+
+CLASSES = {"subject": ["boat", "tree"], "colour": ["blue", "red"], "style": ["mosaic", "neon", "woodcut"]}
+
+
+@pytest.fixture
+def pictures():
+    """Two of each subject, colour and style; the first names its style, the second does not."""
+    labels = [
+        {"subject": subject, "colour": colour, "style": style}
+        for subject in CLASSES["subject"]
+        for colour in CLASSES["colour"]
+        for style in CLASSES["style"]
+        for _ in range(2)
+    ]
+    captions = [f"a {one['colour']} {one['subject']}" for one in labels]
+    captions = [f"{caption}, {one['style']}" if i % 2 == 0 and one["style"] != "woodcut" else caption
+                for i, (caption, one) in enumerate(zip(captions, labels, strict=True))]  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 4, 4, 3), dtype=np.uint8)
+    return Gallery(images, captions, labels)
+
+
+def test_rows_are_spread_over_all_labels(pictures):
+    rows = gallery.spread(pictures.labels, 12)
+    assert len(set(rows)) == 12
+    for attribute, names in CLASSES.items():
+        assert Counter(pictures.labels[row][attribute] for row in rows) == {name: 12 // len(names) for name in names}
+
+
+def test_targets_have_a_prompt_of_another_hand_that_names_none(pictures, tmp_path):
+    targets, taken = gallery.choose_targets(pictures, CLASSES, 4, tmp_path)
+    assert [target.number for target in targets] == [0, 1, 2, 3] and len(taken) == 8
+    for target in targets:
+        assert (decode(target.file.read_bytes()) == target.image).all()
+        assert not any(gallery.names(target.prompt, style) for style in CLASSES["style"])
+        assert target.prompt_labels["style"] != target.labels["style"]
+        assert target.hand in ("mosaic", "neon") and target.hand != target.prompt_labels["style"]
+        differ = {name for name in CLASSES if target.changed_labels[name] != target.prompt_labels[name]}
+        assert differ == {"colour"} and target.changed_labels["colour"] in target.changed
+        assert gallery.told(target.caption, target.labels).items() >= {"subject": target.labels["subject"]}.items()
+
+
+def test_the_first_mention_is_changed_and_whole_words_alone():
+    labels = {"subject": "boat", "colour": "red"}
+    changed, told = gallery.changed_prompt("a red boat on a red ground, reddish", labels, CLASSES, 0)
+    assert changed == "a blue boat on a red ground, reddish" and told == {"subject": "boat", "colour": "blue"}
+    assert gallery.changed_prompt("nothing of it", labels, CLASSES, 0) == ("", {})
+    assert not gallery.names("cathedral", "cat") and gallery.names("a cat.", "cat")
+
+
+class Stored(Database):
+    """What is read of a database."""
+
+    def __init__(self, name, numbers):
+        object.__setattr__(self, "path", Path(name))
+        object.__setattr__(self, "numbers", list(numbers))
+
+    name = property(lambda self: self.path.name)
+    has_thumbnails = property(lambda self: True)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def items(self, ids):
+        told = [(f"thing {self.numbers[i]}", f"{self.name}{self.numbers[i]}") for i in ids]
+        return [{"caption": caption, "sha256": sha, "attributes": {"licence": "none"}} for caption, sha in told]
+
+    def thumbnails(self, ids):
+        return np.zeros((len(ids), 6, 6, 3), np.uint8)
+
+
+def test_the_databases_name_stands_for_a_missing_attribute_and_unknown_ones_are_left_out():
+    databases = [Stored("noto", range(6)), Stored("lineart", [*range(5), 4])]
+    opened = gallery.open_gallery(databases, {"folder": ["lineart", "noto"], "size": ["big"]}, 4)
+    assert opened.images.shape == (11, 4, 4, 3)  # one picture is there twice
+    assert Counter(labels["folder"] for labels in opened.labels) == {"noto": 6, "lineart": 5}
+    assert all(labels.keys() == {"folder"} for labels in opened.labels) and gallery.hand_of(["folder"]) == "folder"
+    with pytest.raises(UserError, match="databases noto hold too few pictures"):
+        gallery.open_gallery([Stored("noto", range(3))], {}, 4)
