@@ -97,9 +97,7 @@ def guides(files: Mapping[str, str]) -> list[Row]:
             general,
             guided("classifier(attribute='style', label='neon', weight=30)", BOUND),
         ),
-        Row(
-            "clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=300, cutouts=4)")
-        ),
+        Row("clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=300, cutouts=4)")),
         Row("ilvr(image=..., factor=4)", "a blue cat", poster, guided("ilvr(image='{house}', factor=4)"), ("house",)),
         Row(
             "guidance 20, and dynamic_threshold(bound=2)",

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="",
         metavar="FILE",
-        help="start from this picture, or from the noise of a .npy (rdm edit invert)",
+        help="start from this picture, or from a .npy of `rdm edit invert`",
     )
     parser.add_argument("--strength", type=float, metavar="S", help="how noisy it is made, up to 1 (default: 1)")
     proposals = parser.add_argument_group("drawing without a prompt, by rows of the database")
