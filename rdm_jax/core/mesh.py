@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -136,4 +137,10 @@ def put(tree: Any, shardings: Any) -> Any:
 
 def on_host(tree: Any, mesh: Mesh) -> Any:
     """Returns arrays that lie on the devices of all processes as NumPy arrays, in every process."""
-    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))
+    return jax.device_get(_gather(mesh)(tree))
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Callable[[Any], Any]:
+    """Returns the one function of a mesh that puts arrays on all devices whole; a new one would compile again."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))

@@ -46,15 +46,15 @@ class Reference:
 
     Attributes:
       x0: [b, h, w, c] or one for all, as the network sees pictures.
-      content: weight of the cosine of both vectors.
+      content: weight of the cosine of both vectors; None leaves a term out.
       structure: weight of the feature maps' squared differences.
       style: weight of the squared differences of their Gram matrices.
     """
 
     x0: Any
-    content: Any = 0.0
-    structure: Any = 0.0
-    style: Any = 0.0
+    content: Any = None
+    structure: Any = None
+    style: Any = None
 
 
 def semantic(encode: Encode, terms: Sequence[Text | Reference]) -> Objective:
@@ -72,9 +72,14 @@ def semantic(encode: Encode, terms: Sequence[Text | Reference]) -> Objective:
         shape = (len(t), *jnp.shape(term.x0)[1:])
         wanted, wanted_maps = jax.lax.stop_gradient(encode(renoised(term.x0, shape, info), t))
         pairs = list(zip(maps, wanted_maps, strict=True))
-        structure = sum(_mean_square(a, b) for a, b in pairs)
-        style = sum(_mean_square(gram(a), gram(b)) for a, b in pairs)
-        return term.content * cosine(vector, wanted) - term.structure * structure - term.style * style
+        total = jnp.zeros(len(t))
+        if term.content is not None:
+            total += term.content * cosine(vector, wanted)
+        if term.structure is not None:
+            total -= term.structure * sum(_mean_square(a, b) for a, b in pairs)
+        if term.style is not None:
+            total -= term.style * sum(_mean_square(gram(a), gram(b)) for a, b in pairs)
+        return total
 
     def measure(x_t: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, " b"]:
         """Returns the weighted sum of the likenesses of each x_t."""
