@@ -90,20 +90,20 @@ def guides(files: Mapping[str, str]) -> list[Row]:
     return [
         Row("sdg(text='a blue cat')", "a red boat", free, guided("sdg(text='a blue cat', weight=100)", BOUND)),
         Row("sdg(content=...)", "a red boat", free, guided("sdg(content='{house}', weight=300)", BOUND), ("house",)),
-        Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{mosaic}', weight=0.03)", BOUND), ("mosaic",)),
+        Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{mosaic}', weight=0.1)", BOUND), ("mosaic",)),
         Row(
             "classifier(style: neon)",
             "a red boat",
             general,
             guided("classifier(attribute='style', label='neon', weight=30)", BOUND),
         ),
-        Row("clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=300, cutouts=4)")),
+        Row("clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=60, cutouts=4)", BOUND)),
         Row("ilvr(image=..., factor=4)", "a blue cat", poster, guided("ilvr(image='{house}', factor=4)"), ("house",)),
         Row(
-            "guidance 20, and dynamic_threshold(bound=2)",
+            "guidance 20, and dynamic_threshold(bound=4)",
             "a red boat",
             {**poster, "guidance_scale": 20.0},
-            {**guided("dynamic_threshold(bound=2)"), "guidance_scale": 20.0},
+            {**guided("dynamic_threshold(bound=4)"), "guidance_scale": 20.0},
         ),
     ]
 

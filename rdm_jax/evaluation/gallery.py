@@ -162,10 +162,11 @@ def choose_targets(
         if row not in rows and not any(names(gallery.captions[row], name) for name in hands)
     ]
     prompts = [plain[i] for i in spread([gallery.labels[row] for row in plain], len(plain) and 2 * count)]
-    targets = []
+    targets, taken = [], list(rows)
     for number, row in enumerate(rows):
         other = next((i for i in prompts if gallery.labels[i].get(hand) != gallery.labels[row].get(hand)), row)
         prompts = [i for i in prompts if i != other]
+        taken.append(other)
         file = folder / f"{number:03d}.png"
         file.write_bytes(encode(gallery.images[row]))
         prompt, labels = gallery.captions[other], gallery.labels[other]
@@ -184,7 +185,7 @@ def choose_targets(
                 changed_labels=changed_labels,
             )
         )
-    return targets, [*rows, *[gallery.captions.index(target.prompt) for target in targets]]
+    return targets, taken
 
 
 def changed_prompt(

@@ -20,7 +20,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from tests.helpers import guided
 
-SIZES = guidance.Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=4, sweep=False)
+SIZES = guidance.Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
 # One of each kind: of x_t, a hook whose weight is no weight, one with a mask, two conditions.
 SOME = [method for method in METHODS if method.name in ("language", "ilvr", "inpaint", "switch", "mix")]
 

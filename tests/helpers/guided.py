@@ -31,7 +31,8 @@ NOISED = {
 def bundle() -> Bundle:
     """Returns the tiny model with a noised CLIP tower and a noised classifier."""
     classifier = {**NOISED, "features": 6, "classes": CLASSES}
-    plain = tiny.bundle(noised_clip=NOISED, noised_classifier=classifier)
+    sampling = {**tiny.CONFIG["sampling"], "condition": "text+neighbors"}
+    plain = tiny.bundle(noised_clip=NOISED, noised_classifier=classifier, sampling=sampling)
     x, t = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1,))
     params = {
         part: tiny.randomise(jax.eval_shape(getattr(plain, part).init, jax.random.key(0), x, t)["params"], seed=i)
