@@ -391,15 +391,15 @@ def _samplers(bench: Bench, progress: Progress) -> dict[str, Any]:
     The floor is that between two long runs from different noise.
     """
     few, long = bench.sizes.few_steps, bench.sizes.reference_steps
-    runs = {
-        f"DDIM, {long} steps": ("ddim", long, 0),
-        f"DDIM, {long} steps, other noise": ("ddim", long, OTHER_SEED),
-        f"DPM-Solver++ 2M, {few} steps": ("dpmpp_2m", few, 0),
-        f"DDIM, {few} steps": ("ddim", few, 0),
-    }
+    runs = [
+        (f"DDIM, {long} steps", "ddim", long, 0),
+        (f"DDIM, {long} steps, other noise", "ddim", long, OTHER_SEED),
+        (f"DPM-Solver++ 2M, {few} steps", "dpmpp_2m", few, 0),
+        (f"DDIM, {few} steps", "ddim", few, 0),
+    ]
     count = len(bench.targets) * bench.sizes.images
-    drawn: dict[str, Seen] = {}
-    for number, (name, (sampler, steps, shift)) in enumerate(runs.items()):
+    drawn: list[Seen] = []
+    for number, (_, sampler, steps, shift) in enumerate(runs):
 
         def report(now: int, before: int = number * count) -> None:
             """Tells the progress over all samplers."""
@@ -409,15 +409,13 @@ def _samplers(bench: Bench, progress: Progress) -> dict[str, Any]:
             """Returns the seed of a target's pictures."""
             return int(bench.options(target, "")["seed"]) + shift
 
-        prompt = _prompt_of("")
-        images = bench.draw(prompt, "", report, sampler=sampler, steps=steps, seed=seed)
-        drawn[name] = bench.yardstick.look(images)
-    reference = next(iter(drawn.values()))
+        images = bench.draw(_prompt_of(""), "", report, sampler=sampler, steps=steps, seed=seed)
+        drawn.append(bench.yardstick.look(images))
     wanted = [of_prompt(target) for target in bench.targets]
     rows = []
-    for name, seen in drawn.items():
-        apart = _apart(seen, reference) if seen is not reference else None
-        plain = None if "other noise" in name else reference
+    for (name, _, _, shift), seen in zip(runs, drawn, strict=True):
+        apart = None if seen is drawn[0] else _apart(seen, drawn[0])
+        plain = None if shift else drawn[0]
         rows.append({"what": name, "apart": apart, **bench.yardstick.figures(seen, wanted, plain)})
     return {"rows": rows, "reached": rows[2]["apart"] <= rows[1]["apart"]}
 
