@@ -71,7 +71,7 @@ def plot(panels: Sequence[Panel]) -> UInt8[np.ndarray, "h w 3"]:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Returns round numbers from below `low` to above `high`, at most `most` + 1 steps apart."""
-    span = max(high - low, 1e-12)
+    span = (high - low) or max(abs(low), 1.0)  # a single value stands on an axis too
     unit = 10.0 ** math.floor(math.log10(span / most))
     step = next(unit * factor for factor in (1, 2, 5, 10) if span / (unit * factor) <= most)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -1,4 +1,4 @@
-"""`rdm evaluate style-swap` on a tiny random model, through the command line's front door."""
+"""`rdm evaluate` on tiny random models, through the command line's front door."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.cli.main import main
 from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, STYLES, SUBJECTS
 from rdm_jax.evaluation.arms import ARMS, GENERAL, database_name
+from rdm_jax.evaluation.guidance import Sizes
 from rdm_jax.evaluation.judges import RealPictures
 from rdm_jax.generator import Generator
 from rdm_jax.models.classifier import build_classifier
+from tests.helpers import guided
 
+QUICK = Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
 CLASSES = {"subject": list(SUBJECTS), "colour": list(COLOURS), "style": list(STYLES)}
 
 
@@ -131,3 +134,59 @@ def test_bad_input_is_one_line_and_leaves_nothing(evaluate, capsys, tmp_path, ar
 def test_a_measure_must_be_named(capsys):
     assert main(["evaluate"]) == 2
     assert "rdm evaluate --help" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def guided_home(tmp_path_factory):
+    """A folder with a model that has noised networks, a judge, and a database of captioned pictures."""
+    folder = tmp_path_factory.mktemp("guided")
+    guided.bundle().save(folder / "model", "float32")
+    guided.judge(guided.CLASSES).save(folder / "judge", "float32")
+    guided.database(folder / "databases", GENERAL, Generator.load(folder / "model").bundle)
+    return folder
+
+
+@pytest.fixture
+def evaluate_guidance(guided_home, monkeypatch, tmp_path):
+    """Runs the measure in an empty folder; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rdm_jax.evaluation.guidance.QUICK", QUICK)
+    places = {name: guided_home / name[2:] for name in ("--model", "--databases")}
+    places["--judges"] = guided_home / "judge"
+
+    def run(*arguments):
+        given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
+        return main(["evaluate", "guidance", "--out", "out", "--quick", "--quiet", *given, *arguments])
+
+    return run
+
+
+def test_guidance_leaves_tables_curves_and_a_grid(evaluate_guidance, capsys, tmp_path):
+    assert evaluate_guidance("--method", "ilvr", "--targets", "3") == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {"results.json", "results.md", "grid.png", "curves.png"}
+    found = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    assert list(found["methods"]) == ["ilvr"] and len(found["gallery"]["targets"]) == 3
+    assert found["model"]["name"] == "tiny" and found["arguments"]["sizes"]["targets"] == 3
+    text = capsys.readouterr().out
+    assert "ILVR" in text and "DPM-Solver++ 2M, 2 steps" in text and text.endswith("out\n")
+    with Image.open(out / "grid.png") as grid:
+        assert grid.width > 9 * 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "ilvrr"], "unknown method 'ilvrr'; did you mean 'ilvr'"),
+        (["--targets", "1"], "--targets 1 is too few"),
+        (["--databases", "."], ". holds no database; give a folder"),
+        (["--model", "nowhere"], "unknown model 'nowhere'"),
+    ],
+)
+def test_what_guidance_cannot_measure_is_one_line_and_leaves_nothing(
+    evaluate_guidance, capsys, tmp_path, arguments, message
+):
+    assert evaluate_guidance(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()

@@ -10,11 +10,12 @@ from rdm_jax.evaluation.plots import COLOURS, HEIGHT, WIDTH, Curve, Panel, plot,
 
 @pytest.mark.parametrize(
     ("low", "high", "found"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (13, 97, [0, 20, 40, 60, 80, 100]), (5, 5, [5, 6])],
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (13, 97, [0, 20, 40, 60, 80, 100]), (5, 5, []), (0, 0, [])],
 )
 def test_ticks_are_round_and_hold_the_data(low, high, found):
     made = ticks(float(low), float(high))
     assert made[0] <= low and made[-1] >= high and len(made) <= 8
+    assert made[-1] > made[0]
     if low < high:
         assert made == pytest.approx(found)
 
