@@ -83,6 +83,17 @@ def test_gradients_are_those_of_the_convolution(name, monkeypatch):
     np.testing.assert_allclose(forward[0], forward[1], atol=2e-5)  # it is linear
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_of_single_pictures_are_those_of_the_batch(name):
+    x, kernel = _inputs(3, 8, 8, 6, 5)
+
+    def loss(x):
+        return jnp.sum(jnp.sin(FUNCTIONS[name](x, kernel)))
+
+    single = jax.jit(jax.vmap(jax.grad(lambda one: loss(one[None]))))(x)
+    np.testing.assert_allclose(single, jax.grad(loss)(x), atol=1e-5)
+
+
 def test_pictures_do_not_depend_on_the_batch(monkeypatch):
     monkeypatch.setattr(convolution, "LEAST_PRODUCTS", 0)
     x, kernel = _inputs(4, 32, 32, 48, 48)
