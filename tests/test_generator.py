@@ -20,6 +20,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.models import build_autoencoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
+from rdm_jax.settings import settings_from
 
 PROMPTS = ["a red boat", "a blue tree"]
 
@@ -192,7 +193,7 @@ def test_text_alone_needs_no_database(generator):
 )
 def test_batches_are_filled_evenly(tiny, pictures, size, expected):
     given = {"height": size, "width": size, "num_images": pictures}
-    assert factory.settings_from(tiny.CONFIG, given, queries=1).batch_size == expected
+    assert settings_from(tiny.CONFIG, given, queries=1).batch_size == expected
 
 
 def test_decoding_in_slices_changes_nothing(generator, monkeypatch):
@@ -219,7 +220,7 @@ def test_a_prompt_that_is_too_long_names_what_is_cut(generator, databases, caplo
 
 def test_pictures_that_are_not_finite_are_refused(generator, databases):
     params = {**generator.bundle.params, "unet": jax.tree.map(lambda x: x * jnp.nan, generator.bundle.params["unet"])}
-    broken = Generator(dataclasses.replace(generator.bundle, params=params), generator.encoder, generator.programs)
+    broken = dataclasses.replace(generator, bundle=dataclasses.replace(generator.bundle, params=params))
     with pytest.raises(UserError, match="picture 0 is not finite"):
         broken.sample(PROMPTS, database=databases[0], num_images=2, batch_size=4)
 
@@ -229,7 +230,7 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
     [
         ({"prompts": []}, "nothing to draw"),
         ({"prompts": ["a boat", "  "]}, "prompt 2 is empty"),
-        ({"database": None}, "needs a database"),
+        ({"database": None}, "neighbors need a database"),
         ({"database": "no-such"}, "unknown database 'no-such'"),
         ({"condition": "neighbours"}, "did you mean 'neighbors'"),
         ({"sampler": "dim"}, "did you mean 'ddim'"),

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,30 +10,14 @@ from rdm_jax import guides
 from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
-from tests.helpers import tiny
+from tests.helpers import guided, tiny
 
-NOISED = {
-    "in_channels": 2,
-    "features": tiny.WIDTH,
-    "model_channels": 8,
-    "channel_mult": [1, 2],
-    "num_res_blocks": 1,
-    "num_head_channels": 8,
-    "num_groups": 4,
-}
 CLASSES = {"subject": ["boat", "cat"], "colour": ["blue", "green", "red"]}
 
 
 @pytest.fixture(scope="module")
 def generator():
-    classifier = {**NOISED, "features": 5, "classes": CLASSES}
-    bundle = tiny.bundle(noised_clip=NOISED, noised_classifier=classifier)
-    x, t = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1,))
-    params = {
-        part: tiny.randomise(jax.eval_shape(getattr(bundle, part).init, jax.random.key(0), x, t)["params"], seed=i)
-        for i, part in enumerate(("noised_clip", "noised_classifier"))
-    }
-    return Generator.load(dataclasses.replace(bundle, params={**bundle.params, **params}))
+    return Generator.load(guided.bundle(CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +97,7 @@ def test_each_image_has_its_own_weight(draw):
         ("sdg()", r"guide sdg leads nowhere"),
         ("sdg(style='nowhere.png')", r"cannot read nowhere.png as a picture"),
         ("clip()", r"guide clip leads nowhere"),
-        ("ilvr()", r"a guide lacks image; give it a picture's file"),
+        ("ilvr()", r"image is missing; give a picture's file"),
         ("threshold(bound=0)", r"bound=0.0 is out of range"),
         ("dynamic_threshold(quantile=1.5)", r"quantile=1.5 is out of range"),
         ("classifier(attribute='size', label='big')", r"unknown attribute 'size'"),

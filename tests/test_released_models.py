@@ -8,8 +8,9 @@ import pytest
 
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
-from rdm_jax.factory import parameter_counts, schedule_from, settings_from
+from rdm_jax.factory import parameter_counts, schedule_from
 from rdm_jax.models import abstract_params, build_clip
+from rdm_jax.settings import settings_from
 from rdm_jax.training.config import load_config
 
 FOLDER = Path(__file__).parent.parent / "configs" / "models"

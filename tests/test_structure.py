@@ -14,7 +14,7 @@ FLOORS = (
     {"core"},
     {"diffusion", "models"},
     {"guidance", "retrieval", "data", "convert", "bundle"},
-    {"generator", "factory", "guides", "conditions", "editing"},
+    {"generator", "run", "program", "settings", "factory", "guides", "conditions", "editing"},
     {"training", "evaluation"},
     {"cli", "studio", "__main__"},
 )

@@ -15,8 +15,8 @@ from draws.job import Job, wrapped
 from draws.networks import CHUNK, Alone
 from draws.parts import Clock
 from rdm_jax.diffusion.samplers import num_steps
-from rdm_jax.factory import Program
-from rdm_jax.generator import Plan
+from rdm_jax.program import Program
+from rdm_jax.run import Plan
 
 ALLOWED = 1.10  # of the sum of its networks
 
@@ -55,8 +55,9 @@ class Drawn:
 def memory(program: Program) -> float:
     """Returns the mebibytes that the largest of a program's functions holds: arguments, results and temporaries."""
     held = []
-    for function in (program.start, program.advance, program.decode):
-        told: Any = function.memory_analysis()  # type: ignore[attr-defined]
+    functions: tuple[Any, ...] = program.start, program.advance, program.decode
+    for function in functions:
+        told = function.memory_analysis()
         total = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
         held.append((total - told.alias_size_in_bytes) / 2**20)
     return max(held)

@@ -11,10 +11,10 @@ import numpy as np
 
 from draws.cases import Case
 from draws.job import Job
-from rdm_jax import factory
+from rdm_jax import factory, program
 from rdm_jax.bundle import Bundle
-from rdm_jax.generator import Plan
 from rdm_jax.guides.clip import Clip
+from rdm_jax.run import Plan
 
 CHUNK = 10  # steps of one call
 LITTLE = 1e-3  # of what a network says is added to what it is shown next, for every call to be needed
@@ -37,8 +37,7 @@ def gradient(forward: Step) -> Step:
 def unet(bundle: Bundle, plan: Plan) -> Step:
     """Returns the U-Net's step under all conditions of a plan at once, as classifier-free guidance asks it."""
     context = plan.context.rows(np.asarray(plan.rows))
-    guided = bool((plan.run.course.guidance != 1).any() or plan.run.course.also)
-    several = [context.null, context.given, *context.also] if guided else [context.given]
+    several = [context.null, context.given, *context.also] if plan.run.guided else [context.given]
     tokens = jnp.concatenate([jnp.asarray(one.tokens, jnp.float32) for one in several])
     weighted = [jnp.asarray(one.weights) for one in several if one.weights is not None]
     weights = jnp.concatenate(weighted) if weighted else None
@@ -117,7 +116,7 @@ def alone(step: Step, params: Any, x: jax.Array) -> Callable[[], Any]:
         return jax.lax.scan(body, x, times)[0]
 
     times = jnp.linspace(900, 100, CHUNK).astype(jnp.int32)
-    options = factory.COMPILER_OPTIONS.get(jax.default_backend())
+    options = program.COMPILER_OPTIONS.get(jax.default_backend())
     compiled = jax.jit(chunk).lower(params, x, times).compile(options)
     return lambda: jax.block_until_ready(compiled(params, x, times))
 
@@ -145,8 +144,7 @@ class Alone:
         return [self._unet(case, plan), *(self._other(name, plan) for name in case.reads)]
 
     def _unet(self, case: Case, plan: Plan) -> str:
-        guided = bool((plan.run.course.guidance != 1).any() or plan.run.course.also)
-        copies = 2 + len(plan.run.course.also) if guided else 1
+        copies = 2 + len(plan.run.course.also) if plan.run.guided else 1
         context = plan.context
         tokens = context.given.tokens.shape[1:]
         weights = None if context.given.weights is None else context.given.weights.shape[1:]

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from draws.job import Job, wrapped
-from rdm_jax.factory import Program
-from rdm_jax.generator import Plan
+from rdm_jax.program import Program
+from rdm_jax.run import Plan
 
 REFERENCE = 1000
 STEPS = (10, 15, 20, 25, 50, 100)

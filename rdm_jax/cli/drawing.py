@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rdm_jax.bundle import Bundle
-    from rdm_jax.generator import Generator, Plan, Result
+    from rdm_jax.generator import Generator, Result
     from rdm_jax.retrieval.mixture import Mixture
+    from rdm_jax.run import Plan
 
 Extra = Callable[[Path, "list[tuple[str, Result]]"], None]
 

@@ -23,10 +23,11 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.cli.png import SCHEMA
 from rdm_jax.core import files, sheets
 from rdm_jax.core.errors import UserError
-from rdm_jax.generator import Plan, Result
+from rdm_jax.generator import Result
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors
+from rdm_jax.run import Plan
 
 RUN = "run.json"
 RESULTS = "results.json"

@@ -15,9 +15,10 @@ from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
-    from rdm_jax.generator import Generator, Plan
+    from rdm_jax.generator import Generator
     from rdm_jax.retrieval.mixture import Mixture
-    from rdm_jax.retrieval.retriever import Neighbors, Retriever
+    from rdm_jax.retrieval.retriever import Neighbors
+    from rdm_jax.run import Plan
 
 HELP = """Draws a picture again from the parameters inside its PNG.
 
@@ -78,9 +79,10 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     computes for it is then the same to the last bit.
     """
     from rdm_jax.cli.outputs import query_vector
-    from rdm_jax.factory import Settings
-    from rdm_jax.generator import Generator, Plan
+    from rdm_jax.generator import Generator
     from rdm_jax.retrieval.mixture import Mixture
+    from rdm_jax.run import Plan, open_retriever
+    from rdm_jax.settings import Settings
 
     try:
         told = record["settings"]
@@ -97,7 +99,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     size = settings.batch_size
     query = query_vector(record)[None]
     found = _neighbors(generator, database, record, query, same) if database else None
-    run = generator.open_run(settings, _retriever(generator, database) if database else None)
+    run = generator.open_run(settings, open_retriever(generator.encoder, database) if database else None)
     plan = Plan(settings, [record["prompt"]], query, found, indices=[index] * size, rows=[0] * size, run=run)
     return generator, database, plan
 
@@ -108,21 +110,16 @@ def _neighbors(
     """Returns the recorded neighbours from the same database, or those that another one gives."""
     from rdm_jax.cli.outputs import neighbor_names
     from rdm_jax.retrieval.retriever import Neighbors
+    from rdm_jax.run import open_retriever
 
     if not same:
-        return _retriever(generator, database).retrieve(query, record["settings"]["neighbors"])
+        return open_retriever(generator.encoder, database).retrieve(query, record["settings"]["neighbors"])
     for one in database.databases:
         one.check_encoder(generator.encoder.identity)
     ids = np.array(record["neighbors"]["ids"], np.int64)
     scores = np.array(record["neighbors"]["scores"], np.float32)
     names = neighbor_names(record, database)
     return Neighbors(ids[None], scores[None], database.embeddings(names, ids)[None], names[None])
-
-
-def _retriever(generator: Generator, database: Mixture) -> Retriever:
-    from rdm_jax.retrieval.retriever import Retriever
-
-    return Retriever(generator.encoder, database.databases, database.weights)
 
 
 def _specs(entry: dict[str, Any]) -> list[str]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rdm_jax.bundle import Bundle
-    from rdm_jax.generator import Generator, Plan
+    from rdm_jax.generator import Generator
     from rdm_jax.retrieval.mixture import Mixture
+    from rdm_jax.run import Plan
 
 TOP_M = 0.01  # the share of rows that the original draws from
 

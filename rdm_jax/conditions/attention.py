@@ -9,8 +9,8 @@ import numpy as np
 
 from rdm_jax.conditions.base import Condition, Context, Finder, Kind, Other, weights_of
 from rdm_jax.core.calls import OR_A_LIST
+from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError
-from rdm_jax.guides.base import required
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rdm_jax.core.images import read_mask, read_picture
 from rdm_jax.diffusion.denoiser import StepInfo
-from rdm_jax.guides.base import read_mask, read_picture
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.conditions.base import Context, Finder, Other
+from rdm_jax.core.checks import share
 from rdm_jax.core.errors import UserError
-from rdm_jax.guides.base import share
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from rdm_jax.conditions.base import Context, Course, Finder, Other, resampled
+from rdm_jax.core.checks import required, share
 from rdm_jax.core.errors import UserError
-from rdm_jax.guides.base import required, share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,10 @@ class _Turning(Other):
 
     def change(self, context: Context, finder: Finder) -> Context:
         """Notes the tokens of the other condition."""
-        if context.given.tokens.shape[1] != self.tokens(finder).shape[1]:
+        tokens = self.tokens(finder)
+        if context.given.tokens.shape[1] != tokens.shape[1]:
             raise UserError("a condition that turns into another must come before any region")
-        return dataclasses.replace(context, given=dataclasses.replace(context.given, later=self.tokens(finder)))
+        return dataclasses.replace(context, given=dataclasses.replace(context.given, later=tokens))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,14 +65,20 @@ def made(kinds: Mapping[str, type], call: Call, what: str) -> Any:
         if not (fits if isinstance(default, int | float) else isinstance(value, type(default))):
             kind = "a number" if isinstance(default, int | float) else "a text in quotes"
             raise UserError(f"{what} {call.name}: {option}={value!r} is not {kind}; its default is {default!r}")
-    options = {name: float(value) if isinstance(value, int) else value for name, value in call.options.items()}
-    return kinds[call.name](**options)
+    return kinds[call.name](**{name: _as_floats(value) for name, value in call.options.items()})
 
 
 def described(name: str, kind: type, remark: str) -> str:
     """Returns two lines that say what a name takes and does: its options with their defaults, its docstring."""
     options = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(kind))
     return f"{name}({options})\n    {' '.join((kind.__doc__ or '').split())} [{remark}]"
+
+
+def _as_floats(value: Any) -> Any:
+    """Returns a value with floats for whole numbers, in a list too."""
+    if isinstance(value, list):
+        return [float(one) for one in value]
+    return float(value) if isinstance(value, int) else value
 
 
 def _is_number(value: Any) -> bool:

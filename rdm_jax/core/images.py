@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rdm_jax.core.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
@@ -27,6 +30,28 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"not a readable image: none of {', '.join(FORMATS)}") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image: {error}") from error
+
+
+def read_picture(file: str) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Returns a picture's pixels; raises UserError where the file is none."""
+    try:
+        return decode(Path(file).expanduser().read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"cannot read {file} as a picture: {reason}") from error
+
+
+def read_mask(file: str, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Returns a mask in [0, 1] by the brightness of a picture, 1 where it is white.
+
+    Raises:
+      UserError: the file is no picture, or of another size (height, width).
+    """
+    pixels = read_picture(file)
+    if pixels.shape[:2] != size:
+        (height, width), (h, w) = size, pixels.shape[:2]
+        raise UserError(f"mask {file} is {w}x{h} pixels and its picture {width}x{height}; give one of that size")
+    return pixels.mean(axis=-1, dtype=np.float32) / 255.0
 
 
 def encode(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -122,17 +122,22 @@ def put(tree: Any, shardings: Any) -> Any:
     """Puts arrays that every process has onto the devices of all of them.
 
     Args:
-      tree: NumPy arrays or numbers.
+      tree: NumPy arrays or numbers; what lies where it belongs already stays there.
       shardings: a sharding for all of them, or a tree of them that `tree` begins with.
     """
 
     def one(sharding: NamedSharding, branch: Any) -> Any:
         """Puts what one sharding is for."""
         return jax.tree.map(
-            lambda leaf: jax.make_array_from_callback(np.shape(leaf), sharding, np.asarray(leaf).__getitem__), branch
+            lambda leaf: leaf if isinstance(leaf, jax.Array) and leaf.sharding == sharding else _spread(leaf, sharding),
+            branch,
         )
 
     return jax.tree.map(one, shardings, tree)
+
+
+def _spread(array: Any, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(np.shape(array), sharding, np.asarray(array).__getitem__)
 
 
 def on_host(tree: Any, mesh: Mesh) -> Any:

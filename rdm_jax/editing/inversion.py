@@ -22,7 +22,9 @@ from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.samplers import sample
 from rdm_jax.diffusion.samplers.ddim import DDIM
-from rdm_jax.generator import Generator, Plan
+from rdm_jax.generator import Generator
+from rdm_jax.program import Inputs, conditioned_denoiser
+from rdm_jax.run import Plan
 
 
 def ddim_inversion(
@@ -79,22 +81,20 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inverted:
         raise UserError("inversion goes back the way of DDIM: use --sampler ddim, eta 0 and no guides")
     if iterations < 1:
         raise UserError(f"iterations {iterations} is too small; use 1 or more")
-    params = {name: generator.bundle.params[name] for name in ("unet", "autoencoder")}
-    inputs = factory.Inputs(context=plan.context.rows(np.zeros(1, np.int64)), infos=plan.run.steps)
-    bundle, guided = generator.bundle, bool((plan.run.course.guidance != 1).any())
+    bundle, first = generator.bundle, np.zeros(1, np.int64)
+    params = {name: bundle.params[name] for name in ("unet", "autoencoder")}
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
-    prediction = bundle.config["diffusion"]["prediction"]
 
     @jax.jit
-    def both_ways(params: Any, inputs: factory.Inputs, x0: Array) -> tuple[Array, Array, Array, Array]:
+    def both_ways(params: Any, inputs: Inputs, x0: Array) -> tuple[Array, Array, Array, Array]:
         """Returns the noise, the latent that it leads to, and both latents decoded."""
-        denoiser = factory.conditioned_denoiser(bundle.unet, params["unet"], inputs, prediction, guided=guided)
+        denoiser = conditioned_denoiser(bundle, params, inputs, guided=plan.run.guided)
         noise = ddim_inversion(denoiser, inputs.infos, x0, iterations)
         again = sample(sampler, inputs.infos, noise, denoiser)
         return noise, again, decode(params["autoencoder"], again), decode(params["autoencoder"], x0)
 
     x0 = jnp.asarray(plan.run.start.latent)
-    noise, again, picture, decoded = map(np.asarray, both_ways(params, inputs, x0))
+    noise, again, picture, decoded = map(np.asarray, both_ways(params, plan.inputs(first, first), x0))
     if not np.isfinite(noise).all():
         raise UserError(f"the inversion ran away at guidance scale {plan.settings.guidance_scale}; use 1")
     error = float(np.sqrt(np.mean(np.square(again - x0)) / np.mean(np.square(x0))))

@@ -20,11 +20,15 @@ import optax
 from jaxtyping import Array, Float
 
 from rdm_jax import factory
+from rdm_jax.bundle import Bundle
+from rdm_jax.conditions.embeddings import unit
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.core.keys import normal
 from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
-from rdm_jax.diffusion.samplers import Sampler, with_keys
-from rdm_jax.generator import Generator, Plan
+from rdm_jax.diffusion.samplers import Sampler
+from rdm_jax.generator import Generator
+from rdm_jax.program import Inputs, conditioned_denoiser
+from rdm_jax.run import Plan, Run
 
 PERCEPTUAL_WEIGHT = 0.05  # of the loss that keeps the picture; the paper's
 LEARNING_RATE = 0.05
@@ -113,21 +117,17 @@ def learn(
         )
     if plan.context.given.later is None or run.guides:
         raise UserError("there is nothing to mix; plan with one condition that turns into another, and without guides")
-    x_T = start_of(plan)
-    infos = (
-        with_keys(run.steps, image_keys(plan.settings.seed, jnp.asarray(plan.indices)))
-        if run.sampler.draws
-        else run.steps
-    )
-    inputs = factory.Inputs(context=plan.context.rows(np.asarray(plan.rows)), infos=infos)
-    parts = ("unet", "autoencoder", "clip", "noised_clip")
-    params = {part: bundle.params[part] for part in parts}
-    look = jax.jit(looker(bundle, run.sampler, guided=bool((run.course.guidance != 1).any())))
+    indices, rows = np.asarray(plan.indices), np.asarray(plan.rows)
+    inputs = plan.inputs(indices, rows)
+    noise = normal(jax.random.wrap_key_data(jnp.asarray(inputs.keys)), run.start.latent.shape[1:])
+    x_T = jnp.asarray(run.start.under(noise))
+    params = {part: bundle.params[part] for part in ("unet", "autoencoder", "clip", "noised_clip")}
+    look = jax.jit(looker(bundle, run))
     shares = jnp.asarray(run.course.share)
     plain = look(params, inputs, x_T, jnp.ones_like(shares))
-    told = jnp.asarray(direction_of(plan)[np.asarray(plan.rows)])
+    told = jnp.asarray(direction_of(plan)[rows])
 
-    def loss(shares: Array, params: Any, inputs: factory.Inputs, x_T: Array, plain: Any, told: Array) -> Array:
+    def loss(shares: Array, params: Any, inputs: Inputs, x_T: Array, plain: Any, told: Array) -> Array:
         """Returns the mean loss of the pictures."""
         vectors, maps = look(params, inputs, x_T, shares)
         kept = perceptual_loss(maps, plain[1])
@@ -152,33 +152,23 @@ def learn(
     return Learned(np.asarray(shares), losses, int(memory.temp_size_in_bytes) if memory else 0)
 
 
-def start_of(plan: Plan) -> Float[Array, "b h w c"]:
-    """Returns what the plan's pictures start from."""
-    keys = image_keys(plan.settings.seed, jnp.asarray(plan.indices))
-    start = plan.run.start
-    return jnp.asarray(start.alpha * start.latent + start.sigma * normal(keys, start.latent.shape[1:]))
-
-
-def looker(bundle: Any, sampler: Sampler, *, guided: bool) -> Callable[..., tuple[Array, list[Array]]]:
+def looker(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, list[Array]]]:
     """Returns the function (parameters, inputs, x_T, weights [n]) to the finished pictures' CLIP vectors and the
     noised tower's feature maps at time 0."""
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
-    prediction, size = bundle.config["diffusion"]["prediction"], int(bundle.clip.vision.image_size)
-    mean, std = (np.asarray(bundle.config["clip"][name], np.float32).reshape(1, 1, 1, 3) for name in ("mean", "std"))
+    encode = factory.image_encoder_from(bundle.clip, bundle.config["clip"])
+    maps_of = factory.noised_encoder_from(bundle.noised_clip)
+    size = int(bundle.clip.vision.image_size)
 
-    def look(params: Any, inputs: factory.Inputs, x_T: Array, shares: Array) -> tuple[Array, list[Array]]:
+    def look(params: Any, inputs: Inputs, x_T: Array, shares: Array) -> tuple[Array, list[Array]]:
         """Draws, and looks at what was drawn."""
-        infos = dataclasses.replace(inputs.infos, coefficients={**inputs.infos.coefficients, "share": shares})
-        denoiser = factory.conditioned_denoiser(bundle.unet, params["unet"], inputs, prediction, guided=guided)
-        x0 = trajectory(sampler, infos, x_T, denoiser)
+        infos = inputs.keyed_steps() if run.sampler.draws else inputs.infos
+        infos = dataclasses.replace(infos, coefficients={**infos.coefficients, "share": shares})
+        denoiser = conditioned_denoiser(bundle, params, inputs, guided=run.guided)
+        x0 = trajectory(run.sampler, infos, x_T, denoiser)
         pictures = decode(params["autoencoder"], x0)
         squares = jax.image.resize(pictures, (len(pictures), size, size, 3), "cubic")
-        seen = ((squares + 1.0) / 2.0 - mean) / std
-        vectors = bundle.clip.apply({"params": params["clip"]}, seen, method="encode_image")
-        variables, zeros = {"params": params["noised_clip"]}, jnp.zeros(len(x0))
-        _, told = bundle.noised_clip.apply(variables, x0, zeros, mutable=["intermediates"])
-        levels = told["intermediates"]
-        return vectors, [levels[f"level_{i}"][0] for i in range(len(levels))]
+        return encode(params["clip"], squares), maps_of(params["noised_clip"], x0, jnp.zeros(len(x0)))[1]
 
     return look
 
@@ -193,12 +183,8 @@ def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
       UserError: both conditions are the same.
     """
     count, given = plan.run.finder.query_tokens, plan.context.given
-    change = _unit(given.later) - _unit(given.tokens)
+    change = unit(given.later) - unit(given.tokens)
     told = sum(part.mean(axis=1) for part in (change[:, :count], change[:, count:]) if part.shape[1])
     if (np.linalg.norm(told, axis=-1) < 1e-6).any():
         raise UserError("both conditions are the same; give another prompt or another database to mix with")
     return np.asarray(told)
-
-
-def _unit(vectors: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

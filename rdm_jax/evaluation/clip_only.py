@@ -55,14 +55,13 @@ def _programs(generator: Generator, chunk: int) -> tuple[Callable[..., Any], Cal
     """Returns what takes latents `chunk` steps on, and what decodes them; compiled once for a generator."""
     bundle = generator.bundle
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
-    mean, std = (jnp.asarray(bundle.config["clip"][name], jnp.float32).reshape(1, 1, 1, 3) for name in ("mean", "std"))
+    look = factory.image_encoder_from(bundle.clip, bundle.config["clip"])
     size = int(bundle.clip.vision.image_size)
 
     def distance(x: Float[Array, "b h w c"], params: Any, target: Array, keys: Array) -> Array:
         """Returns the sum of the distances of all cutouts to the target, and how far latents are from their mean."""
         squares = jax.vmap(lambda key, one: cut(key, one, size, CUTOUTS))(keys, decode(params["autoencoder"], x))
-        seen = ((squares.reshape(-1, size, size, 3) + 1.0) / 2.0 - mean) / std
-        vectors: Any = bundle.clip.apply({"params": params["clip"]}, seen, method="encode_image")
+        vectors = look(params["clip"], squares.reshape(-1, size, size, 3))
         return jnp.sum(spherical_distance(vectors, target)) / CUTOUTS + DECAY * jnp.sum(jnp.mean(x**2, axis=(1, 2, 3)))
 
     def advance(params: Any, x: Array, state: Any, target: Array, keys: Array) -> tuple[Array, Any]:

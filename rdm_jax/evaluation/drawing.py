@@ -16,10 +16,11 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop, to_float, to_uint8
 from rdm_jax.evaluation.arms import Arm, Cell, cells_of
-from rdm_jax.factory import settings_from
-from rdm_jax.generator import Generator, Plan
+from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.run import Plan
+from rdm_jax.settings import settings_from
 
 Progress = Callable[[int, int], None]
 

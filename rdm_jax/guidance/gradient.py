@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 from rdm_jax.diffusion.denoiser import Denoiser, Guide, Prediction, StepInfo
 from rdm_jax.diffusion.parameterization import per_image
 
+FARTHEST = 3.0  # standard deviations of latents, which have about 1: root mean square over an image
+
 Measure = Callable[[Float[Array, "b h w c"], StepInfo], Float[Array, " b"]]
 """x_t, or what is believed of x0, and the step, to a number for each image, of which more is better."""
 
@@ -77,8 +79,22 @@ def gradient_guidance(objectives: Sequence[Objective]) -> Guide:
 
 
 def shifted(prediction: Prediction, gradient: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
-    """Returns a prediction after a gradient of log p(y | x_t): eps - sigma g, and the x0 that goes with it."""
+    """Returns a prediction after a gradient of log p(y | x_t): eps - sigma g, and the x0 that goes with it.
+
+    x0 moves by sigma^2 / alpha g. No likelihood moves what is believed of x0 out of the data, but a network's gradient
+    stays where alpha goes to 0 and the likelihood's would not: the way of x0 is cut to `FARTHEST`.
+    """
     alpha, sigma = (per_image(info.coefficients[name], gradient.ndim) for name in ("alpha", "sigma"))
+    gradient = gradient * shortening(sigma**2 / alpha * gradient, FARTHEST)
     return dataclasses.replace(
         prediction, x0=prediction.x0 + sigma**2 / alpha * gradient, eps=prediction.eps - sigma * gradient
     )
+
+
+def shortening(way: Float[Array, "b h w c"], farthest: float) -> Float[Array, "b 1 1 1"]:
+    """Returns the factor of each image that brings its root mean square down to `farthest`; 1 where it is below."""
+    axes = tuple(range(1, way.ndim))
+    largest = jnp.maximum(jnp.max(jnp.abs(way), axis=axes, keepdims=True), jnp.finfo(way.dtype).tiny)
+    # The squares of large numbers overflow, those of shares of the largest do not.
+    length = largest * jnp.sqrt(jnp.mean(jnp.square(way / largest), axis=axes, keepdims=True))
+    return jnp.minimum(1.0, farthest / length)

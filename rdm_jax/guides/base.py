@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,6 @@ from jaxtyping import Array, Float, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
-from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.denoiser import Guide, StepHook
 from rdm_jax.guidance.gradient import Objective
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -53,7 +51,7 @@ class Scene:
 
     def latent_of(self, file: str) -> Float[np.ndarray, "1 h w c"]:
         """Returns a picture as the network sees it, fitted into the run's size."""
-        return self.encode(images.to_float(images.fit(read_picture(file), *self.size)[None]))
+        return self.encode(images.to_float(images.fit(images.read_picture(file), *self.size)[None]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Kind(abc.ABC):
         """Returns what all guides of this kind do; each on its own, unless they share work."""
         return sum((kind.bend(networks, inputs, noise) for kind, inputs in asked), Bend())
 
-    def finish(self, pictures: UInt8[np.ndarray, "b h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
+    def finish(self, pictures: UInt8[np.ndarray, "b h w 3"], inputs: dict[str, Any]) -> UInt8[np.ndarray, "b h w 3"]:
         """Returns the finished pictures as the guide leaves them; as they are, unless pixels are put back."""
         return pictures
 
@@ -136,46 +134,3 @@ class PerImage:
 def per_image(value: float | list[float]) -> PerImage:
     """Returns one number, or those of a list, as each image's own."""
     return PerImage(np.atleast_1d(np.asarray(value, np.float32)))
-
-
-def read_picture(file: str) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Returns a picture's pixels; raises UserError where the file is none."""
-    try:
-        return images.decode(Path(file).expanduser().read_bytes())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"cannot read {file} as a picture: {reason}") from error
-
-
-def read_mask(file: str, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Returns a mask in [0, 1] by the brightness of a picture, 1 where it is white.
-
-    Raises:
-      UserError: the file is no picture, or of another size (height, width).
-    """
-    pixels = read_picture(file)
-    if pixels.shape[:2] != size:
-        (height, width), (h, w) = size, pixels.shape[:2]
-        raise UserError(f"mask {file} is {w}x{h} pixels and its picture {width}x{height}; give one of that size")
-    return pixels.mean(axis=-1, dtype=np.float32) / 255.0
-
-
-def positive(name: str, value: float) -> float:
-    """Returns the value; raises UserError unless it is above 0 and finite."""
-    if not 0 < value < float("inf"):
-        raise UserError(f"{name}={value} is out of range; give a number above 0")
-    return value
-
-
-def share(name: str, value: float) -> float:
-    """Returns the value; raises UserError unless it is in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise UserError(f"{name}={value} is out of range; give a share from 0 to 1")
-    return value
-
-
-def required(name: str, value: str, what: str) -> str:
-    """Returns the value; raises UserError if it is empty."""
-    if not value:
-        raise UserError(f"a guide lacks {name}; give it {what}, {name}='...'")
-    return value

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from rdm_jax.core.calls import OR_A_LIST
+from rdm_jax.core.checks import positive
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import read_picture
+from rdm_jax.factory import image_encoder_from
 from rdm_jax.guidance.clean_clip import clip_distance
-from rdm_jax.guides.base import Bend, Kind, Networks, Scene, per_image, positive, read_picture
+from rdm_jax.guides.base import Bend, Kind, Networks, Scene, per_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +48,15 @@ class Clip(Kind):
 
     def bend(self, networks: Networks, inputs: dict[str, Any], noise: Array) -> Bend:
         """Returns the objective."""
-        clip: Any = networks.bundle.clip
-        config = networks.bundle.config["clip"]
-        mean, std = (jnp.asarray(config[name], jnp.float32).reshape(1, 1, 1, 3) for name in ("mean", "std"))
-
-        def encode(pictures: Float[Array, "n s s 3"]) -> Float[Array, "n d"]:
-            """Returns CLIP's vectors of pictures in [-1, 1]."""
-            seen = ((pictures + 1.0) / 2.0 - mean) / std
-            return clip.apply({"params": networks.params["clip"]}, seen, method="encode_image")
-
+        bundle = networks.bundle
+        look = image_encoder_from(bundle.clip, bundle.config["clip"])
         objective = clip_distance(
             networks.decode,
-            encode,
+            functools.partial(look, networks.params["clip"]),
             inputs["targets"],
             inputs["shares"],
             inputs["weight"],
-            size=int(clip.vision.image_size),
+            size=int(bundle.clip.vision.image_size),
             cutouts=int(self.cutouts),
             smoothness=inputs["smoothness"],
         )

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from rdm_jax.core.checks import required, share
 from rdm_jax.guidance.ilvr import ilvr, low_pass
-from rdm_jax.guides.base import Bend, Kind, Networks, Scene, required, share
+from rdm_jax.guides.base import Bend, Kind, Networks, Scene
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from rdm_jax.core import images
+from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError
 from rdm_jax.guidance.inpainting import inpainting
 from rdm_jax.guidance.projection import known_region
-from rdm_jax.guides.base import Bend, Kind, Networks, Scene, read_mask, read_picture, required
+from rdm_jax.guides.base import Bend, Kind, Networks, Scene
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +29,21 @@ class _Known(Kind):
 
     def inputs(self, scene: Scene) -> dict[str, Any]:
         """Returns the picture's latent and the mask: the largest of the pixels that a latent stands for."""
-        known, mask = self.fitted(scene.size)
+        known, painted = self.fitted(scene.size)
         height, width, _ = scene.latent
         factor = scene.size[0] // height
-        largest = mask.reshape(1, height, factor, width, factor, 1).max(axis=(2, 4)).astype(np.float32) / 255.0
-        return {"known": scene.encode(images.to_float(known[None])), "mask": largest}
+        largest = painted.reshape(1, height, factor, width, factor, 1).max(axis=(2, 4)).astype(np.float32) / 255.0
+        pixels = {"known_pixels": known, "painted_pixels": painted}
+        return {"known": scene.encode(images.to_float(known[None])), "mask": largest, **pixels}
 
     def bend(self, networks: Networks, inputs: dict[str, Any], noise: Array) -> Bend:
         """Returns the hook that puts the known part back after each step."""
         return Bend(hooks=(inpainting(inputs["known"], inputs["mask"], noise),))
 
-    def finish(self, pictures: UInt8[np.ndarray, "b h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
+    def finish(self, pictures: UInt8[np.ndarray, "b h w 3"], inputs: dict[str, Any]) -> UInt8[np.ndarray, "b h w 3"]:
         """Returns the pictures with the known pixels put back; where the mask is grey both are mixed."""
-        known, mask = self.fitted(size)
-        new = mask[None, :, :, None].astype(np.float32) / 255.0
-        return np.round(new * pictures + (1.0 - new) * known).astype(np.uint8)
+        new = inputs["painted_pixels"][None, :, :, None].astype(np.float32) / 255.0
+        return np.round(new * pictures + (1.0 - new) * inputs["known_pixels"]).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Inpaint(_Known):
 
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns both; raises UserError unless the files are pictures of one size."""
-        picture = read_picture(required("image", self.image, "a picture's file"))
-        mask = read_mask(required("mask", self.mask, "a mask's file"), picture.shape[:2])
+        picture = images.read_picture(required("image", self.image, "a picture's file"))
+        mask = images.read_mask(required("mask", self.mask, "a mask's file"), picture.shape[:2])
         grey = np.repeat(np.round(mask * 255.0).astype(np.uint8)[..., None], 3, axis=-1)
         return images.fit(picture, *size), images.fit(grey, *size)[..., 0]
 
@@ -83,7 +84,7 @@ class Outpaint(_Known):
 
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns the canvas and what is not painted on it yet; raises UserError unless it has the run's size."""
-        picture = read_picture(required("image", self.image, "a picture's file"))
+        picture = images.read_picture(required("image", self.image, "a picture's file"))
         margins = Margins(*(int(side) for side in (self.left, self.right, self.up, self.down)))
         canvas, mask = extended(picture, margins)
         if canvas.shape[:2] != size:

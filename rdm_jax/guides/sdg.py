@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from jaxtyping import Array
 
 from rdm_jax.core.calls import OR_A_LIST
 from rdm_jax.core.errors import UserError
+from rdm_jax.factory import noised_encoder_from
 from rdm_jax.guidance.semantic import Reference, Text, semantic
 from rdm_jax.guides.base import Bend, Kind, Networks, Scene, per_image
 
@@ -41,15 +43,8 @@ class Sdg(Kind):
     @classmethod
     def bend_all(cls, networks: Networks, asked: Sequence[tuple[Any, dict[str, Any]]], noise: Array) -> Bend:
         """Returns one objective for all texts and references: the tower looks at x_t once for them together."""
-        module: Any = networks.bundle.noised_clip
-
-        def encode(x: Array, t: Array) -> tuple[Array, Sequence[Array]]:
-            """Returns the tower's vectors and its feature maps."""
-            variables = {"params": networks.params["noised_clip"]}
-            vector, seen = module.apply(variables, x, t, mutable=["intermediates"])
-            levels = seen["intermediates"]
-            return vector, [levels[f"level_{i}"][0] for i in range(len(levels))]
-
+        look = noised_encoder_from(networks.bundle.noised_clip)
+        encode = functools.partial(look, networks.params["noised_clip"])
         terms: list[Text | Reference] = []
         for _, given in asked:
             weight = given["weight"]

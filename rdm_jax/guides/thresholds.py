@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Array
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.checks import part, positive
 from rdm_jax.guidance.thresholding import dynamic_thresholding, static_thresholding
-from rdm_jax.guides.base import Bend, Kind, Networks, Scene, positive
+from rdm_jax.guides.base import Bend, Kind, Networks, Scene
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,10 @@ class DynamicThreshold(Kind):
 
     def inputs(self, scene: Scene) -> dict[str, Any]:
         """Returns quantile and bound."""
-        if not 0 < self.quantile <= 1:
-            raise UserError(f"quantile={self.quantile} is out of range; give a share above 0, up to 1")
-        return {"quantile": np.float32(self.quantile), "bound": np.float32(positive("bound", self.bound))}
+        return {
+            "quantile": np.float32(part("quantile", self.quantile)),
+            "bound": np.float32(positive("bound", self.bound)),
+        }
 
     def bend(self, networks: Networks, inputs: dict[str, Any], noise: Array) -> Bend:
         """Returns the guide."""

@@ -14,9 +14,13 @@ from jaxtyping import Array, Float, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditions import Condition
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
+from rdm_jax.diffusion.denoiser import make_denoiser
+from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.program import network_from
 
 SETTINGS = ("unet", "autoencoder", "latents", "diffusion", "sampling")
 
@@ -46,13 +50,15 @@ def _program(settings: str) -> Callable[..., Float[Array, "b h w 3"]]:
     steps = sampler.plan(factory.schedule_from(config["diffusion"]), sampling["steps"])
     shape = factory.latent_shape(bundle.unet, bundle.autoencoder, sampling["height"], sampling["width"])
     decode = factory.decoder_from(bundle.autoencoder, config["latents"])
-    guidance = None if sampling["guidance_scale"] == 1.0 else jnp.float32(sampling["guidance_scale"])
-    prediction = config["diffusion"]["prediction"]
+    prediction, scale = config["diffusion"]["prediction"], float(sampling["guidance_scale"])
 
     @jax.jit
     def run(params: dict[str, Any], null: Array, tokens: Array, keys: Array) -> Array:
         """Returns pictures in about [-1, 1]."""
-        denoiser = factory.denoiser_from(bundle.unet, params["unet"], tokens, guidance, prediction, null)
+        network, given = network_from(bundle.unet, params["unet"]), Condition(tokens)
+        nothing = Condition(jnp.broadcast_to(null, tokens[:1].shape))
+        guided = classifier_free_denoiser(network, given, nothing, jnp.float32(scale), prediction)
+        denoiser = make_denoiser(network, given, prediction) if scale == 1.0 else guided
         infos = samplers.with_keys(steps, keys)
         return decode(params["autoencoder"], samplers.sample(sampler, infos, normal(keys, shape), denoiser))
 

@@ -17,6 +17,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.images import to_float
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
+from rdm_jax.factory import scaling_from
 from rdm_jax.models.autoencoder import AutoencoderKL, sample_moments
 from rdm_jax.training.config import Config
 
@@ -70,8 +71,8 @@ class Latents:
             encoded = batch["moments"].astype(jnp.float32)
         if isinstance(autoencoder, AutoencoderKL):
             encoded = sample_moments(encoded, jax.random.normal(key, (len(encoded), *self.shape)))
-        shift = jnp.asarray(self.scaling.get("shift", 0.0), jnp.float32).reshape(1, 1, 1, -1)
-        return (encoded - shift) * jnp.float32(self.scaling["scale"])
+        scale, shift = scaling_from(self.scaling)
+        return (encoded - shift) * scale
 
 
 def open_latents(

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from rdm_jax.cli.main import main
-from tests.cli.test_sample import home, load, rdm, tiny  # noqa: F401
 
 STEPS = ("--steps", 4, "--seed", 3, "--quiet")
 
@@ -31,7 +30,7 @@ def mask(tmp_path):
 
 
 @pytest.fixture
-def edit(rdm, picture):  # noqa: F811
+def edit(rdm, picture):
     def run(action, *arguments, image=picture):
         return rdm("edit", action, "--image", image, "--out", "out", *STEPS, *arguments, defaults=())
 
@@ -39,7 +38,7 @@ def edit(rdm, picture):  # noqa: F811
 
 
 @pytest.fixture
-def places(home):  # noqa: F811
+def places(home):
     return "--model", home / "model", "--database", home / "one"
 
 
@@ -84,7 +83,7 @@ def test_variations_have_the_picture_as_their_query(edit, places, tmp_path):
     assert (pixels(tmp_path / "out" / "00000-3.png") != pixels(tmp_path / "out" / "00001-3.png")).any()
 
 
-def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_path, capsys):  # noqa: F811
+def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_path, capsys):
     options = ("--prompt", "a red boat", "--to", "a blue tree", "--to-database", home / "two", "--iterations", 8)
     assert edit("invert", *places, *options) == 0
     out = tmp_path / "out"
@@ -115,21 +114,21 @@ def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_pa
     assert np.abs(pixels(tmp_path / "again" / "00000-3.png") - pixels(first)).max() <= 2
 
 
-def test_an_edited_picture_is_replayed_bit_for_bit(edit, rdm, places, picture, mask, home, capsys):  # noqa: F811
+def test_an_edited_picture_is_replayed_bit_for_bit(edit, rdm, places, picture, mask, home, capsys):
     assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--with", "switch(prompt='cat')") == 0
     capsys.readouterr()
     assert rdm("replay", "out/00000-3.png", "--quiet", defaults=("--model", "--database")) == 0
     assert "identical to the picture in the file" in capsys.readouterr().err
 
 
-def test_weights_of_a_file_mix_two_conditions(rdm, places, tmp_path):  # noqa: F811
+def test_weights_of_a_file_mix_two_conditions(rdm, places, tmp_path):
     (tmp_path / "weights.json").write_text("[1, 1, 0.5, 0]")
     arguments = ("--prompt", "a red boat", "--to", "a blue tree", "--weights", "weights.json", "--out", "out")
     assert rdm("edit", "mix", *arguments, *STEPS, *places, defaults=()) == 0
     assert (tmp_path / "out" / "edit.png").is_file()
 
 
-def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):  # noqa: F811
+def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
     arguments = ("--prompt", "a red boat", "--to", "a blue tree", "--out", "out")
     assert rdm("edit", "mix", *arguments, *STEPS, *places, defaults=()) == 2
     assert "mixing needs the model's noised_clip" in capsys.readouterr().err
@@ -139,7 +138,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):  # noqa: F811
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("img2img", "--strength", 0), "strength 0.0 is out of range"),
+        (("img2img", "--strength", 0), "strength=0.0 is out of range"),
         (("inpaint", "--mask", "nowhere.png"), "cannot read nowhere.png as a picture"),
         (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its picture 16x16"),
         (("inpaint",), "required: --mask"),
@@ -152,7 +151,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):  # noqa: F811
         (("img2img", "--sampler", "dpmpp_2m", "--eta", 0.5), "sampler 'dpmpp_2m' has none"),
         (("img2img", "--steps", 2000), "2000"),
         (("vary", "--guidance-interval", 0.8, 0.2), "is no interval"),
-        (("vary", "--guidance-rescale", 2), "guidance rescale 2.0 is out of range"),
+        (("vary", "--guidance-rescale", 2), "guidance_rescale=2.0 is out of range"),
         (("vary", "--with", "region(mask='small.png', prompt='a')"), "mask small.png is 8x8"),
     ],
 )

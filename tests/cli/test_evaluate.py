@@ -140,7 +140,7 @@ def test_a_measure_must_be_named(capsys):
 def guided_home(tmp_path_factory):
     """A folder with a model that has noised networks, a judge, and a database of captioned pictures."""
     folder = tmp_path_factory.mktemp("guided")
-    guided.bundle().save(folder / "model", "float32")
+    guided.bundle(condition="text+neighbors").save(folder / "model", "float32")
     guided.judge(guided.CLASSES).save(folder / "judge", "float32")
     guided.database(folder / "databases", GENERAL, Generator.load(folder / "model").bundle)
     return folder

@@ -13,10 +13,10 @@ from rdm_jax.cli import outputs
 from rdm_jax.cli.png import encode_png, read_record
 from rdm_jax.core import sheets
 from rdm_jax.core.errors import UserError
-from rdm_jax.factory import Settings
 from rdm_jax.generator import Result
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors
+from rdm_jax.settings import Settings
 
 RNG = np.random.default_rng(0)
 

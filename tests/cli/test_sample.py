@@ -8,63 +8,16 @@ import io
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rdm_jax.cli.main import main
 from rdm_jax.generator import Generator
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
-
-
-@pytest.fixture(scope="module")
-def home(tiny, tmp_path_factory):
-    """A folder with a model, two of its databases, and one that another encoder made."""
-    folder = tmp_path_factory.mktemp("home")
-    bundle = tiny.bundle()
-    bundle.save(folder / "model", "float32")
-    opened = Generator.load(folder / "model").bundle
-    for seed, name in enumerate(["one", "two"]):
-        tiny.database(folder, name, opened, seed=seed)
-    tiny.database(folder, "foreign", tiny.bundle(name="other"))
-    manifest = json.loads((folder / "foreign" / "manifest.json").read_text())
-    manifest["encoder"]["sha256"] = "0" * 64
-    (folder / "foreign" / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def load():
-    """Loads each model in each type once, so that what a test compiled serves the next one too."""
-    return functools.cache(Generator.load)
-
-
-@pytest.fixture
-def rdm(home, load, monkeypatch, tmp_path):
-    """Runs the command line in an empty folder; returns the exit status."""
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, "")  # for what stood there to come back at the end, nothing too
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(Generator, "load", staticmethod(load))
-    monkeypatch.chdir(tmp_path)
-    places = {"--model": "model", "--database": "one"}
-
-    def run(verb, *arguments, defaults=("--model", "--database")):
-        given = [part for name in defaults for part in (name, str(home / places[name]))]
-        return main([verb, *given, *map(str, arguments)])
-
-    return run
 
 
 @pytest.fixture
@@ -319,8 +272,8 @@ def test_rows_are_drawn_by_how_often_they_were_neighbours(sample, home, tiny, tm
 def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, monkeypatch):
     draw = Generator.draw
 
-    def interrupted(self, plan, progress=None):
-        yield next(draw(self, plan, progress))
+    def interrupted(self, *arguments):
+        yield next(draw(self, *arguments))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Generator, "draw", interrupted)

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 
-from rdm_jax.core.calls import Call, made, parse_call
+from rdm_jax.core.calls import OR_A_LIST, Call, made, parse_call
 from rdm_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
     size: float = 1.0
+    sizes: float | list[float] = dataclasses.field(default=1.0, metadata=OR_A_LIST)
     kind: str = "plain"
 
 
@@ -46,11 +47,15 @@ def test_nothing_else_is_and_nothing_is_run(text):
 def test_options_are_checked_by_name_and_kind():
     assert made({"thing": Thing}, Call("thing", {"size": 2}), "kind") == Thing(2.0)
     assert isinstance(made({"thing": Thing}, Call("thing", {"size": 2}), "kind").size, float)
+    several = made({"thing": Thing}, Call("thing", {"sizes": [1, 2.5, 3]}), "kind").sizes
+    assert several == [1.0, 2.5, 3.0] and all(isinstance(one, float) for one in several)
     for call, match in (
         (Call("thong", {}), "unknown kind 'thong'; did you mean 'thing'"),
         (Call("thing", {"sise": 2}), "unknown option of kind thing: 'sise'; did you mean 'size'"),
         (Call("thing", {"size": "2"}), "size='2' is not a number; its default is 1.0"),
         (Call("thing", {"size": True}), "size=True is not a number"),
+        (Call("thing", {"size": [1.0]}), r"size=\[1.0\] is not a number"),
+        (Call("thing", {"sizes": []}), r"sizes=\[\] is not a number"),
         (Call("thing", {"kind": 3}), "kind=3 is not a text in quotes; its default is 'plain'"),
     ):
         with pytest.raises(UserError, match=match):

@@ -29,13 +29,23 @@ def gaussian(x_t, info):
     return Prediction(x0=x0, eps=(x_t - alpha * x0) / sigma)
 
 
+def noise_of(x0, steps, iterations):
+    """The noise of some data, and the plan of the way."""
+    plan = DDIM(spacing="trailing").plan(SCHEDULE, steps)
+    return ddim_inversion(gaussian, plan, x0, iterations), plan
+
+
 def error(steps, iterations):
     """How far the way forth from the noise ends from where the way back began."""
-    plan = DDIM(spacing="trailing").plan(SCHEDULE, steps)
     x0 = SPREAD * normal(image_keys(0, jnp.arange(3)), (4, 4, 2))
-    noise = ddim_inversion(gaussian, plan, x0, iterations)
-    assert iterations < 4 or abs(float(noise.std()) - 1.0) < 0.15
+    noise, plan = noise_of(x0, steps, iterations)
     return float(np.abs(sample(DDIM(spacing="trailing"), plan, noise, gaussian) - x0).max())
+
+
+def test_the_noise_of_data_is_standard_normal_in_the_limit_of_many_steps():
+    x0 = SPREAD * normal(image_keys(0, jnp.arange(64)), (8, 8, 2))
+    far, near = (abs(float(noise_of(x0, steps, 8)[0].std() / x0.std() * SPREAD) - 1.0) for steps in (25, 200))
+    assert near < 0.05 and near < far / 4
 
 
 def test_more_iterations_come_nearer():
@@ -100,5 +110,5 @@ def test_a_picture_made_little_noisy_stays(generator, picture):
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0, float("nan")])
 def test_a_strength_that_cannot_be_is_refused(generator, picture, strength):
-    with pytest.raises(UserError, match=r"strength .* is out of range"):
+    with pytest.raises(UserError, match=r"strength=.* is out of range"):
         generator.plan("a", condition="text", init=picture, strength=strength)

@@ -27,7 +27,7 @@ SOME = [method for method in METHODS if method.name in ("language", "ilvr", "inp
 
 @pytest.fixture(scope="module")
 def generator():
-    return Generator.load(guided.bundle())
+    return Generator.load(guided.bundle(condition="text+neighbors"))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
     # The same programs without the noised networks.
     params = {part: tree for part, tree in generator.bundle.params.items() if not part.startswith("noised")}
     bundle = dataclasses.replace(generator.bundle, params=params)
-    plain = Generator(bundle, generator.encoder, generator.programs)
+    plain = dataclasses.replace(generator, bundle=bundle)
     databases = [Database.open(guided.database(tmp_path, name, plain.bundle, labelled=False)) for name in ("a", "bc")]
     judge = Judge(guided.judge({"folder": ["a", "bc"]}))
     bench = guidance.open_bench(plain, databases, judge, SIZES, tmp_path)

@@ -13,7 +13,7 @@ from rdm_jax.diffusion.denoiser import Prediction, StepInfo
 from rdm_jax.diffusion.samplers import SAMPLERS, sample, with_keys
 from rdm_jax.diffusion.schedule import cosine
 from rdm_jax.guidance.classifier import class_likelihood
-from rdm_jax.guidance.gradient import Objective, gradient_guidance
+from rdm_jax.guidance.gradient import FARTHEST, Objective, gradient_guidance
 
 SCHEDULE = cosine(1000)  # it ends without signal: standard normal noise is the right start
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.7), (-1.5, 1.0), (0.2, 0.3)
@@ -71,12 +71,30 @@ def test_a_gradient_moves_the_noise_and_x0_as_one():
     x, info = normal(image_keys(1, jnp.arange(5)), (2, 2, 3)), info_at(500)
     direction = normal(image_keys(2, jnp.arange(5)), (2, 2, 3))
     alpha, sigma = (np.float64(info.coefficients[name]) for name in ("alpha", "sigma"))
-    weights = jnp.arange(5.0)
+    weights = jnp.arange(5.0) / 4.0
     objective = Objective(lambda x_t, info: jnp.sum(x_t * direction, axis=(1, 2, 3)), weights)
     plain, led = mixture(x, info), gradient_guidance([objective])(mixture)(x, info)
     moved = sigma * np.asarray(weights).reshape(5, 1, 1, 1) * np.asarray(direction)
     np.testing.assert_allclose(led.eps, plain.eps - moved, atol=1e-5)
     np.testing.assert_allclose(alpha * led.x0 + sigma * led.eps, x, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1e3, 1e30])
+def test_a_gradient_moves_x0_no_farther_than_data_goes(weight):
+    x, info = normal(image_keys(1, jnp.arange(4)), (2, 2, 3)), info_at(999)
+    direction = normal(image_keys(2, jnp.arange(4)), (2, 2, 3))
+    weights = jnp.asarray([0.0, 1e-9, weight, -weight])
+    objective = Objective(lambda x_t, info: jnp.sum(x_t * direction, axis=(1, 2, 3)), weights)
+    plain, led = mixture(x, info), gradient_guidance([objective])(mixture)(x, info)
+    way = np.asarray(led.x0 - plain.x0)
+    lengths = np.sqrt(np.mean(np.square(way), axis=(1, 2, 3)))
+    assert lengths[0] == 0 and lengths[1] < FARTHEST
+    np.testing.assert_allclose(lengths[2:], FARTHEST, rtol=1e-4)
+    # In the direction of the gradient still, and of the noise as of x0.
+    along = np.asarray(direction) * (FARTHEST / np.sqrt(np.mean(np.square(direction), axis=(1, 2, 3), keepdims=True)))
+    np.testing.assert_allclose(way[2:], np.stack([along[2], -along[3]]), rtol=1e-3, atol=1e-4)
+    alpha, sigma = (np.float64(info.coefficients[name]) for name in ("alpha", "sigma"))
+    np.testing.assert_allclose(alpha * led.x0 + sigma * led.eps, x, atol=1e-4)
 
 
 def test_a_measure_of_x0_is_led_through_the_network():

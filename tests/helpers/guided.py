@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,10 @@ NOISED = {
 }
 
 
-def bundle() -> Bundle:
-    """Returns the tiny model with a noised CLIP tower and a noised classifier."""
-    classifier = {**NOISED, "features": 6, "classes": CLASSES}
-    sampling = {**tiny.CONFIG["sampling"], "condition": "text+neighbors"}
+def bundle(classes: dict[str, list[str]] = CLASSES, **sampling: Any) -> Bundle:
+    """Returns the tiny model with a noised CLIP tower, and a noised classifier of some classes."""
+    classifier = {**NOISED, "features": sum(map(len, classes.values())), "classes": classes}
+    sampling = {**tiny.CONFIG["sampling"], **sampling}
     plain = tiny.bundle(noised_clip=NOISED, noised_classifier=classifier, sampling=sampling)
     x, t = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1,))
     params = {

@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> None:
     # Imported late: `rdm edit --help` and wrong options need not wait for it.
     from rdm_jax.cli import outputs
     from rdm_jax.cli.edit.actions import RUNNERS, Desk
+    from rdm_jax.core.images import read_picture
     from rdm_jax.generator import Generator
-    from rdm_jax.guides.base import read_picture
 
     out = Path(args.out).expanduser()
     outputs.check_writable(out)

@@ -19,8 +19,9 @@ from rdm_jax.core import files, images, sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.editing import inversion, mixing
 from rdm_jax.evaluation.statistics import psnr
-from rdm_jax.generator import Generator, Plan, Result, join
+from rdm_jax.generator import Generator, Result, join
 from rdm_jax.retrieval.mixture import Mixture
+from rdm_jax.run import Plan
 
 MOST = 8  # pictures in a row of edit.png
 SIDE = 256  # of a cell of edit.png, in pixels

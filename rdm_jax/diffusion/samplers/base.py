@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from rdm_jax.core.keys import normal
 from rdm_jax.diffusion.denoiser import Denoiser, Prediction, StepHook, StepInfo
@@ -77,13 +77,16 @@ class Carry:
     x: Any  # as in StepInfo
 
 
-def with_keys(steps: StepInfo, keys: Key[Array, " b"]) -> StepInfo:
-    """Returns the plan with a key for each step and image, [n, b], `fold_in(keys[i], step)`.
+def with_keys(steps: StepInfo, keys: Key[Array, " b"], first: int | Int[Array, ""] = 0) -> StepInfo:
+    """Returns steps with a key for each step and image, [n, b], `fold_in(keys[i], step)`.
 
-    To start in the middle of a plan, give it its keys first and then slice it: a step keeps its noise.
+    Args:
+      steps: a plan, or some steps of one.
+      keys: of the images.
+      first: the number in the plan of the first of the steps: a step keeps its noise wherever a run starts.
     """
     fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(None, 0))
-    return dataclasses.replace(steps, keys=fold(keys, jnp.arange(num_steps(steps))))
+    return dataclasses.replace(steps, keys=fold(keys, first + jnp.arange(num_steps(steps))))
 
 
 def num_steps(steps: StepInfo) -> int:

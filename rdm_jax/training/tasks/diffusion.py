@@ -27,12 +27,12 @@ from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.factory import NULLS
 from rdm_jax.models import abstract_params, build_autoencoder, build_unet
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
+from rdm_jax.settings import NULLS
 from rdm_jax.training.config import Config
 from rdm_jax.training.drawing import draw
 from rdm_jax.training.latents import Latents, cache_folder, open_latents
