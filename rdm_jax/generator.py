@@ -83,12 +83,14 @@ class Generator:
       encoder: what turns prompts and images into query vectors.
       mesh: the devices that what is drawn at once is split over.
       programs: what was compiled so far, by shape.
+      shared: the parts of programs that several shapes have in common.
     """
 
     bundle: Bundle
     encoder: ClipEncoder
     mesh: Mesh = dataclasses.field(default_factory=make_mesh)
     programs: dict[Shape, Program] = dataclasses.field(default_factory=dict)
+    shared: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def load(
@@ -283,7 +285,7 @@ class Generator:
         if shape not in self.programs:
             logger.info("compiling for %d picture%s at once ...", shape.batch, "s" if shape.batch > 1 else "")
             begin = time.monotonic()
-            self.programs[shape] = compile_program(self.bundle, shape, inputs, run.guides, self.mesh)
+            self.programs[shape] = compile_program(self.bundle, shape, inputs, run.guides, self.mesh, self.shared)
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 

@@ -212,7 +212,9 @@ def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[Asked] = ()) -> 
     return advance
 
 
-def compile_program(bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[Asked], mesh: Mesh) -> Program:
+def compile_program(
+    bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[Asked], mesh: Mesh, known: dict[Any, Any]
+) -> Program:
     """Compiles what draws pictures of one shape, split over all devices where their number divides the batch.
 
     Args:
@@ -221,24 +223,31 @@ def compile_program(bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequenc
       inputs: of any chunk of the shape, for the names, shapes and types of what is in it.
       asked: guides of the shape's forms.
       mesh: of the devices.
+      known: the starts and decoders that other shapes have; this one's are kept in it.
     """
     start, advance = start_program(shape), chunk_program(bundle, shape, asked)
     decode = decoder_from(bundle.autoencoder, bundle.config["latents"])
     whole, batch, places = _places(shape, asked, mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     begin = Start(jax.ShapeDtypeStruct((1, *shape.latent), jnp.float32), number, number)
+    inputs = jax.eval_shape(lambda tree: tree, inputs)
     carry, noise = jax.eval_shape(start, inputs.keys, begin)
     inputs = dataclasses.replace(inputs, noise=noise if asked else None)
     params = {name: bundle.params[name] for name in ("unet", *parts_of(asked))}
     options = COMPILER_OPTIONS.get(jax.default_backend())
-    jitted = (
-        jax.jit(start, in_shardings=(batch, whole), out_shardings=batch),
-        jax.jit(advance, in_shardings=(whole, places, batch), out_shardings=batch),
-        jax.jit(decode, in_shardings=(whole, batch), out_shardings=whole),
-    )
-    given = (inputs.keys, begin), (params, inputs, carry), (bundle.params["autoencoder"], carry.x)
-    compiled = [function.lower(*one).compile(options) for function, one in zip(jitted, given, strict=True)]
-    return Program(*compiled, inputs=places, whole=whole)
+
+    def compiled(jitted: Any, *given: Any) -> Any:
+        """Returns the executable for arguments of these shapes."""
+        return jitted.lower(*given).compile(options)
+
+    of_start, of_decode = ("start", shape.sampler, shape.batch, shape.latent), ("decode", shape.batch, shape.latent)
+    if of_start not in known:
+        known[of_start] = compiled(jax.jit(start, in_shardings=(batch, whole), out_shardings=batch), inputs.keys, begin)
+    if of_decode not in known:
+        jitted = jax.jit(decode, in_shardings=(whole, batch), out_shardings=whole)
+        known[of_decode] = compiled(jitted, bundle.params["autoencoder"], carry.x)
+    jitted = jax.jit(advance, in_shardings=(whole, places, batch), out_shardings=batch)
+    return Program(known[of_start], compiled(jitted, params, inputs, carry), known[of_decode], places, whole)
 
 
 def _places(shape: Shape, asked: Sequence[Asked], mesh: Mesh) -> tuple[NamedSharding, NamedSharding, Inputs]:

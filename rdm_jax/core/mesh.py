@@ -140,6 +140,17 @@ def _spread(array: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(np.shape(array), sharding, np.asarray(array).__getitem__)
 
 
+def put_locally(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays whole onto the devices of a mesh of this process: NumPy's, or what devices of all processes hold."""
+
+    def own(array: Any) -> Any:
+        """Returns what this process has of an array, which is all of it."""
+        shared = isinstance(array, jax.Array) and not array.is_fully_addressable
+        return array.addressable_data(0) if shared else array
+
+    return jax.device_put(jax.tree.map(own, tree), replicated(mesh))
+
+
 def on_host(tree: Any, mesh: Mesh) -> Any:
     """Returns arrays that lie on the devices of all processes as NumPy arrays, in every process."""
     return jax.device_get(_gather(mesh)(tree))

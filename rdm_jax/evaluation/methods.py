@@ -129,8 +129,26 @@ def words(target: Target) -> str:
     return f"{target.prompt}, {target.hand}"
 
 
-BOUND = "threshold(bound=3)"
 TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 100.0, 300.0, 1.0, 0.03, 300.0, 300.0, 30.0
+
+KEPT = Promise("subject", SAME), Promise("colour", SAME)
+IN_HAND = "style", "subject", "colour", "frechet", "diversity"
+EDITED = "subject", "colour", "moved", "moved_pixels", "frechet"
+
+
+def _inpainting(name: str, title: str) -> Method:
+    return Method(
+        name=name,
+        title=title,
+        base=OWN,
+        wanted=of_caption,
+        promises=(Promise("known", NONE), Promise("seam", LESS)),
+        weights=(1.0,),
+        weight=1.0,
+        guides=(f"{name}(image={{file}}, mask={{mask}})",),
+        figures=("known", "seam", "subject", "colour", "frechet"),
+    )
+
 
 METHODS: tuple[Method, ...] = (
     Method(
@@ -141,7 +159,7 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("subject", MORE), Promise("colour", MORE), Promise("caption@10", MORE)),
         weights=(TEXT / 10, TEXT / 3, TEXT, 3 * TEXT),
         weight=TEXT,
-        guides=("sdg(text={caption}, weight={weight})", BOUND),
+        guides=("sdg(text={caption}, weight={weight})",),
         needs=("noised_clip",),
         figures=("subject", "colour", "caption@1", "caption@10", "frechet", "diversity"),
     ),
@@ -153,7 +171,7 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("picture@10", MORE), Promise("judged@10", MORE)),
         weights=(CONTENT / 10, CONTENT / 3, CONTENT, 3 * CONTENT),
         weight=CONTENT,
-        guides=("sdg(content={file}, weight={weight})", BOUND),
+        guides=("sdg(content={file}, weight={weight})",),
         needs=("noised_clip",),
         figures=("subject", "colour", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
     ),
@@ -165,7 +183,7 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("layout", MORE),),
         weights=(STRUCTURE / 3, STRUCTURE, 3 * STRUCTURE),
         weight=STRUCTURE,
-        guides=("sdg(structure={file}, weight={weight})", BOUND),
+        guides=("sdg(structure={file}, weight={weight})",),
         needs=("noised_clip",),
         figures=("layout", "low", "subject", "frechet", "diversity"),
     ),
@@ -174,15 +192,10 @@ METHODS: tuple[Method, ...] = (
         title="SDG, style of a picture",
         base=PROMPTED,
         wanted=prompt_like_reference,
-        promises=(
-            Promise("gram", LESS),
-            Promise("style", MORE),
-            Promise("subject", SAME),
-            Promise("colour", SAME),
-        ),
+        promises=(Promise("gram", LESS), Promise("style", MORE), *KEPT),
         weights=(STYLE / 10, STYLE / 3, STYLE),
         weight=STYLE,
-        guides=("sdg(style={file}, weight={weight})", BOUND),
+        guides=("sdg(style={file}, weight={weight})",),
         needs=("noised_clip",),
         figures=("gram", "style", "subject", "colour", "frechet"),
     ),
@@ -191,36 +204,36 @@ METHODS: tuple[Method, ...] = (
         title="SDG, a style by its name",
         base=PROMPTED,
         wanted=prompt_in_hand,
-        promises=(Promise("style", MORE), Promise("subject", SAME), Promise("colour", SAME)),
+        promises=(Promise("style", MORE), *KEPT),
         weights=(HAND / 3, HAND, 3 * HAND, 10 * HAND),
         weight=HAND,
-        guides=("sdg(text={hand}, weight={weight})", BOUND),
+        guides=("sdg(text={hand}, weight={weight})",),
         outright="hand",
         needs=("noised_clip",),
-        figures=("style", "subject", "colour", "frechet", "diversity"),
+        figures=IN_HAND,
     ),
     Method(
         name="clip",
         title="CLIP on the clean estimate, a style by its name",
         base=PROMPTED,
         wanted=prompt_in_hand,
-        promises=(Promise("style", MORE), Promise("subject", SAME), Promise("colour", SAME)),
+        promises=(Promise("style", MORE), *KEPT),
         weights=(CLIP,),
         weight=CLIP,
         guides=("clip(text={hand}, weight={weight}, cutouts=4)",),
-        figures=("style", "subject", "colour", "frechet", "diversity"),
+        figures=IN_HAND,
     ),
     Method(
         name="classifier",
         title="classifier of noisy latents",
         base=PROMPTED,
         wanted=prompt_in_hand,
-        promises=(Promise("style", MORE), Promise("subject", SAME), Promise("colour", SAME)),
+        promises=(Promise("style", MORE), *KEPT),
         weights=(CLASS / 3, CLASS, 3 * CLASS),
         weight=CLASS,
-        guides=("classifier(attribute={attribute}, label={hand}, weight={weight})", BOUND),
+        guides=("classifier(attribute={attribute}, label={hand}, weight={weight})",),
         needs=("noised_classifier",),
-        figures=("style", "subject", "colour", "frechet", "diversity"),
+        figures=IN_HAND,
     ),
     Method(
         name="ilvr",
@@ -234,28 +247,8 @@ METHODS: tuple[Method, ...] = (
         symbol="factor",
         figures=("low", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
     ),
-    Method(
-        name="inpaint",
-        title="inpainting by blending",
-        base=OWN,
-        wanted=of_caption,
-        promises=(Promise("known", NONE), Promise("seam", LESS)),
-        weights=(1.0,),
-        weight=1.0,
-        guides=("inpaint(image={file}, mask={mask})",),
-        figures=("known", "seam", "subject", "colour", "frechet"),
-    ),
-    Method(
-        name="project",
-        title="inpainting by projection",
-        base=OWN,
-        wanted=of_caption,
-        promises=(Promise("known", NONE), Promise("seam", LESS)),
-        weights=(1.0,),
-        weight=1.0,
-        guides=("project(image={file}, mask={mask})",),
-        figures=("known", "seam", "subject", "colour", "frechet"),
-    ),
+    _inpainting("inpaint", "inpainting by blending"),
+    _inpainting("project", "inpainting by projection"),
     Method(
         name="switch",
         title="the prompt changed after a share of the steps",
@@ -267,7 +260,7 @@ METHODS: tuple[Method, ...] = (
         conditions=("switch(prompt={changed}, after={weight})",),
         symbol="after",
         outright="changed",
-        figures=("subject", "colour", "moved", "moved_pixels", "frechet"),
+        figures=EDITED,
     ),
     Method(
         name="mix",
@@ -280,7 +273,7 @@ METHODS: tuple[Method, ...] = (
         conditions=("mix(prompt={changed}, weights={learned})",),
         outright="changed",
         needs=("noised_clip",),
-        figures=("subject", "colour", "moved", "moved_pixels", "frechet"),
+        figures=EDITED,
     ),
 )
 """All methods, in the order of the report. Their weights are for the embedded model, 20 steps of DPM-Solver++."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
+from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.denoiser import Guide, StepHook
 from rdm_jax.guidance.gradient import Objective
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -132,5 +133,8 @@ class PerImage:
 
 
 def per_image(value: float | list[float]) -> PerImage:
-    """Returns one number, or those of a list, as each image's own."""
-    return PerImage(np.atleast_1d(np.asarray(value, np.float32)))
+    """Returns one number, or those of a list, as each image's own; raises UserError for one that float32 has not."""
+    values = np.atleast_1d(np.asarray(value, np.float64))
+    if not (np.abs(values) <= np.finfo(np.float32).max).all():
+        raise UserError(f"weight={value} is out of range; give a finite number")
+    return PerImage(values.astype(np.float32))

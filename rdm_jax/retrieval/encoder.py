@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
-from rdm_jax.core.mesh import batch_sharding, local_mesh, replicated
+from rdm_jax.core.mesh import batch_sharding, local_mesh, put_locally, replicated
 
 # Few inputs, a prompt say, go through one small program; many go through one large program.
 SMALL_BATCH = 8
@@ -133,7 +133,7 @@ class ClipEncoder:
 
     @functools.cached_property
     def _params(self) -> Any:
-        return jax.device_put(self.bundle.params["clip"], replicated(self._mesh))
+        return put_locally(self.bundle.params["clip"], self._mesh)
 
     @functools.cached_property
     def _mesh(self) -> jax.sharding.Mesh:

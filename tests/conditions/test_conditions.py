@@ -224,7 +224,7 @@ def test_learned_weights_mix_two_conditions(draw, tmp_path):
     ("asked", "message"),
     [
         ("als(prompt='a')", r"unknown condition 'als'; did you mean 'also'"),
-        ("region(prompt='a')", r"lacks mask"),
+        ("region(prompt='a')", r"mask is missing; give a mask"),
         ("region(mask='nowhere.png')", r"cannot read nowhere.png"),
         ("weights(of_neighbors=[1.0, 2.0, 3.0])", r"weights of 3 neighbors, and there are 2"),
         ("weights(of_query=-1)", r"out of range"),

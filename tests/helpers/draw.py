@@ -1,0 +1,53 @@
+"""`python -m tests.helpers.draw OUT [PROCESSES RANK PORT]`: pictures of the tiny model, drawn on all devices there are.
+
+What is drawn takes each way that noise has into a run: the start, a sampler's steps, a reference made noisy.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from rdm_jax.core import distributed
+from rdm_jax.generator import Generator
+from tests.helpers import guided
+
+SETTINGS = {"condition": "text", "steps": 4, "sampler": "ddpm", "seed": 5}
+
+
+def pictures(out: Path, sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
+    """Returns eleven pictures in batches of each size, by the size.
+
+    Args:
+      out: a folder for the reference.
+      sizes: of the batches; one that the devices do not divide is drawn by each of them whole.
+    """
+    generator = Generator.load(guided.bundle())
+    reference = out / "reference.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(reference)
+    guides = [f"sdg(content='{reference}', weight=50)", f"ilvr(image='{reference}', factor=2, until=0.5)"]
+    return {
+        str(size): generator.sample("a red boat", num_images=11, batch_size=size, guides=guides, **SETTINGS).images
+        for size in sizes
+    }
+
+
+def main() -> None:
+    """Draws, and writes what every process has to a file of its own."""
+    out = Path(sys.argv[1])
+    rank = 0
+    if len(sys.argv) > 2:
+        processes, rank, port = map(int, sys.argv[2:])
+        distributed.join(f"localhost:{port}", processes, rank)
+    folder = out / str(rank)
+    folder.mkdir(parents=True)
+    drawn = pictures(folder)
+    np.savez(folder / "pictures.npz", devices=jax.device_count(), **drawn)
+
+
+if __name__ == "__main__":
+    main()

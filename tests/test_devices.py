@@ -1,0 +1,56 @@
+"""A picture is the same on any number of devices, of one process or of several."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers import draw
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The pictures on this process's own devices."""
+    return draw.pictures(tmp_path_factory.mktemp("here"), sizes=(1,))["1"]
+
+
+def draws(out, devices, *arguments):
+    """Draws in another process."""
+    # The same small optimisation as here: the programs run once.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-m", "tests.helpers.draw", str(out), *map(str, arguments)]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def same(path, pictures, devices):
+    found = np.load(path)
+    assert found["devices"] == devices
+    for size in ("8", "3"):
+        # As between batches of several sizes: sums are added up in another order.
+        assert np.abs(found[size].astype(int) - pictures.astype(int)).max() <= 2
+
+
+def test_eight_devices_draw_what_one_does(tmp_path, here):
+    draws(tmp_path, 8)
+    same(tmp_path / "0" / "pictures.npz", here, 8)
+
+
+def test_two_processes_draw_what_one_does_and_both_have_it(tmp_path, here):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rank: draws(tmp_path, 2, 2, rank, port), range(2)))
+    for rank in range(2):
+        same(tmp_path / str(rank) / "pictures.npz", here, 4)
