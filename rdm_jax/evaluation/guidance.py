@@ -44,7 +44,7 @@ Learner = Callable[[Generator, str, str, Mapping[str, Any]], Sequence[float]]
 """(generator, prompt, changed prompt, options of `Generator.plan`) to the weights of the prompt, one for each step, as
 the condition `mix` takes them. They are measured on other seeds and other prompts than they are learned on."""
 
-SAMPLER = "dpmpp_2m"
+SAMPLER = "ddim"
 FIRST_SEED, LEARNING_SEED, OTHER_SEED = 1_000, 500_000, 700_000
 
 

@@ -129,7 +129,7 @@ def words(target: Target) -> str:
     return f"{target.prompt}, {target.hand}"
 
 
-TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 100.0, 300.0, 1.0, 0.03, 300.0, 300.0, 30.0
+TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 100.0, 300.0, 100.0, 100.0, 300.0, 300.0, 30.0
 
 KEPT = Promise("subject", SAME), Promise("colour", SAME)
 IN_HAND = "style", "subject", "colour", "frechet", "diversity"
@@ -193,7 +193,7 @@ METHODS: tuple[Method, ...] = (
         base=PROMPTED,
         wanted=prompt_like_reference,
         promises=(Promise("gram", LESS), Promise("style", MORE), *KEPT),
-        weights=(STYLE / 10, STYLE / 3, STYLE),
+        weights=(STYLE / 10, STYLE / 3, STYLE, 3 * STYLE),
         weight=STYLE,
         guides=("sdg(style={file}, weight={weight})",),
         needs=("noised_clip",),
@@ -276,4 +276,4 @@ METHODS: tuple[Method, ...] = (
         figures=EDITED,
     ),
 )
-"""All methods, in the order of the report. Their weights are for the embedded model, 20 steps of DPM-Solver++."""
+"""All methods, in the order of the report. Their weights are for the embedded model, 20 steps of DDIM."""

@@ -3,7 +3,8 @@
 An image encoder that was made to read noisy pictures says how near x_t comes to a text (eq. 7; GLIDE's CLIP guidance,
 https://arxiv.org/abs/2112.10741, section 2.4), and to a reference that is made as noisy anew in each step: in content
 (eq. 8), in spatial structure (eq. 9), in style (eq. 10, each picture's Gram matrices its own). All terms share one look
-at x_t and one at the reference.
+at x_t and one at the reference. Squared differences are shares of the reference's own squares, level by level, where the
+released program multiplies by a constant for its encoder: one weight then means the same for any encoder and any level.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Reference:
     Attributes:
       x0: [b, h, w, c] or one for all, as the network sees pictures.
       content: weight of the cosine of both vectors; None leaves a term out.
-      structure: weight of the feature maps' squared differences.
-      style: weight of the squared differences of their Gram matrices.
+      structure: weight of the feature maps' squared differences, as shares of the reference's squares.
+      style: weight of the same of their Gram matrices.
     """
 
     x0: Any
@@ -76,9 +77,9 @@ def semantic(encode: Encode, terms: Sequence[Text | Reference]) -> Objective:
         if term.content is not None:
             total += term.content * cosine(vector, wanted)
         if term.structure is not None:
-            total -= term.structure * sum(_mean_square(a, b) for a, b in pairs)
+            total -= term.structure * sum(relative_square(a, b) for a, b in pairs)
         if term.style is not None:
-            total -= term.style * sum(_mean_square(gram(a), gram(b)) for a, b in pairs)
+            total -= term.style * sum(relative_square(gram(a), gram(b)) for a, b in pairs)
         return total
 
     def measure(x_t: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, " b"]:
@@ -115,5 +116,7 @@ def gram(features: Float[Array, "b h w c"]) -> Float[Array, "b c c"]:
     return jnp.einsum("bhwc,bhwd->bcd", features, features) / (height * width)
 
 
-def _mean_square(one: Float[Array, "b ..."], other: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    return jnp.mean(jnp.square(one - other), axis=tuple(range(1, one.ndim)))
+def relative_square(one: Float[Array, "b ..."], other: Float[Array, "b ..."]) -> Float[Array, " b"]:
+    """Returns the sum of squared differences as a share of the squares of `other`: 1 where `one` is nothing."""
+    axes = tuple(range(1, one.ndim))
+    return jnp.sum(jnp.square(one - other), axis=axes) / jnp.maximum(jnp.sum(jnp.square(other), axis=axes), 1e-12)

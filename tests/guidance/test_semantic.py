@@ -44,9 +44,12 @@ def by_hand(i):
         flat = np.asarray(features, np.float64)[0].reshape(-1, features.shape[-1])
         return flat.T @ flat / len(flat)
 
+    def share(a, b):
+        return np.linalg.norm(a - b) ** 2 / np.linalg.norm(b) ** 2
+
     pairs = list(zip(maps, sought_maps, strict=True))
-    structure = -sum(np.mean((np.asarray(a) - np.asarray(b)) ** 2) for a, b in pairs)
-    style = -sum(np.mean((table(a) - table(b)) ** 2) for a, b in pairs)
+    structure = -sum(share(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs)
+    style = -sum(share(table(a), table(b)) for a, b in pairs)
     return [cosine(vector, TEXT[i]), cosine(vector, sought), structure, style]
 
 
