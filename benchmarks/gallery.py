@@ -24,10 +24,9 @@ from rdm_jax.editing.mixing import learn
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 
-STEPS = {"sampler": "dpmpp_2m", "steps": 20}
+STEPS = {"sampler": "ddim", "steps": 25}
 SEED = 5
 SIZE = 64
-BOUND = "threshold(bound=3)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +87,16 @@ def guides(files: Mapping[str, str]) -> list[Row]:
         return {"guides": [call.format(**files) for call in calls]}
 
     return [
-        Row("sdg(text='a blue cat')", "a red boat", free, guided("sdg(text='a blue cat', weight=100)", BOUND)),
-        Row("sdg(content=...)", "a red boat", free, guided("sdg(content='{house}', weight=300)", BOUND), ("house",)),
-        Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{mosaic}', weight=0.1)", BOUND), ("mosaic",)),
+        Row("sdg(text='a blue cat')", "a red boat", free, guided("sdg(text='a blue cat', weight=100)")),
+        Row("sdg(content=...)", "a red boat", free, guided("sdg(content='{house}', weight=300)"), ("house",)),
+        Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{mosaic}', weight=300)"), ("mosaic",)),
         Row(
             "classifier(style: neon)",
             "a red boat",
             general,
-            guided("classifier(attribute='style', label='neon', weight=30)", BOUND),
+            guided("classifier(attribute='style', label='neon', weight=30)"),
         ),
-        Row("clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=60, cutouts=4)", BOUND)),
+        Row("clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=60, cutouts=4)")),
         Row("ilvr(image=..., factor=4)", "a blue cat", poster, guided("ilvr(image='{house}', factor=4)"), ("house",)),
         Row(
             "guidance 20, and dynamic_threshold(bound=4)",

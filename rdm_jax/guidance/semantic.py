@@ -3,8 +3,8 @@
 An image encoder that was made to read noisy pictures says how near x_t comes to a text (eq. 7; GLIDE's CLIP guidance,
 https://arxiv.org/abs/2112.10741, section 2.4), and to a reference that is made as noisy anew in each step: in content
 (eq. 8), in spatial structure (eq. 9), in style (eq. 10, each picture's Gram matrices its own). All terms share one look
-at x_t and one at the reference. Squared differences are shares of the reference's own squares, level by level, where the
-released program multiplies by a constant for its encoder: one weight then means the same for any encoder and any level.
+at x_t and one at the reference. Squared differences are shares of the reference's own squares, level by level: the
+released program multiplies by a constant for its encoder, and a share means the same for any encoder and any level.
 """
 
 from __future__ import annotations
