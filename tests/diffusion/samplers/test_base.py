@@ -42,14 +42,6 @@ def _x_T(images):
 
 @pytest.mark.skipif(not GOLDEN, reason="RDM_GOLDEN is not set")
 @pytest.mark.parametrize("steps", [10, 20, 30, 50, 100, 200, 250])
-def test_a_step_keeps_its_key_wherever_a_run_starts():
-    plan = SAMPLERS["ddpm"]().plan(SCHEDULE, 10)
-    keys = image_keys(0, jnp.arange(3))
-    sliced = slice_steps(with_keys(plan, keys), 4, 7).keys
-    started = with_keys(slice_steps(plan, 4, 7), keys, first=4).keys
-    np.testing.assert_array_equal(jax.random.key_data(sliced), jax.random.key_data(started))
-
-
 def test_times_are_the_originals(steps):
     golden = np.load(Path(GOLDEN) / "schedule.npz")[f"ddim_timesteps_{steps}"]
     np.testing.assert_array_equal(uniform_timesteps(1000, steps), golden)
@@ -179,3 +171,11 @@ def test_every_sampler_under_a_perfect_denoiser_ends_at_the_data(name):
     last = sample(sampler, steps, _x_T(range(2)), perfect)
     sigma = float(steps.coefficients["sigma_next"][-1])
     np.testing.assert_allclose(last, float(steps.coefficients["alpha_next"][-1]) * x0, atol=4.5 * sigma)
+
+
+def test_a_step_keeps_its_key_wherever_a_run_starts():
+    plan = SAMPLERS["ddpm"]().plan(SCHEDULE, 10)
+    keys = image_keys(0, jnp.arange(3))
+    sliced = slice_steps(with_keys(plan, keys), 4, 7).keys
+    started = with_keys(slice_steps(plan, 4, 7), keys, first=4).keys
+    np.testing.assert_array_equal(jax.random.key_data(sliced), jax.random.key_data(started))
