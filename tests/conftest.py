@@ -24,7 +24,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> N
     base = tmp_path_factory.getbasetemp()
     folder = base if worker_id == "master" else base.parent  # each worker has a folder of its own in the session's
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -66,14 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--out", default=DEFAULT_OUT, metavar="DIR", help="the folder; a used one gets run-002/ (default: %(default)s)"
     )
-    output.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG files")
+    add_writing_options(output)
     output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
     output.add_argument(
         "--previews",
         action="store_true",
         help="write what each picture is believed to be in between, to previews/",
     )
-    output.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_writing_options(parser: Any) -> None:
+    """Adds the options of every command that writes pictures."""
+    parser.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG files")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def _add_shape_options(drawing: Any) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.evaluation.arms import Arm
-    from rdm_jax.evaluation.guidance import Sizes as GuidanceSizes
+    from rdm_jax.evaluation.bench import Sizes as GuidanceSizes
     from rdm_jax.evaluation.judges import Judge
     from rdm_jax.evaluation.methods import Method
     from rdm_jax.evaluation.style_swap import Sizes
@@ -171,7 +171,8 @@ def _guidance(args: argparse.Namespace, out: Path) -> _Found:
     methods, sizes = _methods(args.method), _guidance_sizes(args)
     from rdm_jax.cli import outputs
     from rdm_jax.evaluation import guidance_report as report
-    from rdm_jax.evaluation.guidance import measure, open_bench
+    from rdm_jax.evaluation.bench import open_bench
+    from rdm_jax.evaluation.guidance import measure
     from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
@@ -222,8 +223,8 @@ def _databases(folder: Path | None) -> list[Database]:
 
 
 def _guidance_sizes(args: argparse.Namespace) -> GuidanceSizes:
-    from rdm_jax.evaluation.guidance import QUICK
-    from rdm_jax.evaluation.guidance import Sizes as GuidanceSizes
+    from rdm_jax.evaluation.bench import QUICK
+    from rdm_jax.evaluation.bench import Sizes as GuidanceSizes
 
     sizes = QUICK if args.quick else GuidanceSizes()
     for option, number in (("--targets", args.targets), ("--steps", args.steps)):

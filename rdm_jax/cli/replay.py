@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdm_jax.cli.drawing import add_writing_options
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.core.errors import UserError
 
@@ -39,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|DIR[:WEIGHT]",
         help="where the database is, or those of a mixture, if not known by name",
     )
-    parser.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG file")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_writing_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:

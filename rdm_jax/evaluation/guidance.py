@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.images import encode
 from rdm_jax.editing.mixing import KEPT_AT_FIRST, learn
-from rdm_jax.evaluation import likeness
+from rdm_jax.evaluation import few_steps, likeness
+from rdm_jax.evaluation.bench import Bench, Progress
 from rdm_jax.evaluation.clip_only import ascend
-from rdm_jax.evaluation.gallery import Gallery, Target, choose_targets, hand_of, open_gallery
-from rdm_jax.evaluation.judges import Judge
+from rdm_jax.evaluation.gallery import Target, hand_of
 from rdm_jax.evaluation.methods import (
     FREE,
     LESS,
@@ -28,162 +26,17 @@ from rdm_jax.evaluation.methods import (
     OWN,
     Method,
     Promise,
-    filled,
     of_caption,
-    of_prompt,
     words,
 )
-from rdm_jax.evaluation.seen import Figures, Seen, Yardstick, figure
-from rdm_jax.evaluation.statistics import frechet_distance, moments_of
+from rdm_jax.evaluation.seen import Figures, Seen, figure
 from rdm_jax.generator import Generator
-from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.retriever import Retriever
 
-Progress = Callable[[str, int, int], None]
 Learner = Callable[[Generator, str, str, Mapping[str, Any]], Sequence[float]]
 """(generator, prompt, changed prompt, options of `Generator.plan`) to the weights of the prompt, one for each step, as
 the condition `mix` takes them. They are measured on other seeds and other prompts than they are learned on."""
 
-SAMPLER = "ddim"
-FIRST_SEED, LEARNING_SEED, OTHER_SEED = 1_000, 500_000, 700_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How much is drawn.
-
-    Attributes:
-      targets: how many references and prompts.
-      images: of each of them.
-      others: pictures that a reference must be told from.
-      steps: of the sampler.
-      ascent: steps of CLIP alone.
-      few_steps: of the short run of DPM-Solver++.
-      reference_steps: of the long run of DDIM that it is compared with.
-      sweep: whether all weights are tried, and not those of the tables alone.
-    """
-
-    targets: int = 24
-    images: int = 4
-    others: int = 1_000
-    steps: int = 20
-    ascent: int = 40
-    few_steps: int = 15
-    reference_steps: int = 100
-    sweep: bool = True
-
-
-QUICK = Sizes(targets=4, images=2, others=100, steps=5, ascent=5, few_steps=5, reference_steps=10, sweep=False)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bench:
-    """Everything that pictures are drawn and measured with.
-
-    Attributes:
-      generator: the model.
-      retriever: over the databases that prompts fetch neighbours from.
-      yardstick: judge, CLIP and gallery.
-      rest: real pictures that are in no gallery.
-      sizes: how much is drawn.
-      mask: a file, white where pictures are painted anew: the right half.
-      seed: what all seeds are counted from.
-    """
-
-    generator: Generator
-    retriever: Retriever
-    yardstick: Yardstick
-    rest: Gallery
-    sizes: Sizes
-    mask: Path
-    seed: int = 0
-
-    @property
-    def targets(self) -> list[Target]:
-        """What runs are led to."""
-        return list(self.yardstick.targets)
-
-    @property
-    def kept(self) -> Bool[np.ndarray, "h w"]:
-        """Where inpainting leaves a picture as it is."""
-        height, width = self.targets[0].image.shape[:2]
-        return np.broadcast_to(np.arange(width)[None] < width // 2, (height, width))
-
-    def options(self, target: Target, base: str) -> dict[str, Any]:
-        """Returns how the pictures of a target are drawn on a base; the same noise on every one."""
-        return {
-            "database": self.retriever,
-            "num_images": self.sizes.images,
-            "batch_size": self.sizes.images,
-            "steps": self.sizes.steps,
-            "sampler": SAMPLER,
-            "seed": self.seed + FIRST_SEED + target.number,
-            # The null condition alone: the unconditional model, which the paper's guidance bends.
-            **({"guidance_scale": 0.0} if base == FREE else {}),
-        }
-
-    def draw(
-        self, prompt: Callable[[Target], str], base: str, progress: Callable[[int], None], **more: Any
-    ) -> UInt8[np.ndarray, "n h w 3"]:
-        """Returns the pictures of all targets.
-
-        Args:
-          prompt: of a target.
-          base: what is bent.
-          progress: called with the number of pictures done.
-          **more: options of `Generator.plan`; a function is asked for each target's own.
-        """
-        images = []
-        for done, target in enumerate(self.targets, 1):
-            own = {name: value(target) if callable(value) else value for name, value in more.items()}
-            result = self.generator.sample(prompt(target), **{**self.options(target, base), **own})
-            images.append(result.images)
-            progress(done * self.sizes.images)
-        return np.concatenate(images)
-
-    def asked(self, method: Method, weight: float, learned: Path) -> dict[str, Any]:
-        """Returns the options of a method for `draw`."""
-
-        def texts(templates: Sequence[str], target: Target) -> list[str]:
-            """Returns templates filled in."""
-            files = {"mask": str(self.mask), "learned": str(learned)}
-            return [filled(template, target, weight, **files) for template in templates]
-
-        return {
-            "guides": functools.partial(texts, method.guides),
-            "conditions": functools.partial(texts, method.conditions),
-        }
-
-
-def open_bench(
-    generator: Generator, databases: Sequence[Database], judge: Judge, sizes: Sizes, folder: Path, seed: int = 0
-) -> Bench:
-    """Returns a bench whose references and masks are files of a folder.
-
-    Args:
-      generator: the model.
-      databases: what prompts fetch neighbours from, and the gallery is of.
-      judge: of the pictures.
-      sizes: how much is drawn.
-      folder: for the files.
-      seed: of the run.
-
-    Raises:
-      UserError: the databases hold too few pictures, or were made by another encoder.
-    """
-    sampling = generator.bundle.config["sampling"]
-    gallery = open_gallery(databases, judge.classes, int(sampling["height"]))
-    targets, taken = choose_targets(gallery, judge.classes, min(sizes.targets, len(gallery) // 4), folder)
-    left = [row for row in range(len(gallery)) if row not in set(taken)]
-    spare = len(targets) * sizes.images
-    others = left[: min(sizes.others, max(len(left) // 2, len(left) - spare))]
-    rest = gallery.take([row for row in left if row not in set(others)][:spare])
-    retriever = Retriever(generator.encoder, list(databases))
-    yardstick = Yardstick(judge, generator.encoder, targets, gallery.take(others))
-    bench = Bench(generator, retriever, yardstick, rest, sizes, folder / "mask.png", seed)
-    white = np.repeat(np.where(bench.kept, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    bench.mask.write_bytes(encode(white))
-    return bench
+LEARNING_SEED = 500_000
 
 
 def learned_mixing(generator: Generator, prompt: str, changed: str, options: Mapping[str, Any]) -> list[float]:
@@ -238,7 +91,7 @@ def measure(
         "real": _real(bench),
         "methods": results,
         "alone": _alone(bench, progress),
-        "samplers": _samplers(bench, progress),
+        "samplers": few_steps.compare(bench, progress),
     }, shown
 
 
@@ -383,43 +236,3 @@ def _alone(bench: Bench, progress: Progress) -> dict[str, Any]:
         progress("CLIP alone", done * count, len(bench.targets) * count)
     seen = bench.yardstick.look(np.concatenate(images))
     return bench.yardstick.figures(seen, [of_caption(target) for target in bench.targets])
-
-
-def _samplers(bench: Bench, progress: Progress) -> dict[str, Any]:
-    """Returns the figures of few and many steps, and the Frechet distance of each set to the long run.
-
-    The floor is that between two long runs from different noise.
-    """
-    few, long = bench.sizes.few_steps, bench.sizes.reference_steps
-    runs = [
-        (f"DDIM, {long} steps", "ddim", long, 0),
-        (f"DDIM, {long} steps, other noise", "ddim", long, OTHER_SEED),
-        (f"DPM-Solver++ 2M, {few} steps", "dpmpp_2m", few, 0),
-        (f"DDIM, {few} steps", "ddim", few, 0),
-    ]
-    count = len(bench.targets) * bench.sizes.images
-    drawn: list[Seen] = []
-    for number, (_, sampler, steps, shift) in enumerate(runs):
-
-        def report(now: int, before: int = number * count) -> None:
-            """Tells the progress over all samplers."""
-            progress("comparing samplers", before + now, len(runs) * count)
-
-        def seed(target: Target, shift: int = shift) -> int:
-            """Returns the seed of a target's pictures."""
-            return int(bench.options(target, "")["seed"]) + shift
-
-        images = bench.draw(_prompt_of(""), "", report, sampler=sampler, steps=steps, seed=seed)
-        drawn.append(bench.yardstick.look(images))
-    wanted = [of_prompt(target) for target in bench.targets]
-    rows = []
-    for (name, _, _, shift), seen in zip(runs, drawn, strict=True):
-        apart = None if seen is drawn[0] else _apart(seen, drawn[0])
-        plain = None if shift else drawn[0]
-        rows.append({"what": name, "apart": apart, **bench.yardstick.figures(seen, wanted, plain)})
-    return {"rows": rows, "reached": rows[2]["apart"] <= rows[1]["apart"]}
-
-
-def _apart(one: Seen, other: Seen) -> float:
-    """Returns the Frechet distance of two sets in the judge's features."""
-    return frechet_distance(moments_of(one.verdict.features), moments_of(other.verdict.features))

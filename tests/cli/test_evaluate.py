@@ -18,7 +18,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.cli.main import main
 from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, STYLES, SUBJECTS
 from rdm_jax.evaluation.arms import ARMS, GENERAL, database_name
-from rdm_jax.evaluation.guidance import Sizes
+from rdm_jax.evaluation.bench import Sizes
 from rdm_jax.evaluation.judges import RealPictures
 from rdm_jax.generator import Generator
 from rdm_jax.models.classifier import build_classifier
@@ -150,7 +150,7 @@ def guided_home(tmp_path_factory):
 def evaluate_guidance(guided_home, monkeypatch, tmp_path):
     """Runs the measure in an empty folder; returns the exit status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rdm_jax.evaluation.guidance.QUICK", QUICK)
+    monkeypatch.setattr("rdm_jax.evaluation.bench.QUICK", QUICK)
     places = {name: guided_home / name[2:] for name in ("--model", "--databases")}
     places["--judges"] = guided_home / "judge"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,16 +13,12 @@ from rdm_jax.diffusion.samplers import SAMPLERS, sample
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.editing import mixing
 from rdm_jax.generator import Generator
-from tests.helpers import tiny
-from tests.test_guides import NOISED
+from tests.helpers import guided, tiny
 
 
 @pytest.fixture(scope="module")
 def generator():
-    bundle = tiny.bundle(noised_clip=NOISED)
-    x, t = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1,))
-    shapes = jax.eval_shape(bundle.noised_clip.init, jax.random.key(0), x, t)["params"]
-    return Generator.load(dataclasses.replace(bundle, params={**bundle.params, "noised_clip": tiny.randomise(shapes)}))
+    return Generator.load(guided.bundle())
 
 
 def plan_of(generator, *conditions, **options):

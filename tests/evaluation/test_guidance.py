@@ -8,7 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.evaluation import guidance, guidance_report
+from rdm_jax.evaluation.bench import Sizes, open_bench
 from rdm_jax.evaluation.clip_only import ascend
 from rdm_jax.evaluation.gallery import names
 from rdm_jax.evaluation.judges import Judge
@@ -20,7 +22,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from tests.helpers import guided
 
-SIZES = guidance.Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
+SIZES = Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
 # One of each kind: of x_t, a hook whose weight is no weight, one with a mask, two conditions.
 SOME = [method for method in METHODS if method.name in ("language", "ilvr", "inpaint", "switch", "mix")]
 
@@ -34,7 +36,7 @@ def generator():
 def bench(generator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     database = Database.open(guided.database(folder, "general", generator.bundle))
-    return guidance.open_bench(generator, [database], Judge(guided.judge(guided.CLASSES)), SIZES, folder)
+    return open_bench(generator, [database], Judge(guided.judge(guided.CLASSES)), SIZES, folder)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
     plain = dataclasses.replace(generator, bundle=bundle)
     databases = [Database.open(guided.database(tmp_path, name, plain.bundle, labelled=False)) for name in ("a", "bc")]
     judge = Judge(guided.judge({"folder": ["a", "bc"]}))
-    bench = guidance.open_bench(plain, databases, judge, SIZES, tmp_path)
+    bench = open_bench(plain, databases, judge, SIZES, tmp_path)
     assert {target.labels["folder"] for target in bench.targets} == {"a", "bc"}
     methods = [method for method in METHODS if method.name in ("style", "clip", "ilvr", "switch")]
     results, shown = guidance.measure(bench, lambda *at: None, methods)
@@ -130,7 +132,7 @@ def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
     assert "no noised_clip" in reasons["style"] and "no caption names a style" in reasons["clip"]
     assert "no caption names what" in reasons["switch"] and not reasons["ilvr"]
     assert "left out: " in guidance_report.markdown(results, "title")
-    with pytest.raises(guidance.UserError, match="nothing can be measured: style"):
+    with pytest.raises(UserError, match="nothing can be measured: style"):
         guidance.measure(bench, lambda *at: None, methods[:1])
 
 

@@ -37,7 +37,6 @@ def bucket():
                 "TENSORSTORE_GCS_HTTP_URL": address,  # TensorStore: the arrays of checkpoints
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
                 "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # the server speaks no gRPC, by which gcsfs asks for more
-                "XLA_FLAGS": "",
             }
         finally:
             server.terminate()

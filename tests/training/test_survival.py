@@ -173,7 +173,7 @@ def command(pictures, workdir, *more):
 
 
 def environment():
-    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
 
 
 @contextlib.contextmanager
@@ -241,7 +241,7 @@ def test_eight_devices_learn_what_one_does_and_two_go_on_with_it(pictures, tmp_p
 
     def run(place, devices, steps, *more):
         told = "--config.optimizer.decay=constant", "--config.batch_size=8", f"--config.steps={steps}", *more
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         with begin(RDM, *command(pictures, tmp_path / place, *told), XLA_FLAGS=flags) as process:
             said = process.stdout.read()
         assert process.returncode == 0, said

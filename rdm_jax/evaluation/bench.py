@@ -1,0 +1,164 @@
+"""What guidance is measured with: a model, a judge, references, and how much is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from rdm_jax.core.images import encode
+from rdm_jax.evaluation.gallery import Gallery, Target, choose_targets, open_gallery
+from rdm_jax.evaluation.judges import Judge
+from rdm_jax.evaluation.methods import FREE, Method, filled
+from rdm_jax.evaluation.seen import Yardstick
+from rdm_jax.generator import Generator
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.retriever import Retriever
+
+Progress = Callable[[str, int, int], None]
+
+SAMPLER = "ddim"
+FIRST_SEED = 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is drawn.
+
+    Attributes:
+      targets: how many references and prompts.
+      images: of each of them.
+      others: pictures that a reference must be told from.
+      steps: of the sampler.
+      ascent: steps of CLIP alone.
+      few_steps: of the short run of DPM-Solver++.
+      reference_steps: of the long run of DDIM that it is compared with.
+      sweep: whether all weights are tried, and not those of the tables alone.
+    """
+
+    targets: int = 24
+    images: int = 4
+    others: int = 1_000
+    steps: int = 20
+    ascent: int = 40
+    few_steps: int = 15
+    reference_steps: int = 100
+    sweep: bool = True
+
+
+QUICK = Sizes(targets=4, images=2, others=100, steps=5, ascent=5, few_steps=5, reference_steps=10, sweep=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bench:
+    """Everything that pictures are drawn and measured with.
+
+    Attributes:
+      generator: the model.
+      retriever: over the databases that prompts fetch neighbours from.
+      yardstick: judge, CLIP and gallery.
+      rest: real pictures that are in no gallery.
+      sizes: how much is drawn.
+      mask: a file, white where pictures are painted anew: the right half.
+      seed: what all seeds are counted from.
+    """
+
+    generator: Generator
+    retriever: Retriever
+    yardstick: Yardstick
+    rest: Gallery
+    sizes: Sizes
+    mask: Path
+    seed: int = 0
+
+    @property
+    def targets(self) -> list[Target]:
+        """What runs are led to."""
+        return list(self.yardstick.targets)
+
+    @property
+    def kept(self) -> Bool[np.ndarray, "h w"]:
+        """Where inpainting leaves a picture as it is."""
+        height, width = self.targets[0].image.shape[:2]
+        return np.broadcast_to(np.arange(width)[None] < width // 2, (height, width))
+
+    def options(self, target: Target, base: str) -> dict[str, Any]:
+        """Returns how the pictures of a target are drawn on a base; the same noise on every one."""
+        return {
+            "database": self.retriever,
+            "num_images": self.sizes.images,
+            "batch_size": self.sizes.images,
+            "steps": self.sizes.steps,
+            "sampler": SAMPLER,
+            "seed": self.seed + FIRST_SEED + target.number,
+            # The null condition alone: the unconditional model, which the paper's guidance bends.
+            **({"guidance_scale": 0.0} if base == FREE else {}),
+        }
+
+    def draw(
+        self, prompt: Callable[[Target], str], base: str, progress: Callable[[int], None], **more: Any
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns the pictures of all targets.
+
+        Args:
+          prompt: of a target.
+          base: what is bent.
+          progress: called with the number of pictures done.
+          **more: options of `Generator.plan`; a function is asked for each target's own.
+        """
+        images = []
+        for done, target in enumerate(self.targets, 1):
+            own = {name: value(target) if callable(value) else value for name, value in more.items()}
+            result = self.generator.sample(prompt(target), **{**self.options(target, base), **own})
+            images.append(result.images)
+            progress(done * self.sizes.images)
+        return np.concatenate(images)
+
+    def asked(self, method: Method, weight: float, learned: Path) -> dict[str, Any]:
+        """Returns the options of a method for `draw`."""
+
+        def texts(templates: Sequence[str], target: Target) -> list[str]:
+            """Returns templates filled in."""
+            files = {"mask": str(self.mask), "learned": str(learned)}
+            return [filled(template, target, weight, **files) for template in templates]
+
+        return {
+            "guides": functools.partial(texts, method.guides),
+            "conditions": functools.partial(texts, method.conditions),
+        }
+
+
+def open_bench(
+    generator: Generator, databases: Sequence[Database], judge: Judge, sizes: Sizes, folder: Path, seed: int = 0
+) -> Bench:
+    """Returns a bench whose references and masks are files of a folder.
+
+    Args:
+      generator: the model.
+      databases: what prompts fetch neighbours from, and the gallery is of.
+      judge: of the pictures.
+      sizes: how much is drawn.
+      folder: for the files.
+      seed: of the run.
+
+    Raises:
+      UserError: the databases hold too few pictures, or were made by another encoder.
+    """
+    sampling = generator.bundle.config["sampling"]
+    gallery = open_gallery(databases, judge.classes, int(sampling["height"]))
+    targets, taken = choose_targets(gallery, judge.classes, min(sizes.targets, len(gallery) // 4), folder)
+    left = [row for row in range(len(gallery)) if row not in set(taken)]
+    spare = len(targets) * sizes.images
+    others = left[: min(sizes.others, max(len(left) // 2, len(left) - spare))]
+    rest = gallery.take([row for row in left if row not in set(others)][:spare])
+    retriever = Retriever(generator.encoder, list(databases))
+    yardstick = Yardstick(judge, generator.encoder, targets, gallery.take(others))
+    bench = Bench(generator, retriever, yardstick, rest, sizes, folder / "mask.png", seed)
+    white = np.repeat(np.where(bench.kept, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    bench.mask.write_bytes(encode(white))
+    return bench
