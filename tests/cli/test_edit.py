@@ -143,7 +143,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
         (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its picture 16x16"),
         (("inpaint",), "required: --mask"),
         (("outpaint",), "continue nothing"),
-        (("outpaint", "--left", -4), "is not a multiple|continue nothing"),
+        (("outpaint", "--left", -4), "continue nothing; give 0 pixels or more"),
         (("outpaint", "--left", 3), "width 19 is not a multiple of 4"),
         (("invert", "--sampler", "plms"), "inversion goes back the way of DDIM"),
         (("invert", "--to", "a"), "say what the picture is by --prompt"),

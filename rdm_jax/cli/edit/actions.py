@@ -20,6 +20,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.editing import inversion, mixing
 from rdm_jax.evaluation.statistics import psnr
 from rdm_jax.generator import Generator, Result, join
+from rdm_jax.guides.known import Margins, extended
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.run import Plan
 
@@ -108,7 +109,8 @@ def outpaint(desk: Desk) -> tuple[Path, int]:
     assert picture is not None
     sides = {side: getattr(args, side) for side in ("left", "right", "up", "down")}
     told = ", ".join(f"{side}={pixels}" for side, pixels in sides.items())
-    size = {"height": picture.shape[0] + args.up + args.down, "width": picture.shape[1] + args.left + args.right}
+    canvas, _ = extended(picture, Margins(**sides))
+    size = {"height": canvas.shape[0], "width": canvas.shape[1]}
     return desk.write(desk.plan(guides=[f"outpaint(image={args.image!r}, {told})"], **size))
 
 
