@@ -116,7 +116,7 @@ def extended(
     sides = dataclasses.astuple(margins)
     if min(sides) < 0 or not any(sides):
         raise UserError(
-            f"margins {sides} (left, right, up, down) continue nothing; give 0 pixels or more, and one of them 1 or more"
+            f"margins {sides} (left, right, up, down) continue nothing; give 0 pixels or more, and 1 or more for one"
         )
     around = ((margins.up, margins.down), (margins.left, margins.right))
     mask = np.pad(np.zeros(picture.shape[:2], np.uint8), around, constant_values=255)
