@@ -150,7 +150,7 @@ def _method(
         "weight": method.weight,
         "figures": list(method.figures),
         "rows": rows,
-        "promises": [found for one in method.promises if (found := kept(one, rows[0], chosen))],
+        "promises": [found for one in method.promises if (found := kept(one, rows[one.of_words], chosen))],
     }, {"unguided": plain, "guided": guided}
 
 
@@ -172,7 +172,8 @@ def kept(promise: Promise, without: Mapping[str, Any], with_: Mapping[str, Any])
         verdict = "yes" if now_high < low else "within noise" if now < middle else "no"
     else:
         verdict = "yes" if now_high >= low else "no"
-    told = {"figure": promise.figure, "direction": promise.direction}
+    direction = promise.direction + (" than in words" if promise.of_words else "")
+    told = {"figure": promise.figure, "direction": direction}
     return {**told, "without": without[promise.figure], "with": with_[promise.figure], "kept": verdict}
 
 

@@ -15,10 +15,17 @@ MORE, LESS, SAME, NONE = "more", "less", "same", "none"
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-    """What a method promises of a figure, against the run without it: MORE or LESS of it, the SAME, or NONE."""
+    """What a method promises of a figure: MORE or LESS of it, the SAME, or NONE.
+
+    Attributes:
+      figure: its name.
+      direction: what is promised.
+      of_words: against the run whose prompt asks for the same in words, and not the run without the method.
+    """
 
     figure: str
     direction: str
+    of_words: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +136,7 @@ def words(target: Target) -> str:
     return f"{target.prompt}, {target.hand}"
 
 
-TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 100.0, 300.0, 100.0, 100.0, 300.0, 300.0, 30.0
+TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 300.0, 300.0, 100.0, 100.0, 300.0, 300.0, 30.0
 
 KEPT = Promise("subject", SAME), Promise("colour", SAME)
 IN_HAND = "style", "subject", "colour", "frechet", "diversity"
@@ -205,7 +212,7 @@ METHODS: tuple[Method, ...] = (
         base=PROMPTED,
         wanted=prompt_in_hand,
         promises=(Promise("style", MORE), *KEPT),
-        weights=(HAND / 3, HAND, 3 * HAND, 10 * HAND),
+        weights=(HAND / 3, HAND, 3 * HAND),
         weight=HAND,
         guides=("sdg(text={hand}, weight={weight})",),
         outright="hand",
@@ -254,7 +261,7 @@ METHODS: tuple[Method, ...] = (
         title="the prompt changed after a share of the steps",
         base=PROMPTED,
         wanted=changed,
-        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS)),
+        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS, of_words=True)),
         weights=(0.1, 0.2, 0.3, 0.5),
         weight=0.2,
         conditions=("switch(prompt={changed}, after={weight})",),
@@ -267,7 +274,7 @@ METHODS: tuple[Method, ...] = (
         title="disentangled editing, learned weights, unseen seeds",
         base=PROMPTED,
         wanted=changed,
-        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS)),
+        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS, of_words=True)),
         weights=(1.0,),
         weight=1.0,
         conditions=("mix(prompt={changed}, weights={learned})",),

@@ -107,8 +107,10 @@ def _panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
         draw.text(place(across[0], panel.level[0]), f" {panel.level[1]}", fill=INK, font=font, anchor="ls")
     for number, curve in enumerate(panel.curves):
         _curve(draw, [place(*point) for point in curve.points], curve.notes, COLOURS[number % len(COLOURS)])
-        draw.text((left + WIDTH - RIGHT - 6, TOP + 4 + 18 * number), curve.name, anchor="ra", font=font,
-                  fill=COLOURS[number % len(COLOURS)])  # fmt: skip
+        # At the bottom: distances to real pictures, and what they are of, lie above.
+        under = HEIGHT - BOTTOM - 26 - 18 * (len(panel.curves) - 1 - number)
+        colour = COLOURS[number % len(COLOURS)]
+        draw.text((left + WIDTH - RIGHT - 6, under), curve.name, anchor="rs", font=font, fill=colour)
 
 
 def _curve(

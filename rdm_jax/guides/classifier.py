@@ -22,7 +22,7 @@ class Classifier(Kind):
 
     attribute: str = ""
     label: str = ""
-    weight: float | list[float] = dataclasses.field(default=1.0, metadata=OR_A_LIST)
+    weight: float | list[float] = dataclasses.field(default=30.0, metadata=OR_A_LIST)
     source: ClassVar[str] = "arXiv 2105.05233, section 4"
     needs = {"noised_classifier": "configs/noised_classifier.py"}
 
