@@ -41,8 +41,8 @@ def draw(generator):
 VARIANTS = {
     "sdg": [("sdg(text='cat', weight=50)", "sdg(text='a boat', weight=80.5)")],
     "sdg content": [("sdg(content='{0}', weight=300)", "sdg(content='{1}', weight=100)")],
-    "sdg structure": [("sdg(structure='{0}', weight=5)", "sdg(structure='{1}', weight=2)")],
-    "sdg style": [("sdg(style='{0}', weight=0.5)", "sdg(style='{1}', weight=0.2)")],
+    "sdg structure": [("sdg(structure='{0}', weight=100)", "sdg(structure='{1}', weight=30)")],
+    "sdg style": [("sdg(style='{0}', weight=100)", "sdg(style='{1}', weight=30)")],
     "classifier": [("classifier(attribute='colour', label='red', weight=5)",) * 2],
     "clip": [("clip(text='cat', weight=500, cutouts=2)", "clip(text='boat', weight=90, cutouts=2, smoothness=1)")],
     "clip of a picture": [("clip(image='{0}', text='cat', weight=500, cutouts=2)",) * 2],
