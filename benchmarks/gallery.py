@@ -58,8 +58,8 @@ def prepare(generator: Generator, folder: Path) -> dict[str, str]:
         files[name] = str(folder / f"{name}.png")
         Image.fromarray(pixels).save(files[name])
 
-    mosaic, poster = Database.open("mosaic"), Database.open("poster")
-    keep("mosaic", images.resize_and_crop(mosaic.thumbnails(np.array([3]))[0], SIZE))
+    neon, poster = Database.open("neon"), Database.open("poster")
+    keep("neon", images.resize_and_crop(neon.thumbnails(np.array([3]))[0], SIZE))
     keep("house", images.resize_and_crop(poster.thumbnails(np.array([rows_of(poster, "house")[0]]))[0], SIZE))
     options = {"database": "poster", "seed": 11, **STEPS}
     keep("boat", generator.sample("a red boat", **options).images[0])
@@ -89,7 +89,7 @@ def guides(files: Mapping[str, str]) -> list[Row]:
     return [
         Row("sdg(text='a blue cat')", "a red boat", free, guided("sdg(text='a blue cat', weight=100)")),
         Row("sdg(content=...)", "a red boat", free, guided("sdg(content='{house}', weight=300)"), ("house",)),
-        Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{mosaic}', weight=300)"), ("mosaic",)),
+        Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{neon}', weight=100)"), ("neon",)),
         Row(
             "classifier(style: neon)",
             "a red boat",
