@@ -253,7 +253,9 @@ class Generator:
         report(0, total)
         keys = put(inputs.keys, program.inputs.keys)
         carry, noise = program.start(keys, put(run.start, program.whole))
-        inputs = dataclasses.replace(inputs, keys=keys, noise=noise if run.guides else None)
+        # All but the steps lie where they belong from the first chunk to the last.
+        held = dataclasses.replace(inputs, infos=None, keys=keys, noise=noise if run.guides else None)
+        inputs = dataclasses.replace(put(held, program.inputs), infos=inputs.infos, first=inputs.first)
         read = {name: params[name] for name in ("unet", *parts_of(run.guides))}
         for first in range(0, total, shape.chunk):
             chunk = put(inputs.chunk(first, shape.chunk), program.inputs)

@@ -33,17 +33,20 @@ def draws(out, devices, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def same(path, pictures, devices):
+def largest_difference(path, pictures):
+    """The number of devices that drew a file's pictures, and how far they are from others, of 255."""
     found = np.load(path)
-    assert found["devices"] == devices
-    for size in ("8", "3"):
-        # As between batches of several sizes: sums are added up in another order.
-        assert np.abs(found[size].astype(int) - pictures.astype(int)).max() <= 2
+    return found["devices"], max(np.abs(found[size].astype(int) - pictures.astype(int)).max() for size in ("8", "3"))
+
+
+# As between batches of several sizes: sums are added up in another order.
+NEAR = 2
 
 
 def test_eight_devices_draw_what_one_does(tmp_path, here):
     draws(tmp_path, 8)
-    same(tmp_path / "0" / "pictures.npz", here, 8)
+    devices, difference = largest_difference(tmp_path / "0" / "pictures.npz", here)
+    assert devices == 8 and difference <= NEAR
 
 
 def test_two_processes_draw_what_one_does_and_both_have_it(tmp_path, here):
@@ -53,4 +56,5 @@ def test_two_processes_draw_what_one_does_and_both_have_it(tmp_path, here):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda rank: draws(tmp_path, 2, 2, rank, port), range(2)))
     for rank in range(2):
-        same(tmp_path / str(rank) / "pictures.npz", here, 4)
+        devices, difference = largest_difference(tmp_path / str(rank) / "pictures.npz", here)
+        assert devices == 4 and difference <= NEAR
