@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import PREPROCESSING
-from rdm_jax.core import trees
+from rdm_jax.core import trees, vectors
 from rdm_jax.core.calls import Call, made, parse_call
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.diffusion import samplers
@@ -103,7 +103,7 @@ def context_tokens(
         "text+neighbors": [queries[:, None], neighbors],
     }[condition]
     tokens = np.concatenate(parts, axis=1, dtype=np.float32)
-    return tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12) if unit else tokens
+    return vectors.unit(tokens) if unit else tokens
 
 
 def null_token(config: Mapping[str, Any]) -> Float[np.ndarray, " d"] | None:

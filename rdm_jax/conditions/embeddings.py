@@ -11,6 +11,7 @@ from jaxtyping import Float
 from rdm_jax.conditions.base import Context, Finder, Other
 from rdm_jax.core.checks import share
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.vectors import unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +49,6 @@ class Add(Other):
         lengths = np.linalg.norm(finder.queries, axis=-1, keepdims=True)
         total = unit(finder.queries) + self.weight * unit(self.query_vectors(finder))
         return unit(total) * lengths
-
-
-def unit(vectors: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
-    """Returns vectors scaled to length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def slerp(

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditions.embeddings import unit
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import normal
+from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.samplers import Sampler
 from rdm_jax.generator import Generator

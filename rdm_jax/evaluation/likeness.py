@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
+from rdm_jax.core.vectors import unit
+
 Pictures = UInt8[np.ndarray, "n h w 3"]
 
 
@@ -20,14 +22,8 @@ def ranks(
       wanted: what each of them should find.
       others: the distractors.
     """
-    mine, own, theirs = unit(vectors), unit(wanted), unit(others)
+    mine, own, theirs = (unit(each.astype(np.float64)) for each in (vectors, wanted, others))
     return (mine @ theirs.T > (mine * own).sum(axis=1)[:, None]).sum(axis=1)
-
-
-def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Returns rows of length 1 in float64."""
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def gram_distances(

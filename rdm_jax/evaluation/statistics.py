@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from rdm_jax.core.vectors import unit
+
 Z95 = 1.959963984540054
 
 
@@ -181,9 +183,4 @@ def nearest_rmse(
 
 def nearest_cosine(features: Float[np.ndarray, "n d"], others: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " n"]:
     """Returns each feature vector's cosine with the most similar of the others."""
-    return (_unit(features) @ _unit(others).T).max(axis=1)
-
-
-def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return (unit(features.astype(np.float64)) @ unit(others.astype(np.float64)).T).max(axis=1)

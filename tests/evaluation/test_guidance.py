@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.vectors import unit
 from rdm_jax.evaluation import guidance, guidance_report
 from rdm_jax.evaluation.bench import Sizes, open_bench
 from rdm_jax.evaluation.clip_only import ascend
 from rdm_jax.evaluation.gallery import names
 from rdm_jax.evaluation.judges import Judge
-from rdm_jax.evaluation.likeness import gram_distances, unit
+from rdm_jax.evaluation.likeness import gram_distances
 from rdm_jax.evaluation.methods import LESS, METHODS, MORE, NONE, SAME, Promise
 from rdm_jax.evaluation.seen import figure
 from rdm_jax.evaluation.statistics import Share

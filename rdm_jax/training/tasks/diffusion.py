@@ -22,6 +22,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets, storage, trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.data.sources import open_source
@@ -165,7 +166,7 @@ class DiffusionTask(Task):
             if self.captions is not None and len(seen):
                 tokens[seen, places] = self.captions[dealt["picture"][seen], None].astype(np.float32)
         if config.unit_tokens:
-            tokens /= np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
+            return unit(tokens)
         return tokens
 
     @functools.cached_property
