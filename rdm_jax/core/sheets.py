@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 BACKGROUND = (246, 246, 244)
 INK = (38, 38, 42)
 ELLIPSIS = "..."
+BREAKABLE = re.compile(r".*[-(,=/_]")  # as far as a piece of a word is whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _zoomed(image: UInt8[np.ndarray, "h w 3"], zoom: int) -> Image.Image:
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, max_lines: int = 4) -> list[str]:
-    """Breaks a text at spaces, and words where they must be, into lines of at most `width` pixels."""
+    """Breaks a text at spaces, and a word that is too long behind its punctuation, into lines of at most `width`."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
@@ -198,7 +200,9 @@ def _pieces(word: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Imag
     pieces = [""]
     for letter in word:
         if pieces[-1] and _width(pieces[-1] + letter, font) > width:
-            pieces.append("")
+            head = BREAKABLE.match(pieces[-1])
+            kept = head.end() if head else len(pieces[-1])
+            pieces[-1:] = [pieces[-1][:kept], pieces[-1][kept:]]
         pieces[-1] += letter
     return pieces
 

@@ -87,3 +87,11 @@ def test_labels_that_do_not_fit_are_refused(labels):
 def test_a_sheet_without_pictures_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         sheets.grid(np.zeros((0, 2, 8, 8, 3), np.uint8))
+
+
+def test_words_are_broken_behind_their_punctuation_where_they_have_some():
+    font = sheets.load_font(12)
+    broken = sheets._wrap("dynamic_threshold(bound=4, share='mosaic')", 80, font, max_lines=9)
+    assert "".join(broken).replace(" ", "") == "dynamic_threshold(bound=4,share='mosaic')"
+    assert all(line[-1] in "_(,=)" for line in broken)
+    assert "".join(sheets._wrap("x" * 40, 80, font)) == "x" * 40
