@@ -6,6 +6,7 @@ Every network is built from a flat configuration of plain values, so that a mode
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,6 +97,11 @@ def abstract_params(
     network: UNet | AutoencoderKL | AutoencoderVQ | CLIP | LPIPS | InceptionV3 | NoisedEncoder,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any."""
+    return dict(_traced_params(network))
+
+
+@functools.lru_cache(maxsize=16)  # tracing a large network takes seconds, and a conversion asks several times
+def _traced_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     return trees.flatten(jax.eval_shape(network.init, key, *network.smallest_inputs)["params"])
 

@@ -141,15 +141,15 @@ def test_the_other_condition_alone_is_the_other_condition(draw, databases, masks
 
 
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
-    unet, params = generator.bundle.unet, {"params": generator.bundle.params["unet"]}
+    apply, params = jax.jit(generator.bundle.unet.apply), {"params": generator.bundle.params["unet"]}
     x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
-    twice = unet.apply(params, x, t, tokens[:, [0, 0, 2]])
-    np.testing.assert_allclose(unet.apply(params, x, t, tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
+    twice = apply(params, x, t, tokens[:, [0, 0, 2]])
+    np.testing.assert_allclose(apply(params, x, t, tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
     spread = jnp.broadcast_to(jnp.array([2.0, 0.0, 1.0]), (2, 8, 8, 3))
-    np.testing.assert_allclose(unet.apply(params, x, t, tokens, spread), twice, atol=1e-5)
-    ones = unet.apply(params, x, t, tokens, jnp.ones((2, 3)))
-    np.testing.assert_allclose(ones, unet.apply(params, x, t, tokens), atol=1e-5)
+    np.testing.assert_allclose(apply(params, x, t, tokens, spread), twice, atol=1e-5)
+    ones = apply(params, x, t, tokens, jnp.ones((2, 3)))
+    np.testing.assert_allclose(ones, apply(params, x, t, tokens), atol=1e-5)
 
 
 def test_a_region_acts_where_it_is_painted():

@@ -49,9 +49,29 @@ def _full_precision():
 
 
 @functools.cache
-def _apply(ema: bool):
-    params = jax.device_put(unet_params(read_state_dict(Path(GOLDEN) / "rdm_small.ckpt"), UNET, ema=ema))
+def _params(ema: bool):
+    return jax.device_put(unet_params(read_state_dict(Path(GOLDEN) / "rdm_small.ckpt"), UNET, ema=ema))
+
+
+def _apply(params):
     return lambda x, t, context: UNET.apply({"params": params}, x, t, context)
+
+
+def _run(sampler, plan, golden):
+    """Returns the end of a run, the parameters an argument of its program: constants would be folded for long."""
+    context, scale = golden["context"], float(golden["scale"])
+
+    @jax.jit
+    def run(params, x_T):
+        if scale == 1:
+            denoiser = make_denoiser(_apply(params), context, "eps")
+        else:
+            denoiser = classifier_free_denoiser(
+                _apply(params), context, jnp.zeros_like(context), jnp.float32(scale), "eps"
+            )
+        return sample(sampler, plan, x_T, denoiser)
+
+    return run(_params(True), golden["x_T"])
 
 
 def _golden(name):
@@ -65,11 +85,6 @@ def _golden(name):
 )
 def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
     golden = _golden(name)
-    context, scale = golden["context"], golden["scale"].astype(jnp.float32)
-    if scale == 1:
-        denoiser = make_denoiser(_apply(True), context, "eps")
-    else:
-        denoiser = classifier_free_denoiser(_apply(True), context, jnp.zeros_like(context), scale, "eps")
     sampler = ddim.DDIM(eta=eta)
     plan = sampler.plan(SCHEDULE, steps)
     if eta:
@@ -80,16 +95,13 @@ def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
         monkeypatch.setattr(
             base, "normal", lambda keys, shape: golden["noises"][jax.random.key_data(keys)[0, -1]].astype(jnp.float32)
         )
-    last = jax.jit(lambda x_T: sample(sampler, plan, x_T, denoiser))(golden["x_T"])
+    last = _run(sampler, plan, golden)
     np.testing.assert_allclose(last, golden["samples"], atol=1e-3 * np.abs(golden["samples"]).max())
 
 
 def test_plms_ends_where_the_original_does():
     golden = _golden("plms")
-    context, scale = golden["context"], golden["scale"].astype(jnp.float32)
-    denoiser = classifier_free_denoiser(_apply(True), context, jnp.zeros_like(context), scale, "eps")
-    plan = PLMS().plan(SCHEDULE, 10)
-    last = jax.jit(lambda x_T: sample(PLMS(), plan, x_T, denoiser))(golden["x_T"])
+    last = _run(PLMS(), PLMS().plan(SCHEDULE, 10), golden)
     np.testing.assert_allclose(last, golden["samples"], atol=1e-3 * np.abs(golden["samples"]).max())
 
 
@@ -97,7 +109,8 @@ def test_the_training_loss_is_the_originals():
     golden = _golden("train_step")
     t = golden["t"].astype(jnp.int32)
     x0, context, noise = golden["x0"], golden["context"], golden["noise"]
-    loss = jax.jit(lambda x0: diffusion_loss(_apply(False), x0, context, t, noise, SCHEDULE, "eps"))(x0)
+    losses = jax.jit(lambda params: diffusion_loss(_apply(params), x0, context, t, noise, SCHEDULE, "eps"))
+    loss = losses(_params(False))
     assert loss.shape == (2,)
     assert loss.mean() == pytest.approx(float(golden["loss"]), rel=1e-5)
     bound = loss * jnp.asarray(SCHEDULE.vlb_weights, jnp.float32)[t]
@@ -106,17 +119,13 @@ def test_the_training_loss_is_the_originals():
 
 def test_gradients_one_step_of_adamw_and_the_average_are_the_originals():
     golden = np.load(Path(GOLDEN) / "train_step.npz")
-    state = read_state_dict(Path(GOLDEN) / "rdm_small.ckpt")
     x0, noise = (jnp.asarray(np.moveaxis(golden[name], 1, -1)) for name in ("x0", "noise"))
     t, context = jnp.asarray(golden["t"], jnp.int32), jnp.asarray(golden["context"])
 
     def loss(params):
-        losses = diffusion_loss(
-            lambda x, t, c: UNET.apply({"params": params}, x, t, c), x0, context, t, noise, SCHEDULE, "eps"
-        )
-        return losses.mean()
+        return diffusion_loss(_apply(params), x0, context, t, noise, SCHEDULE, "eps").mean()
 
-    params = unet_params(state, UNET)
+    params = _params(False)
     grads = jax.jit(jax.grad(loss))(params)
     assert float(optax.tree.norm(grads)) == pytest.approx(float(golden["grad_norm"]), rel=1e-5)
     settings = {"learning_rate": 1e-4, "warmup": 0, "decay": "constant", "clip_norm": 1e9, "b1": 0.9, "b2": 0.999}

@@ -58,11 +58,11 @@ def test_what_cannot_be_seen_has_no_label():
 
 
 def test_the_loss_is_the_mean_over_what_can_be_seen(task):
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
-    value, (metrics, _) = task.loss(params, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))
+    value, (metrics, _) = jax.jit(task.loss)(params, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))
     x = batch["image"].astype(jnp.float32) / 127.5 - 1.0
-    logits = task.module.apply({"params": params["classifier"]}, x)
+    logits = jax.jit(task.module.apply)({"params": params["classifier"]}, x)
     expected = 0.0
     for column, name in enumerate(("subject", "colour", "style")):
         log_probabilities = np.asarray(jax.nn.log_softmax(logits[name]), np.float64)
@@ -75,22 +75,22 @@ def test_the_loss_is_the_mean_over_what_can_be_seen(task):
 
 
 def test_the_label_of_an_unseen_colour_does_not_matter(task):
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
-    gradient = jax.grad(lambda p: task.loss(p, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(
-        params
-    )
-    without = {name: value[jnp.array([0, 2])] for name, value in batch.items()}
-    alone = jax.grad(lambda p: task.loss(p, Held({}, {}), without, jax.random.key(1), jnp.zeros((), jnp.int32))[0])(
-        params
-    )
+
+    def loss(params, batch):
+        return task.loss(params, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0]
+
+    grad = jax.jit(jax.grad(loss))
+    gradient = grad(params, batch)
+    alone = grad(params, {name: value[jnp.array([0, 2])] for name, value in batch.items()})
     np.testing.assert_allclose(
         gradient["classifier"]["heads_colour"]["kernel"], alone["classifier"]["heads_colour"]["kernel"], rtol=1e-4
     )
 
 
 def test_the_exported_bundle_names_its_classes(task):
-    bundle = task.export(task.init(jax.random.key(0))[0])
+    bundle = task.export(jax.jit(task.init)(jax.random.key(0))[0])
     assert bundle.config["classifier"]["classes"]["subject"] == ["cat", "sun"]
     assert bundle.config["judging"]["unseen"] == {"colour": {"style": ("charcoal",)}}
     assert bundle.config["judging"]["augment"]["shift"] == 0
@@ -98,10 +98,10 @@ def test_the_exported_bundle_names_its_classes(task):
 
 
 def test_evaluation_names_every_picture_once(task):
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     found = classifier.name_attributes(task.module, params["classifier"], task.test.images)
     x = jnp.asarray(task.test.images, jnp.float32) / 127.5 - 1.0
-    logits = task.module.apply({"params": params["classifier"]}, x)
+    logits = jax.jit(task.module.apply)({"params": params["classifier"]}, x)
     for name, values in logits.items():
         np.testing.assert_array_equal(found[name], values.argmax(-1))
     assert {name for name, _ in task.evaluate(params)} == {"accuracy/subject", "accuracy/colour", "accuracy/style"}

@@ -104,7 +104,7 @@ def test_the_adaptive_weight_makes_both_pulls_on_the_last_kernel_equal():
     params, held, batch, key = ready(task)
     _, (parts, _) = jax.jit(task.loss)(params, held, batch, key, jnp.asarray(0))
     image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
-    z, _, _ = task._latents(params["autoencoder"], image, key)
+    z, _, _ = jax.jit(task._latents)(params["autoencoder"], image, key)
     kernel = params["autoencoder"]["decoder"]["conv_out"]["kernel"]
 
     def output(kernel):
@@ -112,21 +112,20 @@ def test_the_adaptive_weight_makes_both_pulls_on_the_last_kernel_equal():
         swapped = {**decoder, "conv_out": {**decoder["conv_out"], "kernel": kernel}}
         return task._decode({**params["autoencoder"], "decoder": swapped}, z)
 
-    pulls = [
-        jnp.linalg.norm(jax.grad(lambda k: jnp.mean(jnp.abs(output(k) - image)))(kernel)),
-        jnp.linalg.norm(
-            jax.grad(
-                lambda k: adversarial.generator_loss(task._judge(params["discriminator"], held.stats, output(k))[0])
-            )(kernel)
-        ),
-    ]
+    def judged(kernel):
+        return adversarial.generator_loss(task._judge(params["discriminator"], held.stats, output(kernel))[0])
+
+    def differs(kernel):
+        return jnp.mean(jnp.abs(output(kernel) - image))
+
+    pulls = [jnp.linalg.norm(jax.jit(jax.grad(term))(kernel)) for term in (differs, judged)]
     assert float(parts["adaptive_weight"]) == pytest.approx(float(pulls[0] / (pulls[1] + 1e-4)), rel=1e-3)
     assert 1.0 <= float(parts["codes_used"]) <= 8.0
 
 
 def test_the_average_and_the_export_hold_the_autoencoder_alone():
     task = task_of("kl")
-    params, _ = task.init(jax.random.key(0))
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
     assert list(task.averaged(params)) == ["autoencoder"]
 
 
