@@ -101,8 +101,8 @@ OTHERS: Mapping[str, tuple[str, Callable[[Bundle], Step]]] = {
 """Beside the U-Net, by name: the part of the bundle that is read, and its step."""
 
 
-def alone(step: Step, params: Any, x: jax.Array) -> Callable[[], Any]:
-    """Returns the call of a compiled scan of `CHUNK` steps of one network, which waits for its end."""
+def alone(step: Step, params: Any, x: jax.Array, options: Any) -> Callable[[], Any]:
+    """Returns the call of a scan of `CHUNK` steps of one network, compiled as a run is, which waits for its end."""
 
     def chunk(params: Any, x: Any, times: Any) -> Any:
         """Returns what is shown at the end."""
@@ -116,7 +116,6 @@ def alone(step: Step, params: Any, x: jax.Array) -> Callable[[], Any]:
         return jax.lax.scan(body, x, times)[0]
 
     times = jnp.linspace(900, 100, CHUNK).astype(jnp.int32)
-    options = program.COMPILER_OPTIONS.get(jax.default_backend())
     compiled = jax.jit(chunk).lower(params, x, times).compile(options)
     return lambda: jax.block_until_ready(compiled(params, x, times))
 
@@ -153,7 +152,8 @@ class Alone:
             bundle, words = self.job.generator.bundle, ("" if weights is None else ", weighted")
             name = f"U-Net, {copies} conditions of {tokens[0]} tokens{words}{', gradient' if case.through else ''}"
             step = gradient(unet(bundle, plan)) if case.through else unet(bundle, plan)
-            self.calls[name] = alone(step, bundle.params["unet"], shown_to("unet", self.job, plan))
+            options = program.compiler_options(bundle)
+            self.calls[name] = alone(step, bundle.params["unet"], shown_to("unet", self.job, plan), options)
             self._unets[key] = name
         return self._unets[key]
 
@@ -161,5 +161,6 @@ class Alone:
         if name not in self.calls:
             part, make = OTHERS[name]
             bundle = self.job.generator.bundle
-            self.calls[name] = alone(make(bundle), bundle.params[part], shown_to(name, self.job, plan))
+            options = program.compiler_options(bundle)
+            self.calls[name] = alone(make(bundle), bundle.params[part], shown_to(name, self.job, plan), options)
         return name

@@ -32,7 +32,7 @@ class Pictures:
       captions: n captions.
       attributes: n dictionaries of labels.
       rows: [n] the position of each picture in its source (unreadable pictures leave gaps).
-      fingerprint: the source's hash.
+      fingerprint: the hash of the source, and of which of its pictures these are where they are some of them.
     """
 
     images: UInt8[np.ndarray, "n size size 3"] | Decoded
@@ -51,7 +51,7 @@ class Pictures:
             [self.captions[i] for i in rows],
             [self.attributes[i] for i in rows],
             self.rows[rows],
-            self.fingerprint,
+            files.sha256_json([self.fingerprint, np.asarray(rows).tolist()]),
         )
 
 

@@ -99,7 +99,7 @@ def encode_pictures(
             yield encoder.encode_images(np.asarray(pictures.images[start : start + ENCODE_BATCH])).astype(np.float16)
             progress(min(start + ENCODE_BATCH, len(pictures)), len(pictures))
 
-    name = f"vectors-{encoder.identity['sha256'][:16]}-{pictures.fingerprint[:16]}-{len(pictures)}"
+    name = f"vectors-{encoder.identity['sha256'][:16]}-{pictures.fingerprint[:16]}"
     return cached_array(folder / name, len(pictures), chunks)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import to_float
 from rdm_jax.data.pictures import Decoded, load_pictures
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.schedule import signal_noise
@@ -109,6 +110,16 @@ def test_it_learns_evaluates_and_its_bundle_opens_again(make, name, tmp_path):
     expected = jax.jit(task.module.apply)({"params": params[name]}, x, t)
     found = jax.jit(module.apply)({"params": bundle.params[name]}, x, t)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_latents_are_those_of_the_pictures_that_are_learned_from(make):
+    # The fixture has cached those of all pictures before: some are kept for evaluation, and the others move up.
+    task = make("noised_clip")
+    for latents in (task.latents, task.held_out):
+        encode = jax.jit(lambda p, x: task.base.autoencoder.apply({"params": p}, x, method="encode"))
+        expected = encode(task.base.params["autoencoder"], to_float(np.asarray(latents.pictures.images)))
+        assert len(latents.moments) == len(latents.pictures)
+        np.testing.assert_allclose(latents.moments, expected, rtol=2e-2, atol=2e-2)  # stored in float16
 
 
 def test_the_clean_vectors_are_those_of_the_frozen_tower(make):
