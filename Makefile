@@ -6,7 +6,7 @@ PARITY_VENV ?= .venv-parity
 CLOUD_VENV ?= .venv-cloud
 OUT ?= outputs/demo
 
-.PHONY: demo test parity cloud clean help
+.PHONY: demo test parity cloud environments clean help
 
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
@@ -14,6 +14,8 @@ help:
 	@echo "make parity install PyTorch too, in an environment of its own, and compare networks and samplers with it"
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
+
+environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \

@@ -78,9 +78,8 @@ def rows_of(database: Database, subject: str) -> list[int]:
 
 def guides(files: Mapping[str, str]) -> list[Row]:
     """Returns the rows of guides.png."""
-    general = {"database": "general"}
+    general, poster = {"database": "general"}, {"database": "poster"}
     free = {"database": "general", "guidance_scale": 0.0}
-    poster = {"database": "poster"}
 
     def guided(*calls: str) -> dict[str, Any]:
         """Returns the options of some guides."""
@@ -89,6 +88,13 @@ def guides(files: Mapping[str, str]) -> list[Row]:
     return [
         Row("sdg(text='a blue cat')", "a red boat", free, guided("sdg(text='a blue cat', weight=100)")),
         Row("sdg(content=...)", "a red boat", free, guided("sdg(content='{house}', weight=300)"), ("house",)),
+        Row(
+            "sdg(content=..., structure=...)",
+            "a red boat",
+            free,
+            guided("sdg(content='{house}', structure='{house}', weight=200)"),
+            ("house",),
+        ),
         Row("sdg(style=...)", "a red boat", general, guided("sdg(style='{neon}', weight=100)"), ("neon",)),
         Row(
             "classifier(style: neon)",
@@ -96,20 +102,20 @@ def guides(files: Mapping[str, str]) -> list[Row]:
             general,
             guided("classifier(attribute='style', label='neon', weight=30)"),
         ),
-        Row("clip(text='neon')", "a red boat", general, guided("clip(text='neon', weight=60, cutouts=4)")),
+        Row("clip(text='a blue cat')", "a red boat", free, guided("clip(text='a blue cat', weight=600)")),
         Row("ilvr(image=..., factor=4)", "a blue cat", poster, guided("ilvr(image='{house}', factor=4)"), ("house",)),
         Row(
-            "guidance 20, and dynamic_threshold(bound=4)",
-            "a red boat",
-            {**poster, "guidance_scale": 20.0},
-            {**guided("dynamic_threshold(bound=4)"), "guidance_scale": 20.0},
+            "guidance 20, and threshold(bound=3)",
+            "a blue cat",
+            {"database": "watercolour", "guidance_scale": 20.0},
+            guided("threshold(bound=3)"),
         ),
     ]
 
 
 def conditions(files: Mapping[str, str]) -> list[Row]:
     """Returns the rows of conditions.png."""
-    poster = {"database": "poster"}
+    poster, both = {"database": "poster"}, {"condition": "text+neighbors"}
 
     def shown(*calls: str) -> dict[str, Any]:
         """Returns the options of some conditions."""
@@ -127,22 +133,27 @@ def conditions(files: Mapping[str, str]) -> list[Row]:
         ),
         Row("interpolate(database='neon')", boat, poster, shown("interpolate(database='neon', share=0.5)")),
         Row("interpolate(prompt='a blue boat')", boat, poster, shown("interpolate(prompt='a blue boat', share=0.5)")),
-        Row("add(prompt='a yellow star')", boat, poster, shown("add(prompt='a yellow star', weight=0.6)")),
+        Row(
+            "'a red cat' + 'a blue boat' - 'a red boat', by add",
+            "a red cat",
+            poster,
+            shown("add(prompt='a blue boat', weight=1)", "add(prompt='a red boat', weight=-1)"),
+        ),
         Row("also(database='mosaic', scale=2)", boat, poster, shown("also(database='mosaic', scale=2)")),
         Row("negative(database='poster')", boat, {"database": "watercolour"}, shown("negative(database='poster')")),
         Row(
-            "interleave()",
+            "interleave(query_scale=1, neighbor_scale=4)",
             boat,
-            {**poster, "condition": "text+neighbors"},
-            {**shown("interleave(query_scale=4, neighbor_scale=2)"), "condition": "text+neighbors"},
+            {**poster, **both},
+            shown("interleave(query_scale=1, neighbor_scale=4)"),
         ),
         Row(
-            "weights(of_query=4, of_neighbors=0.2)",
-            "a blue cat",
-            {"database": "neon", "condition": "text+neighbors"},
-            {**shown("weights(of_query=4, of_neighbors=0.2)"), "condition": "text+neighbors"},
+            "weights(of_query=8, of_neighbors=0.05)",
+            "a red boat, watercolour",
+            {"database": "mosaic", **both},
+            shown("weights(of_query=8, of_neighbors=0.05)"),
         ),
-        Row("switch(database='neon')", boat, poster, shown("switch(database='neon', after=0.1)")),
+        Row("switch(database='mosaic', after=0.2)", boat, poster, shown("switch(database='mosaic', after=0.2)")),
     ]
 
 

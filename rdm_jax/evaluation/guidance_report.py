@@ -132,7 +132,12 @@ def curves(results: Mapping[str, Any]) -> UInt8[np.ndarray, "h w 3"] | None:
     methods = {name: method for name, method in results["methods"].items() if "left_out" not in method}
     floor = results["real"]["frechet"]
     level = None if floor is None else (floor, "real pictures")
-    looked = {"language": "caption@10", "content": "picture@10", "ilvr": "picture@10"}
+    looked = {
+        "language": "caption@10",
+        "clip-language": "caption@10",
+        "content": "picture@10",
+        "ilvr": "picture@10",
+    }
     found = [curve_of(methods[name], key) for name, key in looked.items() if name in methods]
     styled = [curve_of(methods[name], "style") for name in ("style", "hand", "classifier", "clip") if name in methods]
     y = "Frechet distance to real pictures, judge's features"
@@ -176,7 +181,7 @@ def _asked(method: str, target: Target) -> str:
         return target.hand
     if method in ("switch", "mix"):
         return target.changed
-    return target.caption if method == "language" else ""
+    return target.caption if method in ("language", "clip-language") else ""
 
 
 def _chosen(method: Mapping[str, Any]) -> Mapping[str, Any]:

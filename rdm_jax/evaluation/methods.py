@@ -138,7 +138,9 @@ def words(target: Target) -> str:
 
 TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 300.0, 300.0, 100.0, 100.0, 300.0, 300.0, 30.0
 
+SPOKEN = Promise("subject", MORE), Promise("colour", MORE), Promise("caption@10", MORE)
 KEPT = Promise("subject", SAME), Promise("colour", SAME)
+LIKE_CAPTION = "subject", "colour", "caption@1", "caption@10", "frechet", "diversity"
 IN_HAND = "style", "subject", "colour", "frechet", "diversity"
 EDITED = "subject", "colour", "moved", "moved_pixels", "frechet"
 
@@ -163,12 +165,12 @@ METHODS: tuple[Method, ...] = (
         title="SDG, text",
         base=FREE,
         wanted=of_caption,
-        promises=(Promise("subject", MORE), Promise("colour", MORE), Promise("caption@10", MORE)),
+        promises=SPOKEN,
         weights=(TEXT / 10, TEXT / 3, TEXT, 3 * TEXT),
         weight=TEXT,
         guides=("sdg(text={caption}, weight={weight})",),
         needs=("noised_clip",),
-        figures=("subject", "colour", "caption@1", "caption@10", "frechet", "diversity"),
+        figures=LIKE_CAPTION,
     ),
     Method(
         name="content",
@@ -218,6 +220,17 @@ METHODS: tuple[Method, ...] = (
         outright="hand",
         needs=("noised_clip",),
         figures=IN_HAND,
+    ),
+    Method(
+        name="clip-language",
+        title="CLIP on the clean estimate, text",
+        base=FREE,
+        wanted=of_caption,
+        promises=SPOKEN,
+        weights=(2 * CLIP,),
+        weight=2 * CLIP,
+        guides=("clip(text={caption}, weight={weight})",),
+        figures=LIKE_CAPTION,
     ),
     Method(
         name="clip",
