@@ -39,7 +39,7 @@ def parse_call(text: str, what: str) -> Call:
         return Call(function.id, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords})
     except (SyntaxError, ValueError) as error:
         raise UserError(
-            f"{what} {text!r} is not of the form name(option=value, ...), texts in quotes; write 'euler(churn=20)'"
+            f"{what} {text!r} is not of the form name(number=20, text='a boat'); texts stand in quotes"
         ) from error
 
 
