@@ -97,7 +97,8 @@ def abstract_params(
     network: UNet | AutoencoderKL | AutoencoderVQ | CLIP | LPIPS | InceptionV3 | NoisedEncoder,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any."""
-    return dict(_traced_params(network))
+    hashable: Any = network  # linen's modules are, by their fields, which a type checker cannot see
+    return dict(_traced_params(hashable))
 
 
 @functools.lru_cache(maxsize=16)  # tracing a large network takes seconds, and a conversion asks several times
