@@ -190,13 +190,13 @@ def editing(generator: Generator, files: dict[str, str], folder: Path) -> list[R
             {"conditions": [f"switch(prompt={blue!r}, after=0.2)"]},
         ),
         Row(
-            "mix: the colour, as 20 learned numbers, other seeds",
+            "mix: the colour, as 25 learned numbers, other seeds",
             boat,
             poster,
             {"conditions": [f"mix(prompt={blue!r}, weights={str(weights['colour'])!r})"]},
         ),
         Row(
-            "mix: the style, as 20 learned numbers, another prompt",
+            "mix: the style, as 25 learned numbers, another prompt",
             "a blue cat",
             poster,
             {"conditions": [f"mix(database='watercolour', weights={str(weights['style'])!r})"]},
