@@ -190,13 +190,13 @@ def editing(generator: Generator, files: dict[str, str], folder: Path) -> list[R
             {"conditions": [f"switch(prompt={blue!r}, after=0.2)"]},
         ),
         Row(
-            "mix: the colour, as 25 learned numbers, other seeds",
+            f"mix: the colour, as {STEPS['steps']} learned numbers, other seeds",
             boat,
             poster,
             {"conditions": [f"mix(prompt={blue!r}, weights={str(weights['colour'])!r})"]},
         ),
         Row(
-            "mix: the style, as 25 learned numbers, another prompt",
+            f"mix: the style, as {STEPS['steps']} learned numbers, another prompt",
             "a blue cat",
             poster,
             {"conditions": [f"mix(database='watercolour', weights={str(weights['style'])!r})"]},

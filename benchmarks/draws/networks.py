@@ -137,6 +137,7 @@ class Alone:
         self.job = job
         self.calls: dict[str, Callable[[], Any]] = {}
         self._unets: dict[Any, str] = {}
+        self._options = program.compiler_options(job.generator.bundle)
 
     def of(self, case: Case, plan: Plan) -> list[str]:
         """Returns the names in `calls` of the networks that one step of a plan asks."""
@@ -152,8 +153,7 @@ class Alone:
             bundle, words = self.job.generator.bundle, ("" if weights is None else ", weighted")
             name = f"U-Net, {copies} conditions of {tokens[0]} tokens{words}{', gradient' if case.through else ''}"
             step = gradient(unet(bundle, plan)) if case.through else unet(bundle, plan)
-            options = program.compiler_options(bundle)
-            self.calls[name] = alone(step, bundle.params["unet"], shown_to("unet", self.job, plan), options)
+            self.calls[name] = alone(step, bundle.params["unet"], shown_to("unet", self.job, plan), self._options)
             self._unets[key] = name
         return self._unets[key]
 
@@ -161,6 +161,6 @@ class Alone:
         if name not in self.calls:
             part, make = OTHERS[name]
             bundle = self.job.generator.bundle
-            options = program.compiler_options(bundle)
-            self.calls[name] = alone(make(bundle), bundle.params[part], shown_to(name, self.job, plan), options)
+            shown = shown_to(name, self.job, plan)
+            self.calls[name] = alone(make(bundle), bundle.params[part], shown, self._options)
         return name

@@ -165,9 +165,7 @@ class DiffusionTask(Task):
             seen = np.flatnonzero(kinds == kind)
             if self.captions is not None and len(seen):
                 tokens[seen, places] = self.captions[dealt["picture"][seen], None].astype(np.float32)
-        if config.unit_tokens:
-            return unit(tokens)
-        return tokens
+        return unit(tokens) if config.unit_tokens else tokens
 
     @functools.cached_property
     def collections(self) -> dict[str | None, np.ndarray]:
