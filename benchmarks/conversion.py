@@ -22,7 +22,7 @@ from machine import machine
 
 from rdm_jax.convert import compvis, compvis_config
 from rdm_jax.convert.torch_file import write_state_dict
-from rdm_jax.models import abstract_params, build_autoencoder, build_unet
+from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser
 from rdm_jax.training.config import load_config
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "models"
@@ -58,7 +58,7 @@ def checkpoint(config: dict[str, Any], folder: Path) -> Path:
     """Writes a checkpoint of random weights, raw and averaged, with its yaml."""
     from rdm_jax.convert.mapping import disassemble
 
-    unet, autoencoder = build_unet(config["unet"]), build_autoencoder(config["autoencoder"])
+    unet, autoencoder = build_denoiser(config["denoiser"]), build_autoencoder(config["autoencoder"])
     parts: Any = Zero(abstract_params(unet)), Zero(abstract_params(autoencoder))
     names = disassemble(parts[0], compvis.unet_source(unet)) | disassemble(parts[1], compvis.autoencoder_source)
     names |= disassemble(parts[0], compvis.unet_source(unet, ema=True))

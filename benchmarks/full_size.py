@@ -21,13 +21,14 @@ import numpy as np
 from conversion import CONFIGS, Random
 from machine import machine
 
-from rdm_jax.bundle import PREPROCESSING, SCHEMA, encoder_identity
+from rdm_jax.bundle import SCHEMA, encoder_identity
 from rdm_jax.convert.databases import import_database
 from rdm_jax.convert.safetensors_file import write_safetensors
 from rdm_jax.core import files, trees
 from rdm_jax.data.tokenizer import train_tokenizer
 from rdm_jax.generator import Generator
-from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_unet
+from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_denoiser
+from rdm_jax.parts import PREPROCESSING
 from rdm_jax.training.config import load_config
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -50,7 +51,7 @@ def bundle(config: dict[str, Any], folder: Path) -> Path:
     out.mkdir()
     towers = {key: value for key, value in config["clip"].items() if key not in PREPROCESSING}
     networks = {
-        "unet": build_unet(config["unet"]),
+        "denoiser": build_denoiser(config["denoiser"]),
         "autoencoder": build_autoencoder(config["autoencoder"]),
         "clip": build_clip(towers),
     }

@@ -29,10 +29,10 @@ import numpy as np
 from machine import machine
 from rounds import interleave
 
-from rdm_jax.bundle import PREPROCESSING
 from rdm_jax.convert import clip, diffusers
 from rdm_jax.convert.mapping import assemble
-from rdm_jax.models import build_autoencoder, build_clip, build_unet
+from rdm_jax.models import build_autoencoder, build_clip, build_denoiser
+from rdm_jax.parts import PREPROCESSING
 from rdm_jax.training.config import load_config
 
 
@@ -82,9 +82,9 @@ def _random(*shape: int) -> Any:
 
 def unet(dtype: str) -> Case:
     """Returns rdm_imagenet's U-Net for two latents of 64x64 with four tokens each, 401 M parameters."""
-    settings = _settings("rdm_imagenet", "unet")
+    settings = _settings("rdm_imagenet", "denoiser")
     module: Any = _library("diffusers").UNet2DConditionModel.from_config(diffusers.to_unet_config(settings, 64))
-    network = build_unet({**settings, "dtype": dtype, "attention_implementation": _fused()})
+    network = build_denoiser({**settings, "dtype": dtype, "attention_implementation": _fused()})
     params = assemble(diffusers.unet_plan(_numpy(module), network, frozenset()))
 
     def apply(params: Any, x: Any, t: Any, context: Any) -> Any:

@@ -281,9 +281,10 @@ def _encode(encoder: Any, ready: np.ndarray, batches: int) -> float:
 
 def _encoder() -> Any:
     """Returns an encoder with the image tower of CLIP ViT-B/32, a small text tower and random weights."""
-    from rdm_jax.bundle import PREPROCESSING, Bundle
+    from rdm_jax.bundle import Bundle
     from rdm_jax.core import trees
     from rdm_jax.models import abstract_params, build_clip
+    from rdm_jax.parts import PREPROCESSING
     from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.training.config import load_config
 

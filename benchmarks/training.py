@@ -38,7 +38,7 @@ from rdm_jax.core.mesh import batch_sharding, make_mesh, put_batch, put_whole
 from rdm_jax.data.batches import training_batches
 from rdm_jax.diffusion.objective import diffusion_loss
 from rdm_jax.diffusion.schedule import build_schedule, signal_noise
-from rdm_jax.models import build_unet
+from rdm_jax.models import build_denoiser
 from rdm_jax.training import flops
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import defaults, load_config
@@ -96,7 +96,7 @@ def step(args: argparse.Namespace) -> None:
         sys.exit("benchmarks/training.py: torch and diffusers are not here; make parity installs them")
     accelerated = jax.default_backend() == "gpu"
     whole = args.full or accelerated
-    settings = load_config(str(CONFIGS / "models/rdm_imagenet.py")).unet.to_dict()
+    settings = load_config(str(CONFIGS / "models/rdm_imagenet.py")).denoiser.to_dict()
     settings |= {} if whole else {"model_channels": 64}
     side, size = (64 if whole else 32), args.batch_size
     torch: Any = importlib.import_module("torch")
@@ -104,9 +104,9 @@ def step(args: argparse.Namespace) -> None:
     module: Any = importlib.import_module("diffusers").UNet2DConditionModel.from_config(
         diffusers.to_unet_config(settings, side)
     )
-    network = build_unet(settings | {"dtype": "bfloat16" if accelerated else "float32"})
+    network = build_denoiser(settings | {"dtype": "bfloat16" if accelerated else "float32"})
     weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
-    params = {"unet": assemble(diffusers.unet_plan(weights, network, frozenset()))}
+    params = {"denoiser": assemble(diffusers.unet_plan(weights, network, frozenset()))}
     schedule = build_schedule({"num_timesteps": 1000, "schedule": "cosine"})
     generator = np.random.default_rng(0)
     batch = {
@@ -141,7 +141,7 @@ def step(args: argparse.Namespace) -> None:
 def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]) -> tuple[Way, float]:
     def loss(params: Any, held: Any, batch: Any, key: Any, step: Any) -> Any:
         def apply(x: Any, t: Any, context: Any) -> Any:
-            return network.apply({"params": params["unet"]}, x, t, context)
+            return network.apply({"params": params["denoiser"]}, x, t, context)
 
         losses = diffusion_loss(apply, batch["x0"], batch["context"], batch["t"], batch["noise"], schedule, "eps")
         return jnp.mean(losses), ({}, held.stats)

@@ -1,7 +1,7 @@
 """A model on disk: config.json, tokenizer.json and one safetensors file per part; open, save, list the embedded ones.
 
-A bundle may hold only some of the parts ("clip", "autoencoder", "unet"): an encoder alone makes databases, an encoder
-with an autoencoder starts the training of a diffusion model.
+A bundle may hold only some of the parts (`rdm_jax.parts`): an encoder alone makes databases, an encoder with an
+autoencoder starts the training of a diffusion model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,13 @@ import yaml
 
 from rdm_jax.core import files, storage, trees
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.parts import PARTS, SECTIONS, build, check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from rdm_jax.models import CLIP, LPIPS, AutoencoderKL, AutoencoderVQ, InceptionV3, UNet
-    from rdm_jax.models.classifier import Classifier
-    from rdm_jax.models.noised_encoder import NoisedEncoder
-
-SCHEMA = 1
+SCHEMA = 2
 TOKENIZER = "tokenizer.json"
-PARTS = ("clip", "autoencoder", "unet", "classifier", "noised_clip", "noised_classifier", "lpips", "inception")
-DRAWING = ("diffusion", "latents", "conditioning", "sampling")  # what a bundle with a U-Net says beside its parts
-PREPROCESSING = ("mean", "std")  # kept beside the towers' settings: how pixels become what the image tower takes
 DTYPES = ("float32", "bfloat16")
 EMBEDDED = Path(__file__).parent / "assets" / "models"
 
@@ -44,7 +38,7 @@ class Bundle:
 
     Attributes:
       config: what config.json holds: a name, the schema, one entry per part, and the conventions of sampling.
-      params: {part: nested dictionary of arrays}, float32 but for a U-Net that was opened in another type.
+      params: {part: nested dictionary of arrays}, float32 but for a generative network that was opened in another type.
       tokenizer: the text tower's tokenizer, None where there is no text tower.
       path: the folder that it was read from, None for a bundle in memory.
     """
@@ -54,20 +48,24 @@ class Bundle:
     tokenizer: PreTrainedTokenizerFast | None = None
     path: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Checks that the configuration and the parameters fit (see `rdm_jax.parts.check`)."""
+        check(self.config, self.params)
+
     @staticmethod
     def names() -> list[str]:
         """Returns the names of the bundles that ship with the package."""
         return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
 
     @staticmethod
-    def open(name_or_path: str | Path, *, parts: Sequence[str] = PARTS, dtype: str = "float32") -> Bundle:
+    def open(name_or_path: str | Path, *, parts: Iterable[str] = PARTS, dtype: str = "float32") -> Bundle:
         """Opens an embedded bundle by its name or any bundle by its folder.
 
         Args:
           name_or_path: the name or the folder.
           parts: which parts to read, of those that are there.
-          dtype: a name in `DTYPES`: what the U-Net computes in, and its parameters are held in. The other parts stay in
-            float32: they take little of the time, and databases know a CLIP by what it computes.
+          dtype: a name in `DTYPES`: the type that the generative network computes in and its parameters are held in.
+            The other parts stay in float32: they take little of the time, and databases depend on what CLIP computes.
 
         Raises:
           UserError: there is no such bundle, a file of it is missing, damaged or not the one its config names, or
@@ -77,13 +75,15 @@ class Bundle:
             raise unknown("dtype", dtype, DTYPES)
         path = locate(name_or_path)
         config = read_config(path)
-        params = {
-            part: _read_part(path, part, config, dtype if part == "unet" else "float32")
-            for part in PARTS
-            if part in config and part in parts
-        }
-        if "unet" in config and dtype != config["unet"].get("dtype", "float32"):
-            config = {**config, "unet": {**config["unet"], "dtype": dtype}}
+        there = [part for part in PARTS if part in config]
+        wanted = [part for part in there if part in set(parts)]
+        config = {key: value for key, value in config.items() if key not in there or key in wanted}
+        params = {}
+        for part in wanted:
+            own = dtype if PARTS[part].chooses_dtype else "float32"
+            params[part] = _read_part(path, part, config, own)
+            if own != config[part].get("dtype", "float32") and PARTS[part].chooses_dtype:
+                config[part] = {**config[part], "dtype": own}
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
     def save(self, path: Path, dtype: str = "float16") -> None:
@@ -109,8 +109,9 @@ class Bundle:
 
     @property
     def dtype(self) -> str:
-        """What the U-Net computes in."""
-        return str(self.config.get("unet", {}).get("dtype", "float32"))
+        """The type that the generative network computes in."""
+        chosen = [self.config[part].get("dtype", "float32") for part in self.params if PARTS[part].chooses_dtype]
+        return str(chosen[0]) if chosen else "float32"
 
     def has(self, part: str) -> bool:
         """Says whether the bundle holds a part."""
@@ -129,61 +130,11 @@ class Bundle:
         """The model's name."""
         return str(self.config.get("name", "unnamed"))
 
-    @functools.cached_property
-    def clip(self) -> CLIP:
-        """The CLIP module."""
-        from rdm_jax.models import build_clip
-
-        return build_clip({key: value for key, value in self.config["clip"].items() if key not in PREPROCESSING})
-
-    @functools.cached_property
-    def autoencoder(self) -> AutoencoderKL | AutoencoderVQ:
-        """The first stage's module."""
-        from rdm_jax.models import build_autoencoder
-
-        return build_autoencoder(self.config["autoencoder"])
-
-    @functools.cached_property
-    def unet(self) -> UNet:
-        """The denoising network's module."""
-        from rdm_jax.models import build_unet
-
-        return build_unet(self.config["unet"])
-
-    @functools.cached_property
-    def classifier(self) -> Classifier:
-        """The module of an independent classifier."""
-        from rdm_jax.models.classifier import build_classifier
-
-        return build_classifier(self.config["classifier"])
-
-    @functools.cached_property
-    def noised_clip(self) -> NoisedEncoder:
-        """The module that maps noisy latents to CLIP's vectors."""
-        from rdm_jax.models import build_noised_encoder
-
-        return build_noised_encoder(self.config["noised_clip"])
-
-    @functools.cached_property
-    def noised_classifier(self) -> NoisedEncoder:
-        """The module that names what is in noisy latents."""
-        from rdm_jax.models import build_noised_encoder
-
-        return build_noised_encoder(self.config["noised_classifier"])
-
-    @functools.cached_property
-    def lpips(self) -> LPIPS:
-        """The module of the perceptual distance."""
-        from rdm_jax.models import build_lpips
-
-        return build_lpips(self.config["lpips"])
-
-    @functools.cached_property
-    def inception(self) -> InceptionV3:
-        """The module that the Fréchet inception distance takes its features from."""
-        from rdm_jax.models import build_inception
-
-        return build_inception(self.config["inception"])
+    def __getattr__(self, part: str) -> Any:
+        """The module of a part, a name in `rdm_jax.parts.PARTS`, as an attribute: `bundle.denoiser`."""
+        if part not in PARTS or part not in self.config:
+            raise AttributeError(f"{type(self).__name__} has no attribute {part!r}")
+        return build(self.config, part)
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
@@ -256,8 +207,9 @@ def read_config(path: Path) -> dict[str, Any]:
             f"bundle {path} has schema {config.get('schema') if isinstance(config, dict) else config!r}, "
             f"and this version reads schema {SCHEMA}; export it again"
         )
-    needed = [*(part for part in PARTS if part in config), *(DRAWING if "unet" in config else ())]
-    wrong = [key for key in needed if not isinstance(config.get(key), dict)]
+    parts = [part for part in PARTS if part in config]
+    needed = [*parts, *(section for part in parts for section in PARTS[part].sections)]
+    wrong = [key for key in dict.fromkeys(needed) if not isinstance(config.get(key), dict)]
     if "clip" in config and "clip" not in wrong:
         wrong += [f"clip.{key}" for key in ("embed_dim", "vision", "text") if key not in config["clip"]]
     if wrong:
@@ -270,13 +222,13 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
 
     Args:
       config: of the bundle.
-      changes: "section.key=value" each, of a section in `DRAWING`; the value is read as YAML and of the key's type.
+      changes: "section.key=value" each, of a section in `parts.SECTIONS`; the value is read as YAML and of the key's type.
 
     Raises:
       UserError: there is no such key, no value, or one of another type.
     """
     made = copy.deepcopy(dict(config))
-    known = [f"{section}.{key}" for section in DRAWING for key in config.get(section, {})]
+    known = [f"{section}.{key}" for section in SECTIONS for key in config.get(section, {})]
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rdm_jax.bundle import PREPROCESSING
 from rdm_jax.core import trees, vectors
 from rdm_jax.core.calls import Call, made, parse_call
 from rdm_jax.core.errors import UserError, unknown
@@ -22,8 +21,9 @@ from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import SPACINGS
-from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_unet
+from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_denoiser
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
+from rdm_jax.parts import PREPROCESSING
 
 # Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
 DECODED_PIXELS = 2**20
@@ -33,17 +33,17 @@ def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
     """Returns how many parameters each network of a configuration has, without making any; 0 for one it lacks.
 
     Args:
-      config: a file's of configs/models/, or a bundle's: "unet", "autoencoder", "clip", or some of them.
+      config: a file's of configs/models/, or a bundle's: "denoiser", "autoencoder", "clip", or some of them.
 
     Returns:
-      counts by the keys unet, autoencoder and clip.
+      counts by the keys denoiser, autoencoder and clip.
 
     Raises:
       UserError: a network's settings lack a key or have an unknown one.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
     networks = {
-        "unet": lambda: build_unet(config["unet"]),
+        "denoiser": lambda: build_denoiser(config["denoiser"]),
         "autoencoder": lambda: build_autoencoder(config["autoencoder"]),
         "clip": lambda: build_clip({key: config["clip"][key] for key in config["clip"] if key not in PREPROCESSING}),
     }
@@ -203,17 +203,17 @@ def noised_encoder_from(
     return encode
 
 
-def latent_shape(unet: Any, autoencoder: Any, height: int, width: int) -> tuple[int, int, int]:
+def latent_shape(denoiser: Any, autoencoder: Any, height: int, width: int) -> tuple[int, int, int]:
     """Returns (h, w, c) of the latent of a picture.
 
     Raises:
       UserError: height or width is not a positive multiple of what the networks take.
     """
     factor = autoencoder.downsampling
-    multiple = factor * unet.size_multiple
+    multiple = factor * denoiser.size_multiple
     for side, size in (("height", height), ("width", width)):
         if size < multiple or size % multiple:
             below, above = size // multiple * multiple, (size // multiple + 1) * multiple
             near = f"{below} or {above}" if below > 0 else f"{multiple}"
             raise UserError(f"{side} {size} is not a multiple of {multiple}, as this model needs; use {near}")
-    return height // factor, width // factor, unet.in_channels
+    return height // factor, width // factor, denoiser.in_channels

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle, override
-from rdm_jax.conditions import queries_of
+from rdm_jax.conditioning import queries_of
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
@@ -113,7 +113,7 @@ class Generator:
         bundle = Bundle.open(model, dtype=dtype or "float32") if opened else model
         if dtype not in (None, bundle.dtype):
             raise UserError(f"the model is open in {bundle.dtype}, and {dtype} was asked for; open it in that type")
-        bundle.require("clip", "autoencoder", "unet")
+        bundle.require("clip", "autoencoder", "denoiser")
         # What was opened here is held by nobody else: each array goes when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config, mesh = override(bundle.config, overrides), mesh or make_mesh()
@@ -256,7 +256,7 @@ class Generator:
         # All but the steps lie where they belong from the first chunk to the last.
         held = dataclasses.replace(inputs, infos=None, keys=keys, noise=noise if run.guides else None)
         inputs = dataclasses.replace(put(held, program.inputs), infos=inputs.infos, first=inputs.first)
-        read = {name: params[name] for name in ("unet", *parts_of(run.guides))}
+        read = {name: params[name] for name in ("denoiser", *parts_of(run.guides))}
         for first in range(0, total, shape.chunk):
             chunk = put(inputs.chunk(first, shape.chunk), program.inputs)
             carry, x0 = jax.block_until_ready(program.advance(read, chunk, carry))
@@ -297,7 +297,7 @@ class Generator:
         return Scene(self.bundle, self.encoder, self._latent_shape(settings), timesteps, self.encode_latent)
 
     def _latent_shape(self, settings: Settings) -> tuple[int, int, int]:
-        return factory.latent_shape(self.bundle.unet, self.bundle.autoencoder, settings.height, settings.width)
+        return factory.latent_shape(self.bundle.denoiser, self.bundle.autoencoder, settings.height, settings.width)
 
     def encode_latent(self, pictures: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h2 w2 c"]:
         """Returns pictures in [-1, 1] as the diffusion model sees them."""

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt32
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditions import Condition
-from rdm_jax.conditions.base import at_share
+from rdm_jax.conditioning import Condition
+from rdm_jax.conditioning.base import at_share
 from rdm_jax.core import trees
 from rdm_jax.core.keys import normal
 from rdm_jax.core.mesh import replicated
@@ -25,7 +25,7 @@ from rdm_jax.factory import decoder_from
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.guides import Asked, Networks, bent, parts_of
 
-LARGE = 2**27  # parameters of a U-Net from which on YNNPACK's products are no faster than XLA's own
+LARGE = 2**27  # parameters of a denoiser from which on YNNPACK's products are no faster than XLA's own
 
 
 @flax.struct.dataclass
@@ -132,11 +132,11 @@ class Program:
     whole: NamedSharding
 
 
-def network_from(unet: Any, params: Any) -> Apply:
+def network_from(module: Any, params: Any) -> Apply:
     """Returns the function (x, t, condition) to a network's output.
 
     Args:
-      unet: the module.
+      module: the denoiser.
       params: its parameters, without the "params" level.
     """
 
@@ -145,7 +145,7 @@ def network_from(unet: Any, params: Any) -> Apply:
         # What is made of the parameters alone (kernels transformed, or widened from bfloat16) would otherwise be made
         # for the whole network before the first step, and held through all of them.
         tied, x = jax.lax.optimization_barrier((params, x))
-        return unet.apply({"params": tied}, x, t, condition.tokens, condition.weights)
+        return module.apply({"params": tied}, x, t, condition)
 
     return apply
 
@@ -159,7 +159,7 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
       inputs: the conditions; the steps' coefficients are `conditions.Course.of` it.
       guided: whether the null condition and the further ones are asked; otherwise what is given alone.
     """
-    apply, context = network_from(bundle.unet, params["unet"]), inputs.context
+    apply, context = network_from(bundle.denoiser, params["denoiser"]), inputs.context
     prediction = bundle.config["diffusion"]["prediction"]
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
@@ -231,7 +231,7 @@ def compile_program(
     inputs = jax.eval_shape(lambda tree: tree, inputs)
     carry, noise = jax.eval_shape(start, inputs.keys, begin)
     inputs = dataclasses.replace(inputs, noise=noise if asked else None)
-    params = {name: bundle.params[name] for name in ("unet", *parts_of(asked))}
+    params = {name: bundle.params[name] for name in ("denoiser", *parts_of(asked))}
     options = compiler_options(bundle)
 
     def compiled(jitted: Any, *given: Any) -> Any:
@@ -254,7 +254,7 @@ def compiler_options(bundle: Bundle) -> dict[str, str | bool] | None:
         return None
     # By default what depends on parameters alone is scheduled first, and all of it is then held at once.
     options: dict[str, str | bool] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    if trees.count(bundle.params["unet"]) < LARGE:
+    if trees.count(bundle.params["denoiser"]) < LARGE:
         # Products of small matrices: a sixth off a step of the embedded model, 5 % more on one of 400 M parameters.
         options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     return options

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rdm_jax import factory
-from rdm_jax.conditions import Context, Course, Finder, Kind, context_of, course_of, open_conditions
+from rdm_jax.conditioning import Context, Course, Finder, Kind, context_of, course_of, open_conditions
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys
 from rdm_jax.diffusion.denoiser import StepInfo

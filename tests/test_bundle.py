@@ -48,14 +48,14 @@ def test_float16_rounds_once(tmp_path: Path) -> None:
 
 def test_a_unet_may_be_opened_in_half_precision(saved: Path, tmp_path: Path) -> None:
     half, whole = Bundle.open(saved, dtype="bfloat16"), Bundle.open(saved)
-    assert (half.dtype, half.unet.dtype, whole.dtype) == ("bfloat16", "bfloat16", "float32")
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half.params["unet"])} == {"bfloat16"}
+    assert (half.dtype, half.denoiser.dtype, whole.dtype) == ("bfloat16", "bfloat16", "float32")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half.params["denoiser"])} == {"bfloat16"}
     for part in ("clip", "autoencoder"):
         chex.assert_trees_all_equal_shapes_and_dtypes(half.params[part], whole.params[part])
-    chex.assert_trees_all_close(half.params["unet"], whole.params["unet"], rtol=2**-8)
-    x, context = np.ones((1, 8, 8, half.unet.in_channels), np.float32), np.ones((1, 2, tiny.WIDTH), np.float32)
+    chex.assert_trees_all_close(half.params["denoiser"], whole.params["denoiser"], rtol=2**-8)
+    x, context = np.ones((1, 8, 8, half.denoiser.in_channels), np.float32), np.ones((1, 2, tiny.WIDTH), np.float32)
     one, other = (
-        jax.jit(opened.unet.apply)({"params": opened.params["unet"]}, x, np.ones(1), context)
+        jax.jit(opened.denoiser.apply)({"params": opened.params["denoiser"]}, x, np.ones(1), context)
         for opened in (half, whole)
     )
     assert one.dtype == np.float32
@@ -66,7 +66,7 @@ def test_a_unet_may_be_opened_in_half_precision(saved: Path, tmp_path: Path) -> 
 
 
 def test_parts_that_are_not_asked_for_are_not_read(saved: Path, copy: Path) -> None:
-    (copy / "unet.safetensors").unlink()
+    (copy / "denoiser.safetensors").unlink()
     opened = Bundle.open(copy, parts=("clip",))
     assert set(opened.params) == {"clip"}
     assert opened.encoder_identity == Bundle.open(saved).encoder_identity
@@ -107,11 +107,13 @@ def test_parts_merge(saved: Path) -> None:
             {part: whole.params[part]},
             whole.tokenizer if part == "clip" else None,
         )
-        for part, steps in (("clip", 1), ("unet", 2))
+        for part, steps in (("clip", 1), ("denoiser", 2))
     ]
     joined = merge(parts, name="joined")
-    assert joined.config["training"] == {"clip": {"steps": 1}, "unet": {"steps": 2}}
-    assert joined.name == "joined" and set(joined.params) == {"clip", "unet"} and joined.tokenizer is whole.tokenizer
+    assert joined.config["training"] == {"clip": {"steps": 1}, "denoiser": {"steps": 2}}
+    assert (
+        joined.name == "joined" and set(joined.params) == {"clip", "denoiser"} and joined.tokenizer is whole.tokenizer
+    )
     with pytest.raises(UserError, match="has no autoencoder"):
         joined.require("clip", "autoencoder")
 
@@ -124,7 +126,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: (p / "unet.safetensors").unlink(), r"unet\.safetensors is missing"),
+        (lambda p: (p / "denoiser.safetensors").unlink(), r"denoiser\.safetensors is missing"),
         (lambda p: (p / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
         (lambda p: (p / "tokenizer.json").write_text("{}"), r"SHA-256 of tokenizer\.json"),
         (lambda p: _without(p, "sha256", "tokenizer", "{}"), r"tokenizer\.json cannot be read"),

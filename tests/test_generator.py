@@ -68,7 +68,9 @@ def by_hand(bundle, tokens, noise, steps, scale):
         a = alphas[t]
         v = [
             np.asarray(
-                bundle.unet.apply({"params": bundle.params["unet"]}, jnp.float32(x), jnp.full(len(x), t), context)
+                bundle.denoiser.apply(
+                    {"params": bundle.params["denoiser"]}, jnp.float32(x), jnp.full(len(x), t), context
+                )
             )
             for context in (jnp.zeros_like(tokens), tokens)
         ]
@@ -219,7 +221,10 @@ def test_a_prompt_that_is_too_long_names_what_is_cut(generator, databases, caplo
 
 
 def test_pictures_that_are_not_finite_are_refused(generator, databases):
-    params = {**generator.bundle.params, "unet": jax.tree.map(lambda x: x * jnp.nan, generator.bundle.params["unet"])}
+    params = {
+        **generator.bundle.params,
+        "denoiser": jax.tree.map(lambda x: x * jnp.nan, generator.bundle.params["denoiser"]),
+    }
     broken = dataclasses.replace(generator, bundle=dataclasses.replace(generator.bundle, params=params))
     with pytest.raises(UserError, match="picture 0 is not finite"):
         broken.sample(PROMPTS, database=databases[0], num_images=2, batch_size=4)
@@ -264,7 +269,7 @@ def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
 
 
 def test_a_model_without_a_part_is_refused(generator):
-    params = {part: tree for part, tree in generator.bundle.params.items() if part != "unet"}
+    params = {part: tree for part, tree in generator.bundle.params.items() if part != "denoiser"}
     with pytest.raises(UserError, match="has no unet"):
         Generator.load(dataclasses.replace(generator.bundle, params=params))
 

@@ -17,10 +17,10 @@ FOLDER = Path(__file__).parent.parent / "configs" / "models"
 
 # Counted in the original programs, or printed by their authors to as many digits.
 EXACT = {
-    "rdm_768": {"unet": 1_335_480_400, "autoencoder": 69_610_963, "clip": 427_616_513},
-    "rdm_imagenet": {"unet": 400_920_579, "clip": 151_277_313},
-    "rdm_ffhq": {"unet": 414_713_603, "clip": 151_277_313},
-    "kl_f16": {"unet": 0, "autoencoder": 69_610_963, "clip": 0},
+    "rdm_768": {"denoiser": 1_335_480_400, "autoencoder": 69_610_963, "clip": 427_616_513},
+    "rdm_imagenet": {"denoiser": 400_920_579, "clip": 151_277_313},
+    "rdm_ffhq": {"denoiser": 414_713_603, "clip": 151_277_313},
+    "kl_f16": {"denoiser": 0, "autoencoder": 69_610_963, "clip": 0},
     "clip_vit_b32": {"clip": 151_277_313},
     "clip_vit_b16": {"clip": 149_620_737},
     "clip_vit_l14": {"clip": 427_616_513},
@@ -44,7 +44,7 @@ def _config(name):
 @pytest.mark.parametrize("name", EXACT)
 def test_published_numbers_of_parameters(name):
     counts = parameter_counts(_config(name))
-    assert set(counts) == {"unet", "autoencoder", "clip"}
+    assert set(counts) == {"denoiser", "autoencoder", "clip"}
     assert {part: counts[part] for part in EXACT[name]} == EXACT[name]
 
 

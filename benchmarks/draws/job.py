@@ -130,7 +130,7 @@ def with_noised(bundle: Bundle) -> tuple[Bundle, tuple[str, ...]]:
         settings = load_config(str(CONFIGS / f"{part}.py")).model.to_dict()
         settings.pop("dropout", None)
         features = config["clip"]["embed_dim"] if part == "noised_clip" else len(CLASSES["class"])
-        settings |= {"in_channels": config["unet"]["in_channels"], "features": features}
+        settings |= {"in_channels": config["denoiser"]["in_channels"], "features": features, "latent_size": side}
         module = build_noised_encoder(settings)
         x = jnp.zeros((1, side, side, settings["in_channels"]))
         params[part] = module.init(jax.random.key(0), x, jnp.zeros(1))["params"]

@@ -45,7 +45,9 @@ def unet(bundle: Bundle, plan: Plan) -> Step:
     def step(params: Any, x: Any, t: Any) -> Any:
         """Returns the mean of what is said under all of them."""
         times = jnp.full(len(x) * len(several), t)
-        said: Any = bundle.unet.apply({"params": params}, jnp.concatenate([x] * len(several)), times, tokens, weights)
+        said: Any = bundle.denoiser.apply(
+            {"params": params}, jnp.concatenate([x] * len(several)), times, tokens, weights
+        )
         return jnp.mean(said[..., : x.shape[-1]].reshape(len(several), *x.shape), axis=0)
 
     return step
@@ -153,7 +155,9 @@ class Alone:
             bundle, words = self.job.generator.bundle, ("" if weights is None else ", weighted")
             name = f"U-Net, {copies} conditions of {tokens[0]} tokens{words}{', gradient' if case.through else ''}"
             step = gradient(unet(bundle, plan)) if case.through else unet(bundle, plan)
-            self.calls[name] = alone(step, bundle.params["unet"], shown_to("unet", self.job, plan), self._options)
+            self.calls[name] = alone(
+                step, bundle.params["denoiser"], shown_to("denoiser", self.job, plan), self._options
+            )
             self._unets[key] = name
         return self._unets[key]
 

@@ -53,10 +53,10 @@ def network(job: Job, torch: Any) -> Any:
     bundle = job.generator.bundle
     side = bundle.config["sampling"]["height"] // bundle.autoencoder.downsampling
     module = library("diffusers").UNet2DConditionModel.from_config(
-        diffusers.to_unet_config(bundle.config["unet"], side)
+        diffusers.to_unet_config(bundle.config["denoiser"], side)
     )
-    params = trees.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), bundle.params["unet"]))
-    tensors = disassemble(params, diffusers.unet_source(bundle.unet))
+    params = trees.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), bundle.params["denoiser"]))
+    tensors = disassemble(params, diffusers.unet_source(bundle.denoiser))
     state = {name: torch.from_numpy(tensor.read().copy()) for name, tensor in tensors.items()}
     module.load_state_dict(state)
     module = module.eval().requires_grad_(False).to(_device(torch))

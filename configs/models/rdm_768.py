@@ -14,7 +14,8 @@ def get_config() -> Config:
     return ConfigDict(
         {
             "name": "rdm-768",
-            "unet": {
+            "denoiser": {
+                "kind": "unet",
                 "in_channels": 16,
                 "out_channels": 16,
                 "model_channels": 448,

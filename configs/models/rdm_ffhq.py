@@ -11,6 +11,6 @@ def get_config() -> Config:
     """Returns the configuration."""
     config = load_config(f"{HERE}/rdm_imagenet.py").unlock()
     config.name = "rdm-ffhq"
-    config.unet.model_channels = 224
-    config.unet.channel_mult = (1, 2, 3, 4)
+    config.denoiser.model_channels = 224
+    config.denoiser.channel_mult = (1, 2, 3, 4)
     return config

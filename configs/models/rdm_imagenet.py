@@ -17,7 +17,8 @@ def get_config() -> Config:
     return ConfigDict(
         {
             "name": "rdm-imagenet",
-            "unet": {
+            "denoiser": {
+                "kind": "unet",
                 "in_channels": 3,
                 "out_channels": 3,
                 "model_channels": 192,

@@ -56,6 +56,6 @@ def get_config(model: str = "rdm_imagenet") -> Config:
         }
     )
     config.sampling = architecture.sampling.to_dict() | {"database": ""}
-    network = architecture.unet.to_dict() | {"dtype": "bfloat16", "remat": True}
+    network = architecture.denoiser.to_dict() | {"dtype": "bfloat16", "remat": True}
     config.model = {key: network[key] for key in network if key not in ("in_channels", "out_channels", "context_dim")}
     return config

@@ -62,6 +62,7 @@ def get_config() -> Config:
     )
     config.model = ConfigDict(
         {
+            "kind": "unet",
             "model_channels": 48,
             "channel_mult": (1, 2, 3),
             "num_res_blocks": 1,

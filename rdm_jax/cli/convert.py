@@ -66,7 +66,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     made.write(args.out, progress)
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in made.sizes.items())
     note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
-    if "clip" not in made.parts and "unet" in made.parts:
+    if "clip" not in made.parts and "denoiser" in made.parts:
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if "clip" in made.parts and made.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")

@@ -138,9 +138,9 @@ class _ListGuides(argparse.Action):
         super().__init__(nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from rdm_jax import conditions, guides
+        from rdm_jax import conditioning, guides
 
-        sys.stdout.write(f"--guide\n{guides.listed()}\n\n--with\n{conditions.listed()}\n")
+        sys.stdout.write(f"--guide\n{guides.listed()}\n\n--with\n{conditioning.listed()}\n")
         parser.exit()
 
 

@@ -79,7 +79,7 @@ def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrie
         raise UserError(f"parameterization {prediction!r} is not supported; allowed are eps, x0, v")
     side = int(params.get("image_size", 64)) * downsampling
     return {
-        "unet": unet,
+        "denoiser": unet,
         "diffusion": {
             "num_timesteps": params.get("timesteps", 1000),
             "schedule": _SCHEDULES[schedule],
@@ -122,7 +122,7 @@ def _unet_config(params: dict[str, Any]) -> dict[str, Any]:
     if params.pop("num_heads", -1) != -1:
         raise UserError("the U-Net's num_heads is set, and only num_head_channels is supported")
     params["channel_mult"] = list(params.get("channel_mult", (1, 2, 4, 8)))
-    return params
+    return {"kind": "unet", **params}
 
 
 def _get(params: Mapping[str, Any], key: str) -> Any:
@@ -138,7 +138,7 @@ def to_yaml(config: Mapping[str, Any]) -> str:
       UserError: it holds a setting that those programs do not have.
     """
     stage = _yaml_of_autoencoder(config["autoencoder"])
-    if "unet" not in config:
+    if "denoiser" not in config:
         return yaml.safe_dump({"model": stage}, sort_keys=False)
     names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
     diffusion, latents = config["diffusion"], config["latents"]
@@ -148,8 +148,8 @@ def to_yaml(config: Mapping[str, Any]) -> str:
             f"CompVis's programs have no {schedule} schedule with shifted latents; only models with the scaled_linear "
             "schedule and a scale alone can be written for them"
         )
-    unet = {key: value for key, value in config["unet"].items() if key not in ("num_groups", "dtype")}
-    if config["unet"].get("num_groups", 32) != 32:
+    unet = {key: value for key, value in config["denoiser"].items() if key not in ("kind", "num_groups", "dtype")}
+    if config["denoiser"].get("num_groups", 32) != 32:
         raise UserError("CompVis's programs have 32 groups in every group norm; this model cannot be written for them")
     params = {
         "linear_start": diffusion["beta_start"],

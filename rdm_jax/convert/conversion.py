@@ -22,14 +22,14 @@ from rdm_jax.convert.tokenizer import read_tokenizer
 from rdm_jax.convert.torch_file import is_legacy, read_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.models import build_autoencoder, build_clip, build_unet
+from rdm_jax.models import build_autoencoder, build_clip, build_denoiser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MANIFEST = "manifest.json"
 WEIGHTS = ("ema", "raw", "both")
-RAW = "unet_raw"  # beside the moving average; not a part of the bundle, but what training goes on from
+RAW = "denoiser_raw"  # beside the moving average; not a part of the bundle, but what training goes on from
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -219,9 +219,9 @@ def _checkpoint(
         settings["latents"] |= {"quantize": True}
     if "scale_factor" in state:
         settings["latents"] |= {"scale": float(state["scale_factor"])}
-    unet = build_unet(settings["unet"])
+    unet = build_denoiser(settings["denoiser"])
     parts: dict[str, dict[str, Parameter] | Path] = {
-        "unet": compvis.unet_plan(state, unet, ema=weights != "raw", allowed=allowed)
+        "denoiser": compvis.unet_plan(state, unet, ema=weights != "raw", allowed=allowed)
     }
     if weights == "both":
         parts[RAW] = compvis.unet_plan(state, unet, allowed=allowed)
@@ -245,16 +245,16 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
     settings = {part: _settings(source / part / file) for part, file in _PIPELINE.items()}
     unet_settings = diffusers.unet_config(settings["unet"])
     stage = diffusers.vae_config(settings["vae"])
-    unet, autoencoder = build_unet(unet_settings), build_autoencoder(stage)
+    unet, autoencoder = build_denoiser(unet_settings), build_autoencoder(stage)
     files_of = {part: _weights_of(source / part) for part in ("unet", "vae")}
     parts: dict[str, dict[str, Parameter] | Path] = {
-        "unet": diffusers.unet_plan(read_tensors(files_of["unet"]), unet, allowed),
+        "denoiser": diffusers.unet_plan(read_tensors(files_of["unet"]), unet, allowed),
         "autoencoder": diffusers.vae_plan(read_tensors(files_of["vae"]), autoencoder, allowed),
     }
     side = settings["unet"].get("sample_size", 48) * autoencoder.downsampling
     config = {
         "name": source.name,
-        "unet": unet_settings,
+        "denoiser": unet_settings,
         "autoencoder": stage,
         "diffusion": diffusers.diffusion_config(settings["scheduler"]),
         "latents": {"scale": settings["vae"].get("scaling_factor", 1.0)},
@@ -331,10 +331,10 @@ def _clip(
 def _joined(model: Conversion, tower: Conversion) -> Conversion:
     if "clip" not in tower.parts:
         raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
-    wanted, width = model.config.get("unet", {}).get("context_dim"), tower.config["clip"]["embed_dim"]
+    wanted, width = model.config.get("denoiser", {}).get("context_dim"), tower.config["clip"]["embed_dim"]
     if wanted not in (None, width):
         raise UserError(
-            f"the CLIP's vectors are {width} numbers long, and the U-Net takes {wanted}; give the CLIP that the model "
+            f"the CLIP's vectors are {width} numbers long, and the denoiser takes {wanted}; give the CLIP that the model "
             "was trained with"
         )
     return Conversion(

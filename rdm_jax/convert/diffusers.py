@@ -111,7 +111,7 @@ def vae_plan(
 
 
 def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration for `build_unet` of a UNet2DConditionModel's.
+    """Returns the configuration for `build_denoiser` of a UNet2DConditionModel's.
 
     Raises:
       UserError: it has a setting that this network does not have, or heads of several sizes.
@@ -131,6 +131,7 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if any(width % channels[0] for width in channels):
         raise UserError(f"the U-Net's channels {channels} are not multiples of {channels[0]}; not supported")
     return {
+        "kind": "unet",
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
         "model_channels": channels[0],

@@ -17,7 +17,7 @@ from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.models import build_autoencoder, build_unet
+from rdm_jax.models import build_autoencoder, build_denoiser
 
 
 def write_back(bundle: str | Path, to: str, out: Path, progress: Progress | None = None) -> list[Path]:
@@ -54,11 +54,11 @@ def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: Prog
             f"{path} has no autoencoder, and CompVis's programs need one; give a whole model or first stage"
         )
     (folder / "config.yaml").write_text(compvis_config.to_yaml(config))
-    prefix = compvis.FIRST_STAGE_PREFIX if "unet" in config else ""
+    prefix = compvis.FIRST_STAGE_PREFIX if "denoiser" in config else ""
     tensors: dict[str, Foreign] = {}
-    if "unet" in config:
-        unet = build_unet(config["unet"])
-        average = _part(path, "unet")
+    if "denoiser" in config:
+        unet = build_denoiser(config["denoiser"])
+        average = _part(path, "denoiser")
         raw = _part(path, RAW) if (path / f"{RAW}.safetensors").is_file() else average
         tensors |= disassemble(raw, compvis.unet_source(unet)) | disassemble(
             average, compvis.unet_source(unet, ema=True)
@@ -73,18 +73,18 @@ def _part(path: Path, part: str) -> Mapping[str, np.ndarray]:
 
 def _diffusers(path: Path, config: Mapping[str, Any], folder: Path, progress: Progress) -> None:
     """Writes the folders unet, vae and scheduler of a pipeline, clip and tokenizer where there are some."""
-    lacking = [part for part in ("unet", "autoencoder") if part not in config]
+    lacking = [part for part in ("denoiser", "autoencoder") if part not in config]
     if lacking:
         raise UserError(f"{path} has no {' and no '.join(lacking)}, and a pipeline needs them; give a whole model")
     latents, side = config["latents"], config["sampling"]["height"]
     if any(latents.get("shift", [])):
         raise UserError("diffusers' pipeline has latents with a scale alone; this model's are shifted")
-    unet, autoencoder = build_unet(config["unet"]), build_autoencoder(config["autoencoder"])
+    unet, autoencoder = build_denoiser(config["denoiser"]), build_autoencoder(config["autoencoder"])
     parts = {
         "unet": (
             "diffusion_pytorch_model",
-            diffusers.to_unet_config(config["unet"], side // autoencoder.downsampling),
-            disassemble(_part(path, "unet"), diffusers.unet_source(unet)),
+            diffusers.to_unet_config(config["denoiser"], side // autoencoder.downsampling),
+            disassemble(_part(path, "denoiser"), diffusers.unet_source(unet)),
         ),
         "vae": (
             "diffusion_pytorch_model",

@@ -82,7 +82,7 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inverted:
     if iterations < 1:
         raise UserError(f"iterations {iterations} is too small; use 1 or more")
     bundle, first = generator.bundle, np.zeros(1, np.int64)
-    params = {name: bundle.params[name] for name in ("unet", "autoencoder")}
+    params = {name: bundle.params[name] for name in ("denoiser", "autoencoder")}
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
 
     @jax.jit

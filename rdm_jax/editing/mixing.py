@@ -121,7 +121,7 @@ def learn(
     inputs = plan.inputs(indices, rows)
     noise = normal(jax.random.wrap_key_data(jnp.asarray(inputs.keys)), run.start.latent.shape[1:])
     x_T = jnp.asarray(run.start.under(noise))
-    params = {part: bundle.params[part] for part in ("unet", "autoencoder", "clip", "noised_clip")}
+    params = {part: bundle.params[part] for part in ("denoiser", "autoencoder", "clip", "noised_clip")}
     look = jax.jit(looker(bundle, run))
     shares = jnp.asarray(run.course.share)
     plain = look(params, inputs, x_T, jnp.ones_like(shares))

@@ -38,7 +38,7 @@ def ascend(
     """
     bundle = generator.bundle
     sampling = bundle.config["sampling"]
-    shape = factory.latent_shape(bundle.unet, bundle.autoencoder, sampling["height"], sampling["width"])
+    shape = factory.latent_shape(bundle.denoiser, bundle.autoencoder, sampling["height"], sampling["width"])
     keys = image_keys(seed, jnp.arange(count))
     x = normal(keys, shape)
     target = jnp.asarray(generator.encoder.encode_texts([text]))

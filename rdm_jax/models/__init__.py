@@ -22,17 +22,22 @@ from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.vq import AutoencoderVQ
 
+BACKBONES: Mapping[str, Any] = {"unet": UNet}
+"""The denoisers. Each is a linen module (x [b, h, w, c], t [b], `Condition`) to a prediction [b, h, w, o], with
+`in_channels`, `out_channels`, `context_dim`, `dropout`, `dtype`, `remat`, `size_multiple`, `smallest_inputs`, and the
+`supports` of `models.condition.FEATURES`. See docs/heads.md."""
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 
 
-def build_unet(config: Mapping[str, Any]) -> UNet:
-    """Returns the U-Net of a configuration, whose keys are the fields of `UNet`.
+def build_denoiser(config: Mapping[str, Any]) -> Any:
+    """Returns the denoiser of a configuration: "kind", a name in `BACKBONES`, and the fields of its class.
 
     Raises:
-      UserError: a key is unknown or a required one is missing.
+      UserError: the kind or a key is unknown, or a required key is missing.
     """
-    return _construct("unet", UNet, config)
+    cls, fields = _by_kind("denoiser", BACKBONES, config)
+    return _construct(f"denoiser {config['kind']}", cls, fields)
 
 
 def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderVQ:
@@ -93,12 +98,13 @@ def build_inception(config: Mapping[str, Any]) -> InceptionV3:
     return _construct("inception", InceptionV3, config)
 
 
-def abstract_params(
-    network: UNet | AutoencoderKL | AutoencoderVQ | CLIP | LPIPS | InceptionV3 | NoisedEncoder,
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any."""
-    hashable: Any = network  # linen's modules are, by their fields, which a type checker cannot see
-    return dict(_traced_params(hashable))
+def abstract_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any.
+
+    Args:
+      network: a module with `smallest_inputs`.
+    """
+    return dict(_traced_params(network))
 
 
 @functools.lru_cache(maxsize=16)  # tracing a large network takes seconds, and a conversion asks several times

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -37,6 +38,12 @@ class Classifier(nn.Module):
     num_groups: int = 8
     dropout: float = 0.1
     dtype: Any = jnp.float32
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shape and type of the smallest input: one image."""
+        side = 2 ** (len(self.stem) + len(self.widths) - 1)
+        return (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),)
 
     def setup(self) -> None:
         self.convs = [

@@ -28,6 +28,7 @@ class NoisedEncoder(nn.Module):
     Attributes:
       in_channels: of what is read.
       features: of the vector.
+      latent_size: height and width of the latents; the readout has a position for each pixel of the last level.
       model_channels: channels at level 0; the time embedding is four times as wide.
       channel_mult: channels of each level, in units of `model_channels`.
       num_res_blocks: residual blocks of each level.
@@ -40,6 +41,7 @@ class NoisedEncoder(nn.Module):
 
     in_channels: int
     features: int
+    latent_size: int
     model_channels: int
     channel_mult: tuple[int, ...]
     num_res_blocks: int = 2
@@ -51,8 +53,8 @@ class NoisedEncoder(nn.Module):
 
     @property
     def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes and types of the least that it can be called with: latents and times."""
-        side = 2 ** (len(self.channel_mult) - 1)
+        """Shapes and types of the smallest inputs: latents and times."""
+        side = self.latent_size
         shapes = (1, side, side, self.in_channels), (1,)
         return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 

@@ -6,7 +6,7 @@ ADM's network (https://arxiv.org/abs/2105.05233) with the cross-attention of lat
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
+from rdm_jax.models.condition import Condition, require_features
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample, timestep_embedding
 
 LEAST_WEIGHT = 1e-30  # what a token's weight of 0 stands for
@@ -57,25 +58,27 @@ class UNet(nn.Module):
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
 
+    supports: ClassVar[frozenset[str]] = frozenset({"token_weights", "spatial_weights", "any_size"})
+
     @property
     def size_multiple(self) -> int:
         """What the height and width of a latent must be multiples of."""
         return 2 ** (len(self.channel_mult) - 1)
 
     @property
-    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes and types of the least that it can be called with: latents, times and context."""
+    def smallest_inputs(self) -> tuple[Any, ...]:
+        """Shapes and types of the smallest inputs: latents, times and a condition."""
         side = self.size_multiple
         shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim)
-        return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        x, t, tokens = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        return x, t, Condition(tokens)
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
         t: Real[Array, " b"],
-        context: Float[Array, "b n d"],
-        weights: Float[Array, "b n"] | Float[Array, "b h w n"] | None = None,
+        condition: Condition,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "b h w o"]:
@@ -84,17 +87,18 @@ class UNet(nn.Module):
         Args:
           x: [b, h, w, in_channels] noisy latents; h and w multiples of `size_multiple`.
           t: [b] times in [0, 1000), integer or continuous.
-          context: [b, n, context_dim] tokens, any number, whose order does not matter. No tokens (n = 0) are the same
-            as tokens of zeros.
-          weights: how often each token counts in every attention to the context, at least 0: 1 each if None, 2 for one
-            that is given twice, 0 for one that is not there, and any number in between (M-VADER,
-            https://arxiv.org/abs/2212.02936). [b, h, w, n] gives each pixel its own: coarser levels see their means
-            (eDiff-I's paint-with-words, https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax).
+          condition: its tokens [b, n, context_dim], any number, whose order does not matter; no tokens (n = 0) are the
+            same as tokens of zeros. Its weights count a token in every attention to the context: 2 as if it were given
+            twice, 0 as if it were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936).
+            [b, h, w, n] gives each pixel its own: coarser levels take their means (eDiff-I's paint-with-words,
+            https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax).
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
-          UserError: a size, a channel count or the heads do not fit.
+          UserError: a size, a channel count or the heads do not fit, or the condition has channels or a vector.
         """
+        require_features("the U-Net", self.supports, condition)
+        context, weights = condition.tokens, condition.weights
         self._check(x.shape, context.shape)
         dtype = jnp.dtype(self.dtype)
         transform = nn.remat if self.remat else lambda module, **_: module

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditions import Condition
+from rdm_jax.conditioning import Condition
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
@@ -22,7 +22,7 @@ from rdm_jax.diffusion.denoiser import make_denoiser
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.program import network_from
 
-SETTINGS = ("unet", "autoencoder", "latents", "diffusion", "sampling")
+SETTINGS = ("denoiser", "autoencoder", "latents", "diffusion", "sampling")
 
 
 def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt8[np.ndarray, "b h w 3"]:
@@ -35,7 +35,7 @@ def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt
     """
     run = _program(json.dumps({name: bundle.config[name] for name in SETTINGS}))
     keys = image_keys(seed, jnp.arange(len(context), dtype=jnp.int32))
-    params = {part: jax.device_put(bundle.params[part]) for part in ("unet", "autoencoder")}
+    params = {part: jax.device_put(bundle.params[part]) for part in ("denoiser", "autoencoder")}
     null = factory.null_token(bundle.config)
     token = np.zeros(context.shape[-1], np.float32) if null is None else null
     return to_uint8(np.asarray(run(params, token, jnp.asarray(context), keys)))
@@ -48,14 +48,14 @@ def _program(settings: str) -> Callable[..., Float[Array, "b h w 3"]]:
     config, sampling = bundle.config, bundle.config["sampling"]
     sampler = factory.sampler_from(sampling["sampler"], sampling["eta"])
     steps = sampler.plan(factory.schedule_from(config["diffusion"]), sampling["steps"])
-    shape = factory.latent_shape(bundle.unet, bundle.autoencoder, sampling["height"], sampling["width"])
+    shape = factory.latent_shape(bundle.denoiser, bundle.autoencoder, sampling["height"], sampling["width"])
     decode = factory.decoder_from(bundle.autoencoder, config["latents"])
     prediction, scale = config["diffusion"]["prediction"], float(sampling["guidance_scale"])
 
     @jax.jit
     def run(params: dict[str, Any], null: Array, tokens: Array, keys: Array) -> Array:
         """Returns pictures in about [-1, 1]."""
-        network, given = network_from(bundle.unet, params["unet"]), Condition(tokens)
+        network, given = network_from(bundle.denoiser, params["denoiser"]), Condition(tokens)
         nothing = Condition(jnp.broadcast_to(null, tokens[:1].shape))
         guided = classifier_free_denoiser(network, given, nothing, jnp.float32(scale), prediction)
         denoiser = make_denoiser(network, given, prediction) if scale == 1.0 else guided

@@ -51,7 +51,7 @@ def test_a_run_writes_pictures_sheets_and_its_record(sample, capsys):
         assert scores == sorted(scores, reverse=True)
         assert all(re.fullmatch(r"squares/\d+\.png", neighbor["path"]) for neighbor in image["neighbors"])
     assert run["databases"][0]["rows"] == 12
-    assert set(run["model"]["parts"]) == {"clip", "autoencoder", "unet", "tokenizer"}
+    assert set(run["model"]["parts"]) == {"clip", "autoencoder", "denoiser", "tokenizer"}
 
 
 def test_pictures_are_those_of_the_python_interface(sample, home, load):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, build_autoencoder, build_unet
+from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, build_autoencoder, build_denoiser
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def yaml_autoencoder() -> Callable[[Path], AutoencoderKL | AutoencoderVQ]:
 
 def _unet(params: dict[str, Any]) -> UNet:
     own = ("image_size", "use_scale_shift_norm", "resblock_updown", "use_spatial_transformer", "use_checkpoint")
-    return build_unet({key: value for key, value in params.items() if key not in own})
+    return build_denoiser({"kind": "unet"} | {key: value for key, value in params.items() if key not in own})
 
 
 def _autoencoder(params: dict[str, Any]) -> AutoencoderKL | AutoencoderVQ:

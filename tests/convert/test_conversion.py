@@ -44,12 +44,12 @@ def bundles(golden, tmp_path_factory):
 
 def test_a_checkpoint_computes_what_the_original_does(golden, bundles, nhwc, close):
     bundle = bundles("rdm_small.ckpt")
-    assert set(bundle.params) == {"unet", "autoencoder"} and bundle.config["latents"] == {"scale": 0.22765929}
+    assert set(bundle.params) == {"denoiser", "autoencoder"} and bundle.config["latents"] == {"scale": 0.22765929}
     assert bundle.config["conditioning"] == {"neighbors": 10, "unit_tokens": True, "null": "zeros"}
     assert bundle.config["sampling"]["guidance_scale"] == 5.0 and bundle.config["sampling"]["height"] == 256
     data = np.load(golden / "unet.npz")
     x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
-    close(jax.jit(bundle.unet.apply)({"params": bundle.params["unet"]}, x, t, context), data["out_ema"])
+    close(jax.jit(bundle.denoiser.apply)({"params": bundle.params["denoiser"]}, x, t, context), data["out_ema"])
     assert bundle.tokenizer is None
     run = np.load(golden / "ddim.npz")
     decode = jax.jit(decoder_from(bundle.autoencoder, bundle.config["latents"]))
@@ -65,14 +65,14 @@ def test_the_models_of_april_2023_have_their_own_conventions(bundles):
 
 def test_raw_weights_and_both(golden, bundles):
     state = read_state_dict(golden / "rdm_small.ckpt")
-    raw = bundles("rdm_small.ckpt", weights="raw").params["unet"]["conv_out"]["kernel"]
-    ema = bundles("rdm_small.ckpt").params["unet"]["conv_out"]["kernel"]
+    raw = bundles("rdm_small.ckpt", weights="raw").params["denoiser"]["conv_out"]["kernel"]
+    ema = bundles("rdm_small.ckpt").params["denoiser"]["conv_out"]["kernel"]
     np.testing.assert_array_equal(raw, state["model.diffusion_model.out.2.weight"].transpose(2, 3, 1, 0))
     assert np.abs(raw - ema).max() > 0
     both = bundles("rdm_small.ckpt", weights="both")
     assert both.path is not None
     np.testing.assert_array_equal(load_file(both.path / "unet_raw.safetensors")["conv_out/kernel"], raw)
-    np.testing.assert_array_equal(both.params["unet"]["conv_out"]["kernel"], ema)
+    np.testing.assert_array_equal(both.params["denoiser"]["conv_out"]["kernel"], ema)
 
 
 def test_the_manifest_names_sources_and_parts(golden, bundles):

@@ -41,8 +41,8 @@ def test_a_pipeline_of_diffusers_comes_back_bit_for_bit(golden, tmp_path):
     one, other = Bundle.open(tmp_path / "bundle"), Bundle.open(tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     for config in (one.config, other.config):
-        config["unet"]["attention_resolutions"].sort()  # a set: at which sizes there is attention
-    for key in ("unet", "diffusion", "latents", "conditioning", "sampling"):
+        config["denoiser"]["attention_resolutions"].sort()  # a set: at which sizes there is attention
+    for key in ("denoiser", "diffusion", "latents", "conditioning", "sampling"):
         assert one.config[key] == {name: other.config[key][name] for name in one.config[key]}
 
 

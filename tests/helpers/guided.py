@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.sources import Example
-from rdm_jax.models.classifier import build_classifier
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
@@ -21,6 +16,7 @@ CLASSES = {"subject": ["boat", "tree"], "colour": ["blue", "red"], "style": ["mo
 NOISED = {
     "in_channels": 2,
     "features": tiny.WIDTH,
+    "latent_size": 8,
     "model_channels": 8,
     "channel_mult": [1, 2],
     "num_res_blocks": 1,
@@ -33,21 +29,14 @@ def bundle(classes: dict[str, list[str]] = CLASSES, **sampling: Any) -> Bundle:
     """Returns the tiny model with a noised CLIP tower, and a noised classifier of some classes."""
     classifier = {**NOISED, "features": sum(map(len, classes.values())), "classes": classes}
     sampling = {**tiny.CONFIG["sampling"], **sampling}
-    plain = tiny.bundle(noised_clip=NOISED, noised_classifier=classifier, sampling=sampling)
-    x, t = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1,))
-    params = {
-        part: tiny.randomise(jax.eval_shape(getattr(plain, part).init, jax.random.key(0), x, t)["params"], seed=i)
-        for i, part in enumerate(("noised_clip", "noised_classifier"))
-    }
-    return dataclasses.replace(plain, params={**plain.params, **params})
+    return tiny.bundle(noised_clip=NOISED, noised_classifier=classifier, sampling=sampling)
 
 
 def judge(classes: dict[str, list[str]]) -> Bundle:
     """Returns a judge of 16x16 pictures."""
     settings = {"classes": classes, "stem": [4], "widths": [8], "num_groups": 2}
-    shapes = jax.eval_shape(build_classifier(settings).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     config = {"name": "random", "classifier": settings, "judging": {"unseen": {}}}
-    return Bundle(config, {"classifier": tiny.randomise(shapes)})
+    return Bundle(config, {"classifier": tiny.random_params(config, "classifier")})
 
 
 class Scenes(tiny.Squares):

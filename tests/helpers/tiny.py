@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from rdm_jax import parts
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import trees
 from rdm_jax.data.sources import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from rdm_jax.models import abstract_params
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
 
 CONFIG = {
-    "schema": 1,
+    "schema": 2,
     "name": "tiny",
+    "head": "diffusion",
     "clip": {
         "embed_dim": WIDTH,
         "mean": [0.5, 0.5, 0.5],
@@ -40,7 +43,8 @@ CONFIG = {
         "num_groups": 4,
     },
     "latents": {"scale": 0.5, "shift": [0.1, -0.2]},
-    "unet": {
+    "denoiser": {
+        "kind": "unet",
         "in_channels": 2,
         "out_channels": 2,
         "model_channels": 8,
@@ -63,15 +67,13 @@ def bundle(**changes: Any) -> Bundle:
     with tempfile.TemporaryDirectory() as folder:
         train_tokenizer(["a red boat", "a blue tree"], 300, Path(folder) / "tokenizer.json")
         tokenizer = load_tokenizer(Path(folder) / "tokenizer.json")
-    empty = Bundle(config, {}, tokenizer)
-    images, tokens = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8), jnp.int32)
-    latents, context = jnp.zeros((1, 8, 8, 2)), jnp.zeros((1, 1, WIDTH))
-    params = {
-        "clip": jax.eval_shape(empty.clip.init, jax.random.key(0), images, tokens),
-        "autoencoder": jax.eval_shape(empty.autoencoder.init, jax.random.key(0), images),
-        "unet": jax.eval_shape(empty.unet.init, jax.random.key(0), latents, jnp.zeros((1,)), context),
-    }
-    return Bundle(config, {part: randomise(tree["params"]) for part, tree in params.items()}, tokenizer)
+    described = [part for part in parts.PARTS if part in config]
+    return Bundle(config, {part: random_params(config, part, seed) for seed, part in enumerate(described)}, tokenizer)
+
+
+def random_params(config: dict[str, Any], part: str, seed: int = 0) -> dict[str, Any]:
+    """Returns random parameters of one part of a configuration."""
+    return randomise(trees.unflatten(abstract_params(parts.build(config, part))), seed)
 
 
 def randomise(tree: Any, seed: int = 0) -> Any:

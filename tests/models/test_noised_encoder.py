@@ -8,7 +8,14 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_noised_encoder
 
-CONFIG = {"in_channels": 3, "features": 5, "model_channels": 8, "channel_mult": [1, 2], "num_groups": 4}
+CONFIG = {
+    "in_channels": 3,
+    "features": 5,
+    "latent_size": 8,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_groups": 4,
+}
 SETTINGS = {**CONFIG, "num_res_blocks": 1, "attention_resolutions": [2], "num_head_channels": 8}
 
 

@@ -89,8 +89,8 @@ def bundle(folder, tmp_path_factory) -> Bundle:
 @pytest.mark.parametrize("tokens", [1, 4, 21])
 def test_the_unet_is_that_of_diffusers(torch, tensors, originals, bundle, tokens):
     x, t, context = tensors.random(2, 4, 16, 8), torch.tensor([5, 900]), tensors.random(2, tokens, 24)
-    ours = jax.jit(bundle.unet.apply)(
-        {"params": bundle.params["unet"]},
+    ours = jax.jit(bundle.denoiser.apply)(
+        {"params": bundle.params["denoiser"]},
         tensors.nhwc(x),
         jnp.asarray(t.numpy(), jnp.int32),
         jnp.asarray(context.numpy()),
@@ -131,7 +131,7 @@ def test_what_is_written_back_loads_there_and_is_equal(torch, originals, bundle,
 def test_a_written_checkpoint_is_what_pytorch_reads(torch, bundle, tmp_path):
     write_back(bundle.path, "compvis", tmp_path / "back")
     state = torch.load(tmp_path / "back/model.ckpt", weights_only=True)["state_dict"]
-    kernel = bundle.params["unet"]["conv_out"]["kernel"]
+    kernel = bundle.params["denoiser"]["conv_out"]["kernel"]
     np.testing.assert_array_equal(state["model.diffusion_model.out.2.weight"].numpy(), kernel.transpose(3, 2, 0, 1))
 
 

@@ -177,18 +177,18 @@ def test_the_parts_of_a_batch_have_keys_of_their_own_and_hand_their_stats_on() -
 def test_arrays_are_placed_by_the_first_rule_that_their_name_matches() -> None:
     mesh = meshes.make_mesh(2)
     tree = {
-        "unet": {
+        "denoiser": {
             "kernel": jax.ShapeDtypeStruct((3, 8, 6), jnp.float32),
             "bias": jax.ShapeDtypeStruct((8,), jnp.float32),
         }
     }
 
     def spec(rules):
-        return {k: tuple(v.spec) for k, v in meshes.state_shardings(mesh, tree, rules)["unet"].items()}
+        return {k: tuple(v.spec) for k, v in meshes.state_shardings(mesh, tree, rules)["denoiser"].items()}
 
     assert spec(()) == {"kernel": (), "bias": ()}  # both are small
-    assert spec([("unet/.*", "split")]) == {"kernel": (None, "fsdp", None), "bias": ("fsdp",)}
-    assert spec([("unet/bias", "whole"), (".*", "split")]) == {"kernel": (None, "fsdp", None), "bias": ()}
+    assert spec([("denoiser/.*", "split")]) == {"kernel": (None, "fsdp", None), "bias": ("fsdp",)}
+    assert spec([("denoiser/bias", "whole"), (".*", "split")]) == {"kernel": (None, "fsdp", None), "bias": ()}
     large = {
         "a": {
             "kernel": jax.ShapeDtypeStruct((1024, 2048), jnp.float32),

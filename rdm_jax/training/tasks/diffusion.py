@@ -28,7 +28,8 @@ from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import abstract_params, build_autoencoder, build_unet
+from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser
+from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
@@ -184,7 +185,9 @@ class DiffusionTask(Task):
         width = self.settings["context_dim"]
         context = jnp.zeros((1, self.config.conditioning.neighbors, width))
         params = {
-            "unet": self.module.init(key, jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,)), context)["params"]
+            "denoiser": self.module.init(key, jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,)), Condition(context))[
+                "params"
+            ]
         }
         if self.config.conditioning.null == "learned":
             params["null"] = {"token": jnp.zeros((width,), jnp.float32)}
@@ -204,7 +207,7 @@ class DiffusionTask(Task):
 
         def apply(x: Array, t: Array, context: Array) -> Array:
             dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if self.module.dropout else {}
-            return self.module.apply({"params": params["unet"]}, x, t, context, **dropout)
+            return self.module.apply({"params": params["denoiser"]}, x, t, Condition(context), **dropout)
 
         noise = jax.random.normal(noise_key, x0.shape)
         losses = diffusion_loss(apply, x0, context, t, noise, self.schedule, config.prediction)
@@ -268,13 +271,13 @@ class DiffusionTask(Task):
         config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
             "name": self.config.name,
             "latents": dict(self.latents.scaling),
-            "unet": self.settings,
+            "denoiser": self.settings,
             "diffusion": self.config.diffusion.to_dict(),
             "conditioning": told,
             "sampling": self.config.sampling.to_dict(),
         }
         parts = {part: self.base.params[part] for part in ("clip", "autoencoder") if self.base.has(part)}
-        return Bundle(config, {**parts, "unet": params["unet"]}, self.base.tokenizer)
+        return Bundle(config, {**parts, "denoiser": params["denoiser"]}, self.base.tokenizer)
 
 
 def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.ndarray:
@@ -344,7 +347,7 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
         "out_channels": latents.shape[-1],
         "context_dim": int(encoder.identity["width"]),
     }
-    return DiffusionTask(config, latents, captions, neighbors, build_unet(settings), settings)
+    return DiffusionTask(config, latents, captions, neighbors, build_denoiser(settings), settings)
 
 
 def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
@@ -396,4 +399,4 @@ def abstract(config: Config) -> DiffusionTask:
     settings = config.model.to_dict() | sizes | {"attention_implementation": "xla"}
     config = config.copy_and_resolve_references().unlock()
     config.emphasis, config.data.held_out_rows = ConfigDict(), 0
-    return DiffusionTask(config, latents, None, None, build_unet(settings), settings)
+    return DiffusionTask(config, latents, None, None, build_denoiser(settings), settings)

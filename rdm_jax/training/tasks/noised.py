@@ -101,7 +101,7 @@ def open_model(config: Config, progress: Progress) -> dict[str, Any]:
       UserError: the bundle lacks an autoencoder or a U-Net.
     """
     base = Bundle.open(config.base)
-    base.require("autoencoder", "unet")
+    base.require("autoencoder", "denoiser")
     told = ConfigDict({"data": config.data, "latents": base.config["latents"]})
     training, held_out = (
         open_latents(base, pictures, told, progress) for pictures in training_and_held_out(config.data, progress)

@@ -94,7 +94,12 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     names = class_names(training.pictures.attributes, tuple(config.attributes))
     classes, held_out_classes = (labels(part.pictures.attributes, names, {}) for part in (training, held_out))
     features = sum(len(values) for values in names.values())
-    sizes = {"in_channels": training.shape[-1], "features": features, "classes": names}
+    sizes = {
+        "in_channels": training.shape[-1],
+        "latent_size": training.shape[0],
+        "features": features,
+        "classes": names,
+    }
     settings = config.model.to_dict() | sizes
     return NoisedClassifierTask(
         **common,

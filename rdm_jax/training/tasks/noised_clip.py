@@ -114,7 +114,11 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     base.require("clip")
     told = functools.partial(progress, "encoding pictures")
     clean = [encode_pictures(base, latents, cache_folder(config.data), told) for latents in (training, held_out)]
-    settings = config.model.to_dict() | {"in_channels": training.shape[-1], "features": clean[0].shape[1]}
+    settings = config.model.to_dict() | {
+        "in_channels": training.shape[-1],
+        "latent_size": training.shape[0],
+        "features": clean[0].shape[1],
+    }
     return NoisedClipTask(
         **common,
         module=build_noised_encoder(settings),

@@ -197,7 +197,7 @@ def test_a_learned_token_of_no_condition_learns_is_exported_and_guides(make):
     batch = jax.tree.map(jnp.asarray, batch)
     assert batch["null"].all() and not batch["context"].any()
     # Fresh transformers add nothing yet, so that no condition has a gradient: any other parameters will do.
-    params = {**params, "unet": TINY.randomise(params["unet"])}
+    params = {**params, "denoiser": TINY.randomise(params["denoiser"])}
     grad = jax.jit(jax.grad(lambda p: task.loss(p, Held(stats, {}), batch, jax.random.key(0), jnp.zeros((), int))[0]))
     assert np.abs(grad(params)["null"]["token"]).max() > 0
     drawn = []

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
-from rdm_jax.conditions.base import Condition, Context, aligned, resampled
-from rdm_jax.conditions.composed import spread_evenly
-from rdm_jax.conditions.embeddings import slerp
+from rdm_jax.conditioning.base import Condition, Context, aligned, resampled
+from rdm_jax.conditioning.composed import spread_evenly
+from rdm_jax.conditioning.embeddings import slerp
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
@@ -49,8 +49,8 @@ def generator():
         name = jax.tree_util.keystr(path)
         return leaf * 4 if "attn2" in name or "proj_out" in name else leaf
 
-    unet = jax.tree_util.tree_map_with_path(louder, bundle.params["unet"])
-    opened = Generator.load(dataclasses.replace(bundle, params={**bundle.params, "unet": unet}))
+    unet = jax.tree_util.tree_map_with_path(louder, bundle.params["denoiser"])
+    opened = Generator.load(dataclasses.replace(bundle, params={**bundle.params, "denoiser": unet}))
     return Generator(opened.bundle, Scattered(opened.bundle))
 
 
@@ -141,7 +141,7 @@ def test_the_other_condition_alone_is_the_other_condition(draw, databases, masks
 
 
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
-    apply, params = jax.jit(generator.bundle.unet.apply), {"params": generator.bundle.params["unet"]}
+    apply, params = jax.jit(generator.bundle.denoiser.apply), {"params": generator.bundle.params["denoiser"]}
     x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
     twice = apply(params, x, t, tokens[:, [0, 0, 2]])

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from rdm_jax.conditions.base import Context, Finder, Other
+from rdm_jax.conditioning.base import Context, Finder, Other
 from rdm_jax.core.checks import share
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from rdm_jax.conditions.attention import Region, Weights
-from rdm_jax.conditions.base import Condition, Context, Course, Finder, Kind, aligned
-from rdm_jax.conditions.composed import Also, Interleave, Negative
-from rdm_jax.conditions.embeddings import Add, Interpolate
-from rdm_jax.conditions.over_time import Mix, Switch
+from rdm_jax.conditioning.attention import Region, Weights
+from rdm_jax.conditioning.base import Condition, Context, Course, Finder, Kind, aligned
+from rdm_jax.conditioning.composed import Also, Interleave, Negative
+from rdm_jax.conditioning.embeddings import Add, Interpolate
+from rdm_jax.conditioning.over_time import Mix, Switch
 from rdm_jax.core.calls import described, made, parse_call
 
 __all__ = [

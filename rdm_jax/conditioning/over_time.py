@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rdm_jax.conditions.base import Context, Course, Finder, Other, resampled
+from rdm_jax.conditioning.base import Context, Course, Finder, Other, resampled
 from rdm_jax.core.checks import required, share
 from rdm_jax.core.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rdm_jax.conditions.base import Condition, Context, Finder, Kind, Other, weights_of
+from rdm_jax.conditioning.base import Condition, Context, Finder, Kind, Other, weights_of
 from rdm_jax.core.calls import OR_A_LIST
 from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rdm_jax.conditions.base import Condition, Context, Course, Finder, Kind, Other
+from rdm_jax.conditioning.base import Condition, Context, Course, Finder, Kind, Other
 from rdm_jax.core.checks import share
 from rdm_jax.core.errors import UserError
 

@@ -1,0 +1,61 @@
+"""What a denoiser is conditioned on, and what it declares of what it can take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+
+from rdm_jax.core.errors import UserError
+
+FEATURES: Mapping[str, str] = {
+    "token_weights": "weights of single tokens",
+    "spatial_weights": "weights of tokens by region",
+    "channels": "channels beside the noisy latent",
+    "vector": "a vector beside the time",
+    "any_size": "images of another size than it was built for",
+}
+"""What a denoiser may support, each with the words that an error uses."""
+
+
+@flax.struct.dataclass
+class Condition:
+    """What a denoiser is conditioned on; every field has a leading batch axis b, or is None.
+
+    Attributes:
+      tokens: [b, n, d] context tokens, a set without order: the query and its neighbors.
+      weights: how often each token counts in every attention to the tokens, at least 0, 1 each if None: [b, n], or
+        [b, h, w, n] for each pixel of the latent.
+      channels: [b, h, w, c] concatenated to the noisy latent (a mask, a low-resolution image, a layout).
+      vector: [b, d] added to the time embedding (a class, pooled text, a guidance scale).
+    """
+
+    tokens: Any = None
+    weights: Any = None
+    channels: Any = None
+    vector: Any = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names in `FEATURES` that a denoiser must support to take this condition."""
+        used = {
+            "token_weights": self.weights is not None,
+            "spatial_weights": self.weights is not None and self.weights.ndim == 4,
+            "channels": self.channels is not None,
+            "vector": self.vector is not None,
+        }
+        return tuple(name for name, present in used.items() if present)
+
+
+def require_features(network: str, supported: frozenset[str], condition: Condition) -> None:
+    """Raises UserError if a condition uses something that a denoiser does not support.
+
+    Args:
+      network: the denoiser's name for the message ("DiT").
+      supported: names in `FEATURES`.
+      condition: what the denoiser is called with.
+    """
+    missing = [FEATURES[name] for name in condition.features if name not in supported]
+    if missing:
+        raise UserError(f"{network} does not support {' or '.join(missing)}; leave out what asks for it")

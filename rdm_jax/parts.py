@@ -1,0 +1,106 @@
+"""The parts of a model on disk: how each network is built, what it is stored beside, and the type it computes in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rdm_jax import models
+from rdm_jax.core import trees
+from rdm_jax.core.errors import UserError
+from rdm_jax.models.classifier import build_classifier
+
+PREPROCESSING = ("mean", "std")  # beside the towers' settings: how pixels become what the image tower takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One network of a model.
+
+    Attributes:
+      build: its section of the configuration to the module.
+      sections: the other sections that a configuration with this part must have.
+      chooses_dtype: whether it computes, and is held, in the type that the model is opened in; otherwise float32.
+    """
+
+    build: Callable[[Mapping[str, Any]], Any]
+    sections: tuple[str, ...] = ()
+    chooses_dtype: bool = False
+
+
+def _clip(config: Mapping[str, Any]) -> Any:
+    return models.build_clip({key: value for key, value in config.items() if key not in PREPROCESSING})
+
+
+PARTS: Mapping[str, Part] = {
+    "clip": Part(_clip),
+    "autoencoder": Part(models.build_autoencoder),
+    "denoiser": Part(
+        models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True
+    ),
+    "classifier": Part(build_classifier),
+    "noised_clip": Part(models.build_noised_encoder),
+    "noised_classifier": Part(models.build_noised_encoder),
+    "lpips": Part(models.build_lpips),
+    "inception": Part(models.build_inception),
+}
+
+SECTIONS = tuple(dict.fromkeys(section for part in PARTS.values() for section in part.sections))
+"""The sections of a configuration that say how a model is conditioned and sampled; `--set` changes their keys."""
+
+
+def build(config: Mapping[str, Any], part: str) -> Any:
+    """Returns the module of one part of a configuration.
+
+    Raises:
+      UserError: the part's settings lack a key or have an unknown one.
+    """
+    return PARTS[part].build(config[part])
+
+
+def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Checks that a configuration and parameters describe the same networks.
+
+    Args:
+      config: of a bundle.
+      params: {part: nested dictionary of arrays or of their shapes}.
+
+    Raises:
+      UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
+        missing, or a parameter is missing, unexpected or of another shape.
+    """
+    name = config.get("name", "unnamed")
+    described = [part for part in PARTS if part in config]
+    for part in described:
+        lacking = [section for section in PARTS[part].sections if section not in config]
+        if lacking:
+            raise UserError(
+                f"the configuration of model {name!r} lacks {', '.join(lacking)}, which {part} needs; "
+                "export or convert it again"
+            )
+    for part in described:
+        if part not in params:
+            raise UserError(f"the configuration of model {name!r} describes {part}, and there are no parameters for it")
+    for part, tree in params.items():
+        if part not in described:
+            raise UserError(f"model {name!r} holds parameters of {part}, which its configuration does not describe")
+        _check_shapes(str(name), part, models.abstract_params(build(config, part)), trees.flatten(tree))
+
+
+def _check_shapes(model: str, part: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises UserError for the first parameter that is missing, unexpected or of another shape."""
+    wrong = sorted(path for path in wanted.keys() ^ given.keys())
+    if wrong:
+        problem = "is missing" if wrong[0] in wanted else "is unexpected"
+        raise UserError(
+            f"{part} of model {model!r} does not fit its configuration: {wrong[0]} {problem} "
+            f"({len(wrong)} such parameters); use the configuration that it was trained with"
+        )
+    for path, leaf in wanted.items():
+        if tuple(leaf.shape) != tuple(given[path].shape):
+            raise UserError(
+                f"{part} of model {model!r} does not fit its configuration: {path} has shape "
+                f"{tuple(given[path].shape)}, and the configuration asks for {tuple(leaf.shape)}; "
+                "use the configuration that it was trained with"
+            )
