@@ -30,7 +30,8 @@ def assemble(
     """Returns the tokens [b, n, d] that images are conditioned on, with weights [b, n] where some are absent.
 
     Args:
-      conditions: a name in `CONDITIONS`, or `NULL`, for all images or one for each.
+      conditions: a name in `CONDITIONS`, or `NULL`, for all images; or a list with one for each image, whose result has
+        every place and weights, so that batches of different mixtures have one shape.
       queries: the vectors of prompts, captions or query images; not read where no condition has the query.
       neighbors: the vectors of each query's neighbors, nearest first; None if no condition has neighbors.
       null: the token of no condition; zeros if None.
@@ -38,7 +39,7 @@ def assemble(
 
     Returns:
       a condition whose n is 1 for "text" and no condition, k for "neighbors", 1 + k for "text+neighbors" and for a
-      batch that mixes them. Its weights are None if every token counts once.
+      list of conditions. It has weights for a list alone.
 
     Raises:
       ValueError: a condition needs neighbors and there are none.
@@ -57,6 +58,7 @@ def assemble(
     weights = np.concatenate(
         [(has_query | is_null)[:, None], np.repeat(has_neighbors[:, None], neighbors.shape[1], axis=1)], axis=1
     ).astype(np.float32)
-    used = weights.any(axis=0)
-    tokens, weights = tokens[:, used], weights[:, used]
-    return Condition(tokens, None if weights.all() else weights)
+    if not isinstance(conditions, str):
+        return Condition(tokens, weights)
+    places = {"text+neighbors": slice(None), "neighbors": slice(1, None)}.get(conditions, slice(1))
+    return Condition(tokens[:, places])
