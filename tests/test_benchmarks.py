@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rdm_jax import conditioning, guides
+from rdm_jax import guides
 from rdm_jax.core.calls import parse_call
 from rdm_jax.diffusion.samplers import SAMPLERS
 

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rdm_jax.run import Plan
 
 from draws.cases import Case
 from draws.job import Job
 from rdm_jax import factory, program
 from rdm_jax.bundle import Bundle
 from rdm_jax.guides.clip import Clip
-from rdm_jax.run import Plan
 
 CHUNK = 10  # steps of one call
 LITTLE = 1e-3  # of what a network says is added to what it is shown next, for every call to be needed
