@@ -18,6 +18,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.factory import context_tokens
 from rdm_jax.generator import Generator
 from rdm_jax.models import build_autoencoder
+from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
 from rdm_jax.settings import settings_from
@@ -69,7 +70,7 @@ def by_hand(bundle, tokens, noise, steps, scale):
         v = [
             np.asarray(
                 bundle.denoiser.apply(
-                    {"params": bundle.params["denoiser"]}, jnp.float32(x), jnp.full(len(x), t), context
+                    {"params": bundle.params["denoiser"]}, jnp.float32(x), jnp.full(len(x), t), Condition(context)
                 )
             )
             for context in (jnp.zeros_like(tokens), tokens)
@@ -269,9 +270,12 @@ def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
 
 
 def test_a_model_without_a_part_is_refused(generator):
-    params = {part: tree for part, tree in generator.bundle.params.items() if part != "denoiser"}
-    with pytest.raises(UserError, match="has no unet"):
-        Generator.load(dataclasses.replace(generator.bundle, params=params))
+    bundle = generator.bundle
+    config, params = (
+        {key: value for key, value in whole.items() if key != "denoiser"} for whole in (bundle.config, bundle.params)
+    )
+    with pytest.raises(UserError, match="has no denoiser"):
+        Generator.load(dataclasses.replace(bundle, config=config, params=params))
 
 
 def test_a_model_that_is_open_in_another_type_is_refused(generator):

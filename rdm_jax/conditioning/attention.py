@@ -53,4 +53,4 @@ class Region(Other):
         both = np.concatenate([given.tokens, tokens], axis=1)
         later = None if given.later is None else np.concatenate([given.later, tokens], axis=1)
         weights = np.concatenate([own, theirs], axis=-1).astype(np.float32)
-        return dataclasses.replace(context, given=Condition(both, weights, later))
+        return dataclasses.replace(context, given=Condition(both, weights, later=later))

@@ -14,21 +14,18 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.images import read_mask, read_picture
 from rdm_jax.diffusion.denoiser import StepInfo
+from rdm_jax.models.condition import Condition as NetworkCondition
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 
 @flax.struct.dataclass
-class Condition:
-    """One set of context tokens for each picture; axis 0 counts queries, or the pictures of a batch.
+class Condition(NetworkCondition):
+    """A network's condition whose tokens may change during a run; axis 0 counts queries, or the images of a batch.
 
     Attributes:
-      tokens: [b, n, d].
-      weights: how often each token counts in attention, [b, n] or at each latent pixel [b, h, w, n]; None: once.
-      later: [b, n, d] tokens that others turn into in the course of a run; None if they stay.
+      later: [b, n, d] what `tokens` are interpolated to; None if they stay.
     """
 
-    tokens: Any
-    weights: Any = None
     later: Any = None
 
 
@@ -164,7 +161,7 @@ def at_share(condition: Condition, share: Float[Array, ""]) -> Condition:
     if condition.later is None:
         return condition
     tokens = share * condition.tokens + (1.0 - share) * condition.later
-    return Condition(tokens, condition.weights)
+    return dataclasses.replace(condition, tokens=tokens, later=None)
 
 
 def weights_of(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:
@@ -197,7 +194,7 @@ def aligned(context: Context) -> Context:
             weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
             weights = np.broadcast_to(weights, (len(tokens), *spatial, most))
         tokens, turned = (np.pad(each, [(0, 0), (0, missing), (0, 0)]) for each in (tokens, turned))
-        return Condition(tokens, weights, turned if later else None)
+        return dataclasses.replace(one, tokens=tokens, weights=weights, later=turned if later else None)
 
     null, given, *also = map(fitted, several)
     return Context(given, null, tuple(also))
