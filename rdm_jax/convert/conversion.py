@@ -334,8 +334,8 @@ def _joined(model: Conversion, tower: Conversion) -> Conversion:
     wanted, width = model.config.get("denoiser", {}).get("context_dim"), tower.config["clip"]["embed_dim"]
     if wanted not in (None, width):
         raise UserError(
-            f"the CLIP's vectors are {width} numbers long, and the denoiser takes {wanted}; give the CLIP that the model "
-            "was trained with"
+            f"the CLIP's vectors have length {width}, and the denoiser takes {wanted}; "
+            "give the CLIP that the model was trained with"
         )
     return Conversion(
         model.kind,
