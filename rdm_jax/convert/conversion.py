@@ -254,6 +254,7 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
     side = settings["unet"].get("sample_size", 48) * autoencoder.downsampling
     config = {
         "name": source.name,
+        "head": "diffusion",
         "denoiser": unet_settings,
         "autoencoder": stage,
         "diffusion": diffusers.diffusion_config(settings["scheduler"]),
