@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning import Condition
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import make_denoiser
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
-from rdm_jax.program import network_from
+from rdm_jax.models.condition import Condition
+from rdm_jax.parts import build
 
 SETTINGS = ("denoiser", "autoencoder", "latents", "diffusion", "sampling")
 
@@ -44,18 +44,23 @@ def draw(bundle: Bundle, context: Float[np.ndarray, "b n d"], seed: int) -> UInt
 @functools.lru_cache(maxsize=4)
 def _program(settings: str) -> Callable[..., Float[Array, "b h w 3"]]:
     """Returns the compiled run of every model that has these settings: figures are drawn many times in a training."""
-    bundle = Bundle(json.loads(settings), {})
-    config, sampling = bundle.config, bundle.config["sampling"]
+    config = json.loads(settings)
+    module, autoencoder, sampling = build(config, "denoiser"), build(config, "autoencoder"), config["sampling"]
     sampler = factory.sampler_from(sampling["sampler"], sampling["eta"])
     steps = sampler.plan(factory.schedule_from(config["diffusion"]), sampling["steps"])
-    shape = factory.latent_shape(bundle.denoiser, bundle.autoencoder, sampling["height"], sampling["width"])
-    decode = factory.decoder_from(bundle.autoencoder, config["latents"])
+    shape = factory.latent_shape(module, autoencoder, sampling["height"], sampling["width"])
+    decode = factory.decoder_from(autoencoder, config["latents"])
     prediction, scale = config["diffusion"]["prediction"], float(sampling["guidance_scale"])
 
     @jax.jit
     def run(params: dict[str, Any], null: Array, tokens: Array, keys: Array) -> Array:
         """Returns pictures in about [-1, 1]."""
-        network, given = network_from(bundle.denoiser, params["denoiser"]), Condition(tokens)
+        given = Condition(tokens)
+
+        def network(x: Array, t: Array, condition: Condition) -> Array:
+            """Returns the denoiser's output."""
+            return module.apply({"params": params["denoiser"]}, x, t, condition)
+
         nothing = Condition(jnp.broadcast_to(null, tokens[:1].shape))
         guided = classifier_free_denoiser(network, given, nothing, jnp.float32(scale), prediction)
         denoiser = make_denoiser(network, given, prediction) if scale == 1.0 else guided
