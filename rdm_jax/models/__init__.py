@@ -26,6 +26,8 @@ BACKBONES: Mapping[str, Any] = {"unet": UNet}
 """The denoisers. Each is a linen module (x [b, h, w, c], t [b], `Condition`) to a prediction [b, h, w, o], with
 `in_channels`, `out_channels`, `context_dim`, `dropout`, `dtype`, `remat`, `size_multiple`, `smallest_inputs`, and the
 `supports` of `models.condition.FEATURES`. See docs/heads.md."""
+SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
+"""Fields of backbones that follow from the latents and the context."""
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 

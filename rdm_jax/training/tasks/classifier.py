@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,50 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.models.classifier import build_classifier
+from rdm_jax.models.classifier import Classifier, build_classifier
 from rdm_jax.training.config import Config
+from rdm_jax.training.schema import Count, Positive, Probability, Run, network
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
 
 IGNORED = -1
 EVAL_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What generated images may suffer from, and the classifier is trained to tolerate.
+
+    Attributes:
+      shift: the largest shift in pixels.
+      blur: the largest weight of a 3x3 mean.
+      brightness: the largest change, of pixels in [-1, 1].
+      noise: the largest standard deviation.
+    """
+
+    shift: Count = 0
+    blur: Probability = 0.0
+    brightness: float = 0.0
+    noise: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a classifier.
+
+    Attributes:
+      attributes: of the images, that it names.
+      unseen: {attribute: {other attribute: values}}: images with such a value do not count for the attribute.
+      eval_images: the most held-out images to evaluate on.
+      augment: what images are changed by.
+      model: the network.
+    """
+
+    attributes: tuple[str, ...]
+    unseen: Mapping[str, Mapping[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    eval_images: Positive = 2048
+    augment: Augment
+    model: Annotated[Mapping[str, Any], network({"": Classifier}, filled=("classes",), by="")]
 
 
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClassifierTask:
@@ -44,9 +81,9 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
         config=config,
         classes=classes,
         train=train,
-        test=test.take(np.arange(min(len(test), config.eval_pictures))),
+        test=test.take(np.arange(min(len(test), config.eval_images))),
         train_labels=labels(train.attributes, classes, unseen),
-        test_labels=labels(test.attributes[: config.eval_pictures], classes, unseen),
+        test_labels=labels(test.attributes[: config.eval_images], classes, unseen),
     )
 
 

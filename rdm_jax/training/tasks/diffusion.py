@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,29 +22,104 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets, trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
-from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser, with_sizes
+from rdm_jax.diffusion.objective import (
+    TIME_DENSITIES,
+    TIME_WEIGHTS,
+    by_bands,
+    diffusion_loss,
+    sample_timesteps,
+    time_weights,
+)
+from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.schedule import SCHEDULES, Schedule, build_schedule
+from rdm_jax.factory import sampler_from
+from rdm_jax.models import BACKBONES, SIZES, abstract_params, build_autoencoder, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.request import NULLS
 from rdm_jax.training.conditioning import (
+    Conditioning,
     ImageConditions,
     batch_condition,
     conditioning_section,
     open_image_conditions,
 )
-from rdm_jax.training.config import Config
+from rdm_jax.training.config import Config, load_architecture
 from rdm_jax.training.figures import Figures
-from rdm_jax.training.latents import Latents, open_latents
+from rdm_jax.training.latents import Latents, Scaling, open_latents
+from rdm_jax.training.neighbors import NeighborData
+from rdm_jax.training.schema import Positive, Run, network, sampling
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
 
 EVAL_BATCHES = 8
 BANDS = 4
 SHOWN, SHOWN_NEIGHBORS = 8, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The `diffusion` section.
+
+    Attributes:
+      num_timesteps: of the schedule.
+      prediction: what the network predicts, a name in `parameterization.PREDICTIONS`.
+      schedule: a name in `schedule.SCHEDULES`.
+      beta_start: of the scaled linear schedule.
+      beta_end: of the same.
+    """
+
+    num_timesteps: Positive
+    prediction: Annotated[str, one_of(PREDICTIONS)]
+    schedule: Annotated[str, one_of(SCHEDULES)]
+    beta_start: float = 0.0
+    beta_end: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a diffusion model.
+
+    Attributes:
+      base: the bundle with the encoder and the autoencoder.
+      architecture: the shipped architecture that a dry run without the base takes them from; "" needs the base.
+      model: the denoiser.
+      diffusion: the noise schedule and what is predicted.
+      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
+      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
+      latents: their scale and shift; measured on the data where empty.
+      emphasis: {attribute: {value: times}} of images that an epoch has several times.
+      conditioning: how often each condition is trained on.
+      sampling: the defaults of the exported model.
+    """
+
+    base: str
+    architecture: str = ""
+    data: NeighborData
+    model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
+    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
+    time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
+    time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
+    latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
+        default_factory=dict
+    )
+    emphasis: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    conditioning: Conditioning
+    sampling: Annotated[Mapping[str, Any], sampling("diffusion")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schedule, settings = self.diffusion["schedule"], SCHEDULES[self.diffusion["schedule"]][1]
+        for key in self.diffusion:
+            if key not in ("schedule", "prediction", *settings):
+                raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
+        build_schedule(self.diffusion)
+        options = self.sampling
+        sampler_from(options.get("sampler", "ddim"), options.get("eta", 0.0), options.get("spacing", ""))
+        if self.conditioning.null == "learned" and not self.data.neighbors:
+            raise UserError("conditioning.null=learned needs data.neighbors: without them nothing else is trained on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +240,7 @@ class DiffusionTask(Task):
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields held-out images, their nearest neighbors, and what is generated under the model's own condition."""
         rows = self.held_out[:: max(len(self.held_out) // SHOWN, 1)][:SHOWN]
-        if not len(rows) or not self.config.sampling.steps:
+        if not len(rows):
             return
         model, name = self.export(params), self.config.sampling.condition
         queries, neighbors = self.conditions.nearest(rows, name)
@@ -230,8 +305,6 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     """
     base = Bundle.open(config.base)
     base.require("clip", "autoencoder")
-    if config.conditioning.null not in NULLS:
-        raise unknown("conditioning.null", config.conditioning.null, NULLS)
     images = training_pictures(config.data, config.data.split, progress)
     if config.data.held_out_rows >= len(images):
         raise UserError(
@@ -248,10 +321,11 @@ def abstract(config: Config) -> DiffusionTask:
 
     Attention is XLA's, not what this machine would choose.
     """
-    parts = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
-    autoencoder = build_autoencoder(parts["autoencoder"])
+    parts = load_architecture(config.architecture) if config.architecture else Bundle.open(config.base).config
+    settings = dict(parts["autoencoder"])
+    autoencoder = build_autoencoder(settings)
     frozen = trees.unflatten(abstract_params(autoencoder))
-    base = Bundle({"name": config.name, "autoencoder": parts["autoencoder"]}, {"autoencoder": frozen})
+    base = Bundle({"name": config.name, "autoencoder": settings}, {"autoencoder": frozen})
     images = blank_picture(config.data.size)
     latents = Latents(base, images, None, config.latents.to_dict() or {"scale": 1.0})
     height, width, _ = latents.shape

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,29 @@ from rdm_jax.data.batches import Record
 from rdm_jax.diffusion.objective import sample_timesteps
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.schedule import Schedule, build_schedule, signal_noise
+from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, open_latents
+from rdm_jax.training.schema import Run, SplitLatentData, network
 from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
 
 EVAL_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a network that reads noisy latents.
+
+    Attributes:
+      base: the finished model.
+      model: the network.
+    """
+
+    base: str
+    data: SplitLatentData
+    model: Annotated[
+        Mapping[str, Any], network({"": NoisedEncoder}, filled=("in_channels", "latent_size", "features"), by="")
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

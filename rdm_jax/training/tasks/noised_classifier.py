@@ -19,9 +19,21 @@ from rdm_jax.models import build_noised_encoder
 from rdm_jax.models.noised_encoder import split_logits
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held
+from rdm_jax.training.tasks import noised
 from rdm_jax.training.tasks.base import Progress
 from rdm_jax.training.tasks.classifier import IGNORED, class_names, cross_entropy, labels
 from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(noised.Schema):
+    """The settings of a classifier of noisy latents.
+
+    Attributes:
+      attributes: of the images, that it names.
+    """
+
+    attributes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

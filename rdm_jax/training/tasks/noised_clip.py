@@ -29,7 +29,9 @@ from rdm_jax.training.latents import Latents, cache_folder
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.base import Progress
 from rdm_jax.training.tasks.clip import contrastive_loss
-from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
+from rdm_jax.training.tasks.noised import NoisedTask, Schema, noised_latents, open_model
+
+__all__ = ["NoisedClipTask", "Schema", "make"]
 
 SCALE = 100.0
 BANDS = 4
