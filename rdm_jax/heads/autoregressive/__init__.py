@@ -1,0 +1,1 @@
+"""Images as sequences of codes, sampled one after another."""
