@@ -19,6 +19,7 @@ from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
+from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.vq import AutoencoderVQ
 
@@ -65,6 +66,15 @@ def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderV
     """
     cls, fields = _by_kind("autoencoder", AUTOENCODERS, config)
     return _construct("autoencoder", cls, fields)
+
+
+def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:
+    """Returns the transformer over codes of a configuration, whose keys are the fields of `TokenTransformer`.
+
+    Raises:
+      UserError: a key is unknown or a required one is missing.
+    """
+    return _construct("transformer", TokenTransformer, config)
 
 
 def build_clip(config: Mapping[str, Any]) -> CLIP:

@@ -173,6 +173,7 @@ class Run:
       ema_decay: of the moving average of parameters; 0 for none.
       accumulate: parts of a batch, one after the other on the devices.
       threads: that read batches.
+      init_partial: take from `--init-from` the parameters of the same name and shape, and initialize the others.
       process_timeout: seconds without a sign of life of another process until this one stops.
       wandb: the project at Weights & Biases; "" for none.
       compiler_options: of XLA, as {"xla_backend_optimization_level": 0}, for the step and the first state.
@@ -196,6 +197,7 @@ class Run:
     ema_decay: Probability = 0.999
     accumulate: Positive = 1
     threads: Positive = 4
+    init_partial: bool = False
     process_timeout: Annotated[float, within(0.0)] = 120.0
     wandb: str = ""
     compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
