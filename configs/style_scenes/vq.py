@@ -2,40 +2,34 @@
 
 Its outer levels have the shapes of the embedded model's autoencoder, and start from them.
 
-  rdm train --config configs/style_scenes/vq.py --workdir runs/vq --init-from style-scenes
+  rdm train --config style_scenes/vq --workdir runs/vq --init-from style-scenes
   rdm export runs/clip runs/vq --out runs/vq_base
 """
 
-from ml_collections import ConfigDict
-
-from rdm_jax.training.config import Config, defaults
+from typing import Any
 
 
-def get_config() -> Config:
-    """Returns the configuration."""
-    config = defaults()
-    config.task = "first_stage"
-    config.name = "style-scenes-vq"
-    config.steps = 1500
-    config.batch_size = 16
-    config.crop = 64
-    config.init_partial = True
-    config.eval_every = 500
-    config.figures_every = 500
-    config.checkpoint_every = 100
-    config.ema_decay = 0.995
-    config.optimizer.update(learning_rate=1e-3, warmup=50)
-    config.loss = ConfigDict(
-        {
-            "kl_weight": 0.0,
+def get_config() -> dict[str, Any]:
+    """Returns what the run sets."""
+    return {
+        "task": "first_stage",
+        "name": "style-scenes-vq",
+        "steps": 1500,
+        "batch_size": 16,
+        "crop": 64,
+        "init_partial": True,
+        "eval_every": 500,
+        "figures_every": 500,
+        "checkpoint_every": 100,
+        "ema_decay": 0.995,
+        "optimizer": {"learning_rate": 1e-3, "warmup": 50},
+        "loss": {
             "codebook_weight": 1.0,
             "entropy_weight": 0.1,
             "perceptual": {"kind": "clip", "bundle": "style-scenes", "weight": 0.5},
-            "adversarial": {"weight": 0.0, "start": 0, "layers": 2},
-        }
-    )
-    config.model = ConfigDict(
-        {
+            "adversarial": {"weight": 0.0},
+        },
+        "model": {
             "kind": "vq",
             "ch": 16,
             "ch_mult": (1, 3, 6, 6),
@@ -49,6 +43,5 @@ def get_config() -> Config:
             "legacy": False,
             "num_groups": 8,
             "mid_attention": False,
-        }
-    )
-    return config
+        },
+    }
