@@ -18,10 +18,6 @@ VARIANTS = {
     "in_database": ("rdm-imagenet-in-database", 10_000),
     "ldm": ("ldm-imagenet", 100),
 }
-    "": ("rdm-imagenet", 100),
-    "in_database": ("rdm-imagenet-in-database", 10_000),
-    "ldm": ("ldm-imagenet", 100),
-}
 
 
 def get_config(variant: str = "") -> Config:

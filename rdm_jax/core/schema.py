@@ -65,7 +65,7 @@ def one_of(allowed: Iterable[str]) -> Check:
     return check
 
 
-def within(least: float, most: float = float("inf")) -> Check:
+def within(least: int | float, most: int | float = float("inf")) -> Check:
     """Returns the check that a number, or each one of several, is at least `least` and at most `most`."""
 
     def check(key: str, value: Any) -> Any:
@@ -186,8 +186,10 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         return functools.reduce(lambda checked, check: check(key, checked), checks, _value(inner, value, key))
     if dataclasses.is_dataclass(hint):
         return _section(typing.cast(type, hint), value, key)
-    converted = _converted(hint, _loaded(hint, value), isinstance(value, Text), key)
-    if converted is None and not (hint is Any or type(None) in get_args(hint)):
+    loaded = _loaded(hint, value)
+    converted = _converted(hint, loaded, isinstance(value, Text), key)
+    may_be_none = hint is Any or type(None) in get_args(hint)
+    if converted is None and not (loaded is None and may_be_none):
         if isinstance(value, Mapping) and value and not _is_mapping(hint):
             raise unknown("config key", f"{key}.{next(iter(value))}", [key])
         raise UserError(f"config key {key} is {str(value)!r}, and must be {_words(hint)}")

@@ -41,17 +41,26 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
       UserError: there is no such config, it fails, a key is unknown or missing, or a value is of another type.
     """
-    from rdm_jax.training.tasks import task_module
-
     values = base_config(spec).to_dict()
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(f"--config.{override} has no value; write --config.{key}=VALUE")
         schema.put(values, key, schema.Text(value))
+    return complete_config(values).lock()
+
+
+def complete_config(values: Mapping[str, Any]) -> Config:
+    """Returns what a run sets together with the defaults of its task, checked and unlocked.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value is of another type or invalid.
+    """
+    from rdm_jax.training.tasks import task_module
+
     if "task" not in values:
-        raise UserError(f"config {spec} has no task; set one, as task='diffusion'")
-    return ConfigDict(schema.read(task_module(str(values["task"])).Schema, values)).lock()
+        raise schema.missing("task")
+    return ConfigDict(schema.read(task_module(str(values["task"])).Schema, values))
 
 
 def base_config(spec: str) -> Config:

@@ -148,9 +148,7 @@ def test_what_cannot_be_is_refused(draw, asked, message):
 
 def test_a_network_that_is_missing_is_named_with_what_trains_it():
     plain = Generator.load(tiny.bundle())
-    with pytest.raises(
-        UserError, match=r"needs the model's noised_clip, .* `rdm train --config configs/noised_clip.py"
-    ):
+    with pytest.raises(UserError, match=r"needs the model's noised_clip, .* `rdm train --config noised_clip"):
         plain.plan("a", condition="text", guides=["sdg(text='a')"])
 
 
