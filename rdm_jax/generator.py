@@ -32,7 +32,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.mesh import make_mesh, on_host, put, replicated
 from rdm_jax.diffusion.samplers import num_steps
-from rdm_jax.guides import Scene, parts_of
+from rdm_jax.guidance import GuideContext, parts_of
 from rdm_jax.program import Inputs, Program, Shape, compile_program
 from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
@@ -291,10 +291,10 @@ class Generator:
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 
-    def _scene(self, settings: Settings) -> Scene:
+    def _scene(self, settings: Settings) -> GuideContext:
         """Returns what guides are made for."""
         timesteps = len(factory.schedule_from(self.bundle.config["diffusion"]))
-        return Scene(self.bundle, self.encoder, self._latent_shape(settings), timesteps, self.encode_latent)
+        return GuideContext(self.bundle, self.encoder, self._latent_shape(settings), timesteps, self.encode_latent)
 
     def _latent_shape(self, settings: Settings) -> tuple[int, int, int]:
         return factory.latent_shape(self.bundle.denoiser, self.bundle.autoencoder, settings.height, settings.width)
@@ -345,7 +345,7 @@ def _result(plan: Plan, indices: list[int], rows: list[int], pictures: Float[np.
             raise UserError(f"picture {index} is not finite; lower the guidance scale, {scale} now")
     finished = to_uint8(pictures[: len(indices)])
     for one in plan.run.guides:
-        finished = one.kind.finish(finished, one.inputs)
+        finished = one.method.finish(finished, one.inputs)
     return Result(
         images=finished,
         prompts=[plan.prompts[row] for row in rows],

@@ -22,8 +22,9 @@ from rdm_jax.core.mesh import replicated
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
 from rdm_jax.factory import decoder_from
+from rdm_jax.guidance import BoundGuide, Networks, apply_guides, parts_of
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
-from rdm_jax.guides import Asked, Networks, bent, parts_of
+from rdm_jax.models.condition import Condition as NetworkCondition
 
 LARGE = 2**27  # parameters of a denoiser from which on YNNPACK's products are no faster than XLA's own
 
@@ -59,7 +60,7 @@ class Shape:
       latent: (h, w, c) of a latent.
       context: the form of the conditions (`conditions.Context`).
       rescaled: whether guidance's contrast is taken back.
-      guides: the forms of the guides (`guides.Asked`).
+      guides: the forms of the guides (`guidance.BoundGuide`).
     """
 
     sampler: samplers.Sampler
@@ -145,7 +146,7 @@ def network_from(module: Any, params: Any) -> Apply:
         # What is made of the parameters alone (kernels transformed, or widened from bfloat16) would otherwise be made
         # for the whole network before the first step, and held through all of them.
         tied, x = jax.lax.optimization_barrier((params, x))
-        return module.apply({"params": tied}, x, t, condition)
+        return module.apply({"params": tied}, x, t, NetworkCondition(condition.tokens, condition.weights))
 
     return apply
 
@@ -189,7 +190,7 @@ def start_program(shape: Shape) -> Callable[..., Any]:
     return start
 
 
-def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[Asked] = ()) -> Callable[..., Any]:
+def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[BoundGuide] = ()) -> Callable[..., Any]:
     """Returns the function that takes a run some steps on, as it is traced.
 
     It maps the parameters of the parts that are read, `Inputs` and a carry to the carry after the chunk and the x0
@@ -204,14 +205,14 @@ def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[Asked] = ()) -> 
         networks = Networks(bundle, params, lambda x0: decode(params["autoencoder"], x0))
         hooks: tuple[StepHook, ...] = ()
         if asked:
-            denoiser, hooks = bent(denoiser, asked, networks, inputs.guides, inputs.noise)
+            denoiser, hooks = apply_guides(denoiser, asked, networks, inputs.guides, inputs.noise)
         return samplers.sample_chunk(shape.sampler, infos, carry, denoiser, hooks)
 
     return advance
 
 
 def compile_program(
-    bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[Asked], mesh: Mesh, known: dict[Any, Any]
+    bundle: Bundle, shape: Shape, inputs: Inputs, asked: Sequence[BoundGuide], mesh: Mesh, known: dict[Any, Any]
 ) -> Program:
     """Compiles what draws pictures of one shape, split over all devices where their number divides the batch.
 
@@ -260,7 +261,7 @@ def compiler_options(bundle: Bundle) -> dict[str, str | bool] | None:
     return options
 
 
-def _places(shape: Shape, asked: Sequence[Asked], mesh: Mesh) -> tuple[NamedSharding, NamedSharding, Inputs]:
+def _places(shape: Shape, asked: Sequence[BoundGuide], mesh: Mesh) -> tuple[NamedSharding, NamedSharding, Inputs]:
     """Returns where lies what every device has, what belongs to single pictures, and each of the inputs."""
     whole = replicated(mesh)
     split = PartitionSpec(mesh.axis_names) if shape.batch % mesh.size == 0 else PartitionSpec()

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rdm_jax import factory
-from rdm_jax.conditioning import Context, Course, Finder, Kind, context_of, course_of, open_conditions
+from rdm_jax.conditioning import Context, Course, Finder, Kind, context_of, course_of
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import image_keys
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.diffusion.samplers import Sampler, num_steps, slice_steps
-from rdm_jax.guides import Asked, Scene, open_guides
+from rdm_jax.guidance import BoundGuide, GuideContext, bind_guides
 from rdm_jax.program import Inputs, Start
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -49,7 +49,7 @@ class Run:
     skipped: int
     course: Course
     start: Start
-    guides: tuple[Asked, ...]
+    guides: tuple[BoundGuide, ...]
     conditions: tuple[Kind, ...]
     finder: Finder
 
@@ -131,7 +131,7 @@ def open_retriever(encoder: ClipEncoder, database: Databases | None) -> Retrieve
     return Retriever(encoder, [one if isinstance(one, Database) else Database.open(one) for one in several])
 
 
-def open_run(settings: Settings, scene: Scene, finder: Finder) -> Run:
+def open_run(settings: Settings, scene: GuideContext, finder: Finder) -> Run:
     """Returns what all pictures of a run share: files are read, references encoded, steps planned.
 
     Args:
@@ -147,20 +147,20 @@ def open_run(settings: Settings, scene: Scene, finder: Finder) -> Run:
     total = num_steps(planned)
     skipped = min(round((1.0 - settings.strength) * total), total - 1) if settings.init else 0
     steps = slice_steps(planned, skipped, total)
-    conditions = open_conditions(settings.conditions)
+    conditions = settings.conditions
     return Run(
         sampler=sampler,
         steps=steps,
         skipped=skipped,
         course=course_of(conditions, _course(settings, steps, scene.timesteps)),
         start=_start(settings, steps, scene),
-        guides=open_guides(settings.guides, scene),
+        guides=bind_guides(settings.guides, scene),
         conditions=conditions,
         finder=finder,
     )
 
 
-def finder_of(settings: Settings, scene: Scene, retriever: Retriever | None) -> Finder:
+def finder_of(settings: Settings, scene: GuideContext, retriever: Retriever | None) -> Finder:
     """Returns what turns prompts, pictures and databases into tokens.
 
     Args:
@@ -208,7 +208,7 @@ def read_noise(file: str, latent: tuple[int, int, int]) -> Float[np.ndarray, "1 
     return noise.astype(np.float32)
 
 
-def _start(settings: Settings, steps: StepInfo, scene: Scene) -> Start:
+def _start(settings: Settings, steps: StepInfo, scene: GuideContext) -> Start:
     """Returns what a run starts from: noise, a picture made noisy, or the noise of a file."""
     one, nothing = np.ones((), np.float32), np.zeros((), np.float32)
     if not settings.init:

@@ -8,9 +8,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from rdm_jax.conditioning import KINDS as CONDITIONERS
+from rdm_jax.conditioning import Kind as Conditioner
+from rdm_jax.core.calls import format_call, parse
 from rdm_jax.core.checks import at_least_one, part, share
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.factory import DECODED_PIXELS
+from rdm_jax.guidance import GUIDES, GuidanceMethod
 
 MAX_BATCH = 8
 MAX_GUIDANCE = 1000.0
@@ -35,8 +39,8 @@ class Settings:
       height: of a picture in pixels.
       width: of a picture in pixels.
       spacing: which times the sampler visits; its own choice if empty.
-      guides: what bends the run, each as `guides.open_guides` reads it.
-      conditions: what is shown beside the query, each as `conditions.open_conditions` reads it.
+      guides: guidance methods (`rdm_jax.guidance`).
+      conditions: conditioners beside the query (`rdm_jax.conditioning`).
       guidance_from: the share of the time, counted from the picture (0) to noise (1), where guidance begins.
       guidance_to: where it ends; outside, steps are drawn without guidance.
       guidance_rescale: how much of guidance's contrast is taken back, in [0, 1].
@@ -56,13 +60,32 @@ class Settings:
     height: int
     width: int
     spacing: str = ""
-    guides: tuple[str, ...] = ()
-    conditions: tuple[str, ...] = ()
+    guides: tuple[GuidanceMethod, ...] = ()
+    conditions: tuple[Conditioner, ...] = ()
     guidance_from: float = 0.0
     guidance_to: float = 1.0
     guidance_rescale: float = 0.0
     init: str = ""
     strength: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as JSON values, guides and conditions as text."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {name: [format_call(TABLES[name][0], one) for one in values[name]] for name in TABLES}
+
+
+TABLES: dict[str, tuple[Mapping[str, type], str]] = {
+    "guides": (GUIDES, "guide"),
+    "conditions": (CONDITIONERS, "condition"),
+}
+
+
+def parsed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with objects in place of the texts of guides and conditions."""
+    objects = {
+        name: tuple(parse(table, one, what) for one in values.get(name, ())) for name, (table, what) in TABLES.items()
+    }
+    return {**values, **objects}
 
 
 OPTIONAL = {field.name: field.default for field in dataclasses.fields(Settings) if field.default != dataclasses.MISSING}
@@ -83,7 +106,7 @@ def settings_from(config: Mapping[str, Any], given: Mapping[str, Any], queries: 
     for name in given:
         if name not in names:
             raise unknown("setting", name, names)
-    values = _defaults(config) | {key: value for key, value in given.items() if value is not None}
+    values = parsed(_defaults(config) | {key: value for key, value in given.items() if value is not None})
     if queries == 0:
         raise UserError("nothing to draw: give a prompt, or an image as the query")
     if values.get("batch_size") is None:

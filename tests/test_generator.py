@@ -246,7 +246,7 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
         ({"steps": 0}, "steps 0"),
         ({"steps": 1001}, "1001 sampling steps"),
         ({"eta": 1.5}, "eta 1.5"),
-        ({"eta": float("nan")}, "eta nan"),
+        ({"eta": float("nan")}, "eta=nan is not a number"),
         ({"guidance_scale": float("nan")}, "guidance scale nan"),
         ({"guidance_scale": float("inf")}, "guidance scale inf"),
         ({"seed": -1}, "seed -1"),

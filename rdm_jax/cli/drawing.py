@@ -138,9 +138,9 @@ class _ListGuides(argparse.Action):
         super().__init__(nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from rdm_jax import conditioning, guides
+        from rdm_jax import conditioning, guidance
 
-        sys.stdout.write(f"--guide\n{guides.listed()}\n\n--with\n{conditioning.listed()}\n")
+        sys.stdout.write(f"--guide\n{guidance.describe_guides()}\n\n--with\n{conditioning.listed()}\n")
         parser.exit()
 
 
@@ -151,9 +151,11 @@ def seed_of(args: argparse.Namespace) -> int:
 
 def options(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Returns what the options say of a plan, by the names of `Generator.plan`."""
+    from rdm_jax.conditioning import Negative
+
     told = {name: getattr(args, name) for name in PLANNED}
     begin, end = args.guidance_interval or (None, None)
-    negative = [f"negative(prompt={args.negative_prompt!r})"] if args.negative_prompt else []
+    negative = [Negative(prompt=args.negative_prompt)] if args.negative_prompt else []
     return {
         **told,
         "guides": args.guide,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import importlib.metadata
 import itertools
 import os
@@ -130,7 +129,7 @@ def records(result: Result, model: Bundle, database: Mixture | None) -> list[dic
         "versions": versions(),
         "model": _model_identity(model),
         "database": None if database is None else identity(database),
-        "settings": dataclasses.asdict(result.settings),
+        "settings": result.settings.to_json(),
     }
     found = result.neighbors
     return [
@@ -190,7 +189,7 @@ def run_record(
     return {
         "schema": SCHEMA,
         "complete": len(entries) == planned,
-        "arguments": {"prompts": plan.prompts, **dataclasses.asdict(plan.settings)},
+        "arguments": {"prompts": plan.prompts, **plan.settings.to_json()},
         "versions": versions(),
         "model": {**_model_identity(model), "parts": model.hashes},
         "databases": [{**identity(database), "rows": len(database)} for database in databases],

@@ -82,12 +82,10 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     from rdm_jax.generator import Generator
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.run import Plan, open_retriever
-    from rdm_jax.settings import Settings
+    from rdm_jax.settings import Settings, parsed
 
     try:
-        told = record["settings"]
-        lists = {name: tuple(told.get(name, ())) for name in ("guides", "conditions")}
-        settings = Settings(**{**told, **lists})
+        settings = Settings(**parsed(record["settings"]))
         model, entry, index = record["model"], record["database"], int(record["index"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.file} carries damaged parameters ({error})") from error

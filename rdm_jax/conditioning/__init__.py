@@ -13,7 +13,7 @@ from rdm_jax.conditioning.base import Condition, Context, Course, Finder, Kind, 
 from rdm_jax.conditioning.composed import Also, Interleave, Negative
 from rdm_jax.conditioning.embeddings import Add, Interpolate
 from rdm_jax.conditioning.over_time import Mix, Switch
-from rdm_jax.core.calls import described, made, parse_call
+from rdm_jax.core.calls import describe
 
 __all__ = [
     "KINDS",
@@ -26,7 +26,6 @@ __all__ = [
     "context_of",
     "course_of",
     "listed",
-    "open_conditions",
     "queries_of",
 ]
 
@@ -41,15 +40,6 @@ KINDS: dict[str, type[Kind]] = {
     "switch": Switch,
     "mix": Mix,
 }
-
-
-def open_conditions(texts: Sequence[str]) -> tuple[Kind, ...]:
-    """Returns the conditions that texts such as "also(prompt='a storm', scale=2)" ask for.
-
-    Raises:
-      UserError: a name or an option is unknown.
-    """
-    return tuple(made(KINDS, parse_call(text, "condition"), "condition") for text in texts)
 
 
 def context_of(kinds: Sequence[Kind], finder: Finder, neighbors: Float[np.ndarray, "q k d"] | None) -> Context:
@@ -86,4 +76,4 @@ def queries_of(kinds: Sequence[Kind], finder: Finder) -> Finder:
 
 def listed() -> str:
     """Returns what conditions there are, with their options and sources, as text."""
-    return "\n".join(described(name, kind, kind.source) for name, kind in KINDS.items())
+    return "\n".join(describe(name, kind, kind.source) for name, kind in KINDS.items())

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from rdm_jax.conditioning.base import Condition, Context, Finder, Kind, Other, weights_of
-from rdm_jax.core.calls import OR_A_LIST
 from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError
 
@@ -18,7 +17,7 @@ class Weights(Kind):
     """Turns the query and the neighbours up or down in every attention: 0 leaves one out, 2 counts it twice."""
 
     of_query: float = 1.0
-    of_neighbors: float | list[float] = dataclasses.field(default=1.0, metadata=OR_A_LIST)
+    of_neighbors: float | list[float] = 1.0
     source: ClassVar[str] = "arXiv 2212.02936 (M-VADER)"
 
     def change(self, context: Context, finder: Finder) -> Context:

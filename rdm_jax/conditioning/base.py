@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rdm_jax.core.calls import set_types
 from rdm_jax.core.images import read_mask, read_picture
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -127,6 +128,9 @@ class Kind(abc.ABC):
     """A condition with its options."""
 
     source: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        set_types(self)
 
     def query(self, finder: Finder) -> Float[np.ndarray, "q d"]:
         """Returns the run's queries as this leaves them, before anything is retrieved."""

@@ -72,7 +72,7 @@ class ModelArtist:
         Raises:
           UserError: an option is out of range.
         """
-        return dataclasses.asdict(settings_from(self.generator.bundle.config, self.options, queries=1))
+        return settings_from(self.generator.bundle.config, self.options, queries=1).to_json()
 
     def check(self, arms: Sequence[Arm]) -> list[Database]:
         """Returns all databases that the arms draw from, once it is sure that each can be drawn from.

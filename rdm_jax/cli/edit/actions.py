@@ -15,12 +15,14 @@ import numpy as np
 from rdm_jax.cli import drawing, outputs
 from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
+from rdm_jax.conditioning import Mix, Switch
 from rdm_jax.core import files, images, sheets
+from rdm_jax.core.calls import Call, build
 from rdm_jax.core.errors import UserError
 from rdm_jax.editing import inversion, mixing
 from rdm_jax.evaluation.statistics import psnr
 from rdm_jax.generator import Generator, Result, join
-from rdm_jax.guides.known import Margins, extended
+from rdm_jax.guidance import GUIDES, Outpaint
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.run import Plan
 
@@ -100,18 +102,17 @@ def img2img(desk: Desk) -> tuple[Path, int]:
 def inpaint(desk: Desk) -> tuple[Path, int]:
     """Paints anew what is white in the mask."""
     args = desk.args
-    return desk.write(desk.plan(guides=[f"{args.method}(image={args.image!r}, mask={args.mask!r})"]))
+    guide = build(GUIDES, Call(args.method, {"image": args.image, "mask": args.mask}), "guide")
+    return desk.write(desk.plan(guides=[guide]))
 
 
 def outpaint(desk: Desk) -> tuple[Path, int]:
     """Continues the picture beyond its edges."""
     args, picture = desk.args, desk.picture
     assert picture is not None
-    sides = {side: getattr(args, side) for side in ("left", "right", "up", "down")}
-    told = ", ".join(f"{side}={pixels}" for side, pixels in sides.items())
-    canvas, _ = extended(picture, Margins(**sides))
-    size = {"height": canvas.shape[0], "width": canvas.shape[1]}
-    return desk.write(desk.plan(guides=[f"outpaint(image={args.image!r}, {told})"], **size))
+    guide = Outpaint(image=args.image, left=args.left, right=args.right, up=args.up, down=args.down)
+    height, width = guide.canvas(picture)[0].shape[:2]
+    return desk.write(desk.plan(guides=[guide], height=height, width=width))
 
 
 def vary(desk: Desk) -> tuple[Path, int]:
@@ -162,22 +163,21 @@ def mix(desk: Desk) -> tuple[Path, int]:
         raise UserError("there is nothing to mix with; give --to TEXT or --to-database NAME")
     if len(desk.databases) > 1:
         raise UserError("mix takes one --database, and another by --to-database")
-    named = {"prompt": args.to, "database": args.to_database}
-    other = ", ".join(f"{name}={value!r}" for name, value in named.items() if value)
+    other = {"prompt": args.to or "", "database": args.to_database or ""}
     with outputs.run_folder(desk.out) as folder:
         start = _inverted(desk, folder, 3) if args.image else {}
         weights = args.weights or str(_learned(desk, other, start, folder))
         count = desk.options["num_images"] or 1
         # As many again as were learned from: the weights are to serve seeds that they have not seen.
         several: dict[str, Any] = {} if args.image or args.weights else {"num_images": 2 * count}
-        plan = desk.plan(conditions=[f"mix({other}, weights={weights!r})"], **{**start, **several})
+        plan = desk.plan(conditions=[Mix(**other, weights=weights)], **{**start, **several})
         return desk.write(plan, folder, functools.partial(_before_and_after, desk, other, {**start, **several}))
 
 
-def _learned(desk: Desk, other: str, start: dict[str, Any], folder: Path) -> Path:
+def _learned(desk: Desk, other: dict[str, Any], start: dict[str, Any], folder: Path) -> Path:
     """Learns the weights, writes them to weights.json, and returns its place."""
     args, generator = desk.args, desk.generator
-    plan = desk.plan(conditions=[f"switch({other}, after={args.start})"], **start)
+    plan = desk.plan(conditions=[Switch(**other, after=args.start)], **start)
     with Progress("learning weights", unit="update", quiet=args.quiet) as progress:
         learned = mixing.learn(
             generator,
@@ -197,13 +197,13 @@ def _learned(desk: Desk, other: str, start: dict[str, Any], folder: Path) -> Pat
 
 
 def _before_and_after(
-    desk: Desk, other: str, options: dict[str, Any], folder: Path, drawn: list[tuple[str, Result]]
+    desk: Desk, other: dict[str, Any], options: dict[str, Any], folder: Path, drawn: list[tuple[str, Result]]
 ) -> None:
     """Writes edit.png: each picture under the first condition, mixed, and under the second one."""
     if desk.args.skip_grid:
         return
     result = drawn[0][1]
-    plans = [desk.plan(**options), desk.plan(conditions=[f"switch({other}, after=0)"], **options)]
+    plans = [desk.plan(**options), desk.plan(conditions=[Switch(**other, after=0.0)], **options)]
     first, second = (join(list(desk.generator.draw(plan))).images for plan in plans)
     rows = np.stack([first, result.images, second], axis=1)[: 2 * MOST]
     write_sheet(folder / "edit.png", rows, ["first", "mixed", "second"], [""] * len(rows))
