@@ -85,6 +85,9 @@ def resolve(
     for name, value in given.items():
         if name not in shared and name not in own and value is not None:
             raise _no_such_option(name, head, others, [*shared, *own])
+    null = str(config["conditioning"].get("null", "zeros"))
+    if null not in NULLS:
+        raise unknown("null condition", null, NULLS)
     sampling = {key: value for key, value in config["sampling"].items() if key != "database"}
     defaults = {"neighbors": config["conditioning"]["neighbors"], **sampling}
     request = options.build(Request, *({k: v for k, v in one.items() if k in shared} for one in (given, defaults)))

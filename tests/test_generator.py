@@ -239,7 +239,7 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
         ({"steps": 0}, "steps 0"),
         ({"steps": 1001}, "1001 sampling steps"),
         ({"eta": 1.5}, "eta 1.5"),
-        ({"eta": float("nan")}, "eta nan"),
+        ({"eta": float("nan")}, "eta=nan is not a number"),
         ({"guidance_scale": float("nan")}, "guidance scale nan"),
         ({"guidance_scale": float("inf")}, "guidance scale inf"),
         ({"seed": -1}, "seed -1"),
@@ -317,6 +317,6 @@ def test_a_vq_first_stage_quantises_unless_told_otherwise():
 
 def test_an_unknown_null_condition_is_refused(generator, databases):
     config = {**generator.bundle.config, "conditioning": {**generator.bundle.config["conditioning"], "null": "lerned"}}
-    changed = dataclasses.replace(generator, bundle=dataclasses.replace(generator.bundle, config=config))
+    changed = Generator.load(dataclasses.replace(generator.bundle, config=config))
     with pytest.raises(UserError, match="unknown null condition 'lerned'; did you mean 'learned'"):
         changed.plan("a red boat", database=databases[0])

@@ -13,9 +13,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"core"},
     {"diffusion", "models"},
-    {"retrieval", "data", "convert", "bundle", "parts"},
-    {"generator", "run", "program", "settings", "factory", "guidance", "conditioning", "editing"},
-    {"training", "evaluation"},
+    {"parts"},
+    {"bundle", "data"},
+    {"factory", "retrieval", "convert"},
+    {"request", "conditioning", "guidance"},
+    {"heads"},
+    {"generator"},
+    {"editing"},
+    {"evaluation"},
+    {"training"},
     {"cli", "studio", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -79,6 +85,18 @@ def test_optional_packages_stay_in_their_rooms(file: Path) -> None:
         if allowed is not None:
             assert room(file) in allowed, f"{module} is imported outside {allowed}"
             assert not top, f"{module} is imported at the top of {file.name}; import it in the function that needs it"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if room(f) == "heads"], ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_heads_do_not_import_each_other(file: Path) -> None:
+    parts = file.relative_to(PACKAGE).parts
+    own = parts[1] if len(parts) > 2 else None
+    heads = {
+        folder.name for folder in (PACKAGE / "heads").iterdir() if folder.is_dir() and folder.name != "__pycache__"
+    }
+    for module, _ in imports(file):
+        there = module.removeprefix("rdm_jax.heads.").split(".")[0] if module.startswith("rdm_jax.heads.") else None
+        assert there not in heads - {own}, f"{file.name} imports the head {there}"
 
 
 def test_one_file_imports_scann() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.guidance.clip import clip_distance, cut, spherical_distance, total_variation
-from tests.guidance.test_gradient import info_at
+from tests.helpers.mixture import info_at
 
 KEYS = image_keys(0, jnp.arange(3))
 X0 = normal(image_keys(1, jnp.arange(3)), (8, 8, 3))

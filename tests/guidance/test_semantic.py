@@ -12,7 +12,7 @@ import pytest
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.guidance.gradient import gradient_guidance
 from rdm_jax.guidance.semantic import Reference, Text, gram, renoised, semantic
-from tests.guidance.test_gradient import info_at, mixture
+from tests.helpers.mixture import info_at, mixture
 
 KEYS = image_keys(0, jnp.arange(4))
 X = normal(image_keys(1, jnp.arange(4)), (4, 4, 3))

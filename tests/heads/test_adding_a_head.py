@@ -50,7 +50,7 @@ def toy(tmp_path_factory):
         whole.tokenizer,
     )
     model.save(folder / "model", "float32")
-    tiny.database(folder, "squares", model)
+    tiny.database(folder, "squares", Bundle.open(folder / "model"))  # it knows its encoder by the file's hash
     yield folder
     del heads.HEADS["toy"]
     sys.path.remove(str(folder))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.struct
 import jax
@@ -34,9 +35,9 @@ class Start:
       sigma: the factor of each image's own noise.
     """
 
-    latent: Array | np.ndarray
-    alpha: Array | np.ndarray
-    sigma: Array | np.ndarray
+    latent: Any
+    alpha: Any
+    sigma: Any
 
     def add_noise(self, noise: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Returns alpha latent + sigma noise."""
