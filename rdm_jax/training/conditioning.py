@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from rdm_jax.conditioning.assemble import CONDITIONS, NULL, assemble
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import one_of
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
@@ -29,9 +30,9 @@ from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
+from rdm_jax.training.model_record import NULL_TOKEN
 from rdm_jax.training.neighbors import open_neighbors
 from rdm_jax.training.schema import Count, Positive, Probability
-from rdm_jax.training.tasks.base import Progress
 
 CODES = (NULL, *CONDITIONS)
 """The conditions by the number that stands for them in a record."""
@@ -231,7 +232,7 @@ class ImageConditions:
         """Returns the parameters of conditioning, {part: tree}: the null token, where it is learned."""
         if self.config.null != "learned":
             return {}
-        return {"null": {"token": jnp.zeros((self.width,), jnp.float32)}}
+        return {NULL_TOKEN: {"token": jnp.zeros((self.width,), jnp.float32)}}
 
     @property
     def empty(self) -> Condition:
@@ -247,27 +248,23 @@ def batch_condition(params: Mapping[str, Any], batch: Mapping[str, Array]) -> Co
       batch: what `ImageConditions.complete` returned.
     """
     tokens = batch["context"]
-    if "null" in params:
-        first = jnp.where(batch["null"][:, None], params["null"]["token"][None], tokens[:, 0])
+    if NULL_TOKEN in params:
+        first = jnp.where(batch["null"][:, None], params[NULL_TOKEN]["token"][None], tokens[:, 0])
         tokens = tokens.at[:, 0].set(first)
     return Condition(tokens, batch["context_weights"])
 
 
-def conditioning_section(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the `conditioning` section of an exported model.
+def conditioning_section(config: Config) -> dict[str, Any]:
+    """Returns the `conditioning` section of an exported model, but for a learned null token.
 
     Args:
       config: a run's `conditioning` section.
-      params: of the task; `null`, where the null token is learned.
     """
-    section = {name: config[name] for name in ("neighbors", "unit_tokens", "null")}
-    if "null" in params:
-        section["null_token"] = np.asarray(params["null"]["token"], np.float64).round(7).tolist()
-    return section
+    return {name: config[name] for name in ("neighbors", "unit_tokens", "null")}
 
 
 def open_image_conditions(
-    config: Config, images: Pictures, encoder: ClipEncoder, progress: Progress
+    config: Config, images: Pictures, encoder: ClipEncoder, progress: StageProgressCallback
 ) -> ImageConditions:
     """Returns the conditions of a run; encodes captions and computes neighbors first where they are not there.
 

@@ -130,9 +130,10 @@ def _call(file: Path, argument: str) -> Config:
         raise
     except Exception as error:
         raise UserError(f"config {file} fails: {_reason(file, error)}") from error
-    if not isinstance(values, Mapping | ConfigDict):
+    values = values.to_dict() if isinstance(values, ConfigDict) else values
+    if not isinstance(values, Mapping):
         raise UserError(f"get_config() of {file} returns a {type(values).__name__}; return a dictionary")
-    return ConfigDict(values)
+    return ConfigDict(dict(values))
 
 
 def _reason(file: Path, error: Exception) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.database import Database
@@ -16,7 +17,6 @@ from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
 from rdm_jax.training.config import Config
 from rdm_jax.training.schema import Count, LatentData
-from rdm_jax.training.tasks.base import Progress
 
 FEW_IMAGES = 5_000
 
@@ -58,7 +58,9 @@ class NeighborData(LatentData):
             )
 
 
-def open_neighbors(config: Config, images: Pictures, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
+def open_neighbors(
+    config: Config, images: Pictures, encoder: ClipEncoder, progress: StageProgressCallback
+) -> NeighborSidecar:
     """Returns the sidecar `config.data.neighbors`; computes it first if it is missing and `data.compute.k` is above 0.
 
     Raises:

@@ -24,7 +24,7 @@ def network(classes: Mapping[str, type], filled: tuple[str, ...] = (), by: str =
     return Fields(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)})
 
 
-def sampling(head: str) -> Check:
+def sampling_options(head: str) -> Check:
     """Returns the check of an exported model's `sampling` section.
 
     Its keys are options of `Request` and of the head, and `database`, the default one; those of figures are required.

@@ -8,7 +8,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.assemble import NULL, assemble
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
-from rdm_jax.training.conditioning import CODES, batch_condition, conditioning_section
+from rdm_jax.training.conditioning import CODES, batch_condition
 from tests.helpers import tiny
 from tests.training.conftest import K
 
@@ -141,4 +141,3 @@ def test_a_learned_null_token_takes_the_first_place_of_rows_without_a_condition(
     np.testing.assert_array_equal(condition.weights, batch["context_weights"])
     assert np.asarray(condition.weights)[batch["null"]].tolist() == [[1.0, 0.0, 0.0, 0.0]] * len(null)
     np.testing.assert_array_equal(np.asarray(condition.tokens)[~batch["null"]], batch["context"][~batch["null"]])
-    assert conditioning_section(conditions.config, params)["null_token"] == [3.0] * tiny.WIDTH

@@ -26,14 +26,16 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float, to_uint8
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.perceptual import Perceptual, open_perceptual
 from rdm_jax.training.schema import Positive, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_and_held_out
+from rdm_jax.training.tasks.base import Task, blank_picture, training_and_held_out
 
 EVAL_PICTURES = 512
 EVAL_BATCH = 64
@@ -189,9 +191,10 @@ class AutoencoderTask(Task):
         for style in sorted(set(styles) - {"None"}):
             yield f"psnr_{style}", float(decibels[styles == style].mean())
 
-    def export(self, params: Any) -> Bundle:
-        """Returns the bundle of the autoencoder."""
-        return Bundle({"name": self.config.name, "autoencoder": self.settings}, {"autoencoder": params["autoencoder"]})
+    @property
+    def model(self) -> ModelRecord:
+        """The autoencoder."""
+        return ModelRecord.of({"name": self.config.name, "autoencoder": self.settings})
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -263,7 +266,9 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
     return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> AutoencoderTask:
+def make(
+    config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
+) -> AutoencoderTask:
     """Returns the task over the pictures that `config.data` names.
 
     Raises:

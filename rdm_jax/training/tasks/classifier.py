@@ -17,12 +17,14 @@ from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models.classifier import Classifier, build_classifier
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Count, Positive, Probability, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+from rdm_jax.training.tasks.base import Task, training_and_held_out
 
 IGNORED = -1
 EVAL_BATCH = 256
@@ -64,7 +66,7 @@ class Schema(Run):
     model: Annotated[Mapping[str, Any], network({"": Classifier}, filled=("classes",), by="")]
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClassifierTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClassifierTask:
     """Returns the task of `config`, its pictures read.
 
     The classes of each attribute of `config.attributes` are the values that the training pictures have, sorted.
@@ -176,13 +178,15 @@ class ClassifierTask(Task):
             seen = self.test_labels[:, column] != IGNORED
             yield f"accuracy/{name}", float((found == self.test_labels[:, column])[seen].mean())
 
-    def export(self, params: Any) -> Bundle:
-        """Returns a bundle with the part "classifier"."""
-        training = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
-        # Recorded, since it decides what a judge forgives: blur in training makes it kind to blurred samples.
-        judging = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
-        config = {"name": self.config.name, "classifier": self.settings, "judging": judging, "training": training}
-        return Bundle(config, {"classifier": params["classifier"]})
+    @property
+    def model(self) -> ModelRecord:
+        """The classifier, with what evaluations need to know of its training."""
+        source = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
+        # The augmentations decide what a classifier tolerates: one trained with blur accepts blurred samples.
+        evaluation = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
+        training = {"classifier": source}
+        config = {"name": self.config.name, "classifier": self.settings, "evaluation": evaluation, "training": training}
+        return ModelRecord.of(config)
 
 
 def cross_entropy(

@@ -16,15 +16,18 @@ from transformers import PreTrainedTokenizerFast
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import within
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 from rdm_jax.models import IMAGE_TOWERS, build_clip
 from rdm_jax.models.clip import TextTransformer
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Count, Positive, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+from rdm_jax.training.tasks.base import Task, training_and_held_out
+from rdm_jax.training.workdir import TOKENIZER
 
 MAX_LOGIT_SCALE = float(np.log(100.0))
 EVAL_BATCH = 256
@@ -222,9 +225,14 @@ class ClipTask(Task):
         yield from neighbour_agreement(np.concatenate(vectors), self.held_out.attributes)
         yield from linear_probe(np.concatenate(vectors), self.held_out.attributes)
 
+    @property
+    def model(self) -> ModelRecord:
+        """The two towers."""
+        return ModelRecord.of({"name": self.config.name, "clip": self.settings})
+
     def export(self, params: Any) -> Bundle:
-        """Returns the bundle of the two towers and the tokenizer."""
-        return Bundle({"name": self.config.name, "clip": self.settings}, {"clip": params["clip"]}, self.tokenizer)
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params, tokenizer=self.tokenizer)
 
     def _normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         mean, std = (jnp.asarray(self.settings[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
@@ -270,10 +278,10 @@ def linear_probe(
         yield f"probe_{label}", float(np.mean(np.argmax(unseen @ weights, axis=1) == classes[1::2]))
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClipTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClipTask:
     """Returns the task; where the workdir has no tokenizer, takes that of `start` or trains one on the captions."""
     pictures, held_out = training_and_held_out(config.data, progress)
-    file = workdir / "tokenizer.json"
+    file = workdir / TOKENIZER
     if not file.exists() and start and start.tokenizer:
         start.tokenizer.backend_tokenizer.save(str(file))
     elif not file.exists():

@@ -22,6 +22,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets, trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures
@@ -49,10 +50,11 @@ from rdm_jax.training.conditioning import (
 from rdm_jax.training.config import Config, load_architecture
 from rdm_jax.training.figures import Figures
 from rdm_jax.training.latents import Latents, Scaling, open_latents
+from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.neighbors import NeighborData
-from rdm_jax.training.schema import Positive, Run, network, sampling
+from rdm_jax.training.schema import Positive, Run, network, sampling_options
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
+from rdm_jax.training.tasks.base import Task, blank_picture, training_pictures
 
 EVAL_BATCHES = 8
 BANDS = 4
@@ -107,7 +109,7 @@ class Schema(Run):
     )
     emphasis: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     conditioning: Conditioning
-    sampling: Annotated[Mapping[str, Any], sampling("diffusion")]
+    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,19 +260,23 @@ class DiffusionTask(Task):
     def _figures(self) -> Figures:
         return Figures()
 
-    def export(self, params: Any) -> Bundle:
-        """Returns the model: the frozen parts, the denoiser and the conventions that it was trained by."""
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
+    @property
+    def model(self) -> ModelRecord:
+        """The frozen parts, the denoiser and the conventions that it was trained by."""
+        config = {
             "name": self.config.name,
             "head": "diffusion",
             "latents": dict(self.latents.scaling),
             "denoiser": self.settings,
             "diffusion": self.config.diffusion.to_dict(),
-            "conditioning": conditioning_section(self.config.conditioning, params),
+            "conditioning": conditioning_section(self.config.conditioning),
             "sampling": self.config.sampling.to_dict(),
         }
-        parts = {part: self.base.params[part] for part in ("clip", "autoencoder") if self.base.has(part)}
-        return Bundle(config, {**parts, "denoiser": params["denoiser"]}, self.base.tokenizer)
+        return ModelRecord.of(config, self.base, self.config.base, ("clip", "autoencoder"))
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params, self.base)
 
 
 def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.ndarray:
@@ -296,7 +302,7 @@ def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.nda
     return times
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> DiffusionTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:
     """Returns the task; fills the caches of moments and captions first where they are missing.
 
     Raises:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import one_of
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import AUTOENCODERS, build_autoencoder
@@ -30,7 +31,7 @@ from rdm_jax.training.perceptual import KINDS, Perceptual, open_perceptual
 from rdm_jax.training.schema import Count, Positive, Run, network
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.autoencoder import AutoencoderTask, check_crop
-from rdm_jax.training.tasks.base import Progress, blank_picture, training_and_held_out
+from rdm_jax.training.tasks.base import blank_picture, training_and_held_out
 
 LAST_KERNEL = "decoder/conv_out/kernel"
 
@@ -221,7 +222,7 @@ def entropy_loss(distances: Float[Array, "n k"], temperature: float = 0.01) -> F
     return jnp.sum(mean * jnp.log(mean + 1e-9)) - jnp.mean(jnp.sum(p * log_p, axis=-1))
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> FirstStageTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> FirstStageTask:
     """Returns the task over the pictures that `config.data` names.
 
     Raises:
