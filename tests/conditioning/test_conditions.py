@@ -19,6 +19,7 @@ from rdm_jax.conditioning.embeddings import slerp
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
+from rdm_jax.models.condition import Condition as NetworkCondition
 from rdm_jax.models.unet import attention_bias
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -144,12 +145,14 @@ def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(gener
     apply, params = jax.jit(generator.bundle.denoiser.apply), {"params": generator.bundle.params["denoiser"]}
     x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
-    twice = apply(params, x, t, tokens[:, [0, 0, 2]])
-    np.testing.assert_allclose(apply(params, x, t, tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
-    spread = jnp.broadcast_to(jnp.array([2.0, 0.0, 1.0]), (2, 8, 8, 3))
-    np.testing.assert_allclose(apply(params, x, t, tokens, spread), twice, atol=1e-5)
-    ones = apply(params, x, t, tokens, jnp.ones((2, 3)))
-    np.testing.assert_allclose(ones, apply(params, x, t, tokens), atol=1e-5)
+    twice = apply(params, x, t, NetworkCondition(tokens[:, [0, 0, 2]]))
+    weights = jnp.array([2.0, 0.0, 1.0])
+    weighted = apply(params, x, t, NetworkCondition(tokens, jnp.broadcast_to(weights, (2, 3))))
+    np.testing.assert_allclose(weighted, twice, atol=1e-5)
+    spread = apply(params, x, t, NetworkCondition(tokens, jnp.broadcast_to(weights, (2, 8, 8, 3))))
+    np.testing.assert_allclose(spread, twice, atol=1e-5)
+    ones = apply(params, x, t, NetworkCondition(tokens, jnp.ones((2, 3))))
+    np.testing.assert_allclose(ones, apply(params, x, t, NetworkCondition(tokens)), atol=1e-5)
 
 
 def test_a_region_acts_where_it_is_painted():
