@@ -61,6 +61,7 @@ def get_config(model: str = "kl_f8") -> Config:
         {
             "kl_weight": 1e-6,
             "codebook_weight": 1.0,
+            "entropy_weight": 0.0,
             "perceptual": {"kind": "lpips", "bundle": "", "weight": 1.0},
             "adversarial": {"weight": weight, "start": start, "layers": layers},
         }

@@ -39,6 +39,7 @@ PARTS: Mapping[str, Part] = {
     "denoiser": Part(
         models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True
     ),
+    "transformer": Part(models.build_transformer, sections=("conditioning", "sampling"), chooses_dtype=True),
     "classifier": Part(build_classifier),
     "noised_clip": Part(models.build_noised_encoder),
     "noised_classifier": Part(models.build_noised_encoder),

@@ -16,9 +16,9 @@ HELP = """make a model bundle of released weights
 
   rdm convert rdm-768 --to compvis --out original       a bundle as CompVis's programs read it
 
-What SRC is, is told by its content: a CompVis checkpoint or first stage (with its yaml), OpenAI's CLIP (as released, or
-a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, LPIPS, the Inception-v3 of the Fréchet
-distance. Nothing in it is run."""
+The content of SRC decides what it is: a CompVis checkpoint, RARM or first stage (with its yaml), OpenAI's CLIP (as
+released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, LPIPS, the Inception-v3 of the
+Fréchet distance. Nothing in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     from rdm_jax.convert.conversion import convert
+    from rdm_jax.parts import PARTS
 
     made = convert(
         args.source,
@@ -66,7 +67,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     made.write(args.out, progress)
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in made.sizes.items())
     note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
-    if "clip" not in made.parts and "denoiser" in made.parts:
+    if "clip" not in made.parts and any(made.parts.keys() & {name for name, part in PARTS.items() if part.sections}):
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if "clip" in made.parts and made.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")

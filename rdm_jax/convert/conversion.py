@@ -15,14 +15,14 @@ import numpy as np
 
 from rdm_jax import __version__
 from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config
-from rdm_jax.convert import clip, compvis, compvis_config, diffusers, metrics
+from rdm_jax.convert import clip, compvis, compvis_config, diffusers, metrics, rarm
 from rdm_jax.convert.mapping import Parameter
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.tokenizer import read_tokenizer
 from rdm_jax.convert.torch_file import is_legacy, read_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.models import build_autoencoder, build_clip, build_denoiser
+from rdm_jax.models import build_autoencoder, build_clip, build_denoiser, build_transformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -120,8 +120,8 @@ def convert(
     """Returns how a source becomes a bundle; what it is, is told by its content.
 
     Args:
-      source: a CompVis checkpoint or first stage, a diffusers folder, a CLIP in the layout of OpenAI (TorchScript too)
-        or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
+      source: a CompVis checkpoint, RARM or first stage, a diffusers folder, a CLIP in the layout of OpenAI (TorchScript
+        too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
       config: the yaml of a CompVis model; one beside it, of its name or the only one, by default.
       weights: of a checkpoint: its moving average "ema" (the default), what was trained "raw", or "both" (the raw ones
         beside it).
@@ -168,6 +168,8 @@ def _convert_one(
         return _openai_clip(source, state, tokenizer, allowed)
     if compvis.is_checkpoint(state):
         return _checkpoint(source, state, config, weights, allowed)
+    if rarm.is_rarm(state):
+        return _rarm(source, state, config, allowed)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
     if metrics.is_lpips(state):
@@ -180,8 +182,8 @@ def _convert_one(
         raise UserError(f"{source} is a VGG-16 alone; give LPIPS's weights, and this file by --vgg")
     some = ", ".join(sorted(state)[:3])
     raise UserError(
-        f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints and first "
-        "stages, folders of diffusers, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
+        f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints, RARM and "
+        "first stages, folders of diffusers, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
 
@@ -230,6 +232,23 @@ def _checkpoint(
     return Conversion("CompVis checkpoint", named, parts, (source, file))
 
 
+def _rarm(source: Path, state: Mapping[str, np.ndarray], config: Path | None, allowed: frozenset[str]) -> Conversion:
+    """Returns the parts of an autoregressive model: transformer and autoencoder."""
+    strangers = set(rarm.unexpected_names(state)) - allowed
+    if strangers:
+        raise UserError(f"the checkpoint holds {len(strangers)} unexpected names: {', '.join(sorted(strangers))}")
+    file = _yaml_of(source, config)
+    params = compvis_config.read_yaml(file)
+    stage, settings = rarm.first_stage_config(state, params), rarm.transformer_config(state, params)
+    parts: dict[str, dict[str, Parameter] | Path] = {
+        "transformer": rarm.transformer_plan(state, build_transformer(settings), allowed),
+        "autoencoder": compvis.autoencoder_plan(state, build_autoencoder(stage), allowed=allowed),
+    }
+    conventions = rarm.conventions(settings, stage)
+    named = {"name": source.stem, "transformer": settings, "autoencoder": stage, **conventions}
+    return Conversion("CompVis RARM checkpoint", named, parts, (source, file))
+
+
 def _first_stage(
     source: Path, state: Mapping[str, np.ndarray], config: Path | None, allowed: frozenset[str]
 ) -> Conversion:
@@ -254,6 +273,7 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
     side = settings["unet"].get("sample_size", 48) * autoencoder.downsampling
     config = {
         "name": source.name,
+        "head": "diffusion",
         "denoiser": unet_settings,
         "autoencoder": stage,
         "diffusion": diffusers.diffusion_config(settings["scheduler"]),
@@ -331,11 +351,13 @@ def _clip(
 def _joined(model: Conversion, tower: Conversion) -> Conversion:
     if "clip" not in tower.parts:
         raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
-    wanted, width = model.config.get("denoiser", {}).get("context_dim"), tower.config["clip"]["embed_dim"]
-    if wanted not in (None, width):
+    width = tower.config["clip"]["embed_dim"]
+    conditioned = [part for part in model.parts if "context_dim" in model.config.get(part, {})]
+    wrong = [part for part in conditioned if model.config[part]["context_dim"] != width]
+    if wrong:
         raise UserError(
-            f"the CLIP's vectors have length {width}, and the denoiser takes {wanted}; "
-            "give the CLIP that the model was trained with"
+            f"the CLIP's vectors have length {width}, and the {wrong[0]} takes "
+            f"{model.config[wrong[0]]['context_dim']}; give the CLIP that the model was trained with"
         )
     return Conversion(
         model.kind,

@@ -51,11 +51,13 @@ class Source:
       names: of the foreign tensors.
       as_stored: a matrix that is stored (in, out) already.
       pointwise: a matrix that is stored as a convolution of one pixel.
+      transposed: a matrix that is no kernel and is stored with its axes swapped.
     """
 
     names: tuple[str, ...]
     as_stored: bool = False
     pointwise: bool = False
+    transposed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ def plan(
 ) -> dict[str, Parameter]:
     """Returns how each parameter is made of foreign tensors; their shapes are checked, and nothing is read.
 
-    Convolutions (out, in, h, w) become (h, w, in, out), matrices (out, in) and 1x1 convolutions become (in, out).
+    Convolutions (out, in, h, w) become (h, w, in, out), matrices (out, in) and pointwise convolutions become (in, out).
 
     Args:
       state: the foreign tensors, of this network alone.
@@ -218,15 +220,19 @@ def disassemble(params: Mapping[str, np.ndarray], source_of: Callable[[str], Sou
 
 def _to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.ndarray:
     """Returns a view of a foreign tensor with the axes of a parameter."""
+    if source.transposed:
+        return value.T
     if not path.endswith("kernel") or source.as_stored:
         return value
-    if value.ndim == 4 and ndim == 2 and value.shape[2:] == (1, 1):
-        value = value[:, :, 0, 0]
+    if value.ndim > ndim == 2 and set(value.shape[2:]) == {1}:
+        value = value.reshape(value.shape[:2])
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 
 def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
     """Returns a view of a parameter with the axes of its foreign tensor."""
+    if source.transposed:
+        return value.T
     if not path.endswith("kernel") or source.as_stored:
         return value
     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T

@@ -19,6 +19,7 @@ from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
+from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.vq import AutoencoderVQ
 
@@ -40,6 +41,21 @@ def build_denoiser(config: Mapping[str, Any]) -> Any:
     return _construct(f"denoiser {config['kind']}", cls, fields)
 
 
+def with_sizes(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
+    """Returns a denoiser's configuration with the sizes that follow from its data, those that its class has.
+
+    Args:
+      config: "kind", a name in `BACKBONES`, and fields of its class.
+      sizes: fields of any backbone: `in_channels`, `out_channels`, `context_dim`, `latent_size`, ...
+
+    Raises:
+      UserError: the kind is unknown.
+    """
+    cls, _ = _by_kind("denoiser", BACKBONES, config)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {**config, **{name: size for name, size in sizes.items() if name in names}}
+
+
 def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderVQ:
     """Returns the autoencoder of a configuration: "kind" ("kl" or "vq") and the fields of its class.
 
@@ -48,6 +64,15 @@ def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderV
     """
     cls, fields = _by_kind("autoencoder", AUTOENCODERS, config)
     return _construct("autoencoder", cls, fields)
+
+
+def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:
+    """Returns the transformer over codes of a configuration, whose keys are the fields of `TokenTransformer`.
+
+    Raises:
+      UserError: a key is unknown or a required one is missing.
+    """
+    return _construct("transformer", TokenTransformer, config)
 
 
 def build_clip(config: Mapping[str, Any]) -> CLIP:

@@ -19,16 +19,19 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
 
     `legacy` puts `beta` on the codebook's term of the loss, as the released models were trained, and otherwise on the
     encoder's, as the paper has it (https://arxiv.org/abs/1711.00937, equation 3).
+
+    `codebook_bound` is the largest absolute value of a freshly initialized code; 0 is 1 / `num_codes`, as in VQGAN.
     """
 
     num_codes: int
     beta: float = 0.25
     legacy: bool = True
+    codebook_bound: float = 0.0
 
     def setup(self) -> None:
         """Adds the codebook."""
         super().setup()
-        self.codebook = self.param("codebook", _uniform, (self.num_codes, self.embed_dim))
+        self.codebook = self.param("codebook", _uniform(self.codebook_bound), (self.num_codes, self.embed_dim))
 
     def quantize(
         self, h: Float[Array, "b h w e"]
@@ -37,15 +40,17 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
 
         The codes pass their gradient straight through to `h`; the codebook learns from the loss alone.
         """
-        flat = h.reshape(-1, self.embed_dim)
-        # |h - c|^2 without |h|^2, which is the same for every code.
-        distances = jnp.sum(self.codebook**2, axis=1)[None, :] - 2.0 * flat @ self.codebook.T
-        indices = jnp.argmin(distances, axis=1)
-        codes = self.codebook[indices].reshape(h.shape)
+        indices = jnp.argmin(self.distances(h), axis=1)
+        codes = jnp.asarray(self.codebook)[indices].reshape(h.shape)
         commitment = jnp.mean((jax.lax.stop_gradient(codes) - h) ** 2)
         learning = jnp.mean((codes - jax.lax.stop_gradient(h)) ** 2)
         loss = commitment + self.beta * learning if self.legacy else self.beta * commitment + learning
         return h + jax.lax.stop_gradient(codes - h), indices.reshape(h.shape[:3]), loss
+
+    def distances(self, h: Float[Array, "b h w e"]) -> Float[Array, "n k"]:
+        """Returns |h - c|^2 - |h|^2 of every latent, in row-major order, and every code."""
+        flat = h.reshape(-1, self.embed_dim)
+        return jnp.sum(self.codebook**2, axis=1)[None, :] - 2.0 * flat @ self.codebook.T
 
     def decode(
         self, h: Float[Array, "b h w e"], *, quantize: bool = True, deterministic: bool = True
@@ -55,11 +60,22 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
             h, _, _ = self.quantize(h)
         return self.decoder(self.post_quant(h), deterministic)
 
+    def codes(self, x: Float[Array, "b h w c"]) -> Int[Array, "b h2 w2"]:
+        """Maps images [b, h, w, c] in [-1, 1] to the indices of their codes [b, h/f, w/f]."""
+        return self.quantize(self.encode(x))[1]
+
+    def decode_codes(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps indices of codes [b, h, w] to images [b, f h, f w, c], about [-1, 1], not clipped, float32."""
+        return self.decode(jnp.asarray(self.codebook)[indices], quantize=False)
+
     def __call__(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h w d"]:
         """Encodes, quantises and decodes; for initialisation and a quick look."""
         return self.decode(self.encode(x, deterministic=deterministic), deterministic=deterministic)
 
 
-def _uniform(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    bound = 1.0 / shape[0]
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def _uniform(bound: float) -> Any:
+    def init(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+        largest = bound or 1.0 / shape[0]
+        return jax.random.uniform(key, shape, dtype, -largest, largest)
+
+    return init

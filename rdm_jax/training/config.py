@@ -25,7 +25,8 @@ def defaults() -> Config:
 
     Steps, `*_every` and `warmup` count updates, one of `batch_size` examples each; `accumulate` parts of a batch follow
     each other on the devices. 0 turns an interval off. `keep_checkpoints` newest checkpoints stay, and those of every
-    multiple of `keep_every`. `mesh.fsdp` devices share one copy of the state, by `mesh.rules` (`core.mesh`).
+    multiple of `keep_every`. `init_partial` takes from `--init-from` the parameters of the same name and shape, and
+    leaves the others fresh. `mesh.fsdp` devices share one copy of the state, by `mesh.rules` (`core.mesh`).
     `process_timeout` is in seconds; `profile` says which steps are traced; `wandb` names a project. `compiler_options`
     are XLA's, as {"xla_backend_optimization_level": 0}, for the step and the making of the first state.
     """
@@ -45,6 +46,7 @@ def defaults() -> Config:
             "ema_decay": 0.999,
             "accumulate": 1,
             "threads": 4,
+            "init_partial": False,
             "process_timeout": 120.0,
             "profile": {"start": 0, "steps": 0},
             "wandb": "",

@@ -106,7 +106,8 @@ def train(
 
         # 3. Resume, or start from a bundle's parts, or from nothing.
         checkpoints.check_space(state)
-        state = resume(state, batches, checkpoints, place, {} if replace_config else task.record, start)
+        record = {} if replace_config else task.record
+        state = resume(state, batches, checkpoints, place, record, start, partial=config.init_partial)
 
         # 4. The loop. A step is given to the devices before the metrics of the one before are looked at.
         first, last = int(state.step) + 1, config.steps
@@ -181,6 +182,8 @@ def resume(
     place: Workdir,
     record: Mapping[str, str],
     start: Bundle | None,
+    *,
+    partial: bool = False,
 ) -> State:
     """Returns the state that a run goes on from, and moves its batches to there.
 
@@ -191,13 +194,14 @@ def resume(
       place: their workdir.
       record: what the newest one must have been made from.
       start: the bundle that the run starts from where it has no checkpoint.
+      partial: take what fits of that bundle (see `matching_parts`).
 
     Raises:
       UserError: no checkpoint can be read or it was made from something else, or the bundle does not fit.
     """
     restored = checkpoints.restore(state)
     if not restored:
-        return with_params(state, matching_parts(start, state.params)) if start else state
+        return with_params(state, matching_parts(start, state.params, partial=partial)) if start else state
     state, data_state, before = restored
     check_record(place, before, record)
     batches.set_state(data_state)
@@ -275,11 +279,16 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [n.replace("/", ".") for n in names if flat_old.get(n, missing) != flat_new.get(n, missing)]
 
 
-def matching_parts(bundle: Bundle, params: dict[str, Any]) -> dict[str, Any]:
+def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
     """Returns `params` with the parts that the bundle holds in place of the fresh ones.
 
+    Args:
+      bundle: the bundle to start from.
+      params: fresh parameters, {part: tree}.
+      partial: take the parameters that have the same name and shape, and leave the others fresh.
+
     Raises:
-      UserError: the bundle holds none of the parts, or one of another shape.
+      UserError: the bundle holds none of the parts; without `partial`, a parameter is missing or of another shape.
     """
     shared = [part for part in params if bundle.has(part)]
     if not shared:
@@ -287,16 +296,18 @@ def matching_parts(bundle: Bundle, params: dict[str, Any]) -> dict[str, Any]:
             f"--init-from {bundle.name}: it holds {', '.join(bundle.params)}, and this run trains "
             f"{', '.join(params)}; give a bundle that shares a part"
         )
+    joined = dict(params)
     for part in shared:
-        have = {name: leaf.shape for name, leaf in trees.flatten(bundle.params[part]).items()}
-        want = {name: leaf.shape for name, leaf in trees.flatten(params[part]).items()}
-        wrong = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
-        if wrong:
+        have, want = trees.flatten(bundle.params[part]), trees.flatten(params[part])
+        fits = [name for name in want if name in have and have[name].shape == want[name].shape]
+        wrong = sorted(have.keys() ^ want.keys() | want.keys() - set(fits))
+        if wrong and not partial:
             raise UserError(
                 f"--init-from {bundle.name}: {part} differs in {len(wrong)} parameters ({wrong[0]}, ...); "
-                "use the config that it was trained with"
+                "use the config that it was trained with, or --config.init_partial=true"
             )
-    return {**params, **{part: bundle.params[part] for part in shared}}
+        joined[part] = trees.unflatten({**want, **{name: have[name] for name in fits}})
+    return joined
 
 
 class _Running:

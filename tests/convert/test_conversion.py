@@ -132,8 +132,8 @@ def test_a_converted_model_draws_by_its_own_conventions(golden, tmp_path, name, 
     database = TINY.database(tmp_path, "squares", Bundle.open(tmp_path / "tower"))
     generator = Generator.load(tmp_path / "model")
     plan = generator.plan("a red boat", database=Database.open(database), steps=4, height=128, width=128)
-    assert plan.settings.guidance_scale == guidance and plan.settings.neighbors == tokens - 1
-    drawn = next(iter(generator.draw(plan)))
+    assert plan.options.guidance_scale == guidance and plan.request.neighbors == tokens - 1
+    drawn = next(iter(generator.generate(plan)))
     assert drawn.images.shape == (1, 128, 128, 3) and drawn.images.std() > 1
 
 

@@ -34,14 +34,19 @@ LAST_KERNEL = "decoder/conv_out/kernel"
 
 @dataclasses.dataclass(frozen=True)
 class FirstStageTask(AutoencoderTask):
-    """An autoencoder against a discriminator, whose running means are the run's stats."""
+    """An autoencoder and its discriminator, whose running means are the run's stats.
 
-    discriminator: PatchDiscriminator = dataclasses.field(default_factory=PatchDiscriminator)
+    The discriminator is None, and costs nothing, where `config.loss.adversarial.weight` is 0.
+    """
+
+    discriminator: PatchDiscriminator | None = None
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns fresh parameters of both networks, and the discriminator's running means."""
         own, other = jax.random.split(key)
         params, _ = super().init(own)
+        if self.discriminator is None:
+            return params, {}
         judge = self.discriminator.init(other, jnp.zeros((1, self.config.crop, self.config.crop, 3)))
         return {**params, "discriminator": judge["params"]}, judge["batch_stats"]
 
@@ -59,6 +64,9 @@ class FirstStageTask(AutoencoderTask):
         output = self._decode(params["autoencoder"], z)
         error, parts = self._error(held.frozen, output, image)
         loss = error + regularizer
+        metrics |= {**parts, "nll": error}
+        if self.discriminator is None:
+            return loss, (metrics, held.stats)
 
         judge = jax.lax.stop_gradient(params["discriminator"])
         weight = self._adversarial_weight(params["autoencoder"], judge, held, z, image)
@@ -69,7 +77,7 @@ class FirstStageTask(AutoencoderTask):
         real, stats = self._judge(params["discriminator"], held.stats, image)
         fake, stats = self._judge(params["discriminator"], stats, jax.lax.stop_gradient(output))
         judging = adversarial.hinge_loss(real, fake)
-        metrics |= {**parts, "nll": error, "generator": fooling, "adaptive_weight": weight, "discriminator": judging}
+        metrics |= {"generator": fooling, "adaptive_weight": weight, "discriminator": judging}
         metrics |= {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
         return loss + active * judging, (metrics, stats)
 
@@ -82,7 +90,12 @@ class FirstStageTask(AutoencoderTask):
             return z, self.config.loss.kl_weight * kl, {"kl": kl}
         z, indices, loss = self.module.apply({"params": params}, encoded, method="quantize")
         used = jnp.zeros(self.module.num_codes).at[indices.reshape(-1)].set(1.0).sum()
-        return z, self.config.loss.codebook_weight * loss, {"quantization": loss, "codes_used": used}
+        metrics, regularizer = {"quantization": loss, "codes_used": used}, self.config.loss.codebook_weight * loss
+        if self.config.loss.entropy_weight:
+            distances = self.module.apply({"params": params}, encoded, method="distances")
+            metrics["entropy"] = entropy_loss(distances)
+            regularizer += self.config.loss.entropy_weight * metrics["entropy"]
+        return z, regularizer, metrics
 
     def _decode(self, params: Any, z: Array) -> Float[Array, "b h w 3"]:
         decode = functools.partial(self.module.apply, {"params": params}, z, method="decode")
@@ -115,9 +128,26 @@ class FirstStageTask(AutoencoderTask):
         )
 
     def _judge(self, params: Any, stats: Any, image: Array) -> tuple[Array, Any]:
+        assert self.discriminator is not None
         variables = {"params": params, "batch_stats": stats}
         logits, changed = self.discriminator.apply(variables, image, train=True, mutable=["batch_stats"])
         return logits, changed["batch_stats"]
+
+
+def entropy_loss(distances: Float[Array, "n k"], temperature: float = 0.01) -> Float[Array, ""]:
+    """Returns the mean entropy of each latent's soft assignment to the codes, less the entropy of their mean.
+
+    It is smallest where every latent is close to one code and all codes are used equally often, which keeps the
+    codebook from collapsing (https://arxiv.org/abs/2310.05737, equation 4).
+
+    Args:
+      distances: of n latents to k codes, squared, up to a constant of each latent.
+      temperature: of the softmax of minus the distances.
+    """
+    log_p = jax.nn.log_softmax(-distances / temperature, axis=-1)
+    p = jnp.exp(log_p)
+    mean = jnp.mean(p, axis=0)
+    return jnp.sum(mean * jnp.log(mean + 1e-9)) - jnp.mean(jnp.sum(p * log_p, axis=-1))
 
 
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> FirstStageTask:
@@ -139,5 +169,6 @@ def abstract(config: Config) -> FirstStageTask:
 
 
 def _task(config: Config, pictures: Pictures, held_out: Pictures, perceptual: Perceptual | None) -> FirstStageTask:
-    settings, judge = config.model.to_dict(), PatchDiscriminator(num_layers=config.loss.adversarial.layers)
-    return FirstStageTask(config, pictures, held_out, build_autoencoder(settings), settings, perceptual, judge)
+    settings, adversarial = config.model.to_dict(), config.loss.adversarial
+    discriminator = PatchDiscriminator(num_layers=adversarial.layers) if adversarial.weight else None
+    return FirstStageTask(config, pictures, held_out, build_autoencoder(settings), settings, perceptual, discriminator)

@@ -1,0 +1,285 @@
+"""The autoregressive transformer over the codes of a VQ first stage, with cross-attention to retrieved neighbors.
+
+RARM (https://arxiv.org/abs/2204.11824, section 4.3): each block has causal self-attention, cross-attention to the
+context tokens and a gated feed-forward layer. There is no norm after the last block, as in the released models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.models.attention import GatedFeedForward, Implementation, attend
+from rdm_jax.models.condition import Condition, require_features
+from rdm_jax.models.layers import LayerNorm
+from rdm_jax.models.unet import attention_bias
+
+EXTRA_TOKENS = 2  # the mask token and the start token, which are inputs only
+
+
+@flax.struct.dataclass
+class Cache:
+    """The keys and values of every layer, for decoding one position after another.
+
+    Attributes:
+      keys: [layers, b, num_tokens, heads, head_channels] of the self-attention; positions not decoded yet are zeros.
+      values: as `keys`.
+      context_keys: [layers, b, n, heads, head_channels] of the cross-attention.
+      context_values: as `context_keys`.
+      context_bias: [b, 1, n] the logarithms of the context tokens' weights; None if all weights are 1.
+    """
+
+    keys: Array
+    values: Array
+    context_keys: Array
+    context_values: Array
+    context_bias: Array | None
+
+
+class TokenAttention(nn.Module):
+    """Multi-head attention whose keys and values are computed apart from the queries, so that they can be cached.
+
+    Its parameters are those of `models.attention.Attention`.
+
+    Attributes:
+      num_heads: the number of heads.
+      head_channels: the channels of a head.
+      width: the channels of the output.
+      implementation: passed to `attend`.
+      dtype: what products are computed in.
+    """
+
+    num_heads: int
+    head_channels: int
+    width: int
+    implementation: Implementation = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Creates the projections."""
+        inner = self.num_heads * self.head_channels
+        self.query, self.key, self.value = (nn.Dense(inner, use_bias=False, dtype=self.dtype) for _ in range(3))
+        self.out = nn.Dense(self.width, dtype=self.dtype)
+
+    def keys_values(self, tokens: Float[Array, "b m d"]) -> tuple[Float[Array, "b m h k"], Float[Array, "b m h k"]]:
+        """Returns the keys and the values of tokens [b, m, d], [b, m, heads, head_channels] each."""
+        return self._heads(self.key(tokens)), self._heads(self.value(tokens))
+
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        keys: Float[Array, "b m h k"],
+        values: Float[Array, "b m h k"],
+        bias: Float[Array, "b #n m"] | None = None,
+        causal: bool = False,
+    ) -> Float[Array, "b n c"]:
+        """Maps queries from `x` [b, n, c], given keys and values, to [b, n, c]; `bias` and `causal` as in `attend`."""
+        out = attend(self._heads(self.query(x)), keys, values, self.implementation, causal, bias)
+        return self.out(out.reshape(*x.shape[:2], -1))
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], self.num_heads, self.head_channels)
+
+
+class TokenBlock(nn.Module):
+    """Causal self-attention, cross-attention to the context and feed-forward, each behind a norm and around a skip.
+
+    Attributes:
+      num_heads: the number of heads of both attentions.
+      head_channels: the channels of a head.
+      width: the channels of the tokens.
+      dropout: of each layer's output.
+      implementation: passed to `attend`.
+      dtype: what products are computed in.
+    """
+
+    num_heads: int
+    head_channels: int
+    width: int
+    dropout: float = 0.0
+    implementation: Implementation = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Creates the layers."""
+        settings = (self.num_heads, self.head_channels, self.width, self.implementation, self.dtype)
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(dtype=self.dtype) for _ in range(3))
+        self.attn1, self.attn2 = TokenAttention(*settings), TokenAttention(*settings)
+        self.ff = GatedFeedForward(self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self,
+        x: Float[Array, "b l c"],
+        context: Float[Array, "b n d"],
+        bias: Float[Array, "b 1 n"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "b l c"]:
+        """Maps all positions [b, l, c] at once, given the context [b, n, d] and the bias of the attention to it."""
+        h = self.norm1(x)
+        x = x + self.drop(self.attn1(h, *self.attn1.keys_values(h), causal=True), deterministic=deterministic)
+        return self._rest(x, self.attn2.keys_values(context), bias, deterministic)
+
+    def step(
+        self, x: Float[Array, "b 1 c"], cache: Cache, layer: int, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "b 1 c"], Cache]:
+        """Maps one position [b, 1, c] given the cache of those before it, and returns the cache with its own.
+
+        Args:
+          x: [b, 1, c] the position's channels.
+          cache: of all layers.
+          layer: which layer of the cache is this block's.
+          position: in [0, num_tokens), traced.
+        """
+        h = self.norm1(x)
+        key, value = self.attn1.keys_values(h)
+        keys, values = (
+            cache.keys.at[layer, :, position].set(key[:, 0]),
+            cache.values.at[layer, :, position].set(value[:, 0]),
+        )
+        seen = jnp.where(jnp.arange(keys.shape[2]) <= position, 0.0, -jnp.inf)
+        bias = jnp.broadcast_to(seen[None, None, :], (x.shape[0], 1, keys.shape[2]))
+        x = x + self.attn1(h, keys[layer], values[layer], bias)
+        x = self._rest(x, (cache.context_keys[layer], cache.context_values[layer]), cache.context_bias, True)
+        return x, Cache(keys, values, cache.context_keys, cache.context_values, cache.context_bias)
+
+    def context_keys_values(self, context: Float[Array, "b n d"]) -> tuple[Array, Array]:
+        """Returns the keys and values of the context, which no position changes."""
+        return self.attn2.keys_values(context)
+
+    def _rest(self, x: Array, context: tuple[Array, Array], bias: Array | None, deterministic: bool) -> Array:
+        x = x + self.drop(self.attn2(self.norm2(x), *context, bias), deterministic=deterministic)
+        return x + self.drop(self.ff(self.norm3(x)), deterministic=deterministic)
+
+
+class TokenTransformer(nn.Module):
+    """Codes in row-major order to the logits of each, given the codes before it and a condition.
+
+    Attributes:
+      num_codes: the codes of the first stage. Inputs have two more: `mask_token` and `start_token`.
+      num_tokens: the positions of an image.
+      width: the channels of a token.
+      depth: the number of blocks.
+      context_dim: the channels of a context token.
+      head_channels: the channels of an attention head; divides `width`.
+      dropout: of each layer's output, in training.
+      dtype: what products are computed in; norms, softmax and logits are in float32.
+      remat: whether blocks are computed again in the backward pass, which saves memory.
+      attention_implementation: passed to `attend`.
+    """
+
+    num_codes: int
+    num_tokens: int
+    width: int
+    depth: int
+    context_dim: int
+    head_channels: int = 64
+    dropout: float = 0.0
+    dtype: Any = "float32"
+    remat: bool = False
+    attention_implementation: Implementation = None
+
+    supports: ClassVar[frozenset[str]] = frozenset({"token_weights"})
+
+    @property
+    def mask_token(self) -> int:
+        """The input token of a hidden code."""
+        return self.num_codes
+
+    @property
+    def start_token(self) -> int:
+        """The input token of the first position."""
+        return self.num_codes + 1
+
+    @property
+    def smallest_inputs(self) -> tuple[Any, ...]:
+        """Shapes and types of the smallest inputs: codes and a condition."""
+        codes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        return codes, Condition(jax.ShapeDtypeStruct((1, 1, self.context_dim), jnp.float32))
+
+    def setup(self) -> None:
+        """Creates the embeddings, the blocks and the projection to logits."""
+        if self.width % self.head_channels:
+            raise UserError(f"head_channels={self.head_channels} does not divide width={self.width}; choose a divisor")
+        dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal(0.02)
+        self.embed = nn.Embed(self.num_codes + EXTRA_TOKENS, self.width, embedding_init=normal, dtype=dtype)
+        self.positions = self.param("positions", normal, (self.num_tokens, self.width))
+        block = nn.remat(TokenBlock, static_argnums=(4,)) if self.remat else TokenBlock
+        settings = (self.width // self.head_channels, self.head_channels, self.width)
+        rest = (self.dropout, self.attention_implementation, dtype)
+        self.block = [block(*settings, *rest) for _ in range(self.depth)]
+        self.logits = nn.Dense(self.num_codes, kernel_init=normal, dtype=dtype)
+
+    def __call__(
+        self, codes: Int[Array, "b l"], condition: Condition, *, deterministic: bool = True
+    ) -> Float[Array, "b l k"]:
+        """Returns the logits [b, l, num_codes] of every code in float32; those at i depend on the codes before i alone.
+
+        The start token is prepended here and the last code is not read, so that the logits at i are those of codes[i].
+
+        Args:
+          codes: [b, l] in [0, num_codes) (or `mask_token`), l at most `num_tokens`.
+          condition: its tokens [b, n, context_dim], a set without order. No tokens (n = 0) are the same as tokens of
+            zeros, the unconditional model of RARM. Weights [b, n] count a token as often in every cross-attention:
+            0 as if it were absent.
+          deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
+
+        Raises:
+          UserError: there are too many codes, or the condition does not fit.
+        """
+        if codes.shape[1] > self.num_tokens:
+            raise UserError(f"{codes.shape[1]} codes, and the transformer has positions for {self.num_tokens}")
+        context, bias = self._context(condition)
+        start = jnp.full((codes.shape[0], 1), self.start_token, codes.dtype)
+        x = self._embedded(jnp.concatenate([start, codes[:, :-1]], axis=1), self.positions[None, : codes.shape[1]])
+        for block in self.block:
+            x = block(x, context, bias, deterministic)
+        return self.logits(x).astype(jnp.float32)
+
+    def init_cache(self, condition: Condition) -> Cache:
+        """Returns the cache of no decoded position, with the keys and values of the context.
+
+        Args:
+          condition: as for `__call__`; its tokens' b is the number of images.
+        """
+        context, bias = self._context(condition)
+        pairs = [block.context_keys_values(context) for block in self.block]
+        keys, values = (jnp.stack(parts) for parts in zip(*pairs, strict=True))
+        heads = self.width // self.head_channels
+        empty = jnp.zeros((self.depth, context.shape[0], self.num_tokens, heads, self.head_channels), keys.dtype)
+        return Cache(empty, empty, keys, values, bias)
+
+    def decode_step(
+        self, cache: Cache, token: Int[Array, " b"], position: Int[Array, ""]
+    ) -> tuple[Float[Array, "b k"], Cache]:
+        """Returns the logits [b, num_codes] of the code at `position` in float32, and the cache with this position.
+
+        Args:
+          cache: of all positions before.
+          token: [b] the input token: `start_token` at position 0, later the code at `position` - 1.
+          position: in [0, num_tokens), traced.
+        """
+        x = self._embedded(token[:, None], jnp.asarray(self.positions)[position][None, None])
+        for layer, block in enumerate(self.block):
+            x, cache = block.step(x, cache, layer, position)
+        return self.logits(x)[:, 0].astype(jnp.float32), cache
+
+    def _embedded(self, tokens: Array, positions: Any) -> Array:
+        return self.embed(tokens) + jnp.asarray(positions, jnp.dtype(self.dtype))
+
+    def _context(self, condition: Condition) -> tuple[Array, Array | None]:
+        """Returns the context tokens in the type of products, and the bias of the attention to them."""
+        require_features("the token transformer", self.supports, condition)
+        tokens, weights = condition.tokens, condition.weights
+        if tokens.shape[2] != self.context_dim:
+            raise UserError(f"context tokens have {tokens.shape[2]} numbers, the transformer takes {self.context_dim}")
+        if tokens.shape[1] == 0:  # a softmax over nothing would be NaN
+            tokens, weights = jnp.zeros((tokens.shape[0], 1, tokens.shape[2])), None
+        bias = None if weights is None else attention_bias(weights, 1)
+        return tokens.astype(jnp.dtype(self.dtype)), bias
