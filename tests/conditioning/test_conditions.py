@@ -20,7 +20,6 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition as NetworkCondition
-from rdm_jax.models.unet import attention_bias
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
