@@ -32,6 +32,7 @@ from rounds import interleave
 from rdm_jax.convert import clip, diffusers
 from rdm_jax.convert.mapping import assemble
 from rdm_jax.models import build_autoencoder, build_clip, build_denoiser
+from rdm_jax.models.condition import Condition
 from rdm_jax.parts import PREPROCESSING
 from rdm_jax.training.config import load_config
 
@@ -88,7 +89,7 @@ def unet(dtype: str) -> Case:
     params = assemble(diffusers.unet_plan(_numpy(module), network, frozenset()))
 
     def apply(params: Any, x: Any, t: Any, context: Any) -> Any:
-        return network.apply({"params": params}, x, t, context)
+        return network.apply({"params": params}, x, t, Condition(context))
 
     inputs = _random(2, 3, 64, 64), torch.tensor([5, 900]), _random(2, 4, 512)
     return Case(module, lambda net, *inputs: net(*inputs).sample, apply, params, inputs)

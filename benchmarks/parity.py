@@ -23,6 +23,7 @@ from rdm_jax.diffusion.denoiser import make_denoiser
 from rdm_jax.diffusion.samplers import DDIM, PLMS, sample
 from rdm_jax.diffusion.schedule import build_schedule
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.models.condition import Condition
 
 Row = tuple[str, Any, np.ndarray]
 
@@ -56,7 +57,7 @@ def _bundle(golden: Path, folder: Path, name: str, weights: str | None = None) -
 
 def _unet(golden: Path, folder: Path, weights: str, wanted: str) -> tuple[Any, np.ndarray]:
     data, bundle = np.load(golden / "unet.npz"), _bundle(golden, folder, "rdm_small.ckpt", weights)
-    inputs = _nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
+    inputs = _nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), Condition(jnp.asarray(data["context"]))
     return jax.jit(bundle.denoiser.apply)({"params": bundle.params["denoiser"]}, *inputs), data[wanted]
 
 
@@ -82,7 +83,7 @@ def _run(golden: Path, folder: Path, model: str, name: str, sampler: Any, steps:
 
     def apply(x: jax.Array, t: jax.Array, context: jax.Array) -> Any:
         """Returns the U-Net's prediction."""
-        return bundle.denoiser.apply({"params": bundle.params["denoiser"]}, x, t, context)
+        return bundle.denoiser.apply({"params": bundle.params["denoiser"]}, x, t, Condition(context))
 
     guided = classifier_free_denoiser(apply, context, jnp.zeros_like(context), scale, "eps")
     denoiser = guided if scale != 1 else make_denoiser(apply, context, "eps")

@@ -39,6 +39,7 @@ from rdm_jax.data.batches import training_batches
 from rdm_jax.diffusion.objective import diffusion_loss
 from rdm_jax.diffusion.schedule import build_schedule, signal_noise
 from rdm_jax.models import build_denoiser
+from rdm_jax.models.condition import Condition
 from rdm_jax.training import flops
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import defaults, load_config
@@ -141,7 +142,7 @@ def step(args: argparse.Namespace) -> None:
 def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]) -> tuple[Way, float]:
     def loss(params: Any, held: Any, batch: Any, key: Any, step: Any) -> Any:
         def apply(x: Any, t: Any, context: Any) -> Any:
-            return network.apply({"params": params["denoiser"]}, x, t, context)
+            return network.apply({"params": params["denoiser"]}, x, t, Condition(context))
 
         losses = diffusion_loss(apply, batch["x0"], batch["context"], batch["t"], batch["noise"], schedule, "eps")
         return jnp.mean(losses), ({}, held.stats)

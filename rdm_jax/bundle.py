@@ -222,7 +222,7 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
 
     Args:
       config: of the bundle.
-      changes: "section.key=value" each, of a section in `parts.SECTIONS`; the value is read as YAML and of the key's type.
+      changes: "section.key=value" each, of a section in `parts.SECTIONS`; the value is YAML of the key's type.
 
     Raises:
       UserError: there is no such key, no value, or one of another type.

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from rdm_jax.core import trees, vectors
+from rdm_jax.core import trees
 from rdm_jax.core.calls import Call, made, parse_call
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
@@ -24,9 +25,6 @@ from rdm_jax.diffusion.spacing import SPACINGS
 from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_denoiser
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
 from rdm_jax.parts import PREPROCESSING
-
-# Larger batches of larger pictures are decoded in slices: the decoder works at full size and needs the most memory.
-DECODED_PIXELS = 2**20
 
 
 def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
@@ -83,35 +81,6 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
     return made(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
 
 
-def context_tokens(
-    condition: str,
-    queries: Float[np.ndarray, "q d"],
-    neighbors: Float[np.ndarray, "q k d"] | None,
-    unit: bool,
-) -> Float[np.ndarray, "q n d"]:
-    """Returns the tokens that the network sees: the query, its neighbours, or the query and then its neighbours.
-
-    Args:
-      condition: a name in `CONDITIONS`.
-      queries: the query vectors.
-      neighbors: what was retrieved; None where the condition has no neighbours.
-      unit: whether every token is scaled to length 1, as the model's configuration says.
-    """
-    parts = {
-        "neighbors": [neighbors],
-        "text": [queries[:, None]],
-        "text+neighbors": [queries[:, None], neighbors],
-    }[condition]
-    tokens = np.concatenate(parts, axis=1, dtype=np.float32)
-    return vectors.unit(tokens) if unit else tokens
-
-
-def null_token(config: Mapping[str, Any]) -> Float[np.ndarray, " d"] | None:
-    """Returns the learned token of no condition that a bundle's configuration holds, None where it is zeros."""
-    token = config["conditioning"].get("null_token")
-    return None if token is None else np.asarray(token, np.float32)
-
-
 def scaling_from(latents: Mapping[str, Any]) -> tuple[float, Float[Array, "1 1 1 _"]]:
     """Returns scale and shift of a bundle's "latents" settings: the diffusion model's latents are (z - shift) scale."""
     shift = jnp.asarray(latents.get("shift", 0.0), jnp.float32).reshape(1, 1, 1, -1)
@@ -146,6 +115,25 @@ def decoder_from(
         if z.shape[0] * pixels <= DECODED_PIXELS:
             return decoded(params, z)
         return jax.lax.map(one, z, batch_size=max(1, DECODED_PIXELS // pixels))
+
+    return decode
+
+
+def codes_decoder_from(
+    autoencoder: Any, size: tuple[int, int]
+) -> Callable[[Any, Int[Array, "b l"]], Float[Array, "b h2 w2 3"]]:
+    """Returns the function (parameters, codes) to images in about [-1, 1], float32.
+
+    Args:
+      autoencoder: a VQ first stage.
+      size: (h, w) of an image's codes, which are in row-major order.
+    """
+    full = autoencoder.clone(dtype="float32")
+
+    def decode(params: Any, codes: Int[Array, "b l"]) -> Float[Array, "b h2 w2 3"]:
+        """Maps codes [b, h w] to images [b, f h, f w, 3]."""
+        vectors = params["codebook"][codes].reshape(len(codes), *size, -1)
+        return full.apply({"params": params}, vectors, method="decode", quantize=False)
 
     return decode
 

@@ -1,21 +1,20 @@
-"""Making pictures: prompt, query vector, neighbours, context tokens, sampler under guidance, decoder, picture.
+"""Making images: prompt, query vector, neighbors, conditions, the model's head, first stage, image.
 
     generator = Generator.load("style-scenes")
     result = generator.sample(["a red boat"], database="neon", num_images=4)
     result.images      # uint8 [4, 64, 64, 3]
-    result.neighbors   # row i: what was retrieved for picture i
+    result.neighbors   # row i: what was retrieved for image i
 
-Picture i of a run starts from the noise of `fold_in(key(seed), i)`, whatever the batch size. What depends on shapes is
-compiled once for each shape; prompts, databases, seeds and scales are data.
+Image i of a run has the random key `fold_in(key(seed), i)`, whatever the batch size. What depends on shapes is compiled
+once for each shape; prompts, databases, seeds and scales are traced.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +23,42 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
-from rdm_jax import factory
 from rdm_jax.bundle import Bundle, override
-from rdm_jax.conditioning import queries_of
+from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
+from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.core import trees
+from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
-from rdm_jax.core.mesh import make_mesh, on_host, put, replicated
-from rdm_jax.diffusion.samplers import num_steps
-from rdm_jax.guides import Scene, parts_of
-from rdm_jax.program import Inputs, Program, Shape, compile_program
+from rdm_jax.core.mesh import make_mesh, put, replicated
+from rdm_jax.heads import all_options, head_of
+from rdm_jax.heads.base import FEATURES, Head, Model, Plan, Program
+from rdm_jax.heads.compiling import Compiler
+from rdm_jax.request import Request, resolve
 from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
+from rdm_jax.retrieval.opening import Databases, open_retriever
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
-from rdm_jax.run import Databases, Plan, Run, finder_of, open_retriever, open_run
-from rdm_jax.settings import Settings, settings_from
 
-# Steps between two reports of progress: one compiled scan runs so many, or a divisor, whatever the number in all.
-MAX_CHUNK = 10
+__all__ = ["Generator", "Plan", "Result", "join"]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-Preview = Callable[[list[int], int, np.ndarray], None]
+OnProgress = Callable[[int, int], None]
+OnPreview = Callable[[list[int], int, np.ndarray], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Pictures and where they come from; entry i of everything belongs to picture i.
+    """Images and where they come from; entry i of everything belongs to image i.
 
     Attributes:
-      images: [n, h, w, 3] the pictures.
-      prompts: the label of each picture's query.
-      indices: each picture's index in its run.
+      images: [n, h, w, 3] the images.
+      prompts: the label of each image's query.
+      indices: each image's index in its run.
       queries: [n, d] the query vectors.
-      neighbors: [n, k] what was retrieved; None where the condition has no neighbours.
-      settings: how they were drawn.
+      neighbors: [n, k] what was retrieved; None where the condition has no neighbors.
+      request: what was asked for.
+      options: the head's.
     """
 
     images: UInt8[np.ndarray, "n h w 3"]
@@ -66,31 +66,30 @@ class Result:
     indices: list[int]
     queries: Float[np.ndarray, "n d"]
     neighbors: Neighbors | None
-    settings: Settings
+    request: Request
+    options: Any
 
     @property
     def seed(self) -> int:
         """The run's seed."""
-        return self.settings.seed
+        return self.request.seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
-    """A model that is ready to draw.
+    """A model that is ready to generate.
 
     Attributes:
-      bundle: the model, its parameters on every device of the mesh.
-      encoder: what turns prompts and images into query vectors.
-      mesh: the devices that what is drawn at once is split over.
+      model: the bundle, its parameters on every device of the mesh, and its encoder.
+      head: how the model makes latents or tokens.
       programs: what was compiled so far, by shape.
-      shared: the parts of programs that several shapes have in common.
+      shared: what the programs of several shapes have in common.
     """
 
-    bundle: Bundle
-    encoder: ClipEncoder
-    mesh: Mesh = dataclasses.field(default_factory=make_mesh)
-    programs: dict[Shape, Program] = dataclasses.field(default_factory=dict)
-    shared: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    model: Model
+    head: Head
+    programs: dict[Hashable, Program] = dataclasses.field(default_factory=dict)
+    shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def load(
@@ -100,44 +99,80 @@ class Generator:
 
         Args:
           model: the bundle, its name or its folder.
-          dtype: what the U-Net computes in: "float32" (the default for one that is opened here) or "bfloat16", which
-            takes half the memory.
+          dtype: what the generative network computes in: "float32" (the default for a bundle that is opened here) or
+            "bfloat16", which takes half the memory.
           overrides: settings of the model's config.json to change, "conditioning.unit_tokens=false" each.
-          mesh: the devices to draw on, all of all processes if None.
+          mesh: the devices to generate on, all of all processes if None.
 
         Raises:
-          UserError: there is no such model, it is damaged, it lacks a part that drawing needs, it is open in another
+          UserError: there is no such model, it is damaged, it lacks a part that generating needs, it is open in another
             type already, or there is no such setting.
         """
         opened = not isinstance(model, Bundle)
         bundle = Bundle.open(model, dtype=dtype or "float32") if opened else model
         if dtype not in (None, bundle.dtype):
-            raise UserError(f"the model is open in {bundle.dtype}, and {dtype} was asked for; open it in that type")
-        bundle.require("clip", "autoencoder", "denoiser")
-        # What was opened here is held by nobody else: each array goes when its copy is on the device.
+            raise UserError(f"the model is open in {bundle.dtype}, and {dtype} is asked for; open it in that type")
+        if "head" not in bundle.config:
+            raise UserError(
+                f"model {bundle.name!r} generates nothing; it holds {', '.join(bundle.params) or 'no part'}"
+            )
+        head = head_of(bundle.config)
+        bundle.require("clip", "autoencoder", head.network)
+        # Nobody else holds what was opened here: each array is released when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config, mesh = override(bundle.config, overrides), mesh or make_mesh()
         whole = replicated(mesh)
         bundle = dataclasses.replace(bundle, config=config, params=move(lambda leaf: put(leaf, whole), bundle.params))
-        return Generator(bundle, ClipEncoder(bundle), mesh)
+        return Generator(Model(bundle, ClipEncoder(bundle), mesh), head)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model's bundle."""
+        return self.model.bundle
+
+    @property
+    def encoder(self) -> ClipEncoder:
+        """The encoder of prompts and query images."""
+        return self.model.encoder
 
     @property
     def compilations(self) -> int:
-        """How many shapes were compiled so far."""
+        """The number of shapes that were compiled so far."""
         return len(self.programs)
 
-    def sample(self, prompts: str | Sequence[str] = (), *, progress: Progress | None = None, **options: Any) -> Result:
-        """Draws `num_images` pictures for each prompt, and for each image that is given as a query.
+    def with_params(self, params: Mapping[str, Any]) -> Generator:
+        """Returns the generator with other parameters of some parts, which needs no compilation.
+
+        Args:
+          params: {part: parameters}, of the parts that change.
+        """
+        whole = replicated(self.model.mesh)
+        changed = jax.tree.map(lambda leaf: put(leaf, whole), dict(params))
+        bundle = dataclasses.replace(self.bundle, params={**self.bundle.params, **changed}, path=None)
+        return dataclasses.replace(self, model=Model(bundle, self.encoder, self.model.mesh))
+
+    def sample(
+        self, prompts: str | Sequence[str] = (), *, progress: OnProgress | None = None, **options: Any
+    ) -> Result:
+        """Generates `num_images` images for each prompt, and for each image that is given as a query.
 
         Args:
           prompts: one or more prompts.
-          progress: called with (steps done, steps in all) while drawing.
-          **options: what `plan` takes: database, images, rows, and the names of `settings.Settings`.
+          progress: called with (steps done, all steps).
+          **options: what `plan` takes: database, images, rows, and the options of `Request` and of the head.
 
         Raises:
-          UserError: something that was asked for is not possible; the message says what is.
+          UserError: something that is asked for is invalid; the message says what is valid.
         """
-        return join(list(self.draw(self.plan(prompts, **options), progress)))
+        return join(list(self.generate(self.plan(prompts, **options), progress)))
+
+    def resolve(self, queries: int, **options: Any) -> tuple[Request, Any]:
+        """Returns the request and the head's options, the model's own defaults filled in.
+
+        Raises:
+          UserError: an option is unknown or out of range.
+        """
+        return resolve(self.bundle.config, self.head, options, queries, all_options())
 
     def plan(
         self,
@@ -148,164 +183,174 @@ class Generator:
         rows: Sequence[int] | Int[np.ndarray, " r"] = (),
         **options: Any,
     ) -> Plan:
-        """Checks what is asked for, fills in the model's own settings, encodes the queries, fetches their neighbours.
+        """Checks a request, fills in the model's own defaults, encodes the queries and retrieves their neighbors.
 
         Args:
           prompts: one or more prompts, each a query.
           database: a database, its name or its folder, several to be searched as one, a `Mixture` of some by weight, or
-            a `Retriever`, which keeps its index from call to call. "text" needs none and uses none.
-          images: pictures of any size, each a query as a prompt is.
-          rows: ids of rows of the (first) database, each a query as well; `retrieval.proposals` draws some.
-          **options: condition, neighbors, num_images, batch_size, steps, sampler, eta, spacing, guides, conditions,
-            guidance_scale, guidance_from, guidance_to, guidance_rescale, init, strength, seed, height and width, each
-            as `settings.Settings` says; None is the model's own. A picture is the same bit for bit in batches of one
-            size, and to 2/255 in batches of another.
+            a `Retriever`, which keeps its index from call to call. Condition "text" needs none and uses none.
+          images: images of any size, each a query as a prompt is.
+          rows: ids of rows of the (first) database, each a query as well; `retrieval.proposals` chooses some.
+          **options: the fields of `request.Request` and of the head's `Options`; None takes the model's own default. An
+            image is the same bit for bit in batches of one size, and to 2/255 in batches of another.
 
         Raises:
-          UserError: a name is unknown, a number is out of range, a prompt is empty, or the database was made by
-            another encoder.
+          UserError: a name is unknown, a number is out of range, a prompt is empty, the head does not support
+            something, or the database was built by another encoder.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         images = [] if images is None else list(images)
-        settings = settings_from(self.bundle.config, options, queries=len(prompts) + len(images) + len(rows))
-        retriever = None if settings.condition == "text" else open_retriever(self.encoder, database)
-        run = self.open_run(settings, retriever)
+        request, chosen = self.resolve(len(prompts) + len(images) + len(rows), **options)
+        retriever = None if request.condition == "text" else open_retriever(self.encoder, database)
+        plan = self.open_plan(request, chosen, retriever)
         labels, queries = self._encode(prompts, images)
         if len(rows):
             if retriever is None:
-                raise UserError("rows of a database are queries for its neighbours, and condition 'text' has none")
+                raise UserError("rows of a database are queries for its neighbors, and condition 'text' has none")
             labels += [f"row {row}" for row in rows]
             queries = np.concatenate([queries, retriever.databases[0].embeddings(rows).astype(np.float32)])
-        queries = queries_of(run.conditions, dataclasses.replace(run.finder, queries=queries)).queries
-        found = retriever.retrieve(queries, settings.neighbors) if retriever else None
-        indices = list(range(len(queries) * settings.num_images))
-        of_query = [index // settings.num_images for index in indices]
-        return Plan(settings, labels, queries, found, indices, of_query, run).checked()
+        builder = dataclasses.replace(plan.builder, queries=queries)
+        queries = change_queries(request.conditions, builder).queries
+        indices = list(range(len(queries) * request.num_images))
+        return dataclasses.replace(
+            plan,
+            prompts=labels,
+            queries=queries,
+            neighbors=retriever.retrieve(queries, request.neighbors) if retriever else None,
+            indices=indices,
+            rows=[index // request.num_images for index in indices],
+        ).checked()
 
-    def open_run(self, settings: Settings, retriever: Retriever | None) -> Run:
-        """Returns what all pictures of a run share: files are read, references encoded, steps planned.
+    def plan_vectors(
+        self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q k d"] | None, **options: Any
+    ) -> Plan:
+        """Returns the plan of query vectors and their neighbors' vectors; nothing is encoded or retrieved.
 
         Args:
-          settings: how to draw.
-          retriever: of the run's own databases; None where the condition has no neighbours.
+          queries: the query vectors.
+          neighbors: the vectors of each query's neighbors; None where the condition has none.
+          **options: as of `plan`.
 
         Raises:
-          UserError: a file, a guide, a condition, the sampler or the size cannot be.
+          UserError: an option is unknown or out of range.
         """
-        scene = self._scene(settings)
-        return open_run(settings, scene, finder_of(settings, scene, retriever))
+        if neighbors is not None:
+            options = {**options, "neighbors": neighbors.shape[1]}
+        request, chosen = self.resolve(len(queries), **options)
+        plan = self.open_plan(request, chosen, None)
+        indices = list(range(len(queries) * request.num_images))
+        return dataclasses.replace(
+            plan,
+            prompts=[f"query {number}" for number in range(1, len(queries) + 1)],
+            queries=np.asarray(queries, np.float32),
+            neighbors=None if neighbors is None else _unnamed(neighbors),
+            indices=indices,
+            rows=[index // request.num_images for index in indices],
+        ).checked()
+
+    def open_plan(self, request: Request, options: Any, retriever: Retriever | None) -> Plan:
+        """Returns the plan of a request without queries: files are read, references encoded, steps planned.
+
+        Args:
+          request: what is wanted.
+          options: the head's.
+          retriever: of the run's own databases; None where the condition has no neighbors.
+
+        Raises:
+          UserError: a file, a guide, a condition, an option or the size is invalid.
+        """
+        self._check_supported(request.conditions)
+        run = self.head.plan(request, options, self.model)
+        builder = self._builder(request, retriever)
+        return Plan(request, options, [], builder.queries, None, [], [], builder, run)
 
     def replan(self, plan: Plan, database: Databases | None) -> Plan:
-        """Returns the plan of the same pictures with neighbours from another database.
+        """Returns the plan of the same images with neighbors from another database.
 
         Raises:
-          UserError: the database is unknown, has too few rows, or was made by another encoder.
+          UserError: the database is unknown, has too few rows, or was built by another encoder.
         """
-        settings = plan.settings
-        retriever = None if settings.condition == "text" else open_retriever(self.encoder, database)
-        found = retriever.retrieve(plan.queries, settings.neighbors) if retriever else None
-        run = dataclasses.replace(plan.run, finder=finder_of(settings, self._scene(settings), retriever))
-        return dataclasses.replace(plan, neighbors=found, run=run).checked()
+        request = plan.request
+        retriever = None if request.condition == "text" else open_retriever(self.encoder, database)
+        found = retriever.retrieve(plan.queries, request.neighbors) if retriever else None
+        return dataclasses.replace(plan, neighbors=found, builder=self._builder(request, retriever)).checked()
 
-    def draw(self, plan: Plan, progress: Progress | None = None, preview: Preview | None = None) -> Iterator[Result]:
-        """Yields the pictures of a plan batch by batch, in the plan's order.
+    def generate(
+        self, plan: Plan, progress: OnProgress | None = None, preview: OnPreview | None = None
+    ) -> Iterator[Result]:
+        """Yields the images of a plan batch by batch, in the plan's order.
 
         Args:
           plan: from `plan`.
-          progress: called with (steps done, steps in all); what it raises ends the drawing between two chunks of steps.
-          preview: called after each chunk with (the pictures' indices, the steps done, what is believed of them by
-            then, uint8 [b, h, w, 3]).
+          progress: called with (steps done, all steps); what it raises ends the run between two chunks of steps.
+          preview: called after each chunk with (the images' indices, the steps done, an estimate of the finished
+            images, uint8 [b, h, w, 3]).
 
         Raises:
-          UserError: a picture is not finite.
+          UserError: an image is not finite.
         """
-        size = plan.settings.batch_size
+        size = plan.request.batch_size
         starts = range(0, len(plan.indices), size)
         for number, first in enumerate(starts):
             indices, rows = plan.indices[first : first + size], plan.rows[first : first + size]
 
             def report(done: int, steps: int, before: int = number) -> None:
-                """Tells the progress over all batches."""
+                """Reports the progress over all batches."""
                 if progress:
                     progress(before * steps + done, len(starts) * steps)
 
-            def show(done: int, pictures: np.ndarray, of: list[int] = indices) -> None:
-                """Hands on a batch's pictures without its padding."""
+            def show(done: int, images: np.ndarray, of: list[int] = indices) -> None:
+                """Passes on a batch's images without its padding."""
                 if preview:
-                    preview(of, done, to_uint8(pictures[: len(of)]))
+                    preview(of, done, to_uint8(images[: len(of)]))
 
-            # The last batch is filled up with its own pictures, so that every batch has one shape.
-            pictures = self._draw_batch(plan, np.resize(indices, size), np.resize(rows, size), report, preview and show)
-            yield _result(plan, indices, rows, pictures)
+            # The last batch is padded with its own images, so that every batch has one shape.
+            images = self._batch(plan, np.resize(indices, size), np.resize(rows, size), report, preview and show)
+            yield self._result(plan, indices, rows, images)
 
-    def _draw_batch(
+    def _batch(
         self,
         plan: Plan,
         indices: Int[np.ndarray, " b"],
         rows: Int[np.ndarray, " b"],
-        report: Progress,
+        report: OnProgress,
         show: Callable[[int, np.ndarray], None] | None,
     ) -> Float[np.ndarray, "b h w 3"]:
-        """Returns the pictures of one full batch, about [-1, 1]; `report` is told the steps done and in all."""
-        run, params, total = plan.run, self.bundle.params, num_steps(plan.run.steps)
-        shape, inputs = self._shape(plan, len(indices)), plan.inputs(indices, rows)
-        program = self._program(shape, inputs.chunk(0, shape.chunk), run)
-        report(0, total)
-        keys = put(inputs.keys, program.inputs.keys)
-        carry, noise = program.start(keys, put(run.start, program.whole))
-        # All but the steps lie where they belong from the first chunk to the last.
-        held = dataclasses.replace(inputs, infos=None, keys=keys, noise=noise if run.guides else None)
-        inputs = dataclasses.replace(put(held, program.inputs), infos=inputs.infos, first=inputs.first)
-        read = {name: params[name] for name in ("denoiser", *parts_of(run.guides))}
-        for first in range(0, total, shape.chunk):
-            chunk = put(inputs.chunk(first, shape.chunk), program.inputs)
-            carry, x0 = jax.block_until_ready(program.advance(read, chunk, carry))
-            done = first + shape.chunk
-            if run.guides and not np.isfinite(on_host(carry.x, self.mesh)).all():
-                told = ", ".join(one.text for one in run.guides)
-                raise UserError(f"not finite by step {done} of {total} under {told}; lower the weights")
+        """Returns the images of one full batch, about [-1, 1]."""
+        program = self._program(plan, len(indices))
+        state = program.start(plan, self.bundle.params, indices, rows)
+        report(0, state.total)
+        while state.done < state.total:
+            state = program.advance(state)
             if show:
-                show(done, np.asarray(program.decode(params["autoencoder"], x0)))
-            report(done, total)
-        return np.asarray(program.decode(params["autoencoder"], carry.x))
+                show(state.done, program.preview(state))
+            report(state.done, state.total)
+        return program.finish(state)
 
-    def _shape(self, plan: Plan, batch: int) -> Shape:
-        """Returns what a plan's program is compiled for."""
-        run, total = plan.run, num_steps(plan.run.steps)
-        return Shape(
-            sampler=run.sampler,
-            guided=run.guided,
-            chunk=next(size for size in range(MAX_CHUNK, 0, -1) if total % size == 0),
-            batch=batch,
-            latent=self._latent_shape(plan.settings),
-            context=plan.context.form,
-            rescaled=bool(plan.settings.guidance_rescale),
-            guides=tuple(one.form for one in run.guides),
-        )
-
-    def _program(self, shape: Shape, inputs: Inputs, run: Run) -> Program:
+    def _program(self, plan: Plan, batch: int) -> Program:
+        shape = self.head.shape(plan, batch)
         if shape not in self.programs:
-            logger.info("compiling for %d picture%s at once ...", shape.batch, "s" if shape.batch > 1 else "")
+            logger.info("compiling for %d image%s at once ...", batch, "s" if batch > 1 else "")
             begin = time.monotonic()
-            self.programs[shape] = compile_program(self.bundle, shape, inputs, run.guides, self.mesh, self.shared)
+            compiler = Compiler(self.bundle, self.head.network, self.model.mesh, self.shared)
+            self.programs[shape] = self.head.compile(shape, plan, compiler)
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 
-    def _scene(self, settings: Settings) -> Scene:
-        """Returns what guides are made for."""
-        timesteps = len(factory.schedule_from(self.bundle.config["diffusion"]))
-        return Scene(self.bundle, self.encoder, self._latent_shape(settings), timesteps, self.encode_latent)
+    def _builder(self, request: Request, retriever: Retriever | None) -> Any:
+        size = self.head.size(request, self.bundle)
+        return condition_builder(request, self.bundle, self.encoder, size, retriever)
 
-    def _latent_shape(self, settings: Settings) -> tuple[int, int, int]:
-        return factory.latent_shape(self.bundle.denoiser, self.bundle.autoencoder, settings.height, settings.width)
-
-    def encode_latent(self, pictures: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h2 w2 c"]:
-        """Returns pictures in [-1, 1] as the diffusion model sees them."""
-        return np.asarray(self._latent_encoder(self.bundle.params["autoencoder"], pictures))
-
-    @functools.cached_property
-    def _latent_encoder(self) -> Callable[..., Any]:
-        return jax.jit(factory.encoder_from(self.bundle.autoencoder, self.bundle.config["latents"]))
+    def _check_supported(self, conditioners: Sequence[Conditioner]) -> None:
+        """Raises UserError for the first conditioner that the head or its network does not support."""
+        for conditioner in conditioners:
+            for feature in conditioner.requires:
+                reason = self.head.supports(feature, self.bundle)
+                if reason:
+                    name = name_of(CONDITIONERS, conditioner)
+                    raise UserError(
+                        f"condition {name} needs {FEATURES[feature]}, and model {self.bundle.name!r} has none: {reason}"
+                    )
 
     def _encode(
         self, prompts: Sequence[str], images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
@@ -313,7 +358,7 @@ class Generator:
         """Returns labels and query vectors, those of the prompts first."""
         for number, prompt in enumerate(prompts, 1):
             if not prompt.strip():
-                raise UserError(f"prompt {number} is empty; write what to draw, or leave it out")
+                raise UserError(f"prompt {number} is empty; write what to generate, or leave it out")
         for prompt, tail in zip(prompts, self.encoder.tokenize(prompts)[1], strict=True):
             if tail:
                 logger.warning("the prompt %r is too long for the text encoder; this is cut off: %r", prompt, tail)
@@ -322,6 +367,22 @@ class Generator:
         groups += [self.encoder.encode_images(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
         labels = [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))]
         return labels, np.concatenate([np.zeros((0, self.encoder.identity["width"]), np.float32), *groups])
+
+    def _result(self, plan: Plan, indices: list[int], rows: list[int], images: Float[np.ndarray, "b h w 3"]) -> Result:
+        """Returns the first images of a batch, those of `indices`, with all that belongs to them."""
+        for index, image in zip(indices, images, strict=False):
+            if not np.isfinite(image).all():
+                scale = getattr(plan.options, "guidance_scale", 1.0)
+                raise UserError(f"image {index} is not finite; lower the guidance scale, {scale} now")
+        return Result(
+            images=self.head.finish(plan, to_uint8(images[: len(indices)])),
+            prompts=[plan.prompts[row] for row in rows],
+            indices=indices,
+            queries=plan.queries[rows],
+            neighbors=_map_neighbors(lambda part: part[rows], plan.neighbors) if plan.neighbors else None,
+            request=plan.request,
+            options=plan.options,
+        )
 
 
 def join(results: Sequence[Result]) -> Result:
@@ -333,27 +394,16 @@ def join(results: Sequence[Result]) -> Result:
         indices=[index for result in results for index in result.indices],
         queries=np.concatenate([result.queries for result in results]),
         neighbors=_map_neighbors(lambda *parts: np.concatenate(parts), *found) if found else None,
-        settings=results[0].settings,
+        request=results[0].request,
+        options=results[0].options,
     )
 
 
-def _result(plan: Plan, indices: list[int], rows: list[int], pictures: Float[np.ndarray, "b h w 3"]) -> Result:
-    """Returns the first pictures of a batch, those of `indices`, with all that belongs to them."""
-    for index, picture in zip(indices, pictures, strict=False):
-        if not np.isfinite(picture).all():
-            scale = plan.settings.guidance_scale
-            raise UserError(f"picture {index} is not finite; lower the guidance scale, {scale} now")
-    finished = to_uint8(pictures[: len(indices)])
-    for one in plan.run.guides:
-        finished = one.kind.finish(finished, one.inputs)
-    return Result(
-        images=finished,
-        prompts=[plan.prompts[row] for row in rows],
-        indices=indices,
-        queries=plan.queries[rows],
-        neighbors=_map_neighbors(lambda part: part[rows], plan.neighbors) if plan.neighbors else None,
-        settings=plan.settings,
-    )
+def _unnamed(vectors: Float[np.ndarray, "q k d"]) -> Neighbors:
+    """Returns neighbors of which the vectors alone are known."""
+    shape = vectors.shape[:2]
+    ids, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
+    return Neighbors(ids, scores, np.asarray(vectors, np.float32), np.full(shape, "", dtype="<U1"))
 
 
 def _map_neighbors(function: Callable[..., np.ndarray], *several: Neighbors) -> Neighbors:

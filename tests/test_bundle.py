@@ -8,6 +8,8 @@ import pytest
 
 from rdm_jax.bundle import Bundle, merge, override
 from rdm_jax.core.errors import UserError
+from rdm_jax.models.condition import Condition
+from rdm_jax.parts import PARTS
 from tests.helpers import tiny
 
 
@@ -46,16 +48,17 @@ def test_float16_rounds_once(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "again").hashes == first.hashes
 
 
-def test_a_unet_may_be_opened_in_half_precision(saved: Path, tmp_path: Path) -> None:
+def test_a_denoiser_may_be_opened_in_half_precision(saved: Path, tmp_path: Path) -> None:
     half, whole = Bundle.open(saved, dtype="bfloat16"), Bundle.open(saved)
     assert (half.dtype, half.denoiser.dtype, whole.dtype) == ("bfloat16", "bfloat16", "float32")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(half.params["denoiser"])} == {"bfloat16"}
     for part in ("clip", "autoencoder"):
         chex.assert_trees_all_equal_shapes_and_dtypes(half.params[part], whole.params[part])
     chex.assert_trees_all_close(half.params["denoiser"], whole.params["denoiser"], rtol=2**-8)
-    x, context = np.ones((1, 8, 8, half.denoiser.in_channels), np.float32), np.ones((1, 2, tiny.WIDTH), np.float32)
+    x = np.ones((1, 8, 8, half.denoiser.in_channels), np.float32)
+    condition = Condition(np.ones((1, 2, tiny.WIDTH), np.float32))
     one, other = (
-        jax.jit(opened.denoiser.apply)({"params": opened.params["denoiser"]}, x, np.ones(1), context)
+        jax.jit(opened.denoiser.apply)({"params": opened.params["denoiser"]}, x, np.ones(1), condition)
         for opened in (half, whole)
     )
     assert one.dtype == np.float32
@@ -87,7 +90,7 @@ def test_settings_of_drawing_may_be_changed() -> None:
     ("change", "message"),
     [
         ("conditioning.unit_token=true", "did you mean 'conditioning.unit_tokens'"),
-        ("unet.in_channels=3", "unknown setting"),
+        ("denoiser.in_channels=3", "unknown setting"),
         ("sampling.steps", "write sampling.steps=VALUE"),
         ("sampling.steps=many", "must be of type int, like 4"),
         ("conditioning.unit_tokens=1", "must be of type bool"),
@@ -103,7 +106,8 @@ def test_parts_merge(saved: Path) -> None:
     whole = Bundle.open(saved)
     parts = [
         Bundle(
-            {"name": part, part: whole.config[part], "training": {part: {"steps": steps}}},
+            {"name": part, part: whole.config[part], "training": {part: {"steps": steps}}}
+            | {section: whole.config[section] for section in PARTS[part].sections},
             {part: whole.params[part]},
             whole.tokenizer if part == "clip" else None,
         )

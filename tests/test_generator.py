@@ -15,12 +15,14 @@ import pytest
 
 from rdm_jax import factory
 from rdm_jax.core.errors import UserError
-from rdm_jax.factory import context_tokens
+from rdm_jax.core.options import option
 from rdm_jax.generator import Generator
+from rdm_jax.heads import all_options, head_of
 from rdm_jax.models import build_autoencoder
+from rdm_jax.models.condition import Condition
+from rdm_jax.request import resolve
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
-from rdm_jax.settings import settings_from
 
 PROMPTS = ["a red boat", "a blue tree"]
 
@@ -45,12 +47,12 @@ def databases(tiny, generator, tmp_path_factory):
 
 @pytest.fixture
 def sample(generator, databases):
-    """Draws on the shape that most tests share, so that it is compiled once."""
+    """Generates with the shape that most tests share, so that it is compiled once."""
 
-    def draw(prompts=PROMPTS, **options):
+    def generate(prompts=PROMPTS, **options):
         return generator.sample(prompts, **{"database": databases[0], "num_images": 2, "batch_size": 4, **options})
 
-    return draw
+    return generate
 
 
 def difference(a, b):
@@ -69,7 +71,7 @@ def by_hand(bundle, tokens, noise, steps, scale):
         v = [
             np.asarray(
                 bundle.denoiser.apply(
-                    {"params": bundle.params["denoiser"]}, jnp.float32(x), jnp.full(len(x), t), context
+                    {"params": bundle.params["denoiser"]}, jnp.float32(x), jnp.full(len(x), t), Condition(context)
                 )
             )
             for context in (jnp.zeros_like(tokens), tokens)
@@ -175,19 +177,10 @@ def test_several_databases_are_searched_as_one(generator, databases):
     assert np.array_equal(kept.neighbors.ids, both.neighbors.ids)
 
 
-def test_context_tokens():
-    queries, found = np.float32([[3, 4]]), np.float32([[[0, 2], [5, 0]]])
-    assert context_tokens("neighbors", queries, found, unit=False).tolist() == found.tolist()
-    assert context_tokens("text", queries, None, unit=False).tolist() == [[[3, 4]]]
-    both = context_tokens("text+neighbors", queries, found, unit=True)
-    assert np.allclose(both, [[[0.6, 0.8], [0, 1], [1, 0]]])
-    assert not context_tokens("text", np.zeros((1, 2), np.float32), None, unit=True).any()
-
-
 def test_text_alone_needs_no_database(generator):
     plan = generator.plan(PROMPTS, condition="text")
     assert plan.neighbors is None
-    assert plan.settings.neighbors == 0
+    assert plan.request.neighbors == 0
 
 
 @pytest.mark.parametrize(
@@ -195,7 +188,8 @@ def test_text_alone_needs_no_database(generator):
 )
 def test_batches_are_filled_evenly(tiny, pictures, size, expected):
     given = {"height": size, "width": size, "num_images": pictures}
-    assert settings_from(tiny.CONFIG, given, queries=1).batch_size == expected
+    request, _ = resolve(tiny.CONFIG, head_of(tiny.CONFIG), given, queries=1)
+    assert request.batch_size == expected
 
 
 def test_decoding_in_slices_changes_nothing(generator, monkeypatch):
@@ -225,15 +219,14 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
         **generator.bundle.params,
         "denoiser": jax.tree.map(lambda x: x * jnp.nan, generator.bundle.params["denoiser"]),
     }
-    broken = dataclasses.replace(generator, bundle=dataclasses.replace(generator.bundle, params=params))
-    with pytest.raises(UserError, match="picture 0 is not finite"):
-        broken.sample(PROMPTS, database=databases[0], num_images=2, batch_size=4)
+    with pytest.raises(UserError, match="image 0 is not finite"):
+        generator.with_params(params).sample(PROMPTS, database=databases[0], num_images=2, batch_size=4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": []}, "nothing to draw"),
+        ({"prompts": []}, "nothing to generate"),
         ({"prompts": ["a boat", "  "]}, "prompt 2 is empty"),
         ({"database": None}, "neighbors need a database"),
         ({"database": "no-such"}, "unknown database 'no-such'"),
@@ -253,12 +246,26 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
         ({"seed": 2**32}, "seed 4294967296"),
         ({"height": 18}, "height 18 is not a multiple of 4.* use 16 or 20"),
         ({"width": 2}, "width 2 is not a multiple of 4.* use 4"),
+        ({"steps": 2.5}, "steps 2.5 is not a whole number"),
+        ({"guidance_scale": "high"}, "guidance scale 'high' is not a number"),
+        ({"guidance_interval": (0.9, 0.1)}, "guidance interval from 0.9 to 0.1 is empty"),
+        ({"stepz": 3}, "unknown option 'stepz'; did you mean 'steps'"),
     ],
 )
 def test_bad_input_is_told_in_one_line(sample, options, message):
     with pytest.raises(UserError, match=message) as caught:
         sample(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_an_option_of_another_head_is_refused_by_name(sample, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        warmth: float = option(1.0, "of the tokens")
+
+    monkeypatch.setattr("rdm_jax.generator.all_options", lambda: {**all_options(), "toy": Options})
+    with pytest.raises(UserError, match="option warmth belongs to toy models, and this model's head is diffusion"):
+        sample(warmth=2.0)
 
 
 def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
@@ -269,13 +276,17 @@ def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
 
 
 def test_a_model_without_a_part_is_refused(generator):
-    params = {part: tree for part, tree in generator.bundle.params.items() if part != "denoiser"}
-    with pytest.raises(UserError, match="has no unet"):
-        Generator.load(dataclasses.replace(generator.bundle, params=params))
+    bundle = generator.bundle
+    params = {part: tree for part, tree in bundle.params.items() if part != "denoiser"}
+    config = {key: value for key, value in bundle.config.items() if key != "denoiser"}
+    with pytest.raises(UserError, match="has no denoiser"):
+        Generator.load(dataclasses.replace(bundle, params=params, config=config))
+    with pytest.raises(UserError, match="describes denoiser, and there are no parameters for it"):
+        dataclasses.replace(bundle, params=params)
 
 
 def test_a_model_that_is_open_in_another_type_is_refused(generator):
-    with pytest.raises(UserError, match="open in float32, and bfloat16 was asked for"):
+    with pytest.raises(UserError, match="open in float32, and bfloat16 is asked for"):
         Generator.load(generator.bundle, "bfloat16")
 
 

@@ -9,8 +9,9 @@ import pytest
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import parameter_counts, schedule_from
+from rdm_jax.heads import head_of
 from rdm_jax.models import abstract_params, build_clip
-from rdm_jax.settings import settings_from
+from rdm_jax.request import resolve
 from rdm_jax.training.config import load_config
 
 FOLDER = Path(__file__).parent.parent / "configs" / "models"
@@ -66,8 +67,8 @@ def test_the_resnet_clip_has_the_published_number_of_learned_parameters():
 )
 def test_the_retrieval_models_sample_by_their_own_conventions(name, tokens, scale, size, last):
     config = _config(name).to_dict()
-    settings = settings_from(config, {}, queries=1)
-    assert (settings.neighbors, settings.guidance_scale, settings.height) == (tokens, scale, size)
+    request, options = resolve(config, head_of(config), {}, queries=1)
+    assert (request.neighbors, options.guidance_scale, request.height) == (tokens, scale, size)
     assert schedule_from(config["diffusion"]).betas[-1] == pytest.approx(last)
 
 

@@ -8,13 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rdm_jax.run import Plan
 
 from draws.cases import Case
 from draws.job import Job
 from rdm_jax import factory, program
 from rdm_jax.bundle import Bundle
 from rdm_jax.guides.clip import Clip
+<<<<<<< HEAD
+=======
+from rdm_jax.models.condition import Condition
 from rdm_jax.run import Plan
+>>>>>>> backbones
 
 CHUNK = 10  # steps of one call
 LITTLE = 1e-3  # of what a network says is added to what it is shown next, for every call to be needed
@@ -46,7 +51,7 @@ def unet(bundle: Bundle, plan: Plan) -> Step:
         """Returns the mean of what is said under all of them."""
         times = jnp.full(len(x) * len(several), t)
         said: Any = bundle.denoiser.apply(
-            {"params": params}, jnp.concatenate([x] * len(several)), times, tokens, weights
+            {"params": params}, jnp.concatenate([x] * len(several)), times, Condition(tokens, weights)
         )
         return jnp.mean(said[..., : x.shape[-1]].reshape(len(several), *x.shape), axis=0)
 

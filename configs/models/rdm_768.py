@@ -14,6 +14,7 @@ def get_config() -> Config:
     return ConfigDict(
         {
             "name": "rdm-768",
+            "head": "diffusion",
             "denoiser": {
                 "kind": "unet",
                 "in_channels": 16,

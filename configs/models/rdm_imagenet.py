@@ -17,6 +17,7 @@ def get_config() -> Config:
     return ConfigDict(
         {
             "name": "rdm-imagenet",
+            "head": "diffusion",
             "denoiser": {
                 "kind": "unet",
                 "in_channels": 3,

@@ -32,15 +32,15 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "sample": Verb("rdm_jax.cli.sample", "draw pictures for prompts with the neighbours of a database"),
-    "edit": Verb("rdm_jax.cli.edit", "paint over, continue, vary, invert or re-mix a picture"),
-    "replay": Verb("rdm_jax.cli.replay", "draw a picture again from the parameters inside its PNG"),
-    "database": Verb("rdm_jax.cli.database", "build and look at databases of pictures to retrieve from"),
-    "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbours of a training set ahead of time"),
+    "sample": Verb("rdm_jax.cli.sample", "generate images for prompts with the neighbors of a database"),
+    "edit": Verb("rdm_jax.cli.edit", "inpaint, outpaint, vary, invert or mix an image"),
+    "replay": Verb("rdm_jax.cli.replay", "generate an image again from the parameters inside its PNG"),
+    "database": Verb("rdm_jax.cli.database", "build and inspect databases of images to retrieve from"),
+    "neighbors": Verb("rdm_jax.cli.neighbors", "compute the neighbors of a training set ahead of time"),
     "train": Verb("rdm_jax.cli.train", "train a model from a config"),
-    "info": Verb("rdm_jax.cli.info", "say what a training run holds"),
+    "info": Verb("rdm_jax.cli.info", "describe a training run"),
     "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
-    "convert": Verb("rdm_jax.cli.convert", "make a model bundle of released weights"),
+    "convert": Verb("rdm_jax.cli.convert", "convert released weights to a model bundle"),
     "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),
 }
 
@@ -164,7 +164,7 @@ def _top_parser() -> Parser:
     parser = Parser(
         prog="rdm",
         usage="rdm [--help] [--version] [--debug] VERB ...",
-        description="Retrieval-augmented diffusion: draw with a database of pictures as the style.",
+        description="Retrieval-augmented diffusion: a database of images is the style.",
         epilog="verbs:\n"
         + "\n".join(f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items())
         + '\n\n`rdm VERB --help` explains a verb. Start with: rdm sample "a red boat"',

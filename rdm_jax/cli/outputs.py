@@ -1,10 +1,9 @@
-"""The folder of a run: pictures with their records, contact sheets and run.json; nothing is ever overwritten."""
+"""The folder of a run: images with their records, contact sheets and run.json; nothing is ever overwritten."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import importlib.metadata
 import itertools
 import os
@@ -21,20 +20,19 @@ from PIL import Image, ImageOps
 from rdm_jax import __version__
 from rdm_jax.bundle import Bundle
 from rdm_jax.cli.png import SCHEMA
-from rdm_jax.core import files, sheets
+from rdm_jax.core import files, options, sheets
 from rdm_jax.core.errors import UserError
-from rdm_jax.generator import Result
+from rdm_jax.generator import Generator, Plan, Result
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors
-from rdm_jax.run import Plan
 
 RUN = "run.json"
 RESULTS = "results.json"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
 # The samples of a single row are wrapped after so many.
 COLUMNS = 8
-# More samples of one style than this are left out of a sheet of several styles.
+# More samples of one database than this are left out of a sheet of several databases.
 MOST_COLUMNS = 16
 # Sheets are cut off at so many pixels, and at least one row.
 SHEET_PIXELS = 50_000_000
@@ -45,7 +43,7 @@ def check_writable(out: Path) -> None:
     """Raises UserError unless a folder of this name exists, or can be made, and can be written."""
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise UserError(f"cannot write to {out}: {nearest} is no folder; choose another --out")
+        raise UserError(f"cannot write to {out}: {nearest} is not a folder; choose another --out")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {out}: permission denied; choose another --out")
 
@@ -58,7 +56,7 @@ def run_folder(out: Path, names: Sequence[str] = ()) -> Iterator[Path]:
 
     Args:
       out: the folder that was asked for.
-      names: sub-folders that the run will write to.
+      names: subfolders that the run will write to.
 
     Raises:
       UserError: the folder cannot be made.
@@ -98,7 +96,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what drew a picture, and the kind of device it was drawn on."""
+    """Returns the versions of the packages that generate images, and the kind of device."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     machine = f"{platform.system()} {platform.machine()}"
     return {
@@ -112,25 +110,29 @@ def versions() -> dict[str, str]:
 
 def identity(part: Bundle | Database | Mixture) -> dict[str, Any]:
     """Returns the name and the hash of a model or a database, and the parts of a mixture; no path."""
-    told: dict[str, Any] = {"name": part.name, "sha256": part.digest}
+    found: dict[str, Any] = {"name": part.name, "sha256": part.digest}
     if isinstance(part, Mixture) and len(part.databases) > 1:
-        told["parts"] = [{"name": one.name, "sha256": one.digest} for one in part.databases]
-        told["weights"] = part.weights and list(part.weights)
-    return told
+        found["parts"] = [{"name": one.name, "sha256": one.digest} for one in part.databases]
+        found["weights"] = part.weights and list(part.weights)
+    return found
 
 
-def _model_identity(model: Bundle) -> dict[str, Any]:
-    return {**identity(model), "dtype": model.dtype, "overrides": model.config.get("overrides", [])}
+def _model_record(generator: Generator) -> dict[str, Any]:
+    bundle = generator.bundle
+    overrides = bundle.config.get("overrides", [])
+    return {**identity(bundle), "head": generator.head.name, "dtype": bundle.dtype, "overrides": overrides}
 
 
-def records(result: Result, model: Bundle, database: Mixture | None) -> list[dict[str, Any]]:
-    """Returns for each picture of a result what it takes to draw it again, as JSON values."""
+def records(result: Result, generator: Generator, database: Mixture | None) -> list[dict[str, Any]]:
+    """Returns for each image of a result what it takes to generate it again, as JSON values."""
     shared = {
         "schema": SCHEMA,
         "versions": versions(),
-        "model": _model_identity(model),
+        "model": _model_record(generator),
         "database": None if database is None else identity(database),
-        "settings": dataclasses.asdict(result.settings),
+        "request": options.to_json(result.request),
+        "options": options.to_json(result.options),
+        "labels": options.labelled(result.options) | options.labelled(result.request),
     }
     found = result.neighbors
     return [
@@ -146,14 +148,14 @@ def records(result: Result, model: Bundle, database: Mixture | None) -> list[dic
 
 
 def _neighbors_record(found: Neighbors, row: int, database: Mixture | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"ids": found.ids[row].tolist(), "scores": found.scores[row].tolist()}
+    record: dict[str, Any] = {"ids": found.ids[row].tolist(), "scores": found.scores[row].tolist()}
     if database is not None and len(database.databases) > 1:
-        told["databases"] = found.databases[row].tolist()
-    return told
+        record["databases"] = found.databases[row].tolist()
+    return record
 
 
 def neighbor_names(record: dict[str, Any], database: Mixture) -> Shaped[np.ndarray, " k"]:
-    """Returns the name of the database that each neighbour of a record is from."""
+    """Returns the name of the database that each neighbor of a record is from."""
     neighbors = record["neighbors"]
     return np.array(neighbors.get("databases") or [database.databases[0].name] * len(neighbors["ids"]))
 
@@ -164,54 +166,56 @@ def query_vector(record: dict[str, Any]) -> Float[np.ndarray, " d"]:
 
 
 def run_entry(file: Path, record: dict[str, Any], database: Mixture | None) -> dict[str, Any]:
-    """Returns what run.json says of a picture: its file, its query and its neighbours."""
+    """Returns run.json's entry of an image: its file, its query and its neighbors."""
     entry = {"file": file.as_posix(), "prompt": record["prompt"], "index": record["index"]}
     if database is None:
-        return {**entry, "seed": record["settings"]["seed"], "database": None, "neighbors": []}
+        return {**entry, "seed": record["request"]["seed"], "database": None, "neighbors": []}
     ids, scores = record["neighbors"]["ids"], record["neighbors"]["scores"]
     names = neighbor_names(record, database)
-    told = zip(ids, scores, names.tolist(), database.items(names, np.array(ids, np.int64)), strict=True)
-    neighbors = [{"id": id_, "score": score, "path": item["path"], "database": name} for id_, score, name, item in told]
-    return {**entry, "seed": record["settings"]["seed"], "database": database.name, "neighbors": neighbors}
+    rows = zip(ids, scores, names.tolist(), database.items(names, np.array(ids, np.int64)), strict=True)
+    neighbors = [{"id": id_, "score": score, "path": item["path"], "database": name} for id_, score, name, item in rows]
+    return {**entry, "seed": record["request"]["seed"], "database": database.name, "neighbors": neighbors}
 
 
 def run_record(
-    model: Bundle, databases: Sequence[Mixture], plan: Plan, entries: Sequence[dict[str, Any]], planned: int
+    generator: Generator, databases: Sequence[Mixture], plan: Plan, entries: Sequence[dict[str, Any]], planned: int
 ) -> dict[str, Any]:
-    """Returns what run.json holds.
+    """Returns the content of run.json.
 
     Args:
-      model: the model that drew.
-      databases: what it drew from.
-      plan: of the first database; the others differ in their neighbours alone.
-      entries: from `run_entry`, one for each picture that was written.
-      planned: how many pictures there were to be.
+      generator: the model.
+      databases: what it retrieved from.
+      plan: of the first database; the others differ in their neighbors alone.
+      entries: from `run_entry`, one for each image that was written.
+      planned: the number of images of the whole run.
     """
     return {
         "schema": SCHEMA,
         "complete": len(entries) == planned,
-        "arguments": {"prompts": plan.prompts, **dataclasses.asdict(plan.settings)},
+        "prompts": plan.prompts,
+        "request": options.to_json(plan.request),
+        "options": options.to_json(plan.options),
         "versions": versions(),
-        "model": {**_model_identity(model), "parts": model.hashes},
+        "model": {**_model_record(generator), "parts": generator.bundle.hashes},
         "databases": [{**identity(database), "rows": len(database)} for database in databases],
         "images": list(entries),
     }
 
 
-def grid_sheet(drawn: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Draws prompts by samples, or where there are several styles, styles by the samples of all prompts.
+def grid_sheet(results: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns a sheet of prompts by samples, or of databases by the samples of all prompts where there are several.
 
     Args:
-      drawn: (the style, "" where there is only one, and what was drawn in it).
+      results: (the database's name, "" where there is only one, and its result).
     """
-    if len(drawn) > 1:
-        images = np.stack([result.images[:MOST_COLUMNS] for _, result in drawn])
+    if len(results) > 1:
+        images = np.stack([result.images[:MOST_COLUMNS] for _, result in results])
         images = images[: _rows_that_fit(images)]
-        prompts = drawn[0][1].prompts[: images.shape[1]]
-        styles = [style for style, _ in drawn[: len(images)]]
+        prompts = results[0][1].prompts[: images.shape[1]]
+        styles = [style for style, _ in results[: len(images)]]
         return sheets.grid(images, row_labels=styles, column_labels=prompts, zoom=_zoom(images))
-    result = drawn[0][1]
-    count = result.settings.num_images
+    result = results[0][1]
+    count = result.request.num_images
     labels, images = result.prompts[::count], result.images.reshape(-1, count, *result.images.shape[1:])
     if len(images) == 1:
         images = sheets.in_rows(images[0], min(COLUMNS, count))
@@ -221,18 +225,18 @@ def grid_sheet(drawn: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 
 
 
 def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Draws each picture beside the thumbnails of its neighbours, with their cosines."""
+    """Returns a sheet of each image beside the thumbnails of its neighbors, with their cosines."""
     assert result.neighbors is not None
     ids, scores, names = result.neighbors.ids, result.neighbors.scores, result.neighbors.databases
     height, width = result.images.shape[1:3]
     fitting = _rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), 1 + ids.shape[1], height, width, 3)))
     cells, texts = [], []
     several = len(database.databases) > 1
-    for picture, row, origins, cosines in zip(result.images[:fitting], ids, names, scores, strict=False):
+    for image, row, origins, cosines in zip(result.images[:fitting], ids, names, scores, strict=False):
         thumbnails = [_fit(thumbnail, height, width) for thumbnail in database.thumbnails(origins, row)]
-        cells.append(np.stack([picture, *thumbnails]))
-        told = zip(cosines, origins.tolist(), strict=True)
-        texts.append(["", *(f"{cosine:.3f}{f' {name}' if several else ''}" for cosine, name in told)])
+        cells.append(np.stack([image, *thumbnails]))
+        pairs = zip(cosines, origins.tolist(), strict=True)
+        texts.append(["", *(f"{cosine:.3f}{f' {name}' if several else ''}" for cosine, name in pairs)])
     columns = ["sample", *(f"neighbor {place}" for place in range(1, ids.shape[1] + 1))]
     return sheets.grid(
         np.stack(cells),

@@ -1,4 +1,4 @@
-"""PNG files that carry how they were drawn: a `parameters` text as other tools write it, and JSON in a chunk `rdm`."""
+"""PNG files with the record of their generation: a `parameters` text as other tools write it, and JSON in a chunk `rdm`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from rdm_jax.core.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 CHUNK = "rdm"
 
 
 def encode_png(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any] | None = None) -> bytes:
-    """Returns a PNG file of a picture.
+    """Returns a PNG file of an image.
 
     Args:
-      image: the picture.
-      record: how it was drawn, from `outputs.records`; None leaves the metadata out.
+      image: the image.
+      record: of its generation, from `outputs.records`; None leaves the metadata out.
     """
     info = PngImagePlugin.PngInfo()
     if record is not None:
@@ -36,21 +36,16 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any] | No
 
 def parameters_text(record: Mapping[str, Any]) -> str:
     """Returns a record as the `parameters` text that galleries read: the prompt, then one line of `Key: value`."""
-    settings, database = record["settings"], record["database"]
+    request, database = record["request"], record["database"]
     values = {
-        "Steps": settings["steps"],
-        "Sampler": settings["sampler"].upper(),
-        "CFG scale": settings["guidance_scale"],
-        "Seed": settings["seed"],
-        "Size": f"{settings['width']}x{settings['height']}",
+        **record["labels"],
+        "Size": f"{request['width']}x{request['height']}",
         "Model hash": record["model"]["sha256"][:10],
         "Model": record["model"]["name"],
-        "Eta": settings["eta"],
-        "Condition": settings["condition"],
         "Index": record["index"],
     }
     if database:
-        values |= {"Database": database["name"], "Database hash": database["sha256"][:10], "kNN": settings["neighbors"]}
+        values |= {"Database": database["name"], "Database hash": database["sha256"][:10], "kNN": request["neighbors"]}
     values["Version"] = f"rdm_jax {record['versions']['rdm_jax']}"
     line = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
     return f"{record['prompt']}\n{line}"
@@ -67,21 +62,23 @@ def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]
             pixels = np.asarray(image.convert("RGB"))
             text = getattr(image, "text", {}).get(CHUNK)
     except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable PNG ({error})") from error
+        raise UserError(f"{path} is not a readable PNG ({error})") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if text is None:
         raise UserError(
-            f"{path} carries no parameters: it was not drawn by rdm, or with --disable-metadata, or was saved again by "
-            "a program that drops them"
+            f"{path} carries no parameters: rdm did not generate it, or did so with --disable-metadata, or another "
+            "program saved it again without them"
         )
     try:
         record = json.loads(text)
         schema = record["schema"]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} carries damaged parameters; draw it again") from error
+        raise UserError(f"{path} carries damaged parameters; generate it again") from error
     if schema != SCHEMA:
-        raise UserError(f"{path} carries parameters of schema {schema!r}, and this version reads {SCHEMA}")
+        raise UserError(
+            f"{path} carries parameters of schema {schema!r}, and this version reads {SCHEMA}; generate it again"
+        )
     return record, pixels
 
 

@@ -1,8 +1,9 @@
-"""`rdm replay`: a picture once more, from nothing but the parameters inside its PNG."""
+"""`rdm replay`: an image once more, from nothing but the parameters inside its PNG."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import sys
 from pathlib import Path
@@ -10,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdm_jax.cli.drawing import add_writing_options
+from rdm_jax.cli.generating import add_writing_options
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
-    from rdm_jax.generator import Generator
+    from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.retriever import Neighbors
-    from rdm_jax.run import Plan
 
-HELP = """Draws a picture again from the parameters inside its PNG.
+HELP = """Generates an image again from the parameters inside its PNG.
 
-On the machine and with the versions that drew it the picture comes out bit for bit; elsewhere it is close.
+On the same machine with the same versions the image is the same bit for bit; elsewhere it is close.
 
   rdm replay outputs/00003-42.png
   rdm replay outputs/00003-42.png --out again.png"""
@@ -31,7 +31,7 @@ On the machine and with the versions that drew it the picture comes out bit for 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rdm replay`."""
-    parser.add_argument("file", metavar="FILE.png", help="a picture that rdm sample wrote")
+    parser.add_argument("file", metavar="FILE.png", help="an image that rdm sample wrote")
     parser.add_argument("--out", metavar="FILE.png", help="where it goes (default: FILE-replay.png beside it)")
     parser.add_argument("--model", metavar="NAME|DIR", help="where the model is, if not known by its name")
     parser.add_argument(
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draws the picture, writes it, and says how near it comes to the one in the file."""
+    """Generates the image, writes it, and compares it with the one in the file."""
     from rdm_jax.cli.png import encode_png, read_record
 
     path = Path(args.file).expanduser()
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> None:
     if out.exists():
         raise UserError(f"{out} exists already and is not overwritten; choose another --out")
     generator, database, plan = _prepare(record, args)
-    with Progress("drawing", quiet=args.quiet) as progress:
-        (result,) = generator.draw(plan, progress)
-    place = record["index"] % plan.settings.batch_size
-    image, again = result.images[place], outputs.records(result, generator.bundle, database)[place]
+    with Progress("generating", quiet=args.quiet) as progress:
+        (result,) = generator.generate(plan, progress)
+    place = record["index"] % plan.request.batch_size
+    image, again = result.images[place], outputs.records(result, generator, database)[place]
     out.parent.mkdir(parents=True, exist_ok=True)
     outputs.write_new(out, encode_png(image, None if args.disable_metadata else again))
     note(_comparison(image, pixels))
@@ -73,47 +73,62 @@ def _free_name(path: Path) -> Path:
 
 
 def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generator, Mixture | None, Plan]:
-    """Returns the model, the database, and a plan that fills a whole batch with the one picture.
+    """Returns the model, the database, and a plan that fills a whole batch with the one image.
 
-    A batch of the size that drew the picture, with the picture at every place, also at its own: what the network
+    The batch has the size of the original one, and the image is at every place, also at its own: what the network
     computes for it is then the same to the last bit.
     """
     from rdm_jax.cli.outputs import query_vector
+    from rdm_jax.core import options
     from rdm_jax.generator import Generator
+    from rdm_jax.request import Request
     from rdm_jax.retrieval.mixture import Mixture
-    from rdm_jax.run import Plan, open_retriever
-    from rdm_jax.settings import Settings
+    from rdm_jax.retrieval.opening import open_retriever
 
     try:
-        told = record["settings"]
-        lists = {name: tuple(told.get(name, ())) for name in ("guides", "conditions")}
-        settings = Settings(**{**told, **lists})
         model, entry, index = record["model"], record["database"], int(record["index"])
+        overrides = tuple(model.get("overrides", ()))
+        generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
+        _check_head(args.file, model, generator)
+        request = options.from_json(Request, record["request"])
+        chosen = options.from_json(generator.head.Options, record["options"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{args.file} carries damaged parameters ({error})") from error
-    overrides = tuple(model.get("overrides", ()))
-    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
-    _is_the_one("model", model, generator.bundle)
+        raise UserError(f"{args.file} carries damaged parameters ({error}); generate it again") from error
+    _is_same("model", model, generator.bundle)
     database = Mixture.open(args.database or _specs(entry)) if entry else None
-    same = database is not None and _is_the_one("database", entry, database)
-    size = settings.batch_size
+    same = database is not None and _is_same("database", entry, database)
     query = query_vector(record)[None]
-    found = _neighbors(generator, database, record, query, same) if database else None
-    run = generator.open_run(settings, open_retriever(generator.encoder, database) if database else None)
-    plan = Plan(settings, [record["prompt"]], query, found, indices=[index] * size, rows=[0] * size, run=run)
+    plan = generator.open_plan(request, chosen, open_retriever(generator.encoder, database) if database else None)
+    plan = dataclasses.replace(
+        plan,
+        prompts=[record["prompt"]],
+        queries=query,
+        neighbors=_neighbors(generator, database, record, query, same) if database else None,
+        indices=[index] * request.batch_size,
+        rows=[0] * request.batch_size,
+    )
     return generator, database, plan
+
+
+def _check_head(file: str, recorded: dict[str, Any], generator: Generator) -> None:
+    """Raises UserError if the model generates in another way than the one that generated a file."""
+    if recorded.get("head") != generator.head.name:
+        raise UserError(
+            f"{file} was generated by a {recorded.get('head')} model, and {generator.bundle.name!r} is "
+            f"{generator.head.name}; give the model that generated it by --model"
+        )
 
 
 def _neighbors(
     generator: Generator, database: Mixture, record: dict[str, Any], query: np.ndarray, same: bool
 ) -> Neighbors:
-    """Returns the recorded neighbours from the same database, or those that another one gives."""
+    """Returns the recorded neighbors from the same database, or those retrieved from another one."""
     from rdm_jax.cli.outputs import neighbor_names
+    from rdm_jax.retrieval.opening import open_retriever
     from rdm_jax.retrieval.retriever import Neighbors
-    from rdm_jax.run import open_retriever
 
     if not same:
-        return open_retriever(generator.encoder, database).retrieve(query, record["settings"]["neighbors"])
+        return open_retriever(generator.encoder, database).retrieve(query, record["request"]["neighbors"])
     for one in database.databases:
         one.check_encoder(generator.encoder.identity)
     ids = np.array(record["neighbors"]["ids"], np.int64)
@@ -126,23 +141,23 @@ def _specs(entry: dict[str, Any]) -> list[str]:
     """Returns NAME or NAME:WEIGHT of each database that a record names."""
     parts = entry.get("parts") or [entry]
     weights = entry.get("weights") or [None] * len(parts)
-    told = zip(parts, weights, strict=True)
-    return [part["name"] if weight is None else f"{part['name']}:{weight}" for part, weight in told]
+    pairs = zip(parts, weights, strict=True)
+    return [part["name"] if weight is None else f"{part['name']}:{weight}" for part, weight in pairs]
 
 
-def _is_the_one(kind: str, recorded: dict[str, Any], found: Bundle | Mixture) -> bool:
-    """Says whether a model or database is the one that drew the picture, and warns where it is not."""
+def _is_same(kind: str, recorded: dict[str, Any], found: Bundle | Mixture) -> bool:
+    """Returns whether a model or database is the recorded one, and warns where it is not."""
     if found.digest == recorded["sha256"]:
         return True
     note(
-        f"warning: this {kind} {found.name!r} (sha256 {found.digest[:10]}) is not the one that drew the picture, "
-        f"{recorded['name']!r} (sha256 {recorded['sha256'][:10]}); the new picture will differ"
+        f"warning: this {kind} {found.name!r} (sha256 {found.digest[:10]}) is not the recorded one, "
+        f"{recorded['name']!r} (sha256 {recorded['sha256'][:10]}); the new image will differ"
     )
     return False
 
 
 def _comparison(image: np.ndarray, pixels: np.ndarray) -> str:
     if image.shape != pixels.shape:
-        return "the picture in the file has another size: it was changed after it was drawn"
+        return "the image in the file has another size: it was changed after it was generated"
     difference = int(np.abs(image.astype(int) - pixels.astype(int)).max())
-    return "identical to the picture in the file" if difference == 0 else f"differs by at most {difference} of 255"
+    return "identical to the image in the file" if difference == 0 else f"differs by at most {difference} of 255"

@@ -1,4 +1,4 @@
-"""`rdm sample`: prompts to pictures, their neighbours beside them, in a folder that tells how they were made."""
+"""`rdm sample`: images for prompts, their neighbors beside them, in a folder with a record of how they were made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdm_jax.cli import drawing
+from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
 from rdm_jax.core.errors import UserError
 
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rdm_jax.bundle import Bundle
-    from rdm_jax.generator import Generator
+    from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
-    from rdm_jax.run import Plan
 
-TOP_M = 0.01  # the share of rows that the original draws from
+TOP_M = 0.01  # the fraction of rows that the original chooses from
 
-HELP = """Draws pictures for prompts.
+HELP = """Generates images for prompts.
 
-A prompt fetches its nearest pictures from a database, and the model draws with them as its context: swap the database
-and the style changes. Give several --database options to draw the same prompts and seeds from each.
+A prompt retrieves its nearest images from a database, and the model is conditioned on them: swap the database and the
+style changes. Give several --database options to generate the same prompts and seeds with each.
 
   rdm sample "a red boat" --database neon --num-images 4
   rdm sample "a red boat" "a house" --database neon --database mosaic --seed 7 --out boats
@@ -38,26 +37,21 @@ and the style changes. Give several --database options to draw the same prompts 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rdm sample`; other tools' spellings are taken too, and not shown in the help."""
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; each prompt is drawn on its own")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to generate; each prompt on its own")
     parser.add_argument("--from-file", metavar="FILE", help="read prompts from a file, one a line; - is standard input")
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
-    parser.add_argument(
-        "--init",
-        default="",
-        metavar="FILE",
-        help="start from this picture, or from a .npy of `rdm edit invert`",
-    )
-    parser.add_argument("--strength", type=float, metavar="S", help="how noisy it is made, up to 1 (default: 1)")
-    proposals = parser.add_argument_group("drawing without a prompt, by rows of the database")
-    proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="draw N rows as queries")
+    proposals = parser.add_argument_group("without a prompt: rows of the database as queries")
+    proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="choose N rows at random as queries")
     proposals.add_argument(
-        "--counts", metavar="DIR", help="neighbors of the training pictures (rdm neighbors): how often each row was one"
+        "--counts", metavar="DIR", help="neighbors of the training images (rdm neighbors): how often each row was one"
     )
-    proposals.add_argument("--top-m", type=float, metavar="M", help="only the M most frequent rows, or that share")
-    proposals.add_argument("--weighted", action="store_true", help="draw a row as often as it was a neighbor")
-    drawing.add_arguments(parser)
+    proposals.add_argument(
+        "--top-m", type=float, metavar="M", help="only the M most frequent rows, or that fraction of all"
+    )
+    proposals.add_argument("--weighted", action="store_true", help="choose a row as often as it was a neighbor")
+    generating.add_arguments(parser, everything=True)
     _add_aliases(parser)
 
 
@@ -95,7 +89,7 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draws what is asked for; everything is checked before the output folder is made."""
+    """Generates what is asked for; everything is checked before the output folder is made."""
     begin = time.monotonic()
     out = Path(args.out).expanduser()
     prompts = [*args.prompts, *args.more_prompts, *(_read_prompts(args.from_file) if args.from_file else [])]
@@ -106,10 +100,10 @@ def run(args: argparse.Namespace) -> None:
 
     outputs.check_writable(out)
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
-    databases = drawing.open_databases(args.database, args.condition, generator.bundle)
+    databases = generating.open_databases(args.database, args.condition, generator.bundle)
     plans = _plan(generator, args, prompts, images, databases)
-    folder, entries = drawing.write_run(generator, databases, plans, out, args)
-    note(f"{entries} picture{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
+    folder, entries = generating.write_run(generator, databases, plans, out, args)
+    note(f"{entries} image{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
 
@@ -147,7 +141,7 @@ def _plan(
     databases: list[Mixture | None],
 ) -> list[Plan]:
     """Returns the plan for each database; queries are encoded once."""
-    seed = drawing.seed_of(args)
+    seed = generating.seed_of(args)
     rows = _proposals(args, databases, seed)
     condition, neighbors = _conditions(args, generator.bundle, bool(rows))
     first = generator.plan(
@@ -155,9 +149,7 @@ def _plan(
         database=databases[0],
         images=[pixels for _, pixels in images],
         rows=rows,
-        **{**drawing.options(args, seed), "condition": condition, "neighbors": neighbors},
-        init=args.init,
-        strength=args.strength,
+        **{**generating.options(args, seed), "condition": condition, "neighbors": neighbors},
     )
     labels = [label for label, _ in images]
     first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])
@@ -166,11 +158,11 @@ def _plan(
 
 
 def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: int) -> Sequence[int]:
-    """Returns the rows that are queries of their own; none where --proposals does not ask for them."""
+    """Returns the rows that are queries of their own; none without --proposals."""
     if not args.proposals:
         given = {"--counts": args.counts, "--top-m": args.top_m, "--weighted": args.weighted}
         for option in (option for option, value in given.items() if value):
-            note(f"warning: {option} says how --proposals draws rows, and there are none to draw; it is left out")
+            note(f"warning: {option} applies to --proposals, which is not given; it is ignored")
         return ()
     import numpy as np
 
@@ -180,11 +172,13 @@ def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: 
     if args.proposals < 0:
         raise UserError(f"proposals {args.proposals} is too small; use 1 or more")
     if len(databases) > 1 or databases[0] is None or len(databases[0].databases) > 1:
-        raise UserError("--proposals draws rows of one database; give one --database, and a condition with neighbors")
+        raise UserError("--proposals chooses rows of one database; give one --database, and a condition with neighbors")
     database = databases[0].databases[0]
     if args.counts is None:
         if args.weighted or args.top_m is not None:
-            raise UserError("--top-m and --weighted need to know how often each row was a neighbor; give --counts DIR")
+            raise UserError(
+                "--top-m and --weighted need the number of times each row was a neighbor; give --counts DIR"
+            )
         return proposals.draw(np.arange(len(database)), args.proposals, seed).tolist()
     counts = proposals.count_neighbors(NeighborSidecar.open(args.counts), database)
     rows = proposals.top(counts, TOP_M if args.top_m is None else args.top_m)
@@ -192,10 +186,10 @@ def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: 
 
 
 def _conditions(args: argparse.Namespace, bundle: Bundle, proposed: bool) -> tuple[str | None, int | None]:
-    """Returns the condition and how many neighbours are asked for, None for the model's own.
+    """Returns the condition and the number of neighbors, None for the model's own.
 
-    CompVis's --k_nn counts the query, where the model sees it, as one. Rows that are queries are their own first
-    neighbours: with nothing said, a model that sees query and neighbours sees as many tokens of neighbours alone.
+    CompVis's --k_nn counts the query, where it is in the context, as one. Rows that are queries are their own first
+    neighbors: by default a model of query and neighbors then gets as many tokens of neighbors alone.
     """
     own = bundle.config["sampling"].get("condition", "")
     condition = args.condition or ("neighbors" if proposed else None)

@@ -1,4 +1,4 @@
-"""Conditions beside the prompt, as they are asked for by name: "region(mask='left.png', database='neon')"."""
+"""What a run is conditioned on: the query, its neighbors, and conditioners such as "region(mask='left.png')"."""
 
 from __future__ import annotations
 
@@ -9,28 +9,45 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.conditioning.attention import Region, Weights
-from rdm_jax.conditioning.base import Condition, Context, Course, Finder, Kind, aligned
+from rdm_jax.conditioning.base import (
+    ConditionBuilder,
+    Conditioner,
+    Context,
+    OtherCondition,
+    ScheduledCondition,
+    StepSchedule,
+    align,
+)
 from rdm_jax.conditioning.composed import Also, Interleave, Negative
 from rdm_jax.conditioning.embeddings import Add, Interpolate
 from rdm_jax.conditioning.over_time import Mix, Switch
-from rdm_jax.core.calls import described, made, parse_call
+from rdm_jax.core.calls import described
 
 __all__ = [
-    "KINDS",
-    "Condition",
+    "CONDITIONERS",
+    "Add",
+    "Also",
+    "ConditionBuilder",
+    "Conditioner",
     "Context",
-    "Course",
-    "Finder",
-    "Kind",
-    "aligned",
-    "context_of",
-    "course_of",
+    "Interleave",
+    "Interpolate",
+    "Mix",
+    "Negative",
+    "OtherCondition",
+    "Region",
+    "ScheduledCondition",
+    "StepSchedule",
+    "Switch",
+    "Weights",
+    "align",
+    "apply_conditioners",
+    "change_queries",
     "listed",
-    "open_conditions",
-    "queries_of",
+    "schedule_steps",
 ]
 
-KINDS: dict[str, type[Kind]] = {
+CONDITIONERS: dict[str, type[Conditioner]] = {
     "also": Also,
     "negative": Negative,
     "interleave": Interleave,
@@ -43,47 +60,39 @@ KINDS: dict[str, type[Kind]] = {
 }
 
 
-def open_conditions(texts: Sequence[str]) -> tuple[Kind, ...]:
-    """Returns the conditions that texts such as "also(prompt='a storm', scale=2)" ask for.
-
-    Raises:
-      UserError: a name or an option is unknown.
-    """
-    return tuple(made(KINDS, parse_call(text, "condition"), "condition") for text in texts)
+def change_queries(conditioners: Sequence[Conditioner], builder: ConditionBuilder) -> ConditionBuilder:
+    """Returns the builder with the run's queries after all conditioners."""
+    for conditioner in conditioners:
+        builder = dataclasses.replace(builder, queries=conditioner.change_queries(builder))
+    return builder
 
 
-def context_of(kinds: Sequence[Kind], finder: Finder, neighbors: Float[np.ndarray, "q k d"] | None) -> Context:
-    """Returns the context of a run's queries and their neighbours under all conditions, applied in order.
+def apply_conditioners(
+    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q k d"] | None
+) -> Context:
+    """Returns the context of a run's queries and their neighbors after all conditioners, applied in order.
 
     Args:
-      kinds: the conditions; `finder.queries` has been through their `query`.
-      finder: what makes tokens.
+      conditioners: of the run; `builder.queries` is the result of `change_queries`.
+      builder: of the run.
       neighbors: the vectors that the queries retrieved; None where the condition has none.
 
     Raises:
-      UserError: a file, a database or a value cannot be.
+      UserError: a file or a database cannot be read, or a value is out of range.
     """
-    tokens = finder.tokens(finder.queries, neighbors)
-    context = Context(given=Condition(tokens), null=Condition(np.broadcast_to(finder.null, tokens.shape)))
-    for kind in kinds:
-        context = kind.change(context, finder)
-    return aligned(context)
+    context = Context(given=builder.build(builder.queries, neighbors), null=builder.build_null())
+    for conditioner in conditioners:
+        context = conditioner.change_context(context, builder)
+    return align(context)
 
 
-def course_of(kinds: Sequence[Kind], course: Course) -> Course:
-    """Returns the course of a run under all conditions."""
-    for kind in kinds:
-        course = kind.schedule(course)
-    return course
-
-
-def queries_of(kinds: Sequence[Kind], finder: Finder) -> Finder:
-    """Returns the finder with the run's queries as the conditions leave them."""
-    for kind in kinds:
-        finder = dataclasses.replace(finder, queries=kind.query(finder))
-    return finder
+def schedule_steps(conditioners: Sequence[Conditioner], schedule: StepSchedule) -> StepSchedule:
+    """Returns the schedule of a run's steps after all conditioners."""
+    for conditioner in conditioners:
+        schedule = conditioner.change_schedule(schedule)
+    return schedule
 
 
 def listed() -> str:
-    """Returns what conditions there are, with their options and sources, as text."""
-    return "\n".join(described(name, kind, kind.source) for name, kind in KINDS.items())
+    """Returns the conditioners with their options and sources, as text."""
+    return "\n".join(described(name, kind, kind.source) for name, kind in CONDITIONERS.items())

@@ -7,50 +7,59 @@ from typing import ClassVar
 
 import numpy as np
 
-from rdm_jax.conditioning.base import Condition, Context, Finder, Kind, Other, weights_of
+from rdm_jax.conditioning.base import (
+    ConditionBuilder,
+    Conditioner,
+    Context,
+    OtherCondition,
+    ScheduledCondition,
+    spatial_weights,
+)
 from rdm_jax.core.calls import OR_A_LIST
 from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights(Kind):
-    """Turns the query and the neighbours up or down in every attention: 0 leaves one out, 2 counts it twice."""
+class Weights(Conditioner):
+    """Weighs the query and the neighbors in every attention: 0 leaves one out, 2 counts it twice."""
 
     of_query: float = 1.0
     of_neighbors: float | list[float] = dataclasses.field(default=1.0, metadata=OR_A_LIST)
     source: ClassVar[str] = "arXiv 2212.02936 (M-VADER)"
+    requires: ClassVar[tuple[str, ...]] = ("token_weights",)
 
-    def change(self, context: Context, finder: Finder) -> Context:
+    def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Weighs the tokens of what is asked for."""
-        given, count = context.given, finder.query_tokens
+        given, queries = context.given, builder.query_tokens
         neighbors = np.atleast_1d(np.asarray(self.of_neighbors, np.float32))
-        there = given.tokens.shape[1] - count
-        if len(neighbors) not in (1, there):
-            raise UserError(f"weights of {len(neighbors)} neighbors, and there are {there}; give one, or {there}")
-        told = np.concatenate([np.full(count, self.of_query, np.float32), np.resize(neighbors, there)])
-        if not (told >= 0).all() or not told.any() or not np.isfinite(told).all():
-            raise UserError(f"weights {told.tolist()} are out of range; give 0 or more, and not 0 for all")
+        count = given.tokens.shape[1] - queries
+        if len(neighbors) not in (1, count):
+            raise UserError(f"weights of {len(neighbors)} neighbors, and there are {count}; give one, or {count}")
+        weights = np.concatenate([np.full(queries, self.of_query, np.float32), np.resize(neighbors, count)])
+        if not (weights >= 0).all() or not weights.any() or not np.isfinite(weights).all():
+            raise UserError(f"weights {weights.tolist()} are out of range; give 0 or more, and not 0 for all")
         return dataclasses.replace(
-            context, given=dataclasses.replace(given, weights=np.tile(told, (len(given.tokens), 1)))
+            context, given=dataclasses.replace(given, weights=np.tile(weights, (len(given.tokens), 1)))
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Region(Other):
-    """Shows another prompt's or database's tokens where a mask is white, and the run's own where it is black."""
+class Region(OtherCondition):
+    """Conditions on another prompt or database where a mask is white, and on the run's own where it is black."""
 
     mask: str = ""
     weight: float = 1.0
     source: ClassVar[str] = "arXiv 2211.01324, section 4.3 (paint with words), for retrieved tokens too"
+    requires: ClassVar[tuple[str, ...]] = ("token_weights", "spatial_weights")
 
-    def change(self, context: Context, finder: Finder) -> Context:
-        """Adds the region's tokens, and says where they and the others act."""
-        mask = finder.mask(required("mask", self.mask, "a mask's file"))[None, :, :, None]
-        tokens, given = self.tokens(finder), context.given
-        own = weights_of(given, finder.latent) * (1.0 - mask)
-        theirs = np.broadcast_to(self.weight * mask, (len(tokens), *finder.latent, tokens.shape[1]))
-        both = np.concatenate([given.tokens, tokens], axis=1)
-        later = None if given.later is None else np.concatenate([given.later, tokens], axis=1)
-        weights = np.concatenate([own, theirs], axis=-1).astype(np.float32)
-        return dataclasses.replace(context, given=Condition(both, weights, later))
+    def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
+        """Adds the region's tokens, with weights that say where each token acts."""
+        mask = builder.mask(required("mask", self.mask, "a mask's file"))[None, :, :, None]
+        tokens, given = self.build(builder).tokens, context.given
+        own = spatial_weights(given, builder.latent) * (1.0 - mask)
+        region = np.broadcast_to(self.weight * mask, (len(tokens), *builder.latent, tokens.shape[1]))
+        target = None if given.target is None else np.concatenate([given.target, tokens], axis=1)
+        weights = np.concatenate([own, region], axis=-1).astype(np.float32)
+        both = ScheduledCondition(np.concatenate([given.tokens, tokens], axis=1), weights, target=target)
+        return dataclasses.replace(context, given=both)

@@ -7,66 +7,75 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rdm_jax.conditioning.base import Condition, Context, Course, Finder, Kind, Other
+from rdm_jax.conditioning.base import (
+    ConditionBuilder,
+    Conditioner,
+    Context,
+    OtherCondition,
+    ScheduledCondition,
+    StepSchedule,
+)
 from rdm_jax.core.checks import share
 from rdm_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Also(Other):
+class Also(OtherCondition):
     """Leads to a further condition as well, by a scale of its own: eps + scale (eps_also - eps_null)."""
 
     scale: float = 2.0
     source: ClassVar[str] = "arXiv 2206.01714, eq. 11 (composed conditions)"
+    requires: ClassVar[tuple[str, ...]] = ("composition",)
 
-    def change(self, context: Context, finder: Finder) -> Context:
+    def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Adds the condition."""
-        return dataclasses.replace(context, also=(*context.also, Condition(self.tokens(finder))))
+        return dataclasses.replace(context, also=(*context.also, self.build(builder)))
 
-    def schedule(self, course: Course) -> Course:
+    def change_schedule(self, schedule: StepSchedule) -> StepSchedule:
         """Adds its scale."""
-        return dataclasses.replace(course, also=(*course.also, self.scale))
+        return dataclasses.replace(schedule, also=(*schedule.also, self.scale))
 
 
 @dataclasses.dataclass(frozen=True)
-class Negative(Other):
-    """Leads away from a prompt, a picture or a database in place of no condition."""
+class Negative(OtherCondition):
+    """Leads away from a prompt, an image or a database in place of no condition."""
 
     source: ClassVar[str] = "arXiv 2207.12598, with another condition for none"
 
-    def change(self, context: Context, finder: Finder) -> Context:
-        """Puts the condition in the null condition's place."""
-        return dataclasses.replace(context, null=Condition(self.tokens(finder)))
+    def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
+        """Replaces the null condition."""
+        return dataclasses.replace(context, null=self.build(builder))
 
 
 @dataclasses.dataclass(frozen=True)
-class Interleave(Kind):
-    """Leads some steps away from the neighbours alone, which makes them follow the query, and the others away from
-    the query alone."""
+class Interleave(Conditioner):
+    """Leads some steps away from the neighbors alone, which makes them follow the query, and the others away from the
+    query alone."""
 
     query_scale: float = 3.0
     neighbor_scale: float = 3.0
     query_share: float = 0.5
     source: ClassVar[str] = "arXiv 2209.14491, section 3.2 (Re-Imagen)"
+    requires: ClassVar[tuple[str, ...]] = ("step_schedule",)
 
-    def change(self, context: Context, finder: Finder) -> Context:
+    def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Makes the null condition one of the two, step by step."""
-        count, tokens = finder.query_tokens, context.given.tokens
+        count, tokens = builder.query_tokens, context.given.tokens
         if not 0 < count < tokens.shape[1]:
-            raise UserError("interleave needs a query and neighbors; draw with --condition text+neighbors")
+            raise UserError("interleave needs a query and neighbors; use --condition text+neighbors")
         neighbors, query = np.array(tokens), np.array(tokens)
-        neighbors[:, :count], query[:, count:] = finder.null, finder.null
-        return dataclasses.replace(context, null=Condition(neighbors, later=query))
+        neighbors[:, :count], query[:, count:] = builder.null, builder.null
+        return dataclasses.replace(context, null=ScheduledCondition(neighbors, target=query))
 
-    def schedule(self, course: Course) -> Course:
-        """Says which steps are which, and by what they are led."""
-        by_query = spread_evenly(course.steps, share("query_share", self.query_share))
+    def change_schedule(self, schedule: StepSchedule) -> StepSchedule:
+        """Sets which null condition each step has, and its guidance scale."""
+        by_query = spread_evenly(schedule.steps, share("query_share", self.query_share))
         scale = np.where(by_query, self.query_scale, self.neighbor_scale).astype(np.float32)
-        return dataclasses.replace(course, null_share=by_query.astype(np.float32), guidance=scale)
+        return dataclasses.replace(schedule, null_weight=by_query.astype(np.float32), guidance=scale)
 
 
 def spread_evenly(steps: int, part: float) -> Any:
-    """Returns which of the steps are of a kind that takes a part of them, as evenly as can be, [steps] of bool."""
+    """Returns which of the steps belong to a fraction of them, as evenly spread as possible, [steps] of bool."""
     numbers = np.arange(steps)
     # A little more than the product, which may fall short of a whole number by its rounding.
     return np.floor((numbers + 1) * part + 1e-9) > np.floor(numbers * part + 1e-9)

@@ -79,6 +79,7 @@ def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrie
         raise UserError(f"parameterization {prediction!r} is not supported; allowed are eps, x0, v")
     side = int(params.get("image_size", 64)) * downsampling
     return {
+        "head": "diffusion",
         "denoiser": unet,
         "diffusion": {
             "num_timesteps": params.get("timesteps", 1000),

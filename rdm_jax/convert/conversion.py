@@ -273,6 +273,7 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
     side = settings["unet"].get("sample_size", 48) * autoencoder.downsampling
     config = {
         "name": source.name,
+        "head": "diffusion",
         "denoiser": unet_settings,
         "autoencoder": stage,
         "diffusion": diffusers.diffusion_config(settings["scheduler"]),
@@ -355,9 +356,14 @@ def _joined(model: Conversion, tower: Conversion) -> Conversion:
     wrong = [part for part in conditioned if model.config[part]["context_dim"] != width]
     if wrong:
         raise UserError(
+<<<<<<< HEAD
             f"the CLIP's vectors are {width} numbers long, and the {wrong[0]} takes "
             f"{model.config[wrong[0]]['context_dim']}; give the CLIP that the model "
             "was trained with"
+=======
+            f"the CLIP's vectors have length {width}, and the denoiser takes {wanted}; "
+            "give the CLIP that the model was trained with"
+>>>>>>> training
         )
     return Conversion(
         model.kind,

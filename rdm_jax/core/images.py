@@ -13,6 +13,7 @@ from rdm_jax.core.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
+DECODED_PIXELS = 2**20  # larger batches are decoded from latents in slices: the decoder needs the most memory
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:

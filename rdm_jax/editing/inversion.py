@@ -1,8 +1,8 @@
-"""The noise that a picture comes from: DDIM backwards (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14).
+"""The noise that an image comes from: DDIM backwards (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14).
 
-A step back asks what the network says at its noisy end, which is not known yet. The usual answer takes the other end's
-in its place; here that guess is mended by some fixed-point iterations (Pan et al. 2023,
-https://arxiv.org/abs/2309.04907), and the way forth then meets the picture again.
+A step back needs the prediction at its noisy end, which is not known yet. The usual approximation takes the prediction
+at the other end; here fixed-point iterations correct it (Pan et al. 2023, https://arxiv.org/abs/2309.04907), so that
+sampling forward returns to the image.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.samplers import sample
 from rdm_jax.diffusion.samplers.ddim import DDIM
-from rdm_jax.generator import Generator
-from rdm_jax.program import Inputs, conditioned_denoiser
-from rdm_jax.run import Plan
+from rdm_jax.editing.support import require
+from rdm_jax.generator import Generator, Plan
+from rdm_jax.heads.diffusion.program import Inputs, conditioned_denoiser, inputs_of
 
 
 def ddim_inversion(
@@ -35,47 +35,49 @@ def ddim_inversion(
     Args:
       denoiser: the network under its condition.
       steps: DDIM's plan, with eta 0.
-      x0: the picture, at the level where the plan ends.
-      iterations: how often the network is asked for each step; 1 is the usual approximation.
+      x0: the latent of the image, at the noise level where the plan ends.
+      iterations: evaluations of the network for each step; 1 is the usual approximation.
     """
 
     def back(x_next: Array, info: StepInfo) -> tuple[Array, None]:
-        """Returns the picture before one step."""
+        """Returns the latent before one step."""
         c = {name: per_image(value, x_next.ndim) for name, value in info.coefficients.items()}
         ratio = c["alpha"] / c["alpha_next"]
 
-        def closer(_: Any, x_t: Array) -> Array:
-            """Returns a better guess, from what the network says of the last one."""
+        def refine(_: Any, x_t: Array) -> Array:
+            """Returns a better estimate, from the prediction at the last one."""
             return ratio * x_next + (c["sigma"] - ratio * c["sigma_next"]) * denoiser(x_t, info).eps
 
-        return jax.lax.fori_loop(0, iterations, closer, x_next), None
+        return jax.lax.fori_loop(0, iterations, refine, x_next), None
 
     return jax.lax.scan(back, x0, steps, reverse=True)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Inverted:
-    """A picture's noise, and what comes of it.
+class Inversion:
+    """An image's noise, and the image that it leads to.
 
     Attributes:
-      noise: [1, h, w, c] what the run would start from.
-      latent_error: the root mean square between the picture's latent and that of the way forth, relative to the former.
-      picture: [h, w, 3] what the way forth draws.
-      decoded: [h, w, 3] the picture through the autoencoder alone: nearer none can come.
+      noise: [1, h, w, c] from which sampling leads to the image.
+      latent_error: the root mean square between the image's latent and the one sampled from the noise, relative to the
+        former.
+      image: [h, w, 3] sampled from the noise.
+      decoded: [h, w, 3] the image through the autoencoder alone, the closest that any latent comes.
     """
 
     noise: Float[np.ndarray, "1 h w c"]
     latent_error: float
-    picture: Any
+    image: Any
     decoded: Any
 
 
-def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inverted:
-    """Returns the noise of the picture that a plan starts from, `settings.init`, under the plan's conditions.
+def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inversion:
+    """Returns the noise of the image that a plan starts from, its option `init`, under the plan's conditions.
 
     Raises:
-      UserError: the plan's sampler is not DDIM without fresh noise, or it has guides.
+      UserError: the head does not support inversion, or the sampler is not DDIM with eta 0, or there are guides.
     """
+    require(generator, "inversion")
     sampler = plan.run.sampler
     if not isinstance(sampler, DDIM) or sampler.eta or plan.run.guides:
         raise UserError("inversion goes back the way of DDIM: use --sampler ddim, eta 0 and no guides")
@@ -94,8 +96,8 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inverted:
         return noise, again, decode(params["autoencoder"], again), decode(params["autoencoder"], x0)
 
     x0 = jnp.asarray(plan.run.start.latent)
-    noise, again, picture, decoded = map(np.asarray, both_ways(params, plan.inputs(first, first), x0))
+    noise, again, image, decoded = map(np.asarray, both_ways(params, inputs_of(plan, first, first), x0))
     if not np.isfinite(noise).all():
-        raise UserError(f"the inversion ran away at guidance scale {plan.settings.guidance_scale}; use 1")
+        raise UserError(f"the inversion diverged at guidance scale {plan.options.guidance_scale}; use 1")
     error = float(np.sqrt(np.mean(np.square(again - x0)) / np.mean(np.square(x0))))
-    return Inverted(noise, error, to_uint8(picture)[0], to_uint8(decoded)[0])
+    return Inversion(noise, error, to_uint8(image)[0], to_uint8(decoded)[0])

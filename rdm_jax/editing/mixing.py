@@ -1,9 +1,9 @@
 """Disentangled editing: two conditions mixed, one weight for each step (Wu et al. 2022,
 https://arxiv.org/abs/2212.08698).
 
-Replacing a condition in some of the steps alone changes an attribute and keeps the picture. Which steps, and how much,
+Replacing a condition in some of the steps alone changes an attribute and keeps the rest. Which steps, and how much,
 is learned: Adam on the weights (about 50 numbers), through the whole run, against a directional CLIP loss and a
-perceptual loss (eq. 4). The weights then serve other pictures and seeds. The two conditions may be two texts, or the
+perceptual loss (eq. 4). The weights then serve other images and seeds. The two conditions may be two texts, or the
 neighbours from two databases: a style as 50 numbers.
 """
 
@@ -26,11 +26,12 @@ from rdm_jax.core.keys import normal
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.samplers import Sampler
-from rdm_jax.generator import Generator
-from rdm_jax.program import Inputs, conditioned_denoiser
-from rdm_jax.run import Plan, Run
+from rdm_jax.editing.support import require
+from rdm_jax.generator import Generator, Plan
+from rdm_jax.heads.diffusion.plan import Run
+from rdm_jax.heads.diffusion.program import Inputs, conditioned_denoiser, inputs_of
 
-PERCEPTUAL_WEIGHT = 0.05  # of the loss that keeps the picture; the paper's
+PERCEPTUAL_WEIGHT = 0.05  # of the loss that keeps the image; the paper's
 LEARNING_RATE = 0.05
 KEPT_AT_FIRST = 0.4  # of the steps have the first condition to begin with: 20 of the paper's 50
 
@@ -56,7 +57,7 @@ def first_weights(steps: int, kept: float = KEPT_AT_FIRST) -> Float[np.ndarray, 
 
 
 def trajectory(sampler: Sampler, steps: StepInfo, x_T: Float[Array, "b h w c"], denoiser: Denoiser) -> Array:
-    """Returns the picture at the end of a plan; a gradient through it holds one carry for each step, and no more."""
+    """Returns the latent at the end of a plan; a gradient through it holds one carry for each step, and no more."""
 
     @jax.checkpoint
     def step(carry: Any, info: StepInfo) -> tuple[Any, None]:
@@ -71,9 +72,9 @@ def directional_loss(
 ) -> Float[Array, " b"]:
     """Returns 1 - cos(edited - plain, direction) of CLIP vectors (StyleGAN-NADA, https://arxiv.org/abs/2108.00946)."""
     change = edited - plain
-    told = direction / jnp.maximum(jnp.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
+    towards = direction / jnp.maximum(jnp.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
     # Where nothing has changed yet there is no direction, and the norm has no slope.
-    return 1.0 - jnp.sum(change * told, axis=-1) / jnp.sqrt(jnp.sum(jnp.square(change), axis=-1) + 1e-8)
+    return 1.0 - jnp.sum(change * towards, axis=-1) / jnp.sqrt(jnp.sum(jnp.square(change), axis=-1) + 1e-8)
 
 
 def perceptual_loss(maps: Sequence[Float[Array, "b _ _ _"]], plain: Sequence[Float[Array, "b _ _ _"]]) -> Array:
@@ -95,13 +96,13 @@ def learn(
     learning_rate: float = LEARNING_RATE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Learned:
-    """Learns the weights of a plan's two conditions from its pictures, all of them at once.
+    """Learns the weights of a plan's two conditions from its images, all of them at once.
 
     Args:
-      generator: the model; the perceptual loss looks through its noised CLIP tower at time 0.
+      generator: the model; the perceptual loss compares feature maps of its noised CLIP tower at time 0.
       plan: with a condition that turns into another ("mix" or "switch"), whose weights are where learning begins.
       iterations: updates.
-      perceptual_weight: how much the picture is kept.
+      perceptual_weight: of the loss that keeps the image.
       learning_rate: of Adam.
       progress: called with (updates done, updates in all).
 
@@ -109,68 +110,69 @@ def learn(
       UserError: the model has no noised CLIP tower, the plan has nothing to mix or has guides, or the loss is not
         finite.
     """
+    require(generator, "mixing")
     bundle, run = generator.bundle, plan.run
     if not bundle.has("noised_clip"):
         raise UserError(
             f"mixing needs the model's noised_clip, and {bundle.name!r} has none; train it by "
             "`rdm train --config configs/noised_clip.py --config.base=MODEL` and `rdm export`"
         )
-    if plan.context.given.later is None or run.guides:
+    if plan.context.given.target is None or run.guides:
         raise UserError("there is nothing to mix; plan with one condition that turns into another, and without guides")
     indices, rows = np.asarray(plan.indices), np.asarray(plan.rows)
-    inputs = plan.inputs(indices, rows)
+    inputs = inputs_of(plan, indices, rows)
     noise = normal(jax.random.wrap_key_data(jnp.asarray(inputs.keys)), run.start.latent.shape[1:])
-    x_T = jnp.asarray(run.start.under(noise))
+    x_T = jnp.asarray(run.start.add_noise(noise))
     params = {part: bundle.params[part] for part in ("denoiser", "autoencoder", "clip", "noised_clip")}
-    look = jax.jit(looker(bundle, run))
-    shares = jnp.asarray(run.course.share)
-    plain = look(params, inputs, x_T, jnp.ones_like(shares))
-    told = jnp.asarray(direction_of(plan)[rows])
+    features = jax.jit(feature_function(bundle, run))
+    weights = jnp.asarray(run.schedule.weight)
+    plain = features(params, inputs, x_T, jnp.ones_like(weights))
+    direction = jnp.asarray(direction_of(plan)[rows])
 
-    def loss(shares: Array, params: Any, inputs: Inputs, x_T: Array, plain: Any, told: Array) -> Array:
-        """Returns the mean loss of the pictures."""
-        vectors, maps = look(params, inputs, x_T, shares)
+    def loss(weights: Array, params: Any, inputs: Inputs, x_T: Array, plain: Any, direction: Array) -> Array:
+        """Returns the mean loss of the images."""
+        vectors, maps = features(params, inputs, x_T, weights)
         kept = perceptual_loss(maps, plain[1])
-        return jnp.mean(directional_loss(vectors, plain[0], told) + perceptual_weight * kept)
+        return jnp.mean(directional_loss(vectors, plain[0], direction) + perceptual_weight * kept)
 
-    given = (params, inputs, x_T, plain, told)
-    slope = jax.jit(jax.value_and_grad(loss)).lower(shares, *given).compile()
+    given = (params, inputs, x_T, plain, direction)
+    slope = jax.jit(jax.value_and_grad(loss)).lower(weights, *given).compile()
     optimizer = optax.adam(learning_rate)
-    state, losses = optimizer.init(shares), []
+    state, losses = optimizer.init(weights), []
     for done in range(iterations + 1):
-        value, gradient = slope(shares, *given)
+        value, gradient = slope(weights, *given)
         losses.append(float(value))
         if not np.isfinite(losses[-1]):
             raise UserError(
                 f"the loss is not finite after {done} updates; lower the learning rate, {learning_rate} now"
             )
         if done < iterations:
-            updates, state = optimizer.update(gradient, state, shares)
-            shares = jnp.asarray(optax.apply_updates(shares, updates))
+            updates, state = optimizer.update(gradient, state, weights)
+            weights = jnp.asarray(optax.apply_updates(weights, updates))
         progress(done, iterations)
     memory = slope.memory_analysis()
-    return Learned(np.asarray(shares), losses, int(memory.temp_size_in_bytes) if memory else 0)
+    return Learned(np.asarray(weights), losses, int(memory.temp_size_in_bytes) if memory else 0)
 
 
-def looker(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, list[Array]]]:
-    """Returns the function (parameters, inputs, x_T, weights [n]) to the finished pictures' CLIP vectors and the
+def feature_function(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, list[Array]]]:
+    """Returns the function (parameters, inputs, x_T, weights [n]) to the CLIP vectors of the images and the
     noised tower's feature maps at time 0."""
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
     encode = factory.image_encoder_from(bundle.clip, bundle.config["clip"])
     maps_of = factory.noised_encoder_from(bundle.noised_clip)
     size = int(bundle.clip.vision.image_size)
 
-    def look(params: Any, inputs: Inputs, x_T: Array, shares: Array) -> tuple[Array, list[Array]]:
-        """Draws, and looks at what was drawn."""
+    def features(params: Any, inputs: Inputs, x_T: Array, weights: Array) -> tuple[Array, list[Array]]:
+        """Samples the images and returns their features."""
         infos = inputs.keyed_steps() if run.sampler.draws else inputs.infos
-        infos = dataclasses.replace(infos, coefficients={**infos.coefficients, "share": shares})
+        infos = dataclasses.replace(infos, coefficients={**infos.coefficients, "weight": weights})
         denoiser = conditioned_denoiser(bundle, params, inputs, guided=run.guided)
         x0 = trajectory(run.sampler, infos, x_T, denoiser)
-        pictures = decode(params["autoencoder"], x0)
-        squares = jax.image.resize(pictures, (len(pictures), size, size, 3), "cubic")
+        images = decode(params["autoencoder"], x0)
+        squares = jax.image.resize(images, (len(images), size, size, 3), "cubic")
         return encode(params["clip"], squares), maps_of(params["noised_clip"], x0, jnp.zeros(len(x0)))[1]
 
-    return look
+    return features
 
 
 def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
@@ -182,9 +184,9 @@ def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
     Raises:
       UserError: both conditions are the same.
     """
-    count, given = plan.run.finder.query_tokens, plan.context.given
-    change = unit(given.later) - unit(given.tokens)
-    told = sum(part.mean(axis=1) for part in (change[:, :count], change[:, count:]) if part.shape[1])
-    if (np.linalg.norm(told, axis=-1) < 1e-6).any():
+    count, given = plan.builder.query_tokens, plan.context.given
+    change = unit(given.target) - unit(given.tokens)
+    direction = sum(part.mean(axis=1) for part in (change[:, :count], change[:, count:]) if part.shape[1])
+    if (np.linalg.norm(direction, axis=-1) < 1e-6).any():
         raise UserError("both conditions are the same; give another prompt or another database to mix with")
-    return np.asarray(told)
+    return np.asarray(direction)

@@ -15,12 +15,11 @@ from jaxtyping import UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop, to_float, to_uint8
+from rdm_jax.core.options import to_json
 from rdm_jax.evaluation.arms import Arm, Cell, cells_of
-from rdm_jax.generator import Generator
+from rdm_jax.generator import Generator, Plan
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
-from rdm_jax.run import Plan
-from rdm_jax.settings import settings_from
 
 Progress = Callable[[int, int], None]
 
@@ -72,7 +71,8 @@ class ModelArtist:
         Raises:
           UserError: an option is out of range.
         """
-        return dataclasses.asdict(settings_from(self.generator.bundle.config, self.options, queries=1))
+        request, options = self.generator.resolve(1, **self.options)
+        return {**to_json(request), **to_json(options)}
 
     def check(self, arms: Sequence[Arm]) -> list[Database]:
         """Returns all databases that the arms draw from, once it is sure that each can be drawn from.
@@ -96,7 +96,7 @@ class ModelArtist:
         plan = self.plan(cells)
         images = []
         done = 0
-        for result in self.generator.draw(plan):
+        for result in self.generator.generate(plan):
             images.append(result.images)
             done += len(result.images)
             progress(done, len(cells))
@@ -176,7 +176,7 @@ class ModelArtist:
         rows = np.array([numbers[cell.prompt] for cell in cells])
         neighbors = _joined([plan.neighbors], rows)
         if random:
-            neighbors = _random_neighbors(neighbors, retriever.databases[0], plan.settings.seed)
+            neighbors = _random_neighbors(neighbors, retriever.databases[0], plan.request.seed)
         return dataclasses.replace(plan, queries=plan.queries[rows], neighbors=neighbors)
 
 

@@ -41,6 +41,21 @@ def build_denoiser(config: Mapping[str, Any]) -> Any:
     return _construct(f"denoiser {config['kind']}", cls, fields)
 
 
+def with_sizes(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
+    """Returns a denoiser's configuration with the sizes that follow from its data, those that its class has.
+
+    Args:
+      config: "kind", a name in `BACKBONES`, and fields of its class.
+      sizes: fields of any backbone: `in_channels`, `out_channels`, `context_dim`, `latent_size`, ...
+
+    Raises:
+      UserError: the kind is unknown.
+    """
+    cls, _ = _by_kind("denoiser", BACKBONES, config)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {**config, **{name: size for name, size in sizes.items() if name in names}}
+
+
 def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderVQ:
     """Returns the autoencoder of a configuration: "kind" ("kl" or "vq") and the fields of its class.
 

@@ -50,7 +50,7 @@ def test_img2img_starts_from_the_picture(edit, places, tmp_path):
     assert edit("img2img", *places, "--prompt", "a red boat", "--strength", 0.5, "--num-images", 2) == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["00000-3.png", "00001-3.png"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["arguments"]["strength"] == 0.5 and record["complete"]
+    assert record["options"]["strength"] == 0.5 and record["complete"]
     assert (tmp_path / "out" / "edit.png").is_file()
 
 
@@ -79,7 +79,7 @@ def test_outpainting_keeps_the_picture_where_it_is(edit, places, picture, tmp_pa
 def test_variations_have_the_picture_as_their_query(edit, places, tmp_path):
     assert edit("vary", *places, "--num-images", 2) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["arguments"]["prompts"] == ["image 1"]
+    assert record["prompts"] == ["image 1"]
     assert (pixels(tmp_path / "out" / "00000-3.png") != pixels(tmp_path / "out" / "00001-3.png")).any()
 
 

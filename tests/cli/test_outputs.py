@@ -14,32 +14,23 @@ from rdm_jax.cli.png import encode_png, read_record
 from rdm_jax.core import sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Result
+from rdm_jax.heads.diffusion.options import Options
+from rdm_jax.request import Request
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors
-from rdm_jax.settings import Settings
 
 RNG = np.random.default_rng(0)
 
 
 def record(prompt="a red boat", **changes):
     return {
-        "schema": 1,
+        "schema": 2,
         "versions": {"rdm_jax": "0.1.0"},
         "model": {"name": "tiny", "sha256": "ab" * 32},
         "database": {"name": "sketch", "sha256": "cd" * 32},
-        "settings": {
-            "condition": "neighbors",
-            "neighbors": 4,
-            "steps": 50,
-            "sampler": "ddim",
-            "eta": 0.0,
-            "num_images": 1,
-            "guidance_scale": 2.5,
-            "seed": 42,
-            "height": 48,
-            "width": 64,
-            "batch_size": 1,
-        },
+        "request": {"condition": "neighbors", "neighbors": 4, "seed": 42, "height": 48, "width": 64, "batch_size": 1},
+        "options": {"steps": 50},
+        "labels": {"Steps": 50, "Sampler": "ddim", "CFG scale": 2.5, "Seed": 42},
         "prompt": prompt,
         "index": 3,
         "query": "AACAPwAAAMA=",
@@ -50,7 +41,7 @@ def record(prompt="a red boat", **changes):
 
 def result(prompts, num_images, k=2, size=16):
     count = len(prompts) * num_images
-    settings = Settings("neighbors", k, num_images, 8, 4, "ddim", 0.0, 2.0, 7, size, size)
+    request = Request(neighbors=k, num_images=num_images, batch_size=8, seed=7, height=size, width=size)
     return Result(
         images=RNG.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
         prompts=[prompt for prompt in prompts for _ in range(num_images)],
@@ -62,7 +53,8 @@ def result(prompts, num_images, k=2, size=16):
             embeddings=np.zeros((count, k, 2), np.float32),
             databases=np.full((count, k), "sketch"),
         ),
-        settings=settings,
+        request=request,
+        options=Options(),
     )
 
 
@@ -87,7 +79,7 @@ def test_a_png_carries_its_record(tmp_path, prompt):
     read, pixels = read_record(tmp_path / "a.png")
     assert read == record(prompt)
     assert np.array_equal(pixels, image)
-    assert Image.open(tmp_path / "a.png").text["parameters"].startswith(f"{prompt}\nSteps: 50, Sampler: DDIM, ")
+    assert Image.open(tmp_path / "a.png").text["parameters"].startswith(f"{prompt}\nSteps: 50, Sampler: ddim, ")
 
 
 def test_the_parameters_parse_as_galleries_parse_them():
@@ -114,9 +106,9 @@ def test_metadata_can_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no readable PNG"),
-        (b"hello", "no readable PNG"),
-        (encode_png(np.zeros((8, 8, 3), np.uint8), record())[:-60], "no readable PNG|cannot read"),
+        (b"", "not a readable PNG"),
+        (b"hello", "not a readable PNG"),
+        (encode_png(np.zeros((8, 8, 3), np.uint8), record())[:-60], "not a readable PNG|cannot read"),
         (encode_png(np.zeros((8, 8, 3), np.uint8), record(schema=9)), "schema 9"),
     ],
 )
@@ -177,9 +169,9 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
 
 def test_folders_that_cannot_be_written_are_told_before_anything_is_done(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         outputs.check_writable(tmp_path / "file" / "out")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         outputs.check_writable(tmp_path / "file")
     outputs.check_writable(tmp_path / "new" / "er")
     assert not (tmp_path / "new").exists()

@@ -41,8 +41,8 @@ def test_a_run_writes_pictures_sheets_and_its_record(sample, capsys):
     assert "seed 7" in said.err
     run = json.loads(Path("outputs/run.json").read_text())
     assert run["complete"]
-    assert run["arguments"]["prompts"] == ["a red boat", "a blue tree"]
-    assert run["arguments"]["steps"] == 4
+    assert run["prompts"] == ["a red boat", "a blue tree"]
+    assert run["options"]["steps"] == 4
     assert [image["prompt"] for image in run["images"]] == ["a red boat"] * 2 + ["a blue tree"] * 2
     assert [image["file"] for image in run["images"]] == files()[:4]
     for image in run["images"]:
@@ -86,7 +86,7 @@ def test_nothing_is_overwritten(sample):
 def test_a_seed_is_drawn_said_and_recorded(sample, capsys):
     assert sample("a red boat", "--num-images", 4) == 0
     seed = int(re.search(r"seed (\d+)", capsys.readouterr().err)[1])
-    assert json.loads(Path("outputs/run.json").read_text())["arguments"]["seed"] == seed
+    assert json.loads(Path("outputs/run.json").read_text())["request"]["seed"] == seed
     assert Path(f"outputs/00000-{seed}.png").exists()
 
 
@@ -95,7 +95,7 @@ def test_replay_draws_each_picture_again_bit_for_bit(sample, rdm, capsys):
     for index in (1, 4):
         assert rdm("replay", f"outputs/0000{index}-7.png") == 0
         said = capsys.readouterr()
-        assert "identical to the picture in the file" in said.err
+        assert "identical to the image in the file" in said.err
         assert said.out.endswith(f"0000{index}-7-replay.png\n")
         original, again = Path(f"outputs/0000{index}-7.png"), Path(f"outputs/0000{index}-7-replay.png")
         assert np.array_equal(pixels(original), pixels(again))
@@ -112,7 +112,7 @@ def test_half_precision_is_recorded_and_replayed(sample, rdm, capsys):
     assert 0 < np.abs(one - other).mean() < 8
     capsys.readouterr()
     assert rdm("replay", "bfloat16/00000-7.png") == 0
-    assert "identical to the picture in the file" in capsys.readouterr().err
+    assert "identical to the image in the file" in capsys.readouterr().err
 
 
 def test_a_setting_of_the_model_may_be_changed_and_is_replayed(sample, rdm, capsys):
@@ -122,7 +122,7 @@ def test_a_setting_of_the_model_may_be_changed_and_is_replayed(sample, rdm, caps
     assert json.loads(Path("unit/run.json").read_text())["model"]["overrides"] == ["conditioning.unit_tokens=true"]
     capsys.readouterr()
     assert rdm("replay", "unit/00000-7.png") == 0
-    assert "identical to the picture in the file" in capsys.readouterr().err
+    assert "identical to the image in the file" in capsys.readouterr().err
 
 
 def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
@@ -150,7 +150,7 @@ def test_databases_with_weights_are_drawn_from_together(sample, rdm, home, capsy
     capsys.readouterr()
     places = ["--database", f"{home / 'one'}:3", "--database", f"{home / 'two'}:1"]
     assert rdm("replay", "mixed/00000-7.png", *places, defaults=("--model",)) == 0
-    assert "identical to the picture in the file" in capsys.readouterr().err
+    assert "identical to the image in the file" in capsys.readouterr().err
 
 
 def test_replay_with_another_database_warns(sample, rdm, home, capsys):
@@ -180,10 +180,10 @@ def test_metadata_can_be_left_out(sample):
 def test_prompts_from_a_file(sample, monkeypatch):
     Path("prompts.txt").write_text("\ufeffa red boat\n\n  a blue tree \n", encoding="utf-8")
     assert sample("--from-file", "prompts.txt", "--num-images", 2, "--seed", 7) == 0
-    assert json.loads(Path("outputs/run.json").read_text())["arguments"]["prompts"] == ["a red boat", "a blue tree"]
+    assert json.loads(Path("outputs/run.json").read_text())["prompts"] == ["a red boat", "a blue tree"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("a tree\na boat\n"))
     assert sample("--from-file", "-", "--num-images", 2, "--seed", 7, "--out", "piped") == 0
-    assert json.loads(Path("piped/run.json").read_text())["arguments"]["prompts"] == ["a tree", "a boat"]
+    assert json.loads(Path("piped/run.json").read_text())["prompts"] == ["a tree", "a boat"]
 
 
 def test_text_alone_draws_without_neighbours(rdm, home):
@@ -217,7 +217,8 @@ def test_a_damaged_database_fails_before_anything_is_drawn(rdm, home, tmp_path, 
 def test_the_spellings_of_other_tools(sample):
     arguments = ["--prompt", "a red boat", "--n_samples", 4, "--ddim_steps", 8, "--ddim_eta", 0.0, "--scale", 3.0]
     assert sample(*arguments, "--H", 16, "--W", 16, "--knn", 2, "--outdir", "o", "--seed", 7, "--skip_grid") == 0
-    settings = json.loads(Path("o/run.json").read_text())["arguments"]
+    run = json.loads(Path("o/run.json").read_text())
+    settings = {**run["request"], **run["options"]}
     assert (settings["steps"], settings["guidance_scale"], settings["num_images"]) == (8, 3.0, 4)
     assert "grid.png" not in files("o")
 
@@ -233,14 +234,15 @@ def test_the_spellings_of_other_tools(sample):
 )
 def test_compvis_flags_set_what_they_mean(sample, arguments, expected):
     assert sample("a red boat", *arguments, "--seed", 7, "--out", "o") == 0
-    settings = json.loads(Path("o/run.json").read_text())["arguments"]
+    run = json.loads(Path("o/run.json").read_text())
+    settings = {**run["request"], **run["options"]}
     assert {name: settings[name] for name in expected} == expected
 
 
 def test_rows_of_the_database_are_queries_where_there_is_no_prompt(sample, rdm, capsys, home):
     assert sample("--proposals", 2, "--num-images", 2, "--seed", 7) == 0
     run = json.loads(Path("outputs/run.json").read_text())
-    assert run["arguments"]["condition"] == "neighbors" and len(run["images"]) == 4
+    assert run["request"]["condition"] == "neighbors" and len(run["images"]) == 4
     first = {image["prompt"]: image["neighbors"] for image in run["images"]}
     assert len(first) == 2
     for label, neighbors in first.items():
@@ -266,17 +268,17 @@ def test_rows_are_drawn_by_how_often_they_were_neighbours(sample, home, tiny, tm
         assert {int(image["prompt"].removeprefix("row ")) for image in images} <= allowed
     assert asked == ["near"] * 2
     assert sample("a red boat", "--top_m", 0.01, "--seed", 7, "--out", "none") == 0
-    assert "warning: --top-m says how --proposals draws rows" in capsys.readouterr().err
+    assert "warning: --top-m applies to --proposals" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, monkeypatch):
-    draw = Generator.draw
+    draw = Generator.generate
 
     def interrupted(self, *arguments):
         yield next(draw(self, *arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Generator, "draw", interrupted)
+    monkeypatch.setattr(Generator, "generate", interrupted)
     assert sample("a red boat", "--num-images", 8, "--batch-size", 4, "--seed", 7) == 130
     assert files() == [*(f"0000{i}-7.png" for i in range(4)), "run.json"]
     run = json.loads(Path("outputs/run.json").read_text())
@@ -287,12 +289,12 @@ def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to draw"),
+        ([], "nothing to generate"),
         ([""], "prompt 1 is empty"),
         (["a", "--set", "conditioning.units=true"], "unknown setting 'conditioning.units'"),
         (["--proposals", "-1"], "proposals -1 is too small"),
         (["--proposals", "2", "--top-m", "0.1"], "give --counts DIR"),
-        (["--proposals", "2", "--condition", "text"], "--proposals draws rows of one database"),
+        (["--proposals", "2", "--condition", "text"], "--proposals chooses rows of one database"),
         (["a", "--condition", "neighbor"], "did you mean 'neighbors'"),
         (["a", "--sampler", "dimm"], "did you mean 'ddim'"),
         (["a", "--neighbors", "0"], "neighbors 0 is too small"),
@@ -366,7 +368,7 @@ def test_a_second_process_compiles_nothing_again(home, tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{tmp_path / folder}\n"
-        assert re.search(r"compiling for 1 picture.*\n.*compiled in [\d.]+ s", done.stderr)
+        assert re.search(r"compiling for 1 image.*\n.*compiled in [\d.]+ s", done.stderr)
         kept.append(sorted(path.name for path in (tmp_path / "rdm_jax").glob("*-cache")))
     assert any(name.startswith("jit_advance") for name in kept[0])
     assert kept[0] == kept[1]

@@ -15,6 +15,7 @@ from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
+from rdm_jax.models.condition import Condition
 from rdm_jax.models.layers import timestep_embedding
 
 FEATURES = {
@@ -46,15 +47,16 @@ def test_unet_computes_what_the_original_does(golden, rdm, nhwc, close):
     data = np.load(golden / "unet.npz")
     apply = jax.jit(partial(unet.apply, capture_intermediates=True, mutable=["intermediates"]))
     raw, ema = ({"params": compvis.unet_params(state, unet, ema=ema)} for ema in (False, True))
-    x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
+    x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), Condition(jnp.asarray(data["context"]))
     out, variables = apply(raw, x, t, context)
     close(out, data["out"])
     for theirs, ours in FEATURES.items():
         close(variables["intermediates"][ours]["__call__"][0], data[f"feat_{theirs}"])
     close(apply(ema, x, t, context)[0], data["out_ema"])
-    close(apply(raw, x, t, jnp.zeros_like(context))[0], data["out_zero_ctx"])
+    close(apply(raw, x, t, jax.tree.map(jnp.zeros_like, context))[0], data["out_zero_ctx"])
     # A token repeated is the token alone, by a test of its own: this spares a compilation.
-    close(apply(raw, x, t, jnp.repeat(jnp.asarray(data["context1"]), 5, axis=1))[0], data["out_ctx1"])
+    repeated = Condition(jnp.repeat(jnp.asarray(data["context1"]), 5, axis=1))
+    close(apply(raw, x, t, repeated)[0], data["out_ctx1"])
     close(timestep_embedding(t, unet.model_channels), data["t_emb"], 1e-5)
 
 
@@ -63,8 +65,8 @@ def test_unet_takes_other_sizes(golden, rdm, nhwc, close):
     data = np.load(golden / "unet.npz")
     params, apply = {"params": compvis.unet_params(state, unet)}, jax.jit(unet.apply)
     x, t = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
-    close(apply(params, x, t, jnp.asarray(data["context21"])), data["out_ctx21"])
-    context = jnp.asarray(data["context"])[:1]
+    close(apply(params, x, t, Condition(jnp.asarray(data["context21"]))), data["out_ctx21"])
+    context = Condition(jnp.asarray(data["context"])[:1])
     rectangle = apply(params, nhwc(data["x_rect"]), jnp.asarray(data["t_rect"], jnp.float32), context)
     close(rectangle, data["out_rect"])
 
@@ -127,7 +129,7 @@ def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_au
     data = np.load(golden / "rdm_vq.npz")
     t = jnp.asarray(data["eps_t"], jnp.int32)
     assert sorted(data["eps_t"]) == [5, 900]
-    eps = jax.jit(unet.apply)({"params": unet_params}, nhwc(data["x_T"]), t, jnp.asarray(data["context"]))
+    eps = jax.jit(unet.apply)({"params": unet_params}, nhwc(data["x_T"]), t, Condition(jnp.asarray(data["context"])))
     close(eps, data["eps"])
     decoded = _jitted(autoencoder, "decode")({"params": autoencoder_params}, nhwc(data["samples"]))
     close(decoded, data["decoded"])

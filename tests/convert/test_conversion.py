@@ -17,12 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.convert import conversion
-from rdm_jax.convert.conversion import convert
+from rdm_jax.convert.conversion import RAW, convert
 from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.core import files, trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import decoder_from
 from rdm_jax.generator import Generator
+from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.database import Database
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
@@ -48,7 +49,7 @@ def test_a_checkpoint_computes_what_the_original_does(golden, bundles, nhwc, clo
     assert bundle.config["conditioning"] == {"neighbors": 10, "unit_tokens": True, "null": "zeros"}
     assert bundle.config["sampling"]["guidance_scale"] == 5.0 and bundle.config["sampling"]["height"] == 256
     data = np.load(golden / "unet.npz")
-    x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), jnp.asarray(data["context"])
+    x, t, context = nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), Condition(jnp.asarray(data["context"]))
     close(jax.jit(bundle.denoiser.apply)({"params": bundle.params["denoiser"]}, x, t, context), data["out_ema"])
     assert bundle.tokenizer is None
     run = np.load(golden / "ddim.npz")
@@ -71,7 +72,7 @@ def test_raw_weights_and_both(golden, bundles):
     assert np.abs(raw - ema).max() > 0
     both = bundles("rdm_small.ckpt", weights="both")
     assert both.path is not None
-    np.testing.assert_array_equal(load_file(both.path / "unet_raw.safetensors")["conv_out/kernel"], raw)
+    np.testing.assert_array_equal(load_file(both.path / f"{RAW}.safetensors")["conv_out/kernel"], raw)
     np.testing.assert_array_equal(both.params["denoiser"]["conv_out"]["kernel"], ema)
 
 
@@ -107,7 +108,7 @@ def test_clips_compute_what_their_programs_do(golden, bundles, nhwc, close, name
 
 def test_a_clip_is_joined_to_a_model_of_its_width(golden, tmp_path):
     # The golden models and CLIPs have vectors of different lengths, as a user's may by mistake.
-    with pytest.raises(UserError, match="40 numbers long, and the U-Net takes 32"):
+    with pytest.raises(UserError, match="have length 40, and the denoiser takes 32"):
         convert(golden / "rdm_small.ckpt", clip_source=golden / "clip/hf_clip")
     with pytest.raises(UserError, match="CompVis first stage and no CLIP"):
         convert(golden / "rdm_small.ckpt", clip_source=golden / "kl_f16_small.ckpt")
@@ -131,8 +132,8 @@ def test_a_converted_model_draws_by_its_own_conventions(golden, tmp_path, name, 
     database = TINY.database(tmp_path, "squares", Bundle.open(tmp_path / "tower"))
     generator = Generator.load(tmp_path / "model")
     plan = generator.plan("a red boat", database=Database.open(database), steps=4, height=128, width=128)
-    assert plan.settings.guidance_scale == guidance and plan.settings.neighbors == tokens - 1
-    drawn = next(iter(generator.draw(plan)))
+    assert plan.options.guidance_scale == guidance and plan.request.neighbors == tokens - 1
+    drawn = next(iter(generator.generate(plan)))
     assert drawn.images.shape == (1, 128, 128, 3) and drawn.images.std() > 1
 
 

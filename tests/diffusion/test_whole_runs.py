@@ -23,6 +23,7 @@ from rdm_jax.diffusion.samplers import base, ddim, num_steps, sample
 from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.models.condition import Condition
 from rdm_jax.models.unet import UNet
 from rdm_jax.training.step import ema_decay, make_optimizer
 
@@ -54,7 +55,7 @@ def _params(ema: bool):
 
 
 def _apply(params):
-    return lambda x, t, context: UNET.apply({"params": params}, x, t, context)
+    return lambda x, t, context: UNET.apply({"params": params}, x, t, Condition(context))
 
 
 def _run(sampler, plan, golden):

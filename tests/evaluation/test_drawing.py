@@ -79,7 +79,7 @@ def test_random_neighbours_are_rows_of_the_database_drawn_by_the_seed(artist):
 def test_a_condition_of_its_own_replaces_the_general_one(artist):
     """With neighbours alone the prompt reaches the picture through them only: equal neighbours, equal pictures."""
     one, other = (cell(prompt, "one", 1, True, "neighbors") for prompt in ("a red boat", "a blue tree"))
-    assert artist.plan([one]).settings.condition == "neighbors"
+    assert artist.plan([one]).request.condition == "neighbors"
     first, second = (artist.draw([wanted], lambda *_: None).images for wanted in (one, other))
     np.testing.assert_array_equal(first, second)
     with pytest.raises(ValueError, match="share their condition"):

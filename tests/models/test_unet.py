@@ -9,10 +9,12 @@ import pytest
 
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
-from rdm_jax.models import abstract_params, build_unet
+from rdm_jax.models import abstract_params, build_denoiser
+from rdm_jax.models.condition import Condition
 from rdm_jax.models.layers import GroupNorm, LayerNorm, timestep_embedding
 
 TINY = {
+    "kind": "unet",
     "in_channels": 3,
     "out_channels": 4,
     "model_channels": 16,
@@ -30,24 +32,24 @@ def _arguments(unet, *, batch=2, size=None, tokens=4):
     keys = jax.random.split(jax.random.key(1), 3)
     x = jax.random.normal(keys[0], (batch, *size, unet.in_channels))
     t = jax.random.uniform(keys[1], (batch,), maxval=1000.0)
-    return x, t, jax.random.normal(keys[2], (batch, tokens, unet.context_dim))
+    return x, t, Condition(jax.random.normal(keys[2], (batch, tokens, unet.context_dim)))
 
 
 @pytest.fixture(scope="module")
 def tiny(drawn):
     """A tiny U-Net, random parameters, and the two applied."""
-    unet = build_unet(TINY)
+    unet = build_denoiser(TINY)
     return unet, drawn(unet, *_arguments(unet)), jax.jit(unet.apply)
 
 
 def test_parameters_are_born_in_float32():
-    assert {leaf.dtype for leaf in abstract_params(build_unet({**TINY, "dtype": "bfloat16"})).values()} == {
+    assert {leaf.dtype for leaf in abstract_params(build_denoiser({**TINY, "dtype": "bfloat16"})).values()} == {
         jnp.dtype("float32")
     }
 
 
 def test_what_is_added_to_a_skip_is_born_zero():
-    unet = build_unet(TINY)
+    unet = build_denoiser(TINY)
     # Only what is returned is compiled.
     params = jax.jit(lambda key: _kernels(unet.init(key, *_arguments(unet))["params"]))(jax.random.key(0))
     assert {name.split("/")[-2] for name in params} == {"conv2", "proj_out", "conv_out"}
@@ -61,43 +63,45 @@ def _kernels(params):
 
 def test_the_context_is_a_set(tiny):
     unet, params, apply = tiny
-    x, t, context = _arguments(unet)
-    out = apply(params, x, t, context)
+    x, t, condition = _arguments(unet)
+    tokens = condition.tokens
+    out = apply(params, x, t, condition)
     assert out.shape == (2, 4, 2, 4)
-    np.testing.assert_allclose(apply(params, x, t, context[:, ::-1]), out, rtol=1e-4, atol=1e-5)
-    other = apply(params, x, t, context.at[:, 2].add(1.0))
+    np.testing.assert_allclose(apply(params, x, t, Condition(tokens[:, ::-1])), out, rtol=1e-4, atol=1e-5)
+    other = apply(params, x, t, Condition(tokens.at[:, 2].add(1.0)))
     assert np.abs(other - out).max() > 1e-3
 
 
 def test_a_repeated_token_equals_one(tiny):
     unet, params, apply = tiny
-    x, t, context = _arguments(unet, tokens=1)
-    four = apply(params, x, t, jnp.repeat(context, 4, axis=1))
-    np.testing.assert_allclose(four, apply(params, x, t, context), rtol=1e-4, atol=1e-5)
+    x, t, condition = _arguments(unet, tokens=1)
+    four = apply(params, x, t, Condition(jnp.repeat(condition.tokens, 4, axis=1)))
+    np.testing.assert_allclose(four, apply(params, x, t, condition), rtol=1e-4, atol=1e-5)
 
 
 def test_no_tokens_equal_zero_tokens(tiny):
     unet, params, apply = tiny
-    x, t, context = _arguments(unet)
-    none = apply(params, x, t, context[:, :0])
-    np.testing.assert_allclose(none, apply(params, x, t, jnp.zeros_like(context)), rtol=1e-4, atol=1e-5)
+    x, t, condition = _arguments(unet)
+    none = apply(params, x, t, Condition(condition.tokens[:, :0]))
+    zeros = apply(params, x, t, Condition(jnp.zeros_like(condition.tokens)))
+    np.testing.assert_allclose(none, zeros, rtol=1e-4, atol=1e-5)
 
 
 def test_images_of_a_batch_do_not_see_each_other(tiny):
     unet, params, apply = tiny
     arguments = _arguments(unet)
     out = apply(params, *arguments)
-    changed = apply(params, *(argument.at[0].add(1.0) for argument in arguments))
+    changed = apply(params, *jax.tree.map(lambda argument: argument.at[0].add(1.0), arguments))
     np.testing.assert_allclose(changed[1], out[1], rtol=1e-4, atol=1e-5)
     assert np.abs(changed[0] - out[0]).max() > 1e-3
 
 
 def test_recomputation_changes_no_gradient(tiny):
     unet, params, _ = tiny
-    x, t, context = _arguments(unet)
+    x, t, condition = _arguments(unet)
 
     def gradient(network):
-        return jax.jit(jax.grad(lambda x, p: jnp.mean(network.apply(p, x, t, context) ** 2)))(x, params)
+        return jax.jit(jax.grad(lambda x, p: jnp.mean(network.apply(p, x, t, condition) ** 2)))(x, params)
 
     np.testing.assert_allclose(gradient(unet.clone(remat=True)), gradient(unet), rtol=1e-4, atol=1e-5)
 
@@ -138,27 +142,27 @@ def test_bfloat16_is_near_float32_and_comes_out_as_float32(tiny):
     ],
 )
 def test_what_does_not_fit_is_refused(change, size, message):
-    unet = build_unet({**TINY, **change})
+    unet = build_denoiser({**TINY, **change})
     x, context = jnp.zeros((1, *size, 3)), jnp.zeros((1, 1, 6))
     with pytest.raises(UserError, match=message):
-        jax.eval_shape(unet.init, jax.random.key(0), x, jnp.zeros(1), context)
+        jax.eval_shape(unet.init, jax.random.key(0), x, jnp.zeros(1), Condition(context))
 
 
 def test_wrong_channels_and_tokens_are_refused(tiny):
     unet, params, _ = tiny
-    x, t, context = _arguments(unet)
+    x, t, condition = _arguments(unet)
     with pytest.raises(UserError, match="the latent has 2 channels, the U-Net takes 3"):
-        unet.apply(params, x[..., :2], t, context)
+        unet.apply(params, x[..., :2], t, condition)
     with pytest.raises(UserError, match="context tokens have 5 numbers, the U-Net takes 6"):
-        unet.apply(params, x, t, context[..., :5])
+        unet.apply(params, x, t, Condition(condition.tokens[..., :5]))
 
 
 def test_configurations_are_checked():
-    assert build_unet(TINY).channel_mult == (1, 2)
-    with pytest.raises(UserError, match="unknown unet setting 'chanel_mult'; did you mean 'channel_mult'"):
-        build_unet({**TINY, "chanel_mult": [1]})
+    assert build_denoiser(TINY).channel_mult == (1, 2)
+    with pytest.raises(UserError, match="unknown denoiser unet setting 'chanel_mult'; did you mean 'channel_mult'"):
+        build_denoiser({**TINY, "chanel_mult": [1]})
     with pytest.raises(UserError, match="lacks in_channels"):
-        build_unet({k: v for k, v in TINY.items() if k != "in_channels"})
+        build_denoiser({k: v for k, v in TINY.items() if k != "in_channels"})
 
 
 def test_time_embedding_is_a_row_of_cosines_then_sines():

@@ -18,6 +18,7 @@ import pytest
 from rdm_jax.bundle import Bundle
 from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.writing import write_back
+from rdm_jax.models.condition import Condition
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -93,7 +94,7 @@ def test_the_unet_is_that_of_diffusers(torch, tensors, originals, bundle, tokens
         {"params": bundle.params["denoiser"]},
         tensors.nhwc(x),
         jnp.asarray(t.numpy(), jnp.int32),
-        jnp.asarray(context.numpy()),
+        Condition(jnp.asarray(context.numpy())),
     )
     tensors.close(ours, originals["unet"](x, t, context).sample)
 

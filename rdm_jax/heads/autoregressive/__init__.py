@@ -1,1 +1,1 @@
-"""Images as sequences of codes, sampled one after another."""
+"""Tokens one after another: a causal transformer over the codes of a VQ first stage."""

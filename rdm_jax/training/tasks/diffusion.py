@@ -1,7 +1,7 @@
-"""The retrieval-augmented diffusion model (https://arxiv.org/abs/2204.11824): latents, conditioned on neighbours.
+"""The retrieval-augmented diffusion model (https://arxiv.org/abs/2204.11824): latents, conditioned on neighbors.
 
-The first stage and the encoder are frozen, so their outputs are computed once: the moments of every picture and the
-vector of every caption lie in memory-mapped caches, and the neighbours stream from their sidecar.
+The first stage and the encoder are frozen, so their outputs are computed once: the moments of every image and the
+vector of every caption are memory-mapped caches, and neighbors are streamed from their sidecar.
 """
 
 from __future__ import annotations
@@ -15,56 +15,52 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Key, UInt8
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import sheets, storage, trees
+from rdm_jax.core import sheets, trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
-from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, cached_array
-from rdm_jax.data.sources import open_source
+from rdm_jax.data.pictures import Pictures
 from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser
+from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
-from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
-from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
-from rdm_jax.settings import NULLS
+from rdm_jax.request import NULLS
+from rdm_jax.training.conditioning import (
+    ImageConditions,
+    batch_condition,
+    conditioning_section,
+    open_image_conditions,
+)
 from rdm_jax.training.config import Config
-from rdm_jax.training.drawing import draw
-from rdm_jax.training.latents import Latents, cache_folder, open_latents
+from rdm_jax.training.figures import Figures
+from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
 
 EVAL_BATCHES = 8
 BANDS = 4
-FEW = 5_000
 SHOWN, SHOWN_NEIGHBORS = 8, 2
-NULL, TEXT, BOTH, NEIGHBORS = range(4)
-KINDS = {"text": TEXT, "neighbors": NEIGHBORS, "text+neighbors": BOTH}
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionTask(Task):
-    """Trains the U-Net.
+    """Trains a denoiser.
 
     Attributes:
-      latents: the pictures that are learned from, as the base's autoencoder encodes them.
-      captions: [n, d] float16, the encoder's vector of every caption; None where no condition holds one.
-      neighbors: the sidecar of every picture's neighbours, nearest first; None trains without retrieval.
+      latents: the training images, encoded by the base's autoencoder.
+      conditions: what conditions each image.
       module: the network.
       settings: its configuration.
     """
 
     config: Config
     latents: Latents
-    captions: Float[np.ndarray, "n d"] | None
-    neighbors: NeighborSidecar | None
+    conditions: ImageConditions
     module: Any
     settings: dict[str, Any]
 
@@ -74,37 +70,36 @@ class DiffusionTask(Task):
         return self.latents.base
 
     @property
-    def pictures(self) -> Pictures:
-        """What is learned from."""
+    def images(self) -> Pictures:
+        """The training images, held-out ones among them."""
         return self.latents.pictures
 
     @property
     def size(self) -> int:
-        """The number of records in an epoch: of training pictures, some of them more than once."""
+        """The number of records in an epoch; emphasized images count several times."""
         return len(self.rows)
 
     @property
     def record(self) -> dict[str, str]:
-        """Hashes of the pictures, of the base and of the neighbours' database."""
-        told = {"source": self.pictures.fingerprint, "base": self.base.digest}
-        return told | ({"database": self.neighbors.manifest["database"]["digest"]} if self.neighbors else {})
+        """Hashes of the images, of the base and of the neighbors' database."""
+        return {"source": self.images.fingerprint, "base": self.base.digest, **self.conditions.record}
 
     @property
     def frozen(self) -> Any:
-        """The autoencoder's parameters, where pictures are encoded in every step."""
+        """The autoencoder's parameters, where images are encoded in every step."""
         return self.latents.frozen
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
-        """The picture of each record: all but those that are kept for evaluation, repeated by `emphasis`."""
-        rows = np.delete(np.arange(len(self.pictures)), self.held_out)
-        return np.repeat(rows, repeats([self.pictures.attributes[row] for row in rows], self.config.emphasis))
+        """The image of each record: all but the held-out ones, repeated by `emphasis`."""
+        rows = np.delete(np.arange(len(self.images)), self.held_out)
+        return np.repeat(rows, repeats([self.images.attributes[row] for row in rows], self.config.emphasis))
 
     @functools.cached_property
     def held_out(self) -> np.ndarray:
-        """The pictures kept for evaluation, spread evenly: a folder's come class by class."""
+        """The images kept for evaluation, spread evenly: a folder's images are sorted by class."""
         count = self.config.data.held_out_rows
-        return (np.arange(1, count + 1) * len(self.pictures)) // max(count, 1) - 1
+        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -112,86 +107,22 @@ class DiffusionTask(Task):
         return build_schedule(self.config.diffusion.to_dict())
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns one record: a picture, or its moments, and which condition it was dealt."""
-        return self._record(int(self.rows[row]), generator)
+        """Returns one record: an image, or its moments, and a random condition."""
+        return self._read(int(self.rows[row]), generator)
 
     def complete(self, batch: Record) -> Record:
-        """Returns pictures or moments, the context tokens [b, k, d], and whether they stand for no condition [b]."""
-        shown = {name: batch[name] for name in ("image", "moments") if name in batch}
-        return {**shown, "context": self.tokens(batch), "null": batch["kind"] == NULL}
+        """Returns images or moments, and their conditions (see `ImageConditions.complete`)."""
+        inputs = {name: batch[name] for name in ("image", "moments") if name in batch}
+        return {**inputs, **self.conditions.complete(batch)}
 
-    def _record(self, picture: int, generator: np.random.Generator) -> Record:
-        return {**self.latents.read(picture, generator), **self.deal(picture, generator)}
-
-    def deal(self, picture: int, generator: np.random.Generator) -> Record:
-        """Returns by lot what conditions a picture: `kind`, whose neighbours (`lender`) and which of them (`chosen`).
-
-        The kinds are neighbours, the caption, both, or nothing. k of the nearest `candidates` are drawn. Of the
-        pictures that see both, the share `shuffled_probability` sees neighbours of another picture of the same
-        collection: then the caption alone says what there is, and the neighbours how it is drawn, so that a text can
-        ask a collection for what it does not hold.
-        """
-        config = self.config.conditioning
-        kind, lender = self._kind(generator.random()), picture
-        if kind == BOTH and generator.random() < config.shuffled_probability:
-            lender = int(generator.choice(self.collections[self._collection(picture)]))
-        chosen = generator.choice(config.candidates, config.neighbors, replace=False)
-        return {"kind": np.array(kind), "picture": np.array(picture), "lender": np.array(lender), "chosen": chosen}
-
-    def _kind(self, share: float) -> int:
-        config = self.config.conditioning
-        if share < config.null_probability or self.neighbors is None:
-            return NULL
-        share = (share - config.null_probability) / (1.0 - config.null_probability)
-        if share < config.text_probability:
-            return TEXT
-        return BOTH if share < config.text_probability + config.text_and_neighbors_probability else NEIGHBORS
-
-    def tokens(self, dealt: Record) -> Float[np.ndarray, "b k d"]:
-        """Returns the tokens that condition a batch of pictures, zeros where there is no condition.
-
-        A caption alone fills all k places: attention over equal tokens is attention over one. With neighbours it takes
-        the first place.
-        """
-        config, kinds = self.config.conditioning, dealt["kind"]
-        tokens = np.zeros((len(kinds), config.neighbors, self.settings["context_dim"]), np.float32)
-        retrieved = np.flatnonzero((kinds == NEIGHBORS) | (kinds == BOTH))
-        if self.neighbors is not None and len(retrieved):
-            _, _, rows = self.neighbors.read(self.pictures.rows[dealt["lender"][retrieved]])
-            found = np.take_along_axis(rows, dealt["chosen"][retrieved, :, None], axis=1).astype(np.float32)
-            both = kinds[retrieved] == BOTH
-            found[both, 1:] = found[both, :-1]
-            tokens[retrieved] = found
-        for kind, places in ((TEXT, slice(None)), (BOTH, slice(1))):
-            seen = np.flatnonzero(kinds == kind)
-            if self.captions is not None and len(seen):
-                tokens[seen, places] = self.captions[dealt["picture"][seen], None].astype(np.float32)
-        return unit(tokens) if config.unit_tokens else tokens
-
-    @functools.cached_property
-    def collections(self) -> dict[str | None, np.ndarray]:
-        """The pictures of each collection that neighbours were searched within; all of them under None if of none."""
-        found: dict[str | None, list[int]] = {}
-        for row in range(len(self.pictures)):  # those kept for evaluation too: each must find its own collection
-            found.setdefault(self._collection(row), []).append(row)
-        return {name: np.array(rows) for name, rows in found.items()}
-
-    def _collection(self, row: int) -> str | None:
-        within = self.neighbors.manifest.get("within") if self.neighbors else None
-        return within and self.pictures.attributes[row].get(within)
+    def _read(self, image: int, generator: np.random.Generator) -> Record:
+        return {**self.latents.read(image, generator), **self.conditions.sample(image, generator)}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters of the U-Net, and of the null condition where it is learned; and no stats."""
-        width = self.settings["context_dim"]
-        context = jnp.zeros((1, self.config.conditioning.neighbors, width))
-        params = {
-            "denoiser": self.module.init(key, jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,)), Condition(context))[
-                "params"
-            ]
-        }
-        if self.config.conditioning.null == "learned":
-            params["null"] = {"token": jnp.zeros((width,), jnp.float32)}
-        return params, {}
+        """Returns initial parameters of the denoiser, and of the null token where it is learned; no stats."""
+        x, t = jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,))
+        params = self.module.init(key, x, t, self.conditions.empty)["params"]
+        return {"denoiser": params, **self.conditions.init()}, {}
 
     def loss(
         self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
@@ -201,28 +132,26 @@ class DiffusionTask(Task):
         posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
         x0 = self.latents.x0(held.frozen, batch, posterior_key)
         t = sample_timesteps(time_key, len(x0), len(self.schedule), self.config.time_density)
-        context = batch["context"]
-        if "null" in params:
-            context = jnp.where(batch["null"][:, None, None], params["null"]["token"][None, None], context)
 
-        def apply(x: Array, t: Array, context: Array) -> Array:
+        def apply(x: Array, t: Array, condition: Condition) -> Array:
             dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if self.module.dropout else {}
-            return self.module.apply({"params": params["denoiser"]}, x, t, Condition(context), **dropout)
+            return self.module.apply({"params": params["denoiser"]}, x, t, condition, **dropout)
 
         noise = jax.random.normal(noise_key, x0.shape)
-        losses = diffusion_loss(apply, x0, context, t, noise, self.schedule, config.prediction)
+        condition = batch_condition(params, batch)
+        losses = diffusion_loss(apply, x0, condition, t, noise, self.schedule, config.prediction)
         weights = time_weights(self.config.time_weight, self.schedule, t, config.prediction)
         bands = by_bands(losses, t, len(self.schedule), BANDS)
         return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the loss on the held-out pictures, at the same times and noise in every evaluation."""
+        """Yields the loss on the held-out images, at the same times and noise in every evaluation."""
         generator = np.random.default_rng(0)
         held, losses = Held({}, jax.device_put(self.frozen)), []
         size = self.config.batch_size
-        whole = min(EVAL_BATCHES, len(self.held_out) // size)
-        for i in range(whole):
-            records = [self._record(int(row), generator) for row in self.held_out[i::whole][:size]]
+        count = min(EVAL_BATCHES, len(self.held_out) // size)
+        for i in range(count):
+            records = [self._read(int(row), generator) for row in self.held_out[i::count][:size]]
             batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
             losses.append(float(self._evaluated(params, held, batch, jax.random.key(i))))
         if losses:
@@ -234,46 +163,35 @@ class DiffusionTask(Task):
         return jax.jit(lambda params, held, batch, key: self.loss(params, held, batch, key, zero)[0])
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """Yields what is drawn for held-out pictures under the model's own condition, below their neighbours."""
+        """Yields held-out images, their nearest neighbors, and what is generated under the model's own condition."""
         rows = self.held_out[:: max(len(self.held_out) // SHOWN, 1)][:SHOWN]
         if not len(rows) or not self.config.sampling.steps:
             return
-        kind = NULL if self.neighbors is None else KINDS[self.config.sampling.condition]
-        chosen = np.tile(np.arange(self.config.conditioning.neighbors), (len(rows), 1))
-        dealt = {"kind": np.full(len(rows), kind), "picture": rows, "lender": rows, "chosen": chosen}
-        drawn = draw(self.export(params), self.tokens(dealt), seed=self.config.seed)
-        given = np.stack([np.asarray(self.pictures.images[row]) for row in rows])
-        shown = {"picture": given, **self._nearest(rows, kind), "drawn for it": drawn}
-        yield "samples", sheets.grid(np.stack(list(shown.values())), row_labels=list(shown), zoom=1)
-
-    def _nearest(self, rows: np.ndarray, kind: int) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
-        """Returns small pictures of the nearest neighbours, where there are some and their database is open."""
-        if self.neighbors is None or self.neighbors.database is None or kind not in (NEIGHBORS, BOTH):
-            return {}
-        ids = self.neighbors.ids(self.pictures.rows[rows])[:, :SHOWN_NEIGHBORS]
-        size = self.pictures.images.shape[1]
-        small = [self.neighbors.database.thumbnails(np.maximum(column, 0)) for column in ids.T]
-        return {
-            f"neighbour {i + 1}": np.stack([resize_and_crop(one, size) for one in pictures])
-            for i, pictures in enumerate(small)
+        model, name = self.export(params), self.config.sampling.condition
+        queries, neighbors = self.conditions.nearest(rows, name)
+        shown = self.conditions.shown(name)
+        generated = self._figures.generate(model, queries, neighbors, condition=shown, seed=self.config.seed)
+        size = self.images.images.shape[1]
+        sheet = {
+            "image": np.stack([np.asarray(self.images.images[row]) for row in rows]),
+            **self.conditions.nearest_images(rows, name, SHOWN_NEIGHBORS),
+            "generated": np.stack([resize_and_crop(image, size) for image in generated]),
         }
+        yield "samples", sheets.grid(np.stack(list(sheet.values())), row_labels=list(sheet), zoom=1)
+
+    @functools.cached_property
+    def _figures(self) -> Figures:
+        return Figures()
 
     def export(self, params: Any) -> Bundle:
-        """Returns the whole model: the frozen parts, the U-Net and the conventions that it was trained by."""
-        conditioning = self.config.conditioning
-        told = {
-            "neighbors": conditioning.neighbors,
-            "unit_tokens": conditioning.unit_tokens,
-            "null": conditioning.null,
-        }
-        if "null" in params:
-            told["null_token"] = np.asarray(params["null"]["token"], np.float64).round(7).tolist()
+        """Returns the model: the frozen parts, the denoiser and the conventions that it was trained by."""
         config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
             "name": self.config.name,
+            "head": "diffusion",
             "latents": dict(self.latents.scaling),
             "denoiser": self.settings,
             "diffusion": self.config.diffusion.to_dict(),
-            "conditioning": told,
+            "conditioning": conditioning_section(self.config.conditioning, params),
             "sampling": self.config.sampling.to_dict(),
         }
         parts = {part: self.base.params[part] for part in ("clip", "autoencoder") if self.base.has(part)}
@@ -281,18 +199,18 @@ class DiffusionTask(Task):
 
 
 def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.ndarray:
-    """Returns how many times an epoch sees each picture [n].
+    """Returns how many times an epoch has each image [n].
 
     Args:
-      attributes: of each picture.
-      emphasis: {attribute: {value: times}}; factors of several attributes multiply, what is not named counts once.
+      attributes: of each image.
+      emphasis: {attribute: {value: times}}; factors of several attributes multiply, other images count once.
 
     Raises:
-      UserError: no picture has a named value, or a number of times is below 1.
+      UserError: no image has a named value, or a number of times is below 1.
     """
     times = np.ones(len(attributes), np.int64)
     for attribute, factors in emphasis.items():
-        values = np.array([str(one.get(attribute)) for one in attributes])
+        values = np.array([str(labels.get(attribute)) for labels in attributes])
         for value, factor in factors.items():
             if factor != 1 and value not in values:
                 known = set(values.tolist()) - {"None"}
@@ -303,82 +221,26 @@ def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.nda
     return times
 
 
-def encode_captions(
-    encoder: ClipEncoder, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
-) -> Float[np.ndarray, "n d"]:
-    """Returns the encoder's vectors of all captions in float16, cached in `folder` by the hashes of both."""
-
-    def chunks() -> Iterator[np.ndarray]:
-        """Yields the vectors of one batch of captions after another."""
-        for start in range(0, len(pictures), 1024):
-            yield encoder.encode_texts(pictures.captions[start : start + 1024]).astype(np.float16)
-            progress(min(start + 1024, len(pictures)), len(pictures))
-
-    name = f"captions-{encoder.identity['sha256'][:16]}-{pictures.fingerprint[:16]}-{len(pictures)}"
-    return cached_array(folder / name, len(pictures), chunks)
-
-
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> DiffusionTask:
-    """Returns the task; fills the caches of moments and captions first where they are not there.
+    """Returns the task; fills the caches of moments and captions first where they are missing.
 
     Raises:
-      UserError: the base bundle lacks a part, no picture is left to train on, or the neighbours are missing, too few,
-        or of another data set.
+      UserError: the base bundle lacks a part, no image is left to train on, or the neighbors are missing, too few, or
+        of another data set.
     """
     base = Bundle.open(config.base)
     base.require("clip", "autoencoder")
     if config.conditioning.null not in NULLS:
         raise unknown("conditioning.null", config.conditioning.null, NULLS)
-    pictures = training_pictures(config.data, config.data.split, progress)
-    if config.data.held_out_rows >= len(pictures):
+    images = training_pictures(config.data, config.data.split, progress)
+    if config.data.held_out_rows >= len(images):
         raise UserError(
-            f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(pictures)} pictures to train on; "
-            "keep fewer"
+            f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(images)} images to train on; "
+            "hold out fewer"
         )
-    latents = open_latents(base, pictures, config, progress)
-    encoder = ClipEncoder(base)
-    conditioning, captions = config.conditioning, None
-    if config.data.neighbors and conditioning.text_probability + conditioning.text_and_neighbors_probability > 0:
-        told = functools.partial(progress, "encoding captions")
-        captions = encode_captions(encoder, pictures, cache_folder(config.data), told)
-    neighbors = open_neighbors(config, pictures, encoder, progress) if config.data.neighbors else None
-    settings = config.model.to_dict() | {
-        "in_channels": latents.shape[-1],
-        "out_channels": latents.shape[-1],
-        "context_dim": int(encoder.identity["width"]),
-    }
-    return DiffusionTask(config, latents, captions, neighbors, build_denoiser(settings), settings)
-
-
-def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
-    """Returns the sidecar that `config.data.neighbors` names, computed now if it is not there and `compute` says how.
-
-    Raises:
-      UserError: it is missing, of another data set or encoder, or holds fewer neighbours than are drawn from.
-    """
-    data, place = config.data, config.data.neighbors
-    database = Database.open(data.database) if data.get("database") else None
-    found = storage.is_remote(place) or Path(place, MANIFEST).exists()
-    if data.compute.k and database is not None and not found:
-        source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
-        plan = Plan(data.compute.k, within=data.compute.within or None)
-        told = functools.partial(progress, "finding neighbours")
-        workers = 0 if len(source) < FEW else None  # processes that decode take longer to start than a few pictures
-        compute_neighbors(source, encoder, database, plan, Path(place), workers=workers, progress=told)
-    sidecar = NeighborSidecar.open(place, database)
-    if database is None and not sidecar.manifest["embeddings"]:
-        raise UserError(
-            f"the neighbours in {config.data.neighbors} hold no rows; name their database by data.database, or compute "
-            "them again with `rdm neighbors --embeddings`"
-        )
-    sidecar.check(pictures, encoder=encoder.identity)
-    candidates = config.conditioning.candidates
-    if candidates > sidecar.k:
-        raise UserError(
-            f"conditioning.candidates={candidates} is more than the {sidecar.k} neighbours in {config.data.neighbors}; "
-            "compute more with `rdm neighbors --k`"
-        )
-    return sidecar
+    latents = open_latents(base, images, config, progress)
+    conditions = open_image_conditions(config, images, ClipEncoder(base), progress)
+    return _task(config, latents, conditions)
 
 
 def abstract(config: Config) -> DiffusionTask:
@@ -386,17 +248,31 @@ def abstract(config: Config) -> DiffusionTask:
 
     Attention is XLA's, not what this machine would choose.
     """
-    told = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
-    autoencoder = build_autoencoder(told["autoencoder"])
+    parts = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
+    autoencoder = build_autoencoder(parts["autoencoder"])
     frozen = trees.unflatten(abstract_params(autoencoder))
-    base = Bundle({"name": config.name, "autoencoder": told["autoencoder"]}, {"autoencoder": frozen})
-    latents = Latents(base, blank_picture(config.data.size), None, config.latents.to_dict() or {"scale": 1.0})
-    height, width, channels = latents.shape
+    base = Bundle({"name": config.name, "autoencoder": parts["autoencoder"]}, {"autoencoder": frozen})
+    images = blank_picture(config.data.size)
+    latents = Latents(base, images, None, config.latents.to_dict() or {"scale": 1.0})
+    height, width, _ = latents.shape
     if config.data.cache_latents:
         encoded = autoencoder.encoded * autoencoder.embed_dim
         latents = dataclasses.replace(latents, moments=np.zeros((1, height, width, encoded), np.float16))
-    sizes = {"in_channels": channels, "out_channels": channels, "context_dim": told["clip"]["embed_dim"]}
-    settings = config.model.to_dict() | sizes | {"attention_implementation": "xla"}
+    conditions = ImageConditions(config.conditioning, images, int(parts["clip"]["embed_dim"]), None, None)
     config = config.copy_and_resolve_references().unlock()
     config.emphasis, config.data.held_out_rows = ConfigDict(), 0
-    return DiffusionTask(config, latents, None, None, build_denoiser(settings), settings)
+    return _task(config, latents, conditions, attention_implementation="xla")
+
+
+def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed: Any) -> DiffusionTask:
+    """Returns the task with the network's sizes filled in from its latents and its conditions."""
+    height, _, channels = latents.shape
+    settings = with_sizes(
+        config.model.to_dict(),
+        in_channels=channels,
+        out_channels=channels,
+        context_dim=conditions.width,
+        latent_size=height,
+        **fixed,
+    )
+    return DiffusionTask(config, latents, conditions, build_denoiser(settings), settings)

@@ -1,0 +1,251 @@
+"""What `rdm sample` and `rdm edit` share: their options, the databases they retrieve from, and the folder they write."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdm_jax.cli.options import add_options, given
+from rdm_jax.cli.progress import Progress, note
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rdm_jax.bundle import Bundle
+    from rdm_jax.generator import Generator, Plan, Result
+    from rdm_jax.retrieval.mixture import Mixture
+
+Extra = Callable[[Path, "list[tuple[str, Result]]"], None]
+
+DEFAULT_MODEL = "style-scenes"
+DEFAULT_OUT = "outputs"
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) -> None:
+    """Adds the options that say from what, how and where to images are generated.
+
+    Args:
+      parser: of the verb.
+      everything: also the options that not every verb has (`core.options.Declaration`).
+    """
+    parser.add_argument(
+        "--database",
+        action="append",
+        default=[],
+        metavar="NAME|DIR[:WEIGHT]",
+        help="where neighbors come from (repeatable); with weights, neighbors come from all of them together",
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
+    parser.add_argument("--list-guides", action=_ListGuides, help="print what --guide and --with take, and exit")
+    parser.add_argument(
+        "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the model's config.json"
+    )
+    add_options(parser, everything=everything)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", default=DEFAULT_OUT, metavar="DIR", help="the folder; a used one gets run-002/ (default: %(default)s)"
+    )
+    add_writing_options(output)
+    output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
+    output.add_argument(
+        "--previews", action="store_true", help="write an estimate of each image after every chunk to previews/"
+    )
+
+
+def add_writing_options(parser: Any) -> None:
+    """Adds the options of every command that writes images."""
+    parser.add_argument("--disable-metadata", action="store_true", help="leave the parameters out of the PNG files")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+class _ListGuides(argparse.Action):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        from rdm_jax import conditioning, guidance
+
+        sys.stdout.write(f"--guide\n{guidance.listed()}\n\n--with\n{conditioning.listed()}\n")
+        parser.exit()
+
+
+def seed_of(args: argparse.Namespace) -> int:
+    """Returns the seed that was given, or a random one."""
+    return secrets.randbits(32) if args.seed is None else args.seed
+
+
+def options(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Returns the options of a plan, by the names of `Generator.plan`."""
+    from rdm_jax.conditioning import Negative
+
+    negative = [Negative(prompt=args.negative_prompt)] if args.negative_prompt else []
+    return {**given(args), "conditions": [*negative, *args.conditions], "seed": seed}
+
+
+def open_databases(names: Sequence[str], condition: str | None, model: Bundle) -> list[Mixture | None]:
+    """Returns the databases to retrieve from, one after another; a single None where the condition needs none."""
+    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.mixture import Mixture, parse_weighted
+
+    sampling = model.config.get("sampling", {})
+    if (condition or sampling.get("condition")) == "text":
+        if names:
+            note("warning: condition text uses no database; --database is ignored")
+        return [None]
+    default = sampling.get("database")
+    known = Database.names()
+    if not names and not default and len(known) != 1:
+        raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
+    if any(parse_weighted(name)[1] is not None for name in names):
+        return [Mixture.open(names)]
+    return [Mixture.open([name]) for name in names or [default or known[0]]]
+
+
+def write_run(
+    generator: Generator,
+    databases: list[Mixture | None],
+    plans: list[Plan],
+    out: Path,
+    args: argparse.Namespace,
+    extra: Extra | None = None,
+) -> tuple[Path, int]:
+    """Generates the images of each database's plan into a folder, with a record of how.
+
+    Args:
+      generator: the model.
+      databases: what the plans retrieve from.
+      plans: one for each database.
+      out: the folder; a used one gets another within.
+      args: `disable_metadata`, `skip_grid`, `previews` and `quiet`.
+      extra: called with the folder and the results, to write more sheets.
+
+    Returns:
+      the folder and the number of images in it.
+    """
+    from rdm_jax.cli import outputs
+
+    _read_neighbors(databases, plans)
+    names = _folder_names(databases)
+    with outputs.run_folder(out, [name for name in names if name]) as folder:
+        writer = _Writer(generator, folder, args)
+        results: list[tuple[str, Result]] = []
+        try:
+            for database, plan, name in zip(databases, plans, names, strict=True):
+                results.append((name, writer.generate(database, plan, name)))
+            if not args.skip_grid:
+                _write_sheets(folder, results, databases)
+            if extra:
+                extra(folder, results)
+        finally:
+            # Written for an interrupted run too: the images are there, and this is the record of them.
+            if writer.entries:
+                _write_record(folder, generator, databases, plans[0], writer.entries)
+    return folder, len(writer.entries)
+
+
+def _read_neighbors(databases: list[Mixture | None], plans: list[Plan]) -> None:
+    """Reads what will be shown of neighbors: a damaged database fails before anything is generated."""
+    for database, plan in zip(databases, plans, strict=True):
+        if database is not None and plan.neighbors is not None:
+            names, ids = plan.neighbors.databases.ravel(), plan.neighbors.ids.ravel()
+            database.items(names, ids)
+            database.thumbnails(names, ids)
+
+
+def _folder_names(databases: list[Mixture | None]) -> list[str]:
+    """Returns each database's subfolder, "" where there is only one; names come from files and are not trusted."""
+    if len(databases) == 1:
+        return [""]
+    names = [re.sub(r"[^\w.-]+", "-", database.name).strip(".-") or "database" for database in databases if database]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"two databases are named {twice!r}; give each once, or rename one")
+    return names
+
+
+@dataclasses.dataclass
+class _Writer:
+    """Writes the images of a run.
+
+    Attributes:
+      generator: the model.
+      folder: of the run.
+      args: `disable_metadata`, `previews` and `quiet`.
+      entries: run.json's record of each image that was written.
+    """
+
+    generator: Generator
+    folder: Path
+    args: argparse.Namespace
+    entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def generate(self, database: Mixture | None, plan: Plan, name: str) -> Result:
+        """Generates the images of a plan and writes each one, to a subfolder, as soon as it is finished."""
+        from rdm_jax.cli import outputs
+        from rdm_jax.cli.png import encode_png
+        from rdm_jax.generator import join
+
+        results, args = [], self.args
+        with Progress(f"generating {name}".strip(), quiet=args.quiet) as progress:
+            previews = _previews(self.folder / name, plan) if args.previews else None
+            for result in self.generator.generate(plan, progress, previews):
+                results.append(result)
+                records = outputs.records(result, self.generator, database)
+                for image, record in zip(result.images, records, strict=True):
+                    file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
+                    outputs.write_new(self.folder / file, encode_png(image, None if args.disable_metadata else record))
+                    self.entries.append(outputs.run_entry(file, record, database))
+        return join(results)
+
+
+def _previews(folder: Path, plan: Plan) -> Callable[[list[int], int, np.ndarray], None]:
+    """Returns the callback that writes an estimate of each image after every chunk."""
+    from rdm_jax.cli import outputs
+    from rdm_jax.cli.png import encode_png
+
+    (folder / "previews").mkdir(exist_ok=True)
+
+    def write(indices: list[int], done: int, images: np.ndarray) -> None:
+        """Writes the images of one batch."""
+        for index, image in zip(indices, images, strict=True):
+            name = f"{index:05d}-{plan.request.seed}-step{done:04d}.png"
+            outputs.write_new(folder / "previews" / name, encode_png(image))
+
+    return write
+
+
+def _write_sheets(folder: Path, results: list[tuple[str, Result]], databases: list[Mixture | None]) -> None:
+    from rdm_jax.cli import outputs
+    from rdm_jax.cli.png import encode_png
+
+    outputs.write_new(folder / "grid.png", encode_png(outputs.grid_sheet(results)))
+    for (name, result), database in zip(results, databases, strict=True):
+        if database is not None:
+            sheet = outputs.neighbor_sheet(result, database)
+            outputs.write_new(folder / name / "neighbors.png", encode_png(sheet))
+
+
+def _write_record(
+    folder: Path,
+    generator: Generator,
+    databases: list[Mixture | None],
+    plan: Plan,
+    entries: list[dict[str, Any]],
+) -> None:
+    from rdm_jax.cli import outputs
+
+    opened = [database for database in databases if database is not None]
+    run = outputs.run_record(generator, opened, plan, entries, planned=len(plan.indices) * len(databases))
+    outputs.write_new(folder / outputs.RUN, files.json_bytes(run))

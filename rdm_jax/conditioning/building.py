@@ -1,0 +1,59 @@
+"""The condition builder of a model and a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.base import ConditionBuilder
+from rdm_jax.core.errors import UserError
+from rdm_jax.request import Request
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.opening import open_retriever
+from rdm_jax.retrieval.retriever import Retriever
+
+
+def condition_builder(
+    request: Request, bundle: Bundle, encoder: ClipEncoder, size: tuple[int, int], retriever: Retriever | None
+) -> ConditionBuilder:
+    """Returns what turns prompts, images and databases into conditions.
+
+    Args:
+      request: what is wanted.
+      bundle: the model.
+      encoder: its CLIP.
+      size: (h, w) of an image's latents or tokens.
+      retriever: of the run's own databases; None where the condition has no neighbors.
+    """
+    width = encoder.identity["width"]
+    null = null_token(bundle.config)
+
+    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q k d"] | None:
+        """Returns the vectors of the queries' neighbors."""
+        if retriever is None:
+            if database:
+                raise UserError(f"condition 'text' has no neighbors, and database {database!r} is given; leave one out")
+            return None
+        chosen = open_retriever(encoder, database) if database else retriever
+        return chosen.retrieve(queries, request.neighbors).embeddings
+
+    return ConditionBuilder(
+        encoder=encoder,
+        latent=size,
+        size=(request.height, request.width),
+        queries=np.zeros((0, width), np.float32),
+        retrieve=retrieve,
+        condition=request.condition,
+        null=np.zeros(width, np.float32) if null is None else null,
+        unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
+    )
+
+
+def null_token(config: Mapping[str, Any]) -> Float[np.ndarray, " d"] | None:
+    """Returns the learned token of no condition that a bundle's configuration holds; None where it is zeros."""
+    token = config["conditioning"].get("null_token")
+    return None if token is None else np.asarray(token, np.float32)

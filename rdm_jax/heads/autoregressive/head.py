@@ -1,0 +1,88 @@
+"""The autoregressive head: see `heads.base.Head`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.heads.autoregressive.options import Options
+from rdm_jax.heads.autoregressive.program import AutoregressiveProgram, Shape, compile_program
+from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling
+from rdm_jax.heads.base import FEATURES, Model, Plan
+from rdm_jax.heads.compiling import Compiler
+from rdm_jax.request import Request, check_guidance
+
+MAX_CHUNK = 64  # tokens between two reports of progress: one compiled loop decodes so many, or a divisor of all
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all images of a run share.
+
+    Attributes:
+      sampling: how codes are chosen.
+      size: (h, w) of an image's codes.
+    """
+
+    sampling: Sampling
+    size: tuple[int, int]
+
+
+class AutoregressiveHead:
+    """Decodes the codes of an image one after another."""
+
+    name = "autoregressive"
+    network = "transformer"
+    Options = Options
+
+    def plan(self, request: Request, options: Options, model: Model) -> Run:
+        """Returns what all images of a run share; raises UserError for what is invalid."""
+        check_guidance(options.guidance_scale)
+        sampling = check_sampling(**dataclasses.asdict(options), num_codes=model.bundle.autoencoder.num_codes)
+        return Run(sampling, self.size(request, model.bundle))
+
+    def shape(self, plan: Plan, batch: int) -> Shape:
+        """Returns what a plan's program is compiled for."""
+        size, total = plan.run.size, plan.run.size[0] * plan.run.size[1]
+        return Shape(
+            guided=plan.options.guidance_scale != 1,
+            chunk=next(count for count in range(MAX_CHUNK, 0, -1) if total % count == 0),
+            batch=batch,
+            size=size,
+            context=plan.context.form,
+        )
+
+    def compile(self, shape: Shape, plan: Plan, compiler: Compiler) -> AutoregressiveProgram:
+        """Returns the program of a shape."""
+        return compile_program(shape, plan, compiler)
+
+    def size(self, request: Request, bundle: Bundle) -> tuple[int, int]:
+        """Returns (h, w) of the codes; raises UserError unless the transformer has as many positions."""
+        factor, tokens = bundle.autoencoder.downsampling, bundle.transformer.num_tokens
+        height, width = request.height // factor, request.width // factor
+        exact = (height * factor, width * factor) == (request.height, request.width)
+        if not exact or height * width != tokens or height != width:
+            side = round(tokens**0.5) * factor
+            raise UserError(
+                f"size {request.width}x{request.height} is not possible: this model generates {tokens} tokens, "
+                f"images of {side}x{side}"
+            )
+        return height, width
+
+    def finish(self, plan: Plan, images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+        """Returns the images as they are."""
+        return images
+
+    def supports(self, feature: str, bundle: Bundle) -> str | None:
+        """Returns why a feature is not supported: the transformer weighs tokens, and has no steps of denoising."""
+        if feature in bundle.transformer.supports:
+            return None
+        return f"an autoregressive model does not support {FEATURES[feature]}"
+
+
+HEAD: Any = AutoregressiveHead()

@@ -1,0 +1,222 @@
+"""What is compiled to generate tokens: the cache of the conditions, a chunk of positions, and the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.core.keys import image_keys
+from rdm_jax.core.mesh import put
+from rdm_jax.factory import codes_decoder_from
+from rdm_jax.heads.autoregressive.sampling import Sampling, choose, filtered, guided, uniforms
+from rdm_jax.heads.base import Plan
+from rdm_jax.heads.compiling import Compiler
+from rdm_jax.models.condition import Condition
+from rdm_jax.models.token_transformer import Cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a program is compiled for; everything else is traced.
+
+    Attributes:
+      guided: whether the unconditional logits are computed too.
+      chunk: positions in one call.
+      batch: images in one call.
+      size: (h, w) of an image's codes.
+      context: the form of the conditions (`conditioning.Context`).
+    """
+
+    guided: bool
+    chunk: int
+    batch: int
+    size: tuple[int, int]
+    context: tuple[Any, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The codes of an image."""
+        return self.size[0] * self.size[1]
+
+
+@flax.struct.dataclass
+class Carry:
+    """Images in progress.
+
+    Attributes:
+      codes: [b, l] row-major; 0 from the next position on.
+      conditional: the cache of the decoded positions.
+      unconditional: the same under the null condition; None without guidance.
+    """
+
+    codes: Any
+    conditional: Cache
+    unconditional: Cache | None
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A batch in progress.
+
+    Attributes:
+      params: {part: parameters}.
+      sampling: the options, traced.
+      keys: [b, 2] the key data of the images.
+      carry: of the compiled program.
+      done: positions that are decoded.
+      total: all positions.
+    """
+
+    params: Mapping[str, Any]
+    sampling: Sampling
+    keys: Any
+    carry: Carry
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveProgram:
+    """The executables of one shape (see `heads.base.Program`).
+
+    Attributes:
+      shape: what they are compiled for.
+      begin: (transformer parameters, given and null condition) to the first `Carry`.
+      step: (transformer parameters, `Sampling`, keys, first position, carry) to the carry after a chunk.
+      decode: (autoencoder parameters, codes) to images, on all devices.
+      batch: the sharding of what belongs to single images.
+      replicated: the sharding of what every device has.
+    """
+
+    shape: Shape
+    begin: Callable[..., Carry]
+    step: Callable[..., Carry]
+    decode: Callable[..., Any]
+    batch: NamedSharding
+    replicated: NamedSharding
+
+    def start(
+        self, plan: Plan, params: Mapping[str, Any], indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]
+    ) -> State:
+        """Returns the state of a batch before its first chunk."""
+        keys = jax.random.key_data(image_keys(plan.request.seed, jnp.asarray(indices, jnp.int32)))
+        conditions, keys = put((conditions_of(plan, rows), np.asarray(keys)), (self.batch, self.batch))
+        carry = self.begin(params["transformer"], *conditions)
+        sampling = put(jax.tree.map(np.asarray, plan.run.sampling), self.replicated)
+        return State(params, sampling, keys, carry, 0, self.shape.tokens)
+
+    def advance(self, state: State) -> State:
+        """Returns the state after one more chunk."""
+        first = put(np.int32(state.done), self.replicated)
+        carry = self.step(state.params["transformer"], state.sampling, state.keys, first, state.carry)
+        return dataclasses.replace(state, carry=jax.block_until_ready(carry), done=state.done + self.shape.chunk)
+
+    def preview(self, state: State) -> Float[np.ndarray, "b h w 3"]:
+        """Returns the images whose remaining codes are code 0."""
+        return np.asarray(self.decode(state.params["autoencoder"], state.carry.codes))
+
+    finish = preview
+
+
+def conditions_of(plan: Plan, rows: Int[np.ndarray, " b"]) -> tuple[Condition, Condition]:
+    """Returns the given and the null condition of some images."""
+    context = plan.context.rows(rows)
+    given, null = (Condition(one.tokens, one.weights) for one in (context.given, context.null))
+    return given, null
+
+
+def start_program(module: Any, shape: Shape) -> Callable[..., Carry]:
+    """Returns the function that starts a run of a shape, to be compiled."""
+
+    def start(params: Any, given: Condition, null: Condition) -> Carry:
+        """Returns no codes and the caches of the conditions."""
+        caches = [
+            module.apply({"params": params}, condition, method="init_cache")
+            for condition in ((given, null) if shape.guided else (given,))
+        ]
+        codes = jnp.zeros((shape.batch, shape.tokens), jnp.int32)
+        return Carry(codes, caches[0], caches[1] if shape.guided else None)
+
+    return start
+
+
+def chunk_program(module: Any, shape: Shape) -> Callable[..., Carry]:
+    """Returns the function that decodes a chunk of positions, to be compiled."""
+
+    def advance(params: Any, sampling: Sampling, keys: Array, first: Int[Array, ""], carry: Carry) -> Carry:
+        """Returns the carry after the positions [first, first + chunk)."""
+        image_keys = jax.random.wrap_key_data(keys)
+
+        def logits_at(cache: Cache, token: Array, position: Array) -> tuple[Array, Cache]:
+            """Returns the logits of a position, and the cache with it."""
+            return module.apply({"params": params}, cache, token, position, method="decode_step")
+
+        def body(offset: Array, carry: Carry) -> Carry:
+            """Returns the carry after one position."""
+            position = first + offset
+            before = jax.lax.dynamic_index_in_dim(carry.codes, jnp.maximum(position - 1, 0), axis=1, keepdims=False)
+            token = jnp.where(position == 0, module.start_token, before)
+            logits, conditional = logits_at(carry.conditional, token, position)
+            unconditional = carry.unconditional
+            if unconditional is not None:
+                null_logits, unconditional = logits_at(unconditional, token, position)
+                logits = guided(logits, null_logits, sampling.guidance_scale)
+            code = choose(filtered(logits, sampling), uniforms(image_keys, position))
+            return Carry(carry.codes.at[:, position].set(code), conditional, unconditional)
+
+        return jax.lax.fori_loop(0, shape.chunk, body, carry)
+
+    return advance
+
+
+def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> AutoregressiveProgram:
+    """Compiles the program of a shape.
+
+    Args:
+      shape: what the program is for.
+      plan: any plan of the shape, for the shapes of its conditions.
+      compiler: of the model.
+    """
+    bundle: Bundle = compiler.bundle
+    module, whole, batch = bundle.transformer, compiler.replicated, compiler.batch(shape.batch)
+    start, advance = start_program(module, shape), chunk_program(module, shape)
+    params = bundle.params["transformer"]
+    conditions = jax.eval_shape(lambda tree: tree, conditions_of(plan, np.zeros(shape.batch, np.int64)))
+    places = (batch, batch)
+    carry = jax.eval_shape(start, params, *conditions)
+    carry_places = _carry_places(carry, batch)
+    keys, first = jax.ShapeDtypeStruct((shape.batch, 2), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
+    sampling = jax.eval_shape(lambda tree: tree, jax.tree.map(np.asarray, plan.run.sampling))
+    arguments = (params, sampling, keys, first, carry)
+    decode = codes_decoder_from(bundle.autoencoder, shape.size)
+    return AutoregressiveProgram(
+        shape=shape,
+        begin=compiler.compile(start, (params, *conditions), (whole, *places), carry_places),
+        step=compiler.compile(advance, arguments, (whole, whole, batch, whole, carry_places), carry_places),
+        decode=compiler.once(
+            ("decode codes", shape.batch, shape.size),
+            lambda: compiler.compile(decode, (bundle.params["autoencoder"], carry.codes), (whole, batch), whole),
+        ),
+        batch=batch,
+        replicated=whole,
+    )
+
+
+def _carry_places(carry: Carry, batch: NamedSharding) -> Carry:
+    """Returns the sharding of each array of a carry: caches have the layers before the images."""
+    layered = NamedSharding(batch.mesh, PartitionSpec(None, *batch.spec))
+
+    def place(leaf: Any) -> NamedSharding:
+        """Returns the sharding of one array."""
+        return layered if leaf.ndim == 5 else batch
+
+    return jax.tree.map(place, carry)

@@ -1,0 +1,1 @@
+"""Latents by iterative denoising: samplers under classifier-free and other guidance."""

@@ -1,0 +1,76 @@
+"""The diffusion head: see `heads.base.Head`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from rdm_jax import factory
+from rdm_jax.bundle import Bundle
+from rdm_jax.guidance.base import GuideContext
+from rdm_jax.heads.base import Model, Plan
+from rdm_jax.heads.compiling import Compiler
+from rdm_jax.heads.diffusion.options import Options
+from rdm_jax.heads.diffusion.plan import Run, plan_run
+from rdm_jax.heads.diffusion.program import DiffusionProgram, Shape, compile_program
+from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
+from rdm_jax.request import Request
+
+MAX_CHUNK = 10  # steps between two reports of progress: one compiled scan runs so many, or a divisor of all
+
+
+class DiffusionHead:
+    """Denoises latents step by step."""
+
+    name = "diffusion"
+    network = "denoiser"
+    Options = Options
+
+    def plan(self, request: Request, options: Options, model: Model) -> Run:
+        """Returns what all images of a run share; raises UserError for what is invalid."""
+        timesteps = len(factory.schedule_from(model.bundle.config["diffusion"]))
+        latent = self._latent(request, model.bundle)
+        context = GuideContext(model.bundle, model.encoder, latent, timesteps, model.encode_latent)
+        return plan_run(options, request.conditions, context)
+
+    def shape(self, plan: Plan, batch: int) -> Shape:
+        """Returns what a plan's program is compiled for."""
+        run: Run = plan.run
+        return Shape(
+            sampler=run.sampler,
+            guided=run.guided,
+            chunk=next(size for size in range(MAX_CHUNK, 0, -1) if run.total % size == 0),
+            batch=batch,
+            latent=tuple(run.start.latent.shape[1:]),
+            context=plan.context.form,
+            rescaled=bool(run.rescale),
+            guides=tuple(one.form for one in run.guides),
+        )
+
+    def compile(self, shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionProgram:
+        """Returns the program of a shape."""
+        return compile_program(shape, plan, compiler)
+
+    def size(self, request: Request, bundle: Bundle) -> tuple[int, int]:
+        """Returns (h, w) of the latents; raises UserError if the model cannot make images of that size."""
+        return self._latent(request, bundle)[:2]
+
+    def finish(self, plan: Plan, images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+        """Returns finished images after the guides that act on pixels."""
+        for guide in plan.run.guides:
+            images = guide.method.finish(images, guide.inputs)
+        return images
+
+    def supports(self, feature: str, bundle: Bundle) -> str | None:
+        """Returns why a feature is not supported: only the network may lack one."""
+        if feature not in NETWORK_FEATURES or feature in bundle.denoiser.supports:
+            return None
+        return f"its denoiser, a {bundle.config['denoiser']['kind']}, does not support {NETWORK_FEATURES[feature]}"
+
+    def _latent(self, request: Request, bundle: Bundle) -> tuple[int, int, int]:
+        return factory.latent_shape(bundle.denoiser, bundle.autoencoder, request.height, request.width)
+
+
+HEAD: Any = DiffusionHead()

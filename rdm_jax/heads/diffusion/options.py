@@ -1,0 +1,68 @@
+"""The options of diffusion models."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rdm_jax.core.options import option
+
+if TYPE_CHECKING:
+    from rdm_jax.guidance.base import GuidanceMethod
+
+
+def _guides() -> Mapping[str, type]:
+    return importlib.import_module("rdm_jax.guidance").GUIDES
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a diffusion model samples.
+
+    Attributes:
+      steps: sampling steps of the whole schedule.
+      sampler: its name in `diffusion.samplers.SAMPLERS`, with options as "euler(churn=20)".
+      spacing: its timesteps, a name in `diffusion.spacing.SPACINGS`; the sampler's own if empty.
+      eta: the amount of fresh noise of samplers that take it.
+      guidance_scale: of classifier-free guidance; 1 disables it.
+      guidance_interval: (from, to) as fractions of the time, 0 at the image and 1 at noise; outside it the scale is 1.
+      guidance_rescale: phi of the guidance rescale, in [0, 1].
+      guides: methods of guidance (`rdm_jax.guidance`).
+      init: an image that the run starts from, or a .npy file of the noise it starts from; "" for random noise.
+      strength: the fraction of the steps that an initial image runs through: 1 leaves nothing of it.
+    """
+
+    steps: int = option(50, "sampling steps", metavar="S", label="Steps")
+    sampler: str = option(
+        "ddim",
+        "ddim, ddpm, plms, euler, heun, dpmpp_2s, dpmpp_2m, dpmpp_2m_sde or unipc; options as 'euler(churn=20)'",
+        metavar="NAME",
+        label="Sampler",
+    )
+    spacing: str = option(
+        "",
+        "timesteps: compvis, leading, trailing, linspace, quadratic, karras or log_snr (default: the sampler's own)",
+        metavar="NAME",
+    )
+    eta: float = option(0.0, "fresh noise in each step, 0 to 1", metavar="E", label="Eta")
+    guidance_scale: float = option(1.0, "classifier-free guidance scale; 1 disables it", metavar="G", label="CFG scale")
+    guidance_interval: tuple[float, float] = option(
+        (0.0, 1.0), "guide only between these fractions of the time, from 0 (the image) to 1 (noise)", metavar="FROM TO"
+    )
+    guidance_rescale: float = option(0.0, "guidance rescale phi, 0 to 1", metavar="PHI")
+    guides: tuple[GuidanceMethod, ...] = option(
+        (),
+        "a guide, as \"clip(text='a storm', weight=50)\" (repeatable; --list-guides)",
+        metavar="CALL",
+        flag="--guide",
+        table=_guides,
+        what="guide",
+    )
+    init: str = option(
+        "", "start from this image, or from a .npy of `rdm edit invert`", metavar="FILE", everywhere=False
+    )
+    strength: float = option(
+        1.0, "how noisy the initial image is made, above 0, up to 1 (default: 1)", metavar="S", everywhere=False
+    )

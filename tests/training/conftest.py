@@ -1,0 +1,51 @@
+"""A diffusion task on two folders of small random images, with neighbors computed ahead."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.data.sources import open_source
+from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.training.config import load_config
+from rdm_jax.training.tasks import diffusion
+from tests.helpers import tiny
+
+CONFIG = str(Path(__file__).parents[2] / "configs/emoji/rdm.py")
+K = 5
+
+
+@pytest.fixture(scope="session")
+def make_diffusion_task(tmp_path_factory):
+    """A function of overrides that returns the task on two folders of twelve images each, with neighbors within one."""
+    root = tmp_path_factory.mktemp("diffusion")
+    generator = np.random.default_rng(0)
+    for folder in ("line", "wash"):
+        (root / "images" / folder).mkdir(parents=True)
+        for i in range(12):
+            colors = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(colors).save(root / "images" / folder / f"{i:02d}.png")
+            (root / "images" / folder / f"{i:02d}.txt").write_text(f"{folder} {i} a red boat")
+    model = tiny.bundle()
+    model.save(root / "base", dtype="float32")
+    encoder, source = ClipEncoder(Bundle.open(root / "base")), open_source(str(root / "images"))
+    build_database(source, encoder, root / "database")
+    for name, within in (("within", "folder"), ("free", None)):
+        compute_neighbors(
+            source, encoder, Database.open(root / "database"), Plan(K, duplicates=None, within=within), root / name
+        )
+
+    def make(*overrides: str, neighbors: str = "within") -> diffusion.DiffusionTask:
+        places = f"data.source={root / 'images'}", f"data.data_dir={root}", f"data.neighbors={root / neighbors}"
+        model = "model.model_channels=8", "model.channel_mult=[1,2]", "model.num_head_channels=8", "model.num_groups=4"
+        small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
+        few = "conditioning.candidates=4", "conditioning.neighbors=3", "model.attention_resolutions=[2]"
+        given = (*places, *model, *small, *few, *overrides)
+        return diffusion.make(load_config(CONFIG, given), root, lambda *_: None)
+
+    return make
