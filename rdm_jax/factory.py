@@ -131,8 +131,8 @@ def codes_decoder_from(
     full = autoencoder.clone(dtype="float32")
 
     def decode(params: Any, codes: Int[Array, "b l"]) -> Float[Array, "b h2 w2 3"]:
-        """Maps codes [b, h w] to images [b, f h, f w, 3]."""
-        vectors = params["codebook"][codes].reshape(len(codes), *size, -1)
+        """Maps codes [b, h w] to images [b, f h, f w, 3]; those below 0, which are not known, as code 0."""
+        vectors = params["codebook"][jnp.maximum(codes, 0)].reshape(len(codes), *size, -1)
         return full.apply({"params": params}, vectors, method="decode", quantize=False)
 
     return decode

@@ -356,14 +356,8 @@ def _joined(model: Conversion, tower: Conversion) -> Conversion:
     wrong = [part for part in conditioned if model.config[part]["context_dim"] != width]
     if wrong:
         raise UserError(
-<<<<<<< HEAD
-            f"the CLIP's vectors are {width} numbers long, and the {wrong[0]} takes "
-            f"{model.config[wrong[0]]['context_dim']}; give the CLIP that the model "
-            "was trained with"
-=======
-            f"the CLIP's vectors have length {width}, and the denoiser takes {wanted}; "
-            "give the CLIP that the model was trained with"
->>>>>>> training
+            f"the CLIP's vectors have length {width}, and the {wrong[0]} takes "
+            f"{model.config[wrong[0]]['context_dim']}; give the CLIP that the model was trained with"
         )
     return Conversion(
         model.kind,

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +16,12 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.keys import image_keys
 from rdm_jax.core.mesh import put
 from rdm_jax.factory import codes_decoder_from
-from rdm_jax.heads.autoregressive.sampling import Sampling, choose, filtered, guided, uniforms
+from rdm_jax.heads.autoregressive import decoding
+from rdm_jax.heads.autoregressive.decoding import Carry
+from rdm_jax.heads.autoregressive.sampling import Sampling
 from rdm_jax.heads.base import Plan
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.models.condition import Condition
-from rdm_jax.models.token_transformer import Cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +46,6 @@ class Shape:
     def tokens(self) -> int:
         """The codes of an image."""
         return self.size[0] * self.size[1]
-
-
-@flax.struct.dataclass
-class Carry:
-    """Images in progress.
-
-    Attributes:
-      codes: [b, l] row-major; 0 from the next position on.
-      conditional: the cache of the decoded positions.
-      unconditional: the same under the null condition; None without guidance.
-    """
-
-    codes: Any
-    conditional: Cache
-    unconditional: Cache | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +106,7 @@ class AutoregressiveProgram:
         return dataclasses.replace(state, carry=jax.block_until_ready(carry), done=state.done + self.shape.chunk)
 
     def preview(self, state: State) -> Float[np.ndarray, "b h w 3"]:
-        """Returns the images whose remaining codes are code 0."""
+        """Returns the images of the codes so far; positions that are still unknown have code 0."""
         return np.asarray(self.decode(state.params["autoencoder"], state.carry.codes))
 
     finish = preview
@@ -134,50 +119,6 @@ def conditions_of(plan: Plan, rows: Int[np.ndarray, " b"]) -> tuple[Condition, C
     return given, null
 
 
-def start_program(module: Any, shape: Shape) -> Callable[..., Carry]:
-    """Returns the function that starts a run of a shape, to be compiled."""
-
-    def start(params: Any, given: Condition, null: Condition) -> Carry:
-        """Returns no codes and the caches of the conditions."""
-        caches = [
-            module.apply({"params": params}, condition, method="init_cache")
-            for condition in ((given, null) if shape.guided else (given,))
-        ]
-        codes = jnp.zeros((shape.batch, shape.tokens), jnp.int32)
-        return Carry(codes, caches[0], caches[1] if shape.guided else None)
-
-    return start
-
-
-def chunk_program(module: Any, shape: Shape) -> Callable[..., Carry]:
-    """Returns the function that decodes a chunk of positions, to be compiled."""
-
-    def advance(params: Any, sampling: Sampling, keys: Array, first: Int[Array, ""], carry: Carry) -> Carry:
-        """Returns the carry after the positions [first, first + chunk)."""
-        image_keys = jax.random.wrap_key_data(keys)
-
-        def logits_at(cache: Cache, token: Array, position: Array) -> tuple[Array, Cache]:
-            """Returns the logits of a position, and the cache with it."""
-            return module.apply({"params": params}, cache, token, position, method="decode_step")
-
-        def body(offset: Array, carry: Carry) -> Carry:
-            """Returns the carry after one position."""
-            position = first + offset
-            before = jax.lax.dynamic_index_in_dim(carry.codes, jnp.maximum(position - 1, 0), axis=1, keepdims=False)
-            token = jnp.where(position == 0, module.start_token, before)
-            logits, conditional = logits_at(carry.conditional, token, position)
-            unconditional = carry.unconditional
-            if unconditional is not None:
-                null_logits, unconditional = logits_at(unconditional, token, position)
-                logits = guided(logits, null_logits, sampling.guidance_scale)
-            code = choose(filtered(logits, sampling), uniforms(image_keys, position))
-            return Carry(carry.codes.at[:, position].set(code), conditional, unconditional)
-
-        return jax.lax.fori_loop(0, shape.chunk, body, carry)
-
-    return advance
-
-
 def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> AutoregressiveProgram:
     """Compiles the program of a shape.
 
@@ -188,10 +129,17 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> Autoregress
     """
     bundle: Bundle = compiler.bundle
     module, whole, batch = bundle.transformer, compiler.replicated, compiler.batch(shape.batch)
-    start, advance = start_program(module, shape), chunk_program(module, shape)
+
+    def start(params: Any, given: Condition, null: Condition) -> Carry:
+        """Returns the state before the first position."""
+        return decoding.start(module, params, given, null if shape.guided else None)
+
+    def advance(params: Any, sampling: Sampling, keys: Array, first: Int[Array, ""], carry: Carry) -> Carry:
+        """Returns the state after a chunk of positions."""
+        return decoding.advance(module, params, carry, jax.random.wrap_key_data(keys), sampling, first, shape.chunk)
+
     params = bundle.params["transformer"]
     conditions = jax.eval_shape(lambda tree: tree, conditions_of(plan, np.zeros(shape.batch, np.int64)))
-    places = (batch, batch)
     carry = jax.eval_shape(start, params, *conditions)
     carry_places = _carry_places(carry, batch)
     keys, first = jax.ShapeDtypeStruct((shape.batch, 2), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
@@ -200,7 +148,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> Autoregress
     decode = codes_decoder_from(bundle.autoencoder, shape.size)
     return AutoregressiveProgram(
         shape=shape,
-        begin=compiler.compile(start, (params, *conditions), (whole, *places), carry_places),
+        begin=compiler.compile(start, (params, *conditions), (whole, batch, batch), carry_places),
         step=compiler.compile(advance, arguments, (whole, whole, batch, whole, carry_places), carry_places),
         decode=compiler.once(
             ("decode codes", shape.batch, shape.size),
