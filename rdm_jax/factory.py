@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from rdm_jax.core import trees
-from rdm_jax.core.calls import Call, made, parse_call
+from rdm_jax.core.calls import Call, build, parse_call
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.diffusion import samplers
@@ -78,7 +78,7 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
         raise UserError(f"eta {eta}: sampler {call.name!r} has none; leave eta at 0, or use sampler 'ddim'")
     if spacing and spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
-    return made(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
+    return build(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
 
 
 def scaling_from(latents: Mapping[str, Any]) -> tuple[float, Float[Array, "1 1 1 _"]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rdm_jax import guides
+from rdm_jax import conditioning, guidance
 from rdm_jax.core.calls import parse_call
 from rdm_jax.diffusion.samplers import SAMPLERS
 
@@ -43,7 +43,7 @@ def test_every_sampler_guide_and_condition_is_measured(job) -> None:
     found = {kind: list(make(job)) for kind, make in KINDS.items()}
     drawn = {case.options.get("sampler", "ddim") for case in found["samplers"]}
     assert drawn == set(SAMPLERS)
-    for kind, known in (("guides", guides.KINDS), ("conditions", conditioning.KINDS)):
+    for kind, known in (("guides", guidance.GUIDES), ("conditions", conditioning.CONDITIONERS)):
         texts = [text for case in found[kind] for text in case.options.get(kind, ())]
         assert {parse_call(text, kind).name for text in texts} == set(known)
 

@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"core"},
     {"diffusion", "models"},
-    {"guidance", "retrieval", "data", "convert", "bundle"},
-    {"generator", "run", "program", "settings", "factory", "guides", "conditions", "editing"},
+    {"retrieval", "data", "convert", "bundle", "parts"},
+    {"generator", "run", "program", "settings", "factory", "guidance", "conditioning", "editing"},
     {"training", "evaluation"},
     {"cli", "studio", "__main__"},
 )

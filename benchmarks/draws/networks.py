@@ -14,12 +14,8 @@ from draws.cases import Case
 from draws.job import Job
 from rdm_jax import factory, program
 from rdm_jax.bundle import Bundle
-from rdm_jax.guides.clip import Clip
-<<<<<<< HEAD
-=======
+from rdm_jax.guidance import CLIPGuidance
 from rdm_jax.models.condition import Condition
-from rdm_jax.run import Plan
->>>>>>> backbones
 
 CHUNK = 10  # steps of one call
 LITTLE = 1e-3  # of what a network says is added to what it is shown next, for every call to be needed
@@ -133,7 +129,7 @@ def shown_to(name: str, job: Job, plan: Plan) -> jax.Array:
     shape = (len(plan.indices), *latent)
     if name == "clip":
         size = job.generator.bundle.clip.vision.image_size
-        shape = (len(plan.indices) * int(Clip().cutouts), size, size, 3)
+        shape = (len(plan.indices) * CLIPGuidance().cutouts, size, size, 3)
     return jax.random.normal(jax.random.key(0), shape)
 
 

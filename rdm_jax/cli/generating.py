@@ -1,4 +1,4 @@
-"""What `rdm sample` and `rdm edit` share: their options, the databases they retrieve from, and the folder they write."""
+"""What `rdm sample` and `rdm edit` share: options, the databases to retrieve from, and the folder that they write."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
-    parser.add_argument("--list-guides", action=_ListGuides, help="print what --guide and --with take, and exit")
+    parser.add_argument("--list-guides", action=_Print, text=_guides, help="print what --guide and --with take")
+    parser.add_argument(
+        "--list-samplers", action=_Print, text=_samplers, help="print what --sampler and --spacing take"
+    )
     parser.add_argument(
         "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
     )
@@ -70,15 +73,31 @@ def add_writing_options(parser: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
-class _ListGuides(argparse.Action):
-    def __init__(self, **options: Any) -> None:
+class _Print(argparse.Action):
+    """Prints a text and exits."""
+
+    def __init__(self, text: Callable[[], str], **options: Any) -> None:
         super().__init__(nargs=0, **options)
+        self._text = text
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from rdm_jax import conditioning, guidance
-
-        sys.stdout.write(f"--guide\n{guidance.listed()}\n\n--with\n{conditioning.listed()}\n")
+        sys.stdout.write(self._text())
         parser.exit()
+
+
+def _guides() -> str:
+    from rdm_jax import conditioning, guidance
+
+    return f"--guide\n{guidance.describe_guides()}\n\n--with\n{conditioning.describe_conditioners()}\n"
+
+
+def _samplers() -> str:
+    from rdm_jax.core.calls import describe
+    from rdm_jax.diffusion.samplers import SAMPLERS
+    from rdm_jax.diffusion.spacing import SPACINGS
+
+    samplers = "\n".join(describe(name, cls) for name, cls in SAMPLERS.items())
+    return f"--sampler\n{samplers}\n\n--spacing\n{', '.join(SPACINGS)}\n"
 
 
 def seed_of(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from rdm_jax.request import Request
 
 
 def add_options(parser: argparse.ArgumentParser, *, everything: bool) -> None:
-    """Adds the options of `Request` and of each head, every default None: where nothing is given, the model's own holds.
+    """Adds the options of `Request` and of each head; every default is None, which stands for the model's own.
 
     Args:
       parser: to add to.

@@ -1,4 +1,4 @@
-"""PNG files with the record of their generation: a `parameters` text as other tools write it, and JSON in a chunk `rdm`."""
+"""PNG files with a record of their generation: a `parameters` text for other tools, and JSON in a chunk `rdm`."""
 
 from __future__ import annotations
 

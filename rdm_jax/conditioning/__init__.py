@@ -21,7 +21,7 @@ from rdm_jax.conditioning.base import (
 from rdm_jax.conditioning.composed import Also, Interleave, Negative
 from rdm_jax.conditioning.embeddings import Add, Interpolate
 from rdm_jax.conditioning.over_time import Mix, Switch
-from rdm_jax.core.calls import described
+from rdm_jax.core.calls import describe
 
 __all__ = [
     "CONDITIONERS",
@@ -43,7 +43,7 @@ __all__ = [
     "align",
     "apply_conditioners",
     "change_queries",
-    "listed",
+    "describe_conditioners",
     "schedule_steps",
 ]
 
@@ -93,6 +93,6 @@ def schedule_steps(conditioners: Sequence[Conditioner], schedule: StepSchedule) 
     return schedule
 
 
-def listed() -> str:
+def describe_conditioners() -> str:
     """Returns the conditioners with their options and sources, as text."""
-    return "\n".join(described(name, kind, kind.source) for name, kind in CONDITIONERS.items())
+    return "\n".join(describe(name, kind, kind.source) for name, kind in CONDITIONERS.items())

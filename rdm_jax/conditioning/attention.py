@@ -15,7 +15,6 @@ from rdm_jax.conditioning.base import (
     ScheduledCondition,
     spatial_weights,
 )
-from rdm_jax.core.calls import OR_A_LIST
 from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError
 
@@ -25,7 +24,7 @@ class Weights(Conditioner):
     """Weighs the query and the neighbors in every attention: 0 leaves one out, 2 counts it twice."""
 
     of_query: float = 1.0
-    of_neighbors: float | list[float] = dataclasses.field(default=1.0, metadata=OR_A_LIST)
+    of_neighbors: float | list[float] = 1.0
     source: ClassVar[str] = "arXiv 2212.02936 (M-VADER)"
     requires: ClassVar[tuple[str, ...]] = ("token_weights",)
 

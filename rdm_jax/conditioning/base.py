@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.assemble import NULL, assemble
+from rdm_jax.core.calls import set_types
 from rdm_jax.core.images import read_mask, read_picture
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.models.condition import Condition
@@ -143,10 +144,16 @@ class Conditioner(abc.ABC):
     Attributes:
       source: the paper, with section or equation.
       requires: the features (`heads.base.FEATURES`) that the head and its network must support.
+
+    Raises:
+      UserError: an option is of another type than declared.
     """
 
     source: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        set_types(self)
 
     def change_queries(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
         """Returns the run's queries after this conditioner, before anything is retrieved."""

@@ -1,15 +1,25 @@
-"""Choices written as calls, "euler(churn=20)": a name and its options, parsed as literals and never evaluated."""
+"""Objects written as calls, "euler(churn=20)": text to an object of a table's classes, and back.
+
+A table maps names to frozen dataclasses whose fields are the options; each has a default and a type hint: `int`,
+`float`, `str`, `bool`, a list of one of these, or a union. Values are parsed as literals and never evaluated.
+"""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
+import math
+import numbers
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from rdm_jax.core.errors import UserError, unknown
 
-OR_A_LIST: Mapping[str, bool] = {"list": True}  # metadata of a number's field that may be a list of them
+_WORDS = {int: "an integer", float: "a number", str: "a text in quotes", bool: "True or False"}
+_PLURALS = {int: "integers", float: "numbers", str: "texts in quotes", bool: "True or False"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +30,53 @@ class Call:
     options: dict[str, Any]
 
 
-def parse_call(text: str, what: str) -> Call:
-    """Returns the name and the options of "name" or "name(option=value, ...)"; values are numbers, texts or lists.
+def parse(table: Mapping[str, type], value: Any, what: str) -> Any:
+    """Returns the object that a text describes; an instance of one of the table's classes is returned unchanged.
 
     Args:
-      text: what is parsed.
-      what: it is, for the error.
+      table: classes by name.
+      value: "name", "name(option=value, ...)", or an object.
+      what: what the table's objects are, for errors ("guide").
+
+    Raises:
+      UserError: the text is no such call, a name or an option is unknown, or a value is of another type.
+    """
+    if isinstance(value, str):
+        return build(table, parse_call(value, what), what)
+    if type(value) not in table.values():
+        classes = ", ".join(cls.__name__ for cls in table.values())
+        raise UserError(f"{what} {value!r} is neither a text nor an object of these classes: {classes}")
+    return value
+
+
+def format_call(table: Mapping[str, type], value: Any) -> str:
+    """Returns the text that `parse` turns into an equal object; only options that differ from their defaults.
+
+    Args:
+      table: classes by name.
+      value: an instance of one of them.
+    """
+    cls, name = type(value), name_of(table, value)
+    options = _typed(cls, _values(value), cls.__name__)
+    changed = [
+        f"{field.name}={_literal(options[field.name])}"
+        for field in dataclasses.fields(value)
+        if options[field.name] != field.default
+    ]
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def name_of(table: Mapping[str, type], value: Any) -> str:
+    """Returns the name of an object's class in a table."""
+    return next(name for name, registered in table.items() if registered is type(value))
+
+
+def parse_call(text: str, what: str) -> Call:
+    """Returns the name and the options of "name" or "name(option=value, ...)"; values are literals.
+
+    Args:
+      text: the call.
+      what: what it describes, for errors.
 
     Raises:
       UserError: the text is no such call.
@@ -43,47 +94,100 @@ def parse_call(text: str, what: str) -> Call:
         ) from error
 
 
-def made(kinds: Mapping[str, type], call: Call, what: str) -> Any:
-    """Returns the dataclass that a call names, made with its options.
+def build(table: Mapping[str, type], call: Call, what: str) -> Any:
+    """Returns the object that a call describes.
 
     Args:
-      kinds: the dataclasses by their names.
-      call: what is asked for.
-      what: it is, for errors ("sampler").
+      table: classes by name.
+      call: name and options.
+      what: what the table's objects are, for errors.
 
     Raises:
-      UserError: the name or an option is unknown, or a value is of another kind than the option's default.
+      UserError: the name or an option is unknown, or a value is of another type than the option.
     """
-    if call.name not in kinds:
-        raise unknown(what, call.name, kinds)
-    fields = {field.name: field for field in dataclasses.fields(kinds[call.name])}
-    for option, value in call.options.items():
-        if option not in fields:
-            raise unknown(f"option of {what} {call.name}:", option, fields)
-        default = fields[option].default
-        fits = _is_number(value) or (_is_list(value) and "list" in fields[option].metadata)
-        if not (fits if isinstance(default, int | float) else isinstance(value, type(default))):
-            kind = "a number" if isinstance(default, int | float) else "a text in quotes"
-            raise UserError(f"{what} {call.name}: {option}={value!r} is not {kind}; its default is {default!r}")
-    return kinds[call.name](**{name: _as_floats(value) for name, value in call.options.items()})
+    if call.name not in table:
+        raise unknown(what, call.name, table)
+    cls = table[call.name]
+    names = [field.name for field in dataclasses.fields(cls)]
+    for option in call.options:
+        if option not in names:
+            raise unknown(f"option of {what} {call.name}:", option, names)
+    return cls(**_typed(cls, call.options, f"{what} {call.name}"))
 
 
-def described(name: str, kind: type, remark: str) -> str:
-    """Returns two lines that say what a name takes and does: its options with their defaults, its docstring."""
-    options = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(kind))
-    return f"{name}({options})\n    {' '.join((kind.__doc__ or '').split())} [{remark}]"
+def set_types(instance: Any) -> None:
+    """Converts the fields of a frozen dataclass to their declared types; for `__post_init__`.
+
+    Raises:
+      UserError: a value is of another type than its field.
+    """
+    cls = type(instance)
+    for name, value in _typed(cls, _values(instance), cls.__name__).items():
+        object.__setattr__(instance, name, value)
 
 
-def _as_floats(value: Any) -> Any:
-    """Returns a value with floats for whole numbers, in a list too."""
+def describe(name: str, cls: type, remark: str = "") -> str:
+    """Returns two lines about a class: its name and options with their defaults; what it does, and a remark."""
+    options = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(cls))
+    first = (cls.__doc__ or "").strip().split("\n\n")[0]
+    return f"{name}({options})\n    {' '.join(first.split())}{f' [{remark}]' if remark else ''}"
+
+
+def _values(instance: Any) -> dict[str, Any]:
+    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+
+
+def _typed(cls: type, options: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Returns options in the declared types of a dataclass; `owner` is named in errors."""
+    typed, hints = {}, _hints(cls)
+    for name, value in options.items():
+        members = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
+        fitting = [found for found in (_as_type(value, member) for member in members) if found is not None]
+        if not fitting:
+            wanted = " or ".join(map(_words, members))
+            default = next(field.default for field in dataclasses.fields(cls) if field.name == name)
+            raise UserError(f"{owner}: {name}={value!r} is not {wanted}; its default is {default!r}")
+        typed[name] = fitting[0]
+    return typed
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _as_type(value: Any, hint: Any) -> Any:
+    """Returns a value as a type of `_WORDS` or a list of one; None if it does not fit."""
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list | tuple) or not value:
+            return None
+        entries = [_as_type(entry, typing.get_args(hint)[0]) for entry in value]
+        return None if any(entry is None for entry in entries) else entries
+    is_bool = isinstance(value, bool)
+    if hint is int and isinstance(value, numbers.Integral) and not is_bool:
+        return int(value)
+    if hint is float and isinstance(value, numbers.Real) and not is_bool:
+        return _as_float(value)
+    return hint(value) if hint in (str, bool) and isinstance(value, hint) else None
+
+
+def _as_float(value: Any) -> float | None:
+    """Returns a float; None for NaN and for integers that no float holds."""
+    try:
+        return None if math.isnan(value) else float(value)
+    except OverflowError:
+        return None
+
+
+def _words(hint: Any) -> str:
+    """Returns a type in words, for errors."""
+    return f"a list of {_PLURALS[typing.get_args(hint)[0]]}" if typing.get_origin(hint) is list else _WORDS[hint]
+
+
+def _literal(value: Any) -> str:
+    """Returns the literal of a value, exactly."""
     if isinstance(value, list):
-        return [float(one) for one in value]
-    return float(value) if isinstance(value, int) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"  # there is no literal of infinity
+    return repr(value).removesuffix(".0") if isinstance(value, float) else repr(value)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,10 +59,9 @@ def flag_of(name: str, declaration: Declaration) -> str:
     return declaration.flag or f"--{name.replace('_', '-')}"
 
 
-def kind_of(cls: type, name: str) -> Any:
-    """Returns the type of an option: int, float, str, or tuple for calls and pairs."""
-    hint = typing.get_type_hints(cls)[name]
-    return typing.get_origin(hint) or hint
+def kind_of(cls: type, name: str) -> type:
+    """Returns the type of an option, that of its default: int, float, str, or tuple for calls and pairs."""
+    return next(type(field.default) for field in dataclasses.fields(cls) if field.name == name)
 
 
 def build(cls: type, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
@@ -132,5 +129,4 @@ def _typed(cls: type, name: str, declaration: Declaration, value: Any) -> Any:
     except (TypeError, ValueError):
         pass
     words = {int: "a whole number", float: "a number", tuple: "a pair of numbers", str: "a text"}
-    wanted = words.get(kind, "a value" if not isinstance(kind, types.UnionType) else str(kind))
-    raise UserError(f"{name.replace('_', ' ')} {value!r} is not {wanted}")
+    raise UserError(f"{name.replace('_', ' ')} {value!r} is not {words[kind]}")

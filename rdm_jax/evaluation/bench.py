@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from rdm_jax.core.images import encode
 from rdm_jax.evaluation.gallery import Gallery, Target, choose_targets, open_gallery
 from rdm_jax.evaluation.judges import Judge
-from rdm_jax.evaluation.methods import FREE, Method, filled
+from rdm_jax.evaluation.methods import FREE, Case, Method
 from rdm_jax.evaluation.seen import Yardstick
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
@@ -119,18 +119,14 @@ class Bench:
             progress(done * self.sizes.images)
         return np.concatenate(images)
 
-    def asked(self, method: Method, weight: float, learned: Path) -> dict[str, Any]:
-        """Returns the options of a method for `draw`."""
+    def options_of(self, method: Method, weight: float, learned: Path) -> dict[str, Any]:
+        """Returns the options of a method for `draw`: functions from a target to guides and to conditions."""
 
-        def texts(templates: Sequence[str], target: Target) -> list[str]:
-            """Returns templates filled in."""
-            files = {"mask": str(self.mask), "learned": str(learned)}
-            return [filled(template, target, weight, **files) for template in templates]
+        def option(name: str, target: Target) -> Any:
+            """Returns one option for a target."""
+            return method.options(Case(target, weight, str(self.mask), str(learned)))[name]
 
-        return {
-            "guides": functools.partial(texts, method.guides),
-            "conditions": functools.partial(texts, method.conditions),
-        }
+        return {name: functools.partial(option, name) for name in ("guides", "conditions")}
 
 
 def open_bench(

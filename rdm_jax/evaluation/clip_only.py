@@ -16,7 +16,7 @@ from rdm_jax import factory
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.generator import Generator
-from rdm_jax.guidance.clean_clip import cut, spherical_distance
+from rdm_jax.guidance.clip import cut, spherical_distance
 
 RATE = 0.1
 CUTOUTS = 4  # an optimum of the whole picture alone is noise to the eye

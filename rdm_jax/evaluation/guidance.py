@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from rdm_jax.conditioning import Switch
 from rdm_jax.core.errors import UserError
 from rdm_jax.editing.mixing import KEPT_AT_FIRST, learn
 from rdm_jax.evaluation import few_steps, likeness
@@ -41,7 +42,7 @@ LEARNING_SEED = 500_000
 
 def learned_mixing(generator: Generator, prompt: str, changed: str, options: Mapping[str, Any]) -> list[float]:
     """Returns the weights that a few updates learn (https://arxiv.org/abs/2212.08698), a `Learner`."""
-    plan = generator.plan(prompt, conditions=[f"switch(prompt={changed!r}, after={KEPT_AT_FIRST})"], **options)
+    plan = generator.plan(prompt, conditions=[Switch(prompt=changed, after=KEPT_AT_FIRST)], **options)
     return learn(generator, plan).weights.tolist()
 
 
@@ -123,7 +124,7 @@ def _method(
     """Returns the results of a method, and what was drawn without and with it."""
     look, targets = bench.yardstick.look, bench.targets
     wanted = [method.wanted(target) for target in targets]
-    masked = any("{mask}" in guide for guide in method.guides)
+    masked = "mask" in method.reads
     plain = look(_pasted(bench, control.images)) if masked else control
     figures = functools.partial(bench.yardstick.figures, wanted=wanted, plain=control)
 
@@ -135,10 +136,10 @@ def _method(
     if method.outright:
         prompt = words if method.outright == "hand" else (lambda target: target.changed)
         rows.append({"what": "asked in words", **told(look(bench.draw(prompt, method.base, report)))})
-    learned = _learn(bench, learner) if any("{learned}" in one for one in method.conditions) else Path()
+    learned = _learn(bench, learner) if "learned" in method.reads else Path()
     guided = plain
     for weight in _weights(method, bench):
-        asked = bench.asked(method, weight, learned)
+        asked = bench.options_of(method, weight, learned)
         seen = look(bench.draw(_prompt_of(method.base), method.base, report, **asked))
         what = f"{method.symbol} {weight:g}" if len(method.weights) > 1 else "guided"
         rows.append({"what": what, "weight": weight, **told(seen)})

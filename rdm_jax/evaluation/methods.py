@@ -1,12 +1,13 @@
-"""The ways of bending a run that are measured, as a table: what is asked for, how strongly, and what is promised."""
+"""The guidance methods and conditioners that are measured, as a table: how each is made, and what is expected of it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.conditioning import Conditioner, Mix, Switch
 from rdm_jax.evaluation.gallery import Target, hand_of, told
+from rdm_jax.guidance import ILVR, SDG, ClassifierGuidance, CLIPGuidance, GuidanceMethod, Inpaint, Project
 
 FREE, PROMPTED, OWN = "free", "prompted", "own"
 Labels = Callable[[Target], Mapping[str, str]]
@@ -29,8 +30,25 @@ class Promise:
 
 
 @dataclasses.dataclass(frozen=True)
+class Case:
+    """One target at one weight, from which a method makes its guide or its conditioner.
+
+    Attributes:
+      target: the reference and the prompt.
+      weight: of the method.
+      mask: a file, white where images are generated.
+      learned: a file of weights for `Mix`.
+    """
+
+    target: Target
+    weight: float
+    mask: str = ""
+    learned: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
-    """One way of bending a run; texts in braces are filled in from the target.
+    """A guide or a conditioner that is measured.
 
     Attributes:
       name: its key in the results.
@@ -40,8 +58,9 @@ class Method:
       promises: what should come of it.
       weights: what is tried of `symbol`, the less and the more.
       weight: the one of the tables.
-      guides: as `Generator.plan` takes them.
-      conditions: likewise.
+      guide: makes the guide; None for a conditioner.
+      condition: makes the conditioner; None for a guide.
+      reads: what the two read of a case beside the reference: "hand", "changed", "mask" or "learned".
       symbol: the name of what `weights` are.
       outright: which words ask for the same in the prompt, drawn beside it: "hand", "changed", or "" for none.
       needs: parts of the model.
@@ -55,12 +74,20 @@ class Method:
     promises: tuple[Promise, ...]
     weights: tuple[float, ...]
     weight: float
-    guides: tuple[str, ...] = ()
-    conditions: tuple[str, ...] = ()
+    guide: Callable[[Case], GuidanceMethod] | None = None
+    condition: Callable[[Case], Conditioner] | None = None
+    reads: tuple[str, ...] = ()
     symbol: str = "weight"
     outright: str = ""
     needs: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+
+    def options(self, case: Case) -> dict[str, Sequence[GuidanceMethod | Conditioner]]:
+        """Returns the options of `Generator.plan` for a case."""
+        return {
+            "guides": [self.guide(case)] if self.guide else [],
+            "conditions": [self.condition(case)] if self.condition else [],
+        }
 
     def lacks(self, parts: Callable[[str], bool], targets: list[Target]) -> str:
         """Returns what this cannot be measured without, "" if all is there."""
@@ -68,36 +95,13 @@ class Method:
         if missing:
             return f"the model has no {missing[0]}"
         hand = hand_of(list(targets[0].labels))
-        texts = " ".join((*self.guides, *self.conditions))
-        if "{hand}" in texts and not all(target.hand for target in targets):
+        if "hand" in self.reads and not all(target.hand for target in targets):
             return "no caption names a style"
-        if "{changed}" in texts and not all(target.changed for target in targets):
+        if "changed" in self.reads and not all(target.changed for target in targets):
             return "no caption names what the judge knows"
         if any(promise.figure == "style" for promise in self.promises) and not hand:
             return "the judge and the pictures share no style"
         return ""
-
-
-def filled(template: str, target: Target, weight: float, mask: str = "", learned: str = "") -> str:
-    """Returns a template with the target's own texts and files, in quotes.
-
-    Raises:
-      UserError: a text cannot be written in quotes.
-    """
-    texts = {
-        "file": str(target.file),
-        "caption": target.caption,
-        "prompt": target.prompt,
-        "hand": target.hand,
-        "changed": target.changed,
-        "mask": mask,
-        "learned": learned,
-        "attribute": hand_of(list(target.labels)),
-    }
-    if any("\n" in text for text in texts.values()):
-        raise UserError(f"the caption {target.caption!r} has several lines; build the database again with one")
-    quoted = {name: repr(text) for name, text in texts.items()}
-    return template.format(**quoted, weight=f"{weight:g}")
 
 
 def of_caption(target: Target) -> Mapping[str, str]:
@@ -145,7 +149,7 @@ IN_HAND = "style", "subject", "colour", "frechet", "diversity"
 EDITED = "subject", "colour", "moved", "moved_pixels", "frechet"
 
 
-def _inpainting(name: str, title: str) -> Method:
+def _inpainting(name: str, title: str, cls: type[Inpaint] | type[Project]) -> Method:
     return Method(
         name=name,
         title=title,
@@ -154,7 +158,8 @@ def _inpainting(name: str, title: str) -> Method:
         promises=(Promise("known", NONE), Promise("seam", LESS)),
         weights=(1.0,),
         weight=1.0,
-        guides=(f"{name}(image={{file}}, mask={{mask}})",),
+        guide=lambda case: cls(image=str(case.target.file), mask=case.mask),
+        reads=("mask",),
         figures=("known", "seam", "subject", "colour", "frechet"),
     )
 
@@ -168,7 +173,7 @@ METHODS: tuple[Method, ...] = (
         promises=SPOKEN,
         weights=(TEXT / 10, TEXT / 3, TEXT, 3 * TEXT),
         weight=TEXT,
-        guides=("sdg(text={caption}, weight={weight})",),
+        guide=lambda case: SDG(text=case.target.caption, weight=case.weight),
         needs=("noised_clip",),
         figures=LIKE_CAPTION,
     ),
@@ -180,7 +185,7 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("picture@10", MORE), Promise("judged@10", MORE)),
         weights=(CONTENT / 10, CONTENT / 3, CONTENT, 3 * CONTENT),
         weight=CONTENT,
-        guides=("sdg(content={file}, weight={weight})",),
+        guide=lambda case: SDG(content=str(case.target.file), weight=case.weight),
         needs=("noised_clip",),
         figures=("subject", "colour", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
     ),
@@ -192,7 +197,7 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("layout", MORE),),
         weights=(STRUCTURE / 3, STRUCTURE, 3 * STRUCTURE),
         weight=STRUCTURE,
-        guides=("sdg(structure={file}, weight={weight})",),
+        guide=lambda case: SDG(structure=str(case.target.file), weight=case.weight),
         needs=("noised_clip",),
         figures=("layout", "low", "subject", "frechet", "diversity"),
     ),
@@ -204,7 +209,7 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("gram", LESS), Promise("style", MORE), *KEPT),
         weights=(STYLE / 10, STYLE / 3, STYLE, 3 * STYLE),
         weight=STYLE,
-        guides=("sdg(style={file}, weight={weight})",),
+        guide=lambda case: SDG(style=str(case.target.file), weight=case.weight),
         needs=("noised_clip",),
         figures=("gram", "style", "subject", "colour", "frechet"),
     ),
@@ -216,7 +221,8 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("style", MORE), *KEPT),
         weights=(HAND / 3, HAND, 3 * HAND),
         weight=HAND,
-        guides=("sdg(text={hand}, weight={weight})",),
+        guide=lambda case: SDG(text=case.target.hand, weight=case.weight),
+        reads=("hand",),
         outright="hand",
         needs=("noised_clip",),
         figures=IN_HAND,
@@ -229,7 +235,7 @@ METHODS: tuple[Method, ...] = (
         promises=SPOKEN,
         weights=(2 * CLIP,),
         weight=2 * CLIP,
-        guides=("clip(text={caption}, weight={weight})",),
+        guide=lambda case: CLIPGuidance(text=case.target.caption, weight=case.weight),
         figures=LIKE_CAPTION,
     ),
     Method(
@@ -240,7 +246,8 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("style", MORE), *KEPT),
         weights=(CLIP,),
         weight=CLIP,
-        guides=("clip(text={hand}, weight={weight}, cutouts=4)",),
+        guide=lambda case: CLIPGuidance(text=case.target.hand, weight=case.weight, cutouts=4),
+        reads=("hand",),
         figures=IN_HAND,
     ),
     Method(
@@ -251,7 +258,10 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("style", MORE), *KEPT),
         weights=(CLASS / 3, CLASS, 3 * CLASS),
         weight=CLASS,
-        guides=("classifier(attribute={attribute}, label={hand}, weight={weight})",),
+        guide=lambda case: ClassifierGuidance(
+            attribute=hand_of(list(case.target.labels)), label=case.target.hand, weight=case.weight
+        ),
+        reads=("hand",),
         needs=("noised_classifier",),
         figures=IN_HAND,
     ),
@@ -263,12 +273,12 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("low", LESS),),
         weights=(8.0, 4.0, 2.0),
         weight=4.0,
-        guides=("ilvr(image={file}, factor={weight})",),
+        guide=lambda case: ILVR(image=str(case.target.file), factor=int(case.weight)),
         symbol="factor",
         figures=("low", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
     ),
-    _inpainting("inpaint", "inpainting by blending"),
-    _inpainting("project", "inpainting by projection"),
+    _inpainting("inpaint", "inpainting by blending", Inpaint),
+    _inpainting("project", "inpainting by projection", Project),
     Method(
         name="switch",
         title="the prompt changed after a share of the steps",
@@ -277,7 +287,8 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS, of_words=True)),
         weights=(0.1, 0.2, 0.3, 0.5),
         weight=0.2,
-        conditions=("switch(prompt={changed}, after={weight})",),
+        condition=lambda case: Switch(prompt=case.target.changed, after=case.weight),
+        reads=("changed",),
         symbol="after",
         outright="changed",
         figures=EDITED,
@@ -290,7 +301,8 @@ METHODS: tuple[Method, ...] = (
         promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS, of_words=True)),
         weights=(1.0,),
         weight=1.0,
-        conditions=("mix(prompt={changed}, weights={learned})",),
+        condition=lambda case: Mix(prompt=case.target.changed, weights=case.learned),
+        reads=("changed", "learned"),
         outright="changed",
         needs=("noised_clip",),
         figures=EDITED,

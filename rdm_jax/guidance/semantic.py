@@ -1,40 +1,44 @@
-"""Semantic diffusion guidance: Liu et al. 2021, "More Control for Free!" (https://arxiv.org/abs/2112.05744).
+"""Semantic diffusion guidance (SDG): Liu et al. 2021, "More Control for Free!" (https://arxiv.org/abs/2112.05744).
 
-An image encoder that was made to read noisy pictures says how near x_t comes to a text (eq. 7; GLIDE's CLIP guidance,
-https://arxiv.org/abs/2112.10741, section 2.4), and to a reference that is made as noisy anew in each step: in content
-(eq. 8), in spatial structure (eq. 9), in style (eq. 10, each picture's Gram matrices its own). All terms share one look
-at x_t and one at the reference. Squared differences are shares of the reference's own squares, level by level: the
-released program multiplies by a constant for its encoder, and a share means the same for any encoder and any level.
+An image encoder trained on noisy images compares x_t with a text (eq. 7; GLIDE's CLIP guidance,
+https://arxiv.org/abs/2112.10741, section 2.4), and with a reference image that is noised again in each step: by content
+(eq. 8), by spatial structure (eq. 9), by style (eq. 10, with separate Gram matrices for each image). All terms share
+one evaluation of the encoder on x_t. Squared differences are relative to the reference's own squares at each level: the
+released program multiplies by a constant for its encoder, while relative differences suit any encoder and any level.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import normal
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.diffusion.parameterization import per_image
+from rdm_jax.factory import noised_encoder_from
+from rdm_jax.guidance.base import GuidanceMethod, GuideContext, GuideEffects, Networks, weights_per_image
 from rdm_jax.guidance.gradient import Objective
 
 Encode = Callable[[Float[Array, "b h w c"], Array], tuple[Float[Array, "b d"], Sequence[Float[Array, "b _ _ _"]]]]
 """x_t and its times [b] to a vector and the feature maps below it."""
 
-FOLD = 0x5D6  # this file's number among those that draw from a step's keys
+FOLD = 0x5D6  # folded into a step's keys; each file that samples noise in a step has its own number
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A text to be near to.
+    """A target text.
 
     Attributes:
       vector: [b, d] or one for all, in the encoder's space.
-      weight: of the cosine to it; weights are numbers or [b].
+      weight: of the cosine similarity to it, a number or [b].
     """
 
     vector: Any
@@ -43,13 +47,13 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A picture to be near to, and in what.
+    """A reference image with the weights of its terms, numbers or [b]; None omits a term.
 
     Attributes:
-      x0: [b, h, w, c] or one for all, as the network sees pictures.
-      content: weight of the cosine of both vectors; None leaves a term out.
-      structure: weight of the feature maps' squared differences, as shares of the reference's squares.
-      style: weight of the same of their Gram matrices.
+      x0: [b, h, w, c] or one for all, as the denoiser takes images.
+      content: weight of the cosine similarity of the vectors.
+      structure: weight of the relative squared difference of the feature maps.
+      style: weight of the relative squared difference of their Gram matrices.
     """
 
     x0: Any
@@ -59,15 +63,15 @@ class Reference:
 
 
 def semantic(encode: Encode, terms: Sequence[Text | Reference]) -> Objective:
-    """Returns the weighted sum of all terms as one objective, with one look at x_t for them together.
+    """Returns the weighted sum of all terms as one objective, which evaluates the encoder on x_t once.
 
     Args:
-      encode: the encoder of noisy pictures.
-      terms: texts, and pictures with what of them counts; the latter need a plan with keys.
+      encode: the encoder of noisy images.
+      terms: texts and reference images; the latter need a plan with keys.
     """
 
-    def near(term: Text | Reference, vector: Array, maps: Sequence[Array], info: StepInfo, t: Array) -> Array:
-        """Returns the weighted likeness [b] of what was seen to one term."""
+    def similarity(term: Text | Reference, vector: Array, maps: Sequence[Array], info: StepInfo, t: Array) -> Array:
+        """Returns the weighted similarity [b] of x_t to one target, from its vector and feature maps."""
         if isinstance(term, Text):
             return term.weight * cosine(vector, term.vector)
         shape = (len(t), *jnp.shape(term.x0)[1:])
@@ -83,40 +87,80 @@ def semantic(encode: Encode, terms: Sequence[Text | Reference]) -> Objective:
         return total
 
     def measure(x_t: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, " b"]:
-        """Returns the weighted sum of the likenesses of each x_t."""
+        """Returns the weighted sum of the similarities of each x_t."""
         t = jnp.broadcast_to(info.t, x_t.shape[:1])
         vector, maps = encode(x_t, t)
-        return jnp.sum(jnp.stack([near(term, vector, maps, info, t) for term in terms]), axis=0)
+        return jnp.sum(jnp.stack([similarity(term, vector, maps, info, t) for term in terms]), axis=0)
 
     return Objective(measure, 1.0)
 
 
 def renoised(x0: Float[Array, "#b h w c"], shape: tuple[int, ...], info: StepInfo) -> Float[Array, "b h w c"]:
-    """Returns alpha x0 + sigma z at a step's level, with fresh noise from each image's key.
+    """Returns alpha x0 + sigma z at a step's noise level, with new noise z from each image's key.
 
     Raises:
       ValueError: the plan has no keys.
     """
     if info.keys is None:
-        raise ValueError("a reference is made noisy in each step: give the plan its keys, `with_keys(steps, keys)`")
+        raise ValueError("a reference is noised in each step: give the plan its keys, `with_keys(steps, keys)`")
     noise = normal(jax.vmap(lambda key: jax.random.fold_in(key, FOLD))(info.keys), shape[1:])
     alpha, sigma = (per_image(info.coefficients[name], len(shape)) for name in ("alpha", "sigma"))
     return alpha * x0 + sigma * noise
 
 
 def cosine(one: Float[Array, "b d"], other: Float[Array, "#b d"]) -> Float[Array, " b"]:
-    """Returns the cosine of each pair of vectors."""
+    """Returns the cosine similarity of each pair of vectors."""
     lengths = jnp.linalg.norm(one, axis=-1) * jnp.linalg.norm(other, axis=-1)
     return jnp.sum(one * other, axis=-1) / jnp.maximum(lengths, 1e-12)
 
 
 def gram(features: Float[Array, "b h w c"]) -> Float[Array, "b c c"]:
-    """Returns each picture's products of channels, their means over all positions."""
+    """Returns the Gram matrix of each image: products of channels, averaged over all positions."""
     _, height, width, _ = features.shape
     return jnp.einsum("bhwc,bhwd->bcd", features, features) / (height * width)
 
 
 def relative_square(one: Float[Array, "b ..."], other: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    """Returns the sum of squared differences as a share of the squares of `other`: 1 where `one` is nothing."""
+    """Returns the sum of squared differences over the sum of squares of `other`: 1 where `one` is 0."""
     axes = tuple(range(1, one.ndim))
     return jnp.sum(jnp.square(one - other), axis=axes) / jnp.maximum(jnp.sum(jnp.square(other), axis=axes), 1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class SDG(GuidanceMethod):
+    """Semantic diffusion guidance: guides x_t towards a text, or an image's content, structure or style."""
+
+    text: str = ""
+    content: str = ""
+    structure: str = ""
+    style: str = ""
+    weight: float | list[float] = 100.0
+    source: ClassVar[str] = "arXiv 2112.05744"
+    needs: ClassVar[Mapping[str, str]] = {"noised_clip": "configs/noised_clip.py"}
+
+    def inputs(self, context: GuideContext) -> dict[str, Any]:
+        """Returns the text's vector, the references' latents and the weight."""
+        files = {name: getattr(self, name) for name in ("content", "structure", "style") if getattr(self, name)}
+        if not self.text and not files:
+            raise UserError("guide sdg has no target; give it text='...', or content, structure or style='FILE'")
+        targets: dict[str, Any] = {name: context.latent_of(file) for name, file in files.items()}
+        targets |= {"text": context.text_vector(self.text)} if self.text else {}
+        return targets | {"weight": weights_per_image(self.weight)}
+
+    def effects(self, networks: Networks, inputs: dict[str, Any], noise: Array) -> GuideEffects:
+        """Returns the objective of this guide alone."""
+        return self.effects_of_all(networks, [(self, inputs)], noise)
+
+    @classmethod
+    def effects_of_all(
+        cls, networks: Networks, guides: Sequence[tuple[Any, dict[str, Any]]], noise: Array
+    ) -> GuideEffects:
+        """Returns one objective for all texts and references: the encoder is evaluated on x_t once for all of them."""
+        encode = functools.partial(noised_encoder_from(networks.bundle.noised_clip), networks.params["noised_clip"])
+        terms: list[Text | Reference] = []
+        for _, inputs in guides:
+            weight = inputs["weight"]
+            terms += [Text(inputs["text"], weight)] if "text" in inputs else []
+            names = [name for name in ("content", "structure", "style") if name in inputs]
+            terms += [Reference(inputs[name], **{name: weight}) for name in names]
+        return GuideEffects(objectives=(semantic(encode, terms),))

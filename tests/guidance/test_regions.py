@@ -12,9 +12,9 @@ from rdm_jax.diffusion.denoiser import Prediction
 from rdm_jax.diffusion.samplers import SAMPLERS, sample, with_keys
 from rdm_jax.diffusion.schedule import scaled_linear
 from rdm_jax.guidance.ilvr import ilvr, low_pass
-from rdm_jax.guidance.inpainting import inpainting
-from rdm_jax.guidance.projection import known_region
-from rdm_jax.guidance.thresholding import dynamic_thresholding, static_thresholding
+from rdm_jax.guidance.inpaint import inpainting
+from rdm_jax.guidance.project import projection
+from rdm_jax.guidance.threshold import dynamic_thresholding, static_thresholding
 from tests.guidance.test_gradient import info_at, mixture
 
 SCHEDULE = scaled_linear(1000, 0.00085, 0.012)
@@ -40,7 +40,7 @@ def test_inpainting_leaves_the_known_part_exactly_and_paints_the_rest(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_projection_leaves_the_known_part_and_a_soft_mask_mixes(name):
-    last = run(name, known_region(KNOWN, MASK)(mixture))
+    last = run(name, projection(KNOWN, MASK)(mixture))
     np.testing.assert_allclose(last[:, :, :4], KNOWN[:, :, :4], atol=2e-4)
     np.testing.assert_allclose(last[:, :, 4:], run(name, mixture)[:, :, 4:], atol=1e-5)
     soft = run(name, mixture, [inpainting(KNOWN, 0.5 * jnp.ones_like(MASK), NOISE)])

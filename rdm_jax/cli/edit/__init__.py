@@ -1,4 +1,4 @@
-"""`rdm edit`: a picture of one's own, painted over, continued, varied, inverted, or led to another condition."""
+"""`rdm edit`: an image of one's own, inpainted, outpainted, varied, inverted, or moved to another condition."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rdm_jax.cli import drawing
+from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
 
-HELP = """edit a picture
+HELP = """edit an image
 
   rdm edit img2img --image boat.png --prompt "a red boat" --database neon --strength 0.6
   rdm edit inpaint --image boat.png --mask mask.png --prompt "a blue cat" --database poster
@@ -20,14 +20,14 @@ HELP = """edit a picture
   rdm edit invert --image boat.png --prompt "a red boat" --database poster --out inverted
   rdm edit mix --prompt "a red boat" --to "a blue boat" --database poster --num-images 4 --out mixed
 
-White in a mask is painted anew. Without a prompt the picture itself is the query."""
+White in a mask is generated. Without a prompt the image itself is the query."""
 
 ACTIONS = {
-    "img2img": "draw from a picture that is made noisy",
-    "inpaint": "paint anew what is white in a mask",
-    "outpaint": "continue a picture beyond its edges",
-    "vary": "draw others like a picture",
-    "invert": "find a picture's noise, and draw other conditions from it",
+    "img2img": "generate from an image with noise added",
+    "inpaint": "generate what is white in a mask",
+    "outpaint": "continue an image beyond its edges",
+    "vary": "generate variations of an image",
+    "invert": "find an image's noise, and generate other conditions from it",
     "mix": "learn in which steps another condition changes one thing and keeps the rest",
 }
 
@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, help_ in ACTIONS.items():
         action = actions.add_parser(name, help=help_)
-        action.add_argument("--image", metavar="FILE", required=name != "mix", help="the picture")
+        action.add_argument("--image", metavar="FILE", required=name != "mix", help="the image")
         if name != "vary":
-            action.add_argument("--prompt", metavar="TEXT", help="the query; the picture itself where it is left out")
+            action.add_argument("--prompt", metavar="TEXT", help="the query; the image itself if omitted")
         ADDED.get(name, lambda _: None)(action)
-        drawing.add_arguments(action)
+        generating.add_arguments(action)
 
 
 def _strength(action: argparse.ArgumentParser, default: float) -> None:
@@ -50,17 +50,17 @@ def _strength(action: argparse.ArgumentParser, default: float) -> None:
         type=float,
         default=default,
         metavar="S",
-        help="how noisy the picture is made: above 0, up to 1, which leaves nothing of it (default: %(default)s)",
+        help="how noisy the image is made: above 0, up to 1, which leaves nothing of it (default: %(default)s)",
     )
 
 
 def _inpaint_arguments(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--mask", required=True, metavar="FILE", help="white where it is painted anew, of its size")
+    action.add_argument("--mask", required=True, metavar="FILE", help="of the image's size, white where to generate")
     action.add_argument(
         "--method",
         choices=("inpaint", "project"),
         default="inpaint",
-        help="put the known part back after each step, or into what is believed of x0 (default: %(default)s)",
+        help="restore the known part after each step, or in the predicted x0 (default: %(default)s)",
     )
 
 
@@ -71,8 +71,8 @@ def _outpaint_arguments(action: argparse.ArgumentParser) -> None:
 
 def _invert_arguments(action: argparse.ArgumentParser) -> None:
     action.add_argument("--iterations", type=int, default=3, metavar="N", help="per step (default: %(default)s)")
-    action.add_argument("--to", metavar="TEXT", help="draw this prompt from the picture's noise too")
-    action.add_argument("--to-database", metavar="NAME|DIR", help="draw with another database from the noise too")
+    action.add_argument("--to", metavar="TEXT", help="also generate this prompt from the image's noise")
+    action.add_argument("--to-database", metavar="NAME|DIR", help="also generate with another database from the noise")
 
 
 def _mix_arguments(action: argparse.ArgumentParser) -> None:
@@ -85,7 +85,11 @@ def _mix_arguments(action: argparse.ArgumentParser) -> None:
     )
     action.add_argument("--learning-rate", type=float, default=0.05, metavar="R", help="(default: %(default)s)")
     action.add_argument(
-        "--start", type=float, default=0.4, metavar="P", help="share of the steps kept at first (default: %(default)s)"
+        "--start",
+        type=float,
+        default=0.4,
+        metavar="P",
+        help="fraction of the steps that keep the first condition at the start (default: %(default)s)",
     )
 
 
@@ -104,18 +108,18 @@ def run(args: argparse.Namespace) -> None:
     begin = time.monotonic()
     # Imported late: `rdm edit --help` and wrong options need not wait for it.
     from rdm_jax.cli import outputs
-    from rdm_jax.cli.edit.actions import RUNNERS, Desk
+    from rdm_jax.cli.edit.actions import RUNNERS, Job
     from rdm_jax.core.images import read_picture
     from rdm_jax.generator import Generator
 
     out = Path(args.out).expanduser()
     outputs.check_writable(out)
-    picture = read_picture(args.image) if args.image else None
+    image = read_picture(args.image) if args.image else None
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
-    databases = drawing.open_databases(args.database, args.condition, generator.bundle)
-    seed = drawing.seed_of(args)
+    databases = generating.open_databases(args.database, args.condition, generator.bundle)
+    seed = generating.seed_of(args)
     note(f"model {generator.bundle.name}, seed {seed}")
-    desk = Desk(generator, databases, drawing.options(args, seed), picture, args, out)
-    folder, count = RUNNERS[args.action](desk)
-    note(f"{count} picture{'s' if count > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
+    job = Job(generator, databases, generating.options(args, seed), image, args, out)
+    folder, count = RUNNERS[args.action](job)
+    note(f"{count} image{'s' if count > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")

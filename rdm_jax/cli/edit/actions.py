@@ -1,4 +1,4 @@
-"""What `rdm edit` does: each action plans with a picture as the start, a reference or a query, and draws."""
+"""The actions of `rdm edit`: each plans with an image as the start, a reference or a query, and generates."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.cli import drawing, outputs
+from rdm_jax.cli import generating, outputs
 from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
+from rdm_jax.conditioning import Mix, Switch
 from rdm_jax.core import files, images, sheets
+from rdm_jax.core.calls import Call, build
 from rdm_jax.core.errors import UserError
 from rdm_jax.editing import inversion, mixing
 from rdm_jax.evaluation.statistics import psnr
-from rdm_jax.generator import Generator, Result, join
-from rdm_jax.guides.known import Margins, extended
+from rdm_jax.generator import Generator, Plan, Result, join
+from rdm_jax.guidance import GUIDES, Outpaint
 from rdm_jax.retrieval.mixture import Mixture
-from rdm_jax.run import Plan
 
-MOST = 8  # pictures in a row of edit.png
+MOST = 8  # images in a row of edit.png
 SIDE = 256  # of a cell of edit.png, in pixels
 
 Write = Callable[[Path, list[tuple[str, Result]]], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Desk:
+class Job:
     """What an action works with.
 
     Attributes:
       generator: the model.
-      databases: to draw from, one after another.
+      databases: to retrieve from, one after another.
       options: of every plan.
-      picture: [h, w, 3] what is edited; None where there is none.
+      image: [h, w, 3] to edit; None where there is none.
       args: the action's own options.
       out: the folder that was asked for.
     """
@@ -46,138 +47,136 @@ class Desk:
     generator: Generator
     databases: list[Mixture | None]
     options: dict[str, Any]
-    picture: np.ndarray | None
+    image: np.ndarray | None
     args: argparse.Namespace
     out: Path
 
     def plan(self, prompts: list[str] | None = None, **changes: Any) -> Plan:
-        """Returns the plan of the first database; without prompts the picture is the query."""
+        """Returns the plan of the first database; without prompts the image is the query."""
         if prompts is None:
             prompts = [self.args.prompt] if self.args.prompt else []
-        images = [] if prompts or self.picture is None else [self.picture]
+        images = [] if prompts or self.image is None else [self.image]
         options = {**self.options, **changes}
         for name in ("guides", "conditions"):
-            options[name] = [*self.options[name], *changes.get(name, ())]
+            options[name] = [*self.options.get(name, ()), *changes.get(name, ())]
         return self.generator.plan(prompts, database=self.databases[0], images=images, **options)
 
     def write(self, plan: Plan, out: Path | None = None, extra: Write | None = None) -> tuple[Path, int]:
-        """Draws a plan from every database, and the picture beside what came of it."""
+        """Generates a plan with every database, and writes a sheet of the image beside the results."""
         plans = [plan, *(self.generator.replan(plan, database) for database in self.databases[1:])]
-        return drawing.write_run(
+        return generating.write_run(
             self.generator, self.databases, plans, out or self.out, self.args, extra or self._beside
         )
 
-    def _beside(self, folder: Path, drawn: list[tuple[str, Result]]) -> None:
-        """Writes edit.png: the picture, and what was drawn, a row for each database."""
-        if self.picture is None or self.args.skip_grid:
+    def _beside(self, folder: Path, results: list[tuple[str, Result]]) -> None:
+        """Writes edit.png: the image and the results, a row for each database."""
+        if self.image is None or self.args.skip_grid:
             return
-        shape = drawn[0][1].images.shape[1:3]
-        before = images.fit(self.picture, *shape) if self.args.action != "outpaint" else self._on_canvas(shape)
-        rows = [np.stack([before, *result.images[:MOST]]) for _, result in drawn]
-        write_sheet(folder / "edit.png", np.stack(rows), ["picture"], [name for name, _ in drawn])
+        shape = results[0][1].images.shape[1:3]
+        before = images.fit(self.image, *shape) if self.args.action != "outpaint" else self._on_canvas(shape)
+        rows = [np.stack([before, *result.images[:MOST]]) for _, result in results]
+        write_sheet(folder / "edit.png", np.stack(rows), ["image"], [name for name, _ in results])
 
     def _on_canvas(self, shape: tuple[int, int]) -> np.ndarray:
-        """Returns the picture where it is on its canvas, the rest grey."""
-        assert self.picture is not None
+        """Returns the image at its place on the canvas, the rest gray."""
+        assert self.image is not None
         canvas = np.full((*shape, 3), 128, np.uint8)
-        height, width = self.picture.shape[:2]
-        canvas[self.args.up : self.args.up + height, self.args.left : self.args.left + width] = self.picture
+        height, width = self.image.shape[:2]
+        canvas[self.args.up : self.args.up + height, self.args.left : self.args.left + width] = self.image
         return canvas
 
 
 def write_sheet(path: Path, cells: np.ndarray, columns: list[str], rows: list[str]) -> None:
-    """Writes pictures [rows, columns, h, w, 3] as one sheet, with labels as far as there are some."""
+    """Writes images [rows, columns, h, w, 3] as one sheet, with the labels that there are."""
     zoom = max(1, SIDE // cells.shape[3])
     columns = [*columns, *[""] * (cells.shape[1] - len(columns))]
     outputs.write_new(path, encode_png(sheets.grid(cells, row_labels=rows, column_labels=columns, zoom=zoom)))
 
 
-def img2img(desk: Desk) -> tuple[Path, int]:
-    """Draws from the picture, made noisy."""
-    return desk.write(desk.plan(init=desk.args.image, strength=desk.args.strength))
+def img2img(job: Job) -> tuple[Path, int]:
+    """Generates from the image with noise added."""
+    return job.write(job.plan(init=job.args.image, strength=job.args.strength))
 
 
-def inpaint(desk: Desk) -> tuple[Path, int]:
-    """Paints anew what is white in the mask."""
-    args = desk.args
-    return desk.write(desk.plan(guides=[f"{args.method}(image={args.image!r}, mask={args.mask!r})"]))
+def inpaint(job: Job) -> tuple[Path, int]:
+    """Generates what is white in the mask."""
+    args = job.args
+    guide = build(GUIDES, Call(args.method, {"image": args.image, "mask": args.mask}), "guide")
+    return job.write(job.plan(guides=[guide]))
 
 
-def outpaint(desk: Desk) -> tuple[Path, int]:
-    """Continues the picture beyond its edges."""
-    args, picture = desk.args, desk.picture
-    assert picture is not None
-    sides = {side: getattr(args, side) for side in ("left", "right", "up", "down")}
-    told = ", ".join(f"{side}={pixels}" for side, pixels in sides.items())
-    canvas, _ = extended(picture, Margins(**sides))
-    size = {"height": canvas.shape[0], "width": canvas.shape[1]}
-    return desk.write(desk.plan(guides=[f"outpaint(image={args.image!r}, {told})"], **size))
+def outpaint(job: Job) -> tuple[Path, int]:
+    """Continues the image beyond its edges."""
+    args, image = job.args, job.image
+    assert image is not None
+    guide = Outpaint(image=args.image, left=args.left, right=args.right, up=args.up, down=args.down)
+    height, width = guide.canvas(image)[0].shape[:2]
+    return job.write(job.plan(guides=[guide], height=height, width=width))
 
 
-def vary(desk: Desk) -> tuple[Path, int]:
-    """Draws others like the picture: it is the query, and with a strength below 1 the start too."""
-    start = {"init": desk.args.image, "strength": desk.args.strength} if desk.args.strength < 1 else {}
-    return desk.write(desk.plan([], **start))
+def vary(job: Job) -> tuple[Path, int]:
+    """Generates variations: the image is the query, and with a strength below 1 the start too."""
+    start = {"init": job.args.image, "strength": job.args.strength} if job.args.strength < 1 else {}
+    return job.write(job.plan([], **start))
 
 
-def invert(desk: Desk) -> tuple[Path, int]:
-    """Finds the picture's noise, says how near the way forth comes, and draws other conditions from it."""
-    args = desk.args
+def invert(job: Job) -> tuple[Path, int]:
+    """Finds the image's noise, reports how close sampling from it comes, and generates other conditions from it."""
+    args = job.args
     prompts = [one for one in (args.prompt, args.to) if one]
     if args.to and not args.prompt:
-        raise UserError("--to draws another prompt from the noise; say what the picture is by --prompt")
-    with outputs.run_folder(desk.out) as folder:
-        start = _inverted(desk, folder, args.iterations)
+        raise UserError("--to generates another prompt from the noise; describe the image by --prompt")
+    with outputs.run_folder(job.out) as folder:
+        start = _inverted(job, folder, args.iterations)
         if args.to_database:
-            other = drawing.open_databases([args.to_database], args.condition, desk.generator.bundle)
-            desk = dataclasses.replace(desk, databases=[*desk.databases, *other])
-        return desk.write(desk.plan(prompts or None, **start), folder)
+            other = generating.open_databases([args.to_database], args.condition, job.generator.bundle)
+            job = dataclasses.replace(job, databases=[*job.databases, *other])
+        return job.write(job.plan(prompts or None, **start), folder)
 
 
-def _inverted(desk: Desk, folder: Path, iterations: int) -> dict[str, Any]:
-    """Writes noise.npy and inversion.json, and returns what makes a plan start from the noise."""
-    steady = {"sampler": desk.options["sampler"] or "ddim", "guidance_scale": desk.options["guidance_scale"] or 1.0}
-    plan = desk.plan(init=desk.args.image, num_images=1, batch_size=1, **steady)
-    note(f"inverting {desk.args.image} ...")
-    found = inversion.invert(desk.generator, plan, iterations)
-    assert desk.picture is not None
-    fitted = images.fit(desk.picture, *found.picture.shape[:2])
-    decibels = [float(psnr(one[None], fitted[None])[0]) for one in (found.picture, found.decoded)]
+def _inverted(job: Job, folder: Path, iterations: int) -> dict[str, Any]:
+    """Writes noise.npy and inversion.json, and returns the options of a plan that starts from the noise."""
+    fixed = {"sampler": job.options.get("sampler", "ddim"), "guidance_scale": job.options.get("guidance_scale", 1.0)}
+    plan = job.plan(init=job.args.image, num_images=1, batch_size=1, **fixed)
+    note(f"inverting {job.args.image} ...")
+    found = inversion.invert(job.generator, plan, iterations)
+    assert job.image is not None
+    fitted = images.fit(job.image, *found.image.shape[:2])
+    decibels = [float(psnr(one[None], fitted[None])[0]) for one in (found.image, found.decoded)]
     note(
-        f"latents come back to {found.latent_error:.1e} of their size; the picture to {decibels[0]:.1f} dB, "
+        f"the latent returns with a relative error of {found.latent_error:.1e}, the image with {decibels[0]:.1f} dB, "
         f"through the autoencoder alone {decibels[1]:.1f} dB"
     )
-    told = {"latent_error": found.latent_error, "psnr": decibels[0], "autoencoder_psnr": decibels[1]}
-    outputs.write_new(folder / "inversion.json", files.json_bytes({**told, "iterations": iterations}))
+    record = {"latent_error": found.latent_error, "psnr": decibels[0], "autoencoder_psnr": decibels[1]}
+    outputs.write_new(folder / "inversion.json", files.json_bytes({**record, "iterations": iterations}))
     buffer = io.BytesIO()
     np.save(buffer, found.noise)
     outputs.write_new(folder / "noise.npy", buffer.getvalue())
-    return {"init": str(folder / "noise.npy"), **steady}
+    return {"init": str(folder / "noise.npy"), **fixed}
 
 
-def mix(desk: Desk) -> tuple[Path, int]:
-    """Learns how two conditions are mixed over time, or takes that from a file, and draws with it."""
-    args = desk.args
+def mix(job: Job) -> tuple[Path, int]:
+    """Learns the weights of two conditions over the steps, or reads them from a file, and generates with them."""
+    args = job.args
     if not args.to and not args.to_database:
         raise UserError("there is nothing to mix with; give --to TEXT or --to-database NAME")
-    if len(desk.databases) > 1:
+    if len(job.databases) > 1:
         raise UserError("mix takes one --database, and another by --to-database")
-    named = {"prompt": args.to, "database": args.to_database}
-    other = ", ".join(f"{name}={value!r}" for name, value in named.items() if value)
-    with outputs.run_folder(desk.out) as folder:
-        start = _inverted(desk, folder, 3) if args.image else {}
-        weights = args.weights or str(_learned(desk, other, start, folder))
-        count = desk.options["num_images"] or 1
-        # As many again as were learned from: the weights are to serve seeds that they have not seen.
+    other = {"prompt": args.to or "", "database": args.to_database or ""}
+    with outputs.run_folder(job.out) as folder:
+        start = _inverted(job, folder, 3) if args.image else {}
+        weights = args.weights or str(_learned(job, other, start, folder))
+        count = job.options.get("num_images", 1)
+        # As many again as were learned from: the weights should serve seeds that they have not seen.
         several: dict[str, Any] = {} if args.image or args.weights else {"num_images": 2 * count}
-        plan = desk.plan(conditions=[f"mix({other}, weights={weights!r})"], **{**start, **several})
-        return desk.write(plan, folder, functools.partial(_before_and_after, desk, other, {**start, **several}))
+        plan = job.plan(conditions=[Mix(**other, weights=weights)], **{**start, **several})
+        return job.write(plan, folder, functools.partial(_before_and_after, job, other, {**start, **several}))
 
 
-def _learned(desk: Desk, other: str, start: dict[str, Any], folder: Path) -> Path:
-    """Learns the weights, writes them to weights.json, and returns its place."""
-    args, generator = desk.args, desk.generator
-    plan = desk.plan(conditions=[f"switch({other}, after={args.start})"], **start)
+def _learned(job: Job, other: dict[str, Any], start: dict[str, Any], folder: Path) -> Path:
+    """Learns the weights, writes them to weights.json, and returns its path."""
+    args, generator = job.args, job.generator
+    plan = job.plan(conditions=[Switch(**other, after=args.start)], **start)
     with Progress("learning weights", unit="update", quiet=args.quiet) as progress:
         learned = mixing.learn(
             generator,
@@ -188,28 +187,28 @@ def _learned(desk: Desk, other: str, start: dict[str, Any], folder: Path) -> Pat
             progress=progress,
         )
     note(f"loss {learned.losses[0]:.3f} to {learned.losses[-1]:.3f}, {learned.bytes / 2**20:.0f} MiB beside the model")
-    told = {"weights": learned.weights.tolist(), "losses": learned.losses, "temporary_bytes": learned.bytes}
+    record = {"weights": learned.weights.tolist(), "losses": learned.losses, "temporary_bytes": learned.bytes}
     path = folder / "weights.json"
     outputs.write_new(
-        path, files.json_bytes({**told, "prompt": args.prompt, "to": args.to, "to_database": args.to_database})
+        path, files.json_bytes({**record, "prompt": args.prompt, "to": args.to, "to_database": args.to_database})
     )
     return path
 
 
 def _before_and_after(
-    desk: Desk, other: str, options: dict[str, Any], folder: Path, drawn: list[tuple[str, Result]]
+    job: Job, other: dict[str, Any], options: dict[str, Any], folder: Path, results: list[tuple[str, Result]]
 ) -> None:
-    """Writes edit.png: each picture under the first condition, mixed, and under the second one."""
-    if desk.args.skip_grid:
+    """Writes edit.png: each image under the first condition, mixed, and under the second one."""
+    if job.args.skip_grid:
         return
-    result = drawn[0][1]
-    plans = [desk.plan(**options), desk.plan(conditions=[f"switch({other}, after=0)"], **options)]
-    first, second = (join(list(desk.generator.draw(plan))).images for plan in plans)
+    result = results[0][1]
+    plans = [job.plan(**options), job.plan(conditions=[Switch(**other, after=0.0)], **options)]
+    first, second = (join(list(job.generator.generate(plan))).images for plan in plans)
     rows = np.stack([first, result.images, second], axis=1)[: 2 * MOST]
     write_sheet(folder / "edit.png", rows, ["first", "mixed", "second"], [""] * len(rows))
 
 
-RUNNERS: dict[str, Callable[[Desk], tuple[Path, int]]] = {
+RUNNERS: dict[str, Callable[[Job], tuple[Path, int]]] = {
     "img2img": img2img,
     "inpaint": inpaint,
     "outpaint": outpaint,

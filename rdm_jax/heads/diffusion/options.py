@@ -37,13 +37,13 @@ class Options:
     steps: int = option(50, "sampling steps", metavar="S", label="Steps")
     sampler: str = option(
         "ddim",
-        "ddim, ddpm, plms, euler, heun, dpmpp_2s, dpmpp_2m, dpmpp_2m_sde or unipc; options as 'euler(churn=20)'",
+        "the sampler, with its options as 'euler(churn=20)' (--list-samplers)",
         metavar="NAME",
         label="Sampler",
     )
     spacing: str = option(
         "",
-        "timesteps: compvis, leading, trailing, linspace, quadratic, karras or log_snr (default: the sampler's own)",
+        "the timesteps (default: the sampler's own; --list-samplers)",
         metavar="NAME",
     )
     eta: float = option(0.0, "fresh noise in each step, 0 to 1", metavar="E", label="Eta")

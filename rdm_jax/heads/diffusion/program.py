@@ -21,8 +21,7 @@ from rdm_jax.core.mesh import on_host, put
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
 from rdm_jax.factory import decoder_from
-from rdm_jax.guidance import apply_guides, parts_of
-from rdm_jax.guidance.base import BoundGuide, Networks
+from rdm_jax.guidance.base import BoundGuide, Networks, apply_guides, parts_of
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.heads.base import Plan
 from rdm_jax.heads.compiling import Compiler

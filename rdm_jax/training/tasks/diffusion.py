@@ -28,8 +28,8 @@ from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timeste
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
-from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.request import NULLS
+from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import (
     ImageConditions,
     batch_condition,

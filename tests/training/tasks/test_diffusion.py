@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from rdm_jax.training.drawing import draw
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.sidecar import NeighborSidecar
-from rdm_jax.training.drawing import draw
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import diffusion
 from tests.helpers import tiny

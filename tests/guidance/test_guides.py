@@ -1,4 +1,4 @@
-"""Guides by name, on a tiny random model: every kind bends a run, none recompiles it, what cannot be is refused."""
+"""All guides on a tiny random model: each changes the images, none recompiles, objects equal texts, errors name it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdm_jax import guides
 from rdm_jax.cli.main import main
+from rdm_jax.core.calls import parse
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
+from rdm_jax.guidance import GUIDES, ILVR, SDG, Inpaint, Outpaint, describe_guides
 from tests.helpers import guided, tiny
 
 CLASSES = {"subject": ["boat", "cat"], "colour": ["blue", "green", "red"]}
@@ -57,15 +58,43 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("pair", [pair for pairs in VARIANTS.values() for pair in pairs], ids=list(VARIANTS))
-def test_a_guide_bends_the_run_and_other_options_compile_nothing(generator, draw, files, pair):
+def test_a_guide_changes_the_images_and_other_options_compile_nothing(generator, draw, files, pair):
     first, second = (text.format(*files) for text in pair)
     size = {"width": 32} if first.startswith("outpaint") else {}
-    plain, bent = draw(**size), draw(first, **size)
-    assert np.abs(plain.astype(int) - bent.astype(int)).max() > 3
+    plain, guided_images = draw(**size), draw(first, **size)
+    assert np.abs(plain.astype(int) - guided_images.astype(int)).max() > 3
     before = generator.compilations
     again = draw(second, **size)
     assert generator.compilations == before
-    assert first == second or (again != bent).any()
+    assert first == second or (again != guided_images).any()
+
+
+def test_objects_and_texts_are_the_same_request(generator, draw, files):
+    pairs = [
+        (SDG(text="cat", weight=[50.0, 20.0]), "sdg(text='cat', weight=[50, 20])"),
+        (Inpaint(image=files[0], mask=files[1]), f"inpaint(image={files[0]!r}, mask={files[1]!r})"),
+    ]
+    objects = draw(*(made for made, _ in pairs))
+    before = generator.compilations
+    np.testing.assert_array_equal(objects, draw(*(text for _, text in pairs)))
+    np.testing.assert_array_equal(objects, draw(pairs[0][0], pairs[1][1]))
+    assert generator.compilations == before
+    plan = generator.plan("a", condition="text", guides=[text for _, text in pairs])
+    assert plan.settings.guides == tuple(made for made, _ in pairs)
+    assert [parse(GUIDES, text, "guide") for text in plan.settings.to_json()["guides"]] == list(plan.settings.guides)
+
+
+def test_a_margin_extends_each_side_by_its_edge_pixels():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    canvas, mask = Outpaint(left=1, down=2).canvas(image)
+    assert canvas.shape == (4, 3, 3) and mask.shape == (4, 3)
+    np.testing.assert_array_equal(canvas[:2, 1:], image)
+    np.testing.assert_array_equal(canvas[:, 0], canvas[:, 1])
+    np.testing.assert_array_equal(canvas[2], canvas[1])
+    np.testing.assert_array_equal(mask == 0, np.pad(np.ones((2, 2), bool), ((0, 2), (1, 0))))
+    for margins in ({}, {"left": -1, "right": 1}):
+        with pytest.raises(UserError, match="continue nothing; give 0 pixels or more"):
+            Outpaint(**margins).canvas(image)
 
 
 def test_guides_combine_with_each_other_and_every_sampler(draw, files):
@@ -96,10 +125,15 @@ def test_each_image_has_its_own_weight(draw):
         ("sdg(weight='a')", r"weight='a' is not a number"),
         ("sdg(text='a', weight=1e39)", r"weight=1e\+39 is out of range"),
         ("sdg(text='a', weight=[1, 1e999])", r"weight=\[1.0, inf\] is out of range"),
-        ("sdg()", r"guide sdg leads nowhere"),
+        ("sdg()", r"guide sdg has no target"),
         ("sdg(style='nowhere.png')", r"cannot read nowhere.png as a picture"),
-        ("clip()", r"guide clip leads nowhere"),
-        ("ilvr()", r"image is missing; give a picture's file"),
+        ("clip()", r"guide clip has no target"),
+        ("clip(text='a', cutouts=0)", r"cutouts=0 is out of range"),
+        ("clip(text='a', cutouts=2.5)", r"guide clip: cutouts=2.5 is not an integer; its default is 8"),
+        ("ilvr(factor=2.5)", r"guide ilvr: factor=2.5 is not an integer"),
+        ("outpaint(left=0.5)", r"guide outpaint: left=0.5 is not an integer"),
+        (ILVR, r"is neither a text nor an object of these classes: SDG, "),
+        ("ilvr()", r"image is missing; give an image file"),
         ("threshold(bound=0)", r"bound=0.0 is out of range"),
         ("dynamic_threshold(quantile=1.5)", r"quantile=1.5 is out of range"),
         ("classifier(attribute='size', label='big')", r"unknown attribute 'size'"),
@@ -128,5 +162,6 @@ def test_a_weight_that_is_too_much_is_caught_with_the_guides_name(draw, files):
 def test_the_guides_are_listed(capsys):
     assert main(["sample", "--list-guides"]) == 0
     said = capsys.readouterr().out
-    for name, kind in guides.KINDS.items():
-        assert f"{name}(" in said and kind.source in said
+    assert describe_guides() in said
+    for name, method in GUIDES.items():
+        assert f"{name}(" in said and method.source in said

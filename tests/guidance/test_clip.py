@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.keys import image_keys, normal
-from rdm_jax.guidance.clean_clip import clip_distance, cut, spherical_distance, total_variation
+from rdm_jax.guidance.clip import clip_distance, cut, spherical_distance, total_variation
 from tests.guidance.test_gradient import info_at
 
 KEYS = image_keys(0, jnp.arange(3))
