@@ -1,4 +1,4 @@
-"""The retrieval-augmented autoregressive model RARM (https://arxiv.org/abs/2204.11824): codes, conditioned on neighbors.
+"""The retrieval-augmented autoregressive model (https://arxiv.org/abs/2204.11824): codes, conditioned on neighbors.
 
 The first stage and the encoder are frozen, so their outputs are computed once: the codes of every image and the vector
 of every caption are memory-mapped caches, and neighbors are streamed from their sidecar.
@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,81 +20,37 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
-from rdm_jax.models import AutoencoderVQ, abstract_params, build_autoencoder, build_transformer
+from rdm_jax.models import AutoencoderVQ, build_transformer
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.request import NULLS
-from rdm_jax.training.conditioning import (
-    ImageConditions,
-    batch_condition,
-    conditioning_section,
-    open_image_conditions,
-)
+from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
+from rdm_jax.training.tasks.base import Progress
+from rdm_jax.training.tasks.conditioned import ConditionedTask, abstract_base, abstract_config, open_base
 
 ENCODE_BATCH = 64
-EVAL_BATCHES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoregressiveTask(Task):
+class AutoregressiveTask(ConditionedTask):
     """Trains a transformer over codes.
 
     Attributes:
-      base: the bundle with the frozen encoder and autoencoder.
-      images: the training images, held-out ones among them.
       codes: [n, l] the codes of each image in row-major order.
-      conditions: what conditions each image.
-      module: the network.
-      settings: its configuration.
     """
 
-    config: Config
-    base: Bundle
-    images: Pictures
     codes: Int[np.ndarray, "n l"]
-    conditions: ImageConditions
-    module: Any
-    settings: dict[str, Any]
 
-    @property
-    def size(self) -> int:
-        """The number of records in an epoch."""
-        return len(self.rows)
+    inputs: ClassVar[tuple[str, ...]] = ("codes",)
 
-    @property
-    def record(self) -> dict[str, str]:
-        """Hashes of the images, of the base and of the neighbors' database."""
-        return {"source": self.images.fingerprint, "base": self.base.digest, **self.conditions.record}
-
-    @functools.cached_property
-    def rows(self) -> np.ndarray:
-        """The image of each record: all but the held-out ones."""
-        return np.delete(np.arange(len(self.images)), self.held_out)
-
-    @functools.cached_property
-    def held_out(self) -> np.ndarray:
-        """The images kept for evaluation, spread evenly: a folder's images are sorted by class."""
-        count = self.config.data.held_out_rows
-        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
-
-    def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns one record: an image's codes [l], and a random condition."""
-        return self._read(int(self.rows[row]), generator)
-
-    def complete(self, batch: Record) -> Record:
-        """Returns codes [b, l] and their conditions (see `ImageConditions.complete`)."""
-        return {"codes": batch["codes"], **self.conditions.complete(batch)}
-
-    def _read(self, image: int, generator: np.random.Generator) -> Record:
-        return {"codes": self.codes[image].astype(np.int32), **self.conditions.sample(image, generator)}
+    def encoded(self, image: int, generator: np.random.Generator) -> Record:
+        """Returns an image's codes [l]."""
+        return {"codes": self.codes[image].astype(np.int32)}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the transformer, and of the null token where it is learned; no stats."""
@@ -113,34 +69,14 @@ class AutoregressiveTask(Task):
         return loss, ({"bits_per_code": loss / math.log(2.0)}, held.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the cross-entropy of the held-out images' codes in nats and in bits, without dropout."""
-        generator, size, losses = np.random.default_rng(0), self.config.batch_size, []
-        count = min(EVAL_BATCHES, len(self.held_out) // size)
-        for i in range(count):
-            records = [self._read(int(row), generator) for row in self.held_out[i::count][:size]]
-            batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
-            losses.append(float(self._evaluated(params, batch)))
-        if losses:
-            yield "loss", float(np.mean(losses))
-            yield "bits_per_code", float(np.mean(losses)) / math.log(2.0)
-
-    @functools.cached_property
-    def _evaluated(self) -> Callable[..., Array]:
-        still = dataclasses.replace(self, module=self.module.clone(dropout=0.0))
-        key, zero = jax.random.key(0), jnp.zeros((), jnp.int32)
-        return jax.jit(lambda params, batch: still.loss(params, Held({}, {}), batch, key, zero)[0])
+        """Yields the cross-entropy of the held-out images' codes in nats and in bits."""
+        for name, value in super().evaluate(params):
+            yield name, value
+            yield "bits_per_code", value / math.log(2.0)
 
     def export(self, params: Any) -> Bundle:
         """Returns the model: the frozen parts, the transformer and the conventions that it was trained by."""
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
-            "name": self.config.name,
-            "head": "autoregressive",
-            "transformer": self.settings,
-            "conditioning": conditioning_section(self.config.conditioning, params),
-            "sampling": self.config.sampling.to_dict(),
-        }
-        parts = {part: self.base.params[part] for part in ("clip", "autoencoder")}
-        return Bundle(config, {**parts, "transformer": params["transformer"]}, self.base.tokenizer)
+        return self.model(params, "transformer", head="autoregressive")
 
 
 def encode_codes(
@@ -171,6 +107,15 @@ def _encoded(bundle: Bundle, images: Pictures, progress: Callable[[int, int], No
         progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
 
+def check_first_stage(base: Bundle) -> None:
+    """Raises UserError if a model's first stage has no codebook."""
+    if not isinstance(base.autoencoder, AutoencoderVQ):
+        raise UserError(
+            f"the first stage of {base.name!r} has no codebook, and an autoregressive model predicts codes; give a "
+            'base whose autoencoder is of kind "vq" (task first_stage)'
+        )
+
+
 def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> AutoregressiveTask:
     """Returns the task; fills the caches of codes and captions first where they are missing.
 
@@ -178,28 +123,10 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
       UserError: the base bundle lacks a part or its first stage has no codebook, no image is left to train on, or the
         neighbors are missing, too few, or of another data set.
     """
-    base = Bundle.open(config.base)
-    base.require("clip", "autoencoder")
-    check_first_stage(base.autoencoder, base.name)
-    if config.conditioning.null not in NULLS:
-        raise unknown("conditioning.null", config.conditioning.null, NULLS)
-    images = training_pictures(config.data, config.data.split, progress)
-    if config.data.held_out_rows >= len(images):
-        raise UserError(
-            f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(images)} images to train on; "
-            "hold out fewer"
-        )
+    base, images = open_base(config, progress)
+    check_first_stage(base)
     codes = encode_codes(base, images, cache_folder(config.data), functools.partial(progress, "encoding images"))
-    return _task(config, base, images, codes, open_image_conditions(config, images, ClipEncoder(base), progress))
-
-
-def check_first_stage(autoencoder: Any, model: str) -> None:
-    """Raises UserError if a model's first stage has no codebook."""
-    if not isinstance(autoencoder, AutoencoderVQ):
-        raise UserError(
-            f"the first stage of {model!r} has no codebook, and an autoregressive model predicts codes; give a base "
-            'whose autoencoder is of kind "vq" (task first_stage)'
-        )
+    return _task(config, base, open_image_conditions(config, images, ClipEncoder(base), progress), codes)
 
 
 def abstract(config: Config) -> AutoregressiveTask:
@@ -207,21 +134,14 @@ def abstract(config: Config) -> AutoregressiveTask:
 
     Attention is XLA's, not what this machine would choose.
     """
-    parts = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
-    autoencoder = build_autoencoder(parts["autoencoder"])
-    check_first_stage(autoencoder, config.name)
-    frozen = trees.unflatten(abstract_params(autoencoder))
-    base = Bundle({"name": config.name, "autoencoder": parts["autoencoder"]}, {"autoencoder": frozen})
-    images = blank_picture(config.data.size)
-    codes = np.zeros((1, (config.data.size // autoencoder.downsampling) ** 2), np.int32)
-    conditions = ImageConditions(config.conditioning, images, int(parts["clip"]["embed_dim"]), None, None)
-    config = config.copy_and_resolve_references().unlock()
-    config.data.held_out_rows = 0
-    return _task(config, base, images, codes, conditions, attention_implementation="xla")
+    base, conditions = abstract_base(config)
+    check_first_stage(base)
+    codes = np.zeros((1, (config.data.size // base.autoencoder.downsampling) ** 2), np.int32)
+    return _task(abstract_config(config), base, conditions, codes, attention_implementation="xla")
 
 
 def _task(
-    config: Config, base: Bundle, images: Pictures, codes: np.ndarray, conditions: ImageConditions, **fixed: Any
+    config: Config, base: Bundle, conditions: ImageConditions, codes: Int[np.ndarray, "n l"], **fixed: Any
 ) -> AutoregressiveTask:
     """Returns the task with the network's sizes filled in from the codes and the conditions."""
     settings = config.model.to_dict() | {
@@ -230,4 +150,4 @@ def _task(
         "context_dim": conditions.width,
         **fixed,
     }
-    return AutoregressiveTask(config, base, images, codes, conditions, build_transformer(settings), settings)
+    return AutoregressiveTask(config, base, conditions, build_transformer(settings), settings, codes)
