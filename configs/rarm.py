@@ -5,9 +5,9 @@
   rdm train --config configs/rarm.py:animals --workdir gs://BUCKET/runs/rarm_animals
 
 `data.source` is a folder with the subset's images: classes 151 to 280 (dogs), 147 to 388 (mammals) or 0 to 397
-(animals) in ImageNet's order. The base holds CLIP ViT-B/32 and the converted VQGAN of f16 with 16,384 codes. 231 M parameters in
-the transformer. Published FID: dogs 45.27, mammals 49.92, animals 49.03. The release states a batch of 50 and no number
-of steps: the steps here are ours.
+(animals) in ImageNet's order. The base holds CLIP ViT-B/32 and the converted VQGAN of f16 with 16,384 codes. 231 M
+parameters in the transformer. Published FID: dogs 45.27, mammals 49.92, animals 49.03. The release states a batch of 50
+and no number of steps: the steps here are ours.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from rdm_jax.training.config import Config, defaults, load_config
 
 ARCHITECTURE = Path(__file__).parent / "models" / "rarm_imagenet.py"
 BATCH = 50
-# The learning rate and the parts that a batch is split into. The release scales the rate of the latter two by the batch.
+# The learning rate, which the release scales by the batch but for dogs, and the parts that a batch is split into.
 SUBSETS = {"dogs": (5e-4, 2), "mammals": (5e-6 * BATCH, 1), "animals": (5e-6 * BATCH, 1)}
 
 
