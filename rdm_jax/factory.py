@@ -195,9 +195,16 @@ def latent_shape(denoiser: Any, autoencoder: Any, height: int, width: int) -> tu
     """Returns (h, w, c) of the latent of a picture.
 
     Raises:
-      UserError: height or width is not a positive multiple of what the networks take.
+      UserError: height or width is not a positive multiple of what the networks take, or the denoiser takes latents of
+        one size alone.
     """
     factor = autoencoder.downsampling
+    only = None if "any_size" in denoiser.supports else factor * denoiser.latent_size
+    if only is not None and (height, width) != (only, only):
+        raise UserError(
+            f"height {height}, width {width}: this model generates images of {only}x{only} only, as its denoiser has "
+            "learned positions; use these or omit them"
+        )
     multiple = factor * denoiser.size_multiple
     for side, size in (("height", height), ("width", width)):
         if size < multiple or size % multiple:

@@ -127,11 +127,30 @@ def scaled_linear(num_timesteps: int, start: float, end: float) -> Schedule:
     Raises:
       UserError: there are no time steps, or a beta leaves (0, 1).
     """
+    _check_betas(num_timesteps, start, end)
+    return Schedule(np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2)
+
+
+def linear(num_timesteps: int, start: float, end: float) -> Schedule:
+    """Returns the schedule whose betas are evenly spaced (Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 4).
+
+    Args:
+      num_timesteps: T, at least 1.
+      start: the first beta, in (0, 1).
+      end: the last beta, in (0, 1).
+
+    Raises:
+      UserError: there are no time steps, or a beta leaves (0, 1).
+    """
+    _check_betas(num_timesteps, start, end)
+    return Schedule(np.linspace(start, end, num_timesteps, dtype=np.float64))
+
+
+def _check_betas(num_timesteps: int, start: float, end: float) -> None:
     if num_timesteps < 1:
         raise UserError(f"{num_timesteps} diffusion timesteps: a schedule needs at least 1")
     if not (0 < start < 1 and 0 < end < 1):
         raise UserError(f"betas from {start} to {end}: both lie between 0 and 1, as in 0.0015 to 0.015")
-    return Schedule(np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2)
 
 
 def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) -> Schedule:
@@ -157,6 +176,7 @@ def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) ->
 
 SCHEDULES = {
     "scaled_linear": (scaled_linear, ("num_timesteps", "beta_start", "beta_end")),
+    "linear": (linear, ("num_timesteps", "beta_start", "beta_end")),
     "cosine": (cosine, ("num_timesteps",)),
 }
 """By name: what makes a schedule, and the settings that it takes."""
@@ -166,8 +186,8 @@ def build_schedule(config: Mapping[str, Any]) -> Schedule:
     """Returns the schedule of a configuration.
 
     Args:
-      config: "num_timesteps"; "schedule", "scaled_linear" unless given, or "cosine"; and for the former "beta_start"
-        and "beta_end".
+      config: "num_timesteps"; "schedule", a name in `SCHEDULES`, "scaled_linear" by default; and the settings that this
+        schedule takes.
 
     Raises:
       UserError: the schedule is unknown, or a setting is missing or out of range.

@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import GatedFeedForward, Implementation, attend
-from rdm_jax.models.condition import Condition, require_features
+from rdm_jax.models.condition import Condition, attention_bias, require_features
 from rdm_jax.models.layers import LayerNorm
-from rdm_jax.models.unet import attention_bias
 
 EXTRA_TOKENS = 2  # the mask token and the start token, which are inputs only
 

@@ -69,7 +69,7 @@ def bundle(**changes: Any) -> Bundle:
         train_tokenizer(["a red boat", "a blue tree"], 300, Path(folder) / "tokenizer.json")
         tokenizer = load_tokenizer(Path(folder) / "tokenizer.json")
     described = [part for part in parts.PARTS if part in config]
-    return Bundle(config, {part: random_params(config, part, seed) for seed, part in enumerate(described)}, tokenizer)
+    return Bundle(config, {part: random_params(config, part) for part in described}, tokenizer)
 
 
 def random_params(config: dict[str, Any], part: str, seed: int = 0) -> dict[str, Any]:
