@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -105,6 +105,7 @@ class Plan:
         return self
 
 
+@runtime_checkable
 class State(Protocol):
     """A batch in progress.
 
@@ -120,6 +121,7 @@ class State(Protocol):
     def total(self) -> int: ...
 
 
+@runtime_checkable
 class Program(Protocol):
     """What is compiled for one shape; the arrays that it is called with may change."""
 
@@ -153,6 +155,7 @@ class Program(Protocol):
         ...
 
 
+@runtime_checkable
 class Head(Protocol):
     """How latents or tokens are made.
 
