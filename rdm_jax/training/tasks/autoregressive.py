@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Integer, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
@@ -44,7 +44,7 @@ class AutoregressiveTask(ConditionedTask):
       codes: [n, l] the codes of each image in row-major order.
     """
 
-    codes: Int[np.ndarray, "n l"]
+    codes: Integer[np.ndarray, "n l"]
 
     inputs: ClassVar[tuple[str, ...]] = ("codes",)
 
@@ -81,7 +81,7 @@ class AutoregressiveTask(ConditionedTask):
 
 def encode_codes(
     bundle: Bundle, images: Pictures, folder: Path, progress: Callable[[int, int], None]
-) -> Int[np.ndarray, "n l"]:
+) -> Integer[np.ndarray, "n l"]:
     """Returns the codes of all images in row-major order, cached in `folder` by the hashes of both.
 
     Args:
@@ -141,7 +141,7 @@ def abstract(config: Config) -> AutoregressiveTask:
 
 
 def _task(
-    config: Config, base: Bundle, conditions: ImageConditions, codes: Int[np.ndarray, "n l"], **fixed: Any
+    config: Config, base: Bundle, conditions: ImageConditions, codes: Integer[np.ndarray, "n l"], **fixed: Any
 ) -> AutoregressiveTask:
     """Returns the task with the network's sizes filled in from the codes and the conditions."""
     settings = config.model.to_dict() | {

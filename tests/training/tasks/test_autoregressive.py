@@ -1,6 +1,5 @@
 """The autoregressive task: codes computed ahead, the loss in closed form, evaluation and export."""
 
-import dataclasses
 import math
 
 import jax
@@ -28,8 +27,9 @@ def make_task(make_diffusion_task, tmp_path_factory):
     diffusion, root = make_diffusion_task(), tmp_path_factory.mktemp("autoregressive")
     stage = {"name": "vq", "autoencoder": STAGE}
     base = Bundle({"name": "tiny", "clip": diffusion.base.config["clip"]}, {"clip": diffusion.base.params["clip"]})
-    vq = Bundle(stage, {"autoencoder": tiny.random_params(stage, "autoencoder")})
-    merge([base, dataclasses.replace(vq), Bundle({}, {}, diffusion.base.tokenizer)], name="tiny").save(
+    params = tiny.random_params(stage, "autoencoder")
+    params["codebook"] *= 8.0  # as far apart as the latents, so that several codes are used
+    merge([base, Bundle(stage, {"autoencoder": params}), Bundle({}, {}, diffusion.base.tokenizer)], name="tiny").save(
         root / "base", dtype="float32"
     )
 
