@@ -73,9 +73,9 @@ class Shape:
     guides: tuple[Any, ...] = ()
 
     @property
-    def draws(self) -> bool:
+    def needs_noise(self) -> bool:
         """Whether steps have keys of their own."""
-        return self.sampler.draws or bool(self.guides)
+        return self.sampler.needs_noise or bool(self.guides)
 
 
 @flax.struct.dataclass
@@ -200,7 +200,7 @@ def chunk_program(bundle: Bundle, shape: Shape, asked: Sequence[BoundGuide] = ()
 
     def advance(params: Any, inputs: Inputs, carry: Any) -> tuple[Any, Array]:
         """Returns the carry after the chunk's steps, and its preview."""
-        infos = inputs.keyed_steps() if shape.draws else inputs.infos
+        infos = inputs.keyed_steps() if shape.needs_noise else inputs.infos
         denoiser = conditioned_denoiser(bundle, params, inputs, guided=shape.guided)
         networks = Networks(bundle, params, lambda x0: decode(params["autoencoder"], x0))
         hooks: tuple[StepHook, ...] = ()

@@ -162,7 +162,7 @@ def looker(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, list[Array]]]
 
     def look(params: Any, inputs: Inputs, x_T: Array, shares: Array) -> tuple[Array, list[Array]]:
         """Draws, and looks at what was drawn."""
-        infos = inputs.keyed_steps() if run.sampler.draws else inputs.infos
+        infos = inputs.keyed_steps() if run.sampler.needs_noise else inputs.infos
         infos = dataclasses.replace(infos, coefficients={**infos.coefficients, "share": shares})
         denoiser = conditioned_denoiser(bundle, params, inputs, guided=run.guided)
         x0 = trajectory(run.sampler, infos, x_T, denoiser)
