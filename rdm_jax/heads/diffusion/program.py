@@ -56,7 +56,7 @@ class Shape:
     @property
     def needs_noise(self) -> bool:
         """Whether steps have random keys of their own."""
-        return self.sampler.draws or bool(self.guides)
+        return self.sampler.needs_noise or bool(self.guides)
 
 
 @flax.struct.dataclass
