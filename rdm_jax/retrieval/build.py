@@ -9,8 +9,8 @@ from typing import Any
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.data.examples import ImageSource, select_examples
 from rdm_jax.data.selection import EVERYTHING, Selection
-from rdm_jax.data.sources import Source, choose
 from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.database import DTYPES, MANIFEST, Database
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
@@ -83,7 +83,7 @@ class Report:
 
 
 def build_database(
-    source: Source,
+    source: ImageSource,
     encoder: Encoder,
     out: Path,
     recipe: Recipe | None = None,
@@ -123,7 +123,7 @@ def build_database(
     if there is not None:
         there.check_encoder(encoder.identity)
         recipe = dataclasses.replace(recipe, dtype=there.rows.dtype.name)
-    chosen = choose(source, recipe.selection.undecoded(), recipe.limit)
+    chosen = select_examples(source, recipe.selection.undecoded(), recipe.limit)
     plan = make_plan(chosen, encoder, recipe, duplicates)
     if _is_made(out, plan):
         discard(out, plan)
@@ -156,7 +156,7 @@ def build_database(
     return dataclasses.replace(report, resumed=resumed)
 
 
-def make_plan(source: Source, encoder: Encoder, recipe: Recipe, duplicates: float | None) -> dict[str, Any]:
+def make_plan(source: ImageSource, encoder: Encoder, recipe: Recipe, duplicates: float | None) -> dict[str, Any]:
     """Returns JSON that differs wherever two builds would make different rows, items or thumbnails."""
     return {
         "source": {"name": source.name, "fingerprint": source.fingerprint},
@@ -218,12 +218,12 @@ def gather_notes(work: Workspace, name: str) -> tuple[list[Shard], list[str]]:
     skipped = [line for note in notes for line in note["skipped"]]
     shards = [Shard(work.folder, note["rows"], note["names"], note["hashes"]) for note in notes if note["rows"]]
     if not shards:
-        raise UserError(f"no pictures of {name} are left to build a database of; see which were skipped")
+        raise UserError(f"no images of {name} are left to build a database of; see which were skipped")
     return shards, skipped
 
 
 def describe(
-    source: Source, plan: Mapping[str, Any], encoder: Encoder, recipe: Recipe, name: str, rows: int
+    source: ImageSource, plan: Mapping[str, Any], encoder: Encoder, recipe: Recipe, name: str, rows: int
 ) -> dict[str, Any]:
     """Returns what the manifest of a new database says beside its shards."""
     return {
@@ -240,7 +240,7 @@ def describe(
 def finish(
     work: Workspace,
     out: Path,
-    source: Source,
+    source: ImageSource,
     plan: dict[str, Any],
     encoder: Encoder,
     recipe: Recipe,
@@ -282,7 +282,7 @@ def _licensed(item: dict[str, Any], licence: str) -> dict[str, Any]:
     return {**item, "attributes": {"licence": licence, **item["attributes"]}} if licence else item
 
 
-def _source_record(source: Source, plan: Mapping[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
+def _source_record(source: ImageSource, plan: Mapping[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
     return {
         "name": source.name,
         "fingerprint": source.fingerprint,

@@ -17,7 +17,7 @@ import numpy as np
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Source
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.edit import check_threshold
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
@@ -66,7 +66,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_threshold(self.duplicates)
 
-    def record(self, source: Source, database: Database) -> dict[str, Any]:
+    def record(self, source: ImageSource, database: Database) -> dict[str, Any]:
         """Returns what the manifest says of a run."""
         return {
             "schema": SCHEMA,
@@ -81,7 +81,7 @@ class Plan:
             "part_lengths": [len(part) for part in self.parts(source)],
         }
 
-    def parts(self, source: Source) -> list[range]:
+    def parts(self, source: ImageSource) -> list[range]:
         """Returns the numbers of the examples of each part: those of one file of the set."""
         lengths = source.shard_lengths
         if len(lengths) == 1:
@@ -111,7 +111,7 @@ class Report:
 
 
 def compute_neighbors(
-    source: Source,
+    source: ImageSource,
     encoder: Encoder,
     database: Database,
     plan: Plan,
@@ -187,7 +187,7 @@ def manifest_of(work: Workspace, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check(source: Source, encoder: Encoder, database: Database, plan: Plan) -> dict[str, Any]:
+def check(source: ImageSource, encoder: Encoder, database: Database, plan: Plan) -> dict[str, Any]:
     """Returns the record of a run; raises UserError where encoder, k and database do not fit each other."""
     database.check_encoder(encoder.identity)
     if not 1 <= plan.k <= len(database):

@@ -22,8 +22,8 @@ from PIL import Image
 
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.selection import EVERYTHING, Selection
-from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.shards import encode_thumbnail, item_id, picture_hash
 
 CHUNK = 32
@@ -96,7 +96,7 @@ class Preparation:
     patches: Patches | None = None
     selection: Selection = EVERYTHING
 
-    def __call__(self, source: Source, index: int) -> Prepared:
+    def __call__(self, source: ImageSource, index: int) -> Prepared:
         """Returns what an example gives: rows, none where it is not wanted, or the reason why it cannot be read."""
         try:
             example = source[index]
@@ -141,7 +141,7 @@ class Workers:
       count: how many workers there are.
     """
 
-    def __init__(self, source: Source, preparation: Preparation, count: int | None = None) -> None:
+    def __init__(self, source: ImageSource, preparation: Preparation, count: int | None = None) -> None:
         if count is not None and count < 0:
             raise UserError(f"workers {count} is out of range; give 0 or more")
         many = len(source) >= PROCESSES_FROM
@@ -181,14 +181,14 @@ class Workers:
             ) from error
 
 
-def _prepare(source: Source, preparation: Preparation, indices: Sequence[int]) -> list[Prepared]:
+def _prepare(source: ImageSource, preparation: Preparation, indices: Sequence[int]) -> list[Prepared]:
     return [preparation(source, index) for index in indices]
 
 
 _HERE: list[Any] = []
 
 
-def _start(source: Source, preparation: Preparation) -> None:
+def _start(source: ImageSource, preparation: Preparation) -> None:
     """Gives a worker process its source once, and not with every task."""
     _HERE[:] = [source, preparation]
 

@@ -348,7 +348,7 @@ SEARCH = ["search", BOATS, "a boat", "--encoder", "{model}"]
         (["build", "{sets}/boats", "--out", NEW, "--part-size", "0"], "part size 0 is out of range"),
         (["build", "{sets}/boats", "--out", NEW, "--workers", "-1"], "workers -1 is out of range"),
         (["build", "{sets}/boats", "--out", NEW, "--duplicates", "-1"], "duplicates -1.0 is no cosine"),
-        (["build", "{sets}/boats", "--out", NEW, "--where", "style=none"], "no pictures of boats are left"),
+        (["build", "{sets}/boats", "--out", NEW, "--where", "style=none"], "no images of boats are left"),
         (["build", "{sets}/boats", "--out", NEW, "--runner", "spark"], "unknown runner 'spark'"),
         (["build", "{sets}/boats", "--out", "gs://bucket/x"], "--out gs://bucket/x is no local folder"),
         (["build", "{sets}/boats", "--out", "{databases}", "--append"], "is no database"),

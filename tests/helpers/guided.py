@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.data.sources import Example
+from rdm_jax.data.examples import Example
 from rdm_jax.models.classifier import build_classifier
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder

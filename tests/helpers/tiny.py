@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.data.sources import Example
+from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -110,7 +110,7 @@ class Squares:
     def shard_lengths(self) -> tuple[int, ...]:
         return (len(self),)
 
-    def told(self, index: int) -> dict[str, str]:
+    def labels(self, index: int) -> dict[str, str]:
         return {"caption": f"square {index}", "path": f"squares/{index:03d}.png"}
 
 

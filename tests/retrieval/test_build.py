@@ -430,7 +430,7 @@ def test_exclusions_are_honoured_and_recorded(encoder, tmp_path):
     assert numbers_of(database.thumbnails(range(len(database)))) == expected
     assert database.manifest["sources"][0]["selection"] == {"where": [], "exclude": [list(term) for term in terms]}
     folder = dataclasses.replace(RECIPE, selection=Selection(exclude=(("path", "listed/"),)))
-    with pytest.raises(UserError, match="no pictures of listed are left"):
+    with pytest.raises(UserError, match="no images of listed are left"):
         build_database(source, encoder, tmp_path / "none", folder)
 
 

@@ -27,7 +27,7 @@ class Listed:
         return len(self.pictures)
 
     def __getitem__(self, index):
-        from rdm_jax.data.sources import Example
+        from rdm_jax.data.examples import Example
 
         if self.pictures[index] is None:
             raise ValueError(f"{index}.png: broken")
@@ -37,7 +37,7 @@ class Listed:
     def shard_lengths(self):
         return (len(self),)
 
-    def told(self, index):
+    def labels(self, index):
         return {"caption": f"caption {index}", "path": f"{index}.png", "parity": str(index % 2)}
 
 
@@ -138,7 +138,7 @@ def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
     build_database(source, encoder, tmp_path / "db", max_skip=0.1)
     with pytest.raises(UserError, match="cannot be read"):
         build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
-    with pytest.raises(UserError, match="no pictures of listed are left"):
+    with pytest.raises(UserError, match="no images of listed are left"):
         build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
 
 
@@ -148,7 +148,7 @@ def test_limit_and_where_choose(encoder, tmp_path):
     paths = [item["path"] for item in Database.open(tmp_path / "db").items(range(4))]
     assert report.count == 4 and paths == ["1.png", "3.png", "5.png", "7.png"]
     for recipe in (Recipe(limit=0), Recipe(selection=Selection(where=(("parity", "2"),)))):
-        with pytest.raises(UserError, match="no pictures"):
+        with pytest.raises(UserError, match="no images"):
             build_database(random_pictures(20), encoder, tmp_path / "none", recipe)
     with pytest.raises(UserError, match="unknown dtype 'float61'; did you mean 'float16'"):
         Recipe(dtype="float61")
