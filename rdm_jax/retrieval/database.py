@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from rdm_jax.core import files, images, storage
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.selection import Selection, is_folder
+from rdm_jax.retrieval.rows import Ids, ShardedRows
 from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, THUMBNAILS, Shard
 from rdm_jax.retrieval.stored_shard import GREY, StoredShard, damaged
 
 SCHEMA = 2
 SHOWN_VALUES = 12
-# Up to so many rows a shard, rows are read one by one.
-FEW = 4
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
 DTYPES = ("float16", "float32")
@@ -45,77 +44,6 @@ NEEDED = {
     "thumbnail_size": int,
 }
 
-Ids = Sequence[int] | Integer[np.ndarray, " n"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Embedding shards as one array [n, d]; nothing is read before it is asked for."""
-
-    shards: tuple[np.ndarray, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d)."""
-        return self._ends[-1], self.shards[0].shape[1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """float16 or float32."""
-        return self.shards[0].dtype
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, key: slice | Ids) -> np.ndarray:
-        """Returns the rows of a slice without a step, or of ids, copied into memory."""
-        if isinstance(key, slice):
-            start, stop, _ = key.indices(len(self))
-            return self._span(start, stop)
-        ids = np.asarray(key, np.int64)
-        if len(self.shards) == 1:
-            return self._arrays[0][ids]
-        if len(ids) <= FEW * len(self.shards):
-            return self._few(ids.tolist())
-        which = np.searchsorted(self._ends, ids, side="right")
-        out = np.empty((len(ids), self.shape[1]), self.dtype)
-        for number in np.unique(which):
-            chosen = which == number
-            out[chosen] = self._arrays[number][ids[chosen] - self._starts[number]]
-        return out
-
-    def _few(self, ids: Sequence[int]) -> np.ndarray:
-        """Returns rows one by one, which is quicker than shard by shard where most shards have none of them."""
-        out = np.empty((len(ids), self.shape[1]), self.dtype)
-        for place, row in enumerate(ids):
-            number = bisect.bisect_right(self._ends, row)
-            out[place] = self._arrays[number][row - self._starts[number]]
-        return out
-
-    @functools.cached_property
-    def _arrays(self) -> list[np.ndarray]:
-        return [np.asarray(shard) for shard in self.shards]  # the same memory, without what a memmap costs to index
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-    def _span(self, start: int, stop: int) -> np.ndarray:
-        first = bisect.bisect_right(self._ends, start)
-        parts = [np.empty((0, self.shape[1]), self.dtype)]
-        for shard, offset in zip(self.shards[first:], self._starts[first:], strict=True):
-            if offset >= stop:
-                break
-            parts.append(shard[max(0, start - offset) : stop - offset])
-        return np.concatenate(parts)
-
-    @functools.cached_property
-    def _ends(self) -> list[int]:
-        return np.cumsum([len(shard) for shard in self.shards]).tolist()
-
-    @functools.cached_property
-    def _starts(self) -> list[int]:
-        return [0, *self._ends[:-1]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Database:
@@ -129,7 +57,7 @@ class Database:
 
     path: Path
     manifest: Mapping[str, Any]
-    rows: Rows
+    rows: ShardedRows
 
     @staticmethod
     def names() -> list[str]:
@@ -166,7 +94,7 @@ class Database:
         Raises:
           UserError: the rows do not fit the manifest.
         """
-        rows = Rows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
+        rows = ShardedRows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
         if len(rows) != manifest["count"]:
             raise damaged(path, f"{len(rows)} rows of embeddings, and the manifest says {manifest['count']}")
         return Database(path, manifest, rows)
@@ -270,11 +198,11 @@ class Database:
         size = int(self.manifest["thumbnail_size"])
         wanted = self._checked(ids)
         pictures = np.full((len(wanted), size, size, 3), GREY, np.uint8)
-        which = np.searchsorted(self.rows._ends, wanted, side="right")
+        which = np.searchsorted(self.rows.ends, wanted, side="right")
         for number in np.unique(which):
             shard = self._stored[number]
             places = np.flatnonzero(which == number)
-            local = (wanted[places] - self.rows._starts[number]).tolist()
+            local = (wanted[places] - self.rows.starts[number]).tolist()
             for place, data in zip(places, shard.thumbnails(local), strict=True):
                 pictures[place] = images.resize_and_crop(data, size)
         return pictures
@@ -320,8 +248,8 @@ class Database:
         return ids
 
     def _item(self, row: int) -> dict[str, Any]:
-        number = bisect.bisect_right(self.rows._ends, row)
-        return {"row": row, **self._stored[number].item(row - self.rows._starts[number])}
+        number = bisect.bisect_right(self.rows.ends, row)
+        return {"row": row, **self._stored[number].item(row - self.rows.starts[number])}
 
     @functools.cached_property
     def _stored(self) -> list[StoredShard]:

@@ -20,7 +20,8 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import MANIFEST, SCHEMA, SKIPPED, Database
-from rdm_jax.retrieval.index import Index, make_index
+from rdm_jax.retrieval.index import Index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.shards import Shard, write_shard
 
 QUERIES = 256

@@ -22,10 +22,12 @@ from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.edit import check_threshold
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import ExactIndex, Index, make_index
+from rdm_jax.retrieval.exact_index import ExactIndex
+from rdm_jax.retrieval.index import Index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Prepared, Workers
-from rdm_jax.retrieval.selected import RowsView
+from rdm_jax.retrieval.rows import SelectedRows
 from rdm_jax.retrieval.shards import write_records
 from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, neighbor_rows, packed, read_manifest
 
@@ -219,7 +221,9 @@ def _collections(database: Database, within: str | None, kind: str) -> dict[str 
     groups = {str(value): np.flatnonzero(values == value) for value in set(values.tolist()) - {None}}
     if not groups:
         raise UserError(f"no row of database {database.name!r} has the attribute {within!r}; see `rdm database info`")
-    return {name: _Collection(ids, ExactIndex(RowsView(database.rows, ids)), len(ids)) for name, ids in groups.items()}
+    return {
+        name: _Collection(ids, ExactIndex(SelectedRows(database.rows, ids)), len(ids)) for name, ids in groups.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)

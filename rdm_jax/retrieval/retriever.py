@@ -15,7 +15,8 @@ from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.diversity import diverse
 from rdm_jax.retrieval.edit import check_threshold
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import Index, make_index
+from rdm_jax.retrieval.index import Index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.selected import SelectedIndex
 
 # Where neighbours should differ, they are chosen among so many times as many.

@@ -11,7 +11,8 @@ from rdm_jax.data.selection import Selection
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import shards
 from rdm_jax.retrieval.build import Recipe, build_database
-from rdm_jax.retrieval.database import Database, Rows
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.rows import ShardedRows
 from rdm_jax.retrieval.shards import item_id, picture_hash
 
 ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
@@ -111,7 +112,7 @@ def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monke
     recipe = Recipe(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
     build_database(source, encoder, tmp_path / "db", recipe)
     database = Database.open(tmp_path / "db")
-    assert len(database.rows.shards) == 3 and isinstance(database.rows, Rows)
+    assert len(database.rows.shards) == 3 and isinstance(database.rows, ShardedRows)
     np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.pictures), rtol=1e-6)
     assert [item["caption"] for item in database.items(range(50))] == [f"caption {i}" for i in range(50)]
     np.testing.assert_array_equal(database.thumbnails(range(50)), np.stack(source.pictures))
