@@ -26,7 +26,8 @@ from jaxtyping import Float32, Int64
 
 from rdm_jax.core import files
 from rdm_jax.core.vectors import unit
-from rdm_jax.retrieval.database import MANIFEST, SCHEMA, Database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.manifest import MANIFEST, SCHEMA
 from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, shard_name
 
 WIDTH, LATENT, CLUSTERS = 512, 64, 20_000

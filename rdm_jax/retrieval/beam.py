@@ -18,10 +18,11 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource, select_examples
-from rdm_jax.retrieval import build, edit, neighbors, sidecar
-from rdm_jax.retrieval.database import MANIFEST, Database
+from rdm_jax.retrieval import build, neighbors, sidecar
+from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.embed import check_skipped
 from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.manifest import MANIFEST, ManifestDraft, write_manifest
 from rdm_jax.retrieval.parts import PLAN, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Workers
 
@@ -147,7 +148,8 @@ def build_with_beam(
     rows = sum(shard.rows for shard in shards)
     told = build.describe(chosen, plan, encoder, recipe, name, rows)
     with tempfile.TemporaryDirectory() as folder:
-        edit.seal(Path(folder), shards, told, {"action": "build", "rows": rows}, skipped)
+        draft = ManifestDraft(told, {"action": "build", "rows": rows}, skipped)
+        write_manifest(Path(folder), shards, draft)
         work.publish(Path(folder))
     return rows
 

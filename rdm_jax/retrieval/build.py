@@ -12,12 +12,14 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.examples import ImageSource, select_examples
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval import edit
-from rdm_jax.retrieval.database import DTYPES, MANIFEST, Database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.duplicates import check_threshold, distinct_rows
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.manifest import DTYPES, MANIFEST, ManifestDraft, inherited, new_manifest
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, discard
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
-from rdm_jax.retrieval.shards import Shard, write_shard
+from rdm_jax.retrieval.shards import Shard, ShardContents, write_shard
 
 # A part has at least MIN_PART pictures, and as many more as keep the number of parts at PARTS, up to MAX_PART.
 MIN_PART, MAX_PART, PARTS = 1024, 2**18, 512
@@ -117,7 +119,7 @@ def build_database(
     """
     out = Path(out)
     recipe = recipe or Recipe()
-    edit.check_threshold(duplicates)
+    check_threshold(duplicates)
     files.recover(out)
     there = Database.open(out) if append and out.exists() else None
     if there is not None:
@@ -204,7 +206,7 @@ def write_part(
     thumbnails = [thumbnail for one in examples for thumbnail in one.thumbnails or []]
     if not items:
         return {"rows": 0, "names": {}, "hashes": {}, "skipped": broken}
-    shard = write_shard(folder, number, of, items, rows, thumbnails, recipe.dtype)
+    shard = write_shard(folder, number, of, ShardContents(items, rows, thumbnails), recipe.dtype)
     return {"rows": shard.rows, "names": dict(shard.names), "hashes": dict(shard.hashes), "skipped": broken}
 
 
@@ -263,18 +265,19 @@ def finish(
     """
     shards, skipped = gather_notes(work, source.name)
     told = describe(source, plan, encoder, recipe, name, sum(shard.rows for shard in shards))
-    made = edit.gather(work.folder, shards, told)
+    made = Database.of(work.folder, new_manifest(shards, told))
     pieces = [made] if there is None else [there, made]
-    keep = edit.distinct(pieces, duplicates) if duplicates is not None else [None] * len(pieces)
+    keep = distinct_rows(pieces, duplicates) if duplicates is not None else [None] * len(pieces)
     if there is not None:
         earlier = there.manifest
-        told = {**edit.carried(earlier), "sources": [*earlier["sources"], *told["sources"]]}
+        told = {**inherited(earlier), "sources": [*earlier["sources"], *told["sources"]]}
         skipped = there.skipped() + skipped
     dropped = sum(int((~mask).sum()) for mask in keep if mask is not None)
     action = {"action": "append" if there else "build", "rows": len(made)}
     if duplicates is not None:
         action |= {"duplicates": duplicates, "dropped": dropped}
-    count = edit.assemble(out, list(zip(pieces, keep, strict=True)), told, action, skipped, replace=there is not None)
+    draft = ManifestDraft(told, action, skipped)
+    count = edit.assemble(out, list(zip(pieces, keep, strict=True)), draft, replace=there is not None)
     return Report(out, count, skipped, duplicates=dropped)
 
 

@@ -8,9 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped
 
 from rdm_jax.core.vectors import unit
-
-# From this cosine on two vectors are the same: that of a vector with itself is 1 up to rounding.
-SAME = 1.0 - 1e-6
+from rdm_jax.retrieval.duplicates import SAME
 
 
 def diverse(

@@ -19,7 +19,7 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.edit import check_threshold
+from rdm_jax.retrieval.duplicates import SAME, check_threshold
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.exact_index import ExactIndex
@@ -36,8 +36,6 @@ __all__ = ["NeighborSidecar", "Plan", "Report", "compute_neighbors"]
 # Where a data set's files are not known, or one holds all, parts have so many examples at most.
 PART_SIZE = 4096
 QUERIES = 256
-# Above this cosine a neighbour is the query itself, stored in float16.
-SAME = 1.0 - 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +286,7 @@ class Searcher:
 
     @functools.cached_property
     def _hashes(self) -> np.ndarray:
-        return np.array([_short(value) for value in self.database.picture_hashes()], np.uint64)
+        return np.array([_short(value) for value in self.database.image_hashes()], np.uint64)
 
 
 def write_part(

@@ -24,7 +24,7 @@ from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.selection import EVERYTHING, Selection
-from rdm_jax.retrieval.shards import encode_thumbnail, item_id, picture_hash
+from rdm_jax.retrieval.shards import encode_thumbnail, image_hash, item_id
 
 CHUNK = 32
 # Below this many pictures, processes take longer to start than they save.
@@ -104,7 +104,7 @@ class Preparation:
             return Prepared(index, [], [], None, str(error))
         attributes = {_text(key): _text(value) for key, value in example.attributes.items()}
         told = {"path": _text(example.path), "caption": _text(example.caption), "attributes": attributes}
-        item = {**told, "sha256": picture_hash(example.image)}
+        item = {**told, "sha256": image_hash(example.image)}
         cut = [(example.image, None)] if self.patches is None else self.patches.cut(example.image, index)
         items = [{**item, "box": box} for _, box in cut]
         kept = [i for i, one in enumerate(items) if self.selection.admits(_names(one))]

@@ -23,8 +23,9 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.core.vectors import unit
-from rdm_jax.retrieval.database import MANIFEST, Database
+from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.index import MARGIN, check_search, rescore
+from rdm_jax.retrieval.manifest import write_index_record
 from rdm_jax.retrieval.rows import RowReader
 
 FOLDER = "index"
@@ -212,7 +213,7 @@ def store(database: Database, index: ScannIndex) -> Database:
             "shards": names,
             "files": hashes,
         }
-        files.write_json(database.path / MANIFEST, {**database.manifest, "index": record})
+        write_index_record(database.path, database.manifest, record)
     except OSError as error:
         raise UserError(f"cannot write the index to {top}: {error.strerror or error}; make room there") from error
     return Database.open(database.path)

@@ -22,9 +22,9 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.manifest import MANIFEST
 
 SCHEMA = 2
-MANIFEST = "manifest.json"
 
 NEEDED = ("source", "database", "encoder", "count", "k", "embeddings", "part_lengths", "files", "skipped")
 

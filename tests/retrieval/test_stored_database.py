@@ -13,7 +13,7 @@ from rdm_jax.retrieval import shards
 from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.rows import ShardedRows
-from rdm_jax.retrieval.shards import item_id, picture_hash
+from rdm_jax.retrieval.shards import image_hash, item_id
 
 ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
 
@@ -65,7 +65,7 @@ def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, e
     np.testing.assert_array_equal(database.embeddings(ids), stored[ids].astype(np.float32))
     for item, i in zip(database.items(ids), ids, strict=True):
         example = source[int(i)]
-        sha256 = picture_hash(example.image)
+        sha256 = image_hash(example.image)
         assert item == {
             "row": i,
             "id": item_id({"path": example.path, "sha256": sha256}),
@@ -192,10 +192,10 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path)
         ),
         (lambda path: np.save(path / ROWS, np.zeros((300, 24))), r"is \[300, 24\] float64"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
-        (lambda path: (path / "manifest.json").write_text('{"schema": 2, "name": "x"}'), "lacks count"),
+        (lambda path: (path / "manifest.json").write_text('{"schema": 2, "name": "x"}'), "has no valid count"),
         (lambda path: (path / "manifest.json").write_text('{"schema": 99}'), "has schema 99"),
         (lambda path: _without_encoder(path / "manifest.json"), "which encoder made the rows"),
-        (lambda path: (path / "manifest.json").unlink(), "is no database"),
+        (lambda path: (path / "manifest.json").unlink(), "is not a database"),
     ],
 )
 def test_a_damaged_database_is_refused_on_opening(copy, damage, message):
@@ -243,7 +243,7 @@ def test_files_of_another_database_are_found_by_their_counts(copy, source, encod
         (copy / name).write_bytes((tmp_path / "small" / name).read_bytes())
     with pytest.raises(UserError, match=r"items-00000-of-00001.parquet has 20 rows, and there are 300"):
         Database.open(copy).items([0])
-    with pytest.raises(UserError, match="20 pictures for 300"):
+    with pytest.raises(UserError, match="20 images for 300"):
         Database.open(copy).thumbnails([0])
 
 
