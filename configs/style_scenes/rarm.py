@@ -18,7 +18,7 @@ def get_config() -> Config:
     config.task = "autoregressive"
     config.name = "style-scenes-rarm"
     config.base = "runs/vq_base"
-    config.steps = 4000
+    config.steps = 5000
     config.batch_size = 32
     config.eval_every = 500
     config.checkpoint_every = 250
@@ -29,7 +29,7 @@ def get_config() -> Config:
     config.data.database = ""  # needed where the neighbors hold no embeddings
     config.data.compute = ConfigDict({"k": 0, "within": ""})  # k > 0: missing neighbors are computed first
     config.data.held_out_rows = 512
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.update(learning_rate=1.5e-3, warmup=200)
     config.emphasis = ConfigDict()
     config.conditioning = ConfigDict(
         {
@@ -55,5 +55,5 @@ def get_config() -> Config:
             "width": 64,
         }
     )
-    config.model = ConfigDict({"width": 192, "depth": 6, "head_channels": 32, "dropout": 0.0})
+    config.model = ConfigDict({"width": 128, "depth": 6, "head_channels": 32, "dropout": 0.0})
     return config
