@@ -8,6 +8,8 @@ from typing import Any
 import jax
 
 from draws.job import Job
+from rdm_jax.conditioning import Also, Negative, Region, Switch, Weights
+from rdm_jax.guidance import ILVR, SDG, ClassifierGuidance, CLIPGuidance, DynamicThreshold, Inpaint, Project
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 STEPS = 10
@@ -41,13 +43,13 @@ def guided(job: Job, **changed: Any) -> Options:
     }
     picture, mask = job.file(told["reference"]), job.file(told["mask"])
     made = [
-        f"sdg(text='{told['text']}', content='{picture}', structure='{picture}', weight={told['weight']})",
-        f"classifier(attribute='{attribute}', label='{told['label']}', weight={told['weight']})",
-        f"clip(text='{told['text']}', weight={told['weight']})",
-        f"ilvr(image='{picture}')",
-        f"inpaint(image='{picture}', mask='{mask}')",
-        f"project(image='{picture}', mask='{mask}')",
-        f"dynamic_threshold(bound={told['bound']})",
+        SDG(text=told["text"], content=picture, structure=picture, weight=told["weight"]),
+        ClassifierGuidance(attribute=attribute, label=told["label"], weight=told["weight"]),
+        CLIPGuidance(text=told["text"], weight=told["weight"]),
+        ILVR(image=picture),
+        Inpaint(image=picture, mask=mask),
+        Project(image=picture, mask=mask),
+        DynamicThreshold(bound=told["bound"]),
     ]
     return {"guides": made}
 
@@ -56,11 +58,11 @@ def conditioned(job: Job, **changed: Any) -> Options:
     """Returns a run under further conditions of every form."""
     told = {"text": "a blue cat", "weight": 2.0, "mask": "left", "database": job.other.databases[0].name, **changed}
     made = [
-        f"switch(prompt='{told['text']}')",
-        f"also(prompt='{told['text']}', scale={told['weight']})",
-        f"negative(prompt='{told['text']}')",
-        f"weights(of_query={told['weight']})",
-        f"region(mask='{job.file(told['mask'])}', prompt='{told['text']}', database='{told['database']}')",
+        Switch(prompt=told["text"]),
+        Also(prompt=told["text"], scale=told["weight"]),
+        Negative(prompt=told["text"]),
+        Weights(of_query=told["weight"]),
+        Region(mask=job.file(told["mask"]), prompt=told["text"], database=told["database"]),
     ]
     return {"conditions": made}
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rdm_jax.program import Program
+from rdm_jax.run import Plan
 from rounds import interleave, paired
 
 from draws.cases import KINDS, PLAIN, Case
@@ -15,8 +17,6 @@ from draws.job import Job, wrapped
 from draws.networks import CHUNK, Alone
 from draws.parts import Clock
 from rdm_jax.diffusion.samplers import num_steps
-from rdm_jax.program import Program
-from rdm_jax.run import Plan
 
 ALLOWED = 1.10  # of the sum of its networks
 

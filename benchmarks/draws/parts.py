@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from rdm_jax.program import Program
 
 from draws.job import Job, wrapped
 from rdm_jax.cli.outputs import records, write_new
 from rdm_jax.cli.png import encode_png
 from rdm_jax.generator import join
-from rdm_jax.program import Program
 from rdm_jax.retrieval.mixture import Mixture
 
 PARTS = ("text encoder", "retrieval", "noise", "U-Net", "decoder", "writing")

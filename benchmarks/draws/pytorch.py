@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rdm_jax.run import Plan
 from rounds import interleave, paired
 
 from draws.job import Job, wrapped
@@ -27,7 +28,6 @@ from rdm_jax.core import trees
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.samplers import num_steps
 from rdm_jax.factory import schedule_from
-from rdm_jax.run import Plan
 
 # What ours and theirs are asked for, so that both visit the same times.
 COMPVIS = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}

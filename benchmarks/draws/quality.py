@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-
-from draws.job import Job, wrapped
 from rdm_jax.program import Program
 from rdm_jax.run import Plan
+
+from draws.job import Job, wrapped
 
 REFERENCE = 1000
 STEPS = (10, 15, 20, 25, 50, 100)

@@ -122,7 +122,7 @@ def _typed(cls: type, name: str, declaration: Declaration, value: Any) -> Any:
             return operator.index(value)
         if kind is float and not isinstance(value, bool | str):
             return float(value)
-        if kind is tuple and not isinstance(value, str):
+        if kind is tuple and isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(float(one) for one in value)
         if kind is str and isinstance(value, str):
             return value

@@ -164,7 +164,7 @@ def feature_function(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, lis
 
     def features(params: Any, inputs: Inputs, x_T: Array, weights: Array) -> tuple[Array, list[Array]]:
         """Samples the images and returns their features."""
-        infos = inputs.keyed_steps() if run.sampler.draws else inputs.infos
+        infos = inputs.keyed_steps() if run.sampler.needs_noise else inputs.infos
         infos = dataclasses.replace(infos, coefficients={**infos.coefficients, "weight": weights})
         denoiser = conditioned_denoiser(bundle, params, inputs, guided=run.guided)
         x0 = trajectory(run.sampler, infos, x_T, denoiser)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from rdm_jax.core.checks import positive
+from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_picture
 from rdm_jax.diffusion.denoiser import StepInfo
@@ -128,7 +128,7 @@ class CLIPGuidance(GuidanceMethod):
         """Returns the targets' vectors and the weights."""
         if not self.text and not self.image:
             raise UserError("guide clip has no target; give it text='...' or image='FILE'")
-        positive("cutouts", self.cutouts)
+        at_least_one("cutouts", self.cutouts)
         targets = [context.text_vector(self.text)] if self.text else []
         targets += [context.encoder.encode_images([read_picture(self.image)])] if self.image else []
         equal = np.full((1, len(targets)), 1.0 / len(targets), np.float32)

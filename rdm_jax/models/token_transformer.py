@@ -34,11 +34,11 @@ class Cache:
       context_bias: [b, 1, n] the logarithms of the context tokens' weights; None if all weights are 1.
     """
 
-    keys: Array
-    values: Array
-    context_keys: Array
-    context_values: Array
-    context_bias: Array | None
+    keys: Any
+    values: Any
+    context_keys: Any
+    context_values: Any
+    context_bias: Any
 
 
 class TokenAttention(nn.Module):

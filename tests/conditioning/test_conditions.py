@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
-from rdm_jax.conditioning.base import Condition, Context, aligned, resampled
+from rdm_jax.conditioning.base import Context, ScheduledCondition, align, resample
 from rdm_jax.conditioning.composed import spread_evenly
 from rdm_jax.conditioning.embeddings import slerp
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
-from rdm_jax.models.condition import Condition as NetworkCondition
+from rdm_jax.models.condition import Condition
+from rdm_jax.models.unet import attention_bias
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
@@ -51,7 +52,8 @@ def generator():
 
     unet = jax.tree_util.tree_map_with_path(louder, bundle.params["denoiser"])
     opened = Generator.load(dataclasses.replace(bundle, params={**bundle.params, "denoiser": unet}))
-    return Generator(opened.bundle, Scattered(opened.bundle))
+    model = dataclasses.replace(opened.model, encoder=Scattered(opened.bundle))
+    return dataclasses.replace(opened, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +144,15 @@ def test_the_other_condition_alone_is_the_other_condition(draw, databases, masks
 
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
     apply, params = jax.jit(generator.bundle.denoiser.apply), {"params": generator.bundle.params["denoiser"]}
+    weighted = lambda tokens, weights=None: apply(params, x, t, Condition(tokens, weights))  # noqa: E731
     x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
-    twice = apply(params, x, t, NetworkCondition(tokens[:, [0, 0, 2]]))
-    weights = jnp.array([2.0, 0.0, 1.0])
-    weighted = apply(params, x, t, NetworkCondition(tokens, jnp.broadcast_to(weights, (2, 3))))
-    np.testing.assert_allclose(weighted, twice, atol=1e-5)
-    spread = apply(params, x, t, NetworkCondition(tokens, jnp.broadcast_to(weights, (2, 8, 8, 3))))
-    np.testing.assert_allclose(spread, twice, atol=1e-5)
-    ones = apply(params, x, t, NetworkCondition(tokens, jnp.ones((2, 3))))
-    np.testing.assert_allclose(ones, apply(params, x, t, NetworkCondition(tokens)), atol=1e-5)
+    twice = weighted(tokens[:, [0, 0, 2]])
+    np.testing.assert_allclose(weighted(tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
+    spread = jnp.broadcast_to(jnp.array([2.0, 0.0, 1.0]), (2, 8, 8, 3))
+    np.testing.assert_allclose(weighted(tokens, spread), twice, atol=1e-5)
+    ones = weighted(tokens, jnp.ones((2, 3)))
+    np.testing.assert_allclose(ones, weighted(tokens), atol=1e-5)
 
 
 def test_a_region_acts_where_it_is_painted():
@@ -171,10 +172,10 @@ def test_a_region_acts_where_it_is_painted():
 
 def test_guidance_within_an_interval(draw):
     whole, none = draw(guidance_scale=4.0), draw(guidance_scale=1.0)
-    assert near(draw(guidance_scale=4.0, guidance_from=0.0, guidance_to=1.0), whole, 0)
+    assert near(draw(guidance_scale=4.0, guidance_interval=(0.0, 1.0)), whole, 0)
     # Four steps from 751 to 1: nothing is above 0.9.
-    assert near(draw(guidance_scale=4.0, guidance_from=0.9), none)
-    half = draw(guidance_scale=4.0, guidance_to=0.6)
+    assert near(draw(guidance_scale=4.0, guidance_interval=(0.9, 1.0)), none)
+    half = draw(guidance_scale=4.0, guidance_interval=(0.0, 0.6))
     assert not near(half, whole) and not near(half, none)
 
 
@@ -196,19 +197,18 @@ def test_kinds_of_steps_are_spread_evenly():
 
 
 def test_weights_of_another_number_of_steps_are_interpolated():
-    np.testing.assert_allclose(resampled(5, [1.0, 0.0, 2.0]), [1.0, 0.5, 0.0, 1.0, 2.0])
-    np.testing.assert_allclose(resampled(3, [0.5]), [0.5] * 3)
+    np.testing.assert_allclose(resample(5, [1.0, 0.0, 2.0]), [1.0, 0.5, 0.0, 1.0, 2.0])
+    np.testing.assert_allclose(resample(3, [0.5]), [0.5] * 3)
 
 
 def test_conditions_of_other_sizes_are_filled_up_with_what_counts_for_nothing():
     tokens = np.ones((2, 3, 4), np.float32)
-    context = aligned(
-        Context(Condition(tokens), Condition(tokens[:, :1]), (Condition(tokens[:, :2], later=tokens[:, :2]),))
-    )
-    assert context.null.tokens.shape == context.given.tokens.shape == context.also[0].later.shape == (2, 3, 4)
+    also = ScheduledCondition(tokens[:, :2], target=tokens[:, :2])
+    context = align(Context(ScheduledCondition(tokens), ScheduledCondition(tokens[:, :1]), (also,)))
+    assert context.null.tokens.shape == context.given.tokens.shape == context.also[0].target.shape == (2, 3, 4)
     assert context.null.weights.tolist() == [[1, 0, 0]] * 2 and context.given.weights.tolist() == [[1, 1, 1]] * 2
-    plain = Context(Condition(tokens), Condition(tokens))
-    assert aligned(plain).given.weights is None and aligned(plain).null.later is None
+    plain = Context(ScheduledCondition(tokens), ScheduledCondition(tokens))
+    assert align(plain).given.weights is None and align(plain).null.target is None
 
 
 def test_learned_weights_mix_two_conditions(draw, tmp_path):
@@ -234,7 +234,7 @@ def test_learned_weights_mix_two_conditions(draw, tmp_path):
         ("switch(after=2)", r"after=2.0 is out of range"),
         ("mix(prompt='a', weights='nowhere.json')", r"cannot read weights from nowhere.json"),
         ("negative(database='nowhere')", r"nowhere"),
-        ("add(weight=1)", r"add lacks what to add"),
+        ("add(weight=1)", r"add has nothing to add"),
     ],
 )
 def test_what_cannot_be_is_refused(draw, asked, message):
@@ -260,4 +260,4 @@ def test_every_query_has_the_condition_of_its_own(generator, databases):
     plan = generator.plan([PROMPT, "cat"], conditions=[f"also(database='{databases[1]}')"], **options)
     assert len(plan.context.also[0].tokens) == 2
     again = dataclasses.replace(plan, indices=[0], rows=[1])
-    assert near(next(generator.draw(again)).images, alone.images) and len(both.images) == 2
+    assert near(next(generator.generate(again)).images, alone.images) and len(both.images) == 2

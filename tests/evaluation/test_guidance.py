@@ -72,14 +72,17 @@ def test_methods_are_measured_beside_the_same_noise_without_them(bench, measured
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_every_method_asks_for_what_a_run_takes(bench, method, tmp_path):
+def test_every_method_has_the_guide_or_the_condition_that_it_names(bench, method, tmp_path):
     learned = tmp_path / "weights.json"
     learned.write_text("[1.0, 0.0]")
     target = bench.targets[1]
     for weight in method.weights:
-        told = {name: texts(target) for name, texts in bench.asked(method, weight, learned).items()}
-        plan = bench.generator.plan(target.prompt, **bench.options(target, method.base), **told)
-        assert len(plan.run.guides) == len(method.guides) and len(plan.run.conditions) == len(method.conditions)
+        made = {name: option(target) for name, option in bench.options_of(method, weight, learned).items()}
+        plan = bench.generator.plan(target.prompt, **bench.options(target, method.base), **made)
+        expected = (1, 0) if method.guide else (0, 1)
+        assert (len(plan.run.guides), len(plan.run.conditions)) == expected
+        (made,) = (*made["guides"], *made["conditions"])
+        assert method.symbol not in vars(made) or len(method.weights) == 1 or getattr(made, method.symbol) == weight
 
 
 def test_what_must_hold_for_any_model_holds(bench, measured):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.data.sources import Example
+from rdm_jax.data.examples import Example
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny

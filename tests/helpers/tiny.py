@@ -12,13 +12,14 @@ import numpy as np
 from rdm_jax import parts
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
-from rdm_jax.data.sources import Example
+from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import abstract_params
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONFIG = {
     "schema": 2,
@@ -112,7 +113,7 @@ class Squares:
     def shard_lengths(self) -> tuple[int, ...]:
         return (len(self),)
 
-    def told(self, index: int) -> dict[str, str]:
+    def labels(self, index: int) -> dict[str, str]:
         return {"caption": f"square {index}", "path": f"squares/{index:03d}.png"}
 
 

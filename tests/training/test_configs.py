@@ -28,6 +28,7 @@ VARIANTS = {
     ],
     "noised_classifier": ["", "imagenet"],
     "noised_clip": [""],
+    "rarm": ["dogs", "mammals", "animals"],
     "rdm_768": [""],
     "rdm_ffhq": ["", "ldm"],
     "rdm_imagenet": ["", "in_database", "ldm"],
@@ -60,7 +61,12 @@ def test_an_unknown_variant_is_refused_with_the_known_ones(name):
 @pytest.mark.parametrize(
     ("name", "variant", "millions"),
     # The latter are the counts of the released files; the discriminator of three layers has 2.8 M.
-    [("rdm_imagenet", "", 400.9), ("first_stage", "kl_f8", 83.7 + 2.8), ("first_stage", "vq_f4", 55.3 + 2.8)],
+    [
+        ("rdm_imagenet", "", 400.9),
+        ("rarm", "dogs", 230.874),
+        ("first_stage", "kl_f8", 83.7 + 2.8),
+        ("first_stage", "vq_f4", 55.3 + 2.8),
+    ],
 )
 def test_the_networks_have_the_published_sizes(name, variant, millions):
     import jax

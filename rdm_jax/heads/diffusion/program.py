@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt32
 
 from rdm_jax.bundle import Bundle
@@ -56,7 +56,7 @@ class Shape:
     @property
     def needs_noise(self) -> bool:
         """Whether steps have random keys of their own."""
-        return self.sampler.draws or bool(self.guides)
+        return self.sampler.needs_noise or bool(self.guides)
 
 
 @flax.struct.dataclass
@@ -129,6 +129,7 @@ class DiffusionProgram:
       decode: (autoencoder parameters, latents) to images, on all devices.
       places: the shardings of `Inputs`.
       replicated: the sharding of what every device has.
+      mesh: the devices.
     """
 
     shape: Shape
@@ -137,6 +138,7 @@ class DiffusionProgram:
     decode: Callable[..., Any]
     places: Inputs
     replicated: NamedSharding
+    mesh: Mesh
 
     def start(
         self, plan: Plan, params: Mapping[str, Any], indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]
@@ -157,7 +159,7 @@ class DiffusionProgram:
         chunk = put(state.inputs.chunk(state.done, self.shape.chunk), self.places)
         carry, x0 = jax.block_until_ready(self.step(read, chunk, state.carry))
         done = state.done + self.shape.chunk
-        if guides and not np.isfinite(on_host(carry.x, self.replicated.mesh)).all():
+        if guides and not np.isfinite(on_host(carry.x, self.mesh)).all():
             names = ", ".join(one.text for one in guides)
             raise UserError(f"not finite by step {done} of {state.total} under {names}; lower the weights")
         return dataclasses.replace(state, carry=carry, x0=x0, done=done)
@@ -298,6 +300,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionPr
         ),
         places=places,
         replicated=whole,
+        mesh=compiler.mesh,
     )
 
 
