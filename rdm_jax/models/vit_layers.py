@@ -91,6 +91,12 @@ class PatchTransformer(nn.Module):
     def check(self, x: tuple[int, ...], condition: Condition) -> None:
         """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
         self._check_settings()
+        tokens, vector = condition.tokens, condition.vector
+        if tokens is not None and not self.context_dim:
+            raise UserError(
+                f"{self.label} of this model takes no context tokens (its context_dim is 0), and the condition has "
+                f"{tokens.shape[1]}; use a model that was trained with neighbors or text"
+            )
         require_features(self.label, self.supports, condition)
         height, width, channels = x[1:]
         if height % self.patch_size or width % self.patch_size or not height or not width:
@@ -99,12 +105,6 @@ class PatchTransformer(nn.Module):
             )
         if channels != self.in_channels:
             raise UserError(f"the latent has {channels} channels, {self.label} takes {self.in_channels}")
-        tokens, vector = condition.tokens, condition.vector
-        if tokens is not None and not self.context_dim:
-            raise UserError(
-                f"{self.label} of this model takes no context tokens (its context_dim is 0), and the condition has "
-                f"{tokens.shape[1]}; use a model that was trained with neighbors or text"
-            )
         if tokens is not None and tokens.shape[2] != self.context_dim:
             raise UserError(f"context tokens have {tokens.shape[2]} numbers, {self.label} takes {self.context_dim}")
         if self.vector_dim and (vector is None or vector.shape[1] != self.vector_dim):

@@ -19,6 +19,7 @@ from rdm_jax.heads import head_of
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.dit import positions
 from rdm_jax.request import resolve
+from rdm_jax.training.config import load_config
 from tests.helpers import tiny
 
 NAMES = {
@@ -76,10 +77,13 @@ def test_a_release_is_a_bundle_with_its_own_conventions(bundles):
     assert pixel["sampling"]["height"] == 8 and pixel["latents"] == {"scale": 1.0}
 
 
+MODELS = Path(__file__).parents[2] / "configs" / "models"
+CONFIGS = {"dit_xl2": "dit_xl2", "uvit_imagenet256_L2": "uvit_l2"}
 PUBLISHED = {
     "dit_xl2": (dit, {"depth": 28, "heads": 16, "latent_size": 32, "vector_dim": 1001, "out_channels": 8}),
     "uvit_cifar10_S2": (uvit, {"depth": 12, "heads": 8, "latent_size": 32, "vector_dim": 0}),
     "uvit_imagenet64_M4": (uvit, {"depth": 16, "heads": 12, "latent_size": 64, "vector_dim": 1000}),
+    "uvit_imagenet256_L2": (uvit, {"depth": 20, "heads": 16, "latent_size": 32, "vector_dim": 1001}),
     "uvit_imagenet512_H4": (uvit, {"depth": 28, "latent_size": 64, "final_conv": False}),
     "uvit_mscoco_S2_deep": (uvit, {"depth": 16, "latent_size": 32, "context_dim": 768, "context_positions": 77}),
 }
@@ -97,6 +101,9 @@ def test_every_name_of_a_published_model_has_its_place(golden, name):
     settings = release.config(state, {})
     assert settings == {**settings, **expected}
     recipes = release.recipes(state, settings, frozenset())
+    if name in CONFIGS:
+        described = load_config(str(MODELS / f"{CONFIGS[name]}.py")).to_dict()
+        assert described["denoiser"] == settings
     stored = sum(np.prod(shape) for key, shape in shapes.items() if release is uvit or key != "pos_embed")
     assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == stored
 
