@@ -41,18 +41,18 @@ def test_every_sampler_guide_and_condition_is_measured(job) -> None:
     from draws.cases import KINDS
 
     found = {kind: list(make(job)) for kind, make in KINDS.items()}
-    drawn = {case.options.get("sampler", "ddim") for case in found["samplers"]}
-    assert drawn == set(SAMPLERS)
+    sampled = {case.options.get("sampler", "ddim") for case in found["samplers"]}
+    assert sampled == set(SAMPLERS)
     for kind, known in (("guides", guidance.GUIDES), ("conditions", conditioning.CONDITIONERS)):
         texts = [text for case in found[kind] for text in case.options.get(kind, ())]
         assert {parse_call(text, kind).name for text in texts} == set(known)
 
 
-def test_what_changes_is_told_for_every_form_of_input(job) -> None:
+def test_compilations_are_reported_for_every_kind_of_input(job) -> None:
     from draws.compilations import changes
 
-    told = [what.rpartition(": ")[2] for what, before, after in changes(job) if before != after]
-    assert {"weight", "prompt", "mask", "reference", "database", "seed"} <= set(told)
+    unexpected = [what.rpartition(": ")[2] for what, before, after in changes(job) if before != after]
+    assert {"weight", "prompt", "mask", "reference", "database", "seed"} <= set(unexpected)
 
 
 def test_programs_take_turns_in_an_order_that_turns() -> None:

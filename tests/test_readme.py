@@ -22,9 +22,9 @@ def blocks(language: str) -> list[str]:
 def test_the_python_example_runs_as_printed(capsys) -> None:
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "(4, 64, 64, 3)"
-    assert [line.split(" <- ")[0] for line in said[1:]] == ["a red boat"] * 2 + ["a blue cat"] * 2
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "(4, 64, 64, 3)"
+    assert [line.split(" <- ")[0] for line in printed[1:]] == ["a red boat"] * 2 + ["a blue cat"] * 2
 
 
 @pytest.mark.parametrize(
