@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from rdm_jax.core import trees
@@ -12,9 +10,7 @@ from rdm_jax.factory import parameter_counts, schedule_from
 from rdm_jax.heads import head_of
 from rdm_jax.models import abstract_params, build_clip
 from rdm_jax.request import resolve
-from rdm_jax.training.config import load_config
-
-FOLDER = Path(__file__).parent.parent / "configs" / "models"
+from rdm_jax.training.config import configs_folder, load_architecture
 
 # Counted in the original programs, or printed by their authors to as many digits.
 EXACT = {
@@ -39,7 +35,7 @@ MILLIONS = {
 
 
 def _config(name):
-    return load_config(f"{FOLDER}/{name}.py")
+    return load_architecture(name)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -73,7 +69,7 @@ def test_the_retrieval_models_sample_by_their_own_conventions(name, tokens, scal
 
 
 def test_every_configuration_is_measured_here():
-    assert {file.stem for file in FOLDER.glob("*.py")} == {*EXACT, *MILLIONS, "clip_rn50x16"}
+    assert {file.stem for file in (configs_folder() / "models").glob("*.py")} == {*EXACT, *MILLIONS, "clip_rn50x16"}
 
 
 def test_a_wrong_setting_is_named():

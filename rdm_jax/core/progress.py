@@ -1,8 +1,11 @@
-"""How long work reports its progress."""
+"""The callbacks by which long work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with (units done, units in all) as the work goes on."""
+"""Called with (done, total)."""
+
+StageProgressCallback = Callable[[str, int, int], None]
+"""Called with (stage, done, total) by work that has several stages."""

@@ -115,7 +115,7 @@ def learn(
     if not bundle.has("noised_clip"):
         raise UserError(
             f"mixing needs the model's noised_clip, and {bundle.name!r} has none; train it by "
-            "`rdm train --config configs/noised_clip.py --config.base=MODEL` and `rdm export`"
+            "`rdm train --config noised_clip --config.base=MODEL` and `rdm export`"
         )
     if plan.context.given.target is None or run.guides:
         raise UserError("there is nothing to mix; plan with one condition that turns into another, and without guides")

@@ -28,6 +28,8 @@ from rdm_jax.models.vq import AutoencoderVQ
 
 BACKBONES: Mapping[str, Callable[..., Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
+SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
+"""Fields of backbones that follow from the latents and the context."""
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 

@@ -83,5 +83,5 @@ def test_what_cannot_be_mixed_is_refused(generator):
     with pytest.raises(UserError, match="there is nothing to mix"):
         mixing.learn(generator, plan_of(generator))
     plain = Generator.load(tiny.bundle())
-    with pytest.raises(UserError, match=r"needs the model's noised_clip, .* configs/noised_clip.py"):
+    with pytest.raises(UserError, match=r"needs the model's noised_clip, .* noised_clip"):
         mixing.learn(plain, plan_of(plain, "switch(prompt='cat')"))

@@ -19,6 +19,7 @@ from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling, choo
 from rdm_jax.models import abstract_params, build_transformer
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.config import load_config
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,13 @@ def test_another_first_stage_is_refused(folder, tmp_path):
     (tmp_path / "config.yaml").write_text(text.replace("n_embed: 96", "n_embed: 64"))
     with pytest.raises(UserError, match="a codebook of 64 codes with 16 channels, and the checkpoint's has 96 with 16"):
         convert(folder / "rarm_small.ckpt", config=tmp_path / "config.yaml")
+
+
+def test_a_bundle_with_another_codebook_is_refused(bundle):
+    other = {**bundle.config, "transformer": {**bundle.config["transformer"], "num_codes": 64}}
+    params = tiny.random_params(other, "transformer")
+    with pytest.raises(UserError, match="predicts 64 codes, and its first stage has 96; give the first stage"):
+        Bundle(other, {**bundle.params, "transformer": params})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-CONFIG = str(Path(__file__).parents[2] / "configs/style_scenes/autoencoder.py")
+CONFIG = "style_scenes/autoencoder"
 
 SETTINGS = {
     "data.split": "",

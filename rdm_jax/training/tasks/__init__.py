@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,17 @@ TASKS = {
 }
 
 
+def task_module(name: str) -> Any:
+    """Returns the module of a task: its `Schema`, `make`, and `abstract` where it has a dry run.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return importlib.import_module(TASKS[name])
+
+
 def make_task(
     config: Config, workdir: Path, progress: Callable[[str, int, int], None], start: Bundle | None = None
 ) -> Task:
@@ -40,9 +52,7 @@ def make_task(
     Raises:
       UserError: there is no such task, or its data or the parts that it stands on are missing.
     """
-    if config.task not in TASKS:
-        raise unknown("task", config.task, TASKS)
-    return importlib.import_module(TASKS[config.task]).make(config, workdir, progress, start)
+    return task_module(config.task).make(config, workdir, progress, start)
 
 
 def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeStruct]]:
@@ -53,11 +63,9 @@ def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeSt
     Raises:
       UserError: there is no such task, or it needs more than its configuration.
     """
-    if config.task not in TASKS:
-        raise unknown("task", config.task, TASKS)
-    module = importlib.import_module(TASKS[config.task])
+    module = task_module(config.task)
     if not hasattr(module, "abstract"):
-        able = [name for name, place in TASKS.items() if hasattr(importlib.import_module(place), "abstract")]
+        able = [name for name in TASKS if hasattr(task_module(name), "abstract")]
         raise UserError(f"task {config.task!r} has no dry run; {', '.join(able)} have")
     task = module.abstract(config)
     record = task.read(0, np.random.default_rng(0))

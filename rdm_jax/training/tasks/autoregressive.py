@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +22,40 @@ from jaxtyping import Array, Integer, Key
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
 from rdm_jax.models import AutoencoderVQ, build_transformer
+from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
+from rdm_jax.training.schema import network, sampling_options
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress
-from rdm_jax.training.tasks.conditioned import ConditionedTask, abstract_base, abstract_config, open_base
+from rdm_jax.training.tasks.conditioned import (
+    ConditionedRun,
+    ConditionedTask,
+    abstract_base,
+    abstract_config,
+    open_base,
+)
 
 ENCODE_BATCH = 64
+SIZES = ("num_codes", "num_tokens", "context_dim")  # fields of the transformer that follow from the data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(ConditionedRun):
+    """The settings of an autoregressive model.
+
+    Attributes:
+      model: the transformer.
+      sampling: the defaults of the exported model.
+    """
+
+    model: Annotated[Mapping[str, Any], network({"": TokenTransformer}, SIZES, by="")]
+    sampling: Annotated[Mapping[str, Any], sampling_options("autoregressive")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +68,8 @@ class AutoregressiveTask(ConditionedTask):
 
     codes: Integer[np.ndarray, "n l"]
 
+    network: ClassVar[str] = "transformer"
+    head: ClassVar[str] = "autoregressive"
     inputs: ClassVar[tuple[str, ...]] = ("codes",)
 
     def encoded(self, image: int, generator: np.random.Generator) -> Record:
@@ -73,10 +97,6 @@ class AutoregressiveTask(ConditionedTask):
         for name, value in super().evaluate(params):
             yield name, value
             yield "bits_per_code", value / math.log(2.0)
-
-    def export(self, params: Any) -> Bundle:
-        """Returns the model: the frozen parts, the transformer and the conventions that it was trained by."""
-        return self.model(params, "transformer", head="autoregressive")
 
 
 def encode_codes(
@@ -116,7 +136,9 @@ def check_first_stage(base: Bundle) -> None:
         )
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> AutoregressiveTask:
+def make(
+    config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
+) -> AutoregressiveTask:
     """Returns the task; fills the caches of codes and captions first where they are missing.
 
     Raises:

@@ -17,18 +17,45 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets, trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import abstract_params, build_autoencoder
-from rdm_jax.request import NULLS
-from rdm_jax.training.conditioning import ImageConditions, conditioning_section
-from rdm_jax.training.config import Config
+from rdm_jax.training.conditioning import Conditioning, ImageConditions, conditioning_section
+from rdm_jax.training.config import Config, load_architecture
 from rdm_jax.training.figures import Figures
+from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.neighbors import NeighborData
+from rdm_jax.training.schema import Run
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
+from rdm_jax.training.tasks.base import Task, blank_picture, training_pictures
 
 EVAL_BATCHES = 8
 SHOWN, SHOWN_NEIGHBORS = 8, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditionedRun(Run):
+    """The settings of generative tasks.
+
+    Attributes:
+      base: the bundle with the encoder and the first stage.
+      architecture: the shipped architecture that a dry run without the base takes them from; "" needs the base.
+      data: the training images and their neighbors.
+      emphasis: {attribute: {value: times}} of images that an epoch has several times.
+      conditioning: how often each condition is trained on.
+    """
+
+    base: str
+    architecture: str = ""
+    data: NeighborData
+    emphasis: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    conditioning: Conditioning
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conditioning.null == "learned" and not self.data.neighbors:
+            raise UserError("conditioning.null=learned needs data.neighbors: without them nothing else is trained on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +75,10 @@ class ConditionedTask(Task):
     module: Any
     settings: dict[str, Any]
 
+    network: ClassVar[str]
+    """The part of the model that is trained."""
+    head: ClassVar[str]
+    """The head of the exported model, a name in `heads.HEADS`."""
     inputs: ClassVar[tuple[str, ...]]
     """The names in a record of what the network learns to generate."""
 
@@ -134,35 +165,36 @@ class ConditionedTask(Task):
     def _figures(self) -> Figures:
         return Figures()
 
-    def model(self, params: Any, network: str, **sections: Any) -> Bundle:
-        """Returns the model: the frozen parts, the network and the conventions that it was trained by.
+    def sections(self) -> dict[str, Any]:
+        """Returns further sections of the model's configuration."""
+        return {}
 
-        Args:
-          params: {part: parameters}, the network's among them.
-          network: the part of the network.
-          **sections: further sections of the configuration.
-        """
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
+    @property
+    def model(self) -> ModelRecord:
+        """The frozen parts, the network and the conventions that it was trained by."""
+        config = {
             "name": self.config.name,
-            network: self.settings,
-            "conditioning": conditioning_section(self.config.conditioning, params),
+            "head": self.head,
+            self.network: self.settings,
+            "conditioning": conditioning_section(self.config.conditioning),
             "sampling": self.config.sampling.to_dict(),
-            **sections,
+            **self.sections(),
         }
-        parts = {part: self.base.params[part] for part in ("clip", "autoencoder") if self.base.has(part)}
-        return Bundle(config, {**parts, network: params[network]}, self.base.tokenizer)
+        return ModelRecord.of(config, self.base, self.config.base, ("clip", "autoencoder"))
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params, self.base)
 
 
-def open_base(config: Config, progress: Progress) -> tuple[Bundle, Pictures]:
+def open_base(config: Config, progress: StageProgressCallback) -> tuple[Bundle, Pictures]:
     """Returns the base bundle and the training images of a run.
 
     Raises:
-      UserError: the base lacks a part, the null token is of no known kind, or no image is left to train on.
+      UserError: the base lacks a part, or no image is left to train on.
     """
     base = Bundle.open(config.base)
     base.require("clip", "autoencoder")
-    if config.conditioning.null not in NULLS:
-        raise unknown("conditioning.null", config.conditioning.null, NULLS)
     images = training_pictures(config.data, config.data.split, progress)
     if config.data.held_out_rows >= len(images):
         raise UserError(
@@ -177,9 +209,10 @@ def abstract_base(config: Config) -> tuple[Bundle, ImageConditions]:
 
     Their settings are those of `config.architecture`, or else of the bundle `config.base`.
     """
-    parts = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
-    frozen = trees.unflatten(abstract_params(build_autoencoder(parts["autoencoder"])))
-    base = Bundle({"name": config.name, "autoencoder": parts["autoencoder"]}, {"autoencoder": frozen})
+    parts = load_architecture(config.architecture) if config.architecture else Bundle.open(config.base).config
+    settings = dict(parts["autoencoder"])
+    frozen = trees.unflatten(abstract_params(build_autoencoder(settings)))
+    base = Bundle({"name": config.name, "autoencoder": settings}, {"autoencoder": frozen})
     images = blank_picture(config.data.size)
     return base, ImageConditions(config.conditioning, images, int(parts["clip"]["embed_dim"]), None, None)
 

@@ -8,30 +8,102 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.data.batches import Record
-from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
-from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import build_denoiser, with_sizes
+from rdm_jax.diffusion.objective import (
+    TIME_DENSITIES,
+    TIME_WEIGHTS,
+    by_bands,
+    diffusion_loss,
+    sample_timesteps,
+    time_weights,
+)
+from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.schedule import SCHEDULES, Schedule, build_schedule
+from rdm_jax.factory import sampler_from
+from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.latents import Latents, open_latents
+from rdm_jax.training.latents import Latents, Scaling, open_latents
+from rdm_jax.training.neighbors import NeighborData
+from rdm_jax.training.schema import Positive, network, sampling_options
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress
-from rdm_jax.training.tasks.conditioned import ConditionedTask, abstract_base, abstract_config, open_base
+from rdm_jax.training.tasks.conditioned import (
+    ConditionedRun,
+    ConditionedTask,
+    abstract_base,
+    abstract_config,
+    open_base,
+)
 
 BANDS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The `diffusion` section.
+
+    Attributes:
+      num_timesteps: of the schedule.
+      prediction: what the network predicts, a name in `parameterization.PREDICTIONS`.
+      schedule: a name in `schedule.SCHEDULES`.
+      beta_start: of the scaled linear schedule.
+      beta_end: of the same.
+    """
+
+    num_timesteps: Positive
+    prediction: Annotated[str, one_of(PREDICTIONS)]
+    schedule: Annotated[str, one_of(SCHEDULES)]
+    beta_start: float = 0.0
+    beta_end: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(ConditionedRun):
+    """The settings of a diffusion model.
+
+    Attributes:
+      model: the denoiser.
+      diffusion: the noise schedule and what is predicted.
+      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
+      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
+      latents: their scale and shift; measured on the data where empty.
+      sampling: the defaults of the exported model.
+    """
+
+    data: NeighborData
+    model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
+    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
+    time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
+    time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
+    latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
+        default_factory=dict
+    )
+    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schedule, settings = self.diffusion["schedule"], SCHEDULES[self.diffusion["schedule"]][1]
+        for key in self.diffusion:
+            if key not in ("schedule", "prediction", *settings):
+                raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
+        build_schedule(self.diffusion)
+        options = self.sampling
+        sampler_from(options.get("sampler", "ddim"), options.get("eta", 0.0), options.get("spacing", ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +116,8 @@ class DiffusionTask(ConditionedTask):
 
     latents: Latents
 
+    network: ClassVar[str] = "denoiser"
+    head: ClassVar[str] = "diffusion"
     inputs: ClassVar[tuple[str, ...]] = ("image", "moments")
 
     @property
@@ -86,17 +160,12 @@ class DiffusionTask(ConditionedTask):
         bands = by_bands(losses, t, len(self.schedule), BANDS)
         return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
-    def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """Yields what `ConditionedTask.figures` does; nothing where `sampling.steps` is 0."""
-        return super().figures(params) if self.config.sampling.steps else iter(())
-
-    def export(self, params: Any) -> Bundle:
-        """Returns the model: the frozen parts, the denoiser and the conventions that it was trained by."""
-        sections = {"latents": dict(self.latents.scaling), "diffusion": self.config.diffusion.to_dict()}
-        return self.model(params, "denoiser", head="diffusion", **sections)
+    def sections(self) -> dict[str, Any]:
+        """Returns the sections of the model's configuration that only diffusion models have."""
+        return {"latents": dict(self.latents.scaling), "diffusion": self.config.diffusion.to_dict()}
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> DiffusionTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:
     """Returns the task; fills the caches of moments and captions first where they are missing.
 
     Raises:

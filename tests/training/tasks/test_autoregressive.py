@@ -39,7 +39,9 @@ def make_task(make_diffusion_task, tmp_path_factory):
         small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
         few = "conditioning.candidates=4", "conditioning.neighbors=3", "sampling.height=16", "sampling.width=16"
         model = "model.width=16", "model.depth=2", "model.head_channels=8"
-        return autoregressive.make(load_config(CONFIG, (*places, *small, *few, *model, *overrides)), root, lambda *_: 0)
+        return autoregressive.make(
+            load_config(CONFIG, (*places, *small, *few, *model, *overrides)), root, lambda *_: None
+        )
 
     return make
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +19,7 @@ from rdm_jax.training.tasks.clip import (
     neighbour_agreement,
 )
 
-CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/clip.py")
+CONFIG = "style_scenes/clip"
 SMALL = (
     "data.split=",
     "data.held_out=",

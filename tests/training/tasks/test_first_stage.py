@@ -64,6 +64,8 @@ def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
 
 def test_each_network_learns_from_its_own_terms_alone():
     task = task_of("kl")
+    discriminator = task.discriminator
+    assert discriminator is not None
     params, held, batch, key = ready(task)
     grads, (parts, stats) = jax.jit(jax.grad(task.loss, has_aux=True))(params, held, batch, key, jnp.asarray(0))
 
@@ -74,7 +76,7 @@ def test_each_network_learns_from_its_own_terms_alone():
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
         output = task.module.apply({"params": own}, z, method="decode")
         kl = 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1.0 - logvar) / 4
-        fake, _ = task.discriminator.apply(
+        fake, _ = discriminator.apply(
             {"params": params["discriminator"], "batch_stats": held.stats}, output, train=True, mutable=["batch_stats"]
         )
         nll = jnp.sum(jnp.abs(output - image)) / 4
@@ -85,10 +87,10 @@ def test_each_network_learns_from_its_own_terms_alone():
         np.testing.assert_allclose(grads["autoencoder"]["decoder"]["conv_out"][name], leaf, rtol=2e-3, atol=1e-3)
 
     def judge_terms(own):
-        real, one = task.discriminator.apply(
+        real, one = discriminator.apply(
             {"params": own, "batch_stats": held.stats}, image, train=True, mutable=["batch_stats"]
         )
-        fake, two = task.discriminator.apply(
+        fake, two = discriminator.apply(
             {"params": own, "batch_stats": one["batch_stats"]}, output, train=True, mutable=["batch_stats"]
         )
         return 0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(jax.nn.relu(1 + fake)), two["batch_stats"]
