@@ -183,9 +183,7 @@ def test_text_alone_needs_no_database(generator):
     assert plan.request.neighbors == 0
 
 
-@pytest.mark.parametrize(
-    ("images", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)]
-)
+@pytest.mark.parametrize(("images", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)])
 def test_batches_are_filled_evenly(tiny, images, size, expected):
     given = {"height": size, "width": size, "num_images": images}
     request, _ = resolve(tiny.CONFIG, head_of(tiny.CONFIG), given, queries=1)
