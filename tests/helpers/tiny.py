@@ -1,4 +1,4 @@
-"""A model of a few thousand random weights and databases of a few coloured squares, for whole journeys in seconds."""
+"""A model of a few thousand random weights and databases of a few colored squares, for end-to-end tests in seconds."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ class Squares:
     """A source of n squares, each of one random colour."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self._colours = np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
+        self._colors = np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
         self.name, self.captions, self.fingerprint = "squares", "none", f"{seed:064x}"
 
     def __len__(self) -> int:
-        return len(self._colours)
+        return len(self._colors)
 
     def __getitem__(self, index: int) -> Example:
-        image = np.broadcast_to(self._colours[index], (16, 16, 3)).copy()
+        image = np.broadcast_to(self._colors[index], (16, 16, 3)).copy()
         return Example(image, f"square {index}", f"squares/{index:03d}.png", {})
 
     @property
