@@ -184,7 +184,7 @@ def main() -> None:
     others = pictures_of(half, range(len(half)))
 
     rest = order[REFERENCES : REFERENCES + args.samples].tolist()
-    own = [str(source.told(row)["path"]).split("/")[0] for row in rest]
+    own = [str(source.labels(row)["path"]).split("/")[0] for row in rest]
     results = {("real pictures", "-"): judged(judge, pictures_of(source, rest), own, real, others)}
     generators = {name: Generator.load(Bundle.open(args.runs / f"{name}_bundle")) for name in ("rdm", "ldm")}
     for arm in ARMS:

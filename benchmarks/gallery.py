@@ -18,10 +18,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rdm_jax.cli.progress import Progress, note
+from rdm_jax.conditioning import Mix, Switch
 from rdm_jax.core import images, sheets
 from rdm_jax.editing.inversion import invert
 from rdm_jax.editing.mixing import learn
 from rdm_jax.generator import Generator
+from rdm_jax.guidance import Inpaint, Project
 from rdm_jax.retrieval.database import Database
 
 STEPS = {"sampler": "ddim", "steps": 25}
@@ -165,9 +167,9 @@ def editing(generator: Generator, files: dict[str, str], folder: Path) -> list[R
     np.save(folder / "noise.npy", inverted.noise)
     poster = {"database": "poster"}
     weights = {}
-    for name, other in (("colour", "prompt='a blue boat'"), ("style", "database='watercolour'")):
+    for name, other in (("colour", {"prompt": "a blue boat"}), ("style", {"database": "watercolour"})):
         options = {"num_images": 4, "batch_size": 4, "seed": 100, **poster, **STEPS}
-        plan = generator.plan("a red boat", conditions=[f"switch({other}, after=0.4)"], **options)
+        plan = generator.plan("a red boat", conditions=[Switch(**other, after=0.4)], **options)
         with Progress(f"learning {name}", unit="update") as progress:
             learned = learn(generator, plan, progress=progress)
         note(f"{name}: loss {learned.losses[0]:.3f} to {learned.losses[-1]:.3f}")
@@ -175,8 +177,8 @@ def editing(generator: Generator, files: dict[str, str], folder: Path) -> list[R
         weights[name].write_text(str([round(float(one), 4) for one in learned.weights]) + "\n")
     boat, blue = "a red boat", "a blue boat"
     start = {"init": files["boat"], "strength": 0.6}
-    hole = {"guides": [f"inpaint(image={files['boat']!r}, mask={files['hole']!r})"]}
-    known = {"guides": [f"project(image={files['boat']!r}, mask={files['hole']!r})"]}
+    hole = {"guides": [Inpaint(image=files["boat"], mask=files["hole"])]}
+    known = {"guides": [Project(image=files["boat"], mask=files["hole"])]}
     noise = {**poster, **ddim, "init": str(folder / "noise.npy")}
     return [
         Row("img2img, database neon", boat, {"database": "neon"}, start, ("boat",)),
@@ -187,19 +189,19 @@ def editing(generator: Generator, files: dict[str, str], folder: Path) -> list[R
             "switch(prompt='a blue boat', after=0.2)",
             boat,
             poster,
-            {"conditions": [f"switch(prompt={blue!r}, after=0.2)"]},
+            {"conditions": [Switch(prompt=blue, after=0.2)]},
         ),
         Row(
             f"mix: the colour, as {STEPS['steps']} learned numbers, other seeds",
             boat,
             poster,
-            {"conditions": [f"mix(prompt={blue!r}, weights={str(weights['colour'])!r})"]},
+            {"conditions": [Mix(prompt=blue, weights=str(weights["colour"]))]},
         ),
         Row(
             f"mix: the style, as {STEPS['steps']} learned numbers, another prompt",
             "a blue cat",
             poster,
-            {"conditions": [f"mix(database='watercolour', weights={str(weights['style'])!r})"]},
+            {"conditions": [Mix(database="watercolour", weights=str(weights["style"]))]},
         ),
     ]
 

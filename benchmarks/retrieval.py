@@ -216,7 +216,7 @@ def opened(folder: Path) -> tuple[float, float]:
 
 def sample(args: argparse.Namespace) -> None:
     """Prints what share encoder and retrieval have in a sample; benchmarks/sampling.py tells where the rest goes."""
-    from draws.parts import Clock
+    from sampling_tables.parts import Clock
 
     from rdm_jax.generator import Generator
     from rdm_jax.retrieval.retriever import Retriever

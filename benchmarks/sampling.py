@@ -1,15 +1,15 @@
-"""What drawing costs: where the time goes, samplers, guides and conditions beside plain DDIM and beside the networks
-that they ask, what compiles again, quality by steps, and the same U-Net under diffusers, as tables.
+"""What sampling costs, as tables: the time of each part; samplers, guides and conditioners relative to plain DDIM and
+to the networks that they evaluate; what compiles again; quality by steps; and the same denoiser under diffusers.
 
-python benchmarks/sampling.py                                        # where the time goes
-python benchmarks/sampling.py --only all                             # everything but PyTorch
+python benchmarks/sampling.py                                        # the time of each part
+python benchmarks/sampling.py --only all                             # every table except PyTorch's
 python benchmarks/sampling.py --only guides --model my-model --num-images 8 --steps 50 --repeats 5
-python benchmarks/sampling.py --only guides --way clip --way "sdg, style"
+python benchmarks/sampling.py --only guides --case clip --case "sdg, style"
 make parity                                                          # installs what the comparison needs
 .venv-parity/bin/python benchmarks/sampling.py --only pytorch        # --no-compile
 
-A network of noisy latents that the model lacks is random here, and as large: it takes the same time. Everything is
-timed in turn, round by round. --quick is for trying: few pictures, steps and rounds.
+If the model lacks a network of noisy latents, one of the usual size with random weights is measured: it takes the same
+time. All timings are interleaved, round by round. --quick tries everything with few images, steps and rounds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-# PyTorch's threads would spin for a while after each call, in the time of the other program.
+# Otherwise PyTorch's threads spin for a while after each call and take time from the other program.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
-from draws import compilations, costs, parts, pytorch, quality
-from draws.job import Job, open_job
 from machine import machine
+from sampling_tables import compilations, costs, parts, pytorch, quality
+from sampling_tables.job import Job, open_job
 
 from rdm_jax.bundle import DTYPES
 from rdm_jax.core.errors import UserError
@@ -50,20 +50,22 @@ QUICK = {"num_images": 2, "steps": 10, "repeats": 2}
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[*TABLES, "all"], action="append", help="a table; may be given several times")
+    parser.add_argument("--only", choices=[*TABLES, "all"], action="append", help="a table (repeatable)")
     parser.add_argument(
-        "--way", action="append", default=[], help="a row of samplers, guides or conditions, as printed"
+        "--case", action="append", default=[], help="a row of samplers, guides or conditions, as printed (repeatable)"
     )
     parser.add_argument("--model", default="style-scenes")
     parser.add_argument("--database", default="neon")
-    parser.add_argument("--other", default="poster", help="the database that takes its place (%(default)s)")
+    parser.add_argument("--other", default="poster", help="the second database, for what compiles again (%(default)s)")
     parser.add_argument("--prompt", default="a red boat")
     parser.add_argument("--num-images", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--dtype", choices=DTYPES, help="of the U-Net; bfloat16 on a GPU, else float32")
-    parser.add_argument("--no-compile", action="store_true", help="PyTorch without torch.compile")
-    parser.add_argument("--quick", action="store_true", help="few pictures, steps and rounds")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the denoiser (default: bfloat16 on a GPU, otherwise float32)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--quick", action="store_true", help="few images, steps and rounds")
     args = parser.parse_args(arguments)
     for name, value in (QUICK if args.quick else {"num_images": 8, "steps": 50, "repeats": 5}).items():
         if getattr(args, name) is None:
@@ -79,8 +81,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             job = open_job(args, Path(folder))
-            if job.made:
-                print(f"random here and as large, for the model has none: {', '.join(job.made)}", flush=True)
+            if job.random_parts:
+                print(f"with random weights, because the model has none: {', '.join(job.random_parts)}", flush=True)
             for name in args.only:
                 print(f"\n## {name}\n", flush=True)
                 for line in TABLES[name](job):
@@ -88,7 +90,7 @@ def main() -> int:
     except UserError as error:
         sys.exit(f"benchmarks/sampling.py: {error}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nPeak memory of the process, compiling included: {peak:.2f} GiB.")
+    print(f"\nPeak memory of the process, with compilation: {peak:.2f} GiB.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks/sampling.py measures is all that there is, and its small calculations."""
+"""benchmarks/sampling.py measures everything that there is, and its small calculations are right."""
 
 from __future__ import annotations
 
@@ -10,52 +10,59 @@ import numpy as np
 import pytest
 
 from rdm_jax import conditioning, guidance
-from rdm_jax.core.calls import parse_call
 from rdm_jax.diffusion.samplers import SAMPLERS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
-def beside_the_benchmarks(monkeypatch) -> None:
-    """Imports are those of a program in that folder."""
+def _benchmarks_on_path(monkeypatch) -> None:
+    """Imports work as in a script of that folder."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture
 def job(tmp_path) -> Any:
-    """A job of which no model is needed."""
+    """A job without a model."""
     config = {"noised_classifier": {"classes": {"colour": ["red", "blue"]}}, "sampling": {"width": 64}}
-    database = SimpleNamespace(databases=[SimpleNamespace(name="neon")])
+    databases = [SimpleNamespace(databases=[SimpleNamespace(name=name)]) for name in ("neon", "poster")]
     return SimpleNamespace(
         steps=50,
         folder=tmp_path,
         file=lambda name: f"{name}.png",
         generator=SimpleNamespace(bundle=SimpleNamespace(config=config)),
-        retriever=database,
-        other=database,
+        retriever=databases[0],
+        other=databases[1],
     )
 
 
-def test_every_sampler_guide_and_condition_is_measured(job) -> None:
-    from draws.cases import KINDS
+def test_every_sampler_guide_and_conditioner_is_measured(job) -> None:
+    from sampling_tables.cases import CASES
 
-    found = {kind: list(make(job)) for kind, make in KINDS.items()}
-    drawn = {case.options.get("sampler", "ddim") for case in found["samplers"]}
-    assert drawn == set(SAMPLERS)
-    for kind, known in (("guides", guidance.GUIDES), ("conditions", conditioning.CONDITIONERS)):
-        texts = [text for case in found[kind] for text in case.options.get(kind, ())]
-        assert {parse_call(text, kind).name for text in texts} == set(known)
-
-
-def test_what_changes_is_told_for_every_form_of_input(job) -> None:
-    from draws.compilations import changes
-
-    told = [what.rpartition(": ")[2] for what, before, after in changes(job) if before != after]
-    assert {"weight", "prompt", "mask", "reference", "database", "seed"} <= set(told)
+    cases = {name: list(make(job)) for name, make in CASES.items()}
+    assert {case.options.get("sampler", "ddim") for case in cases["samplers"]} == set(SAMPLERS)
+    for name, table in (("guides", guidance.GUIDES), ("conditions", conditioning.CONDITIONERS)):
+        measured = {type(value) for case in cases[name] for value in case.options.get(name, ())}
+        assert measured == set(table.values())
 
 
-def test_programs_take_turns_in_an_order_that_turns() -> None:
+def test_every_network_of_a_guide_is_measured_alone(job) -> None:
+    from sampling_tables.cases import CASES
+    from sampling_tables.networks import OTHERS
+
+    assert {name for case in CASES["guides"](job) for name in case.networks} == set(OTHERS)
+
+
+def test_every_form_of_input_changes(job) -> None:
+    from sampling_tables.compilations import changes
+
+    table = list(changes(job))
+    changed = [what.rpartition(": ")[2] for what, before, after in table if before != after]
+    assert len(changed) == len(table)
+    assert {"weight", "prompt", "mask", "reference", "database", "seed"} <= set(changed)
+
+
+def test_each_round_starts_with_another_program() -> None:
     from rounds import interleave, paired
 
     order: list[str] = []
@@ -66,9 +73,9 @@ def test_programs_take_turns_in_an_order_that_turns() -> None:
 
 
 def test_distances_and_the_fewest_steps() -> None:
-    from draws.quality import as_near, distance
+    from sampling_tables.quality import distance, fewest_steps
 
     reference = np.ones((3, 2, 2, 1))
     assert distance(1.1 * reference, reference) == pytest.approx(0.1)
-    assert as_near({10: 0.5, 15: 0.2, 20: 0.1}, 0.2) == 15
-    assert as_near({10: 0.5}, 0.2) is None
+    assert fewest_steps({10: 0.5, 15: 0.2, 20: 0.1}, 0.2) == 15
+    assert fewest_steps({10: 0.5}, 0.2) is None

@@ -17,6 +17,8 @@ EXACT = {
     "rdm_768": {"denoiser": 1_335_480_400, "autoencoder": 69_610_963, "clip": 427_616_513},
     "rdm_imagenet": {"denoiser": 400_920_579, "clip": 151_277_313},
     "rdm_ffhq": {"denoiser": 414_713_603, "clip": 151_277_313},
+    "dit_xl2": {"denoiser": 674_834_720, "autoencoder": 0},  # without 294,912 fixed positions that the release stores
+    "uvit_l2": {"denoiser": 286_763_172, "autoencoder": 0},
     "kl_f16": {"denoiser": 0, "autoencoder": 69_610_963, "clip": 0},
     "clip_vit_b32": {"clip": 151_277_313},
     "clip_vit_b16": {"clip": 149_620_737},

@@ -1,4 +1,4 @@
-"""What is called while something long is under way."""
+"""The callbacks by which long work reports its progress."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ ProgressCallback = Callable[[int, int], None]
 """Called with (done, total)."""
 
 StageProgressCallback = Callable[[str, int, int], None]
-"""Called with (stage, done, total) by what has several stages."""
+"""Called with (stage, done, total) by work that has several stages."""

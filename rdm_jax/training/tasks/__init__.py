@@ -5,21 +5,24 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.training.config import Config
-from rdm_jax.training.tasks.base import Task
+
+if TYPE_CHECKING:  # `training.config` reads the schemas of tasks
+    from rdm_jax.training.config import Config
+    from rdm_jax.training.tasks.base import Task
 
 TASKS = {
     "clip": "rdm_jax.training.tasks.clip",
     "autoencoder": "rdm_jax.training.tasks.autoencoder",
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
+    "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",
     "classifier": "rdm_jax.training.tasks.classifier",

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import sheets, trees
-from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures
 from rdm_jax.diffusion.objective import (
     TIME_DENSITIES,
     TIME_WEIGHTS,
@@ -37,28 +33,24 @@ from rdm_jax.diffusion.objective import (
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import SCHEDULES, Schedule, build_schedule
 from rdm_jax.factory import sampler_from
-from rdm_jax.models import BACKBONES, SIZES, abstract_params, build_autoencoder, build_denoiser, with_sizes
+from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.training.conditioning import (
-    Conditioning,
-    ImageConditions,
-    batch_condition,
-    conditioning_section,
-    open_image_conditions,
-)
-from rdm_jax.training.config import Config, load_architecture
-from rdm_jax.training.figures import Figures
+from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
+from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, Scaling, open_latents
-from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.neighbors import NeighborData
-from rdm_jax.training.schema import Positive, Run, network, sampling_options
+from rdm_jax.training.schema import Positive, network, sampling_options
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Task, blank_picture, training_pictures
+from rdm_jax.training.tasks.conditioned import (
+    ConditionedRun,
+    ConditionedTask,
+    abstract_base,
+    abstract_config,
+    open_base,
+)
 
-EVAL_BATCHES = 8
 BANDS = 4
-SHOWN, SHOWN_NEIGHBORS = 8, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,24 +73,18 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schema(Run):
+class Schema(ConditionedRun):
     """The settings of a diffusion model.
 
     Attributes:
-      base: the bundle with the encoder and the autoencoder.
-      architecture: the shipped architecture that a dry run without the base takes them from; "" needs the base.
       model: the denoiser.
       diffusion: the noise schedule and what is predicted.
       time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
       time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
       latents: their scale and shift; measured on the data where empty.
-      emphasis: {attribute: {value: times}} of images that an epoch has several times.
-      conditioning: how often each condition is trained on.
       sampling: the defaults of the exported model.
     """
 
-    base: str
-    architecture: str = ""
     data: NeighborData
     model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
     diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
@@ -107,8 +93,6 @@ class Schema(Run):
     latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
         default_factory=dict
     )
-    emphasis: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    conditioning: Conditioning
     sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
 
     def __post_init__(self) -> None:
@@ -120,46 +104,21 @@ class Schema(Run):
         build_schedule(self.diffusion)
         options = self.sampling
         sampler_from(options.get("sampler", "ddim"), options.get("eta", 0.0), options.get("spacing", ""))
-        if self.conditioning.null == "learned" and not self.data.neighbors:
-            raise UserError("conditioning.null=learned needs data.neighbors: without them nothing else is trained on")
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionTask(Task):
+class DiffusionTask(ConditionedTask):
     """Trains a denoiser.
 
     Attributes:
       latents: the training images, encoded by the base's autoencoder.
-      conditions: what conditions each image.
-      module: the network.
-      settings: its configuration.
     """
 
-    config: Config
     latents: Latents
-    conditions: ImageConditions
-    module: Any
-    settings: dict[str, Any]
 
-    @property
-    def base(self) -> Bundle:
-        """The bundle with the frozen encoder and autoencoder."""
-        return self.latents.base
-
-    @property
-    def images(self) -> Pictures:
-        """The training images, held-out ones among them."""
-        return self.latents.pictures
-
-    @property
-    def size(self) -> int:
-        """The number of records in an epoch; emphasized images count several times."""
-        return len(self.rows)
-
-    @property
-    def record(self) -> dict[str, str]:
-        """Hashes of the images, of the base and of the neighbors' database."""
-        return {"source": self.images.fingerprint, "base": self.base.digest, **self.conditions.record}
+    network: ClassVar[str] = "denoiser"
+    head: ClassVar[str] = "diffusion"
+    inputs: ClassVar[tuple[str, ...]] = ("image", "moments")
 
     @property
     def frozen(self) -> Any:
@@ -167,33 +126,13 @@ class DiffusionTask(Task):
         return self.latents.frozen
 
     @functools.cached_property
-    def rows(self) -> np.ndarray:
-        """The image of each record: all but the held-out ones, repeated by `emphasis`."""
-        rows = np.delete(np.arange(len(self.images)), self.held_out)
-        return np.repeat(rows, repeats([self.images.attributes[row] for row in rows], self.config.emphasis))
-
-    @functools.cached_property
-    def held_out(self) -> np.ndarray:
-        """The images kept for evaluation, spread evenly: a folder's images are sorted by class."""
-        count = self.config.data.held_out_rows
-        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
-
-    @functools.cached_property
     def schedule(self) -> Schedule:
         """The noise schedule."""
         return build_schedule(self.config.diffusion.to_dict())
 
-    def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns one record: an image, or its moments, and a random condition."""
-        return self._read(int(self.rows[row]), generator)
-
-    def complete(self, batch: Record) -> Record:
-        """Returns images or moments, and their conditions (see `ImageConditions.complete`)."""
-        inputs = {name: batch[name] for name in ("image", "moments") if name in batch}
-        return {**inputs, **self.conditions.complete(batch)}
-
-    def _read(self, image: int, generator: np.random.Generator) -> Record:
-        return {**self.latents.read(image, generator), **self.conditions.sample(image, generator)}
+    def encoded(self, image: int, generator: np.random.Generator) -> Record:
+        """Returns an image's moments, or the image."""
+        return self.latents.read(image, generator)
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the denoiser, and of the null token where it is learned; no stats."""
@@ -221,85 +160,9 @@ class DiffusionTask(Task):
         bands = by_bands(losses, t, len(self.schedule), BANDS)
         return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
-    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the loss on the held-out images, at the same times and noise in every evaluation."""
-        generator = np.random.default_rng(0)
-        held, losses = Held({}, jax.device_put(self.frozen)), []
-        size = self.config.batch_size
-        count = min(EVAL_BATCHES, len(self.held_out) // size)
-        for i in range(count):
-            records = [self._read(int(row), generator) for row in self.held_out[i::count][:size]]
-            batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
-            losses.append(float(self._evaluated(params, held, batch, jax.random.key(i))))
-        if losses:
-            yield "loss", float(np.mean(losses))
-
-    @functools.cached_property
-    def _evaluated(self) -> Callable[..., Array]:
-        zero = jnp.zeros((), jnp.int32)
-        return jax.jit(lambda params, held, batch, key: self.loss(params, held, batch, key, zero)[0])
-
-    def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """Yields held-out images, their nearest neighbors, and what is generated under the model's own condition."""
-        rows = self.held_out[:: max(len(self.held_out) // SHOWN, 1)][:SHOWN]
-        if not len(rows):
-            return
-        model, name = self.export(params), self.config.sampling.condition
-        queries, neighbors = self.conditions.nearest(rows, name)
-        shown = self.conditions.shown(name)
-        generated = self._figures.generate(model, queries, neighbors, condition=shown, seed=self.config.seed)
-        size = self.images.images.shape[1]
-        sheet = {
-            "image": np.stack([np.asarray(self.images.images[row]) for row in rows]),
-            **self.conditions.nearest_images(rows, name, SHOWN_NEIGHBORS),
-            "generated": np.stack([resize_and_crop(image, size) for image in generated]),
-        }
-        yield "samples", sheets.grid(np.stack(list(sheet.values())), row_labels=list(sheet), zoom=1)
-
-    @functools.cached_property
-    def _figures(self) -> Figures:
-        return Figures()
-
-    @property
-    def model(self) -> ModelRecord:
-        """The frozen parts, the denoiser and the conventions that it was trained by."""
-        config = {
-            "name": self.config.name,
-            "head": "diffusion",
-            "latents": dict(self.latents.scaling),
-            "denoiser": self.settings,
-            "diffusion": self.config.diffusion.to_dict(),
-            "conditioning": conditioning_section(self.config.conditioning),
-            "sampling": self.config.sampling.to_dict(),
-        }
-        return ModelRecord.of(config, self.base, self.config.base, ("clip", "autoencoder"))
-
-    def export(self, params: Any) -> Bundle:
-        """Returns the model with averaged parameters."""
-        return self.model.bundle(params, self.base)
-
-
-def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.ndarray:
-    """Returns how many times an epoch has each image [n].
-
-    Args:
-      attributes: of each image.
-      emphasis: {attribute: {value: times}}; factors of several attributes multiply, other images count once.
-
-    Raises:
-      UserError: no image has a named value, or a number of times is below 1.
-    """
-    times = np.ones(len(attributes), np.int64)
-    for attribute, factors in emphasis.items():
-        values = np.array([str(labels.get(attribute)) for labels in attributes])
-        for value, factor in factors.items():
-            if factor != 1 and value not in values:
-                known = set(values.tolist()) - {"None"}
-                raise unknown(f"emphasis.{attribute}", value, known, hint="or set it to 1")
-            if factor < 1:
-                raise UserError(f"emphasis.{attribute}.{value}={factor} is out of range; give 1 or more")
-            times[values == value] *= factor
-    return times
+    def sections(self) -> dict[str, Any]:
+        """Returns the sections of the model's configuration that only diffusion models have."""
+        return {"latents": dict(self.latents.scaling), "diffusion": self.config.diffusion.to_dict()}
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:
@@ -309,14 +172,7 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
       UserError: the base bundle lacks a part, no image is left to train on, or the neighbors are missing, too few, or
         of another data set.
     """
-    base = Bundle.open(config.base)
-    base.require("clip", "autoencoder")
-    images = training_pictures(config.data, config.data.split, progress)
-    if config.data.held_out_rows >= len(images):
-        raise UserError(
-            f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(images)} images to train on; "
-            "hold out fewer"
-        )
+    base, images = open_base(config, progress)
     latents = open_latents(base, images, config, progress)
     conditions = open_image_conditions(config, images, ClipEncoder(base), progress)
     return _task(config, latents, conditions)
@@ -327,21 +183,13 @@ def abstract(config: Config) -> DiffusionTask:
 
     Attention is XLA's, not what this machine would choose.
     """
-    parts = load_architecture(config.architecture) if config.architecture else Bundle.open(config.base).config
-    settings = dict(parts["autoencoder"])
-    autoencoder = build_autoencoder(settings)
-    frozen = trees.unflatten(abstract_params(autoencoder))
-    base = Bundle({"name": config.name, "autoencoder": settings}, {"autoencoder": frozen})
-    images = blank_picture(config.data.size)
-    latents = Latents(base, images, None, config.latents.to_dict() or {"scale": 1.0})
-    height, width, _ = latents.shape
+    base, conditions = abstract_base(config)
+    latents = Latents(base, conditions.images, None, config.latents.to_dict() or {"scale": 1.0})
     if config.data.cache_latents:
-        encoded = autoencoder.encoded * autoencoder.embed_dim
+        height, width, _ = latents.shape
+        encoded = base.autoencoder.encoded * base.autoencoder.embed_dim
         latents = dataclasses.replace(latents, moments=np.zeros((1, height, width, encoded), np.float16))
-    conditions = ImageConditions(config.conditioning, images, int(parts["clip"]["embed_dim"]), None, None)
-    config = config.copy_and_resolve_references().unlock()
-    config.emphasis, config.data.held_out_rows = ConfigDict(), 0
-    return _task(config, latents, conditions, attention_implementation="xla")
+    return _task(abstract_config(config), latents, conditions, attention_implementation="xla")
 
 
 def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed: Any) -> DiffusionTask:
@@ -355,4 +203,4 @@ def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed
         latent_size=height,
         **fixed,
     )
-    return DiffusionTask(config, latents, conditions, build_denoiser(settings), settings)
+    return DiffusionTask(config, latents.base, conditions, build_denoiser(settings), settings, latents)

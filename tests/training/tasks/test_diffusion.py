@@ -14,7 +14,7 @@ from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.figures import Figures
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks import diffusion
+from rdm_jax.training.tasks.conditioned import repeats
 from tests.helpers import tiny
 
 NEIGHBORS = "conditioning.null_probability=0.0", "conditioning.text_probability=0.0"
@@ -42,8 +42,8 @@ def test_emphasis_repeats_images_in_an_epoch(make_diffusion_task):
 )
 def test_emphasis_on_nothing_is_refused(emphasis, message):
     with pytest.raises(UserError, match=message):
-        diffusion.repeats([{"folder": "wash"}, {"folder": "line"}], ConfigDict(emphasis))
-    assert list(diffusion.repeats([{}], ConfigDict({"folder": {"wsh": 1}}))) == [1]
+        repeats([{"folder": "wash"}, {"folder": "line"}], ConfigDict(emphasis))
+    assert list(repeats([{}], ConfigDict({"folder": {"wsh": 1}}))) == [1]
 
 
 def test_held_out_images_are_spread_over_the_set(make_diffusion_task):

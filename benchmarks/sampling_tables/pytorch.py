@@ -1,6 +1,7 @@
-"""The same U-Net, noise and tokens through diffusers' DDIM and DPM-Solver++ multistep, in turn with ours.
+"""The same denoiser, noise and tokens under diffusers' DDIM and DPM-Solver++ multistep, interleaved with rdm_jax.
 
-Classifier-free guidance is a batch of both conditions on both sides; a run's time is without text encoder and decoder.
+Classifier-free guidance evaluates both conditions in one batch on both sides. The time of a run excludes text encoder
+and decoder.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rdm_jax.run import Plan
 from rounds import interleave, paired
 
-from draws.job import Job, wrapped
-from draws.parts import Clock
-from draws.quality import distance, latents
 from rdm_jax.convert import diffusers
 from rdm_jax.convert.mapping import disassemble
 from rdm_jax.core import trees
 from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.diffusion.samplers import num_steps
 from rdm_jax.factory import schedule_from
+from rdm_jax.heads.base import Plan
+from sampling_tables.job import Job, wrapped
+from sampling_tables.parts import Clock
+from sampling_tables.quality import distance, final_latents
 
-# What ours and theirs are asked for, so that both visit the same times.
+# The options of diffusers' schedulers with which they visit the same timesteps as ours.
 COMPVIS = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}
 SOLVER = {"timestep_spacing": "trailing", "final_sigmas_type": "zero"}
 RUNS = (
@@ -41,15 +42,15 @@ PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def library(name: str) -> Any:
-    """Returns a module of what only this comparison needs; the program ends where it is not installed."""
+    """Returns a module that only this comparison needs; ends the program if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        sys.exit(f"benchmarks/sampling.py: {name} is not here; make parity installs it")
+        sys.exit(f"benchmarks/sampling.py: {name} is not installed; `make parity` installs it")
 
 
 def network(job: Job, torch: Any) -> Any:
-    """Returns the U-Net as diffusers has it, with the same weights."""
+    """Returns diffusers' module of the denoiser, a U-Net, with the same weights."""
     bundle = job.generator.bundle
     side = bundle.config["sampling"]["height"] // bundle.autoencoder.downsampling
     module = library("diffusers").UNet2DConditionModel.from_config(
@@ -68,7 +69,7 @@ def _device(torch: Any) -> str:
 
 
 def scheduler(job: Job, kind: str, options: dict[str, Any]) -> Any:
-    """Returns diffusers' scheduler of the model's own noise schedule."""
+    """Returns diffusers' scheduler with the model's noise schedule."""
     diffusion = job.generator.bundle.config["diffusion"]
     betas = schedule_from(diffusion).betas
     return getattr(library("diffusers"), kind)(
@@ -80,18 +81,18 @@ def scheduler(job: Job, kind: str, options: dict[str, Any]) -> Any:
 
 
 def theirs(torch: Any, call: Any, job: Job, plan: Plan, kind: str, options: dict[str, Any]) -> Callable[[], Any]:
-    """Returns a run by PyTorch, from our noise and our tokens to the last latents."""
+    """Returns a run in PyTorch, from our noise and tokens to the final latents."""
     device, dtype = _device(torch), getattr(torch, job.generator.bundle.dtype)
     context = plan.context.rows(np.asarray(plan.rows))
     both = np.concatenate([context.null.tokens, context.given.tokens])
-    tokens, scale = torch.from_numpy(both).to(device, dtype), plan.settings.guidance_scale
-    keys = image_keys(plan.settings.seed, jnp.asarray(plan.indices, jnp.int32))
+    tokens, scale = torch.from_numpy(both).to(device, dtype), plan.options.guidance_scale
+    keys = image_keys(plan.request.seed, jnp.asarray(plan.indices, jnp.int32))
     noise = np.array(normal(keys, plan.run.start.latent.shape[1:]).transpose(0, 3, 1, 2))
     start, plans = torch.from_numpy(noise).to(device), scheduler(job, kind, options)
 
     def run() -> Any:
-        """Makes a run."""
-        plans.set_timesteps(plan.settings.steps, device=device)
+        """Generates once."""
+        plans.set_timesteps(plan.options.steps, device=device)
         with torch.inference_mode():
             x = start
             for t in plans.timesteps:
@@ -104,61 +105,61 @@ def theirs(torch: Any, call: Any, job: Job, plan: Plan, kind: str, options: dict
     return run
 
 
-def ways(module: Any, torch: Any, compiled: bool) -> dict[str, Callable[..., Any]]:
-    """Returns how PyTorch's network can be called, by name."""
+def variants(module: Any, torch: Any, compiled: bool) -> dict[str, Callable[..., Any]]:
+    """Returns the ways to call PyTorch's network, by name."""
 
     def call(x: Any, t: Any, tokens: Any) -> Any:
-        """Returns what the network says."""
+        """Returns the network's output."""
         return module(x, t, tokens).sample
 
     moved = copy.deepcopy(module).to(memory_format=torch.channels_last)
 
-    def last(x: Any, t: Any, tokens: Any) -> Any:
+    def channels_last(x: Any, t: Any, tokens: Any) -> Any:
         """Returns the same with the channels last in memory."""
         return moved(x.to(memory_format=torch.channels_last), t, tokens).sample
 
-    told = {"eager": call, "eager, channels last": last}
-    return told | ({f"torch.compile of {way}": torch.compile(one) for way, one in told.items()} if compiled else {})
+    eager = {"eager": call, "eager, channels last": channels_last}
+    if not compiled:
+        return eager
+    return eager | {f"torch.compile of {name}": torch.compile(function) for name, function in eager.items()}
 
 
 def ours(job: Job, plan: Plan, clock: Clock) -> Callable[[], Any]:
-    """Returns a run by this project, its steps timed."""
+    """Returns a run in rdm_jax, its steps timed."""
     generator = wrapped(job.generator, clock.program)
 
     def run() -> None:
-        """Makes a run."""
+        """Generates once."""
         clock.start()
-        list(generator.draw(plan))
+        list(generator.generate(plan))
 
     return run
 
 
 def lines(job: Job) -> Iterator[str]:
-    """Yields the table."""
+    """Yields the lines of the table."""
     torch = library("torch")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     module = network(job, torch)
     yield (
-        f"{job.num_images} pictures at once, {job.generator.bundle.dtype}; PyTorch {torch.__version__}, diffusers "
-        f"{library('diffusers').__version__}; medians of {job.rounds} rounds in turn"
+        f"{job.num_images} images at once, {job.generator.bundle.dtype}; PyTorch {torch.__version__}, diffusers "
+        f"{library('diffusers').__version__}; medians of {job.rounds} interleaved rounds; the ratio is PyTorch's time "
+        "over rdm_jax's"
     )
     yield ""
-    yield "| sampler | steps | program | a step, ms | of ours | the last latents differ by |"
+    yield "| sampler | steps | program | ms per step | ratio | difference of the final latents |"
     yield "|---|---|---|---|---|---|"
     for sampler, steps, kind, options in RUNS:
         plan, clock = job.plan(sampler=sampler, steps=steps), Clock()
-        reference = latents(job, plan)
-        calls = {"rdm_jax": ours(job, plan, clock)}
-        differ = {}
-        for way, call in ways(module, torch, job.compiled).items():
-            print(f"compiling {sampler}, {steps} steps, {way}", file=sys.stderr, flush=True)
-            calls[way] = theirs(torch, call, job, plan, kind, options)
-            differ[way] = distance(calls[way](), reference)
-        times = interleave(calls, job.rounds)
-        times["rdm_jax"] = [repeat["noise"] + repeat["U-Net"] for repeat in clock.repeats]
-        asked = num_steps(plan.run.steps)
-        for way, seconds in times.items():
-            ratio = paired(seconds, times["rdm_jax"])
-            told = f"{differ[way]:.1e}" if way in differ else ""
-            each = 1e3 * statistics.median(seconds) / asked
-            yield f"| {sampler} | {asked} | {way} | {each:.1f} | {ratio:.2f} | {told} |"
+        reference = final_latents(job, plan)
+        runs, differences = {"rdm_jax": ours(job, plan, clock)}, {}
+        for name, call in variants(module, torch, job.compiled).items():
+            print(f"compiling {sampler}, {steps} steps, {name}", file=sys.stderr, flush=True)
+            runs[name] = theirs(torch, call, job, plan, kind, options)
+            differences[name] = f"{distance(runs[name](), reference):.1e}"
+        times = interleave(runs, job.rounds)
+        times["rdm_jax"] = [repeat["noise"] + repeat["denoiser"] for repeat in clock.repeats]
+        count = num_steps(plan.run.steps)
+        for name, seconds in times.items():
+            ratio, each = paired(seconds, times["rdm_jax"]), 1e3 * statistics.median(seconds) / count
+            yield f"| {sampler} | {count} | {name} | {each:.1f} | {ratio:.2f} | {differences.get(name, '')} |"

@@ -1,4 +1,4 @@
-"""Where the time of a sample goes: text encoder, retrieval, U-Net, decoder and writing."""
+"""Where the time of a sample goes: text encoder, retrieval, denoiser, decoder and writing."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rdm_jax.program import Program
 
-from draws.job import Job, wrapped
 from rdm_jax.cli.outputs import records, write_new
 from rdm_jax.cli.png import encode_png
 from rdm_jax.generator import join
+from rdm_jax.heads.diffusion.program import DiffusionProgram
 from rdm_jax.retrieval.mixture import Mixture
+from sampling_tables.job import Job, wrapped
 
-PARTS = ("text encoder", "retrieval", "noise", "U-Net", "decoder", "writing")
+PARTS = ("text encoder", "retrieval", "noise", "denoiser", "decoder", "writing")
 
 
 class Clock:
-    """Seconds by part; one list of sums per repeat."""
+    """The seconds of each part, summed within a repeat; `repeats` holds one dictionary for each repeat."""
 
     def __init__(self) -> None:
         self.repeats: list[dict[str, float]] = []
 
     def start(self) -> None:
-        """Begins a repeat."""
+        """Starts a repeat."""
         self.repeats.append(defaultdict(float))
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Adds what happens inside to a part."""
+        """Adds the time of the block to a part."""
         begin = time.perf_counter()
         yield
         self.repeats[-1][name] += time.perf_counter() - begin
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the function, its time until the result is there added to a part."""
+        """Returns a function that waits for the result and adds the time until then to a part."""
 
         def call(*arguments: Any) -> Any:
             """Calls and waits."""
@@ -51,12 +51,12 @@ class Clock:
 
         return call
 
-    def program(self, program: Program) -> Program:
+    def program(self, program: DiffusionProgram) -> DiffusionProgram:
         """Returns a compiled program with each of its functions timed."""
         return dataclasses.replace(
             program,
-            start=self.timed("noise", program.start),
-            advance=self.timed("U-Net", program.advance),
+            begin=self.timed("noise", program.begin),
+            step=self.timed("denoiser", program.step),
             decode=self.timed("decoder", program.decode),
         )
 
@@ -73,7 +73,7 @@ def measure(job: Job) -> tuple[Clock, float]:
     """Returns the clock of the repeats, and the seconds of the first run, which compiles."""
     begin = time.perf_counter()
     plan = job.plan()
-    list(job.generator.draw(plan))
+    list(job.generator.generate(plan))
     first = time.perf_counter() - begin
 
     clock = Clock()
@@ -83,23 +83,23 @@ def measure(job: Job) -> tuple[Clock, float]:
         with clock.part("text encoder"):
             queries = job.generator.encoder.encode_texts([job.prompt])
         with clock.part("retrieval"):
-            job.retriever.retrieve(queries, plan.settings.neighbors)
-        again = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, seed=repeat))
-        result = join(list(timed.draw(again)))
+            job.retriever.retrieve(queries, plan.request.neighbors)
+        again = dataclasses.replace(plan, request=dataclasses.replace(plan.request, seed=repeat))
+        result = join(list(timed.generate(again)))
         with clock.part("writing"), tempfile.TemporaryDirectory() as folder:
-            told = records(result, job.generator.bundle, Mixture(job.retriever.databases))
-            for image, record in zip(result.images, told, strict=True):
+            described = records(result, job.generator, Mixture(job.retriever.databases))
+            for image, record in zip(result.images, described, strict=True):
                 write_new(Path(folder) / f"{record['index']:05d}.png", encode_png(image, record))
     return clock, first
 
 
 def lines(job: Job) -> Iterator[str]:
-    """Yields the table."""
+    """Yields the lines of the table."""
     clock, first = measure(job)
     total = clock.total()
-    yield f"{job.num_images} pictures, {job.steps} steps, medians of {job.rounds}"
+    yield f"{job.num_images} images, {job.steps} steps, medians of {job.rounds}"
     yield ""
-    yield "| part | ms | a picture, ms | share |"
+    yield "| part | ms | ms per image | fraction |"
     yield "|---|---|---|---|"
     for name, seconds in [*((name, clock.median(name)) for name in PARTS), ("all", total)]:
         yield f"| {name} | {1e3 * seconds:.1f} | {1e3 * seconds / job.num_images:.1f} | {seconds / total:.1%} |"

@@ -1,1 +1,0 @@
-"""What benchmarks/sampling.py measures, a table a file."""

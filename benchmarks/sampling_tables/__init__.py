@@ -1,0 +1,1 @@
+"""The tables of benchmarks/sampling.py: one file for each, and what they have in common."""
