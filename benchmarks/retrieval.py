@@ -41,7 +41,7 @@ Table = list[Sequence[str]]
 SHARDS = 306  # 20 million rows
 PROMPT, PICTURES, STEPS = "a red boat", 8, 50
 NEIGHBORS, PART, BATCH = 20, 4096, 256
-COLOURS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
+COLORS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
 
 
 def show(table: Table) -> None:
@@ -145,7 +145,7 @@ def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) ->
     axis.set_title(title, loc="left", fontweight="bold")
     axis.grid(which="major", color="#e6e6e6", linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
-    colours = dict(zip(CONTENDERS, COLOURS, strict=True))
+    colours = dict(zip(CONTENDERS, COLORS, strict=True))
     for key, points in curves.items():
         ours = CONTENDERS[key].name.startswith("ours")
         style = {"linewidth": 2.4 if ours else 1.4, "markersize": 5 if ours else 3.5, "zorder": 3 if ours else 2}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the embedded model and its databases again from nothing: pictures, CLIP, autoencoder, neighbours, diffusion
+# Makes the embedded model and its databases again from nothing: images, CLIP, autoencoder, neighbors, diffusion
 # model, judges. Every part resumes: run it again after a stop and it goes on where it was.
 set -euo pipefail
 
@@ -63,7 +63,7 @@ train() { # train NAME CONFIG [OPTION...]
   "$RDM" train --config "$configs/$config" --workdir "$out/$name" --config.data.data_dir="$data" ${steps:+--config.steps="$steps"} "$@"
 }
 
-step pictures "$PYTHON" -m rdm_jax.data.style_scenes --data-dir "$data"
+step images "$PYTHON" -m rdm_jax.data.style_scenes --data-dir "$data"
 
 step clip train clip clip.py
 step autoencoder train autoencoder autoencoder.py
@@ -71,7 +71,7 @@ once "$out/base" "$RDM" export "$out/clip" "$out/autoencoder" --out "$out/base"
 
 step "training database" once "$out/retrieval" "$RDM" database build style_scenes --split retrieval --data-dir "$data" \
   --encoder "$out/base" --out "$out/retrieval"
-step neighbours "$RDM" neighbors --dataset style_scenes --split train --data-dir "$data" --database "$out/retrieval" \
+step neighbors "$RDM" neighbors --dataset style_scenes --split train --data-dir "$data" --database "$out/retrieval" \
   --encoder "$out/base" --k 20 --within style --out "$out/neighbors"
 
 step diffusion train rdm rdm.py --config.base="$out/base" --config.data.neighbors="$out/neighbors"

@@ -21,15 +21,16 @@ from jax.sharding import Mesh
 import rdm_jax
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, trees
-from rdm_jax.core.distributed import asked_to_stop, first_then_others, is_first
+from rdm_jax.core.distributed import first_then_others, is_first, should_stop
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import training_batches
 from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
 from rdm_jax.training.export import write_record
-from rdm_jax.training.metrics import Log, Meter, Profile, Report
+from rdm_jax.training.metrics import Log, Meter, MetricsCallback, Profile
 from rdm_jax.training.state import State
 from rdm_jax.training.step import (
     Update,
@@ -69,19 +70,19 @@ def train(
     workdir: Path | str,
     *,
     init_from: str | None,
-    report: Report,
-    progress: Callable[[str, int, int], None],
+    report: MetricsCallback,
+    progress: StageProgressCallback,
     replace_config: bool = False,
 ) -> State:
-    """Trains what the configuration says, from the newest checkpoint in `workdir` or from the start.
+    """Trains what the configuration describes, from the newest checkpoint in `workdir` or from the start.
 
     Args:
       config: the run's configuration (see configs/).
       workdir: the run's folder or address: config.json, metrics.jsonl, checkpoints/, tensorboard/, figures/.
-      init_from: a bundle whose parts the parameters start from where the run has no checkpoint yet.
+      init_from: a bundle whose parts the parameters start from if the run has no checkpoint yet.
       report: called with (step, steps, metrics) at every logged step.
-      progress: called with (what, done, total) while caches are filled.
-      replace_config: go on even where the workdir was made by another configuration.
+      progress: called with (stage, done, total) while caches are filled.
+      replace_config: continue even if the workdir has another configuration.
 
     Returns:
       the last state. On SIGTERM it is saved and returned early.
@@ -96,7 +97,7 @@ def train(
     claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
 
     with Watch(place, config.process_timeout):
-        # 2. Data, parameters, optimizer: born on the mesh.
+        # 2. Data, parameters, optimizer: initialized on the mesh.
         mesh = make_mesh(config.mesh.fsdp)
         check_batch(config)
         start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
@@ -112,7 +113,7 @@ def train(
         record = {} if replace_config else task.record
         state = resume(state, batches, checkpoints, place, record, start, partial=config.init_partial)
 
-        # 4. The loop. A step is given to the devices before the metrics of the one before are looked at.
+        # 4. The loop. A step is dispatched to the devices before the metrics of the previous one are read.
         first, last = int(state.step) + 1, config.steps
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
         stop, profile = _stop_on_sigterm(), Profile(config, place, first)
@@ -132,25 +133,25 @@ def train(
             else:  # the first step compiles, and is not timed
                 meter = _meter(config, train_step.trace(state, frozen, batch).jaxpr)
             profile.after(step, metrics)
-            stopping = stop.is_set() or asked_to_stop(step)
+            stopping = stop.is_set() or should_stop(step)
             if due(config.log_every):
                 log.metrics(step, running.check_last() | _rates(config, step) | meter.read())
             if due(config.eval_every) or due(config.figures_every):
-                look(config, task, on_host(state.ema, mesh), log, step)
+                evaluate(config, task, on_host(state.ema, mesh), log, step)
                 meter.restart()
             if due(config.checkpoint_every) or stopping:
-                running.check_last()  # what is not finite is never saved
+                running.check_last()  # parameters that are not finite are never saved
                 checkpoints.save(state, batches.get_state(), record)
             if stopping:
-                _tell("asked to stop: saved step %d; the same command goes on from there", step)
+                _log("stopped by a signal: saved step %d; the same command resumes there", step)
                 break
         log.close()
         checkpoints.close()
     return state
 
 
-def _tell(text: str, *values: Any) -> None:
-    """Logs a line, which all processes have in common, once."""
+def _log(text: str, *values: Any) -> None:
+    """Logs a line that all processes have in common, once."""
     _LOG.log(logging.INFO if is_first() else logging.DEBUG, text, *values)
 
 
@@ -172,7 +173,7 @@ def make_run(config: Config, task: Task) -> tuple[Callable[[], State], Update]:
 
 
 def make_on(mesh: Mesh, config: Config, task: Task) -> tuple[State, Any]:
-    """Returns the state of step 0, born on the mesh, and the train step, which compiles when it is first called."""
+    """Returns the state of step 0, initialized on the mesh, and the train step, which compiles in its first call."""
     create, update = make_run(config, task)
     options = config.compiler_options.to_dict()
     return create_state(create, mesh, config.mesh.rules, options), make_train_step(update, mesh, options)
@@ -188,15 +189,15 @@ def resume(
     *,
     partial: bool = False,
 ) -> State:
-    """Returns the state that a run goes on from, and moves its batches to there.
+    """Returns the state that a run continues from, and moves its batches there.
 
     Args:
-      state: of step 0; what is returned where there is nothing else.
+      state: of step 0; returned if there is nothing else.
       batches: at their beginning.
-      checkpoints: of which the newest counts, before all else.
+      checkpoints: the newest one comes first of all.
       place: their workdir.
-      record: what the newest one must have been made from.
-      start: the bundle that the run starts from where it has no checkpoint.
+      record: what the newest one must be made from.
+      start: the bundle that the run starts from if it has no checkpoint.
       partial: take what fits of that bundle (see `matching_parts`).
 
     Raises:
@@ -208,12 +209,12 @@ def resume(
     state, data_state, before = restored
     check_record(place, before, record)
     batches.set_state(data_state)
-    _tell("resumed at step %d", int(state.step))
+    _log("resumed at step %d", int(state.step))
     return state
 
 
-def look(config: Config, task: Task, params: Any, log: Log, step: int) -> None:
-    """Logs what is due after a step of what averaged parameters can do: values on held-out data, and figures."""
+def evaluate(config: Config, task: Task, params: Any, log: Log, step: int) -> None:
+    """Logs what is due after a step: values on held-out data and figures, with averaged parameters."""
     if _due(step, config.steps, config.eval_every):
         log.metrics(step, {f"eval/{name}": float(value) for name, value in task.evaluate(params)})
     if _due(step, config.steps, config.figures_every):
@@ -233,12 +234,12 @@ def check_batch(config: Config) -> None:
 
 
 def check_record(workdir: Workdir, before: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """Raises UserError if a run was begun with other pictures, another base or another database than there are now."""
+    """Raises UserError if a run was started with other images, another base or another database."""
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         raise UserError(
-            f"{workdir} was begun with another {' and '.join(changed)} than there is now; bring it back, use another "
-            "--workdir, or go on with this one by --replace-config"
+            f"{workdir} was started with another {' and '.join(changed)}; bring it back, use another --workdir, "
+            "or continue with this one by --replace-config"
         )
 
 
@@ -314,13 +315,13 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
 
 
 class _Running:
-    """The metrics of the step that the devices work on."""
+    """The metrics of the step in progress."""
 
     def __init__(self) -> None:
         self._step, self._metrics = 0, {}
 
     def started(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Takes the metrics of a step that was given to the devices."""
+        """Takes the metrics of a step that was dispatched."""
         self._step, self._metrics = step, metrics
 
     def check_last(self) -> dict[str, float]:
@@ -347,7 +348,7 @@ def _meter(config: Config, jaxpr: Any) -> Meter:
 
 def _stop_on_sigterm() -> threading.Event:
     stop = threading.Event()
-    # With several processes JAX hears the signal, and tells all of them at the same step.
+    # With several processes JAX receives the signal, and all of them stop at the same step.
     if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     return stop

@@ -9,7 +9,7 @@ from pathlib import Path
 from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -59,7 +59,7 @@ class NeighborData(LatentData):
 
 
 def open_neighbors(
-    config: Config, images: Pictures, encoder: ClipEncoder, progress: StageProgressCallback
+    config: Config, images: ImageSet, encoder: ClipEncoder, progress: StageProgressCallback
 ) -> NeighborSidecar:
     """Returns the sidecar `config.data.neighbors`; computes it first if it is missing and `data.compute.k` is above 0.
 

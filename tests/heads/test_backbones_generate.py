@@ -14,7 +14,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.training import flops
 from rdm_jax.training.config import load_config
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import make_abstract_task
 from tests.helpers import tiny
 
@@ -81,7 +81,7 @@ def test_the_transformers_of_the_shipped_data_set_have_the_compute_of_its_unet()
 
         def gradient(params, frozen, batch):
             def loss(params):
-                return task.loss(params, Held(stats, frozen), batch, jax.random.key(0), jnp.zeros((), int))[0]
+                return task.loss(params, Extras(stats, frozen), batch, jax.random.key(0), jnp.zeros((), int))[0]
 
             return jax.grad(loss)(params)
 

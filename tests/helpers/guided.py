@@ -32,10 +32,10 @@ def bundle(classes: dict[str, list[str]] = CLASSES, **sampling: Any) -> Bundle:
     return tiny.bundle(noised_clip=NOISED, noised_classifier=classifier, sampling=sampling)
 
 
-def judge(classes: dict[str, list[str]]) -> Bundle:
+def classifier(classes: dict[str, list[str]]) -> Bundle:
     """Returns a classifier of 16x16 images."""
     settings = {"classes": classes, "stem": [4], "widths": [8], "num_groups": 2}
-    config = {"name": "random", "classifier": settings, "judging": {"unseen": {}}}
+    config = {"name": "random", "classifier": settings, "evaluation": {"unseen": {}}}
     return Bundle(config, {"classifier": tiny.random_params(config, "classifier")})
 
 

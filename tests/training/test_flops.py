@@ -79,7 +79,7 @@ def test_a_valid_convolution_in_closed_form() -> None:
 
 
 def test_padding_is_no_work() -> None:
-    # Of the 9 outputs of a 3x3 picture, the middle one meets 9 pixels, four meet 6 and four corners 4.
+    # Of the 9 outputs of a 3x3 image, the middle one meets 9 pixels, four meet 6 and four corners 4.
     got = count(lambda x, k: convolve(x, k, **CONVOLUTIONS["same"]), shape(1, 3, 3, 1), shape(3, 3, 1, 1))
     assert got.flops == 2 * (9 + 4 * 6 + 4 * 4)
 

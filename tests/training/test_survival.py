@@ -162,14 +162,14 @@ def test_a_run_in_object_storage_keeps_its_files_there(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Returns a folder of 24 pictures."""
-    return tiny_run.draw_pictures(tmp_path_factory.mktemp("survival") / "pictures")
+def images(tmp_path_factory):
+    """Returns a folder of 24 images."""
+    return tiny_run.draw_images(tmp_path_factory.mktemp("survival") / "images")
 
 
-def command(pictures, workdir, *more):
+def command(images, workdir, *more):
     settings = {"figures_every": 0, "optimizer.warmup": 1}
-    return [*tiny_run.command(pictures, pictures.parent / "cache", workdir, settings), *more]
+    return [*tiny_run.command(images, images.parent / "cache", workdir, settings), *more]
 
 
 def environment():
@@ -197,14 +197,14 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
-def test_a_run_that_was_killed_ends_as_one_that_was_not(pictures, tmp_path):
-    with begin(RDM, *command(pictures, tmp_path / "killed", "--config.steps=12")) as killed:
+def test_a_run_that_was_killed_ends_as_one_that_was_not(images, tmp_path):
+    with begin(RDM, *command(images, tmp_path / "killed", "--config.steps=12")) as killed:
         for line in killed.stdout:
             if "step 5/12" in line:  # step 4 is saved or being saved
                 killed.send_signal(signal.SIGKILL)
                 break
     for name, resumes in (("straight", False), ("killed", True)):
-        with begin(RDM, *command(pictures, tmp_path / name, "--config.steps=12")) as whole:
+        with begin(RDM, *command(images, tmp_path / name, "--config.steps=12")) as whole:
             said = whole.stdout.read()
         assert whole.returncode == 0 and ("resumed at step" in said) == resumes, said
     one, other = (restore_arrays(Workdir(tmp_path / name)) for name in ("straight", "killed"))
@@ -216,17 +216,17 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(pictures, tmp_path):
     assert len(lines[0]) == len(lines[1]) == 12  # what was logged and lost with the kill is told once
 
 
-def test_two_processes_learn_what_one_does_and_stop_together(pictures, tmp_path):
+def test_two_processes_learn_what_one_does_and_stop_together(images, tmp_path):
     endless = "--config.steps=100000", "--config.optimizer.decay=constant"
     local, said = (str(ROOT / "launch/local.sh"), "--processes", "2", "--"), []
-    with begin(*local, *command(pictures, tmp_path / "both", *endless), RDM=RDM) as both:
+    with begin(*local, *command(images, tmp_path / "both", *endless), RDM=RDM) as both:
         for line in both.stdout:
             said.append(line)
             if "step 4/" in line:
                 both.send_signal(signal.SIGTERM)
     assert both.returncode == 0 and any("asked to stop: saved step" in line for line in said), "".join(said)
     short = "--config.steps=4", "--config.optimizer.decay=constant"
-    with begin(RDM, *command(pictures, tmp_path / "one", *short)) as one:
+    with begin(RDM, *command(images, tmp_path / "one", *short)) as one:
         told = one.stdout.read()
     assert one.returncode == 0, told
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "both")
@@ -235,14 +235,14 @@ def test_two_processes_learn_what_one_does_and_stop_together(pictures, tmp_path)
     assert restore_arrays(Workdir(tmp_path / "both"))[0] == max(together)
 
 
-def test_eight_devices_learn_what_one_does_and_two_go_on_with_it(pictures, tmp_path):
+def test_eight_devices_learn_what_one_does_and_two_go_on_with_it(images, tmp_path):
     """The same losses on 1 device and on 8, and a checkpoint of the 8 is finished on 2, with another sharding."""
     rules = "--config.mesh.rules=[['.*kernel', 'split']]"
 
     def run(place, devices, steps, *more):
         told = "--config.optimizer.decay=constant", "--config.batch_size=8", f"--config.steps={steps}", *more
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        with begin(RDM, *command(pictures, tmp_path / place, *told), XLA_FLAGS=flags) as process:
+        with begin(RDM, *command(images, tmp_path / place, *told), XLA_FLAGS=flags) as process:
             said = process.stdout.read()
         assert process.returncode == 0, said
         return said

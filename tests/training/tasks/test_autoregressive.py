@@ -12,7 +12,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.generator import Generator
 from rdm_jax.training.config import load_config
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import autoregressive
 from tests.helpers import tiny
 
@@ -67,10 +67,10 @@ def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     equal = {"transformer": {**transformer, "logits": jax.tree.map(np.zeros_like, transformer["logits"])}}
     batch = task.complete({name: value[None] for name, value in task.read(0, np.random.default_rng(0)).items()})
     run = jax.jit(task.loss)
-    loss, (parts, _) = run(equal, Held(stats, {}), batch, jax.random.key(0), jnp.zeros((), jnp.int32))
+    loss, (parts, _) = run(equal, Extras(stats, {}), batch, jax.random.key(0), jnp.zeros((), jnp.int32))
     assert float(loss) == pytest.approx(math.log(CODES), rel=1e-5)
     assert float(parts["bits_per_code"]) == pytest.approx(math.log2(CODES), rel=1e-5)
-    losses = [float(run(params, Held(stats, {}), batch, jax.random.key(i), jnp.zeros((), int))[0]) for i in (0, 1)]
+    losses = [float(run(params, Extras(stats, {}), batch, jax.random.key(i), jnp.zeros((), int))[0]) for i in (0, 1)]
     assert losses[0] != losses[1]  # dropout, which evaluation leaves out
     evaluated = dict(task.evaluate(equal))
     assert evaluated == pytest.approx({"loss": math.log(CODES), "bits_per_code": math.log2(CODES)}, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
-from rdm_jax.evaluation.judges import BATCH, Judge, Verdict, drawn_like, real_pictures
+from rdm_jax.evaluation.classifiers import BATCH, AttributeClassifier, Classification, real_images_like, real_images
 from rdm_jax.models.classifier import build_classifier
 
 SETTINGS = {
@@ -18,32 +18,32 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def judge():
+def classifier():
     module = build_classifier(SETTINGS)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     generator = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), shapes)
     judging = {"unseen": {"colour": {"style": ["charcoal"]}}}
-    return Judge(Bundle({"name": "tiny", "classifier": SETTINGS, "judging": judging}, {"classifier": params}))
+    return AttributeClassifier(Bundle({"name": "tiny", "classifier": SETTINGS, "evaluation": judging}, {"classifier": params}))
 
 
-def test_a_judge_names_what_its_network_finds_most_likely(judge):
-    pictures = np.random.default_rng(1).integers(0, 256, (BATCH + 3, 16, 16, 3), dtype=np.uint8)
+def test_a_judge_names_what_its_network_finds_most_likely(classifier):
+    images = np.random.default_rng(1).integers(0, 256, (BATCH + 3, 16, 16, 3), dtype=np.uint8)
     told = []
-    verdict = judge.judge(pictures, lambda *at: told.append(at))
+    classification = classifier.classify(images, lambda *at: told.append(at))
     module = build_classifier(SETTINGS)
-    x = jnp.asarray(pictures, jnp.float32) / 127.5 - 1.0
-    variables = {"params": jax.tree.map(jnp.asarray, judge.bundle.params["classifier"])}
+    x = jnp.asarray(images, jnp.float32) / 127.5 - 1.0
+    variables = {"params": jax.tree.map(jnp.asarray, classifier.bundle.params["classifier"])}
     logits = module.apply(variables, x)
     for name, values in logits.items():
-        assert verdict.named[name] == [SETTINGS["classes"][name][i] for i in np.asarray(values).argmax(-1)]
+        assert classification.named[name] == [SETTINGS["classes"][name][i] for i in np.asarray(values).argmax(-1)]
     expected = module.apply(variables, x, method="features")
-    np.testing.assert_allclose(verdict.features, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(classification.features, expected, rtol=1e-3, atol=1e-3)
     assert told == [(BATCH, BATCH + 3), (BATCH + 3, BATCH + 3)]
 
 
-def test_shares_leave_out_what_cannot_be_seen(judge):
-    verdict = Verdict(
+def test_shares_leave_out_what_cannot_be_seen(classifier):
+    classification = Classification(
         {"subject": ["cat", "cat", "sun"], "colour": ["red", "red", "blue"]}, np.zeros((3, 1), np.float32)
     )
     wanted = [
@@ -51,46 +51,46 @@ def test_shares_leave_out_what_cannot_be_seen(judge):
         {"subject": "sun", "colour": "blue", "style": "charcoal"},
         {"subject": "sun", "colour": "red", "style": "neon"},
     ]
-    shares = judge.shares(verdict, wanted)
+    shares = classifier.proportions(classification, wanted)
     assert (shares["subject"].hits, shares["subject"].count) == (2, 3)
     assert (shares["colour"].hits, shares["colour"].count) == (1, 2)
 
 
-def test_a_judge_is_asked_for_what_it_knows(judge):
-    judge.require({"subject": ["cat"]})
-    with pytest.raises(UserError, match="judge 'tiny' does not know the style neon"):
-        judge.require({"style": ["neon"]})
+def test_a_judge_is_asked_for_what_it_knows(classifier):
+    classifier.require({"subject": ["cat"]})
+    with pytest.raises(UserError, match="classifier 'tiny' does not know the style neon"):
+        classifier.require({"style": ["neon"]})
 
 
-def test_a_bundle_without_a_classifier_is_no_judge(tmp_path):
+def test_a_bundle_without_a_classifier_is_no_classifier(tmp_path):
     Bundle({"name": "empty"}, {}).save(tmp_path / "empty")
     with pytest.raises(UserError, match="has no classifier"):
-        Judge.open(tmp_path / "empty")
+        AttributeClassifier.open(tmp_path / "empty")
 
 
-def test_a_saved_judge_judges_alike(judge, tmp_path):
-    judge.bundle.save(tmp_path / "judge", "float32")
-    pictures = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    again = Judge.open(tmp_path / "judge")
-    assert again.judge(pictures).named == judge.judge(pictures).named
+def test_a_saved_judge_judges_alike(classifier, tmp_path):
+    classifier.bundle.save(tmp_path / "classifier", "float32")
+    images = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    again = AttributeClassifier.open(tmp_path / "classifier")
+    assert again.classifier(images).named == classifier.classify(images).named
     assert not again.sees({"style": "charcoal"}, "colour") and again.sees({"style": "charcoal"}, "subject")
 
 
 def test_real_pictures_are_the_same_each_time_and_in_balance():
-    first = real_pictures("test", range(12, 24))
+    first = real_images("test", range(12, 24))
     assert {labels["style"] for labels in first.labels} == set(STYLES)
     assert {labels["subject"] for labels in first.labels} == {SUBJECTS[1]}
-    np.testing.assert_array_equal(first.images[3], real_pictures("test", [15]).images[0])
+    np.testing.assert_array_equal(first.images[3], real_images("test", [15]).images[0])
 
 
 def test_likenesses_show_the_same_differently():
-    real = real_pictures("test", range(6))
-    same = drawn_like(real.labels, 1)
+    real = real_images("test", range(6))
+    same = real_images_like(real.labels, 1)
     assert same.labels == real.labels
     assert all((a != b).any() for a, b in zip(same.images, real.images, strict=True))
-    np.testing.assert_array_equal(drawn_like(real.labels, 1).images, same.images)
-    assert (drawn_like(real.labels, 2).images != same.images).any()
+    np.testing.assert_array_equal(real_images_like(real.labels, 1).images, same.images)
+    assert (real_images_like(real.labels, 2).images != same.images).any()
     words = [{name: labels[name] for name in ("subject", "colour", "style")} for labels in real.labels]
-    free = drawn_like(words, 1)
+    free = real_images_like(words, 1)
     assert [{**labels, "ground": ""} for labels in free.labels] == [{**labels, "ground": ""} for labels in real.labels]
     assert len({labels["ground"] for labels in free.labels}) > 1
