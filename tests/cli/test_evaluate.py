@@ -42,17 +42,17 @@ def random_images(split, indices, progress=None):
         {"subject": SUBJECTS[i % 12], "colour": "red", "ground": next(iter(GROUNDS)), "style": STYLES[i // 12 % 12]}
         for i in indices
     ]
-    return random_likenesses(labels, 0)
+    return random_images_like(labels, 0)
 
 
-def random_likenesses(labels, seed):
+def random_images_like(labels, seed):
     generator = np.random.default_rng(seed)
     return RealImages(generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8), list(labels))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a model, a classifier, and one small database under all the names that are asked for."""
+    """A folder with a model, a classifier, and one small database under all the names that are needed."""
     tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
     folder = tmp_path_factory.mktemp("home")
     tiny.bundle().save(folder / "model", "float32")
@@ -67,7 +67,7 @@ def home(tmp_path_factory):
 def evaluate(home, monkeypatch, tmp_path):
     """Runs the verb in an empty folder; returns the exit status."""
     monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_images", random_images)
-    monkeypatch.setattr("rdm_jax.evaluation.comparisons.real_images_like", random_likenesses)
+    monkeypatch.setattr("rdm_jax.evaluation.comparisons.real_images_like", random_images_like)
     monkeypatch.chdir(tmp_path)
     places = {"--model": home / "model", "--classifier": home / "classifier", "--databases": home / "databases"}
 
@@ -97,7 +97,7 @@ def test_a_run_leaves_a_table_results_and_a_grid(evaluate, capsys, tmp_path):
         assert grid.width > 12 * 32
 
 
-def test_nothing_is_overwritten_and_one_arm_may_be_drawn_alone(evaluate, capsys, tmp_path):
+def test_nothing_is_overwritten_and_one_arm_may_be_measured_alone(evaluate, capsys, tmp_path):
     arguments = ("--out", "out", "--quick", "--arm", "kept_out_style", "--arm-samples", "12", "--quiet")
     assert evaluate(*arguments) == 0
     before = (tmp_path / "out" / "results.json").read_bytes()
@@ -179,7 +179,7 @@ def test_guidance_leaves_tables_curves_and_a_grid(evaluate_guidance, capsys, tmp
     [
         (["--method", "ilvrr"], "unknown method 'ilvrr'; did you mean 'ilvr'"),
         (["--targets", "1"], "--targets 1 is too few"),
-        (["--databases", "."], ". holds no database; give a folder"),
+        (["--databases", "."], ". has no database; give a folder"),
         (["--model", "nowhere"], "unknown model 'nowhere'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Images whose first pixel says what they show, a classifier that reads it, and an cell_generator who errs where he is told to."""
+"""Images with their labels in the first pixel, a classifier that reads it, and a generator that errs on request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.style_scenes.vocabulary import COLORS, GROUNDS, MONOCHROME, STYLES, SUBJECTS
+from rdm_jax.evaluation.classifiers import AttributeClassifier, Classification, RealImages
 from rdm_jax.evaluation.generation import Generated
-from rdm_jax.evaluation.classifiers import AttributeClassifier, RealImages, Classification
+from tests.helpers import tiny
 
 CLASSES = {"subject": list(SUBJECTS), "colour": list(COLORS), "style": list(STYLES)}
 SIZE = 8
@@ -24,8 +25,8 @@ def written(labels, seed):
     return image
 
 
-class ReadingJudge(AttributeClassifier):
-    """Names what is written in the first pixel; its features are the second row's pixels."""
+class PixelClassifier(AttributeClassifier):
+    """Reads the labels from the first pixel; its features are the second row's pixels."""
 
     def classify(self, images, progress=None):
         classes = images[:, 0, 0]
@@ -34,7 +35,7 @@ class ReadingJudge(AttributeClassifier):
 
 
 class ErringGenerator:
-    """Draws every cell as asked but for what `change(position, labels)` returns instead."""
+    """Generates every cell with the labels that `change(position, labels)` returns."""
 
     def __init__(self, change=lambda position, labels: labels, copying=False):
         self.change, self.copying, self.generated = change, copying, []
@@ -71,18 +72,22 @@ def real_images(split, indices, progress=None):
 
 
 def real_images_like(labels, seed):
-    """Returns images with the labels given."""
+    """Returns images with the given labels."""
     images = [written(one, 90_000 + 1_000 * seed + i) for i, one in enumerate(labels)]
-    return RealImages(np.stack(images), [{"ground": "grey", **one} for one in labels])
+    return RealImages(np.stack(images), [{"ground": next(iter(GROUNDS)), **one} for one in labels])
 
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """The fakes above, in the places of the procedural set's images."""
+    """The fakes above in place of the procedural set's images."""
     monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_images", real_images)
     monkeypatch.setattr("rdm_jax.evaluation.comparisons.real_images_like", real_images_like)
-    config = {"name": "reader", "classifier": {"classes": CLASSES}}
-    config["evaluation"] = {"unseen": {"colour": {"style": list(MONOCHROME)}}}
+    settings = {"classes": CLASSES, "stem": [2], "widths": [2], "num_groups": 1}
+    evaluation = {"unseen": {"colour": {"style": list(MONOCHROME)}}}
+    config = {"name": "reader", "classifier": settings, "evaluation": evaluation}
     return SimpleNamespace(
-        classifier=ReadingJudge(Bundle(config, {})), cell_generator=ErringGenerator, real_images=real_images, written=written
+        classifier=PixelClassifier(Bundle(config, {"classifier": tiny.random_params(config, "classifier")})),
+        cell_generator=ErringGenerator,
+        real_images=real_images,
+        written=written,
     )

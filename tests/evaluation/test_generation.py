@@ -36,9 +36,9 @@ def cell_generator(tmp_path_factory):
     return ModelCellGenerator(generator, folder, {"batch_size": 2, "seed": 3})
 
 
-def test_cells_are_drawn_as_the_generator_draws_them(cell_generator):
-    told = []
-    generated = cell_generator.generate(CELLS, lambda *at: told.append(at))
+def test_cells_are_what_the_generator_generates(cell_generator):
+    calls = []
+    generated = cell_generator.generate(CELLS, lambda *at: calls.append(at))
     assert isinstance(cell_generator, CellGenerator)
     for name in ("one", "two"):
         several = cell_generator.generator.sample(
@@ -52,7 +52,7 @@ def test_cells_are_drawn_as_the_generator_draws_them(cell_generator):
             if wanted.database == name and wanted.prompt == "a red boat":
                 difference = np.abs(image.astype(int) - several.images[several.indices.index(wanted.noise)].astype(int))
                 assert difference.max() <= 2
-    assert told[-1] == (5, 5) and [done for done, _ in told] == [2, 4, 5]
+    assert calls[-1] == (5, 5) and [done for done, _ in calls] == [2, 4, 5]
 
 
 def test_one_plan_holds_each_cells_own_neighbors(cell_generator):
@@ -66,7 +66,7 @@ def test_one_plan_holds_each_cells_own_neighbors(cell_generator):
         assert plan.prompts[row] == wanted.prompt
 
 
-def test_random_neighbors_are_rows_of_the_database_drawn_by_the_seed(cell_generator):
+def test_random_neighbors_are_rows_of_the_database_by_the_seed(cell_generator):
     cells = [cell("a red boat", "one", i, random_neighbors=True) for i in range(60)]
     found = cell_generator.plan(cells).neighbors
     np.testing.assert_array_equal(found.ids, cell_generator.plan(cells).neighbors.ids)
@@ -86,7 +86,7 @@ def test_a_condition_of_its_own_replaces_the_general_one(cell_generator):
         cell_generator.plan([one, cell("a red boat", "one", 1)])
 
 
-def test_a_missing_database_is_found_before_anything_is_drawn(cell_generator):
+def test_a_missing_database_is_found_before_anything_is_generated(cell_generator):
     from rdm_jax.evaluation.arms import ARMS
 
     with pytest.raises(UserError, match="unknown database"):

@@ -1,4 +1,4 @@
-"""Every way of bending a tiny random model is generated, measured and reported; promises are classified as they read."""
+"""Every guidance method is measured and reported with a tiny random model; effects are observed by intervals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
 from rdm_jax.evaluation import guidance, guidance_report
 from rdm_jax.evaluation.bench import Sizes, open_bench
-from rdm_jax.evaluation.clip_only import ascend
-from rdm_jax.evaluation.gallery import names
 from rdm_jax.evaluation.classifiers import AttributeClassifier
-from rdm_jax.evaluation.likeness import gram_distances
-from rdm_jax.evaluation.methods import LESS, METHODS, MORE, NONE, SAME, Promise
-from rdm_jax.evaluation.measures import figure
+from rdm_jax.evaluation.clip_only import ascend
+from rdm_jax.evaluation.gallery import is_named
+from rdm_jax.evaluation.measures import interval_of
+from rdm_jax.evaluation.methods import LESS, METHODS, MORE, NONE, SAME, Effect
+from rdm_jax.evaluation.similarity import gram_distances
 from rdm_jax.evaluation.statistics import Proportion
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
@@ -42,15 +42,15 @@ def bench(generator, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(bench):
-    """The results, what was shown, what the learner was given and what progress said."""
-    asked, told = [], []
+    """The results, the images, the arguments of the learner and the calls of progress."""
+    learned, calls = [], []
 
     def learner(generator, prompt, changed, options):
-        asked.append((prompt, changed, options["seed"]))
+        learned.append((prompt, changed, options["seed"]))
         return [0.0, 1.0]  # the second of two steps of DDIM is next to the image
 
-    results, shown = guidance.measure(bench, lambda *at: told.append(at), SOME, learner=learner)
-    return results, shown, asked, told
+    results, shown = guidance.measure(bench, lambda *at: calls.append(at), SOME, learner=learner)
+    return results, shown, learned, calls
 
 
 def test_methods_are_measured_beside_the_same_noise_without_them(bench, measured):
@@ -62,11 +62,11 @@ def test_methods_are_measured_beside_the_same_noise_without_them(bench, measured
         rows = found["rows"]
         assert "unguided" in rows[0]["what"] and rows[-1]["weight"] == method.weight
         assert rows[0]["image@10"]["count"] == count and rows[0]["frechet"] > 0
-        assert {promise["figure"] for promise in found["promises"]} == {one.figure for one in method.promises}
+        assert {effect["measure"] for effect in found["effects"]} == {effect.measure for effect in method.effects}
         assert (shown[method.name]["guided"].images != shown[method.name]["unguided"].images).any()
     json.dumps(results, allow_nan=False)
     switched = {row["what"] for row in results["methods"]["switch"]["rows"]}
-    assert "asked in words" in switched
+    assert "in the prompt" in switched
     same = shown["language"]["unguided"].images == shown["ilvr"]["unguided"].images
     assert same.all() and (shown["switch"]["unguided"].images != shown["ilvr"]["unguided"].images).any()
 
@@ -91,20 +91,22 @@ def test_what_must_hold_for_any_model_holds(bench, measured):
     row = methods["switch"]["rows"][0]
     assert row["moved"]["mean"] == 0 and row["moved_pixels"]["mean"] == 0
     samplers = measured[0]["samplers"]
-    assert len(samplers["rows"]) == 4 and samplers["rows"][0]["apart"] is None and isinstance(samplers["reached"], bool)
+    assert (
+        len(samplers["rows"]) == 4 and samplers["rows"][0]["distance"] is None and isinstance(samplers["reached"], bool)
+    )
 
 
-def test_weights_are_learned_once_on_a_seed_that_is_drawn_nowhere_else(bench, measured):
-    asked = measured[2]
-    assert len(asked) == 1 and asked[0][:2] == (bench.targets[0].prompt, bench.targets[0].changed)
+def test_weights_are_learned_once_on_a_seed_of_their_own(bench, measured):
+    learned = measured[2]
+    assert len(learned) == 1 and learned[0][:2] == (bench.targets[0].prompt, bench.targets[0].changed)
     generated = {bench.options(target, "")["seed"] for target in bench.targets}
-    assert len(generated) == SIZES.targets and asked[0][2] not in generated
+    assert len(generated) == SIZES.targets and learned[0][2] not in generated
 
 
-def test_progress_counts_every_picture_to_its_end(measured):
-    for stage in ("drawing samples", "CLIP alone", "comparing samplers"):
-        told = [(done, total) for what, done, total in measured[3] if what == stage]
-        assert told == sorted(told) and told[-1][0] == told[-1][1]
+def test_progress_counts_every_image_to_its_end(measured):
+    for stage in ("generating samples", "CLIP alone", "comparing samplers"):
+        calls = [(done, total) for what, done, total in measured[3] if what == stage]
+        assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
 
 
 def test_the_report_has_every_table_and_the_images(bench, measured):
@@ -134,14 +136,14 @@ def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
     assert list(shown) == ["ilvr"]
     reasons = {name: found.get("left_out", "") for name, found in results["methods"].items()}
     assert "no noised_clip" in reasons["style"] and "no caption names a style" in reasons["clip"]
-    assert "no caption names what" in reasons["switch"] and not reasons["ilvr"]
+    assert "no caption names a class" in reasons["switch"] and not reasons["ilvr"]
     assert "left out: " in guidance_report.markdown(results, "title")
     with pytest.raises(UserError, match="nothing can be measured: style"):
         guidance.measure(bench, lambda *at: None, methods[:1])
 
 
 @pytest.mark.parametrize(
-    ("direction", "without", "with_", "classification"),
+    ("direction", "without", "with_", "answer"),
     [
         (MORE, (5, 100), (60, 100), "yes"),
         (MORE, (5, 10), (6, 10), "within noise"),
@@ -154,17 +156,17 @@ def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
         (NONE, (1, 100), (1, 100), "no"),
     ],
 )
-def test_a_promise_is_kept_where_the_intervals_say_so(direction, without, with_, classification):
-    rows = [{"share": Proportion(*hits).to_json()} for hits in (without, with_)]
-    found = guidance.kept(Promise("share", direction), *rows)
-    assert found is not None and found["kept"] == classification
-    assert guidance.kept(Promise("other", direction), *rows) is None
+def test_an_effect_is_observed_by_its_intervals(direction, without, with_, answer):
+    rows = [{"rate": Proportion(*hits).to_json()} for hits in (without, with_)]
+    found = guidance.observed(Effect("rate", direction), *rows)
+    assert found is not None and found["observed"] == answer
+    assert guidance.observed(Effect("other", direction), *rows) is None
 
 
-def test_a_figure_is_read_with_its_interval():
-    assert figure({"a": 3}, "a") == (3.0, 3.0, 3.0)
-    assert figure({"a": {"mean": 2.0, "low": None, "high": None, "count": 1}}, "a") == (2.0, 2.0, 2.0)
-    assert figure({"a": None}, "a") is None and figure({}, "a") is None
+def test_a_measure_has_an_interval():
+    assert interval_of({"a": 3}, "a") == (3.0, 3.0, 3.0)
+    assert interval_of({"a": {"mean": 2.0, "low": None, "high": None, "count": 1}}, "a") == (2.0, 2.0, 2.0)
+    assert interval_of({"a": None}, "a") is None and interval_of({}, "a") is None
 
 
 def test_clip_alone_comes_nearer_to_its_text(generator):
@@ -177,7 +179,7 @@ def test_clip_alone_comes_nearer_to_its_text(generator):
     assert nearness(150) > nearness(5) + 0.05
 
 
-def test_the_judges_grams_tell_textures_and_not_places(bench):
+def test_gram_matrices_depend_on_textures_and_not_on_positions(bench):
     classifier = bench.metrics.classifier
     noise = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     images = np.stack([noise[0], np.roll(noise[0], 4, axis=1), noise[1] // 4])
@@ -190,5 +192,5 @@ def test_the_judges_grams_tell_textures_and_not_places(bench):
 
 def test_targets_are_spread_and_prompts_name_no_style(bench):
     for target in bench.targets:
-        assert not any(names(target.prompt, style) for style in guided.CLASSES["style"])
+        assert not any(is_named(target.prompt, style) for style in guided.CLASSES["style"])
         assert target.changed != target.prompt

@@ -12,7 +12,9 @@ SIZES = Sizes(first=122, least=24, real=144, reconstructed=24)
 
 @pytest.fixture
 def measured(fakes):
-    cell_generator = fakes.cell_generator(lambda _, labels: {**labels, "style": "neon"} if labels["subject"] == "cat" else labels)
+    cell_generator = fakes.cell_generator(
+        lambda _, labels: {**labels, "style": "neon"} if labels["subject"] == "cat" else labels
+    )
     return measure(cell_generator, lambda images: images, fakes.classifier, SIZES, lambda *_: None)
 
 
@@ -36,9 +38,9 @@ def test_what_is_below_target_is_named(measured):
     assert not any("subject" in line for line in missed)
 
 
-def test_a_share_is_told_with_its_interval():
-    assert report.share({"rate": 0.97, "low": 0.9572, "high": 0.9788}) == "97.0 (95.7-97.9)"
-    assert report.share({"rate": None, "low": 0.0, "high": 1.0}) == "-"
+def test_a_proportion_has_its_interval():
+    assert report.with_interval({"rate": 0.97, "low": 0.9572, "high": 0.9788}) == "97.0 (95.7-97.9)"
+    assert report.with_interval({"rate": None, "low": 0.0, "high": 1.0}) == "-"
 
 
 def test_the_grid_has_every_pair_once(measured):

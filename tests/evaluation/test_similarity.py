@@ -1,4 +1,4 @@
-"""Ranks, textures, low frequencies and seams, against what can be said without computing."""
+"""Ranks, textures, low frequencies and seams, against what can be stated without computing."""
 
 from __future__ import annotations
 

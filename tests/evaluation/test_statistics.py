@@ -25,7 +25,7 @@ def test_wilson_solves_its_equation():
         assert abs(37 / 50 - bound) == pytest.approx(1.7 * np.sqrt(bound * (1 - bound) / 50))
 
 
-def test_a_share_of_nothing_has_no_rate():
+def test_a_proportion_of_nothing_has_no_rate():
     assert Proportion(0, 0).to_json() == {"rate": None, "low": 0.0, "high": 1.0, "hits": 0, "count": 0}
 
 

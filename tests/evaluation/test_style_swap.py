@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.style_scenes.scene import draw
-from rdm_jax.data.style_scenes.vocabulary import MONOCHROME, STYLES, Scene
+from rdm_jax.data.style_scenes.builder import image_of
+from rdm_jax.data.style_scenes.vocabulary import GROUNDS, MONOCHROME, STYLES
 from rdm_jax.evaluation.arms import ARMS
+from rdm_jax.evaluation.classifiers import EMBEDDED, AttributeClassifier
 from rdm_jax.evaluation.comparisons import pairs_within
 from rdm_jax.evaluation.generation import Generated
-from rdm_jax.evaluation.classifiers import EMBEDDED, AttributeClassifier
 from rdm_jax.evaluation.style_swap import Sizes, generate_arms, measure, spread_indices
 
 SIZES = Sizes(first=244, least=60, real=288, reconstructed=60)
@@ -19,7 +19,7 @@ def quiet(*_):
     pass
 
 
-def test_a_perfect_artist_has_every_share_at_one(fakes):
+def test_a_perfect_generator_has_every_rate_at_one(fakes):
     results, classified = measure(fakes.cell_generator(), lambda images: images, fakes.classifier, SIZES, quiet)
     for arm in results["arms"].values():
         assert arm["style"]["rate"] == arm["subject"]["rate"] == arm["colour"]["rate"] == 1.0
@@ -39,30 +39,35 @@ def test_errors_are_counted_where_they_are_made(fakes):
 
     results, classified = measure(fakes.cell_generator(change), None, fakes.classifier, SIZES, quiet)
     first = classified["style_database"]
-    asked = first.labels
-    wrong = sum(position % 10 == 3 and labels["style"] != "poster" for position, labels in enumerate(asked))
+    wanted = first.labels
+    wrong = sum(position % 10 == 3 and labels["style"] != "poster" for position, labels in enumerate(wanted))
     assert results["arms"]["style_database"]["style"]["hits"] == 244 - wrong
     assert results["arms"]["style_database"]["subject"]["hits"] == 244
-    colored = [labels for labels in asked if labels["style"] not in MONOCHROME]
-    colour = results["arms"]["style_database"]["colour"]
-    assert colour["count"] == len(colored) < 244
-    assert colour["hits"] == sum(labels["subject"] != "boat" or labels["colour"] == "red" for labels in colored)
+    colored = [labels for labels in wanted if labels["style"] not in MONOCHROME]
+    color = results["arms"]["style_database"]["colour"]
+    assert color["count"] == len(colored) < 244
+    assert color["hits"] == sum(labels["subject"] != "boat" or labels["colour"] == "red" for labels in colored)
     by_subject = results["arms"]["style_database"]["by_subject"]
     assert by_subject["boat"]["colour"]["rate"] < 0.5 and by_subject["cat"]["colour"]["rate"] == 1.0
     assert sum(of["style"]["count"] for of in results["arms"]["style_database"]["by_style"].values()) == 244
     assert "autoencoder" not in results
 
 
-def test_targets_that_are_missed_are_told(fakes):
+def test_missed_targets_are_reported(fakes):
     results, _ = measure(
-        fakes.cell_generator(lambda _, labels: {**labels, "style": "neon"}), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1]
+        fakes.cell_generator(lambda _, labels: {**labels, "style": "neon"}),
+        None,
+        fakes.classifier,
+        SIZES,
+        quiet,
+        arms=ARMS[:1],
     )
     assert results["arms"]["style_database"]["met"] == {"style": False, "subject": True, "colour": True}
     assert results["arms"]["style_database"]["by_style"]["neon"]["style"]["rate"] == 1.0
     assert results["arms"]["style_database"]["named"]["style"] == {"neon": 244}
 
 
-def test_one_who_copies_is_found_out(fakes):
+def test_copies_are_detected(fakes):
     honest, _ = measure(fakes.cell_generator(), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1])
     copying, _ = measure(fakes.cell_generator(copying=True), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1])
     assert copying["copies"]["rmse"]["nearest"] == 0 and copying["copies"]["nearer_than_real"]["rate"] == 1.0
@@ -72,7 +77,7 @@ def test_one_who_copies_is_found_out(fakes):
     assert copying["diversity"]["samples"]["pixel"] < honest["diversity"]["samples"]["pixel"] * 1.2
 
 
-def test_samples_like_real_pictures_are_as_far_from_them_as_others_are(fakes):
+def test_samples_like_real_images_are_as_far_from_them_as_other_real_images(fakes):
     results, _ = measure(fakes.cell_generator(), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1])
     frechet = results["frechet"]
     assert frechet["count"] == 244
@@ -81,15 +86,17 @@ def test_samples_like_real_pictures_are_as_far_from_them_as_others_are(fakes):
 
 
 def test_progress_counts_the_samples_of_all_arms(fakes):
-    told = []
-    measure(fakes.cell_generator(), None, fakes.classifier, SIZES, lambda *at: told.append(at))
-    samples = [(done, total) for what, done, total in told if what == "drawing samples"]
+    calls = []
+    measure(fakes.cell_generator(), None, fakes.classifier, SIZES, lambda *at: calls.append(at))
+    samples = [(done, total) for what, done, total in calls if what == "generating samples"]
     total = 244 + 60 * (len(ARMS) - 1)
     assert samples == [(done, total) for done in range(1, total + 1)]
 
 
-def test_a_judge_that_lacks_a_class_is_refused(fakes):
-    fakes.classifier.bundle.config["classifier"] = {"classes": {"subject": ["cat"], "style": ["neon"], "colour": ["red"]}}
+def test_a_classifier_that_lacks_a_class_is_refused(fakes):
+    fakes.classifier.bundle.config["classifier"] = {
+        "classes": {"subject": ["cat"], "style": ["neon"], "colour": ["red"]}
+    }
     with pytest.raises(UserError, match="does not know the subject boat"):
         measure(fakes.cell_generator(), None, fakes.classifier, SIZES, quiet)
 
@@ -108,11 +115,13 @@ def test_pairs_within_groups():
 
 
 class Painter:
-    """Draws real images of what it is asked for."""
+    """Generates real images of the requested labels."""
 
     def generate(self, cells, progress):
-        scenes = [Scene(cell.subject, cell.colour, "grey", cell.style) for cell in cells]
-        images = [draw(scene, np.random.default_rng([5, i])) for i, scene in enumerate(scenes)]
+        labels = [
+            {"subject": c.subject, "colour": c.colour, "ground": next(iter(GROUNDS)), "style": c.style} for c in cells
+        ]
+        images = [image_of(one, np.random.default_rng([5, i])) for i, one in enumerate(labels)]
         return Generated(np.stack(images), [[] for _ in cells])
 
     def thumbnails(self, database):
@@ -120,8 +129,8 @@ class Painter:
 
 
 @pytest.mark.skipif(not EMBEDDED.is_dir(), reason="no classifier ships with this copy")
-def test_real_pictures_as_samples_score_as_the_judge_does():
+def test_real_images_as_samples_score_like_the_classifier():
     classifier = AttributeClassifier.open()
     classified = generate_arms(Painter(), classifier, Sizes(first=240), ARMS[:1], quiet)["style_database"]
-    shares = classifier.proportions(classified.classification, classified.labels)
-    assert all(share.rate > 0.96 for share in shares.values())
+    proportions = classifier.proportions(classified.classification, classified.labels)
+    assert all(proportion.rate > 0.96 for proportion in proportions.values())

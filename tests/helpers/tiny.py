@@ -74,10 +74,10 @@ def bundle(**changes: Any) -> Bundle:
 
 def random_params(config: dict[str, Any], part: str, seed: int = 0) -> dict[str, Any]:
     """Returns random parameters of one part of a configuration."""
-    return randomise(trees.unflatten(abstract_params(parts.build(config, part))), seed)
+    return randomize(trees.unflatten(abstract_params(parts.build(config, part))), seed)
 
 
-def randomise(tree: Any, seed: int = 0) -> Any:
+def randomize(tree: Any, seed: int = 0) -> Any:
     """Returns a tree of random arrays with the shapes of another: norms about 1, products that keep the variance.
 
     The last convolutions are smaller, so that most pixels stay within their range.

@@ -22,7 +22,7 @@ from tests.helpers import tiny, tiny_run
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    return tiny_run.draw_images(tmp_path_factory.mktemp("loop") / "images")
+    return tiny_run.write_images(tmp_path_factory.mktemp("loop") / "images")
 
 
 def config_for(images: Path, *overrides: str) -> ConfigDict:
@@ -31,18 +31,18 @@ def config_for(images: Path, *overrides: str) -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: Path, **options):
-    said = []
+    logged = []
     options = {"init_from": None, "progress": lambda *_: None, **options}
-    state = train(config, workdir, report=lambda step, steps, values: said.append((step, values)), **options)
-    return jax.device_get(state), said
+    state = train(config, workdir, report=lambda step, steps, values: logged.append((step, values)), **options)
+    return jax.device_get(state), logged
 
 
 def test_resuming_equals_going_straight_through_bit_for_bit(images: Path, tmp_path: Path) -> None:
-    straight, said = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "straight")
-    assert [step for step, _ in said] == [1, 2, 3, 4]
+    straight, logged = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "straight")
+    assert [step for step, _ in logged] == [1, 2, 3, 4]
     run(config_for(images, "steps=2", "optimizer.decay=constant"), tmp_path / "halves")
-    resumed, said = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "halves")
-    assert [step for step, _ in said] == [3, 4]
+    resumed, logged = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "halves")
+    assert [step for step, _ in logged] == [3, 4]
     chex.assert_trees_all_equal(straight, resumed)
     lines = [json.loads(line) for line in (tmp_path / "halves/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all("loss" in line for line in lines)
@@ -55,8 +55,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(images: Path, tm
     for file in newest.rglob("*"):
         if file.is_file() and "ocdbt" not in file.name and file.stat().st_size > 0 and "state" in str(file):
             file.write_bytes(b"")
-    resumed, said = run(config, tmp_path / "run")
-    assert [step for step, _ in said] == [3, 4]
+    resumed, logged = run(config, tmp_path / "run")
+    assert [step for step, _ in logged] == [3, 4]
     chex.assert_trees_all_equal(straight.params, resumed.params)
 
 
@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(i
 
 
 def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(images: Path, tmp_path: Path) -> None:
-    folder = tiny_run.draw_images(tmp_path / "images")
+    folder = tiny_run.write_images(tmp_path / "images")
     state, _ = run(config_for(folder, "steps=3", f"data.data_dir={tmp_path / 'data'}"), tmp_path / "run")
     for gone in (folder, tmp_path / "data"):
         shutil.rmtree(gone)

@@ -70,7 +70,7 @@ def test_info_tells_step_and_hashes_that_change_with_the_arrays(tmp_path, capsys
     assert main(["info", str(tmp_path / "none")]) == 2 and "there is no folder" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_with_what_it_was_begun_with_alone(tmp_path):
+def test_a_run_resumes_with_what_it_was_begun_with_alone(tmp_path):
     begun = {"seed": 0, "source": "a" * 64, "database": "b" * 64}
     check_record(Workdir(tmp_path), begun, {"source": "a" * 64, "database": "b" * 64})
     with pytest.raises(UserError, match=r"was begun with another database than there is now; .* --replace-config"):
@@ -99,7 +99,7 @@ def test_a_checkpoint_whose_arrays_are_not_what_was_saved_is_passed_over(tmp_pat
     assert "checkpoint 2 cannot be read and is passed over: .step is not what was saved" in caplog.text
 
 
-def test_a_disk_that_cannot_hold_a_checkpoint_is_told_before_the_run(tmp_path, monkeypatch):
+def test_a_disk_without_room_for_a_checkpoint_is_refused_before_the_run(tmp_path, monkeypatch):
     checkpoints = saved(tmp_path, [1])
     monkeypatch.setattr(Workdir, "free_bytes", lambda self: 10)
     with pytest.raises(UserError, match=r"has 0\.00 GB left, and a checkpoint takes .* choose another --workdir"):
@@ -164,7 +164,7 @@ def test_a_run_in_object_storage_keeps_its_files_there(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Returns a folder of 24 images."""
-    return tiny_run.draw_images(tmp_path_factory.mktemp("survival") / "images")
+    return tiny_run.write_images(tmp_path_factory.mktemp("survival") / "images")
 
 
 def command(images, workdir, *more):
@@ -177,10 +177,10 @@ def environment():
 
 
 @contextlib.contextmanager
-def begin(*command, **told):
+def begin(*command, **variables):
     """Yields a command that was started, whose lines are read as it goes; it has five minutes, its children too."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, env={**environment(), **told}, **options) as process:
+    with subprocess.Popen(command, env={**environment(), **variables}, **options) as process:
         late = threading.Timer(300, os.killpg, (process.pid, signal.SIGKILL))
         late.start()
         try:
@@ -205,47 +205,47 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(images, tmp_path):
                 break
     for name, resumes in (("straight", False), ("killed", True)):
         with begin(RDM, *command(images, tmp_path / name, "--config.steps=12")) as whole:
-            said = whole.stdout.read()
-        assert whole.returncode == 0 and ("resumed at step" in said) == resumes, said
+            output = whole.stdout.read()
+        assert whole.returncode == 0 and ("resumed at step" in output) == resumes, output
     one, other = (restore_arrays(Workdir(tmp_path / name)) for name in ("straight", "killed"))
     assert one[0] == other[0] == 12
     for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("straight", "killed")]
-    assert len(lines[0]) == len(lines[1]) == 12  # what was logged and lost with the kill is told once
+    assert len(lines[0]) == len(lines[1]) == 12  # what was logged and lost with the kill is written once
 
 
 def test_two_processes_learn_what_one_does_and_stop_together(images, tmp_path):
     endless = "--config.steps=100000", "--config.optimizer.decay=constant"
-    local, said = (str(ROOT / "launch/local.sh"), "--processes", "2", "--"), []
+    local, output = (str(ROOT / "launch/local.sh"), "--processes", "2", "--"), []
     with begin(*local, *command(images, tmp_path / "both", *endless), RDM=RDM) as both:
         for line in both.stdout:
-            said.append(line)
+            output.append(line)
             if "step 4/" in line:
                 both.send_signal(signal.SIGTERM)
-    assert both.returncode == 0 and any("asked to stop: saved step" in line for line in said), "".join(said)
+    assert both.returncode == 0 and any("stopped by a signal: saved step" in line for line in output), "".join(output)
     short = "--config.steps=4", "--config.optimizer.decay=constant"
     with begin(RDM, *command(images, tmp_path / "one", *short)) as one:
-        told = one.stdout.read()
-    assert one.returncode == 0, told
+        output = one.stdout.read()
+    assert one.returncode == 0, output
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "both")
     for step in range(1, 5):
         assert together[step] == pytest.approx(alone[step], rel=1e-5)
     assert restore_arrays(Workdir(tmp_path / "both"))[0] == max(together)
 
 
-def test_eight_devices_learn_what_one_does_and_two_go_on_with_it(images, tmp_path):
+def test_eight_devices_learn_what_one_does_and_two_resume_with_it(images, tmp_path):
     """The same losses on 1 device and on 8, and a checkpoint of the 8 is finished on 2, with another sharding."""
     rules = "--config.mesh.rules=[['.*kernel', 'split']]"
 
     def run(place, devices, steps, *more):
-        told = "--config.optimizer.decay=constant", "--config.batch_size=8", f"--config.steps={steps}", *more
+        settings = "--config.optimizer.decay=constant", "--config.batch_size=8", f"--config.steps={steps}", *more
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        with begin(RDM, *command(images, tmp_path / place, *told), XLA_FLAGS=flags) as process:
-            said = process.stdout.read()
-        assert process.returncode == 0, said
-        return said
+        with begin(RDM, *command(images, tmp_path / place, *settings), XLA_FLAGS=flags) as process:
+            output = process.stdout.read()
+        assert process.returncode == 0, output
+        return output
 
     run("one", 1, 4)
     run("many", 8, 2, "--config.mesh.fsdp=4", rules)

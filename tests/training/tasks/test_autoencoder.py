@@ -41,7 +41,7 @@ def task():
     return AutoencoderTask(config, images, images, build_autoencoder(settings), settings)
 
 
-def test_psnr_is_that_of_pictures_in_eight_bits():
+def test_psnr_is_that_of_images_in_eight_bits():
     # One level of 255 off everywhere: 20 log10 255, whatever the range that images are held in.
     np.testing.assert_allclose(psnr(jnp.asarray((2.0 / 255.0) ** 2)), 20.0 * np.log10(255.0), rtol=1e-6)
 

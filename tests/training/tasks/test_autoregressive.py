@@ -62,7 +62,7 @@ def test_the_codes_are_those_of_the_first_stage(make_task):
 def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     task = make_task("model.dropout=0.5")
     params, stats = jax.jit(task.init)(jax.random.key(0))
-    params = tiny.randomise(jax.device_get(params))
+    params = tiny.randomize(jax.device_get(params))
     transformer = params["transformer"]
     equal = {"transformer": {**transformer, "logits": jax.tree.map(np.zeros_like, transformer["logits"])}}
     batch = task.complete({name: value[None] for name, value in task.read(0, np.random.default_rng(0)).items()})

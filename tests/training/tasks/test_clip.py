@@ -65,7 +65,7 @@ def test_contrastive_loss_is_symmetric_cross_entropy() -> None:
     np.testing.assert_allclose(float(actual), expected, rtol=1e-5)
 
 
-def test_pictures_that_share_a_caption_are_no_negatives_of_each_other() -> None:
+def test_images_that_share_a_caption_are_no_negatives_of_each_other() -> None:
     generator = np.random.default_rng(0)
     image, text = (jnp.asarray(v, jnp.float32) for v in generator.normal(size=(2, 3, 8)))
     image, text = image.at[1].set(image[0]), text.at[1].set(text[0])
@@ -105,8 +105,8 @@ def test_shift_and_flip_move_pixels_and_make_none() -> None:
 
 
 def test_neighbor_agreement_of_separated_clusters_is_one() -> None:
-    centres = np.eye(4)[np.repeat(np.arange(4), 6)]
-    vectors = centres + 0.01 * np.random.default_rng(0).normal(size=centres.shape)
+    centers = np.eye(4)[np.repeat(np.arange(4), 6)]
+    vectors = centers + 0.01 * np.random.default_rng(0).normal(size=centers.shape)
     labels = [{"style": str(i // 6)} for i in range(24)]
     assert dict(neighbor_agreement(vectors, labels)) == {"neighbor_style": 1.0}
 
@@ -179,6 +179,6 @@ def test_a_run_that_starts_from_a_bundle_keeps_its_tokenizer(make, tmp_path) -> 
     assert make().tokenizer.get_vocab() != vocabulary
     (tmp_path / "tokenizer.json").unlink()
     assert make(start=start).tokenizer.get_vocab() == vocabulary
-    # A run that goes on keeps its own.
+    # A run that continues keeps its own.
     assert make().tokenizer.get_vocab() == vocabulary
     assert make().settings["text"]["vocab_size"] == len(vocabulary)

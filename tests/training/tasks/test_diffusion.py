@@ -75,7 +75,7 @@ def test_a_learned_null_token_has_a_gradient_is_exported_and_guides(make_diffusi
     batch = jax.tree.map(jnp.asarray, batch)
     assert batch["null"].all() and not batch["context"].any()
     # The output layers of an initial U-Net are zero, and no condition has a gradient: randomize the parameters.
-    params = {**params, "denoiser": tiny.randomise(params["denoiser"])}
+    params = {**params, "denoiser": tiny.randomize(params["denoiser"])}
     grad = jax.jit(jax.grad(lambda p: task.loss(p, Extras(stats, {}), batch, jax.random.key(0), jnp.zeros((), int))[0]))
     assert np.abs(grad(params)["null"]["token"]).max() > 0
     figures, generated = Figures(), []

@@ -36,8 +36,8 @@ def task_of(kind, start=0):
     config = ConfigDict({"crop": 16, "loss": loss, "data": {"size": 16}})
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     images = ImageSet(images, [""] * 4, [{}] * 4, np.arange(4), "0" * 64)
-    settings, judge = SETTINGS[kind], PatchDiscriminator(ch=4, num_layers=1)
-    return FirstStageTask(config, images, images, build_autoencoder(settings), settings, None, judge)
+    settings, discriminator = SETTINGS[kind], PatchDiscriminator(ch=4, num_layers=1)
+    return FirstStageTask(config, images, images, build_autoencoder(settings), settings, None, discriminator)
 
 
 def ready(task):
@@ -89,7 +89,7 @@ def test_each_network_learns_from_its_own_terms_alone():
     for name, leaf in expected["decoder"]["conv_out"].items():
         np.testing.assert_allclose(grads["autoencoder"]["decoder"]["conv_out"][name], leaf, rtol=2e-3, atol=1e-3)
 
-    def judge_terms(own):
+    def discriminator_terms(own):
         real, one = discriminator.apply(
             {"params": own, "batch_stats": extras.stats}, image, train=True, mutable=["batch_stats"]
         )
@@ -98,7 +98,7 @@ def test_each_network_learns_from_its_own_terms_alone():
         )
         return 0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(jax.nn.relu(1 + fake)), two["batch_stats"]
 
-    expected, means = jax.jit(jax.grad(judge_terms, has_aux=True))(params["discriminator"])
+    expected, means = jax.jit(jax.grad(discriminator_terms, has_aux=True))(params["discriminator"])
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(grads["discriminator"]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
     for one, other in zip(jax.tree.leaves(means), jax.tree.leaves(stats), strict=True):
@@ -118,13 +118,13 @@ def test_the_adaptive_weight_makes_both_pulls_on_the_last_kernel_equal():
         swapped = {**decoder, "conv_out": {**decoder["conv_out"], "kernel": kernel}}
         return task._decode({**params["autoencoder"], "decoder": swapped}, z)
 
-    def judged(kernel):
-        return adversarial.generator_loss(task._judge(params["discriminator"], extras.stats, output(kernel))[0])
+    def compared(kernel):
+        return adversarial.generator_loss(task._discriminate(params["discriminator"], extras.stats, output(kernel))[0])
 
     def differs(kernel):
         return jnp.mean(jnp.abs(output(kernel) - image))
 
-    pulls = [jnp.linalg.norm(jax.jit(jax.grad(term))(kernel)) for term in (differs, judged)]
+    pulls = [jnp.linalg.norm(jax.jit(jax.grad(term))(kernel)) for term in (differs, compared)]
     assert float(parts["adaptive_weight"]) == pytest.approx(float(pulls[0] / (pulls[1] + 1e-4)), rel=1e-3)
     assert 1.0 <= float(parts["codes_used"]) <= 8.0
 

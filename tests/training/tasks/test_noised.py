@@ -1,4 +1,4 @@
-"""Networks that read noisy latents: what they are asked, that they learn it, and that their bundle opens again."""
+"""Networks on noisy latents: their inputs, that they are trained, and that their bundle opens again."""
 
 import dataclasses
 import runpy
@@ -113,7 +113,7 @@ def test_it_learns_evaluates_and_its_bundle_opens_again(make, name, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_latents_are_those_of_the_pictures_that_are_learned_from(make):
+def test_the_latents_are_those_of_the_images_that_are_learned_from(make):
     # The fixture has cached those of all images before: some are kept for evaluation, and the others move up.
     task = make("noised_clip")
     for latents in (task.latents, task.held_out):
@@ -130,7 +130,7 @@ def test_the_clean_vectors_are_those_of_the_frozen_tower(make):
     np.testing.assert_allclose(batch_of(task, range(3))["vector"], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_pictures_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(make):
+def test_images_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(make):
     ahead, now = make("noised_classifier"), make("noised_classifier", cache_latents=False)
     assert "moments" in batch_of(ahead, [0]) and "image" in batch_of(now, [0]) and now.frozen
     one = ahead.latents.x0({}, batch_of(ahead, range(4)), jax.random.key(5))
@@ -138,7 +138,7 @@ def test_pictures_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(
     np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-2)  # the moments were stored in float16
 
 
-def test_pictures_decoded_every_time_are_those_of_the_cache(make):
+def test_images_decoded_every_time_are_those_of_the_cache(make):
     cached, streamed = make("noised_classifier"), make("noised_classifier", cache=False)
     np.testing.assert_array_equal(cached.latents.images.images[:5], streamed.latents.images.images[:5])
     np.testing.assert_array_equal(
