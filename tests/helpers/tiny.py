@@ -19,7 +19,6 @@ from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONFIG = {
     "schema": 2,
