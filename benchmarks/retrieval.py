@@ -247,7 +247,7 @@ def sample(args: argparse.Namespace) -> None:
 def folder(args: argparse.Namespace) -> None:
     """Prints the speed at which a folder of pictures becomes a database beside the encoder's own on ready pixels."""
     from rdm_jax.data.sources import open_source
-    from rdm_jax.retrieval.build import build_database
+    from rdm_jax.retrieval.build import BuildJob, build_database
 
     encoder = _encoder()
     size, ready = encoder.batch_size, _pixels(encoder.batch_size, encoder.image_size)
@@ -259,7 +259,7 @@ def folder(args: argparse.Namespace) -> None:
         # Half of the encoder's own time before and half after, so that a machine that slows down does so for both.
         before = _encode(encoder, ready, batches)
         begin = time.perf_counter()
-        build_database(source, encoder, Path(temporary) / "database")
+        build_database(BuildJob.of(source, encoder), Path(temporary) / "database")
         built = count / (time.perf_counter() - begin)
         after = _encode(encoder, ready, batches)
     alone_ = 2 * batches * size / (before + after)
@@ -319,7 +319,7 @@ def joining(args: argparse.Namespace) -> None:
     """Joins neighbours to examples by one thread and by several and prints how many it does a second."""
     import grain
 
-    from rdm_jax.retrieval.join import Neighbors, numbered
+    from rdm_jax.retrieval.join import JoinNeighbors, number_examples
     from rdm_jax.retrieval.sidecar import NeighborSidecar
 
     place = args.work / "join"
@@ -330,10 +330,10 @@ def joining(args: argparse.Namespace) -> None:
     for told in ("embeddings", "ids only"):
         sidecar = NeighborSidecar.open(_sidecar(place, database, args.examples, told == "embeddings"), database)
         source: Any = types.SimpleNamespace(name="numbers", fingerprint="0" * 64)
-        examples = numbered(grain.MapDataset.range(args.examples), source, sidecar)
+        examples = number_examples(grain.MapDataset.range(args.examples), source, sidecar)
         for order in ("sequential", "shuffled"):
             ordered = examples.shuffle(seed=0) if order == "shuffled" else examples
-            batches = ordered.batch(BATCH).map(Neighbors(sidecar))
+            batches = ordered.batch(BATCH).map(JoinNeighbors(sidecar))
             threads = batches.to_iter_dataset(grain.ReadOptions(args.threads, prefetch_buffer_size=8))
             ways: tuple[Callable[[], Iterator[Any]], ...] = (
                 lambda batches=batches: (batches[i] for i in range(len(batches))),
@@ -378,7 +378,7 @@ def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> P
                 ids = generator.integers(0, len(database), (len(numbers), NEIGHBORS))
                 scores = -np.sort(-generator.random(ids.shape, np.float32))
                 found = database.rows[ids.reshape(-1)].reshape(*ids.shape, WIDTH) if embeddings else None
-                for record in sidecar.packed(numbers, ids, scores, found):
+                for record in sidecar.pack_records(numbers, ids, scores, found):
                     writer.write(record)
             writer.close()
         manifest = {
@@ -393,7 +393,7 @@ def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> P
             "files": {name: files.sha256(made / name) for name in names},
             "skipped": [],
         }
-        files.write_json(made / sidecar.MANIFEST, manifest)
+        sidecar.write_manifest(made, manifest)
     return out
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
@@ -116,5 +116,6 @@ class Squares:
 
 def database(folder: Path, name: str, model: Bundle, count: int = 12, seed: int = 0) -> Path:
     """Builds a database of squares and returns its folder."""
-    build_database(Squares(count, seed), ClipEncoder(model, batch_size=8), folder / name, name=name)
+    job = BuildJob.of(Squares(count, seed), ClipEncoder(model, batch_size=8), BuildOptions(name=name))
+    build_database(job, folder / name)
     return folder / name

@@ -31,7 +31,8 @@ from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import abstract_params, build_autoencoder, build_unet
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.jobs import Execution
+from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
 from rdm_jax.settings import NULLS
 from rdm_jax.training.config import Config
@@ -358,10 +359,11 @@ def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, pro
     found = storage.is_remote(place) or Path(place, MANIFEST).exists()
     if data.compute.k and database is not None and not found:
         source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
-        plan = Plan(data.compute.k, within=data.compute.within or None)
+        options = NeighborOptions(data.compute.k, within=data.compute.within or None)
         told = functools.partial(progress, "finding neighbours")
         workers = 0 if len(source) < FEW else None  # processes that decode take longer to start than a few pictures
-        compute_neighbors(source, encoder, database, plan, Path(place), workers=workers, progress=told)
+        execution = Execution(workers=workers, progress=told)
+        compute_neighbors(NeighborJob(source, encoder, database, options), Path(place), execution)
     sidecar = NeighborSidecar.open(place, database)
     if database is None and not sidecar.manifest["embeddings"]:
         raise UserError(

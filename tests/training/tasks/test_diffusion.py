@@ -16,10 +16,10 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import open_source
 from rdm_jax.generator import Generator
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import load_config
 from rdm_jax.training.drawing import draw
@@ -47,10 +47,13 @@ def make(tmp_path_factory):
     model = TINY.bundle()
     model.save(root / "base", dtype="float32")
     encoder, source = ClipEncoder(Bundle.open(root / "base")), open_source(str(root / "pictures"))
-    build_database(source, encoder, root / "database")
+    build_database(BuildJob.of(source, encoder), root / "database")
     for name, within in (("within", "folder"), ("free", None)):
         compute_neighbors(
-            source, encoder, Database.open(root / "database"), Plan(K, duplicates=None, within=within), root / name
+            NeighborJob(
+                source, encoder, Database.open(root / "database"), NeighborOptions(K, duplicates=None, within=within)
+            ),
+            root / name,
         )
 
     def make(*overrides: str, neighbors: str = "within") -> diffusion.DiffusionTask:
