@@ -91,7 +91,9 @@ def test_optional_packages_stay_in_their_rooms(file: Path) -> None:
 def test_heads_do_not_import_each_other(file: Path) -> None:
     parts = file.relative_to(PACKAGE).parts
     own = parts[1] if len(parts) > 2 else None
-    heads = {folder.name for folder in (PACKAGE / "heads").iterdir() if folder.is_dir() and folder.name != "__pycache__"}
+    heads = {
+        folder.name for folder in (PACKAGE / "heads").iterdir() if folder.is_dir() and folder.name != "__pycache__"
+    }
     for module, _ in imports(file):
         there = module.removeprefix("rdm_jax.heads.").split(".")[0] if module.startswith("rdm_jax.heads.") else None
         assert there not in heads - {own}, f"{file.name} imports the head {there}"
