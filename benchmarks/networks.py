@@ -160,7 +160,7 @@ def programs(case: Case, dtype: str, compiled: bool) -> Iterator[tuple[str, Call
     yield "rdm_jax", lambda: jax.block_until_ready(apply(params, *inputs))
 
     device = "cuda" if _torch().cuda.is_available() else "cpu"
-    floating = getattr(torch, dtype)
+    floating = getattr(_torch(), dtype)
     theirs = [x.to(device, floating if x.is_floating_point() else None) for x in case.inputs]
 
     def program(call: Callable[..., Any], module: Any, inputs: list[Any]) -> Callable[[], Any]:
@@ -188,7 +188,7 @@ def programs(case: Case, dtype: str, compiled: bool) -> Iterator[tuple[str, Call
 def products(dtype: str) -> Mapping[str, Callable[[], Any]]:
     """Returns programs of one large matrix product in JAX and in PyTorch; the faster one is the reference for speed."""
     device = "cuda" if _torch().cuda.is_available() else "cpu"
-    theirs = _random(PRODUCT, PRODUCT).to(device, getattr(torch, dtype))
+    theirs = _random(PRODUCT, PRODUCT).to(device, getattr(_torch(), dtype))
     ours = jnp.asarray(np.ones((PRODUCT, PRODUCT), np.float32), dtype)
     multiply = jax.jit(jnp.matmul)
 
