@@ -17,14 +17,19 @@ HELP = """make a model bundle of released weights
   rdm convert rdm-768 --to compvis --out original       a bundle as CompVis's programs read it
 
 The content of SRC decides what it is: a CompVis checkpoint, RARM or first stage (with its yaml), OpenAI's CLIP (as
-released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, LPIPS, the Inception-v3 of the
-Fréchet distance. Nothing in it is run."""
+released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, the
+Inception-v3 of the Fréchet distance. Nothing in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("source", type=Path, metavar="SRC", help="a file of weights, a folder, or with --to a bundle")
-    parser.add_argument("--config", type=Path, metavar="YAML", help="of a CompVis model; the one beside it by default")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments; by default the one beside it",
+    )
     parser.add_argument("--weights", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="join this CLIP (a bundle, or anything that is one)")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
@@ -53,7 +58,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     from rdm_jax.convert.conversion import convert
-    from rdm_jax.parts import PARTS
 
     made = convert(
         args.source,
@@ -67,7 +71,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     made.write(args.out, progress)
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in made.sizes.items())
     note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
-    if "clip" not in made.parts and any(made.parts.keys() & {name for name, part in PARTS.items() if part.sections}):
+    if "clip" not in made.parts and made.conditioned:
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if "clip" in made.parts and made.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")

@@ -15,7 +15,7 @@ def _rdm(*arguments):
 def test_a_checkpoint_and_back(golden, tmp_path, capsys):
     assert _rdm(golden / "rdm_small.ckpt", "--out", tmp_path / "bundle") == 0
     told = capsys.readouterr().err
-    assert "CompVis checkpoint 'rdm_small' with unet" in told and "it has no CLIP yet" in told
+    assert "CompVis checkpoint 'rdm_small' with denoiser" in told and "it has no CLIP yet" in told
     assert set(Bundle.open(tmp_path / "bundle").params) == {"denoiser", "autoencoder"}
     assert _rdm(tmp_path / "bundle", "--to", "compvis", "--out", tmp_path / "back") == 0
     assert "config.yaml, model.ckpt" in capsys.readouterr().err
