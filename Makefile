@@ -6,11 +6,12 @@ PARITY_VENV ?= .venv-parity
 CLOUD_VENV ?= .venv-cloud
 OUT ?= outputs/demo
 
-.PHONY: demo test parity cloud environments clean help
+.PHONY: demo test test-all lint parity cloud environments clean help
 
 help:
 	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
-	@echo "make test   install, and run the linters and the tests"
+	@echo "make test   install, and run the linters and the tests, but for the slow ones"
+	@echo "make test-all  the linters and all tests"
 	@echo "make parity install PyTorch too, in an environment of its own, and compare networks and samplers with it"
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
@@ -21,10 +22,15 @@ demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
 	  --database neon --num-images 1 --seed 7 --out $(OUT)
 
-test: $(VENV)/.tested
+test: lint
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: $(VENV)/.tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n auto --dist loadfile
 
 parity: $(PARITY_VENV)/.installed
 	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py tests/parity/test_samplers.py

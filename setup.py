@@ -10,6 +10,9 @@ VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.p
 
 JAX = ">=0.10.2,<0.13"
 
+# The configs lie beside the package in a checkout, and within it when it is installed (training/config.py finds both).
+CONFIGS = ["rdm_jax.configs", *(f"rdm_jax.configs.{folder.name}" for folder in HERE.glob("configs/[!_]*/"))]
+
 setup(
     name="rdm_jax",
     version=VERSION,
@@ -18,7 +21,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["rdm_jax", "rdm_jax.*"]),
+    packages=[*find_packages(include=["rdm_jax", "rdm_jax.*"]), *CONFIGS],
+    package_dir={"rdm_jax.configs": "configs"},
     package_data={"rdm_jax": ["assets/**/*", "py.typed"]},
     install_requires=[
         f"jax{JAX}",

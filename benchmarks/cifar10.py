@@ -191,7 +191,7 @@ def main() -> None:
     others = read_images(half, range(len(half)))
 
     rest = order[REFERENCES : REFERENCES + args.samples].tolist()
-    own = [str(source.told(row)["path"]).split("/")[0] for row in rest]
+    own = [str(source.labels(row)["path"]).split("/")[0] for row in rest]
     results = {("real images", "-"): evaluate(classifier, read_images(source, rest), own, real, others)}
     generators = {name: Generator.load(Bundle.open(args.runs / f"{name}_bundle")) for name in ("rdm", "ldm")}
     for arm in ARMS:

@@ -23,9 +23,7 @@ from machine import machine
 from rdm_jax.convert import compvis, compvis_config
 from rdm_jax.convert.torch_file import write_state_dict
 from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser
-from rdm_jax.training.config import load_config
-
-CONFIGS = Path(__file__).parent.parent / "configs" / "models"
+from rdm_jax.training.config import load_architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,7 @@ def main() -> None:
     parser.add_argument("--model", default="rdm_imagenet", help="a file of configs/models (%(default)s)")
     parser.add_argument("--folder", type=Path, help="for temporary files (default: the system's folder)")
     args = parser.parse_args()
-    config = load_config(str(CONFIGS / f"{args.model}.py")).to_dict()
+    config = load_architecture(args.model).to_dict()
     folder = Path(tempfile.mkdtemp(dir=args.folder, prefix="conversion-"))
     try:
         file = checkpoint(config, folder)

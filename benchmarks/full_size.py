@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from conversion import CONFIGS, Random
+from conversion import Random
 from machine import machine
 
 from rdm_jax.bundle import SCHEMA, encoder_identity
@@ -29,7 +29,7 @@ from rdm_jax.data.tokenizer import train_tokenizer
 from rdm_jax.generator import Generator
 from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_denoiser
 from rdm_jax.parts import PREPROCESSING
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import load_architecture
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PROMPTS = "a red boat on the sea", "a painting of a blue tree"
@@ -123,7 +123,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=args.folder, prefix="full-size-"))
     try:
-        model = bundle(load_config(str(CONFIGS / f"{args.model}.py")).to_dict(), folder)
+        model = bundle(load_architecture(args.model).to_dict(), folder)
         table = measure(model, databases(model, folder), args)
     finally:
         shutil.rmtree(folder)

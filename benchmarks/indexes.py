@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from rdm_jax.core import files
-from rdm_jax.retrieval.database import MANIFEST, SCHEMA, Database
+from rdm_jax.core.vectors import unit
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.manifest import MANIFEST, SCHEMA
 from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, shard_name
 
 WIDTH, LATENT, CLUSTERS = 512, 64, 20_000
@@ -132,16 +134,10 @@ def prepare(folder: Path, count: int) -> None:
             np.savez(file, allow_pickle=False, **dict(zip(KINDS, np.split(ids, len(KINDS)), strict=True)))
 
 
-def unit(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
-    """Returns vectors in float32 at length 1, as all others than ours have to be given them."""
-    vectors = vectors.astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 def unit_blocks(database: Database, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (number of the first row, rows of length 1) for each block of a database."""
     for start in range(0, len(database), size):
-        yield start, unit(database.rows[start : start + size])
+        yield start, unit(database.rows[start : start + size], np.float32)
 
 
 def nearest(queries: np.ndarray, blocks: Iterator[tuple[int, np.ndarray]], k: int) -> Int64[np.ndarray, "q k"]:
@@ -194,7 +190,7 @@ def _geometric(low: int, high: int, ratio: float = 1.25) -> list[int]:
 
 
 def _open_exact(database: Database, _: Path) -> Callable[[Setting], Search]:
-    from rdm_jax.retrieval.index import ExactIndex
+    from rdm_jax.retrieval.exact_index import ExactIndex
 
     index = ExactIndex(database.rows)
     return lambda _: lambda queries, k: index.search(queries, k)[0]
@@ -253,7 +249,7 @@ def _configurable(index: Any) -> Callable[[Setting], Search]:
     def configure(setting: Setting) -> Search:
         for name, value in setting.items():
             _faiss().ParameterSpace().set_index_parameter(index, name, value)
-        return lambda queries, k: index.search(unit(queries), k)[1]
+        return lambda queries, k: index.search(unit(queries, np.float32), k)[1]
 
     return configure
 
@@ -276,7 +272,7 @@ def _build_inverted(quantization: str, database: Database, folder: Path) -> None
     faiss, count = _faiss(), len(database)
     index = faiss.index_factory(WIDTH, f"IVF{_lists(count)},{quantization},RFlat", faiss.METRIC_INNER_PRODUCT)
     chosen = np.random.default_rng(3).choice(count, min(count, 64 * _lists(count)), replace=False)
-    index.train(unit(database.rows[np.sort(chosen)]))
+    index.train(unit(database.rows[np.sort(chosen)], np.float32))
     faiss.write_index(_filled(database, index), str(folder / "index.faiss"))
 
 

@@ -17,7 +17,6 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 # Otherwise PyTorch's threads spin for a while after each call and take time from the other program.
@@ -34,7 +33,7 @@ from rdm_jax.convert.mapping import assemble
 from rdm_jax.models import build_autoencoder, build_clip, build_denoiser
 from rdm_jax.models.condition import Condition
 from rdm_jax.parts import PREPROCESSING
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import load_architecture
 
 
 def _library(name: str) -> Any:
@@ -49,7 +48,6 @@ def _torch() -> Any:
     return _library("torch")
 
 
-MODELS = Path(__file__).parent.parent / "configs" / "models"
 PRODUCT = 3072  # side of the matrices whose product is the reference for speed
 
 
@@ -73,7 +71,7 @@ class Case:
 
 
 def _settings(name: str, part: str) -> dict[str, Any]:
-    return load_config(str(MODELS / f"{name}.py")).to_dict()[part]
+    return load_architecture(name).to_dict()[part]
 
 
 def _numpy(module: Any) -> dict[str, np.ndarray]:

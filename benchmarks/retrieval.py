@@ -286,9 +286,9 @@ def _encoder() -> Any:
     from rdm_jax.models import abstract_params, build_clip
     from rdm_jax.parts import PREPROCESSING
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.training.config import load_config
+    from rdm_jax.training.config import load_architecture
 
-    config = load_config(str(Path(__file__).parent.parent / "configs" / "models" / "clip_vit_b32.py")).to_dict()
+    config = load_architecture("clip_vit_b32").to_dict()
     config["clip"]["text"] |= {"vocab_size": 300, "layers": 1}
     network = build_clip({key: value for key, value in config["clip"].items() if key not in PREPROCESSING})
     generator = np.random.default_rng(0)

@@ -32,10 +32,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import machine
+from ml_collections import ConfigDict
 
 from rdm_jax.convert import diffusers
 from rdm_jax.convert.mapping import assemble
 from rdm_jax.core.mesh import batch_sharding, make_mesh, put_batch, put_whole
+from rdm_jax.core.schema import read
 from rdm_jax.data.batches import training_batches
 from rdm_jax.diffusion.objective import diffusion_loss
 from rdm_jax.diffusion.schedule import build_schedule, signal_noise
@@ -43,13 +45,13 @@ from rdm_jax.models import build_denoiser
 from rdm_jax.models.condition import Condition
 from rdm_jax.training import flops
 from rdm_jax.training.checkpoints import Checkpoints
-from rdm_jax.training.config import defaults, load_config
+from rdm_jax.training.config import load_architecture, load_config
 from rdm_jax.training.loop import make_run
+from rdm_jax.training.schema import Optimizer
 from rdm_jax.training.step import create_state, initial_state, make_optimizer, make_train_step, make_update
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.workdir import Workdir
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 RATE, DECAY, WEIGHT_DECAY = 1e-4, 0.9999, 1e-2
 SAVED_EVERY = 500
 
@@ -98,7 +100,7 @@ def step(args: argparse.Namespace) -> None:
         sys.exit("benchmarks/training.py: torch and diffusers are not installed; `make parity` installs them")
     accelerated = jax.default_backend() == "gpu"
     whole = args.full or accelerated
-    settings = load_config(str(CONFIGS / "models/rdm_imagenet.py")).denoiser.to_dict()
+    settings = load_architecture("rdm_imagenet").denoiser.to_dict()
     settings |= {} if whole else {"model_channels": 64}
     side, size = (64 if whole else 32), args.batch_size
     torch: Any = importlib.import_module("torch")
@@ -148,8 +150,8 @@ def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]
         losses = diffusion_loss(apply, batch["x0"], batch["context"], batch["t"], batch["noise"], schedule, "eps")
         return jnp.mean(losses), ({}, held.stats)
 
-    config = defaults().optimizer
-    config.update(learning_rate=RATE, warmup=0, decay="constant", weight_decay=WEIGHT_DECAY, clip_norm=0.0)
+    settings = {"learning_rate": RATE, "warmup": 0, "decay": "constant", "weight_decay": WEIGHT_DECAY, "clip_norm": 0.0}
+    config = ConfigDict(read(Optimizer, settings))
     tx, mesh = make_optimizer(config, 1000), make_mesh()
     update = make_update(loss, tx, DECAY, 0)
     state = create_state(lambda: initial_state(lambda key: (jax.tree.map(jnp.asarray, params), {}), tx, 0), mesh)
@@ -204,8 +206,8 @@ def _theirs(
 def extras(args: argparse.Namespace) -> None:
     """Times the embedded model's step with and without EMA, streamed neighbors and checkpoints."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        config = load_config(str(CONFIGS / "smoke.py")).unlock()
-        full = load_config(str(CONFIGS / "style_scenes/rdm.py"))
+        config = load_config("smoke").unlock()
+        full = load_config("style_scenes/rdm")
         config.model, config.batch_size = full.model, full.batch_size
         config.checkpoint_every = SAVED_EVERY
         task, mesh = make_task(config, Path(folder), lambda *_: None), make_mesh()
@@ -237,7 +239,7 @@ def extras(args: argparse.Namespace) -> None:
             },
             args.repeats * 4,
         )
-        show(f"The embedded model's step, {config.batch_size} latents of 16x16, 4 neighbors", times, "a step")
+        show(f"The embedded model's step, {config.batch_size} latents of 16x16, 3 neighbors", times, "a step")
         _checkpoint(args, folder, states["EMA"], statistics.median(times["a step"]))
 
 

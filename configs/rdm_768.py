@@ -1,26 +1,24 @@
-"""The text-guided RDM, 768 pixels, 20 neighbours (arXiv 2207.13038; released in July 2022).
+"""The text-guided RDM, 768 pixels, 20 neighbors (arXiv 2207.13038; released in July 2022).
 
-  rdm train --config configs/rdm_768.py --workdir gs://BUCKET/runs/rdm_768
-  rdm train --config configs/rdm_768.py --workdir unused --dry-run --mesh 32x8     what a step costs on a v5e-256
+  rdm train --config rdm_768 --workdir gs://BUCKET/runs/rdm_768
+  rdm train --config rdm_768 --workdir unused --dry-run --mesh 32x8     what a step costs on a v5e-256
 
-Meant for a TPU v5e-256 (docs/scale.md: 1.3 G parameters, which are split over 8 chips). The report has no figures of
-quality. The pictures are any folder, `data/pictures`.
+Meant for a TPU v5e-256 (docs/scale.md: 1.3 G parameters, split over 8 chips). The report has no measures of quality.
+The images are any folder, `data/images`.
 """
 
-from pathlib import Path
-
-from rdm_jax.training.config import Config, load_config
-
-PUBLISHED = Path(__file__).parent / "published" / "diffusion.py"
+from rdm_jax.training.config import Config, base_config
 
 
 def get_config() -> Config:
-    """Returns the configuration."""
-    config = load_config(f"{PUBLISHED}:rdm_768").unlock()
-    config.batch_size = 2048
-    config.mesh.fsdp = 8
-    config.conditioning.neighbors = config.conditioning.candidates = 20
-    config.conditioning.null_probability = 0.1
-    config.data.source, config.data.split = "data/pictures", ""
-    config.data.neighbors = "runs/rdm_768/neighbors"
+    """Returns what the run sets."""
+    config = base_config("_published:rdm_768")
+    config.update(
+        {
+            "batch_size": 2048,
+            "mesh": {"fsdp": 8},
+            "conditioning": {"neighbors": 20, "candidates": 20, "null_probability": 0.1},
+            "data": {"source": "data/images", "split": "", "neighbors": "runs/rdm_768/neighbors"},
+        }
+    )
     return config

@@ -69,7 +69,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
 
     Raises:
       UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
-        missing, or a parameter is missing, unexpected or of another shape.
+        missing, a parameter is missing, unexpected or of another shape, or a transformer predicts the codes of another
+        codebook than the first stage's.
     """
     name = config.get("name", "unnamed")
     described = [part for part in PARTS if part in config]
@@ -87,6 +88,18 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         if part not in described:
             raise UserError(f"model {name!r} holds parameters of {part}, which its configuration does not describe")
         _check_shapes(str(name), part, models.abstract_params(build(config, part)), trees.flatten(tree))
+    if "transformer" in described and "autoencoder" in described:
+        _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
+
+
+def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
+    """Raises UserError if a transformer predicts other codes than the first stage has."""
+    if predicted != stored:
+        first_stage = f"has {stored}" if stored else "has no codebook"
+        raise UserError(
+            f"the transformer of model {model!r} predicts {predicted} codes, and its first stage {first_stage}; "
+            "give the first stage that it was trained with"
+        )
 
 
 def _check_shapes(model: str, part: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The house's walls: imports go downward only, and heavy or optional packages stay in their rooms."""
+"""Imports go down the floors of the package only, and optional dependencies are imported in one place."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FLOORS = (
     {"training"},
     {"cli", "studio", "__main__"},
 )
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WALLS = {
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+FORBIDDEN = {
     ("diffusion", "models"),
     ("models", "diffusion"),
     ("retrieval", "diffusion"),
@@ -50,7 +50,7 @@ def imports(file: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from rdm_jax import generator` imports the room that it names.
+            # `from rdm_jax import generator` imports the module that it names.
             modules = [node.module]
             if node.module == "rdm_jax":
                 modules = [f"rdm_jax.{alias.name}" for alias in node.names if alias.name != "__version__"]
@@ -58,15 +58,15 @@ def imports(file: Path) -> list[tuple[str, bool]]:
     return found
 
 
-def room(file: Path) -> str:
-    """Returns the room a file is in: the folder under the package, or the module at its top."""
+def top_level(file: Path) -> str:
+    """Returns the folder under the package that a file is in, or the module at its top."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_imports_go_downward(file: Path) -> None:
-    here = room(file)
-    if here == "__init__":  # the public face names the rooms, and imports them late
+    here = top_level(file)
+    if here == "__init__":  # the public interface names modules, and imports them late
         return
     assert here in FLOOR, f"{here} has no floor in this test; give it one"
     for module, _ in imports(file):
@@ -75,19 +75,21 @@ def test_imports_go_downward(file: Path) -> None:
             continue
         there = parts[1]
         assert FLOOR[there] <= FLOOR[here], f"{here} imports upward from {there}"
-        assert (here, there) not in WALLS, f"{here} imports through the wall to {there}"
+        assert (here, there) not in FORBIDDEN, f"{here} must not import {there}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_optional_packages_stay_in_their_rooms(file: Path) -> None:
+def test_optional_dependencies_are_confined(file: Path) -> None:
     for module, top in imports(file):
         allowed = CONFINED.get(module.split(".")[0])
         if allowed is not None:
-            assert room(file) in allowed, f"{module} is imported outside {allowed}"
+            assert top_level(file) in allowed, f"{module} is imported outside {allowed}"
             assert not top, f"{module} is imported at the top of {file.name}; import it in the function that needs it"
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if room(f) == "heads"], ids=lambda f: str(f.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if top_level(f) == "heads"], ids=lambda f: str(f.relative_to(PACKAGE))
+)
 def test_heads_do_not_import_each_other(file: Path) -> None:
     parts = file.relative_to(PACKAGE).parts
     own = parts[1] if len(parts) > 2 else None
@@ -102,3 +104,74 @@ def test_heads_do_not_import_each_other(file: Path) -> None:
 def test_one_file_imports_scann() -> None:
     users = [file.name for file in FILES if any(m.split(".")[0] == "scann" for m, _ in imports(file))]
     assert users == ["scann_index.py"]
+
+
+def module_name(file: Path) -> str:
+    """Returns the dotted name of a file's module; a package has the name of its folder."""
+    parts = (PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(tree: ast.AST, modules: set[str]) -> set[str]:
+    """Returns the modules of the package that a file imports, also inside functions, but not for type checking."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            node = ast.Module(node.orelse, [])
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from rdm_jax.core import files` imports a module; `from rdm_jax.core.files import sha256` does not.
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules if names <= modules else {node.module} | names & modules
+        found |= imported_modules(node, modules)
+    return found & modules
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Returns all nodes of a graph that a path of one or more edges leads to."""
+    seen: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += graph[node]
+    return seen
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Returns the strongly connected components of a graph that contain a cycle, each sorted."""
+    paths = {node: reachable(graph, node) for node in graph}
+    components = {frozenset(n for n in paths[node] if node in paths[n]) for node in graph if node in paths[node]}
+    return sorted(sorted(component) for component in components)
+
+
+def test_cycles_of_a_graph_are_its_strongly_connected_components() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a", "f"}, "g": {"a"}}
+    assert cycles(graph) == [["a", "b", "c"], ["d", "e"], ["f"]]
+
+
+def test_imports_are_found_at_the_top_and_in_functions_but_not_for_type_checking() -> None:
+    source = """
+import p.a, os
+from p import b, name
+from p.c import d
+if TYPE_CHECKING:
+    from p.e import x
+else:
+    from p.f import x
+def function():
+    import p.g
+    if typing.TYPE_CHECKING:
+        import p.h
+"""
+    modules = {"p", *(f"p.{letter}" for letter in "abcdefgh")}
+    assert imported_modules(ast.parse(source), modules) == {"p", "p.a", "p.b", "p.c", "p.f", "p.g"}
+
+
+def test_modules_do_not_import_each_other_in_a_cycle() -> None:
+    """An import inside a function counts: it only hides a cycle."""
+    files = {module_name(file): file for file in FILES}
+    graph = {name: imported_modules(ast.parse(file.read_text()), set(files)) for name, file in files.items()}
+    assert cycles(graph) == []

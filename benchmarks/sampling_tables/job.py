@@ -12,18 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rdm_jax.run import Plan
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
-from rdm_jax.heads.base import Plan
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
 from rdm_jax.training.config import load_config
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 NOISED = "noised_clip", "noised_classifier"
 CLASSES = {"class": [f"class {number}" for number in range(32)]}  # of a random classifier
 
@@ -136,7 +135,7 @@ def with_noised_networks(bundle: Bundle) -> tuple[Bundle, tuple[str, ...]]:
     config, params = dict(bundle.config), dict(bundle.params)
     side = config["sampling"]["height"] // bundle.autoencoder.downsampling
     for part in missing:
-        settings = load_config(str(CONFIGS / f"{part}.py")).model.to_dict()
+        settings = load_config(part).model.to_dict()
         settings.pop("dropout", None)
         features = config["clip"]["embed_dim"] if part == "noised_clip" else len(CLASSES["class"])
         settings |= {"in_channels": config["denoiser"]["in_channels"], "features": features, "latent_size": side}

@@ -1,20 +1,13 @@
-"""The autoencoder on a folder of captioned emoji: the settings of configs/style_scenes/autoencoder.py, other data.
+"""The autoencoder on a folder of captioned emoji: style_scenes/autoencoder on other data.
 
-rdm train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --init-from style-scenes
+rdm train --config emoji/autoencoder --workdir runs/emoji/autoencoder --init-from style-scenes
 """
 
-from pathlib import Path
-
-from rdm_jax.training.config import Config, load_config
-
-PARENT = Path(__file__).parent.parent / "style_scenes" / "autoencoder.py"
+from rdm_jax.training.config import Config, base_config
 
 
 def get_config() -> Config:
-    """Returns the configuration."""
-    config = load_config(str(PARENT)).unlock()
-    config.name = "emoji"
-    config.data.source = "data/emoji"
-    config.data.split = config.data.held_out = ""
-    config.steps = 800
+    """Returns what the run sets."""
+    config = base_config("style_scenes/autoencoder")
+    config.update({"name": "emoji", "steps": 800, "data": {"source": "data/emoji", "split": "", "held_out": ""}})
     return config

@@ -1,21 +1,14 @@
-"""CLIP on a folder of captioned emoji in several hands: the settings of configs/style_scenes/clip.py, other data.
+"""CLIP on a folder of captioned emoji in several styles: style_scenes/clip on other data.
 
-rdm train --config configs/emoji/clip.py --workdir runs/emoji/clip
+rdm train --config emoji/clip --workdir runs/emoji/clip
 """
 
-from pathlib import Path
-
-from rdm_jax.training.config import Config, load_config
-
-PARENT = Path(__file__).parent.parent / "style_scenes" / "clip.py"
+from rdm_jax.training.config import Config, base_config
 
 
 def get_config() -> Config:
-    """Returns the configuration."""
-    config = load_config(str(PARENT)).unlock()
-    config.name = "emoji"
-    config.data.source = "data/emoji"
-    config.data.split = config.data.held_out = ""
+    """Returns what the run sets."""
+    config = base_config("style_scenes/clip")
+    config.update({"name": "emoji", "steps": 600, "data": {"source": "data/emoji", "split": "", "held_out": ""}})
     config.tokenizer.vocab_size = 4096
-    config.steps = 600
     return config

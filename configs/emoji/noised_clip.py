@@ -1,22 +1,15 @@
-"""The noised image tower for the emoji model: the settings of configs/noised_clip.py, other data.
+"""The noised image tower for the emoji model: noised_clip on other data.
 
-rdm train --config configs/emoji/noised_clip.py --workdir runs/emoji/noised_clip
+rdm train --config emoji/noised_clip --workdir runs/emoji/noised_clip
 rdm export runs/emoji/noised_clip --out runs/emoji/guided
 """
 
-from pathlib import Path
-
-from rdm_jax.training.config import Config, load_config
-
-PARENT = Path(__file__).parent.parent / "noised_clip.py"
+from rdm_jax.training.config import Config, base_config
 
 
 def get_config() -> Config:
-    """Returns the configuration."""
-    config = load_config(str(PARENT)).unlock()
-    config.name = "emoji"
-    config.base = "runs/emoji/model"
-    config.data.source = "data/emoji"
-    config.data.split = config.data.held_out = ""
-    config.steps = 2_000
+    """Returns what the run sets."""
+    config = base_config("noised_clip")
+    data = {"source": "data/emoji", "split": "", "held_out": ""}
+    config.update({"name": "emoji", "base": "runs/emoji/model", "steps": 2_000, "data": data})
     return config

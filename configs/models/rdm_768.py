@@ -1,12 +1,8 @@
-"""The text-guided RDM of July 2022: 768 pixels, the text's vector and 10 neighbours (arXiv 2207.13038)."""
-
-from pathlib import Path
+"""The text-guided RDM of July 2022: 768 pixels, the text's vector and 10 neighbors (arXiv 2207.13038)."""
 
 from ml_collections import ConfigDict
 
-from rdm_jax.training.config import Config, load_config
-
-HERE = Path(__file__).parent
+from rdm_jax.training.config import Config, load_architecture
 
 
 def get_config() -> Config:
@@ -26,8 +22,8 @@ def get_config() -> Config:
                 "num_head_channels": 32,
                 "context_dim": 768,
             },
-            "autoencoder": load_config(f"{HERE}/kl_f16.py").autoencoder,
-            "clip": load_config(f"{HERE}/clip_vit_l14.py").clip,
+            "autoencoder": load_architecture("kl_f16").autoencoder,
+            "clip": load_architecture("clip_vit_l14").clip,
             "diffusion": {
                 "num_timesteps": 1000,
                 "schedule": "scaled_linear",

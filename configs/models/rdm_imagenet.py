@@ -1,15 +1,11 @@
-"""The ImageNet RDM of April 2023: 256 pixels, the query and 3 neighbours (arXiv 2204.11824).
+"""The ImageNet RDM of April 2023: 256 pixels, the query and 3 neighbors (arXiv 2204.11824).
 
 The same network was also trained with ImageNet itself as its database.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from rdm_jax.training.config import Config, load_config
-
-HERE = Path(__file__).parent
+from rdm_jax.training.config import Config, load_architecture
 
 
 def get_config() -> Config:
@@ -29,8 +25,8 @@ def get_config() -> Config:
                 "num_head_channels": 32,
                 "context_dim": 512,
             },
-            "autoencoder": load_config(f"{HERE}/vq_f4.py").autoencoder,
-            "clip": load_config(f"{HERE}/clip_vit_b32.py").clip,
+            "autoencoder": load_architecture("vq_f4").autoencoder,
+            "clip": load_architecture("clip_vit_b32").clip,
             "diffusion": {
                 "num_timesteps": 1000,
                 "schedule": "scaled_linear",

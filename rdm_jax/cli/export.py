@@ -16,14 +16,14 @@ HELP = """write the bundle of a trained model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="DIR", help="the folders of the runs")
+    parser.add_argument("workdirs", nargs="+", metavar="DIR", help="the folders of the runs, or their gs:// addresses")
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
     parser.add_argument("--name", help="the model's name; that of the last run's config by default")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the stored arrays")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the bundle and says what is in it."""
+    """Writes the bundle and prints its parts."""
     from rdm_jax.bundle import merge
     from rdm_jax.core import trees
     from rdm_jax.training.export import export_run

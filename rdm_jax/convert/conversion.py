@@ -15,7 +15,7 @@ import numpy as np
 
 from rdm_jax import __version__
 from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config
-from rdm_jax.convert import clip, compvis, compvis_config, diffusers, metrics, rarm
+from rdm_jax.convert import clip, compvis, compvis_config, diffusers, dit, metrics, patch_transformers, rarm, uvit
 from rdm_jax.convert.mapping import Parameter
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.tokenizer import read_tokenizer
@@ -120,9 +120,10 @@ def convert(
     """Returns how a source becomes a bundle; what it is, is told by its content.
 
     Args:
-      source: a CompVis checkpoint, RARM or first stage, a diffusers folder, a CLIP in the layout of OpenAI (TorchScript
-        too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
-      config: the yaml of a CompVis model; one beside it, of its name or the only one, by default.
+      source: a CompVis checkpoint, RARM or first stage, a diffusers folder, a DiT or U-ViT, a CLIP in the layout of
+        OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
+      config: the yaml of a CompVis model, by default the one beside it, of its name or the only one; or the .json of
+        the constructor's arguments of a DiT or U-ViT, by default the one beside it of its name, if any.
       weights: of a checkpoint: its moving average "ema" (the default), what was trained "raw", or "both" (the raw ones
         beside it).
       clip_source: a CLIP that the model gets: anything that is one, or a bundle with one.
@@ -141,7 +142,7 @@ def convert(
             raise UserError(f"{source} has a CLIP itself; leave --clip away")
         made = _joined(made, _convert_one(clip_source, None, "ema", tokenizer, allowed))
     unused = {
-        "--config": config and not made.kind.startswith("CompVis"),
+        "--config": config and not made.kind.startswith(("CompVis", dit.KIND, uvit.KIND)),
         "--weights": weights and made.kind != "CompVis checkpoint",
         "--tokenizer": tokenizer and "clip" not in made.parts,
         "--vgg": vgg and "lpips" not in made.parts,
@@ -170,6 +171,9 @@ def _convert_one(
         return _checkpoint(source, state, config, weights, allowed)
     if rarm.is_rarm(state):
         return _rarm(source, state, config, allowed)
+    for release in (dit, uvit):
+        if release.is_this(state):
+            return _patch_transformer(source, state, config, allowed, release)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
     if metrics.is_lpips(state):
@@ -183,7 +187,7 @@ def _convert_one(
     some = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
+        "first stages, folders of diffusers, DiT, U-ViT, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
 
@@ -247,6 +251,17 @@ def _rarm(source: Path, state: Mapping[str, np.ndarray], config: Path | None, al
     conventions = rarm.conventions(settings, stage)
     named = {"name": source.stem, "transformer": settings, "autoencoder": stage, **conventions}
     return Conversion("CompVis RARM checkpoint", named, parts, (source, file))
+
+
+def _patch_transformer(
+    source: Path, state: Mapping[str, np.ndarray], config: Path | None, allowed: frozenset[str], release: Any
+) -> Conversion:
+    """Returns the denoiser of a DiT or a U-ViT; `release` is its module in `rdm_jax.convert`."""
+    file, arguments = patch_transformers.read_arguments(source, config)
+    settings = release.config(state, arguments)
+    parts: dict[str, dict[str, Parameter] | Path] = {"denoiser": release.recipes(state, settings, allowed)}
+    named = {"name": source.stem, "head": "diffusion", "denoiser": settings, **release.conventions(settings)}
+    return Conversion(release.KIND, named, parts, (source,) if file is None else (source, file))
 
 
 def _first_stage(
@@ -353,6 +368,11 @@ def _joined(model: Conversion, tower: Conversion) -> Conversion:
         raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
     width = tower.config["clip"]["embed_dim"]
     conditioned = [part for part in model.parts if "context_dim" in model.config.get(part, {})]
+    if "denoiser" in model.parts and "denoiser" not in conditioned:
+        raise UserError(
+            f"the {model.kind} takes no context tokens: it is not conditioned on text or neighbors and cannot use a "
+            "CLIP; omit --clip"
+        )
     wrong = [part for part in conditioned if model.config[part]["context_dim"] != width]
     if wrong:
         raise UserError(

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +19,9 @@ import numpy as np
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.retrieval import edit
-from rdm_jax.retrieval.database import DTYPES
-from rdm_jax.retrieval.shards import write_shard
+from rdm_jax.core.progress import ProgressCallback
+from rdm_jax.retrieval.manifest import DTYPES, ManifestDraft, write_manifest
+from rdm_jax.retrieval.shards import ShardContents, write_shard
 
 CHUNK = 8192
 SHARD_ROWS = 2**17
@@ -30,7 +30,6 @@ CAPTIONS = ("caption", "text", "TEXT")
 PATHS = ("image_path", "url", "URL", "key")
 
 Chunk = tuple[np.ndarray, list[dict[str, Any]]]
-Progress = Callable[[int, int], None]
 
 
 def import_database(
@@ -42,7 +41,7 @@ def import_database(
     dtype: str = "float16",
     limit: int | None = None,
     licence: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> int:
     """Makes a database of a foreign one's rows, a few thousand at a time, and returns how many there are.
 
@@ -82,11 +81,11 @@ def import_database(
     with files.new_directory(out) as folder:
         made, done = [], 0
         for rows, items in _regrouped(chunks, total):
-            made.append(write_shard(folder, len(made), of, items, rows, None, dtype))
+            made.append(write_shard(folder, len(made), of, ShardContents(items, rows), dtype))
             done += len(rows)
             if progress:
                 progress(done, total)
-        edit.seal(folder, made, told, {"action": "import", "rows": total})
+        write_manifest(folder, made, ManifestDraft(told, {"action": "import", "rows": total}))
     return total
 
 

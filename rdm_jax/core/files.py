@@ -75,7 +75,7 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write to {place}: {error.strerror or error}; make room there, and run the same again"
+            f"cannot write to {place}: {error.strerror or error}; make room there, and run the same command again"
         ) from error
 
 

@@ -1,11 +1,20 @@
-"""Vectors whose direction counts."""
+"""Vectors of which only the direction matters."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 
-def unit(vectors: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
-    """Returns vectors scaled to length 1 along the last axis, in their own type; those of zeros stay."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+def unit(vectors: Float[np.ndarray, "... d"], dtype: Any = None) -> Float[np.ndarray, "... d"]:
+    """Returns the vectors scaled to length 1 along the last axis; zero vectors stay zero.
+
+    Args:
+      vectors: [..., d].
+      dtype: the type of the computation and of the result; that of the vectors if None.
+    """
+    scaled = np.array(vectors, dtype)  # a copy, divided in place
+    norms = np.linalg.norm(scaled, axis=-1, keepdims=True)
+    return np.divide(scaled, norms, out=scaled, where=norms > 0)

@@ -15,7 +15,7 @@ from numpy.lib.format import open_memmap
 
 from rdm_jax.core import files, images
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Chosen, Source
+from rdm_jax.data.examples import ImageSource, SelectedExamples
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Pictures:
         )
 
 
-def load_pictures(source: Source, size: int, cache_dir: Path, progress: Progress | None = None) -> Pictures:
+def load_pictures(source: ImageSource, size: int, cache_dir: Path, progress: Progress | None = None) -> Pictures:
     """Returns the source's pictures, shorter side resized to `size` and the centre cropped, cached in `cache_dir`.
 
     The cache is named by the source's fingerprint and the size, and written whole or not at all; unreadable pictures
@@ -77,12 +77,12 @@ def load_pictures(source: Source, size: int, cache_dir: Path, progress: Progress
 class Decoded:
     """The pictures of a source at one size as an array [n, size, size, 3] that decodes what is asked for."""
 
-    def __init__(self, source: Source, size: int) -> None:
+    def __init__(self, source: ImageSource, size: int) -> None:
         self._source, self.shape = source, (len(source), size, size, 3)
 
     def take(self, rows: np.ndarray) -> Decoded:
         """Returns the pictures at the given positions, none of them decoded yet."""
-        return Decoded(Chosen(self._source, rows.tolist()), self.shape[1])
+        return Decoded(SelectedExamples(self._source, rows.tolist()), self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -105,19 +105,19 @@ class Decoded:
         raise UserError(f"{NEXT_AT_MOST} pictures of {self._source.name} from number {row} on are broken")
 
 
-def stream_pictures(source: Source, size: int) -> Pictures:
+def stream_pictures(source: ImageSource, size: int) -> Pictures:
     """Returns the source's pictures as `load_pictures` does, each decoded when it is asked for, with no cache.
 
     For sets that decoded would not fit a disk. In the place of an unreadable picture stands the next one.
     """
-    told = [source.told(row) for row in range(len(source))]
+    told = [source.labels(row) for row in range(len(source))]
     attributes = [{k: v for k, v in one.items() if k not in ("caption", "path")} for one in told]
     decoded: Any = Decoded(source, size)
     rows = np.arange(len(source))
     return Pictures(decoded, [one.get("caption") or "" for one in told], attributes, rows, source.fingerprint)
 
 
-def _decode(source: Source, size: int, folder: Path, progress: Progress | None) -> None:
+def _decode(source: ImageSource, size: int, folder: Path, progress: Progress | None) -> None:
     with files.new_directory(folder, first_wins=True) as temporary:
         pictures = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
         captions, attributes, rows = [], [], []

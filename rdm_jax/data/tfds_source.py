@@ -1,4 +1,4 @@
-"""Examples from a set that TensorFlow Datasets has prepared as ArrayRecord, read without TensorFlow."""
+"""Examples of a set that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import numpy as np
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.files import sha256_json
-from rdm_jax.data.sources import Example
+from rdm_jax.data.examples import Example
 
 CAPTIONS = ("caption", "text", "prompt", "captions", "description")
 PATHS = ("path", "file_name", "filename", "image/filename", "id", "image/id")
-# Sets that this package defines itself: a module whose `builder` makes the set known to TFDS, and which prepares it.
+# Sets that this package defines: their packages. Importing the module `builder` registers a set with TFDS.
 OWN = {"style_scenes": "rdm_jax.data.style_scenes"}
 
 
 def open_tfds(name: str, split: str | None = None, data_dir: str | None = None) -> TfdsSource:
-    """Opens a prepared set by its name, such as "style_scenes/tiny" or "cifar10:3.0.2".
+    """Opens a prepared set by name, such as "style_scenes/tiny" or "cifar10:3.0.2".
 
     Raises:
-      UserError: no such set, or it is not prepared as ArrayRecord, or it has no such split.
+      UserError: there is no such set, it is not prepared as ArrayRecord, or it has no such split.
     """
     import tensorflow_datasets as tfds
 
@@ -50,46 +50,55 @@ def open_tfds(name: str, split: str | None = None, data_dir: str | None = None) 
 
 
 def open_tfds_folder(path: Path, split: str | None = None) -> TfdsSource:
-    """Opens a prepared set by its folder, the one that holds `dataset_info.json`.
+    """Opens a prepared set by the folder that contains `dataset_info.json`.
 
     Raises:
-      UserError: the folder cannot be read, its files are no ArrayRecord, or it has no such split.
+      UserError: the folder cannot be read, its files are not ArrayRecord, or it has no such split.
     """
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(path))
     except Exception as error:
-        raise UserError(f"{path} is no folder that TFDS can read: {_first_line(error)}") from error
+        raise UserError(f"TFDS cannot read the folder {path}: {_first_line(error)}") from error
     return _from_builder(builder, split)
 
 
 def prepare_own(name: str, data_dir: str | None = None) -> None:
-    """Draws a set that this package defines, such as "style_scenes/tiny", unless it is there already.
+    """Generates a set that this package defines, such as "style_scenes/tiny", unless it exists already.
 
     Raises:
-      UserError: the set is not one of the package's own, which are prepared by their makers' ways.
+      UserError: this package does not define the set.
     """
     import tensorflow_datasets as tfds
 
-    base, _, chosen = name.partition("/")
+    base, _, config = name.partition("/")
     if base not in OWN:
         raise unknown("procedural set", base, OWN, hint="or set data.prepare=False")
     importlib.import_module(f"{OWN[base]}.builder")
-    _check_config(base, chosen)
+    _check_config(base, config)
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     if builder.is_prepared():
         return
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(None):  # it would say that it downloads
+    with contextlib.redirect_stdout(None):  # TFDS would print that it downloads
         builder.download_and_prepare()
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A split of a prepared set; its first image feature is the picture, its scalar features are attributes.
+    """A split of a prepared set.
 
-    `shard_lengths` tells how many examples of the split each of the set's files holds.
+    Attributes:
+      name: the name of the set.
+      captions: where the captions come from.
+      rows: the records.
+      image: the first image feature, which is the example's image.
+      caption: the feature of the caption, None if there is none.
+      path: the feature of the path, None if there is none.
+      class_labels: the class-label features; these and all other scalar features are attributes.
+      identity: what the fingerprint hashes.
+      shard_lengths: the number of the split's examples in each file of the set.
     """
 
     name: str
@@ -98,13 +107,13 @@ class TfdsSource:
     image: str
     caption: str | None
     path: str | None
-    labels: Mapping[str, Any]
+    class_labels: Mapping[str, Any]
     identity: tuple[str, ...]
     shard_lengths: tuple[int, ...]
 
     @property
     def fingerprint(self) -> str:
-        """A hash over the set's name, configuration, version, features, split and the sizes of its shards."""
+        """A hash over the set's name, configuration, version, features, split and shard sizes."""
         return self._fingerprint
 
     @functools.cached_property
@@ -123,7 +132,7 @@ class TfdsSource:
             raise ValueError(f"{path}: {error}") from error
         return Example(image, self._caption(row), path, self._attributes(row))
 
-    def told(self, index: int) -> Mapping[str, str]:
+    def labels(self, index: int) -> Mapping[str, str]:
         """Returns the path, the caption and the attributes of an example."""
         row = self.rows[index]
         return {**self._attributes(row), "path": self._path(row, index), "caption": self._caption(row)}
@@ -140,8 +149,8 @@ class TfdsSource:
 
     def _value(self, row: Mapping[str, Any], name: str) -> str:
         value = row[name]
-        if name in self.labels:
-            return self.labels[name].int2str(int(value))
+        if name in self.class_labels:
+            return self.class_labels[name].int2str(int(value))
         if not _scalar(value):
             value = value[0] if len(value) else ""
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -157,24 +166,24 @@ def _from_builder(builder: Any, split: str | None) -> TfdsSource:
     split = split or ("train" if "train" in info.splits else next(iter(info.splits)))
     if split.split("[", 1)[0].split("+", 1)[0] not in (*info.splits, "all"):
         raise unknown("split", split, info.splits, hint=f"of the TFDS set {name}; slices such as train[:1000] work too")
-    kinds = dict(info.features.items())
-    image = next((key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image)), None)
+    features = dict(info.features.items())
+    image = next((key for key, feature in features.items() if isinstance(feature, tfds.features.Image)), None)
     if image is None:
-        raise UserError(f"TFDS set {name} holds no image feature (only {', '.join(kinds)}); choose one with pictures")
+        raise UserError(f"TFDS set {name} has no image feature (only {', '.join(features)}); choose a set of images")
     try:
         rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
     except (NotImplementedError, ValueError, AssertionError) as error:
         raise UserError(f"TFDS set {name}, split {split!r}: {_first_line(error)}") from error
-    labels = {key: kind for key, kind in kinds.items() if isinstance(kind, tfds.features.ClassLabel)}
-    caption = next((key for key in (*CAPTIONS, *labels) if key in kinds), None)
+    labels = {key: feature for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)}
+    caption = next((key for key in (*CAPTIONS, *labels) if key in features), None)
     return TfdsSource(
         name=builder.name,
         captions=f"feature {caption!r}" if caption else "none",
         rows=rows,
         image=image,
         caption=caption,
-        path=next((key for key in PATHS if key in kinds), None),
-        labels=labels,
+        path=next((key for key in PATHS if key in features), None),
+        class_labels=labels,
         identity=(info.full_name, split, json.dumps(info.features.to_json(), sort_keys=True), *_shards(info)),
         shard_lengths=tuple(part.take for part in info.splits[split].file_instructions),
     )
@@ -184,7 +193,7 @@ def _check_config(base: str, config: str) -> None:
     import tensorflow_datasets as tfds
 
     configs: Mapping[str, Any] = {}
-    # A prepared set may lie there without the code that made it; then nothing is known of its configurations.
+    # The code of a prepared set may be missing; then its configurations are unknown.
     with contextlib.suppress(tfds.core.DatasetNotFoundError, ValueError):
         configs = tfds.builder_cls(base).builder_configs
     if config and configs and config not in configs:
@@ -193,10 +202,12 @@ def _check_config(base: str, config: str) -> None:
 
 def _how_to_prepare(builder: Any) -> str:
     if builder.name not in OWN:
-        return "prepare it there by download_and_prepare with file_format='array_record', or give --data-dir"
+        return "prepare it there with download_and_prepare(file_format='array_record'), or give --data-dir"
     config = f" --config {builder.builder_config.name}" if builder.builder_config else ""
-    root = Path(builder.data_dir).parents[2 if builder.builder_config else 1]  # below it: name, configuration, version
-    return f"make it by: python -m {OWN[builder.name]} --data-dir {root}{config}"
+    root = Path(builder.data_dir).parents[
+        2 if builder.builder_config else 1
+    ]  # the path below it is name/configuration/version
+    return f"make it with: python -m {OWN[builder.name]} --data-dir {root}{config}"
 
 
 def _shards(info: Any) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""The mathematics of noise: schedule, parameterisation, objective and samplers; no network is known here."""
+"""The mathematics of noise: schedule, parameterization, objective and samplers; nothing here depends on a network."""

@@ -1,6 +1,6 @@
 """What diffusion models are trained on: the mean squared error of the prediction at random times.
 
-Ho et al. 2020, eq. 14 (https://arxiv.org/abs/2006.11239), for any parameterisation.
+Ho et al. 2020, eq. 14 (https://arxiv.org/abs/2006.11239), for any parameterization.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def diffusion_loss(
     Args:
       apply: the network with its parameters, (x_t, t, context) to its output.
       x0: the data, scaled to about unit variance.
-      context: the condition, handed to `apply` as it is.
+      context: the condition, passed to `apply` unchanged.
       t: each example's time, in [0, T).
       noise: standard normal.
       schedule: the schedule of T times.
@@ -59,7 +59,7 @@ TIME_DENSITIES: dict[str, Callable[[Float[Array, " b"]], Float[Array, " b"]]] = 
     "uniform": lambda u: u,
     "logit_normal": lambda u: jax.nn.sigmoid(jax.scipy.special.ndtri(u)),
 }
-"""By name: the quantiles, on (0, 1), of the share of the schedule that a training example is noised by.
+"""By name: the quantile functions, on (0, 1), of a training example's time as a fraction of the schedule.
 
 `logit_normal` has half more of its mass in the middle half, where shapes and textures are decided (Esser et al. 2024,
 https://arxiv.org/abs/2403.03206, eq. 19 with m = 0, s = 1).
@@ -81,8 +81,8 @@ def sample_timesteps(
     if density not in TIME_DENSITIES:
         raise unknown("time density", density, TIME_DENSITIES)
     turns = jax.random.bits(key, (), jnp.uint32) + jnp.arange(batch_size, dtype=jnp.uint32) * GOLDEN_SECTION
-    share = ((turns >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
-    return (num_timesteps * TIME_DENSITIES[density](share)).astype(jnp.int32)
+    fraction = ((turns >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+    return (num_timesteps * TIME_DENSITIES[density](fraction)).astype(jnp.int32)
 
 
 def by_bands(values: Float[Array, " b"], t: Int[Array, " b"], num_timesteps: int, bands: int) -> Float[Array, " bands"]:
@@ -92,14 +92,14 @@ def by_bands(values: Float[Array, " b"], t: Int[Array, " b"], num_timesteps: int
       values: [b] of the examples.
       t: [b] their times in [0, num_timesteps).
       num_timesteps: the length of the schedule.
-      bands: how many.
+      bands: the number of bands.
     """
-    share = jax.nn.one_hot(t * bands // num_timesteps, bands, axis=0)
-    return share @ values / jnp.maximum(share.sum(axis=1), 1.0)
+    members = jax.nn.one_hot(t * bands // num_timesteps, bands, axis=0)
+    return members @ values / jnp.maximum(members.sum(axis=1), 1.0)
 
 
 MIN_SNR = 5.0
-"""The signal-to-noise ratio at which `min_snr` stops to weigh x0's error more (the paper's gamma)."""
+"""The signal-to-noise ratio from which on `min_snr` weighs the error of x0 equally (the paper's gamma)."""
 
 
 def _min_snr(snr: Float[Array, " b"], kind: str) -> Float[Array, " b"]:
@@ -112,7 +112,7 @@ TIME_WEIGHTS: dict[str, Callable[[Float[Array, " b"], str], Float[Array, " b"]]]
     "uniform": lambda snr, kind: jnp.ones_like(snr),
     "min_snr": _min_snr,
 }
-"""By name: each time's factor, from its signal-to-noise ratio and what is predicted.
+"""By name: each time's factor, from its signal-to-noise ratio and the kind of the prediction.
 
 `min_snr` weighs the error of x0 by min(SNR, 5) (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4).
 """

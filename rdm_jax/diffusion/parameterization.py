@@ -1,4 +1,4 @@
-"""What a network predicts (eps, v or x0), and how to have x0 and eps from any of them.
+"""What a network predicts (eps, v or x0), and x0 and eps from any of them.
 
 With x_t = alpha x_0 + sigma eps, alpha^2 + sigma^2 = 1, any one of the three and x_t give the other two. v is that of
 Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D
@@ -18,22 +18,22 @@ from rdm_jax.core.errors import unknown
 
 @flax.struct.dataclass
 class Prediction:
-    """What is believed about x_t = alpha x0 + sigma eps.
+    """The prediction from x_t = alpha x0 + sigma eps.
 
     Attributes:
-      x0: [b, h, w, c] the picture without noise.
+      x0: [b, h, w, c] the denoised estimate.
       eps: [b, h, w, c] the noise.
-      log_variance: [b, h, w, c] the logarithm of the reverse step's variance, of networks that predict it.
+      log_variance: [b, h, w, c] the logarithm of the reverse step's variance, of networks that predict it; else None.
     """
 
-    # Any, for a transformation of JAX may put shapes or None in an array's place; the functions below check arrays.
+    # Any, because transformations of JAX may put shapes or None in an array's place; the functions below check arrays.
     x0: Any
     eps: Any
     log_variance: Any = None
 
 
 class _Kind(NamedTuple):
-    """A parameterisation: (output, x_t, alpha, sigma) to (x0, eps), and (x0, eps, alpha, sigma) to the output."""
+    """A parameterization: (output, x_t, alpha, sigma) to (x0, eps), and (x0, eps, alpha, sigma) to the output."""
 
     split: Callable[..., tuple[Array, Array]]
     target: Callable[..., Array]
@@ -74,8 +74,8 @@ def to_prediction(
     """Returns x0 and eps from a network's output.
 
     Args:
-      output: what the network said, of the given kind.
-      x_t: what it was shown.
+      output: of the network, of the given kind.
+      x_t: its input.
       alpha: the signal's factor in x_t, in (0, 1]; "v" and "x0" take 0 too.
       sigma: the noise's factor in x_t, in (0, 1]; "v" and "eps" take 0 too.
       kind: a name in `PREDICTIONS`.
@@ -94,7 +94,7 @@ def target(
     alpha: Float[Array, ""] | Float[Array, " b"],
     sigma: Float[Array, ""] | Float[Array, " b"],
 ) -> Float[Array, "b h w c"]:
-    """Returns what a perfect network of the given kind says of alpha x0 + sigma noise.
+    """Returns the training target: the output of a perfect network of the given kind for alpha x0 + sigma noise.
 
     Raises:
       UserError: `kind` is not known.

@@ -18,14 +18,14 @@ from jaxtyping import Array, Float, Float64, Int
 
 from rdm_jax.core.errors import UserError, unknown
 
-# The posterior's variance at t = 0 is zero: its logarithm is taken of this instead (as CompVis and Ho et al. do).
+# The posterior's variance at t = 0 is zero; its logarithm is that of this number (as CompVis and Ho et al. do).
 _MIN_VARIANCE = 1e-20
 
 
 # Compared and hashed by identity, so that a schedule can be closed over or be a static argument.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """How much noise there is at each of T integer times, the least at t = 0.
+    """The noise level at each of T integer times, lowest at t = 0.
 
     Attributes:
       betas: [T] variance added from t - 1 to t, each in (0, 1).
@@ -45,7 +45,7 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod(self) -> Float64[np.ndarray, " T"]:
-        """[T] the share of the signal's variance that is left, alpha_t^2 (alpha-bar in Ho et al.)."""
+        """[T] the fraction of the signal's variance that is left, alpha_t^2 (alpha-bar in Ho et al.)."""
         return np.cumprod(1.0 - self.betas)
 
     @cached_property
@@ -77,7 +77,7 @@ class Schedule:
         return np.exp(log_snr) * sigma, sigma
 
     def time_of(self, log_snr: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        """Returns the time [n] in [0, T - 1] at which lambda is what is given, the nearest end beyond the schedule."""
+        """Returns the time [n] in [0, T - 1] at which lambda has these values, clipped to the schedule."""
         return np.interp(-log_snr, -self.log_snr, np.arange(len(self), dtype=np.float64))
 
     @cached_property
@@ -87,7 +87,7 @@ class Schedule:
 
     @cached_property
     def vlb_weights(self) -> Float64[np.ndarray, " T"]:
-        """[T] what turns the mean squared error of eps into the variational bound's terms, as CompVis scales it.
+        """[T] the factors from the squared error of eps to the terms of the variational bound, as scaled by CompVis.
 
         beta_t^2 / (2 v_t (1 - beta_t) (1 - alphas_cumprod_t)) with v the posterior variance (Ho et al., eq. 12); the
         first, which would be infinite, takes the value of the second.
@@ -127,15 +127,34 @@ def scaled_linear(num_timesteps: int, start: float, end: float) -> Schedule:
     Raises:
       UserError: there are no time steps, or a beta leaves (0, 1).
     """
+    _check_betas(num_timesteps, start, end)
+    return Schedule(np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2)
+
+
+def linear(num_timesteps: int, start: float, end: float) -> Schedule:
+    """Returns the schedule whose betas are evenly spaced (Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 4).
+
+    Args:
+      num_timesteps: T, at least 1.
+      start: the first beta, in (0, 1).
+      end: the last beta, in (0, 1).
+
+    Raises:
+      UserError: there are no time steps, or a beta leaves (0, 1).
+    """
+    _check_betas(num_timesteps, start, end)
+    return Schedule(np.linspace(start, end, num_timesteps, dtype=np.float64))
+
+
+def _check_betas(num_timesteps: int, start: float, end: float) -> None:
     if num_timesteps < 1:
         raise UserError(f"{num_timesteps} diffusion timesteps: a schedule needs at least 1")
     if not (0 < start < 1 and 0 < end < 1):
         raise UserError(f"betas from {start} to {end}: both lie between 0 and 1, as in 0.0015 to 0.015")
-    return Schedule(np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2)
 
 
 def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) -> Schedule:
-    """Returns the schedule whose signal's share falls as a squared cosine, half of it left at half the time.
+    """Returns the schedule whose signal variance falls as a squared cosine, to a half at half the time.
 
     Small latents lose their detail to little noise: this schedule spends twice as much of the time there as
     `scaled_linear` does (Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 17).
@@ -143,7 +162,7 @@ def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) ->
     Args:
       num_timesteps: T, at least 1.
       offset: s of the paper; keeps the first betas from being too small.
-      largest: where the last betas are cut off, below 1.
+      largest: the last betas are clipped to it, below 1.
 
     Raises:
       UserError: there are no time steps.
@@ -157,17 +176,18 @@ def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) ->
 
 SCHEDULES = {
     "scaled_linear": (scaled_linear, ("num_timesteps", "beta_start", "beta_end")),
+    "linear": (linear, ("num_timesteps", "beta_start", "beta_end")),
     "cosine": (cosine, ("num_timesteps",)),
 }
-"""By name: what makes a schedule, and the settings that it takes."""
+"""By name: the function that makes a schedule, and its settings."""
 
 
 def build_schedule(config: Mapping[str, Any]) -> Schedule:
     """Returns the schedule of a configuration.
 
     Args:
-      config: "num_timesteps"; "schedule", "scaled_linear" unless given, or "cosine"; and for the former "beta_start"
-        and "beta_end".
+      config: "num_timesteps"; "schedule", a name in `SCHEDULES`, "scaled_linear" by default; and the settings that this
+        schedule takes.
 
     Raises:
       UserError: the schedule is unknown, or a setting is missing or out of range.
@@ -187,6 +207,6 @@ def signal_noise(schedule: Schedule, t: Int[Array, "*shape"]) -> tuple[Float[Arr
 
     Args:
       schedule: the schedule of T times.
-      t: any shape, in [0, T); may be traced, and is then not checked.
+      t: any shape, in [0, T); may be traced; not checked.
     """
     return jnp.asarray(schedule.signal, jnp.float32)[t], jnp.asarray(schedule.noise, jnp.float32)[t]

@@ -1,8 +1,8 @@
-"""Which times a sampler visits: grids of noise levels through a schedule, by name.
+"""The times that a sampler visits: grids of noise levels through a schedule, by name.
 
-A grid ends at the level without noise (alpha = 1, sigma = 0), as k-diffusion's and diffusers' do; "compvis" alone ends
-at t = 0, the schedule's least noisy time. Times between two of the schedule's interpolate the logarithm of the
-signal-to-noise ratio, which networks of time embeddings take as they are.
+A grid ends at the level without noise (alpha = 1, sigma = 0), as in k-diffusion and diffusers; only "compvis" ends at
+t = 0, the schedule's least noisy time. Fractional times interpolate the logarithm of the signal-to-noise ratio; time
+embeddings accept them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from rdm_jax.diffusion.schedule import Schedule
 
 RHO = 7.0
 LEAST_LOG_SNR = -5.1
-"""Where grids in lambda or sigma begin at the noisiest, as DPM-Solver's authors have it: a cosine schedule goes on to
-some -10, and half of the steps would be spent where there is nothing to see."""
+"""Lambda of the noisiest level of grids in lambda or sigma, as in DPM-Solver's code: a cosine schedule goes down to
+about -10, and half of the steps would be spent where the image is only noise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """n + 1 levels of falling noise: where each of n steps begins, and where the last one ends.
+    """n + 1 levels of decreasing noise: the start of each of n steps, and the end of the last one.
 
     Attributes:
-      t: [n + 1] times; integers where all of them are the schedule's own, else floats.
+      t: [n + 1] times; integers where all are times of the schedule, else floats.
       alpha: [n + 1] the signal's factor.
       sigma: [n + 1] the noise's; 0 at the end of most grids.
     """
@@ -55,11 +55,11 @@ class Grid:
 def uniform_timesteps(num_timesteps: int, num_steps: int) -> Int[np.ndarray, " n"]:
     """Returns CompVis's evenly spaced times 1, 1 + c, 1 + 2c, ... below T, with c = T // num_steps, ascending.
 
-    Where `num_steps` does not divide T there are more than were asked for (31 for 30 of 1000).
+    Where `num_steps` does not divide T there are more (31 for 30 of 1000).
 
     Args:
       num_timesteps: T, the length of the schedule.
-      num_steps: how many are wanted, in [1, T].
+      num_steps: the requested number, in [1, T].
 
     Raises:
       UserError: `num_steps` is out of range, or the last time would be T, which the schedule does not have; the
@@ -117,8 +117,8 @@ SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
     "karras": _karras,
     "log_snr": _log_snr,
 }
-"""By name: (schedule, n) to the times where n steps begin, falling. Leading, trailing and linspace are those of Lin et
-al. (https://arxiv.org/abs/2305.08891, table 2); quadratic that of DDIM (https://arxiv.org/abs/2010.02502, app. D.2);
+"""By name: (schedule, n) to the times where n steps begin, decreasing. Leading, trailing and linspace are those of Lin
+et al. (https://arxiv.org/abs/2305.08891, table 2); quadratic that of DDIM (https://arxiv.org/abs/2010.02502, app. D.2);
 karras that of Karras et al. (https://arxiv.org/abs/2206.00364, eq. 5) between the schedule's own levels; log_snr that
 of DPM-Solver (https://arxiv.org/abs/2206.00927, appendix D.4)."""
 
@@ -146,6 +146,6 @@ def make_grid(schedule: Schedule, num_steps: int, spacing: str) -> Grid:
 
 
 def grid_through(schedule: Schedule, t: np.ndarray) -> Grid:
-    """Returns the grid through n + 1 falling times, integers or floats in [0, T - 1]; it ends at the last of them."""
+    """Returns the grid through n + 1 decreasing times, integers or floats in [0, T - 1]."""
     alpha, sigma = schedule.at(t)
     return Grid(t, alpha, sigma)

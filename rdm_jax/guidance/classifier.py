@@ -51,7 +51,7 @@ class ClassifierGuidance(GuidanceMethod):
     label: str = ""
     weight: float | list[float] = 30.0
     source: ClassVar[str] = "arXiv 2105.05233, section 4"
-    needs: ClassVar[Mapping[str, str]] = {"noised_classifier": "configs/noised_classifier.py"}
+    needs: ClassVar[Mapping[str, str]] = {"noised_classifier": "noised_classifier"}
 
     @property
     def static(self) -> tuple[Any, ...]:

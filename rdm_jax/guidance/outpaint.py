@@ -37,8 +37,8 @@ class Outpaint(KnownRegion):
         sides = (self.left, self.right, self.up, self.down)
         if min(sides) < 0 or not any(sides):
             raise UserError(
-                f"margins {sides} (left, right, up, down) continue nothing; give 0 pixels or more, and 1 or more for "
-                "one"
+                f"margins {sides} (left, right, up, down) extend nothing; give 0 pixels or more, and 1 or more on "
+                "one side"
             )
         margins = ((self.up, self.down), (self.left, self.right))
         mask = np.pad(np.zeros(image.shape[:2], np.uint8), margins, constant_values=255)
@@ -51,7 +51,7 @@ class Outpaint(KnownRegion):
         if canvas.shape[:2] != size:
             (height, width), (h, w) = size, canvas.shape[:2]
             raise UserError(
-                f"{self.image} continued is {w}x{h} pixels and the run draws {width}x{height}; draw {w}x{h}"
+                f"{self.image} with its margins is {w}x{h} pixels, and the run has {width}x{height}; use {w}x{h}"
             )
         return canvas, mask
 

@@ -136,7 +136,7 @@ class SDG(GuidanceMethod):
     style: str = ""
     weight: float | list[float] = 100.0
     source: ClassVar[str] = "arXiv 2112.05744"
-    needs: ClassVar[Mapping[str, str]] = {"noised_clip": "configs/noised_clip.py"}
+    needs: ClassVar[Mapping[str, str]] = {"noised_clip": "noised_clip"}
 
     def inputs(self, context: GuideContext) -> dict[str, Any]:
         """Returns the text's vector, the references' latents and the weight."""

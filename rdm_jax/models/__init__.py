@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,18 +15,21 @@ import jax
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.autoencoder import AutoencoderKL
+from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
+from rdm_jax.models.dit import DiT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
+from rdm_jax.models.uvit import UViT
 from rdm_jax.models.vq import AutoencoderVQ
 
-BACKBONES: Mapping[str, Any] = {"unet": UNet}
-"""The denoisers. Each is a linen module (x [b, h, w, c], t [b], `Condition`) to a prediction [b, h, w, o], with
-`in_channels`, `out_channels`, `context_dim`, `dropout`, `dtype`, `remat`, `size_multiple`, `smallest_inputs`, and the
-`supports` of `models.condition.FEATURES`. See docs/heads.md."""
+BACKBONES: Mapping[str, Callable[..., Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
+"""The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
+SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
+"""Fields of backbones that follow from the latents and the context."""
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 

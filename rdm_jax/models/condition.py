@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on, and what it declares of what it can take."""
+"""What a denoiser is conditioned on, the optional features of a denoiser, and the check of one against the other."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rdm_jax.core.errors import UserError
+
+LEAST_WEIGHT = 1e-30  # stands for a weight of 0, whose logarithm would make a softmax over such tokens alone NaN
 
 FEATURES: Mapping[str, str] = {
     "token_weights": "weights of single tokens",
@@ -28,7 +32,8 @@ class Condition:
       weights: how often each token counts in every attention to the tokens, at least 0, 1 each if None: [b, n], or
         [b, h, w, n] for each pixel of the latent.
       channels: [b, h, w, c] concatenated to the noisy latent (a mask, a low-resolution image, a layout).
-      vector: [b, d] added to the time embedding (a class, pooled text, a guidance scale).
+      vector: [b, v] beside the time (a class as a one-hot vector, pooled text, a guidance scale); a linear layer of the
+        network embeds it.
     """
 
     tokens: Any = None
@@ -59,3 +64,19 @@ def require_features(network: str, supported: frozenset[str], condition: Conditi
     missing = [FEATURES[name] for name in condition.features if name not in supported]
     if missing:
         raise UserError(f"{network} does not support {' or '.join(missing)}; leave out what asks for it")
+
+
+def attention_bias(weights: Float[Array, "b n"] | Float[Array, "b h w n"], factor: int) -> Float[Array, "b m n"]:
+    """Returns the logarithms of tokens' weights: added to a softmax's logits, a token counts as often as its weight.
+
+    Args:
+      weights: at least 0; of each token, or of each token at each pixel.
+      factor: the pixels of the weights for each query, in height and in width; weights are averaged over them.
+
+    Returns:
+      for every query, row by row, [b, h w / factor ** 2, n], or [b, 1, n] for all of them.
+    """
+    if weights.ndim == 4:
+        b, h, w, n = weights.shape
+        weights = weights.reshape(b, h // factor, factor, w // factor, factor, n).mean(axis=(2, 4))
+    return jnp.log(jnp.maximum(weights, LEAST_WEIGHT)).reshape(weights.shape[0], -1, weights.shape[-1])

@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import GatedFeedForward, Implementation, attend
-from rdm_jax.models.condition import Condition, require_features
+from rdm_jax.models.condition import Condition, attention_bias, require_features
 from rdm_jax.models.layers import LayerNorm
-from rdm_jax.models.unet import attention_bias
 
 EXTRA_TOKENS = 2  # the mask token and the start token, which are inputs only
 
@@ -35,11 +34,11 @@ class Cache:
       context_bias: [b, 1, n] the logarithms of the context tokens' weights; None if all weights are 1.
     """
 
-    keys: Array
-    values: Array
-    context_keys: Array
-    context_values: Array
-    context_bias: Array | None
+    keys: Any
+    values: Any
+    context_keys: Any
+    context_values: Any
+    context_bias: Any
 
 
 class TokenAttention(nn.Module):

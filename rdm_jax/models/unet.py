@@ -6,7 +6,7 @@ ADM's network (https://arxiv.org/abs/2105.05233) with the cross-attention of lat
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,8 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
-from rdm_jax.models.condition import Condition, require_features
+from rdm_jax.models.condition import Condition, attention_bias, require_features
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample, timestep_embedding
-
-LEAST_WEIGHT = 1e-30  # what a token's weight of 0 stands for
 
 
 class UNet(nn.Module):
@@ -58,7 +56,10 @@ class UNet(nn.Module):
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
 
-    supports: ClassVar[frozenset[str]] = frozenset({"token_weights", "spatial_weights", "any_size"})
+    @property
+    def supports(self) -> frozenset[str]:
+        """The names in `models.condition.FEATURES` that are supported."""
+        return frozenset({"token_weights", "spatial_weights", "any_size"})
 
     @property
     def size_multiple(self) -> int:
@@ -179,20 +180,3 @@ class UNet(nn.Module):
                     f"num_head_channels={self.num_head_channels} does not divide {width} channels; "
                     "choose a divisor of the channels of every level with attention"
                 )
-
-
-def attention_bias(weights: Float[Array, "b n"] | Float[Array, "b h w n"], factor: int) -> Float[Array, "b m n"]:
-    """Returns the logarithms of tokens' weights, what a softmax's logits take to count its terms so often.
-
-    Args:
-      weights: at least 0; of each token, or of each token at each pixel.
-      factor: how many pixels there go to one of the level's, in height and in width.
-
-    Returns:
-      for every pixel of the level, row by row, [b, h w / factor ** 2, n], or [b, 1, n] for all of them.
-    """
-    if weights.ndim == 4:
-        b, h, w, n = weights.shape
-        weights = weights.reshape(b, h // factor, factor, w // factor, factor, n).mean(axis=(2, 4))
-    # A softmax over nothing but minus infinities would be NaN.
-    return jnp.log(jnp.maximum(weights, LEAST_WEIGHT)).reshape(weights.shape[0], -1, weights.shape[-1])

@@ -17,11 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Source, choose
-from rdm_jax.retrieval import build, edit, neighbors, sidecar
-from rdm_jax.retrieval.database import MANIFEST, Database
+from rdm_jax.data.examples import ImageSource, select_examples
+from rdm_jax.retrieval import build, neighbors, sidecar
+from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.embed import check_skipped
 from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.manifest import MANIFEST, ManifestDraft, write_manifest
 from rdm_jax.retrieval.parts import PLAN, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Workers
 
@@ -66,7 +67,7 @@ class BuildTask:
       recipe: how rows are stored.
     """
 
-    source: Source
+    source: ImageSource
     spec: EncoderSpec
     recipe: build.Recipe
 
@@ -91,7 +92,7 @@ class NeighborsTask:
       plan: which neighbours.
     """
 
-    source: Source
+    source: ImageSource
     spec: EncoderSpec
     database: str
     plan: neighbors.Plan
@@ -108,7 +109,7 @@ class NeighborsTask:
 
 
 def build_with_beam(
-    source: Source,
+    source: ImageSource,
     spec: EncoderSpec,
     out: str,
     recipe: build.Recipe,
@@ -132,7 +133,7 @@ def build_with_beam(
       UserError: Beam is not installed, `out` is something else, too many pictures are broken, or none is left.
     """
     encoder = spec.open()
-    chosen = choose(source, recipe.selection.undecoded(), recipe.limit)
+    chosen = select_examples(source, recipe.selection.undecoded(), recipe.limit)
     plan = build.make_plan(chosen, encoder, recipe, None)
     name = name or out.rstrip("/").rpartition("/")[2]
     parts = build.part_ranges(len(chosen), recipe)
@@ -147,13 +148,14 @@ def build_with_beam(
     rows = sum(shard.rows for shard in shards)
     told = build.describe(chosen, plan, encoder, recipe, name, rows)
     with tempfile.TemporaryDirectory() as folder:
-        edit.seal(Path(folder), shards, told, {"action": "build", "rows": rows}, skipped)
+        draft = ManifestDraft(told, {"action": "build", "rows": rows}, skipped)
+        write_manifest(Path(folder), shards, draft)
         work.publish(Path(folder))
     return rows
 
 
 def neighbors_with_beam(
-    source: Source,
+    source: ImageSource,
     spec: EncoderSpec,
     database: str,
     plan: neighbors.Plan,

@@ -9,15 +9,17 @@ from typing import Any
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.data.examples import ImageSource, select_examples
 from rdm_jax.data.selection import EVERYTHING, Selection
-from rdm_jax.data.sources import Source, choose
 from rdm_jax.retrieval import edit
-from rdm_jax.retrieval.database import DTYPES, MANIFEST, Database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.duplicates import check_threshold, distinct_rows
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.manifest import DTYPES, MANIFEST, ManifestDraft, inherited, new_manifest
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, discard
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
-from rdm_jax.retrieval.shards import Shard, write_shard
+from rdm_jax.retrieval.shards import Shard, ShardContents, write_shard
 
 # A part has at least MIN_PART pictures, and as many more as keep the number of parts at PARTS, up to MAX_PART.
 MIN_PART, MAX_PART, PARTS = 1024, 2**18, 512
@@ -83,7 +85,7 @@ class Report:
 
 
 def build_database(
-    source: Source,
+    source: ImageSource,
     encoder: Encoder,
     out: Path,
     recipe: Recipe | None = None,
@@ -117,13 +119,13 @@ def build_database(
     """
     out = Path(out)
     recipe = recipe or Recipe()
-    edit.check_threshold(duplicates)
+    check_threshold(duplicates)
     files.recover(out)
     there = Database.open(out) if append and out.exists() else None
     if there is not None:
         there.check_encoder(encoder.identity)
         recipe = dataclasses.replace(recipe, dtype=there.rows.dtype.name)
-    chosen = choose(source, recipe.selection.undecoded(), recipe.limit)
+    chosen = select_examples(source, recipe.selection.undecoded(), recipe.limit)
     plan = make_plan(chosen, encoder, recipe, duplicates)
     if _is_made(out, plan):
         discard(out, plan)
@@ -156,7 +158,7 @@ def build_database(
     return dataclasses.replace(report, resumed=resumed)
 
 
-def make_plan(source: Source, encoder: Encoder, recipe: Recipe, duplicates: float | None) -> dict[str, Any]:
+def make_plan(source: ImageSource, encoder: Encoder, recipe: Recipe, duplicates: float | None) -> dict[str, Any]:
     """Returns JSON that differs wherever two builds would make different rows, items or thumbnails."""
     return {
         "source": {"name": source.name, "fingerprint": source.fingerprint},
@@ -204,7 +206,7 @@ def write_part(
     thumbnails = [thumbnail for one in examples for thumbnail in one.thumbnails or []]
     if not items:
         return {"rows": 0, "names": {}, "hashes": {}, "skipped": broken}
-    shard = write_shard(folder, number, of, items, rows, thumbnails, recipe.dtype)
+    shard = write_shard(folder, number, of, ShardContents(items, rows, thumbnails), recipe.dtype)
     return {"rows": shard.rows, "names": dict(shard.names), "hashes": dict(shard.hashes), "skipped": broken}
 
 
@@ -218,12 +220,12 @@ def gather_notes(work: Workspace, name: str) -> tuple[list[Shard], list[str]]:
     skipped = [line for note in notes for line in note["skipped"]]
     shards = [Shard(work.folder, note["rows"], note["names"], note["hashes"]) for note in notes if note["rows"]]
     if not shards:
-        raise UserError(f"no pictures of {name} are left to build a database of; see which were skipped")
+        raise UserError(f"no images of {name} are left to build a database of; see which were skipped")
     return shards, skipped
 
 
 def describe(
-    source: Source, plan: Mapping[str, Any], encoder: Encoder, recipe: Recipe, name: str, rows: int
+    source: ImageSource, plan: Mapping[str, Any], encoder: Encoder, recipe: Recipe, name: str, rows: int
 ) -> dict[str, Any]:
     """Returns what the manifest of a new database says beside its shards."""
     return {
@@ -240,7 +242,7 @@ def describe(
 def finish(
     work: Workspace,
     out: Path,
-    source: Source,
+    source: ImageSource,
     plan: dict[str, Any],
     encoder: Encoder,
     recipe: Recipe,
@@ -263,18 +265,19 @@ def finish(
     """
     shards, skipped = gather_notes(work, source.name)
     told = describe(source, plan, encoder, recipe, name, sum(shard.rows for shard in shards))
-    made = edit.gather(work.folder, shards, told)
+    made = Database.of(work.folder, new_manifest(shards, told))
     pieces = [made] if there is None else [there, made]
-    keep = edit.distinct(pieces, duplicates) if duplicates is not None else [None] * len(pieces)
+    keep = distinct_rows(pieces, duplicates) if duplicates is not None else [None] * len(pieces)
     if there is not None:
         earlier = there.manifest
-        told = {**edit.carried(earlier), "sources": [*earlier["sources"], *told["sources"]]}
+        told = {**inherited(earlier), "sources": [*earlier["sources"], *told["sources"]]}
         skipped = there.skipped() + skipped
     dropped = sum(int((~mask).sum()) for mask in keep if mask is not None)
     action = {"action": "append" if there else "build", "rows": len(made)}
     if duplicates is not None:
         action |= {"duplicates": duplicates, "dropped": dropped}
-    count = edit.assemble(out, list(zip(pieces, keep, strict=True)), told, action, skipped, replace=there is not None)
+    draft = ManifestDraft(told, action, skipped)
+    count = edit.assemble(out, list(zip(pieces, keep, strict=True)), draft, replace=there is not None)
     return Report(out, count, skipped, duplicates=dropped)
 
 
@@ -282,7 +285,7 @@ def _licensed(item: dict[str, Any], licence: str) -> dict[str, Any]:
     return {**item, "attributes": {"licence": licence, **item["attributes"]}} if licence else item
 
 
-def _source_record(source: Source, plan: Mapping[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
+def _source_record(source: ImageSource, plan: Mapping[str, Any], recipe: Recipe, rows: int) -> dict[str, Any]:
     return {
         "name": source.name,
         "fingerprint": source.fingerprint,

@@ -1,8 +1,7 @@
-"""A database on disk: embedding rows, captions and thumbnails, opened lazily, with a manifest that names its encoder.
+"""A database on disk: embedding rows, captions and thumbnails, opened lazily.
 
-A folder of `manifest.json` (schema, name, count, width, dtype, encoder and its preprocessing, sources, licence, when it
-was made, what was excluded, shards, SHA-256 of each file), of shards (`rdm_jax.retrieval.shards`), and of `index/`
-where there is one.
+A database is a folder with a manifest (`rdm_jax.retrieval.manifest`), shards (`rdm_jax.retrieval.shards`), and
+optionally an index in `index/`.
 """
 
 from __future__ import annotations
@@ -10,126 +9,39 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from rdm_jax.core import files, images, storage
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.selection import Selection, is_folder
-from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, THUMBNAILS, Shard
-from rdm_jax.retrieval.stored_shard import GREY, StoredShard, damaged
+from rdm_jax.retrieval.manifest import MANIFEST, read_manifest, read_skipped, verify_files
+from rdm_jax.retrieval.rows import Ids, ShardedRows
+from rdm_jax.retrieval.shards import EMBEDDINGS, THUMBNAILS, Shard, damaged
+from rdm_jax.retrieval.stored_shard import GRAY, StoredShard
 
-SCHEMA = 2
 SHOWN_VALUES = 12
-# Up to so many rows a shard, rows are read one by one.
-FEW = 4
-MANIFEST = "manifest.json"
-SKIPPED = "skipped.jsonl"
-DTYPES = ("float16", "float32")
 EMBEDDED = Path(__file__).parent.parent / "assets" / "databases"
-NEEDED = {
-    "name": str,
-    "count": int,
-    "width": int,
-    "dtype": str,
-    "encoder": dict,
-    "sources": list,
-    "shards": list,
-    "files": dict,
-    "thumbnail_size": int,
-}
-
-Ids = Sequence[int] | Integer[np.ndarray, " n"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Embedding shards as one array [n, d]; nothing is read before it is asked for."""
-
-    shards: tuple[np.ndarray, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d)."""
-        return self._ends[-1], self.shards[0].shape[1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """float16 or float32."""
-        return self.shards[0].dtype
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, key: slice | Ids) -> np.ndarray:
-        """Returns the rows of a slice without a step, or of ids, copied into memory."""
-        if isinstance(key, slice):
-            start, stop, _ = key.indices(len(self))
-            return self._span(start, stop)
-        ids = np.asarray(key, np.int64)
-        if len(self.shards) == 1:
-            return self._arrays[0][ids]
-        if len(ids) <= FEW * len(self.shards):
-            return self._few(ids.tolist())
-        which = np.searchsorted(self._ends, ids, side="right")
-        out = np.empty((len(ids), self.shape[1]), self.dtype)
-        for number in np.unique(which):
-            chosen = which == number
-            out[chosen] = self._arrays[number][ids[chosen] - self._starts[number]]
-        return out
-
-    def _few(self, ids: Sequence[int]) -> np.ndarray:
-        """Returns rows one by one, which is quicker than shard by shard where most shards have none of them."""
-        out = np.empty((len(ids), self.shape[1]), self.dtype)
-        for place, row in enumerate(ids):
-            number = bisect.bisect_right(self._ends, row)
-            out[place] = self._arrays[number][row - self._starts[number]]
-        return out
-
-    @functools.cached_property
-    def _arrays(self) -> list[np.ndarray]:
-        return [np.asarray(shard) for shard in self.shards]  # the same memory, without what a memmap costs to index
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-    def _span(self, start: int, stop: int) -> np.ndarray:
-        first = bisect.bisect_right(self._ends, start)
-        parts = [np.empty((0, self.shape[1]), self.dtype)]
-        for shard, offset in zip(self.shards[first:], self._starts[first:], strict=True):
-            if offset >= stop:
-                break
-            parts.append(shard[max(0, start - offset) : stop - offset])
-        return np.concatenate(parts)
-
-    @functools.cached_property
-    def _ends(self) -> list[int]:
-        return np.cumsum([len(shard) for shard in self.shards]).tolist()
-
-    @functools.cached_property
-    def _starts(self) -> list[int]:
-        return [0, *self._ends[:-1]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Database:
-    """A folder of rows with their captions and thumbnails.
+    """Rows with their captions and thumbnails.
 
     Attributes:
       path: the folder.
-      manifest: what manifest.json holds.
+      manifest: the contents of manifest.json.
       rows: [n, d] embeddings, memory-mapped.
     """
 
     path: Path
     manifest: Mapping[str, Any]
-    rows: Rows
+    rows: ShardedRows
 
     @staticmethod
     def names() -> list[str]:
@@ -138,37 +50,26 @@ class Database:
 
     @staticmethod
     def open(name_or_path: str | Path) -> Database:
-        """Opens an embedded database by its name or any database by its folder, without reading its rows.
+        """Opens an embedded database by name or any database by its folder, without reading its rows.
 
-        A place in object storage (gs://bucket/folder) is copied to the local disk first, once.
+        A database in object storage (gs://bucket/folder) is first copied to the local disk, once.
 
         Raises:
-          UserError: there is no such database, or a file of it is missing or does not fit the manifest.
+          UserError: there is no such database, or one of its files is missing or does not agree with the manifest.
         """
         path = _locate(name_or_path)
-        manifest = _read_manifest(path)
-        present = {entry.name for entry in path.iterdir()}
-        for name in manifest["files"]:
-            if Path(name).name != name:
-                raise damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its folder")
-            if name not in present:
-                raise damaged(path, f"{name} is missing")
-        index = manifest.get("index", {})
-        for name in [*index.get("shards", []), *index.get("files", {})]:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its index")
-        return Database.of(path, manifest)
+        return Database.of(path, read_manifest(path))
 
     @staticmethod
     def of(path: Path, manifest: Mapping[str, Any]) -> Database:
-        """Returns the database of a folder whose manifest is known.
+        """Returns the database of a folder with this manifest.
 
         Raises:
-          UserError: the rows do not fit the manifest.
+          UserError: the rows do not agree with the manifest.
         """
-        rows = Rows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
+        rows = ShardedRows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
         if len(rows) != manifest["count"]:
-            raise damaged(path, f"{len(rows)} rows of embeddings, and the manifest says {manifest['count']}")
+            raise damaged(path, f"{len(rows)} rows of embeddings, and the manifest has a count of {manifest['count']}")
         return Database(path, manifest, rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -197,14 +98,14 @@ class Database:
         """The shards, in the order of their rows."""
         hashes = self.manifest["files"]
         return [
-            Shard(self.path, int(told["rows"]), names, {name: hashes[name] for name in names.values()})
-            for told in self.manifest["shards"]
-            for names in [{kind: name for kind, name in told.items() if kind != "rows"}]
+            Shard(self.path, int(record["rows"]), names, {name: hashes[name] for name in names.values()})
+            for record in self.manifest["shards"]
+            for names in [{kind: name for kind, name in record.items() if kind != "rows"}]
         ]
 
     @functools.cached_property
     def digest(self) -> str:
-        """One SHA-256 over the encoder's identity and the hashes of all shards, in their order."""
+        """One SHA-256 over the encoder's identity and the hashes of all shards, in order."""
         hashes = [[shard.hashes[name] for name in shard.names.values()] for shard in self.shards]
         return files.sha256_json([dict(self.encoder), hashes])
 
@@ -213,71 +114,65 @@ class Database:
         return self.rows[self._checked(ids)].astype(np.float32)
 
     def items(self, ids: Ids) -> list[dict[str, Any]]:
-        """Returns row, id, path, caption, sha256 (of the picture), box (of the patch, or None) and attributes."""
+        """Returns row, id, path, caption, sha256 (of the image), box (of the patch, or None) and attributes."""
         return [self._item(int(i)) for i in self._checked(ids)]
 
     def column(self, key: str) -> Any:
-        """Returns a pyarrow array of n texts, null where there is none: of path, caption, ..., or of an attribute."""
+        """Returns a pyarrow array of n texts: a column such as path or caption, or an attribute; null if missing."""
         import pyarrow as pa
 
-        return pa.chunked_array([table.column(key) for table in self._stored], pa.string())
+        return pa.chunked_array([shard.column(key) for shard in self._stored], pa.string())
 
     def mask(self, selection: Selection) -> Bool[np.ndarray, " n"]:
-        """Returns which rows a selection admits, read from the columns that it names alone."""
+        """Returns which rows a selection admits; reads only the columns that it names."""
         admitted = np.ones(len(self), bool)
         for term in selection.where:
-            admitted &= self._holding([term])
+            admitted &= self._matches([term])
         for key in dict.fromkeys(key for key, _ in selection.exclude):
-            admitted &= ~self._holding([term for term in selection.exclude if term[0] == key])
+            admitted &= ~self._matches([term for term in selection.exclude if term[0] == key])
         return admitted
 
-    def known(self, selection: Selection) -> str:
-        """Returns what values there are of the first attribute that a selection names, the most frequent first."""
+    def describe_values(self, selection: Selection) -> str:
+        """Returns the values of the first attribute that a selection names, most frequent first, for a message."""
         terms = (*selection.where, *selection.exclude)
         key = next((key for key, _ in terms if key not in ("id", "path", "sha256", "caption")), None)
         if key is None:
             return ""
-        counted = Counter(value for value in self.column(key).to_pylist() if value is not None)
-        values = [value for value, _ in counted.most_common(SHOWN_VALUES)]
-        more = ", ..." if len(counted) > len(values) else ""
+        counts = Counter(value for value in self.column(key).to_pylist() if value is not None)
+        values = [value for value, _ in counts.most_common(SHOWN_VALUES)]
+        more = ", ..." if len(counts) > len(values) else ""
         return f"{key} is one of {', '.join(values)}{more}" if values else f"no row has {key!r}"
 
-    def _holding(self, terms: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Returns which rows one of some terms of one key is true of."""
+    def _matches(self, terms: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Returns for which rows at least one of some terms with the same key is true."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         column = self.column(terms[0][0])
         values = pa.array([value for _, value in terms], pa.string())
-        found = pc.call_function("is_in", [column], pc.SetLookupOptions(values, skip_nulls=True))
+        matches = pc.call_function("is_in", [column], pc.SetLookupOptions(values, skip_nulls=True))
         for term in filter(is_folder, terms):
-            found = pc.call_function(
-                "or",
-                [
-                    found,
-                    pc.fill_null(pc.call_function("starts_with", [column], pc.MatchSubstringOptions(term[1])), False),
-                ],
-            )
-        return np.asarray(found).astype(bool)
+            below = pc.call_function("starts_with", [column], pc.MatchSubstringOptions(term[1]))
+            matches = pc.call_function("or", [matches, pc.fill_null(below, False)])
+        return np.asarray(matches).astype(bool)
 
     @property
     def has_thumbnails(self) -> bool:
-        """Whether any row's picture is there."""
+        """Whether any row has a thumbnail."""
         return any(THUMBNAILS in shard for shard in self.manifest["shards"])
 
     def thumbnails(self, ids: Ids) -> UInt8[np.ndarray, "n size size 3"]:
-        """Returns the small pictures of rows; grey squares where the database has none."""
+        """Returns the thumbnails of rows; gray squares where the database has none."""
         size = int(self.manifest["thumbnail_size"])
-        wanted = self._checked(ids)
-        pictures = np.full((len(wanted), size, size, 3), GREY, np.uint8)
-        which = np.searchsorted(self.rows._ends, wanted, side="right")
-        for number in np.unique(which):
-            shard = self._stored[number]
-            places = np.flatnonzero(which == number)
-            local = (wanted[places] - self.rows._starts[number]).tolist()
-            for place, data in zip(places, shard.thumbnails(local), strict=True):
-                pictures[place] = images.resize_and_crop(data, size)
-        return pictures
+        rows = self._checked(ids)
+        thumbnails = np.full((len(rows), size, size, 3), GRAY, np.uint8)
+        numbers = np.searchsorted(self.rows.ends, rows, side="right")
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            local = (rows[places] - self.rows.starts[number]).tolist()
+            for place, image in zip(places, self._stored[number].thumbnails(local), strict=True):
+                thumbnails[place] = images.resize_and_crop(image, size)
+        return thumbnails
 
     def shard_contents(self, number: int) -> tuple[list[dict[str, Any]], list[bytes] | None]:
         """Returns all items and all encoded thumbnails (None if there are none) of shard `number`."""
@@ -285,8 +180,8 @@ class Database:
         rows = range(stored.shard.rows)
         return [stored.item(row) for row in rows], stored.records(rows)
 
-    def picture_hashes(self) -> list[str]:
-        """Returns the sha256 of every row's picture."""
+    def image_hashes(self) -> list[str]:
+        """Returns the sha256 of every row's image."""
         return self.column("sha256").to_pylist()
 
     def check_encoder(self, identity: Mapping[str, Any]) -> None:
@@ -299,16 +194,11 @@ class Database:
 
     def verify(self) -> None:
         """Reads every file and compares its SHA-256 with the manifest; raises UserError for a damaged database."""
-        index = {f"index/{name}": value for name, value in self.manifest.get("index", {}).get("files", {}).items()}
-        for name, expected in {**self.manifest["files"], **index}.items():
-            if not (self.path / name).is_file() or files.sha256(self.path / name) != expected:
-                raise damaged(self.path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
+        verify_files(self.path, self.manifest)
 
     def skipped(self) -> list[str]:
-        """Returns one line for each picture of the sources that was left out, with the reason."""
-        if SKIPPED not in self.manifest["files"]:
-            return []
-        return [json.loads(line) for line in (self.path / SKIPPED).read_text().splitlines()]
+        """Returns one line for each image of the sources that was omitted, with the reason."""
+        return read_skipped(self.path, self.manifest)
 
     def _checked(self, ids: Ids) -> np.ndarray:
         ids = np.asarray(ids, np.int64)
@@ -320,8 +210,8 @@ class Database:
         return ids
 
     def _item(self, row: int) -> dict[str, Any]:
-        number = bisect.bisect_right(self.rows._ends, row)
-        return {"row": row, **self._stored[number].item(row - self.rows._starts[number])}
+        number = bisect.bisect_right(self.rows.ends, row)
+        return {"row": row, **self._stored[number].item(row - self.rows.starts[number])}
 
     @functools.cached_property
     def _stored(self) -> list[StoredShard]:
@@ -340,40 +230,19 @@ def _locate(name_or_path: str | Path) -> Path:
     raise unknown("database", str(name_or_path), Database.names(), hint="or give the folder of a database")
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is no database: it has no {MANIFEST}; make one by rdm database build") from error
-    except (OSError, ValueError) as error:
-        raise damaged(path, f"{MANIFEST} cannot be read ({error})") from error
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA:
-        raise UserError(f"database {path} has schema {schema!r}, and this version reads {SCHEMA}; build it again")
-    missing = [key for key, kind in NEEDED.items() if not isinstance(manifest.get(key), kind)]
-    if missing:
-        raise damaged(path, f"{MANIFEST} lacks {', '.join(missing)}, or says something else in their place")
-    if not {"name", "sha256", "width"} <= manifest["encoder"].keys():
-        raise damaged(path, f"{MANIFEST} does not say by name, sha256 and width which encoder made the rows")
-    shards = manifest["shards"]
-    if not shards or not all(isinstance(one, dict) and {"rows", EMBEDDINGS, ITEMS} <= one.keys() for one in shards):
-        raise damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
-    return manifest
-
-
-def _open_shard(path: Path, told: Mapping[str, Any], manifest: Mapping[str, Any]) -> np.ndarray:
-    unlisted = [name for kind, name in told.items() if kind != "rows" and name not in manifest["files"]]
+def _open_shard(path: Path, record: Mapping[str, Any], manifest: Mapping[str, Any]) -> np.ndarray:
+    unlisted = [name for kind, name in record.items() if kind != "rows" and name not in manifest["files"]]
     if unlisted:
         raise damaged(path, f"{unlisted[0]!r} is not among the manifest's files")
-    name = told[EMBEDDINGS]
+    name = record[EMBEDDINGS]
     try:
         shard = np.load(path / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise damaged(path, f"{name} cannot be read ({error})") from error
-    expected = [told["rows"], manifest["width"]]
+    expected = [record["rows"], manifest["width"]]
     if list(shard.shape) != expected or shard.dtype.name != manifest["dtype"]:
-        said = f"{expected} {manifest['dtype']}"
-        raise damaged(path, f"{name} is {list(shard.shape)} {shard.dtype.name}, and the manifest says {said}")
+        actual = f"{list(shard.shape)} {shard.dtype.name}"
+        raise damaged(path, f"{name} is {actual}, and the manifest has {expected} {manifest['dtype']}")
     return shard
 
 

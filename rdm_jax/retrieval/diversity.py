@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped
 
-from rdm_jax.retrieval.index import unit
-
-# From this cosine on two vectors are the same: that of a vector with itself is 1 up to rounding.
-SAME = 1.0 - 1e-6
+from rdm_jax.core.vectors import unit
+from rdm_jax.retrieval.duplicates import SAME
 
 
 def diverse(
@@ -38,7 +36,7 @@ def diverse(
       quotas: how many may come from each database at most; None takes any number.
     """
     left = dict(quotas or {})
-    vectors = unit(embeddings)
+    vectors = unit(embeddings, np.float32)
     nearest = np.full(len(scores), -1.0, np.float32)
     free = np.ones(len(scores), bool)
     chosen: list[int] = []

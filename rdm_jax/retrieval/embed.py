@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Source
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval.encoder import Encoder
 from rdm_jax.retrieval.parts import Share, Workspace
 from rdm_jax.retrieval.prepare import Preparation, Prepared, Workers
@@ -27,7 +27,7 @@ def unseen(done: int, broken: list[str]) -> None:
 
 def write_parts(
     work: Workspace,
-    source: Source,
+    source: ImageSource,
     parts: Sequence[range],
     preparation: Preparation,
     write: Callable[[Path, int, Workers, Seen], dict[str, Any]],

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Source
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 
 
-def numbered(examples: grain.MapDataset, source: Source, sidecar: NeighborSidecar) -> grain.MapDataset:
+def numbered(examples: grain.MapDataset, source: ImageSource, sidecar: NeighborSidecar) -> grain.MapDataset:
     """Returns pairs (number, example), to be shuffled, sliced, batched and then given to `Neighbors`.
 
     Args:

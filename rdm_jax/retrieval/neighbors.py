@@ -17,15 +17,17 @@ import numpy as np
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import Source
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.edit import check_threshold
+from rdm_jax.retrieval.duplicates import SAME, check_threshold
 from rdm_jax.retrieval.embed import Progress, Seen, check_skipped, embed_part, unseen, write_parts
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import ExactIndex, Index, make_index
+from rdm_jax.retrieval.exact_index import ExactIndex
+from rdm_jax.retrieval.index import Index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.parts import ALONE, Share, Workspace, difference
 from rdm_jax.retrieval.prepare import Preparation, Prepared, Workers
-from rdm_jax.retrieval.selected import RowsView
+from rdm_jax.retrieval.rows import SelectedRows
 from rdm_jax.retrieval.shards import write_records
 from rdm_jax.retrieval.sidecar import MANIFEST, SCHEMA, NeighborSidecar, neighbor_rows, packed, read_manifest
 
@@ -34,8 +36,6 @@ __all__ = ["NeighborSidecar", "Plan", "Report", "compute_neighbors"]
 # Where a data set's files are not known, or one holds all, parts have so many examples at most.
 PART_SIZE = 4096
 QUERIES = 256
-# Above this cosine a neighbour is the query itself, stored in float16.
-SAME = 1.0 - 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_threshold(self.duplicates)
 
-    def record(self, source: Source, database: Database) -> dict[str, Any]:
+    def record(self, source: ImageSource, database: Database) -> dict[str, Any]:
         """Returns what the manifest says of a run."""
         return {
             "schema": SCHEMA,
@@ -81,7 +81,7 @@ class Plan:
             "part_lengths": [len(part) for part in self.parts(source)],
         }
 
-    def parts(self, source: Source) -> list[range]:
+    def parts(self, source: ImageSource) -> list[range]:
         """Returns the numbers of the examples of each part: those of one file of the set."""
         lengths = source.shard_lengths
         if len(lengths) == 1:
@@ -111,7 +111,7 @@ class Report:
 
 
 def compute_neighbors(
-    source: Source,
+    source: ImageSource,
     encoder: Encoder,
     database: Database,
     plan: Plan,
@@ -187,7 +187,7 @@ def manifest_of(work: Workspace, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check(source: Source, encoder: Encoder, database: Database, plan: Plan) -> dict[str, Any]:
+def check(source: ImageSource, encoder: Encoder, database: Database, plan: Plan) -> dict[str, Any]:
     """Returns the record of a run; raises UserError where encoder, k and database do not fit each other."""
     database.check_encoder(encoder.identity)
     if not 1 <= plan.k <= len(database):
@@ -219,7 +219,9 @@ def _collections(database: Database, within: str | None, kind: str) -> dict[str 
     groups = {str(value): np.flatnonzero(values == value) for value in set(values.tolist()) - {None}}
     if not groups:
         raise UserError(f"no row of database {database.name!r} has the attribute {within!r}; see `rdm database info`")
-    return {name: _Collection(ids, ExactIndex(RowsView(database.rows, ids)), len(ids)) for name, ids in groups.items()}
+    return {
+        name: _Collection(ids, ExactIndex(SelectedRows(database.rows, ids)), len(ids)) for name, ids in groups.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +286,7 @@ class Searcher:
 
     @functools.cached_property
     def _hashes(self) -> np.ndarray:
-        return np.array([_short(value) for value in self.database.picture_hashes()], np.uint64)
+        return np.array([_short(value) for value in self.database.image_hashes()], np.uint64)
 
 
 def write_part(

@@ -126,7 +126,7 @@ class Workspace:
         own = self.folder / f".lock-{share.index}-of-{share.count}"
         with files.locked(own, self.folder):
             if not (self.folder / PLAN).is_file():
-                raise UserError(f"{self.folder} was removed by another process meanwhile; run the same again")
+                raise UserError(f"{self.folder} was removed by another process meanwhile; run the same command again")
             try:
                 yield
             except BaseException:

@@ -22,9 +22,9 @@ from PIL import Image
 
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.selection import EVERYTHING, Selection
-from rdm_jax.data.sources import Source
-from rdm_jax.retrieval.shards import encode_thumbnail, item_id, picture_hash
+from rdm_jax.retrieval.shards import encode_thumbnail, image_hash, item_id
 
 CHUNK = 32
 # Below this many pictures, processes take longer to start than they save.
@@ -96,7 +96,7 @@ class Preparation:
     patches: Patches | None = None
     selection: Selection = EVERYTHING
 
-    def __call__(self, source: Source, index: int) -> Prepared:
+    def __call__(self, source: ImageSource, index: int) -> Prepared:
         """Returns what an example gives: rows, none where it is not wanted, or the reason why it cannot be read."""
         try:
             example = source[index]
@@ -104,7 +104,7 @@ class Preparation:
             return Prepared(index, [], [], None, str(error))
         attributes = {_text(key): _text(value) for key, value in example.attributes.items()}
         told = {"path": _text(example.path), "caption": _text(example.caption), "attributes": attributes}
-        item = {**told, "sha256": picture_hash(example.image)}
+        item = {**told, "sha256": image_hash(example.image)}
         cut = [(example.image, None)] if self.patches is None else self.patches.cut(example.image, index)
         items = [{**item, "box": box} for _, box in cut]
         kept = [i for i, one in enumerate(items) if self.selection.admits(_names(one))]
@@ -141,7 +141,7 @@ class Workers:
       count: how many workers there are.
     """
 
-    def __init__(self, source: Source, preparation: Preparation, count: int | None = None) -> None:
+    def __init__(self, source: ImageSource, preparation: Preparation, count: int | None = None) -> None:
         if count is not None and count < 0:
             raise UserError(f"workers {count} is out of range; give 0 or more")
         many = len(source) >= PROCESSES_FROM
@@ -181,14 +181,14 @@ class Workers:
             ) from error
 
 
-def _prepare(source: Source, preparation: Preparation, indices: Sequence[int]) -> list[Prepared]:
+def _prepare(source: ImageSource, preparation: Preparation, indices: Sequence[int]) -> list[Prepared]:
     return [preparation(source, index) for index in indices]
 
 
 _HERE: list[Any] = []
 
 
-def _start(source: Source, preparation: Preparation) -> None:
+def _start(source: ImageSource, preparation: Preparation) -> None:
     """Gives a worker process its source once, and not with every task."""
     _HERE[:] = [source, preparation]
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.retrieval.index import unit
+from rdm_jax.core.vectors import unit
 
 METHODS = ("pca", "umap")
 
@@ -33,7 +33,7 @@ def fit(rows: Float[np.ndarray, "n d"], method: str = "pca", seed: int = 0) -> P
         raise unknown("method", method, METHODS)
     if len(rows) < 3:
         raise UserError(f"a map needs 3 rows or more, and there are {len(rows)}")
-    return _pca(unit(rows)) if method == "pca" else _umap(unit(rows), seed)
+    return _pca(unit(rows, np.float32)) if method == "pca" else _umap(unit(rows, np.float32), seed)
 
 
 def _pca(rows: np.ndarray) -> Project:
@@ -42,7 +42,7 @@ def _pca(rows: np.ndarray) -> Project:
     # The sign of an axis is arbitrary: its largest entry is made positive, so that the same rows give the same map.
     signs = np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])
     plane = (axes[:2] * signs[:, None]).T
-    return lambda vectors: (unit(vectors) - mean) @ plane
+    return lambda vectors: (unit(vectors, np.float32) - mean) @ plane
 
 
 def _umap(rows: np.ndarray, seed: int) -> Project:
@@ -53,4 +53,4 @@ def _umap(rows: np.ndarray, seed: int) -> Project:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed makes it use one core
         model: Any = umap.UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=seed).fit(rows)
-    return lambda vectors: np.asarray(model.transform(unit(vectors)), np.float32)
+    return lambda vectors: np.asarray(model.transform(unit(vectors, np.float32)), np.float32)

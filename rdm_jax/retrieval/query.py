@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.vectors import unit
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import unit
 
 
 def mixed_query(
@@ -41,9 +41,9 @@ def mixed_query(
             raise UserError(f"{name} {weight} is out of range; give 0 or more")
     vectors = [np.zeros((0, int(encoder.identity["width"])), np.float32)]
     if texts or negatives:
-        vectors.append(unit(encoder.encode_texts([*texts, *negatives])))
+        vectors.append(unit(encoder.encode_texts([*texts, *negatives]), np.float32))
     if pictures:
-        vectors.append(unit(encoder.encode_images(list(pictures))))
+        vectors.append(unit(encoder.encode_images(list(pictures)), np.float32))
     weights = [1.0] * len(texts) + [-negative_weight] * len(negatives) + [picture_weight] * len(pictures)
     total = np.asarray(weights, np.float32) @ np.concatenate(vectors)
     if np.linalg.norm(total) < 1e-4:

@@ -13,9 +13,10 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.diversity import diverse
-from rdm_jax.retrieval.edit import check_threshold
+from rdm_jax.retrieval.duplicates import check_threshold
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import Index, make_index
+from rdm_jax.retrieval.index import Index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.selected import SelectedIndex
 
 # Where neighbours should differ, they are chosen among so many times as many.
@@ -140,7 +141,7 @@ class Retriever:
     def _of_selection(self, database: Database | None = None) -> str:
         if not self.selection:
             return ""
-        known = (database or self.databases[0]).known(self.selection)
+        known = (database or self.databases[0]).describe_values(self.selection)
         return f" that the selection admits{f' ({known})' if known else ''}"
 
     def _size(self, number: int) -> int:

@@ -1,8 +1,8 @@
-"""ScaNN (https://arxiv.org/abs/1908.10396) behind the contract of an index; the one file that imports it.
+"""The approximate index ScaNN (https://arxiv.org/abs/1908.10396); the one file that imports it.
 
-Rows are quantised in shards and stay on disk themselves: an index takes about an eighth of what they take as
-float16, whatever the size of the database. Each shard gives its best candidates by the quantised scores, the
-best of all are compared exactly.
+Rows are quantized in shards. The rows themselves stay on disk, so an index needs about an eighth of their size in
+float16, whatever the size of the database. Each shard proposes its best candidates by the quantized scores; the best
+candidates of all shards are compared exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,26 @@ from jaxtyping import Float, Float32, Int64
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval.database import MANIFEST, Database
-from rdm_jax.retrieval.index import MARGIN, RowSource, check_search, is_large, rescore, unit
+from rdm_jax.core.progress import ProgressCallback
+from rdm_jax.core.vectors import unit
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.index import MARGIN, check_search, rescore
+from rdm_jax.retrieval.manifest import write_index_record
+from rdm_jax.retrieval.rows import RowReader
 
 FOLDER = "index"
 # ScaNN's own advice (docs/algorithms.md): brute force below 20,000 rows, above it a few times sqrt(n) leaves.
 BRUTE_FORCE_ROWS = 20_000
 SHARD_ROWS = 1_000_000
 TRAINING_ROWS = 250_000
-# From this width on, four numbers are quantised together: half the memory of two, and at a million rows 1.3 ms in place
-# of 1.9 for 99 % of the neighbours of pictures, 5.0 in place of 4.6 for those of texts.
+# From this width on, four dimensions are quantized together: half the memory of two. At a million rows this takes
+# 1.3 ms instead of 1.9 ms for 99 % of the neighbors of images, and 5.0 ms instead of 4.6 ms for those of texts.
 WIDE = 256
-# So many queries at once are searched by several threads.
+# From this number of queries on, several threads search.
 PARALLEL_QUERIES = 16
 PICKLE = "scann_docids.pkl"
 
 _LOG = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +48,13 @@ class Parameters:
     """How rows are indexed and searched.
 
     Attributes:
-      leaves: of the tree in each shard; 0 compares all quantised rows.
-      searched: how many of them a query looks into.
-      candidates: how many rows are compared exactly, at least.
-      training_rows: how many rows of a shard the tree is learned from.
-      anisotropic_threshold: of the quantisation; ScaNN's 0.2 is for unit vectors of a few hundred dimensions.
-      block: how many dimensions are quantised together.
-      shard_rows: how many rows a shard has at most.
+      leaves: the leaves of the tree in each shard; 0 compares all quantized rows.
+      searched: the leaves that a query searches.
+      candidates: the smallest number of rows that are compared exactly.
+      training_rows: the rows of a shard that the tree is trained on.
+      anisotropic_threshold: of the quantization; ScaNN's 0.2 is for unit vectors of a few hundred dimensions.
+      block: the dimensions that are quantized together.
+      shard_rows: the largest number of rows in a shard.
     """
 
     leaves: int
@@ -64,7 +67,7 @@ class Parameters:
 
     @staticmethod
     def of(count: int, width: int) -> Parameters:
-        """Returns parameters for rows of a width that find most neighbours; `tune` finds those for a target."""
+        """Returns parameters with a high recall for `count` rows of a width; `tune` finds those for a target."""
         rows = min(count, SHARD_ROWS)
         if rows < BRUTE_FORCE_ROWS:
             return Parameters(leaves=0, searched=0)
@@ -74,7 +77,7 @@ class Parameters:
 
 
 def installed() -> bool:
-    """Says whether ScaNN can be imported."""
+    """Returns whether ScaNN can be imported."""
     return importlib.util.find_spec("scann") is not None
 
 
@@ -83,21 +86,23 @@ class ScannIndex:
     """Candidates from ScaNN, compared exactly.
 
     Attributes:
-      rows: [n, d] the rows that the searchers were made of.
-      searchers: ScaNN's own objects, one for each shard.
-      parameters: how they were made and are searched.
+      rows: [n, d] the rows that are indexed.
+      searchers: ScaNN's searchers, one for each shard.
+      parameters: how they were built and are searched.
     """
 
-    rows: RowSource
+    rows: RowReader
     searchers: Sequence[Any]
     parameters: Parameters
 
     @staticmethod
-    def build(rows: RowSource, parameters: Parameters | None = None, progress: Progress | None = None) -> ScannIndex:
-        """Makes an index; while it works it needs about three times the memory of one shard as float32.
+    def build(
+        rows: RowReader, parameters: Parameters | None = None, progress: ProgressCallback | None = None
+    ) -> ScannIndex:
+        """Builds an index; this needs about three times the memory of one shard as float32.
 
         Args:
-          rows: [n, d] what is indexed.
+          rows: [n, d] the rows to index.
           parameters: chosen from the number of rows if None.
           progress: called with (rows done, rows in all).
 
@@ -108,19 +113,19 @@ class ScannIndex:
         searchers = []
         for start in range(0, len(rows), parameters.shard_rows):
             shard = rows[start : start + parameters.shard_rows]
-            searchers.append(_searcher(unit(shard), parameters))
+            searchers.append(_searcher(unit(shard, np.float32), parameters))
             if progress:
                 progress(start + len(shard), len(rows))
         return ScannIndex(rows, searchers, parameters)
 
     @staticmethod
     def of(database: Database) -> ScannIndex:
-        """Loads the index stored beside a database's rows, or makes one in memory where there is none."""
+        """Loads the index that is stored beside a database's rows, or builds one in memory if there is none."""
         if "index" in database.manifest:
             return ScannIndex.open(database)
         if len(database) >= BRUTE_FORCE_ROWS:
             _LOG.warning(
-                "database %r has no index, one is made in memory; store it by rdm database tune", database.name
+                "database %r has no index; one is built in memory; store it with rdm database tune", database.name
             )
         return ScannIndex.build(database.rows)
 
@@ -129,21 +134,25 @@ class ScannIndex:
         """Loads a database's stored index.
 
         Raises:
-          UserError: ScaNN is not installed, or the index is damaged or of other rows.
+          UserError: ScaNN is not installed, or the index is damaged or belongs to other rows.
         """
-        told = database.manifest["index"]
-        if told["digest"] != database.digest:
-            raise UserError(f"the index of database {database.name!r} is of other rows; make it by rdm database tune")
+        record = database.manifest["index"]
+        if record["digest"] != database.digest:
+            raise UserError(
+                f"the index of database {database.name!r} belongs to other rows; make it with rdm database tune"
+            )
         folder = database.path / FOLDER
-        # ScaNN would run what its pickle of names holds; what is written here never has one.
-        if any((folder / name / PICKLE).exists() for name in told["shards"]):
-            raise UserError(f"index {folder} holds a pickle, which is not opened; make it again by rdm database tune")
+        # ScaNN would execute the contents of its pickle of names. The indexes that this package writes have none.
+        if any((folder / name / PICKLE).exists() for name in record["shards"]):
+            raise UserError(
+                f"index {folder} contains a pickle, which is not opened; make it again with rdm database tune"
+            )
         try:
-            searchers = [_scann().load_searcher(str(folder / name)) for name in told["shards"]]
+            searchers = [_scann().load_searcher(str(folder / name)) for name in record["shards"]]
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"damaged index {folder}: {reason}; make it again by rdm database tune") from error
-        return ScannIndex(database.rows, searchers, Parameters(**told["parameters"]))
+            raise UserError(f"damaged index {folder}: {reason}; make it again with rdm database tune") from error
+        return ScannIndex(database.rows, searchers, Parameters(**record["parameters"]))
 
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int
@@ -157,29 +166,29 @@ class ScannIndex:
         if not len(queries):
             return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
         candidates = min(len(self.rows), max(self.parameters.candidates, 2 * k + MARGIN))
-        ids, scores = self._proposed(unit(queries), candidates)
+        ids, scores = self._proposals(unit(queries, np.float32), candidates)
         if ids.shape[1] > candidates:
             best = np.argpartition(-scores, candidates - 1, axis=1)[:, :candidates]
             ids = np.take_along_axis(ids, best, axis=1)
-        return rescore(self.rows, queries, _filled(ids, len(self.rows), k), k)
+        return rescore(self.rows, queries, _fill_empty(ids, len(self.rows), k), k)
 
-    def _proposed(self, queries: np.ndarray, candidates: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns each shard's candidates, numbered through the whole and -1 where it has none, and rough scores."""
-        ids, scores = [], []
+    def _proposals(self, queries: np.ndarray, candidates: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the candidates of all shards, -1 in empty places, and their approximate scores."""
+        all_ids, all_scores = [], []
         for number, searcher in enumerate(self.searchers):
             start = number * self.parameters.shard_rows
             size = min(self.parameters.shard_rows, len(self.rows) - start)
-            found, score = _search(searcher, queries, min(candidates, size), self.parameters.searched)
-            found = np.asarray(found, np.int64)
-            # ScaNN leaves places empty where the searched leaves hold too few rows: numbers out of range, or NaN.
-            empty = (found < 0) | (found >= size) | np.isnan(score)
-            ids.append(np.where(empty, -1, found + start))
-            scores.append(np.where(empty, -np.inf, score))
-        return np.concatenate(ids, axis=1), np.concatenate(scores, axis=1)
+            ids, scores = _search(searcher, queries, min(candidates, size), self.parameters.searched)
+            ids = np.asarray(ids, np.int64)
+            # ScaNN leaves places empty if the searched leaves have too few rows: ids out of range, or NaN.
+            empty = (ids < 0) | (ids >= size) | np.isnan(scores)
+            all_ids.append(np.where(empty, -1, ids + start))
+            all_scores.append(np.where(empty, -np.inf, scores))
+        return np.concatenate(all_ids, axis=1), np.concatenate(all_scores, axis=1)
 
 
 def store(database: Database, index: ScannIndex) -> Database:
-    """Writes an index beside its database's rows, in place of an earlier one, and returns the database with it.
+    """Writes an index beside a database's rows, replacing an earlier one, and returns the database with it.
 
     Raises:
       UserError: the folder cannot be written.
@@ -187,7 +196,7 @@ def store(database: Database, index: ScannIndex) -> Database:
     top = database.path / FOLDER
     names = [f"scann-{database.digest[:8]}-{number:05d}" for number in range(len(index.searchers))]
     try:
-        shutil.rmtree(top, ignore_errors=True)  # the manifest still names it, and says so where a reader comes now
+        shutil.rmtree(top, ignore_errors=True)  # the manifest still names it: a reader at this moment sees an error
         with files.new_directory(top) as folder:
             for name, searcher in zip(names, index.searchers, strict=True):
                 (folder / name).mkdir()
@@ -197,36 +206,17 @@ def store(database: Database, index: ScannIndex) -> Database:
                 for path in sorted(folder.rglob("*"))
                 if path.is_file()
             }
-        told = {
+        record = {
             "kind": "scann",
             "digest": database.digest,
             "parameters": dataclasses.asdict(index.parameters),
             "shards": names,
             "files": hashes,
         }
-        files.write_json(database.path / MANIFEST, {**database.manifest, "index": told})
+        write_index_record(database.path, database.manifest, record)
     except OSError as error:
         raise UserError(f"cannot write the index to {top}: {error.strerror or error}; make room there") from error
     return Database.open(database.path)
-
-
-def index_again(database: Database, earlier: Mapping[str, Any], progress: Progress | None = None) -> Database:
-    """Makes and stores the index of a database that is large, or whose earlier manifest had one; returns it with it.
-
-    Args:
-      database: without an index.
-      earlier: the manifest of the database that this one took the place of, or {}; its parameters are taken over.
-      progress: called with (rows done, rows in all).
-    """
-    if not installed() or not ("index" in earlier or is_large(database)):
-        return database
-    parameters = Parameters.of(*database.rows.shape)
-    if "index" in earlier and parameters.leaves:
-        former = Parameters(**earlier["index"]["parameters"])
-        kept = {"candidates": former.candidates, "block": former.block, "shard_rows": former.shard_rows}
-        share = former.searched / former.leaves if former.leaves else 0.1
-        parameters = dataclasses.replace(parameters, searched=max(1, round(share * parameters.leaves)), **kept)
-    return store(database, ScannIndex.build(database.rows, parameters, progress))
 
 
 def _searcher(rows: Float32[np.ndarray, "n d"], parameters: Parameters) -> Any:
@@ -247,12 +237,12 @@ def _search(searcher: Any, queries: np.ndarray, count: int, searched: int) -> tu
         return np.pad(ids.astype(np.int64), missing, constant_values=-1)[None], np.pad(scores, missing)[None]
     if len(queries) < PARALLEL_QUERIES:
         return searcher.search_batched(queries, **options)
-    share = -(-len(queries) // (os.cpu_count() or 1))
-    return searcher.search_batched_parallel(queries, batch_size=share, **options)
+    per_thread = -(-len(queries) // (os.cpu_count() or 1))
+    return searcher.search_batched_parallel(queries, batch_size=per_thread, **options)
 
 
-def _filled(ids: Int64[np.ndarray, "q c"], rows: int, k: int) -> Int64[np.ndarray, "q c"]:
-    """Replaces what ScaNN leaves empty, where the searched leaves hold too few rows, by rows not yet among them."""
+def _fill_empty(ids: Int64[np.ndarray, "q c"], rows: int, k: int) -> Int64[np.ndarray, "q c"]:
+    """Replaces the empty places, -1, by rows that are not yet among the candidates."""
     ids = ids.copy()
     for row in ids:
         empty = row < 0
@@ -266,6 +256,6 @@ def _scann() -> Any:
         from scann.scann_ops.py import scann_ops_pybind
     except ImportError as error:
         raise UserError(
-            "ScaNN is not installed (there are wheels for x86-64 Linux); pip install scann, or take the index 'exact'"
+            "ScaNN is not installed (there are wheels for x86-64 Linux); pip install scann, or use the index 'exact'"
         ) from error
     return scann_ops_pybind

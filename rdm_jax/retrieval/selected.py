@@ -8,29 +8,12 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
-from rdm_jax.retrieval.index import ExactIndex, Index, RowSource, check_search
+from rdm_jax.retrieval.exact_index import ExactIndex
+from rdm_jax.retrieval.index import Index, check_search
+from rdm_jax.retrieval.rows import RowReader, SelectedRows
 
 # Up to this share of the rows are compared one by one: the index would find too few of them among its nearest.
 FEW = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class RowsView:
-    """Some rows of a database as an array [n, d] of their own; read when asked for."""
-
-    rows: RowSource
-    ids: Int64[np.ndarray, " n"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d)."""
-        return len(self.ids), self.rows.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        return self.rows[self.ids[key]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +26,7 @@ class SelectedIndex:
       admitted: [n] which may be found.
     """
 
-    rows: RowSource
+    rows: RowReader
     index: Index
     admitted: Bool[np.ndarray, " n"]
 
@@ -74,4 +57,4 @@ class SelectedIndex:
 
     @functools.cached_property
     def _exact(self) -> ExactIndex:
-        return ExactIndex(RowsView(self.rows, self._ids))
+        return ExactIndex(SelectedRows(self.rows, self._ids))

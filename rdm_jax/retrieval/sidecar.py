@@ -19,12 +19,12 @@ from jaxtyping import Float16, Float32, Int64
 
 from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.data.sources import Source
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.manifest import MANIFEST
 
 SCHEMA = 2
-MANIFEST = "manifest.json"
 
 NEEDED = ("source", "database", "encoder", "count", "k", "embeddings", "part_lengths", "files", "skipped")
 
@@ -172,7 +172,10 @@ class NeighborSidecar:
         return reader
 
     def check(
-        self, examples: Source | Pictures, database: Database | None = None, encoder: Mapping[str, Any] | None = None
+        self,
+        examples: ImageSource | Pictures,
+        database: Database | None = None,
+        encoder: Mapping[str, Any] | None = None,
     ) -> None:
         """Raises UserError unless the records belong to these examples, and to this database and encoder if given."""
         made = self.manifest

@@ -1,70 +1,63 @@
-"""Reading a shard of a database: what is told of its rows, and their thumbnails."""
+"""Reads a shard of a database: its items and thumbnails."""
 
 from __future__ import annotations
 
 import bisect
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rdm_jax.core import images
-from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import COLUMNS
-from rdm_jax.retrieval.shards import ITEMS, THUMBNAILS, Shard
+from rdm_jax.retrieval.shards import ITEMS, THUMBNAILS, Shard, damaged
 
 CACHED_GROUPS = 64
-GREY = 200
-
-
-def damaged(path: Path, reason: str) -> UserError:
-    """Returns the error for a database in a folder that is not as its manifest says."""
-    return UserError(f"damaged database {path}: {reason}; build or copy it again")
+GRAY = 200
 
 
 class StoredShard:
-    """The items and thumbnails of one shard, opened when first asked for."""
+    """The items and thumbnails of one shard, opened on first access."""
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
-        # Row groups are read one by one, so that captions of millions of rows never lie in memory at once.
+        # Row groups are read one by one, so that memory never holds the captions of millions of rows.
         self._group = functools.lru_cache(CACHED_GROUPS)(self._read_group)
 
     def item(self, row: int) -> dict[str, Any]:
-        """Returns what is told of a row."""
+        """Returns the item of a row: id, path, caption, sha256, box and attributes."""
         group = bisect.bisect_right(self._group_ends, row)
         start = self._group_ends[group - 1] if group else 0
         item = self._group(group)[row - start]
         return {**item, "attributes": dict(item["attributes"] or [])}
 
     def column(self, key: str) -> Any:
-        """Returns a pyarrow array of texts, null where there is none: of a column, or of an attribute."""
+        """Returns the texts of a column or of an attribute as a pyarrow array, null where there is none."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         name = key if key in COLUMNS else "attributes"
         try:
-            found = self._parquet.read(columns=[name]).column(name)
+            column = self._parquet.read(columns=[name]).column(name)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
         if name == "attributes":
-            found = pc.call_function("map_lookup", [found], pc.MapLookupOptions(pa.scalar(key), "first"))
-        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+            column = pc.call_function("map_lookup", [column], pc.MapLookupOptions(pa.scalar(key), "first"))
+        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
     def thumbnails(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """Returns the small pictures of rows, uint8 [size, size, 3]; grey ones where the shard has none."""
+        """Returns the thumbnails of rows, uint8 [size, size, 3]; gray squares if the shard has none."""
         records = self.records(rows)
         if records is None:
-            return [np.full((8, 8, 3), GREY, np.uint8)] * len(rows)
+            return [np.full((8, 8, 3), GRAY, np.uint8)] * len(rows)
         try:
             return [images.decode(data) for data in records]
         except ValueError as error:
             raise self._unreadable(error) from error
 
     def records(self, rows: Sequence[int]) -> list[bytes] | None:
-        """Returns the encoded small pictures of rows, None where the shard has none."""
+        """Returns the encoded thumbnails of rows, None if the shard has none."""
         if THUMBNAILS not in self.shard.names:
             return None
         try:
@@ -72,7 +65,7 @@ class StoredShard:
         except (ValueError, RuntimeError, IndexError) as error:
             raise self._unreadable(error) from error
 
-    def _unreadable(self, error: Exception) -> UserError:
+    def _unreadable(self, error: Exception) -> Exception:
         return damaged(self.shard.folder, f"{self.shard.names[THUMBNAILS]} cannot be read ({error})")
 
     @functools.cached_property
@@ -86,8 +79,8 @@ class StoredShard:
         except (OSError, pyarrow.ArrowException) as error:
             raise damaged(self.shard.folder, f"{name} cannot be read ({error})") from error
         if table.metadata.num_rows != self.shard.rows:
-            told = f"{name} has {table.metadata.num_rows} rows, and there are {self.shard.rows} embeddings"
-            raise damaged(self.shard.folder, told)
+            reason = f"{name} has {table.metadata.num_rows} rows, and there are {self.shard.rows} embeddings"
+            raise damaged(self.shard.folder, reason)
         return table
 
     @functools.cached_property
@@ -110,6 +103,6 @@ class StoredShard:
         name = self.shard.names[THUMBNAILS]
         reader = ArrayRecordReader(str(self.shard.folder / name))
         if reader.num_records() != self.shard.rows:
-            told = f"{name} has {reader.num_records()} pictures for {self.shard.rows} embeddings"
-            raise damaged(self.shard.folder, told)
+            reason = f"{name} has {reader.num_records()} images for {self.shard.rows} embeddings"
+            raise damaged(self.shard.folder, reason)
         return reader

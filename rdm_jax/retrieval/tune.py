@@ -17,7 +17,8 @@ from jaxtyping import Float, Int64
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import Encoder
-from rdm_jax.retrieval.index import ExactIndex, Index
+from rdm_jax.retrieval.exact_index import ExactIndex
+from rdm_jax.retrieval.index import Index
 from rdm_jax.retrieval.scann_index import ScannIndex
 
 QUERIES = 256

@@ -11,32 +11,71 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from rdm_jax.conditioning.assemble import CONDITIONS, NULL, assemble
-from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.schema import one_of
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, cached_array
-from rdm_jax.data.sources import open_source
 from rdm_jax.models.condition import Condition
-from rdm_jax.retrieval.database import Database
+from rdm_jax.request import NULLS
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
-from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
+from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
-from rdm_jax.training.tasks.base import Progress
+from rdm_jax.training.model_record import NULL_TOKEN
+from rdm_jax.training.neighbors import open_neighbors
+from rdm_jax.training.schema import Count, Positive, Probability
 
 CODES = (NULL, *CONDITIONS)
 """The conditions by the number that stands for them in a record."""
 CAPTION_BATCH = 1024
-FEW_IMAGES = 5_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """The `conditioning` section of a config.
+
+    Attributes:
+      neighbors: k, the number of neighbors beside the caption.
+      candidates: how many of the nearest neighbors the k are sampled from.
+      unit_tokens: whether tokens are scaled to length 1.
+      null: the token of no condition, a name in `request.NULLS`.
+      null_probability: of no condition.
+      text_probability: of the caption alone, where there is a condition.
+      text_and_neighbors_probability: of the caption and neighbors, where there is a condition; neighbors have the rest.
+      shuffled_probability: that the neighbors beside a caption are those of another image.
+    """
+
+    neighbors: Count
+    candidates: Positive
+    unit_tokens: bool = False
+    null: Annotated[str, one_of(NULLS)] = "zeros"
+    null_probability: Probability = 0.0
+    text_probability: Probability = 0.0
+    text_and_neighbors_probability: Probability = 0.0
+    shuffled_probability: Probability = 0.0
+
+    def __post_init__(self) -> None:
+        if self.neighbors > self.candidates:
+            raise UserError(
+                f"conditioning.neighbors={self.neighbors} are sampled from conditioning.candidates={self.candidates}; "
+                "give as many candidates or more"
+            )
+        if self.text_probability + self.text_and_neighbors_probability > 1.0:
+            raise UserError(
+                "conditioning.text_probability and conditioning.text_and_neighbors_probability add up to more than 1; "
+                "lower one of them"
+            )
+        if self.null == "learned" and not self.null_probability:
+            raise UserError("conditioning.null=learned never trains its token; give conditioning.null_probability > 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +232,7 @@ class ImageConditions:
         """Returns the parameters of conditioning, {part: tree}: the null token, where it is learned."""
         if self.config.null != "learned":
             return {}
-        return {"null": {"token": jnp.zeros((self.width,), jnp.float32)}}
+        return {NULL_TOKEN: {"token": jnp.zeros((self.width,), jnp.float32)}}
 
     @property
     def empty(self) -> Condition:
@@ -209,27 +248,23 @@ def batch_condition(params: Mapping[str, Any], batch: Mapping[str, Array]) -> Co
       batch: what `ImageConditions.complete` returned.
     """
     tokens = batch["context"]
-    if "null" in params:
-        first = jnp.where(batch["null"][:, None], params["null"]["token"][None], tokens[:, 0])
+    if NULL_TOKEN in params:
+        first = jnp.where(batch["null"][:, None], params[NULL_TOKEN]["token"][None], tokens[:, 0])
         tokens = tokens.at[:, 0].set(first)
     return Condition(tokens, batch["context_weights"])
 
 
-def conditioning_section(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the `conditioning` section of an exported model.
+def conditioning_section(config: Config) -> dict[str, Any]:
+    """Returns the `conditioning` section of an exported model, but for a learned null token.
 
     Args:
       config: a run's `conditioning` section.
-      params: of the task; `null`, where the null token is learned.
     """
-    section = {name: config[name] for name in ("neighbors", "unit_tokens", "null")}
-    if "null" in params:
-        section["null_token"] = np.asarray(params["null"]["token"], np.float64).round(7).tolist()
-    return section
+    return {name: config[name] for name in ("neighbors", "unit_tokens", "null")}
 
 
 def open_image_conditions(
-    config: Config, images: Pictures, encoder: ClipEncoder, progress: Progress
+    config: Config, images: Pictures, encoder: ClipEncoder, progress: StageProgressCallback
 ) -> ImageConditions:
     """Returns the conditions of a run; encodes captions and computes neighbors first where they are not there.
 
@@ -261,34 +296,3 @@ def encode_captions(encoder: ClipEncoder, images: Pictures, folder: Path, progre
 
     name = f"captions-{encoder.identity['sha256'][:16]}-{images.fingerprint[:16]}-{len(images)}"
     return cached_array(folder / name, len(images), chunks)
-
-
-def open_neighbors(config: Config, images: Pictures, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
-    """Returns the sidecar `config.data.neighbors`; computes it first if it is missing and `data.compute.k` is above 0.
-
-    Raises:
-      UserError: it is missing, of another data set or encoder, or holds fewer neighbors than are sampled from.
-    """
-    data, place = config.data, config.data.neighbors
-    database = Database.open(data.database) if data.get("database") else None
-    exists = storage.is_remote(place) or Path(place, MANIFEST).exists()
-    if data.compute.k and database is not None and not exists:
-        source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
-        plan = Plan(data.compute.k, within=data.compute.within or None)
-        report = functools.partial(progress, "finding neighbors")
-        workers = 0 if len(source) < FEW_IMAGES else None  # for few images, processes take longer to start than to work
-        compute_neighbors(source, encoder, database, plan, Path(place), workers=workers, progress=report)
-    sidecar = NeighborSidecar.open(place, database)
-    if database is None and not sidecar.manifest["embeddings"]:
-        raise UserError(
-            f"the neighbors in {place} hold no embeddings; name their database by data.database, or compute them again "
-            "with `rdm neighbors --embeddings`"
-        )
-    sidecar.check(images, encoder=encoder.identity)
-    candidates = config.conditioning.candidates
-    if candidates > sidecar.k:
-        raise UserError(
-            f"conditioning.candidates={candidates} is more than the {sidecar.k} neighbors in {place}; "
-            "compute more with `rdm neighbors --k`"
-        )
-    return sidecar

@@ -1,16 +1,24 @@
-"""Configurations: Python files with `get_config(arg)`, overridden from the command line, unknown keys refused."""
+"""Configurations: Python files whose `get_config(arg)` returns what a run sets; the task's schema has the rest.
+
+    rdm train --config style_scenes/rdm --config.batch_size=8
+
+A file may start from another one by `base_config`. The shipped files are `configs/` of a checkout, and part of the
+installed package.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import yaml
 from ml_collections import ConfigDict
 
+from rdm_jax.core import schema
 from rdm_jax.core.errors import UserError, unknown
 
 # ml_collections declares every value as the union of all types; a type checker cannot know a setting's own.
@@ -19,123 +27,119 @@ if TYPE_CHECKING:
 else:
     Config = ConfigDict
 
-
-def defaults() -> Config:
-    """Returns the settings that every run has; a config file adds its task's own.
-
-    Steps, `*_every` and `warmup` count updates, one of `batch_size` examples each; `accumulate` parts of a batch follow
-    each other on the devices. 0 turns an interval off. `keep_checkpoints` newest checkpoints stay, and those of every
-    multiple of `keep_every`. `init_partial` takes from `--init-from` the parameters of the same name and shape, and
-    leaves the others fresh. `mesh.fsdp` devices share one copy of the state, by `mesh.rules` (`core.mesh`).
-    `process_timeout` is in seconds; `profile` says which steps are traced; `wandb` names a project. `compiler_options`
-    are XLA's, as {"xla_backend_optimization_level": 0}, for the step and the making of the first state.
-    """
-    return ConfigDict(
-        {
-            "task": "",
-            "name": "unnamed",
-            "seed": 0,
-            "steps": 1000,
-            "batch_size": 32,
-            "log_every": 50,
-            "eval_every": 0,
-            "figures_every": 0,
-            "checkpoint_every": 500,
-            "keep_checkpoints": 2,
-            "keep_every": 0,
-            "ema_decay": 0.999,
-            "accumulate": 1,
-            "threads": 4,
-            "init_partial": False,
-            "process_timeout": 120.0,
-            "profile": {"start": 0, "steps": 0},
-            "wandb": "",
-            "compiler_options": {},
-            "mesh": {"fsdp": 1, "rules": ()},
-            "data": {
-                "source": "style_scenes",
-                "split": "train",
-                "held_out": "validation",
-                "data_dir": "data",
-                "size": 64,
-                "cache": True,
-                "prepare": False,
-            },
-            "optimizer": {
-                "learning_rate": 1e-3,
-                "warmup": 100,
-                "decay": "cosine",
-                "b1": 0.9,
-                "b2": 0.999,
-                "weight_decay": 0.0,
-                "clip_norm": 1.0,
-                "frozen": (),
-            },
-        }
-    )
+PACKAGE = Path(__file__).parents[1]
+ARCHITECTURES = "models"  # the folder of configs that describe networks, and no run
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
-    """Returns the configuration of a file, with overrides applied.
+    """Returns the configuration of a run, with the defaults of its task and overrides applied; it is locked.
 
     Args:
-      spec: "FILE.py" or "FILE.py:ARG"; ARG goes to the file's `get_config`.
-      overrides: "key.subkey=value" each; the value is read as YAML and must be of the key's type.
+      spec: a shipped config ("style_scenes/rdm") or a file ("mine.py"); after a colon the argument of its `get_config`.
+      overrides: "key.subkey=value" each; the value is YAML.
 
     Raises:
-      UserError: there is no such file, it has no `get_config`, a key is unknown or a value is of another type.
+      UserError: there is no such config, it fails, a key is unknown or missing, or a value is of another type.
     """
-    file, _, argument = spec.partition(":")
-    config = _get_config(Path(file), argument)
+    values = base_config(spec).to_dict()
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(f"--config.{override} has no value; write --config.{key}=VALUE")
-        _set(config, key, value)
-    return config.lock()
+        schema.put(values, key, schema.Text(value))
+    return complete_config(values).lock()
 
 
-def _get_config(file: Path, argument: str) -> Config:
+def complete_config(values: Mapping[str, Any]) -> Config:
+    """Returns what a run sets together with the defaults of its task, checked and unlocked.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value is of another type or invalid.
+    """
+    from rdm_jax.training.tasks import task_module
+
+    if "task" not in values:
+        raise schema.missing("task")
+    return ConfigDict(schema.read(task_module(str(values["task"])).Schema, values))
+
+
+def base_config(spec: str) -> Config:
+    """Returns what a config sets, without defaults and unchecked: another one may start from it.
+
+    Args:
+      spec: as of `load_config`.
+
+    Raises:
+      UserError: there is no such config, or it fails.
+    """
+    name, _, argument = spec.partition(":")
+    return _call(_find(name), argument)
+
+
+def load_architecture(name: str) -> Config:
+    """Returns the configuration of networks that is shipped under a name ("kl_f8"), unlocked.
+
+    Raises:
+      UserError: there is none.
+    """
+    file = configs_folder() / ARCHITECTURES / f"{name}.py"
     if not file.is_file():
-        raise UserError(f"there is no config file {file}; see configs/ for those of the project")
+        raise unknown("architecture", name, [path.stem for path in file.parent.glob("*.py")])
+    return _call(file, "")
+
+
+def configs_folder() -> Path:
+    """Returns the folder of the shipped configs: in the installed package, or beside it in a checkout."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def shipped_configs() -> dict[str, str]:
+    """Returns {name: first line of its docstring} of the configs that describe a run."""
+    folder = configs_folder()
+    names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("[!_]*.py")}
+    lines = {name: ast.get_docstring(ast.parse(file.read_text())) or "" for name, file in sorted(names.items())}
+    return {name: text.partition("\n")[0] for name, text in lines.items() if not name.startswith(f"{ARCHITECTURES}/")}
+
+
+def _find(name: str) -> Path:
+    """Returns the file of a config by its name or its path."""
+    shipped = configs_folder() / f"{name}.py"
+    if not name.endswith(".py"):
+        if shipped.is_file():
+            return shipped
+        raise unknown("config", name, shipped_configs(), hint="or give a file, as mine.py")
+    if not Path(name).is_file():
+        raise UserError(f"there is no config file {name}; `rdm train --list-configs` prints the shipped configs")
+    return Path(name)
+
+
+def _call(file: Path, argument: str) -> Config:
+    """Returns what a file's `get_config` returns."""
     module_spec = importlib.util.spec_from_file_location(f"rdm_config_{file.stem}", file)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{file} is no Python file; a config is one with a function get_config")
+    assert module_spec and module_spec.loader, file  # a .py file always has a loader
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"{file} is no Python file: {error.msg} in line {error.lineno}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{file} has no function get_config(); see configs/ for examples")
-    if argument and not inspect.signature(module.get_config).parameters:
-        raise UserError(f"{file} takes no argument, and {argument!r} was given; write --config {file}")
-    return module.get_config(argument) if argument else module.get_config()
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{file} has no function get_config(); see the shipped configs for examples")
+        if argument and not inspect.signature(module.get_config).parameters:
+            raise UserError(f"{file} takes no argument, and {argument!r} was given; write --config {file}")
+        values = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config {file} fails: {_reason(file, error)}") from error
+    values = values.to_dict() if isinstance(values, ConfigDict) else values
+    if not isinstance(values, Mapping):
+        raise UserError(f"get_config() of {file} returns a {type(values).__name__}; return a dictionary")
+    return ConfigDict(dict(values))
 
 
-def _set(config: Config, key: str, text: str) -> None:
-    *parents, last = key.split(".")
-    node: Any = config
-    for depth, name in enumerate([*parents, last]):
-        if not isinstance(node, ConfigDict) or name not in node:
-            known = [".".join([*parents[:depth], each]) for each in node] if isinstance(node, ConfigDict) else []
-            raise unknown("config key", key, known)
-        if depth < len(parents):
-            node = node[name]
-    try:
-        node[last] = _typed(yaml.safe_load(text), node[last])
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        kind = type(node[last]).__name__
-        raise UserError(f"--config.{key}={text}: the value must be of type {kind}, like {node[last]!r}") from error
-
-
-def _typed(value: object, old: object) -> object:
-    if isinstance(old, bool) != isinstance(value, bool):
-        raise TypeError
-    if isinstance(old, float) and isinstance(value, (int, str)):
-        return float(value)
-    if isinstance(old, str):
-        return "" if value is None else str(value)
-    if isinstance(old, tuple):
-        return tuple(value) if isinstance(value, list) else (value,)
-    return value
+def _reason(file: Path, error: Exception) -> str:
+    """Returns an error of a config file in one line: what, and in which line of the file."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} in line {error.lineno}"
+    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    line = f" in line {frames[-1]}" if frames else ""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{line}"

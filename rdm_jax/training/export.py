@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.tokenizer import load_tokenizer
 from rdm_jax.training.checkpoints import restore_arrays
-from rdm_jax.training.tasks import make_task
-from rdm_jax.training.workdir import Workdir
+from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.workdir import CONFIG, MODEL, TOKENIZER, Workdir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
-def export_run(workdir: Path) -> Bundle:
-    """Returns the bundle of a run's newest checkpoint, averaged parameters, with a record of where they come from.
+def write_record(workdir: Workdir, record: ModelRecord) -> None:
+    """Writes what a run's model consists of into its folder, so that it can be exported without the data."""
+    workdir.write_json(MODEL, dataclasses.asdict(record))
+    if (workdir.local / TOKENIZER).is_file():
+        workdir.publish(TOKENIZER)
+
+
+def export_run(place: str | Path) -> Bundle:
+    """Returns the model of a run's newest checkpoint, averaged parameters, with the steps of each part's training.
 
     Raises:
-      UserError: the folder is no run, has no checkpoint, or the task's data are gone.
+      UserError: the folder is no run or has no checkpoint, or the run's base bundle is gone or has changed.
     """
-    file = workdir / "config.json"
-    if not file.is_file():
-        raise UserError(f"{workdir} is no training run: it has no config.json; give a --workdir of `rdm train`")
-    config = ConfigDict(json.loads(file.read_text()), convert_dict=True)
-    step, state, _ = restore_arrays(Workdir(workdir))
-    params = state["ema"]
-    bundle = make_task(config, workdir, lambda *_: None).export(params)
-    record = {part: {"steps": step, "batch_size": config.batch_size, "seed": config.seed} for part in params}
-    training = {**bundle.config.get("training", {}), **record}
+    workdir = Workdir.existing(place)
+    config, stored = workdir.read_json(CONFIG), workdir.read_json(MODEL)
+    if config is None:
+        raise UserError(f"{workdir} is no training run: it has no {CONFIG}; give a --workdir of `rdm train`")
+    if stored is None:
+        raise UserError(f"{workdir} has no {MODEL}; start `rdm train` there once more, which writes it")
+    step, state, _ = restore_arrays(workdir)
+    record = ModelRecord(**stored)
+    bundle = record.bundle(state["ema"], record.open_base(str(workdir)), _tokenizer(workdir))
+    run = {"steps": step, "batch_size": config["batch_size"], "seed": config["seed"]}
+    training = dict(bundle.config.get("training", {}))
+    training |= {part: {**training.get(part, {}), **run} for part in bundle.params if part not in record.parts}
     return Bundle({**bundle.config, "training": training}, bundle.params, bundle.tokenizer)
+
+
+def _tokenizer(workdir: Workdir) -> PreTrainedTokenizerFast | None:
+    """Returns the tokenizer of a run that trains a CLIP, None of another one."""
+    written = workdir.read(TOKENIZER)
+    if written is None:
+        return None
+    file = workdir.local / TOKENIZER
+    if not file.is_file():
+        file.write_bytes(written)
+    return load_tokenizer(file)

@@ -43,6 +43,8 @@ class Figures:
             self.generator = Generator.load(bundle)
         else:
             network = self.generator.head.network
-            self.generator = self.generator.with_params({network: bundle.params[network]})
+            changed = self.generator.with_params({network: bundle.params[network]})
+            current = dataclasses.replace(changed.bundle, config=bundle.config)  # a learned null token is in it
+            self.generator = dataclasses.replace(changed, model=dataclasses.replace(changed.model, bundle=current))
         plan = self.generator.plan_vectors(queries, neighbors, condition=condition, seed=seed)
         return join(list(self.generator.generate(plan))).images

@@ -25,6 +25,21 @@ ENCODE_BATCH = 64
 MEASURED = 4096
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """The `latents` section: a model's latents are (z - shift) scale of the first stage's z.
+
+    Attributes:
+      scale: of all channels.
+      shift: of each channel; 0 if empty.
+      quantize: whether a VQ first stage takes the nearest codes before it decodes.
+    """
+
+    scale: float
+    shift: tuple[float, ...] = ()
+    quantize: bool = True
+
+
 @dataclasses.dataclass(frozen=True)
 class Latents:
     """Pictures as a first stage encodes them, brought to zero mean and unit variance.

@@ -28,6 +28,7 @@ from rdm_jax.data.batches import training_batches
 from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
+from rdm_jax.training.export import write_record
 from rdm_jax.training.metrics import Log, Meter, Profile, Report
 from rdm_jax.training.state import State
 from rdm_jax.training.step import (
@@ -100,6 +101,8 @@ def train(
         check_batch(config)
         start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
         task = first_then_others(lambda: make_task(config, place.local, progress, start))
+        if is_first():
+            write_record(place, task.model)
         batches = training_batches(task.read, task.size, config.batch_size, config.seed, config.threads, task.complete)
         state, train_step = make_on(mesh, config, task)
         frozen, sharding = put_whole(task.frozen, mesh), batch_sharding(mesh)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import Rules, batch_sharding, replicated, state_shardings
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held, State
@@ -27,20 +27,18 @@ CompilerOptions = dict[str, Any]
 Update = Callable[[State, Any, Batch], tuple[State, Metrics]]
 
 
-def learning_rate(config: Config, steps: int) -> optax.Schedule:
-    """Returns the learning rate by step: a linear warm-up to `config.learning_rate`, then `config.decay`.
+DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, steps, 0.01),
+}
+"""By name: from the learning rate and the number of steps after the warm-up to the rate of each of them."""
 
-    Raises:
-      UserError: `config.decay` is neither "constant" nor "cosine".
-    """
-    decays = {
-        "constant": lambda: optax.constant_schedule(config.learning_rate),
-        "cosine": lambda: optax.cosine_decay_schedule(config.learning_rate, max(steps - config.warmup, 1), 0.01),
-    }
-    if config.decay not in decays:
-        raise unknown("learning-rate decay", config.decay, decays)
+
+def learning_rate(config: Config, steps: int) -> optax.Schedule:
+    """Returns the learning rate by step: a linear warm-up to `config.learning_rate`, then `config.decay`."""
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    return optax.join_schedules([warmup, decays[config.decay]()], [config.warmup])
+    decay = DECAYS[config.decay](config.learning_rate, max(steps - config.warmup, 1))
+    return optax.join_schedules([warmup, decay], [config.warmup])
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:

@@ -12,6 +12,8 @@ from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
 
 CONFIG = "config.json"
+MODEL = "model.json"
+TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 

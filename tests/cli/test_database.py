@@ -183,7 +183,7 @@ def test_list_names_the_embedded_databases(capsys):
         (["build", "{pictures}/nothing", "--out", "{new}"], "no folder or .zip"),
         (
             ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--limit", "0"],
-            "limit 0 leaves no pictures",
+            "limit 0 leaves no images",
         ),
         (["build", "{pictures}", "--out", "{new}", "--max-skip", "2"], "--max-skip 2.0 is out of range; give 0 to 1"),
         (

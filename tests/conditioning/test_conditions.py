@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
-from rdm_jax.conditioning.base import Condition, Context, aligned, resampled
+from rdm_jax.conditioning.base import Context, ScheduledCondition, align, resample
 from rdm_jax.conditioning.composed import spread_evenly
 from rdm_jax.conditioning.embeddings import slerp
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
+from rdm_jax.models.condition import Condition
 from rdm_jax.models.unet import attention_bias
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -51,7 +52,8 @@ def generator():
 
     unet = jax.tree_util.tree_map_with_path(louder, bundle.params["denoiser"])
     opened = Generator.load(dataclasses.replace(bundle, params={**bundle.params, "denoiser": unet}))
-    return Generator(opened.bundle, Scattered(opened.bundle))
+    model = dataclasses.replace(opened.model, encoder=Scattered(opened.bundle))
+    return dataclasses.replace(opened, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,12 @@ def masks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def draw(generator, databases):
-    def drawn(*conditions, prompt=PROMPT, **options):
+def sample(generator, databases):
+    def generate(*conditions, prompt=PROMPT, **options):
         settings = {"condition": "text+neighbors", "steps": 4, "batch_size": 2, "num_images": 2, **options}
         return generator.sample(prompt, database=databases[0], conditions=conditions, **settings).images
 
-    return drawn
+    return generate
 
 
 def near(a, b, levels=1):
@@ -99,20 +101,20 @@ def near(a, b, levels=1):
         ("switch(prompt='a blue tree', after=0.5)", "switch(database='{two}', after=0.25)"),
     ],
 )
-def test_a_condition_changes_the_pictures_and_other_options_compile_nothing(
-    generator, draw, databases, masks, first, second
+def test_a_condition_changes_the_images_and_other_options_compile_nothing(
+    generator, sample, databases, masks, first, second
 ):
     first, second = (text.format(two=databases[1], **masks) for text in (first, second))
-    plain, changed = draw(), draw(first)
+    plain, changed = sample(), sample(first)
     assert not near(plain, changed)
     before = generator.compilations
-    again = draw(second)
+    again = sample(second)
     assert generator.compilations == before
     assert first == second or (again != changed).any()
 
 
-def test_what_changes_nothing_changes_nothing(draw, databases, masks):
-    plain = draw()
+def test_what_changes_nothing_changes_nothing(sample, databases, masks):
+    plain = sample()
     for text in (
         "also(prompt='a blue tree', scale=0)",
         "weights(of_query=2, of_neighbors=2)",
@@ -121,35 +123,36 @@ def test_what_changes_nothing_changes_nothing(draw, databases, masks):
         "add(prompt='a blue tree', weight=0)",
         "switch(prompt='a blue tree', after=1)",
     ):
-        assert near(draw(text), plain), text
-    assert near(draw(guidance_rescale=1e-6), plain)
+        assert near(sample(text), plain), text
+    assert near(sample(guidance_rescale=1e-6), plain)
 
 
-def test_the_other_condition_alone_is_the_other_condition(draw, databases, masks):
-    other = draw(prompt="a blue tree")
+def test_the_other_condition_alone_is_the_other_condition(sample, databases, masks):
+    other = sample(prompt="a blue tree")
     for text in (
         f"region(mask='{masks['all']}', prompt='a blue tree')",
         "interpolate(prompt='a blue tree', share=1)",
         "switch(prompt='a blue tree', after=0)",
     ):
-        assert near(draw(text), other), text
+        assert near(sample(text), other), text
     # Twice the same condition with half the scale each is once the whole.
-    whole = draw(guidance_scale=3.0)
-    assert near(draw(f"also(prompt='{PROMPT}', scale=1.5)", guidance_scale=1.5), whole)
+    whole = sample(guidance_scale=3.0)
+    assert near(sample(f"also(prompt='{PROMPT}', scale=1.5)", guidance_scale=1.5), whole)
     # Away from itself there is nothing to lead to.
-    assert near(draw(f"negative(prompt='{PROMPT}')", guidance_scale=5.0), draw(guidance_scale=1.0))
+    assert near(sample(f"negative(prompt='{PROMPT}')", guidance_scale=5.0), sample(guidance_scale=1.0))
 
 
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
     apply, params = jax.jit(generator.bundle.denoiser.apply), {"params": generator.bundle.params["denoiser"]}
+    weighted = lambda tokens, weights=None: apply(params, x, t, Condition(tokens, weights))  # noqa: E731
     x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
-    twice = apply(params, x, t, tokens[:, [0, 0, 2]])
-    np.testing.assert_allclose(apply(params, x, t, tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
+    twice = weighted(tokens[:, [0, 0, 2]])
+    np.testing.assert_allclose(weighted(tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
     spread = jnp.broadcast_to(jnp.array([2.0, 0.0, 1.0]), (2, 8, 8, 3))
-    np.testing.assert_allclose(apply(params, x, t, tokens, spread), twice, atol=1e-5)
-    ones = apply(params, x, t, tokens, jnp.ones((2, 3)))
-    np.testing.assert_allclose(ones, apply(params, x, t, tokens), atol=1e-5)
+    np.testing.assert_allclose(weighted(tokens, spread), twice, atol=1e-5)
+    ones = weighted(tokens, jnp.ones((2, 3)))
+    np.testing.assert_allclose(ones, weighted(tokens), atol=1e-5)
 
 
 def test_a_region_acts_where_it_is_painted():
@@ -167,12 +170,12 @@ def test_a_region_acts_where_it_is_painted():
     np.testing.assert_allclose(out[:, 2:], second[:, 2:], atol=1e-5)
 
 
-def test_guidance_within_an_interval(draw):
-    whole, none = draw(guidance_scale=4.0), draw(guidance_scale=1.0)
-    assert near(draw(guidance_scale=4.0, guidance_from=0.0, guidance_to=1.0), whole, 0)
+def test_guidance_within_an_interval(sample):
+    whole, none = sample(guidance_scale=4.0), sample(guidance_scale=1.0)
+    assert near(sample(guidance_scale=4.0, guidance_interval=(0.0, 1.0)), whole, 0)
     # Four steps from 751 to 1: nothing is above 0.9.
-    assert near(draw(guidance_scale=4.0, guidance_from=0.9), none)
-    half = draw(guidance_scale=4.0, guidance_to=0.6)
+    assert near(sample(guidance_scale=4.0, guidance_interval=(0.9, 1.0)), none)
+    half = sample(guidance_scale=4.0, guidance_interval=(0.0, 0.6))
     assert not near(half, whole) and not near(half, none)
 
 
@@ -194,34 +197,34 @@ def test_kinds_of_steps_are_spread_evenly():
 
 
 def test_weights_of_another_number_of_steps_are_interpolated():
-    np.testing.assert_allclose(resampled(5, [1.0, 0.0, 2.0]), [1.0, 0.5, 0.0, 1.0, 2.0])
-    np.testing.assert_allclose(resampled(3, [0.5]), [0.5] * 3)
+    np.testing.assert_allclose(resample(5, [1.0, 0.0, 2.0]), [1.0, 0.5, 0.0, 1.0, 2.0])
+    np.testing.assert_allclose(resample(3, [0.5]), [0.5] * 3)
 
 
 def test_conditions_of_other_sizes_are_filled_up_with_what_counts_for_nothing():
     tokens = np.ones((2, 3, 4), np.float32)
-    context = aligned(
-        Context(Condition(tokens), Condition(tokens[:, :1]), (Condition(tokens[:, :2], later=tokens[:, :2]),))
-    )
-    assert context.null.tokens.shape == context.given.tokens.shape == context.also[0].later.shape == (2, 3, 4)
+    also = ScheduledCondition(tokens[:, :2], target=tokens[:, :2])
+    context = align(Context(ScheduledCondition(tokens), ScheduledCondition(tokens[:, :1]), (also,)))
+    assert context.null.tokens.shape == context.given.tokens.shape == context.also[0].target.shape == (2, 3, 4)
     assert context.null.weights.tolist() == [[1, 0, 0]] * 2 and context.given.weights.tolist() == [[1, 1, 1]] * 2
-    plain = Context(Condition(tokens), Condition(tokens))
-    assert aligned(plain).given.weights is None and aligned(plain).null.later is None
+    plain = Context(ScheduledCondition(tokens), ScheduledCondition(tokens))
+    assert align(plain).given.weights is None and align(plain).null.target is None
 
 
-def test_learned_weights_mix_two_conditions(draw, tmp_path):
+def test_learned_weights_mix_two_conditions(sample, tmp_path):
     for name, values in (("own", [1.0] * 4), ("other", [0.0] * 4), ("half", [1.0, 1.0, 0.0, 0.0])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"weights": values}))
     mixed = {
-        name: draw(f"mix(prompt='a blue tree', weights='{tmp_path / name}.json')") for name in ("own", "other", "half")
+        name: sample(f"mix(prompt='a blue tree', weights='{tmp_path / name}.json')")
+        for name in ("own", "other", "half")
     }
-    assert near(mixed["own"], draw())
-    assert near(mixed["other"], draw(prompt="a blue tree"))
-    assert near(mixed["half"], draw("switch(prompt='a blue tree', after=0.5)"), 0)
+    assert near(mixed["own"], sample())
+    assert near(mixed["other"], sample(prompt="a blue tree"))
+    assert near(mixed["half"], sample("switch(prompt='a blue tree', after=0.5)"), 0)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("condition", "message"),
     [
         ("als(prompt='a')", r"unknown condition 'als'; did you mean 'also'"),
         ("region(prompt='a')", r"mask is missing; give a mask"),
@@ -232,18 +235,18 @@ def test_learned_weights_mix_two_conditions(draw, tmp_path):
         ("switch(after=2)", r"after=2.0 is out of range"),
         ("mix(prompt='a', weights='nowhere.json')", r"cannot read weights from nowhere.json"),
         ("negative(database='nowhere')", r"nowhere"),
-        ("add(weight=1)", r"add lacks what to add"),
+        ("add(weight=1)", r"add has nothing to add"),
     ],
 )
-def test_what_cannot_be_is_refused(draw, asked, message):
+def test_invalid_conditions_are_refused(sample, condition, message):
     with pytest.raises(UserError, match=message):
-        draw(asked)
+        sample(condition)
 
 
-def test_a_mask_of_another_size_is_refused(draw, tmp_path):
+def test_a_mask_of_another_size_is_refused(sample, tmp_path):
     Image.new("L", (20, 16)).save(tmp_path / "wide.png")
     with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 pixels and its picture 16x16"):
-        draw(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
+        sample(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
 
 
 def test_interleaving_needs_both_conditions(generator):
@@ -258,4 +261,4 @@ def test_every_query_has_the_condition_of_its_own(generator, databases):
     plan = generator.plan([PROMPT, "cat"], conditions=[f"also(database='{databases[1]}')"], **options)
     assert len(plan.context.also[0].tokens) == 2
     again = dataclasses.replace(plan, indices=[0], rows=[1])
-    assert near(next(generator.draw(again)).images, alone.images) and len(both.images) == 2
+    assert near(next(generator.generate(again)).images, alone.images) and len(both.images) == 2

@@ -11,7 +11,7 @@ from rdm_jax.convert import databases
 from rdm_jax.convert.databases import import_database
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.index import make_index
+from rdm_jax.retrieval.indexing import make_index
 
 WIDTH = 12
 ENCODER = {"name": "some-clip", "sha256": "0" * 64, "width": WIDTH}

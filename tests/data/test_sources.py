@@ -145,7 +145,7 @@ def test_sources_survive_pickling_and_read_on(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"notes.md": "x"}, "no pictures in set"),
+        ({"notes.md": "x"}, "no images in set"),
         ({"a.png": png(1), "metadata.jsonl": "{broken"}, "metadata.jsonl, line 1: not JSON"),
         ({"a.png": png(1), "metadata.jsonl": '["a.png"]'}, "is not a JSON object"),
         ({"a.png": png(1), "metadata.jsonl": '{"text": "t"}'}, "a row without file_name"),

@@ -1,4 +1,4 @@
-"""The denoiser hands the network what it takes, and makes a prediction of what it says."""
+"""The denoiser calls the network with its inputs and turns the output into a prediction."""
 
 from __future__ import annotations
 

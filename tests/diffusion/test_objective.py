@@ -66,7 +66,7 @@ def test_the_noised_data_is_the_originals():
 
 
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
-def test_a_network_that_says_nothing_loses_the_targets_power(kind):
+def test_the_loss_of_zero_output_is_the_power_of_the_target(kind):
     x0, noise, t = _batch()
     loss = diffusion_loss(lambda x, times, context: jnp.zeros_like(x), x0, None, t, noise, SCHEDULE, kind)
     expected = np.square(target(kind, x0, noise, *signal_noise(SCHEDULE, t))).mean(axis=(1, 2, 3))
@@ -92,7 +92,7 @@ def test_the_times_of_an_example_are_uniform_and_in_range(example):
     assert t.dtype == np.int32
     counts = np.bincount(t, minlength=10)
     assert counts.size == 10
-    # Chi-squared with 9 degrees of freedom: 27.9 is passed once in a thousand draws.
+    # Chi-squared with 9 degrees of freedom: 27.9 is passed once in a thousand samples.
     assert np.sum((counts - 2000) ** 2 / 2000) < 27.9
 
 
@@ -100,7 +100,7 @@ def test_logit_normal_times_are_sigmoids_of_normals():
     keys = jax.random.split(jax.random.key(0), 20000)
     t = np.asarray(jax.vmap(lambda key: sample_timesteps(key, 4, 1000, "logit_normal")[3])(keys))
     assert t.min() >= 0 and t.max() < 1000
-    # Kolmogorov and Smirnov: 1.95 / sqrt(n) is passed once in a thousand draws; the times are whole numbers.
+    # Kolmogorov and Smirnov: 1.95 / sqrt(n) is passed once in a thousand samples; the times are whole numbers.
     distance = scipy.stats.kstest(logit((t + 0.5) / 1000), "norm").statistic
     assert distance < 1.95 / 20000**0.5 + 0.002
     with pytest.raises(UserError, match="did you mean 'logit_normal'"):
@@ -120,7 +120,7 @@ def test_an_examples_time_does_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize("name", sorted(TIME_WEIGHTS))
-def test_min_snr_weighs_the_same_error_alike_whatever_is_predicted(name):
+def test_min_snr_weighs_the_same_error_for_every_parameterization(name):
     schedule = build_schedule({"num_timesteps": 1000, "schedule": "cosine"})
     t = jnp.arange(1, 1000, 37)
     alpha, sigma = (np.asarray(v, np.float64) for v in signal_noise(schedule, t))

@@ -1,4 +1,4 @@
-"""Every parameterisation says the same thing: cycles through all pairs come back to where they began."""
+"""All parameterizations are equivalent: cycles through all pairs return to the start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_cycle(first, second, angle):
 
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_any_output_splits_x_t_exactly(kind):
-    # Also for outputs that are wrong: alpha x0 + sigma eps is x_t, whatever the network says.
+    # Also for outputs that are wrong: alpha x0 + sigma eps is x_t, whatever the output.
     x_t, output = _x0_noise()
     alpha, sigma = _levels(0.7)
     prediction = to_prediction(output, x_t, alpha, sigma, kind)

@@ -72,7 +72,7 @@ def test_the_cosine_schedule_is_the_paper_s_closed_form():
     schedule = cosine(1000)
     time = np.arange(1, 1001) / 1000
     closed = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
-    # The last betas are cut off at 0.999, which the closed form is not.
+    # The last betas are clipped at 0.999, unlike the closed form.
     np.testing.assert_allclose(schedule.alphas_cumprod[:-1], closed[:-1], rtol=1e-9)
     assert schedule.betas[-1] == 0.999 and 0 < schedule.alphas_cumprod[-1] < 1e-8
     assert schedule.alphas_cumprod[499] == pytest.approx(0.5, abs=0.01)

@@ -1,4 +1,4 @@
-"""Whole sampling runs and the training loss, with the original's U-Net weights, against what the original computed."""
+"""Whole sampling runs and the training loss, with the original's U-Net weights, against the original's outputs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
     sampler = ddim.DDIM(eta=eta)
     plan = sampler.plan(SCHEDULE, steps)
     if eta:
-        # The original's noises in the place of ours: a key's number is its step.
+        # The original's noise in place of ours: a key's number is its step.
         shape = (num_steps(plan), golden["x_T"].shape[0])
         keys = jax.vmap(jax.random.key)(jnp.arange(shape[0]))
         plan = plan.replace(keys=jnp.repeat(keys, shape[1]).reshape(shape))
@@ -132,7 +132,7 @@ def test_gradients_one_step_of_adamw_and_the_average_are_the_originals():
     settings = {"learning_rate": 1e-4, "warmup": 0, "decay": "constant", "clip_norm": 1e9, "b1": 0.9, "b2": 0.999}
     tx = make_optimizer(ConfigDict({**settings, "weight_decay": 1e-2, "frozen": ()}), 1)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
-    # The recorded weights were multiplied by 1.1 after the step, so that the average has far to go.
+    # The recorded weights were multiplied by 1.1 after the step, so that the average changes visibly.
     after = jax.tree.map(lambda p, u: 1.1 * (p + u), params, updates)
     average = params
     for n in range(1, 4):

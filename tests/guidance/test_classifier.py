@@ -1,4 +1,4 @@
-"""Classifier guidance with the exact classifier samples the conditional law."""
+"""Classifier guidance with the exact classifier samples the conditional distribution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def classify(x, t):
 @pytest.mark.parametrize(
     ("name", "options"), [("ddim", {}), ("dpmpp_2m", {}), ("ddpm", {"variance": "large"}), ("unipc", {})]
 )
-def test_the_exact_classifier_at_weight_one_samples_the_conditional_law(name, options):
+def test_the_exact_classifier_at_weight_one_samples_the_conditional_distribution(name, options):
     sampler = SAMPLERS[name](spacing="trailing", **options)
     keys = image_keys(0, jnp.arange(COUNT))
     targets = jnp.arange(COUNT) % 3 - 1  # none, the first, the second

@@ -24,7 +24,7 @@ INFO = StepInfo(
 
 
 def _network(x, t, context):
-    """Mixes picture, time and condition, so that a mistake in any of them shows."""
+    """Mixes image, time and condition, so that an error in any of them changes the output."""
     tokens = jnp.tanh(context["tokens"]).mean(axis=1)
     return jnp.sin(x + tokens[:, None, None, :]) + 0.1 * t.reshape(-1, 1, 1, 1).astype(jnp.float32)
 

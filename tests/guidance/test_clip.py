@@ -1,4 +1,4 @@
-"""CLIP on the clean estimate: the spherical distance, cutouts, smoothness, and their sum."""
+"""CLIP guidance on the denoised estimate: the spherical distance, cutouts, smoothness, and their sum."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ KEYS = image_keys(0, jnp.arange(3))
 X0 = normal(image_keys(1, jnp.arange(3)), (8, 8, 3))
 
 
-def encode(pictures):
-    return jnp.stack(
-        [pictures.mean(axis=(1, 2, 3)), pictures[:, :2].mean(axis=(1, 2, 3)), pictures[..., 0].mean((1, 2))], 1
-    )
+def encode(images):
+    return jnp.stack([images.mean(axis=(1, 2, 3)), images[:, :2].mean(axis=(1, 2, 3)), images[..., 0].mean((1, 2))], 1)
 
 
 def test_the_distance_is_half_the_squared_angle():
@@ -29,7 +27,7 @@ def test_the_distance_is_half_the_squared_angle():
     assert np.isfinite(slope).all()
 
 
-def test_squares_lie_within_the_picture_and_show_it():
+def test_squares_are_parts_of_the_image():
     ramp = jnp.broadcast_to(jnp.linspace(0.0, 1.0, 32)[None, :, None], (32, 32, 3))
     squares = np.asarray(cut(KEYS[0], ramp, 16, 40))
     assert squares.shape == (40, 16, 16, 3) and squares.min() >= -1e-5 and squares.max() <= 1 + 1e-5
@@ -38,13 +36,13 @@ def test_squares_lie_within_the_picture_and_show_it():
     np.testing.assert_allclose(cut(KEYS[1], jnp.full((20, 24, 3), 0.7), 8, 5), 0.7, atol=1e-5)
 
 
-def test_smoothness_is_the_mean_squared_difference_of_neighbours():
-    picture = np.asarray(X0[:1], np.float64)
-    expected = (np.diff(picture, axis=1) ** 2).mean() + (np.diff(picture, axis=2) ** 2).mean()
+def test_smoothness_is_the_mean_squared_difference_of_neighbors():
+    image = np.asarray(X0[:1], np.float64)
+    expected = (np.diff(image, axis=1) ** 2).mean() + (np.diff(image, axis=2) ** 2).mean()
     np.testing.assert_allclose(total_variation(X0[:1]), expected, rtol=1e-5)
 
 
-def test_the_objective_falls_with_the_distance_and_weighs_targets():
+def test_the_objective_decreases_with_the_distance_and_weights_targets():
     info, target = info_at(300, KEYS), encode(X0)[:, None]
     one = clip_distance(lambda x: x, encode, target, jnp.ones((3, 1)), 10.0, size=8, cutouts=4)
     slope = jax.grad(lambda x: one.measure(x, info).sum())(X0 + 1.0)

@@ -25,7 +25,7 @@ def test_a_gradient_moves_the_noise_and_x0_as_one():
 
 
 @pytest.mark.parametrize("weight", [1e3, 1e30])
-def test_a_gradient_moves_x0_no_farther_than_data_goes(weight):
+def test_the_shift_of_x0_is_limited(weight):
     x, info = normal(image_keys(1, jnp.arange(4)), (2, 2, 3)), info_at(999)
     direction = normal(image_keys(2, jnp.arange(4)), (2, 2, 3))
     weights = jnp.asarray([0.0, 1e-9, weight, -weight])
@@ -42,7 +42,7 @@ def test_a_gradient_moves_x0_no_farther_than_data_goes(weight):
     np.testing.assert_allclose(alpha * guided.x0 + sigma * guided.eps, x, atol=1e-4)
 
 
-def test_a_measure_of_x0_is_led_through_the_network():
+def test_the_gradient_of_a_measure_of_x0_goes_through_the_network():
     # Of a Gaussian the estimate is linear in x_t: its slope is alpha s^2 / (alpha^2 s^2 + sigma^2).
     deviation = 0.4
 
@@ -62,7 +62,7 @@ def test_a_measure_of_x0_is_led_through_the_network():
     np.testing.assert_allclose(guided.eps, gaussian(x, info).eps - sigma * (2.0 * slope + 0.5), atol=1e-5)
 
 
-def test_terms_together_are_terms_one_after_the_other():
+def test_terms_together_equal_terms_in_sequence():
     x, info = normal(image_keys(1, jnp.arange(3)), (2, 2, 1)), info_at(300)
     terms = [Objective(lambda x, info: jnp.sum(x**2, axis=(1, 2, 3)), 0.3)]
     terms += [Objective(lambda x, info: jnp.sum(jnp.sin(x), axis=(1, 2, 3)), -1.0)]

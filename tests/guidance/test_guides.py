@@ -23,7 +23,7 @@ def generator():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for i in range(2):
         pixels = np.random.default_rng(i).integers(0, 256, (4, 6, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((24, 16)).save(folder / f"{i}.png")
@@ -31,12 +31,12 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def draw(generator):
-    def drawn(*asked, **options):
+def generate(generator):
+    def images_of(*guides, **options):
         settings = {"condition": "text", "steps": 4, "batch_size": 2, "num_images": 2, **options}
-        return generator.sample("a red boat", guides=asked, **settings).images
+        return generator.sample("a red boat", guides=guides, **settings).images
 
-    return drawn
+    return images_of
 
 
 VARIANTS = {
@@ -46,7 +46,7 @@ VARIANTS = {
     "sdg style": [("sdg(style='{0}', weight=100)", "sdg(style='{1}', weight=30)")],
     "classifier": [("classifier(attribute='colour', label='red', weight=5)",) * 2],
     "clip": [("clip(text='cat', weight=500, cutouts=2)", "clip(text='boat', weight=90, cutouts=2, smoothness=1)")],
-    "clip of a picture": [("clip(image='{0}', text='cat', weight=500, cutouts=2)",) * 2],
+    "clip of an image": [("clip(image='{0}', text='cat', weight=500, cutouts=2)",) * 2],
     "ilvr": [("ilvr(image='{0}', factor=2)", "ilvr(image='{1}', factor=2, until=0.4)")],
     "outpaint": [("outpaint(image='{1}', left=4, right=4)", "outpaint(image='{1}', left=8)")],
     "inpaint": [("inpaint(image='{0}', mask='{1}')", "inpaint(image='{1}', mask='{0}')")],
@@ -58,26 +58,26 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("pair", [pair for pairs in VARIANTS.values() for pair in pairs], ids=list(VARIANTS))
-def test_a_guide_changes_the_images_and_other_options_compile_nothing(generator, draw, files, pair):
+def test_a_guide_changes_the_images_and_other_options_compile_nothing(generator, generate, files, pair):
     first, second = (text.format(*files) for text in pair)
     size = {"width": 32} if first.startswith("outpaint") else {}
-    plain, guided_images = draw(**size), draw(first, **size)
+    plain, guided_images = generate(**size), generate(first, **size)
     assert np.abs(plain.astype(int) - guided_images.astype(int)).max() > 3
     before = generator.compilations
-    again = draw(second, **size)
+    again = generate(second, **size)
     assert generator.compilations == before
     assert first == second or (again != guided_images).any()
 
 
-def test_objects_and_texts_are_the_same_request(generator, draw, files):
+def test_objects_and_texts_are_the_same_request(generator, generate, files):
     pairs = [
         (SDG(text="cat", weight=[50.0, 20.0]), "sdg(text='cat', weight=[50, 20])"),
         (Inpaint(image=files[0], mask=files[1]), f"inpaint(image={files[0]!r}, mask={files[1]!r})"),
     ]
-    objects = draw(*(made for made, _ in pairs))
+    objects = generate(*(made for made, _ in pairs))
     before = generator.compilations
-    np.testing.assert_array_equal(objects, draw(*(text for _, text in pairs)))
-    np.testing.assert_array_equal(objects, draw(pairs[0][0], pairs[1][1]))
+    np.testing.assert_array_equal(objects, generate(*(text for _, text in pairs)))
+    np.testing.assert_array_equal(objects, generate(pairs[0][0], pairs[1][1]))
     assert generator.compilations == before
     plan = generator.plan("a", condition="text", guides=[text for _, text in pairs])
     assert plan.settings.guides == tuple(made for made, _ in pairs)
@@ -93,32 +93,32 @@ def test_a_margin_extends_each_side_by_its_edge_pixels():
     np.testing.assert_array_equal(canvas[2], canvas[1])
     np.testing.assert_array_equal(mask == 0, np.pad(np.ones((2, 2), bool), ((0, 2), (1, 0))))
     for margins in ({}, {"left": -1, "right": 1}):
-        with pytest.raises(UserError, match="continue nothing; give 0 pixels or more"):
+        with pytest.raises(UserError, match="extend nothing; give 0 pixels or more"):
             Outpaint(**margins).canvas(image)
 
 
-def test_guides_combine_with_each_other_and_every_sampler(draw, files):
-    both = draw("sdg(text='cat', weight=50)", f"ilvr(image='{files[0]}', factor=4)", sampler="dpmpp_2m")
-    for alone in (draw("sdg(text='cat', weight=50)", sampler="dpmpp_2m"), draw(sampler="dpmpp_2m")):
+def test_guides_combine_with_each_other_and_every_sampler(generate, files):
+    both = generate("sdg(text='cat', weight=50)", f"ilvr(image='{files[0]}', factor=4)", sampler="dpmpp_2m")
+    for alone in (generate("sdg(text='cat', weight=50)", sampler="dpmpp_2m"), generate(sampler="dpmpp_2m")):
         assert (both != alone).any()
-    assert draw("threshold(bound=1)", "sdg(text='cat')", sampler="heun", guidance_scale=1.0).shape == (2, 16, 16, 3)
+    assert generate("threshold(bound=1)", "sdg(text='cat')", sampler="heun", guidance_scale=1.0).shape == (2, 16, 16, 3)
 
 
-def test_a_picture_is_the_same_in_any_batch(draw, files):
-    # What is drawn in a step (the reference's noise, cutouts) is of the image's own key.
-    asked = f"sdg(content='{files[0]}', weight=50)", "clip(text='cat', weight=100, cutouts=2)"
-    together, alone = draw(*asked), draw(*asked, batch_size=1)
+def test_an_image_is_the_same_in_any_batch(generate, files):
+    # Random numbers of a step (the reference's noise, cutouts) come from the image's own key.
+    guides = f"sdg(content='{files[0]}', weight=50)", "clip(text='cat', weight=100, cutouts=2)"
+    together, alone = generate(*guides), generate(*guides, batch_size=1)
     assert np.abs(together.astype(int) - alone.astype(int)).max() <= 2
 
 
-def test_each_image_has_its_own_weight(draw):
-    mixed = draw("sdg(text='cat', weight=[0, 90])")
-    np.testing.assert_array_equal(mixed[0], draw("sdg(text='cat', weight=0)")[0])
-    np.testing.assert_array_equal(mixed[1], draw("sdg(text='cat', weight=90)")[1])
+def test_each_image_has_its_own_weight(generate):
+    mixed = generate("sdg(text='cat', weight=[0, 90])")
+    np.testing.assert_array_equal(mixed[0], generate("sdg(text='cat', weight=0)")[0])
+    np.testing.assert_array_equal(mixed[1], generate("sdg(text='cat', weight=90)")[1])
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("guide", "message"),
     [
         ("sgd(text='a')", r"unknown guide 'sgd'; did you mean 'sdg'"),
         ("sdg(txt='a')", r"unknown option of guide sdg: 'txt'; did you mean 'text'"),
@@ -141,27 +141,25 @@ def test_each_image_has_its_own_weight(draw):
         ("sdg(text='a'", r"is not of the form name"),
     ],
 )
-def test_what_cannot_be_is_refused(draw, asked, message):
+def test_invalid_guides_are_refused(generate, guide, message):
     with pytest.raises(UserError, match=message):
-        draw(asked)
+        generate(guide)
 
 
-def test_a_network_that_is_missing_is_named_with_what_trains_it():
+def test_the_error_for_a_missing_network_names_the_config_that_trains_it():
     plain = Generator.load(tiny.bundle())
-    with pytest.raises(
-        UserError, match=r"needs the model's noised_clip, .* `rdm train --config configs/noised_clip.py"
-    ):
+    with pytest.raises(UserError, match=r"needs the model's noised_clip, .* `rdm train --config noised_clip"):
         plain.plan("a", condition="text", guides=["sdg(text='a')"])
 
 
-def test_a_weight_that_is_too_much_is_caught_with_the_guides_name(draw, files):
+def test_the_error_for_diverging_samples_names_the_guides(generate, files):
     with pytest.raises(UserError, match=r"not finite by step 4 of 4 under sdg\(style='.*', weight=3e\+38\)"):
-        draw(f"sdg(style='{files[0]}', weight=3e38)")
+        generate(f"sdg(style='{files[0]}', weight=3e38)")
 
 
 def test_the_guides_are_listed(capsys):
     assert main(["sample", "--list-guides"]) == 0
-    said = capsys.readouterr().out
-    assert describe_guides() in said
+    listing = capsys.readouterr().out
+    assert describe_guides() in listing
     for name, method in GUIDES.items():
-        assert f"{name}(" in said and method.source in said
+        assert f"{name}(" in listing and method.source in listing

@@ -1,4 +1,4 @@
-"""Semantic diffusion guidance: its terms by hand, images on their own, noise from their own keys."""
+"""Semantic diffusion guidance: its terms in numpy, independent images, noise from their own keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INFO = info_at(400, KEYS)
 
 
 def encode(x, t):
-    """Two feature maps and a vector, of the picture and its time."""
+    """A vector and two feature maps, of the image and its time."""
     first = jnp.tanh(x @ MIX) * (1.0 + t.reshape(-1, 1, 1, 1) / 1000.0)
     second = first[:, ::2, ::2] ** 2
     return jnp.mean(first, axis=(1, 2)), [first, second]
@@ -68,13 +68,13 @@ def test_the_terms_are_those_of_the_paper():
     np.testing.assert_allclose(whole.measure(X, INFO), expected @ weights, rtol=1e-4)
 
 
-def test_a_reference_that_is_as_noisy_as_the_picture_is_met():
+def test_the_similarity_of_the_noised_reference_itself_is_one():
     same = renoised(REFERENCE, X.shape, INFO)
-    told = semantic(encode, [Reference(REFERENCE, content=1.0, structure=1.0, style=1.0)]).measure(same, INFO)
-    np.testing.assert_allclose(told, 1.0, atol=1e-6)
+    values = semantic(encode, [Reference(REFERENCE, content=1.0, structure=1.0, style=1.0)]).measure(same, INFO)
+    np.testing.assert_allclose(values, 1.0, atol=1e-6)
 
 
-def test_images_do_not_see_each_other_and_their_noise_is_their_own():
+def test_images_are_independent_and_have_noise_of_their_own():
     # The released code's Gram matrices mix the batch.
     guide = gradient_guidance([semantic(encode, [Text(TEXT, 5.0), Reference(REFERENCE, 5.0, 5.0, 5.0)])])
     together = guide(mixture)(X, INFO)
@@ -88,13 +88,13 @@ def test_images_do_not_see_each_other_and_their_noise_is_their_own():
 
 def test_weights_of_images_mix_modes_in_one_batch():
     off = jnp.array([0.0, 1.0, 0.0, 1.0])
-    led = gradient_guidance([semantic(encode, [Text(TEXT, off)])])(mixture)(X, INFO)
+    guided = gradient_guidance([semantic(encode, [Text(TEXT, off)])])(mixture)(X, INFO)
     plain, full = mixture(X, INFO), gradient_guidance([semantic(encode, [Text(TEXT, 1.0)])])(mixture)(X, INFO)
-    np.testing.assert_allclose(led.eps[::2], plain.eps[::2], atol=1e-6)
-    np.testing.assert_allclose(led.eps[1::2], full.eps[1::2], atol=1e-6)
+    np.testing.assert_allclose(guided.eps[::2], plain.eps[::2], atol=1e-6)
+    np.testing.assert_allclose(guided.eps[1::2], full.eps[1::2], atol=1e-6)
 
 
-def test_a_step_along_the_gradient_comes_nearer_in_every_term():
+def test_a_step_along_the_gradient_increases_every_term():
     for one in (
         semantic(encode, [Text(TEXT, 1.0)]),
         semantic(encode, [Reference(REFERENCE, content=1.0)]),
@@ -110,15 +110,15 @@ def test_a_reference_needs_keys():
         semantic(encode, [Reference(REFERENCE, 1.0)]).measure(X, info_at(400))
 
 
-def test_all_terms_share_one_look_at_the_picture():
-    looks = []
+def test_all_terms_share_one_evaluation_of_the_encoder_on_x_t():
+    calls = []
 
     def counted(x, t):
-        looks.append(x.shape)
+        calls.append(x.shape)
         return encode(x, t)
 
     terms = [Text(TEXT, 1.0), Text(-TEXT, 0.5), Reference(REFERENCE, 1.0), Reference(-REFERENCE, 0.0, 2.0, 3.0)]
     together = gradient_guidance([semantic(counted, terms)])(mixture)(X, INFO)
-    assert len(looks) == 3  # x_t, and each reference
+    assert len(calls) == 3  # x_t, and each reference
     apart = gradient_guidance([semantic(encode, [term]) for term in terms])(mixture)(X, INFO)
     np.testing.assert_allclose(together.eps, apart.eps, rtol=1e-4, atol=1e-5)

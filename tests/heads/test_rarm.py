@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,11 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.convert.conversion import convert
 from rdm_jax.core.errors import UserError
 from rdm_jax.heads.autoregressive import decoding
-from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling, filtered
+from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling, choose, filtered
+from rdm_jax.models import abstract_params, build_transformer
 from rdm_jax.models.condition import Condition
+from rdm_jax.training.config import load_config
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +183,35 @@ def test_chunks_and_batches_do_not_change_an_image(bundle, data):
     assert (both >= 0).all() and (both[0] != both[1]).any()
 
 
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(), [0.5, 0.25, 0.15, 0.1]),
+        (Sampling(top_p=0.5), [1.0, 0.0, 0.0, 0.0]),
+        (Sampling(top_p=0.7), [2 / 3, 1 / 3, 0.0, 0.0]),
+        (Sampling(top_k=2, top_p=0.6), [1.0, 0.0, 0.0, 0.0]),  # of two codes the first has two thirds
+        (Sampling(top_k=3), [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0.0]),
+        (Sampling(temperature=0.5), [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]),
+    ],
+)
+def test_top_k_and_top_p_keep_the_most_probable_codes(sampling, kept):
+    order = np.array([2, 0, 3, 1])  # the codes are not sorted
+    logits = jnp.log(jnp.asarray([0.5, 0.25, 0.15, 0.1]))[order]
+    np.testing.assert_allclose(jax.nn.softmax(filtered(logits, sampling)), np.array(kept)[order], rtol=1e-5)
+
+
+def test_codes_are_chosen_by_the_inverse_of_the_cumulative_probability():
+    logits = jnp.log(jnp.asarray([0.5, 0.0, 0.25, 0.25]))
+    uniform = jnp.asarray([0.0, 0.49, 0.51, 0.74, 0.76, 0.999999])
+    np.testing.assert_array_equal(choose(jnp.broadcast_to(logits, (6, 4)), uniform), [0, 0, 2, 2, 3, 3])
+
+
+def test_the_released_architecture_has_the_released_size():
+    config = load_config(str(Path(__file__).parents[2] / "configs/models/rarm_imagenet.py")).to_dict()
+    shapes = abstract_params(build_transformer(config["transformer"])).values()
+    assert sum(int(np.prod(leaf.shape)) for leaf in shapes) == 230_874_112
+
+
 def test_the_bundle_follows_the_original_script(bundle):
     assert bundle.config["head"] == "autoregressive"
     assert bundle.config["conditioning"] == {"neighbors": 4, "unit_tokens": False, "null": "zeros"}
@@ -196,6 +229,13 @@ def test_another_first_stage_is_refused(folder, tmp_path):
     (tmp_path / "config.yaml").write_text(text.replace("n_embed: 96", "n_embed: 64"))
     with pytest.raises(UserError, match="a codebook of 64 codes with 16 channels, and the checkpoint's has 96 with 16"):
         convert(folder / "rarm_small.ckpt", config=tmp_path / "config.yaml")
+
+
+def test_a_bundle_with_another_codebook_is_refused(bundle):
+    other = {**bundle.config, "transformer": {**bundle.config["transformer"], "num_codes": 64}}
+    params = tiny.random_params(other, "transformer")
+    with pytest.raises(UserError, match="predicts 64 codes, and its first stage has 96; give the first stage"):
+        Bundle(other, {**bundle.params, "transformer": params})
 
 
 @pytest.mark.parametrize(

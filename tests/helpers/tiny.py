@@ -1,4 +1,4 @@
-"""A model of a few thousand random weights and databases of a few coloured squares, for whole journeys in seconds."""
+"""A model of a few thousand random weights and databases of a few colored squares, for end-to-end tests in seconds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 from rdm_jax import parts
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
-from rdm_jax.data.sources import Example
+from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import abstract_params
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONFIG = {
     "schema": 2,
@@ -68,7 +69,7 @@ def bundle(**changes: Any) -> Bundle:
         train_tokenizer(["a red boat", "a blue tree"], 300, Path(folder) / "tokenizer.json")
         tokenizer = load_tokenizer(Path(folder) / "tokenizer.json")
     described = [part for part in parts.PARTS if part in config]
-    return Bundle(config, {part: random_params(config, part, seed) for seed, part in enumerate(described)}, tokenizer)
+    return Bundle(config, {part: random_params(config, part) for part in described}, tokenizer)
 
 
 def random_params(config: dict[str, Any], part: str, seed: int = 0) -> dict[str, Any]:
@@ -98,21 +99,21 @@ class Squares:
     """A source of n squares, each of one random colour."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self._colours = np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
+        self._colors = np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
         self.name, self.captions, self.fingerprint = "squares", "none", f"{seed:064x}"
 
     def __len__(self) -> int:
-        return len(self._colours)
+        return len(self._colors)
 
     def __getitem__(self, index: int) -> Example:
-        image = np.broadcast_to(self._colours[index], (16, 16, 3)).copy()
+        image = np.broadcast_to(self._colors[index], (16, 16, 3)).copy()
         return Example(image, f"square {index}", f"squares/{index:03d}.png", {})
 
     @property
     def shard_lengths(self) -> tuple[int, ...]:
         return (len(self),)
 
-    def told(self, index: int) -> dict[str, str]:
+    def labels(self, index: int) -> dict[str, str]:
         return {"caption": f"square {index}", "path": f"squares/{index:03d}.png"}
 
 

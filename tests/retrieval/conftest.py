@@ -8,7 +8,8 @@ from PIL import Image
 
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import resize_and_crop
-from rdm_jax.data.sources import Example, open_source
+from rdm_jax.data.examples import Example
+from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.database import Database
 
@@ -53,11 +54,11 @@ class Listed:
     def __len__(self):
         return len(self.pictures)
 
-    def told(self, index):
+    def labels(self, index):
         return {"caption": f"{self.name} no. {index}", "path": f"{self.name}/{index:03d}.png", **self._labels(index)}
 
     def __getitem__(self, index):
-        told = self.told(index)
+        told = self.labels(index)
         if self.pictures[index] is None:
             raise ValueError(f"{told['path']}: broken")
         return Example(self.pictures[index], told["caption"], told["path"], self._labels(index))

@@ -348,7 +348,7 @@ def test_a_database_that_changes_while_another_appends_is_kept(copy, more, encod
             build_database(third, encoder, copy, RECIPE, append=True)
             (copy.parent / "aside").rename(copy.parent / ".db.partial")
 
-    with pytest.raises(UserError, match="was changed by another process meanwhile; run the same again"):
+    with pytest.raises(UserError, match="was changed by another process meanwhile; run the same command again"):
         build_database(more, encoder, copy, RECIPE, append=True, progress=progress)
     assert len(Database.open(copy)) == 62
     assert build_database(more, encoder, copy, RECIPE, append=True).resumed == 20
@@ -404,7 +404,7 @@ def test_near_duplicates_of_the_rows_that_are_there_are_not_appended(encoder, tm
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01, float("nan")])
 def test_a_threshold_that_is_no_cosine_is_refused(listed, encoder, tmp_path, threshold):
-    with pytest.raises(UserError, match=r"duplicates .* is no cosine in \(0, 1\]"):
+    with pytest.raises(UserError, match=r"duplicates .* is not a cosine in \(0, 1\]"):
         build_database(listed, encoder, tmp_path / "db", RECIPE, duplicates=threshold)
     assert not any(tmp_path.iterdir())
 
@@ -430,7 +430,7 @@ def test_exclusions_are_honoured_and_recorded(encoder, tmp_path):
     assert numbers_of(database.thumbnails(range(len(database)))) == expected
     assert database.manifest["sources"][0]["selection"] == {"where": [], "exclude": [list(term) for term in terms]}
     folder = dataclasses.replace(RECIPE, selection=Selection(exclude=(("path", "listed/"),)))
-    with pytest.raises(UserError, match="no pictures of listed are left"):
+    with pytest.raises(UserError, match="no images of listed are left"):
         build_database(source, encoder, tmp_path / "none", folder)
 
 
@@ -457,7 +457,9 @@ def test_pictures_are_chosen_by_their_hash_and_id(encoder, tmp_path):
 def test_a_disk_that_is_full_is_one_clear_error(listed, whole, encoder, tmp_path, limit):
     """The operating system refuses to write more than so many bytes: the rows, the items, or the thumbnails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(UserError, match=r"cannot write to .*; make room there, and run the same again") as error:
+    with pytest.raises(
+        UserError, match=r"cannot write to .*; make room there, and run the same command again"
+    ) as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
             build_database(listed, encoder, tmp_path / "db", RECIPE)

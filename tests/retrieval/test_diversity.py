@@ -151,7 +151,7 @@ def test_too_few_different_neighbours_are_told(encoder, tmp_path):
     [
         ({"diversity": 1.5}, "diversity 1.5 is out of range; give 0 to 1"),
         ({"diversity": float("nan")}, "diversity nan is out of range"),
-        ({"duplicates": 0.0}, r"duplicates 0.0 is no cosine in \(0, 1\]"),
+        ({"duplicates": 0.0}, r"duplicates 0.0 is not a cosine in \(0, 1\]"),
     ],
 )
 def test_numbers_out_of_range_are_refused(database, encoder, options, message):

@@ -16,7 +16,8 @@ from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.shards import write_shard
+from rdm_jax.retrieval.manifest import ManifestDraft, write_manifest
+from rdm_jax.retrieval.shards import ShardContents, write_shard
 from tests.retrieval.conftest import (
     Listed,
     RandomEncoder,
@@ -118,9 +119,10 @@ def without_pictures(folder, count, encoder):
     rows = np.random.default_rng(3).normal(size=(count, 24)).astype(np.float32)
     items = [{"path": f"{i}", "caption": f"row {i}", "attributes": {}, "sha256": ""} for i in range(count)]
     folder.mkdir()
-    shard = write_shard(folder, 0, 1, items, rows, None, "float16")
+    shard = write_shard(folder, 0, 1, ShardContents(items, rows), "float16")
     described = {"name": folder.name, "width": 24, "dtype": "float16", "encoder": encoder, "thumbnail_size": 12}
-    edit.seal(folder, [shard], {**described, "licence": "", "sources": []}, {"action": "import"})
+    draft = ManifestDraft({**described, "licence": "", "sources": []}, {"action": "import"})
+    write_manifest(folder, [shard], draft)
     return Database.open(folder)
 
 
@@ -162,7 +164,7 @@ def test_databases_of_different_encoders_are_not_merged(first, tmp_path):
 
 
 def test_a_place_that_is_taken_is_refused_before_any_work(first, second, tmp_path, monkeypatch):
-    monkeypatch.setattr(edit, "distinct", None)
+    monkeypatch.setattr(edit, "distinct_rows", None)
     with pytest.raises(UserError, match="exists already"):
         edit.merge([first, second], tmp_path, duplicates=0.9)
     with pytest.raises(UserError, match="exists already"):
@@ -360,7 +362,7 @@ def test_two_writers_at_once_are_told_apart(copy, first, tmp_path):
         edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
     stale = Database.open(copy.path)
     edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
-    with pytest.raises(UserError, match="was changed by another process meanwhile; run the same again"):
+    with pytest.raises(UserError, match="was changed by another process meanwhile; run the same command again"):
         edit.remove(stale, Selection(where=(("artist", "artist 2"),)))
     assert len(Database.open(copy.path)) == 32
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval import index as index_module
-from rdm_jax.retrieval.database import Database, Rows
-from rdm_jax.retrieval.index import ExactIndex, make_index
+from rdm_jax.retrieval import exact_index
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.exact_index import ExactIndex
+from rdm_jax.retrieval.indexing import make_index
+from rdm_jax.retrieval.rows import ShardedRows
 from rdm_jax.retrieval.scann_index import Parameters, ScannIndex, store
 
 
@@ -84,10 +86,10 @@ def test_zero_vectors_score_zero_and_break_nothing():
 def test_databases_of_like_size_share_a_program():
     queries = random(1, dtype=np.float32)
     ExactIndex(random(1500)).search(queries, 4)
-    compiled = index_module._search_chunk._cache_size()
+    compiled = exact_index._search_chunk._cache_size()
     for count, k in itertools.product((1025, 1700, 2048), (1, 10, 20)):
         ExactIndex(random(count, seed=count)).search(queries, k)
-    assert index_module._search_chunk._cache_size() == compiled
+    assert exact_index._search_chunk._cache_size() == compiled
 
 
 @pytest.mark.parametrize("count", [1, 15, 300, 5000])
@@ -136,7 +138,7 @@ def test_a_damaged_index_or_one_of_other_rows_is_refused(copied):
     pytest.importorskip("scann")
     stored = store(copied, ScannIndex.build(copied.rows))
     changed = dataclasses.replace(stored, manifest={**stored.manifest, "encoder": {**stored.encoder, "name": "x"}})
-    with pytest.raises(UserError, match="is of other rows"):
+    with pytest.raises(UserError, match="belongs to other rows"):
         ScannIndex.open(changed)
     for file in (stored.path / "index").rglob("scann_config.pb"):
         file.write_bytes(b"x")
@@ -153,7 +155,7 @@ def test_a_pickle_in_an_index_is_never_opened(copied, tmp_path):
     proof = tmp_path / "run"
     evil = pickle.dumps(Evil(proof))
     (stored.path / "index" / stored.manifest["index"]["shards"][0] / "scann_docids.pkl").write_bytes(evil)
-    with pytest.raises(UserError, match="holds a pickle"):
+    with pytest.raises(UserError, match="contains a pickle"):
         ScannIndex.open(stored)
     assert not proof.exists()
 
@@ -222,7 +224,7 @@ def test_without_scann_the_error_says_how_to_get_it(database, monkeypatch):
 
 def test_shards_read_as_one_array():
     whole = random(100)
-    rows = Rows((whole[:1], whole[1:40], whole[40:40], whole[40:]))
+    rows = ShardedRows((whole[:1], whole[1:40], whole[40:40], whole[40:]))
     assert rows.shape == (100, 16) and rows.dtype == np.float16 and len(rows) == 100
     np.testing.assert_array_equal(np.asarray(rows), whole)
     for start, stop in itertools.product((0, 1, 39, 40, 99, 100), repeat=2):

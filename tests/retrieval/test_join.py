@@ -10,7 +10,7 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.index import make_index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.join import Neighbors, numbered
 from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
 from rdm_jax.retrieval.parts import Share

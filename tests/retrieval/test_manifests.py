@@ -122,14 +122,16 @@ def test_a_manifest_that_is_no_object_is_refused(copy, text):
 
 def test_counts_that_do_not_add_up_are_refused(copy):
     rewrite(copy, lambda manifest: manifest.update(count=21))
-    with pytest.raises(UserError, match="19 rows of embeddings, and the manifest says 21"):
+    with pytest.raises(UserError, match="19 rows of embeddings, and the manifest has a count of 21"):
         Database.open(copy)
 
 
 def test_an_empty_folder_is_no_database(tmp_path, encoder):
-    with pytest.raises(UserError, match=r"is no database: it has no manifest.json; make one by rdm database build"):
+    with pytest.raises(
+        UserError, match=r"is not a database: it has no manifest.json; make one with rdm database build"
+    ):
         Database.open(tmp_path)
-    with pytest.raises(UserError, match=r"is no database: it has no manifest\.json"):
+    with pytest.raises(UserError, match=r"is not a database: it has no manifest\.json"):
         build_database(Listed(noise(3)), encoder, tmp_path, append=True)
 
 

@@ -9,7 +9,7 @@ from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import neighbors
 from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.index import make_index
+from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.neighbors import NeighborSidecar, Plan, compute_neighbors
 from rdm_jax.retrieval.parts import Share
 

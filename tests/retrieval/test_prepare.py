@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.sources import FolderFiles, open_source
+from rdm_jax.data.file_trees import FolderFiles
+from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.build import Recipe, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers

@@ -7,9 +7,10 @@ import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
-from rdm_jax.retrieval.index import ExactIndex
+from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.retriever import Retriever
-from rdm_jax.retrieval.selected import FEW, RowsView, SelectedIndex
+from rdm_jax.retrieval.rows import SelectedRows
+from rdm_jax.retrieval.selected import FEW, SelectedIndex
 from tests.retrieval.conftest import unit
 
 ROWS = np.random.default_rng(0).normal(size=(500, 24)).astype(np.float32)
@@ -78,7 +79,7 @@ def test_no_queries_give_no_rows():
 
 def test_a_view_of_some_rows_is_an_array_of_them():
     ids = np.array([7, 3, 450, 3])
-    view = RowsView(ROWS, ids)
+    view = SelectedRows(ROWS, ids)
     assert len(view) == 4 and view.shape == (4, 24)
     np.testing.assert_array_equal(view[1:3], ROWS[[3, 450]])
     np.testing.assert_array_equal(view[np.array([3, 0])], ROWS[[3, 7]])

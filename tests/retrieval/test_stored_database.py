@@ -11,8 +11,9 @@ from rdm_jax.data.selection import Selection
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import shards
 from rdm_jax.retrieval.build import Recipe, build_database
-from rdm_jax.retrieval.database import Database, Rows
-from rdm_jax.retrieval.shards import item_id, picture_hash
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.rows import ShardedRows
+from rdm_jax.retrieval.shards import image_hash, item_id
 
 ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
 
@@ -27,7 +28,7 @@ class Listed:
         return len(self.pictures)
 
     def __getitem__(self, index):
-        from rdm_jax.data.sources import Example
+        from rdm_jax.data.examples import Example
 
         if self.pictures[index] is None:
             raise ValueError(f"{index}.png: broken")
@@ -37,7 +38,7 @@ class Listed:
     def shard_lengths(self):
         return (len(self),)
 
-    def told(self, index):
+    def labels(self, index):
         return {"caption": f"caption {index}", "path": f"{index}.png", "parity": str(index % 2)}
 
 
@@ -64,7 +65,7 @@ def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, e
     np.testing.assert_array_equal(database.embeddings(ids), stored[ids].astype(np.float32))
     for item, i in zip(database.items(ids), ids, strict=True):
         example = source[int(i)]
-        sha256 = picture_hash(example.image)
+        sha256 = image_hash(example.image)
         assert item == {
             "row": i,
             "id": item_id({"path": example.path, "sha256": sha256}),
@@ -111,7 +112,7 @@ def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monke
     recipe = Recipe(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
     build_database(source, encoder, tmp_path / "db", recipe)
     database = Database.open(tmp_path / "db")
-    assert len(database.rows.shards) == 3 and isinstance(database.rows, Rows)
+    assert len(database.rows.shards) == 3 and isinstance(database.rows, ShardedRows)
     np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.pictures), rtol=1e-6)
     assert [item["caption"] for item in database.items(range(50))] == [f"caption {i}" for i in range(50)]
     np.testing.assert_array_equal(database.thumbnails(range(50)), np.stack(source.pictures))
@@ -138,7 +139,7 @@ def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
     build_database(source, encoder, tmp_path / "db", max_skip=0.1)
     with pytest.raises(UserError, match="cannot be read"):
         build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
-    with pytest.raises(UserError, match="no pictures of listed are left"):
+    with pytest.raises(UserError, match="no images of listed are left"):
         build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
 
 
@@ -148,7 +149,7 @@ def test_limit_and_where_choose(encoder, tmp_path):
     paths = [item["path"] for item in Database.open(tmp_path / "db").items(range(4))]
     assert report.count == 4 and paths == ["1.png", "3.png", "5.png", "7.png"]
     for recipe in (Recipe(limit=0), Recipe(selection=Selection(where=(("parity", "2"),)))):
-        with pytest.raises(UserError, match="no pictures"):
+        with pytest.raises(UserError, match="no images"):
             build_database(random_pictures(20), encoder, tmp_path / "none", recipe)
     with pytest.raises(UserError, match="unknown dtype 'float61'; did you mean 'float16'"):
         Recipe(dtype="float61")
@@ -191,10 +192,10 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path)
         ),
         (lambda path: np.save(path / ROWS, np.zeros((300, 24))), r"is \[300, 24\] float64"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
-        (lambda path: (path / "manifest.json").write_text('{"schema": 2, "name": "x"}'), "lacks count"),
+        (lambda path: (path / "manifest.json").write_text('{"schema": 2, "name": "x"}'), "has no valid count"),
         (lambda path: (path / "manifest.json").write_text('{"schema": 99}'), "has schema 99"),
         (lambda path: _without_encoder(path / "manifest.json"), "which encoder made the rows"),
-        (lambda path: (path / "manifest.json").unlink(), "is no database"),
+        (lambda path: (path / "manifest.json").unlink(), "is not a database"),
     ],
 )
 def test_a_damaged_database_is_refused_on_opening(copy, damage, message):
@@ -242,7 +243,7 @@ def test_files_of_another_database_are_found_by_their_counts(copy, source, encod
         (copy / name).write_bytes((tmp_path / "small" / name).read_bytes())
     with pytest.raises(UserError, match=r"items-00000-of-00001.parquet has 20 rows, and there are 300"):
         Database.open(copy).items([0])
-    with pytest.raises(UserError, match="20 pictures for 300"):
+    with pytest.raises(UserError, match="20 images for 300"):
         Database.open(copy).thumbnails([0])
 
 

@@ -9,7 +9,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval import scann_index
 from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.index import ExactIndex
+from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.tune import picture_queries, recall, text_queries, tune
 from tests.retrieval.conftest import Listed, noise, unit
 

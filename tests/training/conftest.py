@@ -1,7 +1,5 @@
 """A diffusion task on two folders of small random images, with neighbors computed ahead."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +14,7 @@ from rdm_jax.training.config import load_config
 from rdm_jax.training.tasks import diffusion
 from tests.helpers import tiny
 
-CONFIG = str(Path(__file__).parents[2] / "configs/emoji/rdm.py")
+CONFIG = "emoji/rdm"
 K = 5
 
 

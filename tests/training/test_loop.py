@@ -1,6 +1,7 @@
 """Whole runs on a folder of a few pictures: resuming, refusing, stopping."""
 
 import json
+import shutil
 from pathlib import Path
 
 import chex
@@ -10,11 +11,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
+from rdm_jax.parts import PARTS
 from rdm_jax.training.config import load_config
 from rdm_jax.training.export import export_run
-from rdm_jax.training.loop import train
-from tests.helpers import tiny_run
+from rdm_jax.training.loop import matching_parts, train
+from tests.helpers import tiny, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +89,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(p
     assert (tmp_path / "checkpoints/2").is_dir()
 
 
-def test_the_export_holds_the_average_and_starts_another_run(pictures: Path, tmp_path: Path) -> None:
-    state, _ = run(config_for(pictures, "steps=3"), tmp_path / "run")
+def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(pictures: Path, tmp_path: Path) -> None:
+    folder = tiny_run.draw_pictures(tmp_path / "images")
+    state, _ = run(config_for(folder, "steps=3", f"data.data_dir={tmp_path / 'data'}"), tmp_path / "run")
+    for gone in (folder, tmp_path / "data"):
+        shutil.rmtree(gone)
     bundle = export_run(tmp_path / "run")
+    assert set(bundle.params) == {part for part in PARTS if part in bundle.config} == {"autoencoder"}
     chex.assert_trees_all_equal(bundle.params["autoencoder"], jax.device_get(state.ema["autoencoder"]))
     assert bundle.config["training"]["autoencoder"]["steps"] == 3
     bundle.save(tmp_path / "bundle", "float32")
@@ -106,3 +113,18 @@ def test_a_bundle_of_another_shape_is_refused(pictures: Path, tmp_path: Path) ->
     export_run(tmp_path / "run").save(tmp_path / "bundle")
     with pytest.raises(UserError, match=r"autoencoder differs in \d+ parameters"):
         run(config_for(pictures, "steps=1", "model.ch=8"), tmp_path / "other", init_from=str(tmp_path / "bundle"))
+
+
+def test_a_partial_start_takes_the_parameters_that_fit() -> None:
+    bundle = tiny.bundle()
+    trained = trees.flatten(bundle.params["autoencoder"])
+    fresh = {name: np.zeros_like(leaf) for name, leaf in trained.items()}
+    fresh["decoder/conv_in/kernel"] = np.zeros((3, 3, 2, 4))  # of another shape
+    fresh["codebook"] = np.zeros((8, 2))  # not in the bundle
+    started = trees.flatten(
+        matching_parts(bundle, {"autoencoder": trees.unflatten(fresh)}, partial=True)["autoencoder"]
+    )
+    assert started.keys() == fresh.keys()
+    for name, leaf in started.items():
+        taken = name not in ("decoder/conv_in/kernel", "codebook")
+        np.testing.assert_array_equal(leaf, trained[name] if taken else fresh[name])

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from rdm_jax.core import mesh as meshes
 from rdm_jax.core.errors import UserError
-from rdm_jax.training.config import defaults
+from rdm_jax.core.schema import read
+from rdm_jax.training.schema import Optimizer
 from rdm_jax.training.state import Held
 from rdm_jax.training.step import (
     accumulated,
@@ -24,9 +25,7 @@ from rdm_jax.training.step import (
 
 
 def optimizer_config(**changes) -> ConfigDict:
-    config = defaults().optimizer
-    config.update(changes)
-    return config
+    return ConfigDict(read(Optimizer, changes))
 
 
 def quadratic(params, held, batch, key, step):

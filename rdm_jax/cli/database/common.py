@@ -107,10 +107,10 @@ def update_index(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
     """Indexes a new or changed database if it is large or had an index before."""
     from rdm_jax.cli.progress import Progress, shown_log
     from rdm_jax.retrieval.database import Database
-    from rdm_jax.retrieval.scann_index import index_again
+    from rdm_jax.retrieval.indexing import rebuild_index
 
     with shown_log(), Progress("indexing", unit="row") as progress:
-        database = index_again(Database.open(path), earlier or {}, progress)
+        database = rebuild_index(Database.open(path), earlier or {}, progress)
     if "index" in database.manifest:
         note(f"{path}: indexed; `rdm database tune` measures its recall")
 

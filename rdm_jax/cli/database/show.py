@@ -72,7 +72,8 @@ def run_verify(args: argparse.Namespace) -> None:
 def run_list(args: argparse.Namespace) -> None:
     """Lists databases."""
     from rdm_jax.core.errors import UserError
-    from rdm_jax.retrieval.database import MANIFEST, SCHEMA, Database
+    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.manifest import MANIFEST, SCHEMA
 
     places: list[Any] = Database.names()
     if args.folder is not None:

@@ -1,4 +1,4 @@
-"""Ways from noise to a picture, one per file, and `SAMPLERS`, which names them."""
+"""Samplers, one per file, and `SAMPLERS`, the table of their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sampler is, and the one loop that runs any of them: a `lax.scan` over steps that were planned ahead."""
+"""The interface of samplers, and the one loop that runs any of them: a `lax.scan` over steps planned ahead."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rdm_jax.diffusion.spacing import Grid, make_grid
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A way from noise to a picture. Its carry is a dataclass and a pytree, and names its picture `x`."""
+    """Generates an image from noise. Its carry is a dataclass and a pytree whose field `x` is the noisy image."""
 
     @property
-    def draws(self) -> bool:
-        """Whether its steps draw noise, and need keys."""
+    def needs_noise(self) -> bool:
+        """Whether its steps sample noise, and need keys."""
         ...
 
     def plan(self, schedule: Schedule, num_steps: int) -> StepInfo:
@@ -34,20 +34,20 @@ class Sampler(Protocol):
         ...
 
     def init(self, x: Float[Array, "b h w c"]) -> Any:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         ...
 
     def step(self, carry: Any, info: StepInfo, denoiser: Denoiser) -> tuple[Any, Prediction]:
-        """Returns the carry after one step, and what the denoiser said in it."""
+        """Returns the carry after one step, and the prediction in it."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class OnGrid(abc.ABC):
-    """What samplers share that visit the levels of a grid.
+    """A sampler that visits the levels of a grid.
 
     Attributes:
-      spacing: which times they visit, a name in `spacing.SPACINGS`.
+      spacing: of the times, a name in `spacing.SPACINGS`.
     """
 
     spacing: str = "trailing"
@@ -61,18 +61,18 @@ class OnGrid(abc.ABC):
         return self.plan_on(make_grid(schedule, num_steps, self.spacing), schedule)
 
     @property
-    def draws(self) -> bool:
-        """Whether its steps draw noise."""
+    def needs_noise(self) -> bool:
+        """Whether its steps sample noise."""
         return False
 
     @abc.abstractmethod
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid's levels, which are those of a schedule."""
+        """Returns the steps through the levels of a grid."""
 
 
 @flax.struct.dataclass
 class Carry:
-    """The picture between two steps, `x` [b, h, w, c], of samplers that remember nothing else."""
+    """The noisy image between two steps, `x` [b, h, w, c], of samplers without other state."""
 
     x: Any  # as in StepInfo
 
@@ -83,14 +83,14 @@ def with_keys(steps: StepInfo, keys: Key[Array, " b"], first: int | Int[Array, "
     Args:
       steps: a plan, or some steps of one.
       keys: of the images.
-      first: the number in the plan of the first of the steps: a step keeps its noise wherever a run starts.
+      first: the index in the plan of the first of the steps: a step has the same noise wherever a run starts.
     """
     fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)), in_axes=(None, 0))
     return dataclasses.replace(steps, keys=fold(keys, first + jnp.arange(num_steps(steps))))
 
 
 def num_steps(steps: StepInfo) -> int:
-    """Returns the number of steps in a plan, which may be more than were asked for."""
+    """Returns the number of steps in a plan, which may be more than requested."""
     return steps.t.shape[0]
 
 
@@ -104,17 +104,17 @@ def sample_chunk(
 ) -> tuple[Any, Float[Array, "b h w c"]]:
     """Runs some of a plan's steps as one scan, so that a caller can show progress between chunks.
 
-    Chunks that follow one another on slices of a plan do what one run over the whole plan does.
+    Consecutive chunks on slices of a plan equal one run over the whole plan.
 
     Args:
-      sampler: what made the plan.
+      sampler: of the plan.
       steps: n stacked steps, at least one.
-      carry: from `sampler.init` or from the chunk before.
+      carry: from `sampler.init` or from the previous chunk.
       denoiser: the network under its condition and guides.
-      hooks: applied in order to the picture after each step.
+      hooks: applied in order to the image after each step.
 
     Returns:
-      The carry after the last step, and the x0 [b, h, w, c] that was predicted in it (a preview).
+      The carry after the last step, and the x0 [b, h, w, c] predicted in it (a preview).
     """
 
     def body(state: tuple[Any, Array], info: StepInfo) -> tuple[tuple[Any, Array], None]:
@@ -134,14 +134,14 @@ def sample(
     denoiser: Denoiser,
     hooks: Sequence[StepHook] = (),
 ) -> Float[Array, "b h w c"]:
-    """Returns the picture at the end of a plan, starting from x_T, as one scan.
+    """Returns the image at the end of a plan, starting from x_T, as one scan.
 
     Args:
-      sampler: what made the plan.
-      steps: from `sampler.plan`, and `with_keys` where the sampler or a hook draws noise.
+      sampler: of the plan.
+      steps: from `sampler.plan`, and `with_keys` where the sampler or a hook samples noise.
       x_T: at the noise level of the first step; standard normal for a whole plan.
       denoiser: the network under its condition and guides.
-      hooks: applied in order to the picture after each step.
+      hooks: applied in order to the image after each step.
     """
     carry, _ = sample_chunk(sampler, steps, sampler.init(x_T), denoiser, hooks)
     return carry.x
@@ -151,7 +151,7 @@ def plan_steps(t: np.ndarray, t_next: np.ndarray, **coefficients: np.ndarray) ->
     """Returns the plan of n steps; numbers are computed in float64 and stored as float32.
 
     Args:
-      t: [n] the time that each step asks the network about, in the order of the steps.
+      t: [n] the time at which each step evaluates the network, in the order of the steps.
       t_next: [n] the time after each step.
       **coefficients: [n] `alpha`, `sigma`, `alpha_next`, `sigma_next`, and the sampler's own.
     """
@@ -164,7 +164,7 @@ def plan_steps(t: np.ndarray, t_next: np.ndarray, **coefficients: np.ndarray) ->
 
 
 def levels(grid: Grid) -> dict[str, np.ndarray]:
-    """Returns the coefficients that every plan has, of one step for each of a grid's."""
+    """Returns the coefficients that every plan has, with one step for each step of a grid."""
     return {
         "alpha": grid.alpha[:-1],
         "sigma": grid.sigma[:-1],
@@ -174,16 +174,16 @@ def levels(grid: Grid) -> dict[str, np.ndarray]:
 
 
 def coefficients_of(info: StepInfo, ndim: int) -> dict[str, Array]:
-    """Returns a step's coefficients, ready to be multiplied with pictures of `ndim` axes."""
+    """Returns a step's coefficients, shaped to be multiplied with images of `ndim` axes."""
     return {name: per_image(value, ndim) for name, value in info.coefficients.items()}
 
 
-def fresh_noise(info: StepInfo, shape: tuple[int, ...], who: str) -> Float[Array, "b ..."]:
-    """Returns a step's standard normal noise [b, *shape], each image's from its own key.
+def fresh_noise(info: StepInfo, shape: tuple[int, ...], owner: str) -> Float[Array, "b ..."]:
+    """Returns a step's standard normal noise [b, *shape], each image's from its own key; `owner` is named in the error.
 
     Raises:
       ValueError: the plan has no keys.
     """
     if info.keys is None:
-        raise ValueError(f"{who} draws noise: give the plan its keys, `with_keys(steps, keys)`")
+        raise ValueError(f"{owner} samples noise: give the plan its keys, `with_keys(steps, keys)`")
     return normal(info.keys, shape)

@@ -1,6 +1,6 @@
-"""DDIM: Song et al. 2021, "Denoising Diffusion Implicit Models" (https://arxiv.org/abs/2010.02502), as CompVis runs it.
+"""DDIM: Song et al. 2021, "Denoising Diffusion Implicit Models" (https://arxiv.org/abs/2010.02502), as in CompVis.
 
-By CompVis's spacing the last step goes to t = 0, the schedule's least noisy time, not to a level without noise.
+With CompVis's spacing the last step goes to t = 0, the schedule's least noisy time, not to a level without noise.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class DDIM(OnGrid):
     """The DDIM sampler.
 
     Attributes:
-      spacing: which times it visits.
-      eta: how much fresh noise a step adds, in [0, 1]: 0 is deterministic and needs no keys, 1 is ancestral (DDPM).
+      spacing: of the times.
+      eta: the amount of fresh noise in each step, in [0, 1]: 0 is deterministic and needs no keys, 1 is DDPM.
 
     Raises:
       UserError: `eta` is out of range.
@@ -37,14 +37,14 @@ class DDIM(OnGrid):
             raise UserError(f"eta {self.eta}: it lies between 0 (no fresh noise) and 1 (as much as DDPM)")
 
     @property
-    def draws(self) -> bool:
-        """Whether its steps draw noise."""
+    def needs_noise(self) -> bool:
+        """Whether its steps sample noise."""
         return self.eta > 0
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid.
+        """Returns the plan of the steps through a grid.
 
-        Beside the common coefficients: `eta_sigma`, the fresh noise's standard deviation (Song et al., eq. 16), and
+        Coefficients beside the common ones: `eta_sigma`, the standard deviation of the fresh noise (eq. 16), and
         `direction`, the factor of eps (eq. 12).
         """
         abar, abar_next = grid.alpha[:-1] ** 2, grid.alpha[1:] ** 2
@@ -54,11 +54,11 @@ class DDIM(OnGrid):
         return plan_steps(grid.t[:-1], grid.t[1:], **levels(grid), **own)
 
     def init(self, x: Float[Array, "b h w c"]) -> Carry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return Carry(x=x)
 
     def step(self, carry: Carry, info: StepInfo, denoiser: Denoiser) -> tuple[Carry, Prediction]:
-        """Returns the carry at `info.t_next` (Song et al., eq. 12), and the prediction made on the way.
+        """Returns the carry at `info.t_next` (Song et al., eq. 12), and the prediction of the step.
 
         Raises:
           ValueError: eta is not 0 and the step has no keys.

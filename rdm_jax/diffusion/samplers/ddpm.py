@@ -27,9 +27,9 @@ class DDPM(OnGrid):
     """The ancestral sampler.
 
     Attributes:
-      spacing: which times it visits.
-      variance: of the fresh noise: "small", the posterior's (right for one picture as the data); "large", beta (right
-        for standard normal data); "learned", what the network says between the two.
+      spacing: of the times.
+      variance: of the fresh noise: "small", the posterior's (exact for data of one image); "large", beta (exact for
+        standard normal data); "learned", predicted by the network between the two.
 
     Raises:
       UserError: the variance is none of these.
@@ -42,15 +42,15 @@ class DDPM(OnGrid):
             raise unknown("variance", self.variance, VARIANCES)
 
     @property
-    def draws(self) -> bool:
-        """Whether its steps draw noise."""
+    def needs_noise(self) -> bool:
+        """Whether its steps sample noise."""
         return True
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid.
+        """Returns the plan of the steps through a grid.
 
-        Beside the common coefficients: `of_x0` and `of_x`, the factors in the posterior's mean (Ho et al., eq. 7);
-        `log_small` and `log_large`, the logarithms of the variances; `draws`, 0 in a step that ends without noise.
+        Coefficients beside the common ones: `of_x0` and `of_x`, the factors in the posterior's mean (Ho et al., eq. 7);
+        `log_small` and `log_large`, the logarithms of the variances; `noisy`, 0 in a step to zero noise.
         """
         abar, abar_next = grid.alpha[:-1] ** 2, grid.alpha[1:] ** 2
         beta = 1.0 - abar / abar_next
@@ -63,24 +63,24 @@ class DDPM(OnGrid):
             of_x=(1.0 - abar_next) * np.sqrt(abar / abar_next) / (1.0 - abar),
             log_small=np.log(np.maximum(small, LEAST)),
             log_large=np.log(beta),
-            draws=(grid.sigma[1:] > 0).astype(np.float64),
+            noisy=(grid.sigma[1:] > 0).astype(np.float64),
         )
 
     def init(self, x: Float[Array, "b h w c"]) -> Carry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return Carry(x=x)
 
     def step(self, carry: Carry, info: StepInfo, denoiser: Denoiser) -> tuple[Carry, Prediction]:
-        """Returns the carry at `info.t_next`, and the prediction made on the way.
+        """Returns the carry at `info.t_next`, and the prediction of the step.
 
         Raises:
-          ValueError: the step has no keys, or the network says no variance and "learned" is asked for.
+          ValueError: the step has no keys, or the variance is "learned" and the network predicts none.
         """
         prediction = denoiser(carry.x, info)
         c = coefficients_of(info, carry.x.ndim)
         logs = {"small": c["log_small"], "large": c["log_large"], "learned": prediction.log_variance}
         if logs[self.variance] is None:
-            raise ValueError("the network says no variance; use DDPM's small or large one")
+            raise ValueError("the network predicts no variance; use DDPM's small or large one")
         noise = fresh_noise(info, carry.x.shape[1:], "DDPM")
         mean = c["of_x0"] * prediction.x0 + c["of_x"] * (c["alpha"] * prediction.x0 + c["sigma"] * prediction.eps)
-        return Carry(x=mean + c["draws"] * jnp.exp(0.5 * logs[self.variance]) * noise), prediction
+        return Carry(x=mean + c["noisy"] * jnp.exp(0.5 * logs[self.variance]) * noise), prediction

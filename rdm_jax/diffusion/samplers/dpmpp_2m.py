@@ -1,7 +1,7 @@
-"""DPM-Solver++ (2M): Lu et al. 2022 (https://arxiv.org/abs/2211.01095), algorithm 2: two steps, one call each.
+"""DPM-Solver++ (2M): Lu et al. 2022 (https://arxiv.org/abs/2211.01095), algorithm 2: multistep, one evaluation each.
 
-The flow's linear part is solved exactly; what the network says of x0 is extrapolated from this step and the one before.
-The first step, and one that ends without noise, are of first order: DDIM's.
+The linear part of the flow is solved exactly; the predicted x0 is extrapolated from this step and the one before. The
+first step, and one that ends without noise, are of first order: DDIM's.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rdm_jax.diffusion.spacing import Grid
 
 @flax.struct.dataclass
 class TwoStepCarry:
-    """What a step starts from.
+    """The state between two steps.
 
     Attributes:
-      x: [b, h, w, c] the picture.
-      before: [b, h, w, c] the x0 that was said one step before.
+      x: [b, h, w, c] the noisy image.
+      before: [b, h, w, c] the x0 predicted in the step before.
     """
 
     x: Any  # as in StepInfo
@@ -35,7 +35,7 @@ class TwoStepCarry:
 
 def extrapolation(grid: Grid) -> np.ndarray:
     """Returns w [n] of x0 + w (x0 - before): half of this step's length in lambda over the last one's, 0 where a step
-    is of first order (ib., eq. 2M)."""
+    is of first order (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2)."""
     h = np.diff(grid.log_snr)
     w = np.zeros(len(grid))
     w[1:] = h[1:] / (2.0 * h[:-1])
@@ -46,12 +46,12 @@ def extrapolation(grid: Grid) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2M(OnGrid):
-    """The multistep solver of second order; it draws no noise, and a step asks the network once."""
+    """The multistep solver of second order; it needs no noise, and a step evaluates the network once."""
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid.
+        """Returns the plan of the steps through a grid.
 
-        Beside the common coefficients: `of_x` and `of_x0`, the factors of the picture and of x0, and `extrapolated`.
+        Coefficients beside the common ones: `of_x` and `of_x0`, the factors of x and of x0, and `extrapolated`.
         """
         h = np.diff(grid.log_snr)
         own = {
@@ -62,11 +62,11 @@ class DPMpp2M(OnGrid):
         return plan_steps(grid.t[:-1], grid.t[1:], **levels(grid), **own)
 
     def init(self, x: Float[Array, "b h w c"]) -> TwoStepCarry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return TwoStepCarry(x=x, before=jnp.zeros_like(x))
 
     def step(self, carry: TwoStepCarry, info: StepInfo, denoiser: Denoiser) -> tuple[TwoStepCarry, Prediction]:
-        """Returns the carry at `info.t_next`, and the prediction made on the way."""
+        """Returns the carry at `info.t_next`, and the prediction of the step."""
         prediction = denoiser(carry.x, info)
         c = coefficients_of(info, carry.x.ndim)
         x0 = prediction.x0 + c["extrapolated"] * (prediction.x0 - carry.before)

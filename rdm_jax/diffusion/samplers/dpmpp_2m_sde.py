@@ -1,6 +1,7 @@
 """DPM-Solver++ (2M) on the reverse stochastic equation: Lu et al. 2022 (https://arxiv.org/abs/2211.01095), appendix F.
 
-Like the deterministic solver, with fresh noise in each step: errors wear off, and more steps go on improving pictures.
+Like the deterministic solver, with fresh noise in each step: it corrects errors of earlier steps, so that images keep
+improving with more steps.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from rdm_jax.diffusion.spacing import Grid
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2MSDE(OnGrid):
-    """The stochastic multistep solver of second order (the midpoint form); a step asks the network once."""
+    """The stochastic multistep solver of second order (the midpoint form); a step evaluates the network once."""
 
     @property
-    def draws(self) -> bool:
-        """Whether its steps draw noise."""
+    def needs_noise(self) -> bool:
+        """Whether its steps sample noise."""
         return True
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid.
+        """Returns the plan of the steps through a grid.
 
-        Beside the common coefficients: `of_x` and `of_x0`, the factors of the picture and of x0, `extrapolated`, and
+        Coefficients beside the common ones: `of_x` and `of_x0`, the factors of x and of x0, `extrapolated`, and
         `fresh`, the noise's deviation.
         """
         h = np.diff(grid.log_snr)
@@ -43,11 +44,11 @@ class DPMpp2MSDE(OnGrid):
         return plan_steps(grid.t[:-1], grid.t[1:], **levels(grid), **own)
 
     def init(self, x: Float[Array, "b h w c"]) -> TwoStepCarry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return TwoStepCarry(x=x, before=jnp.zeros_like(x))
 
     def step(self, carry: TwoStepCarry, info: StepInfo, denoiser: Denoiser) -> tuple[TwoStepCarry, Prediction]:
-        """Returns the carry at `info.t_next`, and the prediction made on the way.
+        """Returns the carry at `info.t_next`, and the prediction of the step.
 
         Raises:
           ValueError: the step has no keys.

@@ -1,7 +1,7 @@
-"""DPM-Solver++ (2S): Lu et al. 2022 (https://arxiv.org/abs/2211.01095), algorithm 1: one step, two calls.
+"""DPM-Solver++ (2S): Lu et al. 2022 (https://arxiv.org/abs/2211.01095), algorithm 1: singlestep, two evaluations.
 
-A step asks the network where it begins and half-way in lambda; a plan holds both, so that each of its steps asks once
-and one scan runs them all. The step to no noise is of first order and asks once.
+A step evaluates the network at its start and half-way in lambda. A plan has two entries for it, with one evaluation
+each, so that one scan runs them all. The step to zero noise is of first order, with one evaluation.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rdm_jax.diffusion.spacing import Grid, grid_through
 
 @flax.struct.dataclass
 class OriginCarry:
-    """What a step starts from.
+    """The state between two evaluations.
 
     Attributes:
-      x: [b, h, w, c] where the network is asked.
-      origin: [b, h, w, c] where the step began.
+      x: [b, h, w, c] the input of the next evaluation.
+      origin: [b, h, w, c] the noisy image at the start of the step.
     """
 
     x: Any  # as in StepInfo
@@ -35,18 +35,18 @@ class OriginCarry:
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2S(OnGrid):
-    """The singlestep solver of second order; n steps ask the network 2 n times, or 2 n - 1 where the last goes to no
-    noise. It draws none."""
+    """The singlestep solver of second order; n steps evaluate the network 2 n times, or 2 n - 1 where the last
+    goes to zero noise. It needs no noise."""
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid, two for each of it.
+        """Returns the plan of the steps through a grid, with two entries for each.
 
-        Beside the common coefficients: `again`, 1 half-way, where the picture goes on from where the step began;
-        `of_x` and `of_x0`, the factors of where it began and of x0.
+        Coefficients beside the common ones: `again`, 1 in the second entry, which continues from the start of the step;
+        `of_x` and `of_x0`, the factors of the noisy image at the start and of x0.
         """
         middle = grid.log_snr[:-1] + np.diff(grid.log_snr) / 2
         between = grid_through(schedule, schedule.time_of(middle[np.isfinite(middle)]))
-        # Each step's beginning, its middle, and at last where the last one ends.
+        # The start and the middle of each step, and the end of the last one.
         visited = Grid(
             *(
                 np.insert(one.astype(np.float64), np.arange(1, len(other) + 1), other)
@@ -55,23 +55,23 @@ class DPMpp2S(OnGrid):
                 )
             )
         )
-        began = np.repeat(np.arange(len(grid)), 2)[: len(visited)]
-        h = visited.log_snr[1:] - grid.log_snr[began]
+        starts = np.repeat(np.arange(len(grid)), 2)[: len(visited)]
+        h = visited.log_snr[1:] - grid.log_snr[starts]
         return plan_steps(
             visited.t[:-1],
             visited.t[1:],
             **levels(visited),
             again=np.arange(len(visited)) % 2,
-            of_x=visited.sigma[1:] / grid.sigma[began],
+            of_x=visited.sigma[1:] / grid.sigma[starts],
             of_x0=-visited.alpha[1:] * np.expm1(-h),
         )
 
     def init(self, x: Float[Array, "b h w c"]) -> OriginCarry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return OriginCarry(x=x, origin=x)
 
     def step(self, carry: OriginCarry, info: StepInfo, denoiser: Denoiser) -> tuple[OriginCarry, Prediction]:
-        """Returns the carry at `info.t_next`, and the prediction made on the way."""
+        """Returns the carry at `info.t_next`, and the prediction of the step."""
         prediction = denoiser(carry.x, info)
         c = coefficients_of(info, carry.x.ndim)
         origin = jnp.where(c["again"] > 0, carry.origin, carry.x)

@@ -1,7 +1,7 @@
 """Heun's method on the probability flow, with churn: Karras et al. 2022 (https://arxiv.org/abs/2206.00364), alg. 2.
 
-A step asks the network where it begins and where Euler's method would end; a plan holds both, so that each of its steps
-asks once and one scan runs them all. The step to no noise is Euler's alone.
+A step evaluates the network at its start and at the end of Euler's step. A plan has two entries for it, with one
+evaluation each, so that one scan runs them all. The step to zero noise is Euler's.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rdm_jax.diffusion.spacing import Grid
 
 @flax.struct.dataclass
 class HeunCarry:
-    """What a step starts from.
+    """The state between two evaluations.
 
     Attributes:
-      x: [b, h, w, c] where the network is asked.
-      x0: [b, h, w, c] what it said where the step began.
-      eps: [b, h, w, c] the noise that goes with it.
+      x: [b, h, w, c] the input of the next evaluation.
+      x0: [b, h, w, c] predicted at the start of the step.
+      eps: [b, h, w, c] predicted at the start of the step.
     """
 
     x: Any  # as in StepInfo
@@ -38,33 +38,33 @@ class HeunCarry:
 
 @dataclasses.dataclass(frozen=True)
 class Heun(Churning):
-    """Heun's method; n steps ask the network 2 n times, or 2 n - 1 where the last goes to no noise.
+    """Heun's method; n steps evaluate the network 2 n times, or 2 n - 1 where the last goes to zero noise.
 
-    It follows the flow in sigma / alpha, so a step must not divide that by a hundred, as the first "trailing" one does
-    on a cosine schedule: Karras et al.'s spacing is its own.
+    It integrates in sigma / alpha, so a step must not divide that by a hundred, as the first "trailing" step of a
+    cosine schedule does: its default is the spacing of Karras et al.
     """
 
     spacing: str = "karras"
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid, two for each of it.
+        """Returns the plan of the steps through a grid, with two entries for each.
 
-        Beside the common coefficients: `corrects`, 1 where Euler's end is asked about; `began` and `asked`, the factors
-        of the noise at the step's beginning and of what is asked now.
+        Coefficients beside the common ones: `corrects`, 1 in the second entry; `of_first_eps` and `of_eps`, the factors
+        of eps at the start of the step and in this entry.
         """
-        first = self.churned(grid, schedule)
+        first = self.churn_coefficients(grid, schedule)
         ratio, ratio_next = first["sigma"] / first["alpha"], grid.sigma[1:] / grid.alpha[1:]
         zeros, ones = np.zeros(len(grid)), np.ones(len(grid))
-        euler = {**first, "corrects": zeros, "began": zeros, "asked": grid.sigma[1:]}
+        euler = {**first, "corrects": zeros, "of_first_eps": zeros, "of_eps": grid.sigma[1:]}
         second = {
             "t": grid.t[1:],
             "alpha": grid.alpha[1:],
             "sigma": grid.sigma[1:],
-            "raised": zeros,
+            "churn_sigma": zeros,
             "alpha_from": grid.alpha[1:],
             "corrects": ones,
-            "began": grid.alpha[1:] * (ratio + ratio_next) / 2,
-            "asked": grid.alpha[1:] * (ratio_next - ratio) / 2,
+            "of_first_eps": grid.alpha[1:] * (ratio + ratio_next) / 2,
+            "of_eps": grid.alpha[1:] * (ratio_next - ratio) / 2,
         }
         both = {name: np.stack([euler[name], second[name]], axis=1).reshape(-1) for name in euler}
         kept = slice(None, -1) if grid.ends_without_noise else slice(None)
@@ -73,18 +73,18 @@ class Heun(Churning):
         return plan_steps(steps.pop("t"), np.repeat(grid.t[1:], 2)[kept], **steps, **ends)
 
     def init(self, x: Float[Array, "b h w c"]) -> HeunCarry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return HeunCarry(x=x, x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
 
     def step(self, carry: HeunCarry, info: StepInfo, denoiser: Denoiser) -> tuple[HeunCarry, Prediction]:
-        """Returns the carry at `info.t_next`, and the prediction made on the way.
+        """Returns the carry at `info.t_next`, and the prediction of the step.
 
         Raises:
           ValueError: there is churn and the step has no keys.
         """
-        prediction = denoiser(self.stirred(carry.x, info), info)
+        prediction = denoiser(self.add_churn(carry.x, info), info)
         c = coefficients_of(info, carry.x.ndim)
         corrects = c["corrects"] > 0
         x0, eps = (jnp.where(corrects, carry.x0, prediction.x0), jnp.where(corrects, carry.eps, prediction.eps))
-        x = c["alpha_next"] * x0 + c["began"] * eps + c["asked"] * prediction.eps
+        x = c["alpha_next"] * x0 + c["of_first_eps"] * eps + c["of_eps"] * prediction.eps
         return HeunCarry(x=x, x0=x0, eps=eps), prediction

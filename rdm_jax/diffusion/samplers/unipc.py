@@ -1,8 +1,8 @@
 """UniPC: Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework" (https://arxiv.org/abs/2302.04867).
 
-The second-order method on x0 with B2(h) = e^h - 1 (their UniPC-2): what the network says where a step ended first
-corrects that end, at no further call, and then predicts the next. Corrector and predictor are linear in what was said,
-so their weights are planned ahead.
+The second-order method on x0 with B2(h) = e^h - 1 (their UniPC-2): the evaluation at the end of a step first corrects
+that end, at no extra cost, and then predicts the next one. Corrector and predictor are linear in the predicted x0, so
+their weights are planned ahead.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rdm_jax.diffusion.spacing import Grid
 
 @flax.struct.dataclass
 class UniPCCarry:
-    """What a step starts from.
+    """The state between two steps.
 
     Attributes:
-      x: [b, h, w, c] where the network is asked, as predicted.
-      origin: [b, h, w, c] where the step before began, as corrected.
-      past: [2, b, h, w, c] the x0 that were said there and one step before, the newest first.
+      x: [b, h, w, c] the input of the next evaluation, from the predictor.
+      origin: [b, h, w, c] the start of the last step, from the corrector.
+      past: [2, b, h, w, c] the x0 predicted there and one step before, newest first.
     """
 
     x: Any  # as in StepInfo
@@ -38,14 +38,14 @@ class UniPCCarry:
 
 @dataclasses.dataclass(frozen=True)
 class UniPC(OnGrid):
-    """The predictor-corrector of second order; it draws no noise, and a step asks the network once."""
+    """The predictor-corrector of second order; it needs no noise, and a step evaluates the network once."""
 
     def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
-        """Returns the steps through a grid.
+        """Returns the plan of the steps through a grid.
 
-        Beside the common coefficients: `corrects`, 0 in the first step; `c_origin`, `c_now`, `c_0` and `c_1`, the
-        corrector's factors of the last step's beginning and of the x0 said now and before; `p_x`, `p_now` and `p_0`,
-        the predictor's of the corrected picture and of the x0 said now and before.
+        Coefficients beside the common ones: `corrects`, 0 in the first step; `c_origin`, `c_now`, `c_0` and `c_1`, the
+        corrector's factors of the last step's start and of the x0 predicted now and before; `p_x`, `p_now` and `p_0`,
+        the predictor's factors of the corrected image and of the x0 predicted now and before.
         """
         n, h = len(grid), np.diff(grid.log_snr)
         ratio = grid.sigma[1:] / grid.sigma[:-1]
@@ -67,11 +67,11 @@ class UniPC(OnGrid):
         return plan_steps(grid.t[:-1], grid.t[1:], **levels(grid), corrects=np.arange(n) > 0, **named)
 
     def init(self, x: Float[Array, "b h w c"]) -> UniPCCarry:
-        """Returns the carry from which the first step starts."""
+        """Returns the carry before the first step."""
         return UniPCCarry(x=x, origin=x, past=jnp.zeros((2, *x.shape), x.dtype))
 
     def step(self, carry: UniPCCarry, info: StepInfo, denoiser: Denoiser) -> tuple[UniPCCarry, Prediction]:
-        """Returns the carry at `info.t_next`, and the prediction made on the way."""
+        """Returns the carry at `info.t_next`, and the prediction of the step."""
         prediction = denoiser(carry.x, info)
         c = coefficients_of(info, carry.x.ndim)
         now, past = prediction.x0, carry.past
@@ -82,20 +82,20 @@ class UniPC(OnGrid):
 
 
 def _predictor(alpha: float, ratio: float, h: float, before: float) -> tuple[float, float, float]:
-    """Returns the factors of x, of x0 said now and of x0 said at `before` steps' lengths (negative; 0: first order)."""
+    """Returns the factors of x, of x0 now and of x0 at `before` lengths of the step (negative; 0: first order)."""
     phi = -np.expm1(-h)
-    bend = 0.5 * alpha * phi / before if before else 0.0  # half of the slope between the two (their eq. 3.7, p = 2)
-    return ratio, alpha * phi - bend, bend
+    slope = 0.5 * alpha * phi / before if before else 0.0  # half of the slope between the two (their eq. 3.7, p = 2)
+    return ratio, alpha * phi - slope, slope
 
 
 def _corrector(alpha: float, ratio: float, h: float, before: float) -> Float64[np.ndarray, " 4"]:
-    """Returns the factors of the step's beginning and of x0 said at its end, at its beginning and before.
+    """Returns the factors of the step's start and of x0 predicted at its end, at its start and before.
 
     Args:
       alpha: the signal's factor at the step's end.
-      ratio: of the noise's factors at its end and its beginning.
+      ratio: of the noise's factors at its end and its start.
       h: its length in lambda.
-      before: where x0 was said before the beginning, in lengths of the step (negative; 0: not at all).
+      before: where x0 was predicted before the start, in lengths of the step (negative; 0: nowhere).
     """
     phi = -np.expm1(-h)
     # Their eq. 3.4: the weights integrate polynomials of the first and the second order exactly.

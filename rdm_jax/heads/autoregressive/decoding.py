@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, Key
 
 from rdm_jax.heads.autoregressive.sampling import Sampling, choose, filtered, guided, uniforms
 from rdm_jax.models.condition import Condition
-from rdm_jax.models.token_transformer import Cache, TokenTransformer
+from rdm_jax.models.token_transformer import TokenTransformer
 
 UNKNOWN = -1
 
@@ -25,8 +25,8 @@ class Carry:
       cache: of b images; with guidance of 2b, the conditional ones first.
     """
 
-    codes: Int[Array, "b l"]
-    cache: Cache
+    codes: Any
+    cache: Any
 
 
 def start(

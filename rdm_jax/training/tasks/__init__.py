@@ -5,24 +5,39 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.training.config import Config
-from rdm_jax.training.tasks.base import Task
+
+if TYPE_CHECKING:  # `training.config` reads the schemas of tasks
+    from rdm_jax.training.config import Config
+    from rdm_jax.training.tasks.base import Task
 
 TASKS = {
     "clip": "rdm_jax.training.tasks.clip",
     "autoencoder": "rdm_jax.training.tasks.autoencoder",
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
+    "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",
     "classifier": "rdm_jax.training.tasks.classifier",
 }
+
+
+def task_module(name: str) -> Any:
+    """Returns the module of a task: its `Schema`, `make`, and `abstract` where it has a dry run.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return importlib.import_module(TASKS[name])
 
 
 def make_task(
@@ -39,9 +54,7 @@ def make_task(
     Raises:
       UserError: there is no such task, or its data or the parts that it stands on are missing.
     """
-    if config.task not in TASKS:
-        raise unknown("task", config.task, TASKS)
-    return importlib.import_module(TASKS[config.task]).make(config, workdir, progress, start)
+    return task_module(config.task).make(config, workdir, progress, start)
 
 
 def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeStruct]]:
@@ -52,11 +65,9 @@ def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeSt
     Raises:
       UserError: there is no such task, or it needs more than its configuration.
     """
-    if config.task not in TASKS:
-        raise unknown("task", config.task, TASKS)
-    module = importlib.import_module(TASKS[config.task])
+    module = task_module(config.task)
     if not hasattr(module, "abstract"):
-        able = [name for name, place in TASKS.items() if hasattr(importlib.import_module(place), "abstract")]
+        able = [name for name in TASKS if hasattr(task_module(name), "abstract")]
         raise UserError(f"task {config.task!r} has no dry run; {', '.join(able)} have")
     task = module.abstract(config)
     record = task.read(0, np.random.default_rng(0))

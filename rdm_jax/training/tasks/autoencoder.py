@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,74 @@ from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float, to_uint8
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.models import build_autoencoder
-from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
+from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.perceptual import Perceptual, open_perceptual
+from rdm_jax.training.schema import Positive, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_and_held_out
+from rdm_jax.training.tasks.base import Task, blank_picture, training_and_held_out
 
 EVAL_PICTURES = 512
 EVAL_BATCH = 64
 SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Weights of the loss beside the absolute error.
+
+    Attributes:
+      squared_weight: of the squared error.
+      edge_weight: of the error of differences between adjacent pixels.
+      kl_weight: of the divergence from the prior.
+      latent_noise: the largest noise on the decoder's input, in units of the latents' standard deviation.
+      half_scale_weight: of the same errors at half the size.
+      similarity_weight: of the structural dissimilarity.
+      feature_weight: of the distance between the features of the CLIP in `base`.
+    """
+
+    squared_weight: float = 1.0
+    edge_weight: float = 0.0
+    kl_weight: float = 1e-3
+    latent_noise: float = 0.0
+    half_scale_weight: float = 0.0
+    similarity_weight: float = 0.0
+    feature_weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of an autoencoder.
+
+    Attributes:
+      crop: the size of the random crops that it is trained on.
+      base: the bundle with the CLIP of `loss.feature_weight`.
+      loss: weights of its parts.
+      model: the autoencoder.
+    """
+
+    crop: Positive
+    base: str = ""
+    loss: Loss
+    model: Annotated[Mapping[str, Any], network({"kl": AutoencoderKL})]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_crop(self.crop, self.data.size)
+        if self.loss.feature_weight and not self.base:
+            raise UserError("loss.feature_weight compares features of a CLIP; give its bundle by base")
+
+
+def check_crop(crop: int, size: int) -> None:
+    """Raises UserError if crops are larger than the images."""
+    if crop > size:
+        raise UserError(f"crop={crop} is larger than the images, data.size={size}; give {size} or less")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +191,10 @@ class AutoencoderTask(Task):
         for style in sorted(set(styles) - {"None"}):
             yield f"psnr_{style}", float(decibels[styles == style].mean())
 
-    def export(self, params: Any) -> Bundle:
-        """Returns the bundle of the autoencoder."""
-        return Bundle({"name": self.config.name, "autoencoder": self.settings}, {"autoencoder": params["autoencoder"]})
+    @property
+    def model(self) -> ModelRecord:
+        """The autoencoder."""
+        return ModelRecord.of({"name": self.config.name, "autoencoder": self.settings})
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -209,7 +266,9 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
     return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> AutoencoderTask:
+def make(
+    config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
+) -> AutoencoderTask:
     """Returns the task over the pictures that `config.data` names.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import Pictures, load_pictures, stream_pictures
 from rdm_jax.data.sources import open_source
 from rdm_jax.data.tfds_source import prepare_own
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.state import Held
 
 HELD_OUT_EVERY = 20
-
-Progress = Callable[[str, int, int], None]
 
 
 class Task(abc.ABC):
@@ -73,12 +73,17 @@ class Task(abc.ABC):
         """Yields named pictures of what the averaged parameters do, the same inputs and seeds at every step."""
         return iter(())
 
+    @property
     @abc.abstractmethod
+    def model(self) -> ModelRecord:
+        """What the exported model consists of beside the averaged parameters."""
+
     def export(self, params: Any) -> Bundle:
-        """Returns the bundle of what was learned, from averaged parameters."""
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params)
 
 
-def training_pictures(data: Config, split: str, progress: Progress) -> Pictures:
+def training_pictures(data: Config, split: str, progress: StageProgressCallback) -> Pictures:
     """Returns the pictures that `config.data` names, of one split.
 
     Args:
@@ -96,7 +101,7 @@ def training_pictures(data: Config, split: str, progress: Progress) -> Pictures:
     return load_pictures(source, data.size, cache, lambda *at: progress(f"reading pictures {split}".strip(), *at))
 
 
-def training_and_held_out(data: Config, progress: Progress) -> tuple[Pictures, Pictures]:
+def training_and_held_out(data: Config, progress: StageProgressCallback) -> tuple[Pictures, Pictures]:
     """Returns the pictures to train on and those to evaluate on.
 
     The latter are the split `data.held_out`; where that is empty, every `HELD_OUT_EVERY`-th picture of the source.

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,56 @@ from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.models.classifier import build_classifier
+from rdm_jax.models.classifier import Classifier, build_classifier
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.schema import Count, Positive, Probability, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+from rdm_jax.training.tasks.base import Task, training_and_held_out
 
 IGNORED = -1
 EVAL_BATCH = 256
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClassifierTask:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What generated images may suffer from, and the classifier is trained to tolerate.
+
+    Attributes:
+      shift: the largest shift in pixels.
+      blur: the largest weight of a 3x3 mean.
+      brightness: the largest change, of pixels in [-1, 1].
+      noise: the largest standard deviation.
+    """
+
+    shift: Count = 0
+    blur: Probability = 0.0
+    brightness: float = 0.0
+    noise: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a classifier.
+
+    Attributes:
+      attributes: of the images, that it names.
+      unseen: {attribute: {other attribute: values}}: images with such a value do not count for the attribute.
+      eval_images: the most held-out images to evaluate on.
+      augment: what images are changed by.
+      model: the network.
+    """
+
+    attributes: tuple[str, ...]
+    unseen: Mapping[str, Mapping[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    eval_images: Positive = 2048
+    augment: Augment
+    model: Annotated[Mapping[str, Any], network({"": Classifier}, filled=("classes",), by="")]
+
+
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClassifierTask:
     """Returns the task of `config`, its pictures read.
 
     The classes of each attribute of `config.attributes` are the values that the training pictures have, sorted.
@@ -44,9 +83,9 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
         config=config,
         classes=classes,
         train=train,
-        test=test.take(np.arange(min(len(test), config.eval_pictures))),
+        test=test.take(np.arange(min(len(test), config.eval_images))),
         train_labels=labels(train.attributes, classes, unseen),
-        test_labels=labels(test.attributes[: config.eval_pictures], classes, unseen),
+        test_labels=labels(test.attributes[: config.eval_images], classes, unseen),
     )
 
 
@@ -139,13 +178,15 @@ class ClassifierTask(Task):
             seen = self.test_labels[:, column] != IGNORED
             yield f"accuracy/{name}", float((found == self.test_labels[:, column])[seen].mean())
 
-    def export(self, params: Any) -> Bundle:
-        """Returns a bundle with the part "classifier"."""
-        training = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
-        # Recorded, since it decides what a judge forgives: blur in training makes it kind to blurred samples.
-        judging = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
-        config = {"name": self.config.name, "classifier": self.settings, "judging": judging, "training": training}
-        return Bundle(config, {"classifier": params["classifier"]})
+    @property
+    def model(self) -> ModelRecord:
+        """The classifier, with what evaluations need to know of its training."""
+        source = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
+        # The augmentations decide what a classifier tolerates: one trained with blur accepts blurred samples.
+        evaluation = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
+        training = {"classifier": source}
+        config = {"name": self.config.name, "classifier": self.settings, "evaluation": evaluation, "training": training}
+        return ModelRecord.of(config)
 
 
 def cross_entropy(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,88 @@ from transformers import PreTrainedTokenizerFast
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.schema import within
 from rdm_jax.data.pictures import Pictures
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
-from rdm_jax.models import build_clip
+from rdm_jax.models import IMAGE_TOWERS, build_clip
+from rdm_jax.models.clip import TextTransformer
 from rdm_jax.training.config import Config
+from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.schema import Count, Positive, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+from rdm_jax.training.tasks.base import Task, training_and_held_out
+from rdm_jax.training.workdir import TOKENIZER
 
 MAX_LOGIT_SCALE = float(np.log(100.0))
 EVAL_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """The tokenizer that is trained on the captions.
+
+    Attributes:
+      vocab_size: its largest size.
+    """
+
+    vocab_size: Positive
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """Both towers.
+
+    Attributes:
+      embed_dim: the length of their vectors.
+      vision: the image tower.
+      text: the text tower.
+    """
+
+    embed_dim: Positive
+    vision: Annotated[Mapping[str, Any], network(IMAGE_TOWERS, filled=("embed_dim",))]
+    text: Annotated[
+        Mapping[str, Any], network({"": TextTransformer}, filled=("embed_dim", "vocab_size", "eos_id"), by="")
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a CLIP.
+
+    Attributes:
+      shift: the largest shift of images in pixels.
+      initial_scale: the inverse temperature at the start; the paper has 14.3.
+      views: disjoint random parts of the patches that each image is encoded by.
+      image_weight: of the loss between the first two views.
+      tokenizer: trained on the captions.
+      mean: of pixels in [0, 1], by channel.
+      std: of the same.
+      model: both towers.
+    """
+
+    shift: Count = 0
+    initial_scale: float = 14.3
+    views: Positive = 1
+    image_weight: Annotated[float, within(0.0)] = 0.0
+    tokenizer: Tokenizer
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    model: Model
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initial_scale <= 0:
+            raise UserError(f"initial_scale={self.initial_scale} is out of range; give an inverse temperature above 0")
+        if self.image_weight and self.views < 2:
+            raise UserError(f"image_weight={self.image_weight} compares views; set views to 2 or more")
+        vision = self.model.vision
+        if self.views > 1 and vision["kind"] != "vit":
+            raise UserError(f"views={self.views} is for a ViT; a {vision['kind']} takes views=1")
+        if self.views > 1:
+            patches = (vision["image_size"] // vision["patch_size"]) ** 2
+            if self.views > patches:
+                raise UserError(f"views={self.views} of {patches} patches; use 1 to {patches}")
 
 
 def contrastive_loss(
@@ -152,9 +225,14 @@ class ClipTask(Task):
         yield from neighbour_agreement(np.concatenate(vectors), self.held_out.attributes)
         yield from linear_probe(np.concatenate(vectors), self.held_out.attributes)
 
+    @property
+    def model(self) -> ModelRecord:
+        """The two towers."""
+        return ModelRecord.of({"name": self.config.name, "clip": self.settings})
+
     def export(self, params: Any) -> Bundle:
-        """Returns the bundle of the two towers and the tokenizer."""
-        return Bundle({"name": self.config.name, "clip": self.settings}, {"clip": params["clip"]}, self.tokenizer)
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params, tokenizer=self.tokenizer)
 
     def _normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         mean, std = (jnp.asarray(self.settings[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
@@ -200,15 +278,10 @@ def linear_probe(
         yield f"probe_{label}", float(np.mean(np.argmax(unseen @ weights, axis=1) == classes[1::2]))
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> ClipTask:
-    """Returns the task; where the workdir has no tokenizer, takes that of `start` or trains one on the captions.
-
-    Raises:
-      UserError: the views or the initial scale are not what the towers can take.
-    """
-    _check_views(config)
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClipTask:
+    """Returns the task; where the workdir has no tokenizer, takes that of `start` or trains one on the captions."""
     pictures, held_out = training_and_held_out(config.data, progress)
-    file = workdir / "tokenizer.json"
+    file = workdir / TOKENIZER
     if not file.exists() and start and start.tokenizer:
         start.tokenizer.backend_tokenizer.save(str(file))
     elif not file.exists():
@@ -228,18 +301,3 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
         build_clip(model),
         settings,
     )
-
-
-def _check_views(config: Config) -> None:
-    vision = config.model.vision
-    if config.initial_scale <= 0:
-        raise UserError(
-            f"initial_scale={config.initial_scale}: an inverse temperature lies above 0; the paper has 14.3"
-        )
-    if config.image_weight and config.views < 2:
-        raise UserError(f"image_weight={config.image_weight} compares views; set views to 2 or more")
-    if config.views > 1 and vision.kind != "vit":
-        raise UserError(f"views={config.views} is for a ViT; a {vision.kind} takes views=1")
-    patches = (vision.image_size // vision.patch_size) ** 2 if vision.kind == "vit" else config.views
-    if not 1 <= config.views <= patches:
-        raise UserError(f"views={config.views} does not share out {patches} patches; use 1 to {patches}")

@@ -8,81 +8,117 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import sheets, trees
-from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures
-from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
-from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import abstract_params, build_autoencoder, build_denoiser, with_sizes
-from rdm_jax.models.condition import Condition
-from rdm_jax.request import NULLS
-from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.training.conditioning import (
-    ImageConditions,
-    batch_condition,
-    conditioning_section,
-    open_image_conditions,
+from rdm_jax.diffusion.objective import (
+    TIME_DENSITIES,
+    TIME_WEIGHTS,
+    by_bands,
+    diffusion_loss,
+    sample_timesteps,
+    time_weights,
 )
+from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.schedule import SCHEDULES, Schedule, build_schedule
+from rdm_jax.factory import sampler_from
+from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
+from rdm_jax.models.condition import Condition
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.figures import Figures
-from rdm_jax.training.latents import Latents, open_latents
+from rdm_jax.training.latents import Latents, Scaling, open_latents
+from rdm_jax.training.neighbors import NeighborData
+from rdm_jax.training.schema import Positive, network, sampling_options
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress, Task, blank_picture, training_pictures
+from rdm_jax.training.tasks.conditioned import (
+    ConditionedRun,
+    ConditionedTask,
+    abstract_base,
+    abstract_config,
+    open_base,
+)
 
-EVAL_BATCHES = 8
 BANDS = 4
-SHOWN, SHOWN_NEIGHBORS = 8, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The `diffusion` section.
+
+    Attributes:
+      num_timesteps: of the schedule.
+      prediction: what the network predicts, a name in `parameterization.PREDICTIONS`.
+      schedule: a name in `schedule.SCHEDULES`.
+      beta_start: of the scaled linear schedule.
+      beta_end: of the same.
+    """
+
+    num_timesteps: Positive
+    prediction: Annotated[str, one_of(PREDICTIONS)]
+    schedule: Annotated[str, one_of(SCHEDULES)]
+    beta_start: float = 0.0
+    beta_end: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(ConditionedRun):
+    """The settings of a diffusion model.
+
+    Attributes:
+      model: the denoiser.
+      diffusion: the noise schedule and what is predicted.
+      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
+      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
+      latents: their scale and shift; measured on the data where empty.
+      sampling: the defaults of the exported model.
+    """
+
+    data: NeighborData
+    model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
+    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
+    time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
+    time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
+    latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
+        default_factory=dict
+    )
+    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schedule, settings = self.diffusion["schedule"], SCHEDULES[self.diffusion["schedule"]][1]
+        for key in self.diffusion:
+            if key not in ("schedule", "prediction", *settings):
+                raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
+        build_schedule(self.diffusion)
+        options = self.sampling
+        sampler_from(options.get("sampler", "ddim"), options.get("eta", 0.0), options.get("spacing", ""))
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionTask(Task):
+class DiffusionTask(ConditionedTask):
     """Trains a denoiser.
 
     Attributes:
       latents: the training images, encoded by the base's autoencoder.
-      conditions: what conditions each image.
-      module: the network.
-      settings: its configuration.
     """
 
-    config: Config
     latents: Latents
-    conditions: ImageConditions
-    module: Any
-    settings: dict[str, Any]
 
-    @property
-    def base(self) -> Bundle:
-        """The bundle with the frozen encoder and autoencoder."""
-        return self.latents.base
-
-    @property
-    def images(self) -> Pictures:
-        """The training images, held-out ones among them."""
-        return self.latents.pictures
-
-    @property
-    def size(self) -> int:
-        """The number of records in an epoch; emphasized images count several times."""
-        return len(self.rows)
-
-    @property
-    def record(self) -> dict[str, str]:
-        """Hashes of the images, of the base and of the neighbors' database."""
-        return {"source": self.images.fingerprint, "base": self.base.digest, **self.conditions.record}
+    network: ClassVar[str] = "denoiser"
+    head: ClassVar[str] = "diffusion"
+    inputs: ClassVar[tuple[str, ...]] = ("image", "moments")
 
     @property
     def frozen(self) -> Any:
@@ -90,33 +126,13 @@ class DiffusionTask(Task):
         return self.latents.frozen
 
     @functools.cached_property
-    def rows(self) -> np.ndarray:
-        """The image of each record: all but the held-out ones, repeated by `emphasis`."""
-        rows = np.delete(np.arange(len(self.images)), self.held_out)
-        return np.repeat(rows, repeats([self.images.attributes[row] for row in rows], self.config.emphasis))
-
-    @functools.cached_property
-    def held_out(self) -> np.ndarray:
-        """The images kept for evaluation, spread evenly: a folder's images are sorted by class."""
-        count = self.config.data.held_out_rows
-        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
-
-    @functools.cached_property
     def schedule(self) -> Schedule:
         """The noise schedule."""
         return build_schedule(self.config.diffusion.to_dict())
 
-    def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns one record: an image, or its moments, and a random condition."""
-        return self._read(int(self.rows[row]), generator)
-
-    def complete(self, batch: Record) -> Record:
-        """Returns images or moments, and their conditions (see `ImageConditions.complete`)."""
-        inputs = {name: batch[name] for name in ("image", "moments") if name in batch}
-        return {**inputs, **self.conditions.complete(batch)}
-
-    def _read(self, image: int, generator: np.random.Generator) -> Record:
-        return {**self.latents.read(image, generator), **self.conditions.sample(image, generator)}
+    def encoded(self, image: int, generator: np.random.Generator) -> Record:
+        """Returns an image's moments, or the image."""
+        return self.latents.read(image, generator)
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the denoiser, and of the null token where it is learned; no stats."""
@@ -144,100 +160,19 @@ class DiffusionTask(Task):
         bands = by_bands(losses, t, len(self.schedule), BANDS)
         return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
 
-    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the loss on the held-out images, at the same times and noise in every evaluation."""
-        generator = np.random.default_rng(0)
-        held, losses = Held({}, jax.device_put(self.frozen)), []
-        size = self.config.batch_size
-        count = min(EVAL_BATCHES, len(self.held_out) // size)
-        for i in range(count):
-            records = [self._read(int(row), generator) for row in self.held_out[i::count][:size]]
-            batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
-            losses.append(float(self._evaluated(params, held, batch, jax.random.key(i))))
-        if losses:
-            yield "loss", float(np.mean(losses))
-
-    @functools.cached_property
-    def _evaluated(self) -> Callable[..., Array]:
-        zero = jnp.zeros((), jnp.int32)
-        return jax.jit(lambda params, held, batch, key: self.loss(params, held, batch, key, zero)[0])
-
-    def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """Yields held-out images, their nearest neighbors, and what is generated under the model's own condition."""
-        rows = self.held_out[:: max(len(self.held_out) // SHOWN, 1)][:SHOWN]
-        if not len(rows) or not self.config.sampling.steps:
-            return
-        model, name = self.export(params), self.config.sampling.condition
-        queries, neighbors = self.conditions.nearest(rows, name)
-        shown = self.conditions.shown(name)
-        generated = self._figures.generate(model, queries, neighbors, condition=shown, seed=self.config.seed)
-        size = self.images.images.shape[1]
-        sheet = {
-            "image": np.stack([np.asarray(self.images.images[row]) for row in rows]),
-            **self.conditions.nearest_images(rows, name, SHOWN_NEIGHBORS),
-            "generated": np.stack([resize_and_crop(image, size) for image in generated]),
-        }
-        yield "samples", sheets.grid(np.stack(list(sheet.values())), row_labels=list(sheet), zoom=1)
-
-    @functools.cached_property
-    def _figures(self) -> Figures:
-        return Figures()
-
-    def export(self, params: Any) -> Bundle:
-        """Returns the model: the frozen parts, the denoiser and the conventions that it was trained by."""
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"} | {
-            "name": self.config.name,
-            "head": "diffusion",
-            "latents": dict(self.latents.scaling),
-            "denoiser": self.settings,
-            "diffusion": self.config.diffusion.to_dict(),
-            "conditioning": conditioning_section(self.config.conditioning, params),
-            "sampling": self.config.sampling.to_dict(),
-        }
-        parts = {part: self.base.params[part] for part in ("clip", "autoencoder") if self.base.has(part)}
-        return Bundle(config, {**parts, "denoiser": params["denoiser"]}, self.base.tokenizer)
+    def sections(self) -> dict[str, Any]:
+        """Returns the sections of the model's configuration that only diffusion models have."""
+        return {"latents": dict(self.latents.scaling), "diffusion": self.config.diffusion.to_dict()}
 
 
-def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.ndarray:
-    """Returns how many times an epoch has each image [n].
-
-    Args:
-      attributes: of each image.
-      emphasis: {attribute: {value: times}}; factors of several attributes multiply, other images count once.
-
-    Raises:
-      UserError: no image has a named value, or a number of times is below 1.
-    """
-    times = np.ones(len(attributes), np.int64)
-    for attribute, factors in emphasis.items():
-        values = np.array([str(labels.get(attribute)) for labels in attributes])
-        for value, factor in factors.items():
-            if factor != 1 and value not in values:
-                known = set(values.tolist()) - {"None"}
-                raise unknown(f"emphasis.{attribute}", value, known, hint="or set it to 1")
-            if factor < 1:
-                raise UserError(f"emphasis.{attribute}.{value}={factor} is out of range; give 1 or more")
-            times[values == value] *= factor
-    return times
-
-
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> DiffusionTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:
     """Returns the task; fills the caches of moments and captions first where they are missing.
 
     Raises:
       UserError: the base bundle lacks a part, no image is left to train on, or the neighbors are missing, too few, or
         of another data set.
     """
-    base = Bundle.open(config.base)
-    base.require("clip", "autoencoder")
-    if config.conditioning.null not in NULLS:
-        raise unknown("conditioning.null", config.conditioning.null, NULLS)
-    images = training_pictures(config.data, config.data.split, progress)
-    if config.data.held_out_rows >= len(images):
-        raise UserError(
-            f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(images)} images to train on; "
-            "hold out fewer"
-        )
+    base, images = open_base(config, progress)
     latents = open_latents(base, images, config, progress)
     conditions = open_image_conditions(config, images, ClipEncoder(base), progress)
     return _task(config, latents, conditions)
@@ -248,20 +183,13 @@ def abstract(config: Config) -> DiffusionTask:
 
     Attention is XLA's, not what this machine would choose.
     """
-    parts = config.architecture.to_dict() if "architecture" in config else Bundle.open(config.base).config
-    autoencoder = build_autoencoder(parts["autoencoder"])
-    frozen = trees.unflatten(abstract_params(autoencoder))
-    base = Bundle({"name": config.name, "autoencoder": parts["autoencoder"]}, {"autoencoder": frozen})
-    images = blank_picture(config.data.size)
-    latents = Latents(base, images, None, config.latents.to_dict() or {"scale": 1.0})
-    height, width, _ = latents.shape
+    base, conditions = abstract_base(config)
+    latents = Latents(base, conditions.images, None, config.latents.to_dict() or {"scale": 1.0})
     if config.data.cache_latents:
-        encoded = autoencoder.encoded * autoencoder.embed_dim
+        height, width, _ = latents.shape
+        encoded = base.autoencoder.encoded * base.autoencoder.embed_dim
         latents = dataclasses.replace(latents, moments=np.zeros((1, height, width, encoded), np.float16))
-    conditions = ImageConditions(config.conditioning, images, int(parts["clip"]["embed_dim"]), None, None)
-    config = config.copy_and_resolve_references().unlock()
-    config.emphasis, config.data.held_out_rows = ConfigDict(), 0
-    return _task(config, latents, conditions, attention_implementation="xla")
+    return _task(abstract_config(config), latents, conditions, attention_implementation="xla")
 
 
 def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed: Any) -> DiffusionTask:
@@ -275,4 +203,4 @@ def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed
         latent_size=height,
         **fixed,
     )
-    return DiffusionTask(config, latents, conditions, build_denoiser(settings), settings)
+    return DiffusionTask(config, latents.base, conditions, build_denoiser(settings), settings, latents)

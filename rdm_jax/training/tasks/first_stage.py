@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +19,89 @@ from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.schema import one_of
 from rdm_jax.data.pictures import Pictures
-from rdm_jax.models import build_autoencoder
+from rdm_jax.models import AUTOENCODERS, build_autoencoder
 from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.models.discriminator import PatchDiscriminator
 from rdm_jax.training import adversarial
 from rdm_jax.training.config import Config
-from rdm_jax.training.perceptual import Perceptual, open_perceptual
+from rdm_jax.training.perceptual import KINDS, Perceptual, open_perceptual
+from rdm_jax.training.schema import Count, Positive, Run, network
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.autoencoder import AutoencoderTask
-from rdm_jax.training.tasks.base import Progress, blank_picture, training_and_held_out
+from rdm_jax.training.tasks.autoencoder import AutoencoderTask, check_crop
+from rdm_jax.training.tasks.base import blank_picture, training_and_held_out
 
 LAST_KERNEL = "decoder/conv_out/kernel"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerceptualLoss:
+    """The perceptual distance.
+
+    Attributes:
+      kind: a name in `perceptual.KINDS`.
+      bundle: where its weights are.
+      weight: 0 leaves it out.
+    """
+
+    kind: Annotated[str, one_of(KINDS)] = "lpips"
+    bundle: str = ""
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adversarial:
+    """The discriminator.
+
+    Attributes:
+      weight: of its gradient, beside the adaptive one; 0 trains none.
+      start: the step from which it counts.
+      layers: of its network.
+    """
+
+    weight: float
+    start: Count = 0
+    layers: Positive = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Weights of the loss.
+
+    Attributes:
+      kl_weight: of the divergence from the prior, for a KL first stage.
+      codebook_weight: of the codebook's loss, for a VQ first stage.
+      entropy_weight: of the entropy of the codes, for a VQ first stage.
+      perceptual: the perceptual distance.
+      adversarial: the discriminator.
+    """
+
+    kl_weight: float = 1e-6
+    codebook_weight: float = 1.0
+    entropy_weight: float = 0.0
+    perceptual: PerceptualLoss
+    adversarial: Adversarial
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a first stage.
+
+    Attributes:
+      crop: the size of the random crops that it is trained on.
+      loss: weights of its parts.
+      model: the autoencoder.
+    """
+
+    crop: Positive
+    loss: Loss
+    model: Annotated[Mapping[str, Any], network(AUTOENCODERS)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_crop(self.crop, self.data.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +222,7 @@ def entropy_loss(distances: Float[Array, "n k"], temperature: float = 0.01) -> F
     return jnp.sum(mean * jnp.log(mean + 1e-9)) - jnp.mean(jnp.sum(p * log_p, axis=-1))
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> FirstStageTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> FirstStageTask:
     """Returns the task over the pictures that `config.data` names.
 
     Raises:

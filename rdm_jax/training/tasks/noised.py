@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,35 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.diffusion.objective import sample_timesteps
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.schedule import Schedule, build_schedule, signal_noise
+from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, open_latents
-from rdm_jax.training.tasks.base import Progress, Task, training_and_held_out
+from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.schema import Run, SplitLatentData, network
+from rdm_jax.training.tasks.base import Task, training_and_held_out
 
 EVAL_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a network that reads noisy latents.
+
+    Attributes:
+      base: the finished model.
+      model: the network.
+    """
+
+    base: str
+    data: SplitLatentData
+    model: Annotated[
+        Mapping[str, Any], network({"": NoisedEncoder}, filled=("in_channels", "latent_size", "features"), by="")
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,11 +95,16 @@ class NoisedTask(Task):
             records = [self.held_out.read(row, generator) for row in range(start, start + size)]
             yield slice(start, start + size), {name: np.stack([one[name] for one in records]) for name in records[0]}
 
+    @property
+    def model(self) -> ModelRecord:
+        """The finished model with the network beside its other parts."""
+        others = {key: value for key, value in self.base.config.items() if key not in ("sha256", "schema", self.part)}
+        parts = tuple(part for part in self.base.params if part != self.part)
+        return ModelRecord.of({**others, self.part: self.settings}, self.base, self.config.base, parts)
+
     def export(self, params: Any) -> Bundle:
-        """Returns the model with the network beside its other parts."""
-        config = {key: value for key, value in self.base.config.items() if key != "sha256"}
-        parts = {**self.base.params, self.part: params[self.part]}
-        return Bundle({**config, self.part: self.settings}, parts, self.base.tokenizer)
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params, self.base)
 
 
 def noised_latents(
@@ -94,7 +119,7 @@ def noised_latents(
     return per_image(alpha, x0.ndim) * x0 + per_image(sigma, x0.ndim) * noise, t
 
 
-def open_model(config: Config, progress: Progress) -> dict[str, Any]:
+def open_model(config: Config, progress: StageProgressCallback) -> dict[str, Any]:
     """Returns what every such task has from `config`: its model, the latents to train and to evaluate on, the schedule.
 
     Raises:

@@ -14,14 +14,26 @@ import numpy as np
 from jaxtyping import Array, Int32, Key
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.models.noised_encoder import split_logits
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress
+from rdm_jax.training.tasks import noised
 from rdm_jax.training.tasks.classifier import IGNORED, class_names, cross_entropy, labels
 from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(noised.Schema):
+    """The settings of a classifier of noisy latents.
+
+    Attributes:
+      attributes: of the images, that it names.
+    """
+
+    attributes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +95,9 @@ class NoisedClassifierTask(NoisedTask):
         return named
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> NoisedClassifierTask:
+def make(
+    config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
+) -> NoisedClassifierTask:
     """Returns the task of `config`, whose `attributes` are those of the pictures that it learns to name.
 
     Raises:

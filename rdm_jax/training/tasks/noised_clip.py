@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.pictures import cached_array
 from rdm_jax.diffusion.objective import by_bands
@@ -27,9 +28,10 @@ from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, cache_folder
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Progress
 from rdm_jax.training.tasks.clip import contrastive_loss
-from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
+from rdm_jax.training.tasks.noised import NoisedTask, Schema, noised_latents, open_model
+
+__all__ = ["NoisedClipTask", "Schema", "make"]
 
 SCALE = 100.0
 BANDS = 4
@@ -103,7 +105,7 @@ def encode_pictures(
     return cached_array(folder / name, len(pictures), chunks)
 
 
-def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None = None) -> NoisedClipTask:
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> NoisedClipTask:
     """Returns the task; encodes the pictures first where that was not done.
 
     Raises:

@@ -79,7 +79,7 @@ def test_a_refusal_names_the_nearest_that_work(timesteps, steps, near):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("sizes", [(5, 5), (4, 4, 2), (3, 7)])
-def test_chunks_are_one_run_bit_for_bit(eta, sizes):
+def test_chunks_equal_one_run_bit_for_bit(eta, sizes):
     sampler = DDIM(eta=eta)
     steps, x_T = _steps(sampler, range(2)), _x_T(range(2))
     whole = jax.jit(lambda s, x: sample(sampler, s, x, DENOISER))(steps, x_T)
@@ -149,7 +149,7 @@ def test_samplers_by_name():
         sampler_from("dimm", eta=0.0)
 
 
-def test_a_sampler_that_plans_nothing_cannot_be_made():
+def test_a_sampler_without_a_plan_cannot_be_constructed():
     class Planless(OnGrid):
         pass
 

@@ -72,7 +72,7 @@ def _nhwc(array):
     [("ddim", 10, 0.0), ("ddim_eta1", 10, 1.0), ("ddim_noguidance", 5, 0.0), ("ddim_S30", 30, 0.0)],
 )
 def test_a_run_through_the_originals_predictions_is_the_originals(name, steps, eta, monkeypatch):
-    # The original's x0 at each step stands for the network, and its noises for ours: a key's number is its step.
+    # The original's x0 at each step stands for the network, and its noise for ours: a key's number is its step.
     golden = np.load(Path(GOLDEN) / f"{name}.npz")
     x_T, path, x0 = (_nhwc(golden[part]) for part in ("x_T", "traj_x", "traj_pred_x0"))
     sampler = DDIM(eta=eta)
@@ -137,7 +137,7 @@ def test_eta_one_is_the_ddpm_posterior():
     np.testing.assert_allclose(c["alpha_next"] * x0 + c["direction"] * eps, mean, rtol=1e-3, atol=1e-4)
 
 
-def test_eta_one_between_neighbouring_times_is_the_schedules_posterior_variance():
+def test_eta_one_between_neighboring_times_is_the_schedules_posterior_variance():
     t = np.arange(999, 0, -1)
     plan = DDIM(eta=1.0).plan_on(grid_through(SCHEDULE, np.append(t, 0)), SCHEDULE)
     np.testing.assert_allclose(plan.coefficients["eta_sigma"] ** 2, SCHEDULE.posterior_variance[t], rtol=1e-5)
@@ -159,7 +159,7 @@ def test_deterministic_steps_of_a_perfect_denoiser_follow_the_line_between_data_
     np.testing.assert_allclose(last, c["alpha_next"][-1] * x0 + c["sigma_next"][-1] * noise, rtol=1e-5, atol=1e-5)
 
 
-def test_no_keys_are_needed_unless_noise_is_drawn():
+def test_no_keys_are_needed_unless_noise_is_sampled():
     x_T = jnp.ones((1, 2, 2, 1))
     sample(DDIM(), DDIM().plan(SCHEDULE, 2), x_T, _gaussian)
     with pytest.raises(ValueError, match="with_keys"):

@@ -79,7 +79,7 @@ def test_it_follows_the_flow_of_gaussian_data_closer_than_ddim():
     assert errors[PLMS] < 0.2 * errors[DDIM]
 
 
-def test_chunks_of_a_plan_do_what_the_whole_does():
+def test_chunks_of_a_plan_equal_the_whole():
     plan = PLMS().plan(SCHEDULE, 5)
     x_T = normal(image_keys(0, jnp.arange(2)), (3, 3, 1))
     carry = PLMS().init(x_T)

@@ -1,4 +1,4 @@
-"""Every sampler on data whose score is known in closed form: order of convergence, limits, the law of its samples."""
+"""Every sampler on data whose score is known in closed form: order of convergence, limits, distribution of samples."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gaussian(x, info):
 
 
 def mixture(x, info):
-    """The optimal denoiser of a mixture of two Gaussians: each one's, weighed by how likely x is from it."""
+    """The optimal denoiser of a mixture of two Gaussians: each one's, weighted by its posterior probability."""
     alpha, sigma = info.coefficients["alpha"], info.coefficients["sigma"]
     weights, means, deviations = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, 1, 2) for each in MIXTURE)
     variance = alpha**2 * deviations**2 + sigma**2
@@ -77,7 +77,7 @@ def test_the_error_falls_with_the_order(name, order):
 @pytest.mark.parametrize(
     ("name", "options"), [*((name, {}) for name in ORDERS), *STOCHASTIC, ("ddpm", {"variance": "large"})]
 )
-def test_samples_have_the_law_of_the_data(name, options):
+def test_samples_have_the_distribution_of_the_data(name, options):
     sampler = SAMPLERS[name](**({"spacing": "trailing"} | options))
     steps = with_keys(sampler.plan(LINEAR, 150), keys(16))
     last = np.asarray(sample(sampler, steps, noise(16, 8), mixture)).reshape(-1)
@@ -85,27 +85,27 @@ def test_samples_have_the_law_of_the_data(name, options):
     def cdf(x):
         return sum(w * stats.norm.cdf(x, m, d) for w, m, d in zip(*MIXTURE, strict=True))
 
-    # 4096 values of a fixed seed: what is 0.05 to one side is found out.
+    # 4096 values of a fixed seed: a shift of 0.05 is detected.
     assert stats.kstest(last, cdf).pvalue > 0.01
     assert stats.kstest(last + 0.05, cdf).pvalue < 1e-3
 
 
 @pytest.mark.parametrize("spacing", [name for name in SPACINGS if name != "compvis"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_denoiser_that_knows_the_picture_brings_it_back(name, spacing):
-    picture, sampler = noise(2), SAMPLERS[name](spacing=spacing)
+def test_the_exact_denoiser_of_one_image_returns_it(name, spacing):
+    image, sampler = noise(2), SAMPLERS[name](spacing=spacing)
 
     def perfect(x, info):
         alpha, sigma = info.coefficients["alpha"], info.coefficients["sigma"]
-        return Prediction(x0=picture, eps=(x - alpha * picture) / sigma)
+        return Prediction(x0=image, eps=(x - alpha * image) / sigma)
 
     for count in (1, 2, 5):
         for schedule in (LINEAR, COSINE):
             steps = with_keys(sampler.plan(schedule, count), keys(2))
             if name == "plms" and schedule is COSINE:
-                continue  # it divides by the signal's factor, of which the cosine schedule leaves next to nothing
+                continue  # it divides by alpha, which is almost 0 at the start of the cosine schedule
             last = sample(sampler, steps, noise(2) * 0.5, perfect)
-            np.testing.assert_allclose(last, picture, atol=2e-4 if name == "plms" else 2e-5)
+            np.testing.assert_allclose(last, image, atol=2e-4 if name == "plms" else 2e-5)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -119,7 +119,7 @@ def test_ddpm_is_ddim_with_eta_one_and_euler_is_ddim_without(spacing):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "plms", "heun", "dpmpp_2s"])
-def test_one_step_to_no_noise_is_ddims(name):
+def test_one_step_to_zero_noise_is_ddims(name):
     ddim, sampler = SAMPLERS["ddim"](spacing="trailing"), SAMPLERS[name](spacing="trailing")
     assert num_steps(sampler.plan(LINEAR, 1)) == 1
     for start in (sampler, ddim):
@@ -128,12 +128,12 @@ def test_one_step_to_no_noise_is_ddims(name):
 
 
 def _level(alpha, sigma):
-    told = {"alpha": jnp.float32(alpha), "sigma": jnp.float32(sigma)}
-    return StepInfo(t=jnp.zeros(()), t_next=jnp.zeros(()), coefficients=told)
+    levels = {"alpha": jnp.float32(alpha), "sigma": jnp.float32(sigma)}
+    return StepInfo(t=jnp.zeros(()), t_next=jnp.zeros(()), coefficients=levels)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("heun", 19), ("dpmpp_2s", 19), ("plms", 11), ("unipc", 10), ("ddpm", 10)])
-def test_every_step_of_a_plan_asks_once(name, calls):
+def test_every_entry_of_a_plan_evaluates_the_network_once(name, calls):
     sampler = SAMPLERS[name](spacing="trailing")
     steps = sampler.plan(LINEAR, 10)
     assert num_steps(steps) == calls
@@ -144,7 +144,7 @@ def test_every_step_of_a_plan_asks_once(name, calls):
 
 @pytest.mark.parametrize("name", SPACINGS)
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
-def test_a_grid_falls_within_the_schedule(name, schedule):
+def test_a_grid_decreases_within_the_schedule(name, schedule):
     for count in (1, 2, 10, 50, 250):
         grid = make_grid(schedule, count, name)
         assert len(grid) == count and (np.diff(grid.log_snr) > 0).all()
@@ -166,16 +166,16 @@ def test_the_grids_of_diffusers():
     np.testing.assert_allclose(np.diff(make_grid(LINEAR, 5, "log_snr").log_snr[:-1], n=2), 0.0, atol=1e-9)
 
 
-def test_churn_adds_the_noise_that_it_should_and_no_more_than_the_schedule_has():
+def test_churn_adds_its_noise_up_to_the_most_of_the_schedule():
     sampler = SAMPLERS["euler"](churn=5.0, spacing="karras")
     c = {name: np.asarray(value, np.float64) for name, value in sampler.plan(LINEAR, 10).coefficients.items()}
     grid = make_grid(LINEAR, 10, "karras")
-    began, asked = grid.sigma[:-1] / grid.alpha[:-1], c["sigma"] / c["alpha"]
-    np.testing.assert_allclose(asked[1:], began[1:] * (1 + math.sqrt(2) - 1), rtol=1e-5)  # 5 / 10 is over the most
-    assert asked[0] == pytest.approx(began[0])
-    np.testing.assert_allclose(c["raised"] ** 2 + began**2, asked**2, rtol=1e-4)
+    sigma, sigma_hat = grid.sigma[:-1] / grid.alpha[:-1], c["sigma"] / c["alpha"]
+    np.testing.assert_allclose(sigma_hat[1:], sigma[1:] * (1 + math.sqrt(2) - 1), rtol=1e-5)  # 5 / 10 exceeds the limit
+    assert sigma_hat[0] == pytest.approx(sigma[0])
+    np.testing.assert_allclose(c["churn_sigma"] ** 2 + sigma**2, sigma_hat**2, rtol=1e-4)
     few = SAMPLERS["euler"](churn=5.0, churn_from=1.0, churn_to=5.0, spacing="karras").plan(LINEAR, 10).coefficients
-    np.testing.assert_array_equal(np.asarray(few["raised"]) > 0, (began >= 1) & (began <= 5))
+    np.testing.assert_array_equal(np.asarray(few["churn_sigma"]) > 0, (sigma >= 1) & (sigma <= 5))
 
 
 def test_a_learned_variance_lies_between_the_two():
@@ -192,13 +192,13 @@ def test_a_learned_variance_lies_between_the_two():
         fixed = SAMPLERS["ddpm"](variance=variance, spacing="trailing")
         alone = make_denoiser(lambda x, t, context: 0.1 * x, None, "eps")
         np.testing.assert_allclose(runs[spread], sample(fixed, steps, noise(2), alone), atol=1e-5)
-    with pytest.raises(ValueError, match="says no variance"):
+    with pytest.raises(ValueError, match="predicts no variance"):
         sample(sampler, steps, noise(2), alone)
     info = _level(0.8, 0.6)
     assert read_output(noise(2).repeat(2, axis=-1), noise(2), info, "eps").log_variance is None
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_options_are_refused():
     with pytest.raises(UserError, match="1001 sampling steps do not fit a schedule of 1000 timesteps; use 1 to 1000"):
         SAMPLERS["dpmpp_2m"]().plan(LINEAR, 1001)
     with pytest.raises(UserError, match="spacing 'karas'"):

@@ -29,7 +29,7 @@ from rdm_jax.training.tasks.autoencoder import (
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
 EMPTY = Held({}, {})
-CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/autoencoder.py")
+CONFIG = "style_scenes/autoencoder"
 
 
 @pytest.fixture(scope="module")

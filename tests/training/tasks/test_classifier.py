@@ -20,10 +20,10 @@ UNSEEN = {"colour": {"style": ("charcoal",)}}
 def make(images, attributes):
     config = ConfigDict(
         {
-            "name": "judge",
+            "name": "classifier",
             "attributes": ("subject", "colour", "style"),
             "unseen": UNSEEN,
-            "eval_pictures": 100,
+            "eval_images": 100,
             "data": {"source": "none", "split": "a", "held_out": "b", "size": 16},
             "augment": {"shift": 0, "blur": 0.0, "brightness": 0.0, "noise": 0.0},
             "model": {"stem": (4,), "widths": (8,), "num_groups": 2, "dropout": 0.0},

@@ -16,7 +16,7 @@ from rdm_jax.models.discriminator import PatchDiscriminator
 from rdm_jax.training import adversarial
 from rdm_jax.training.perceptual import open_perceptual
 from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.first_stage import FirstStageTask
+from rdm_jax.training.tasks.first_stage import FirstStageTask, entropy_loss
 
 SHARED = {"ch": 4, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16, "z_channels": 2}
 SETTINGS = {
@@ -29,6 +29,7 @@ def task_of(kind, start=0):
     loss = {
         "kl_weight": 1e-6,
         "codebook_weight": 1.0,
+        "entropy_weight": 0.0,
         "perceptual": {"kind": "clip", "bundle": "", "weight": 0.0},
         "adversarial": {"weight": 0.5, "start": start, "layers": 1},
     }
@@ -63,6 +64,8 @@ def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
 
 def test_each_network_learns_from_its_own_terms_alone():
     task = task_of("kl")
+    discriminator = task.discriminator
+    assert discriminator is not None
     params, held, batch, key = ready(task)
     grads, (parts, stats) = jax.jit(jax.grad(task.loss, has_aux=True))(params, held, batch, key, jnp.asarray(0))
 
@@ -73,7 +76,7 @@ def test_each_network_learns_from_its_own_terms_alone():
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
         output = task.module.apply({"params": own}, z, method="decode")
         kl = 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1.0 - logvar) / 4
-        fake, _ = task.discriminator.apply(
+        fake, _ = discriminator.apply(
             {"params": params["discriminator"], "batch_stats": held.stats}, output, train=True, mutable=["batch_stats"]
         )
         nll = jnp.sum(jnp.abs(output - image)) / 4
@@ -84,10 +87,10 @@ def test_each_network_learns_from_its_own_terms_alone():
         np.testing.assert_allclose(grads["autoencoder"]["decoder"]["conv_out"][name], leaf, rtol=2e-3, atol=1e-3)
 
     def judge_terms(own):
-        real, one = task.discriminator.apply(
+        real, one = discriminator.apply(
             {"params": own, "batch_stats": held.stats}, image, train=True, mutable=["batch_stats"]
         )
-        fake, two = task.discriminator.apply(
+        fake, two = discriminator.apply(
             {"params": own, "batch_stats": one["batch_stats"]}, output, train=True, mutable=["batch_stats"]
         )
         return 0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(jax.nn.relu(1 + fake)), two["batch_stats"]
@@ -127,6 +130,32 @@ def test_the_average_and_the_export_hold_the_autoencoder_alone():
     task = task_of("kl")
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     assert list(task.averaged(params)) == ["autoencoder"]
+
+
+def test_without_a_discriminator_the_loss_has_the_other_terms():
+    with_one, without = task_of("vq"), dataclasses.replace(task_of("vq"), discriminator=None)
+    without.config.unlock().loss.entropy_weight = 0.5
+    params, held, batch, key = ready(without)
+    assert list(params) == ["autoencoder"] and held.stats == {}
+    loss, (parts, stats) = jax.jit(without.loss)(params, held, batch, key, jnp.asarray(0))
+    expected = parts["absolute"] + parts["quantization"] + 0.5 * parts["entropy"]
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5) and stats == {}
+    assert list(with_one.init(jax.random.key(0))[0]) == ["autoencoder", "discriminator"]
+
+
+def test_the_entropy_term_is_lowest_where_all_codes_are_used_equally():
+    own = 1.0 - jnp.eye(4)  # each latent on a code of its own
+    assert float(entropy_loss(own)) == pytest.approx(-np.log(4), abs=1e-5)
+    assert float(entropy_loss(jnp.zeros((4, 4)))) == pytest.approx(0.0, abs=1e-5)  # near all codes alike
+    assert float(entropy_loss(own[:1].repeat(4, axis=0))) == pytest.approx(0.0, abs=1e-5)  # one code for all
+
+
+def test_a_codebook_is_initialized_within_its_bound():
+    image = jnp.zeros((1, 2, 2, 3))
+    for bound, largest in ((0.0, 1 / 8), (2.0, 2.0)):
+        module = build_autoencoder({**SETTINGS["vq"], "codebook_bound": bound})
+        codebook = np.abs(jax.jit(module.init)(jax.random.key(0), image)["params"]["codebook"])
+        assert 0.5 * largest < codebook.max() <= largest
 
 
 def test_missing_weights_of_the_perceptual_distance_name_the_command_that_makes_them():

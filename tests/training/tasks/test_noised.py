@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from rdm_jax.bundle import Bundle
@@ -20,12 +19,19 @@ from rdm_jax.data.pictures import Decoded, load_pictures
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.schedule import signal_noise
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.training.config import defaults
+from rdm_jax.training.config import complete_config
 from rdm_jax.training.latents import encode_moments, latent_statistics
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.tasks.noised import noised_latents
 
+MODEL = {
+    "model_channels": 8,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "num_groups": 4,
+    "num_head_channels": 8,
+}
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
 
 
@@ -35,12 +41,12 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("noised")
     generator = np.random.default_rng(0)
     for side, lit in (("left", slice(0, 8)), ("right", slice(8, 16))):
-        (root / "pictures" / side).mkdir(parents=True)
+        (root / "images" / side).mkdir(parents=True)
         for i in range(100):
             pixels = generator.normal(60, 20, (16, 16, 3))
             pixels[:, lit] += 130
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "pictures" / side / f"{i:03d}.png")
-    model, pictures = TINY.bundle(), load_pictures(open_source(str(root / "pictures")), 16, root / "cache")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / side / f"{i:03d}.png")
+    model, pictures = TINY.bundle(), load_pictures(open_source(str(root / "images")), 16, root / "cache")
     quant = model.params["autoencoder"]["quant"]
     quant["kernel"], quant["bias"] = np.array(quant["kernel"]), np.array(quant["bias"])
     quant["kernel"][:, 2:], quant["bias"][2:] = 0.0, -10.0  # random weights would drown pictures in their own variance
@@ -48,16 +54,11 @@ def make(tmp_path_factory):
     Bundle({**model.config, "latents": latents}, model.params, model.tokenizer).save(root / "model", "float32")
 
     def make(task: str, **changes):
-        config = defaults()
-        config.task, config.name, config.base = task, "noised", str(root / "model")
-        config.data.update(source=str(root / "pictures"), split="", held_out="", data_dir=str(root), size=16)
-        config.data.update(cache_latents=True, mirror=False)
-        config.attributes = ("folder",)
-        config.model = ConfigDict(
-            {"model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 4, "num_head_channels": 8}
-        )
-        config.data.update(changes)
-        return make_task(config, root, lambda *_: None)
+        source = {"source": str(root / "images"), "split": "", "held_out": "", "data_dir": str(root), "size": 16}
+        settings = {"task": task, "name": "noised", "base": str(root / "model"), "steps": 1, "batch_size": 8}
+        settings |= {"data": source | changes, "model": MODEL}
+        settings |= {"attributes": ("folder",)} if task == "noised_classifier" else {}
+        return make_task(complete_config(settings), root, lambda *_: None)
 
     return make
 
@@ -152,6 +153,5 @@ def test_a_model_without_a_unet_is_refused(make, tmp_path):
     config = {key: whole.config[key] for key in ("schema", "name", "clip")}
     Bundle(config, {"clip": whole.params["clip"]}, whole.tokenizer).save(tmp_path / "clip")
     with pytest.raises(UserError, match="autoencoder"):
-        make_it = defaults()
-        make_it.task, make_it.base = "noised_clip", str(tmp_path / "clip")
-        make_task(make_it, tmp_path, lambda *_: None)
+        settings = {"task": "noised_clip", "base": str(tmp_path / "clip"), "steps": 1, "batch_size": 8, "model": MODEL}
+        make_task(complete_config(settings), tmp_path, lambda *_: None)

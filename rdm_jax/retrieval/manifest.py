@@ -1,0 +1,154 @@
+"""The manifest of a database: how it is written, read and checked.
+
+`manifest.json` holds the schema, name, count, width, dtype, the encoder with its preprocessing, the sources, the
+license, the history (with what was excluded and when), the shards, the SHA-256 of each file, and the record of the
+index if there is one. A folder is a database once its manifest is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, Shard, damaged
+
+SCHEMA = 2
+MANIFEST = "manifest.json"
+SKIPPED = "skipped.jsonl"
+DTYPES = ("float16", "float32")
+NEEDED = {
+    "name": str,
+    "count": int,
+    "width": int,
+    "dtype": str,
+    "encoder": dict,
+    "sources": list,
+    "shards": list,
+    "files": dict,
+    "thumbnail_size": int,
+}
+INHERITED = ("name", "encoder", "thumbnail_size", "licence", "sources", "history", "created")
+"""The keys of a manifest that stay true of a database made from this one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestDraft:
+    """The contents of a new manifest, except its shards.
+
+    Attributes:
+      description: name, encoder, thumbnail_size, licence, sources, history, and `created` to keep it.
+      action: what is done, the next entry of the history.
+      skipped: one line for each image of the sources that could not be read.
+    """
+
+    description: Mapping[str, Any]
+    action: Mapping[str, Any]
+    skipped: Sequence[str] = ()
+
+
+def new_manifest(shards: Sequence[Shard], description: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the manifest of a database of these shards."""
+    return {
+        "schema": SCHEMA,
+        "name": description["name"],
+        "count": sum(shard.rows for shard in shards),
+        **{key: value for key, value in description.items() if key != "name"},
+        "shards": [shard.record() for shard in shards],
+        "files": {name: value for shard in shards for name, value in shard.hashes.items()},
+    }
+
+
+def write_manifest(folder: Path, shards: Sequence[Shard], draft: ManifestDraft) -> None:
+    """Writes the manifest that turns shards in a folder into a database.
+
+    Args:
+      folder: the folder of the shards.
+      shards: the shards, in the order of their rows.
+      draft: the other contents; its description has the width and the dtype of the rows too.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    history = [*draft.description.get("history", []), {**draft.action, "date": now}]
+    manifest = new_manifest(shards, {"created": now, **draft.description, "history": history})
+    if draft.skipped:
+        (folder / SKIPPED).write_text("".join(json.dumps(line) + "\n" for line in draft.skipped))
+        manifest["files"][SKIPPED] = files.sha256(folder / SKIPPED)
+    files.write_json(folder / MANIFEST, manifest)
+
+
+def write_index_record(folder: Path, manifest: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Writes a manifest with the record of the index that lies beside the shards."""
+    files.write_json(folder / MANIFEST, {**manifest, "index": record})
+
+
+def inherited(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a manifest that stays true of a database made from this one."""
+    return {key: manifest[key] for key in INHERITED if key in manifest}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Returns the manifest of a database folder.
+
+    Raises:
+      UserError: it is missing, damaged or of another schema, or names a file that is missing or outside the folder.
+    """
+    manifest = _parse(path)
+    missing = [key for key, kind in NEEDED.items() if not isinstance(manifest.get(key), kind)]
+    if missing:
+        raise damaged(path, f"{MANIFEST} has no valid {', '.join(missing)}")
+    if not {"name", "sha256", "width"} <= manifest["encoder"].keys():
+        raise damaged(path, f"{MANIFEST} does not name by name, sha256 and width which encoder made the rows")
+    shards = manifest["shards"]
+    if not shards or not all(
+        isinstance(shard, dict) and {"rows", EMBEDDINGS, ITEMS} <= shard.keys() for shard in shards
+    ):
+        raise damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
+    _check_files(path, manifest)
+    return manifest
+
+
+def read_skipped(path: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Returns one line for each image of the sources that was omitted, with the reason."""
+    if SKIPPED not in manifest["files"]:
+        return []
+    return [json.loads(line) for line in (path / SKIPPED).read_text().splitlines()]
+
+
+def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Reads every file of a database and raises UserError if a SHA-256 differs from the manifest."""
+    index = {f"index/{name}": value for name, value in manifest.get("index", {}).get("files", {}).items()}
+    for name, expected in {**manifest["files"], **index}.items():
+        if not (path / name).is_file() or files.sha256(path / name) != expected:
+            raise damaged(path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not a database: it has no {MANIFEST}; make one with rdm database build") from error
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"{MANIFEST} cannot be read ({error})") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"database {path} has schema {schema!r}, and this version reads {SCHEMA}; build it again")
+    return manifest
+
+
+def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises UserError if the manifest names a file that is missing, or one outside the folder."""
+    present = {entry.name for entry in path.iterdir()}
+    for name in manifest["files"]:
+        if Path(name).name != name:
+            raise damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its folder")
+        if name not in present:
+            raise damaged(path, f"{name} is missing")
+    index = manifest.get("index", {})
+    for name in [*index.get("shards", []), *index.get("files", {})]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise damaged(path, f"{MANIFEST} names {name!r}, which is not a file of its index")

@@ -1,0 +1,213 @@
+"""The settings that every training run has; the schema of a task extends `Run` (see `rdm_jax.core.schema`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from rdm_jax.bundle import DTYPES
+from rdm_jax.core import options
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.schema import Check, Fields, missing, one_of, within
+from rdm_jax.heads import options_of
+from rdm_jax.request import Request
+from rdm_jax.training.step import DECAYS
+
+Probability = Annotated[float, within(0.0, 1.0)]
+Count = Annotated[int, within(0)]
+Positive = Annotated[int, within(1)]
+
+
+def network(classes: Mapping[str, type], filled: tuple[str, ...] = (), by: str = "kind") -> Fields:
+    """Returns the section of a network: its keys are the fields of its class, but for those that the task fills in."""
+    return Fields(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)})
+
+
+def sampling_options(head: str) -> Check:
+    """Returns the check of an exported model's `sampling` section.
+
+    Its keys are options of `Request` and of the head, and `database`, the default one; those of figures are required.
+    """
+    owners = {name: cls for cls in (Request, options_of(head)) for name in options.declarations(cls)}
+
+    def check(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the section, its values of the options' types."""
+        for name in values:
+            if name != "database" and name not in owners:
+                raise unknown("config key", f"{key}.{name}", [f"{key}.{known}" for known in ("database", *owners)])
+        for name in ("condition", "height", "width"):
+            if name not in values:
+                raise missing(f"{key}.{name}")
+        checked = dict(values)
+        for cls in {owners[name] for name in values if name != "database"}:
+            own = {name: value for name, value in values.items() if owners.get(name) is cls}
+            built = options.build(cls, own, {})
+            checked |= {name: getattr(built, name) for name in own if not options.declarations(cls)[name].table}
+        return checked
+
+    return check
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The training images.
+
+    Attributes:
+      source: a folder, a zip file or the name of a TFDS set.
+      split: of the source; "" for a folder or zip file that has none.
+      data_dir: where sets and caches are.
+      size: of the images in pixels.
+      cache: decode all images once, into `data_dir`; otherwise each time one is read.
+      prepare: make a procedural set that is not there yet.
+    """
+
+    source: str = "style_scenes"
+    split: str = "train"
+    data_dir: str = "data"
+    size: Positive = 64
+    cache: bool = True
+    prepare: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitData(Data):
+    """Images with a split for evaluation.
+
+    Attributes:
+      held_out: the split to evaluate on; "" holds out every twentieth image.
+    """
+
+    held_out: str = "validation"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentData(Data):
+    """Images that a first stage encodes.
+
+    Attributes:
+      cache_latents: encode all images once, into `data_dir`; otherwise in every step.
+      mirror: mirror half of the images, where they are encoded in every step.
+    """
+
+    cache_latents: bool = True
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mirror and self.cache_latents:
+            raise UserError("data.mirror=true needs data.cache_latents=false: cached latents are never mirrored")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitLatentData(SplitData, LatentData):
+    """Images that a first stage encodes, with a split for evaluation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW and its learning rate.
+
+    Attributes:
+      learning_rate: after the warm-up.
+      warmup: steps in which the rate grows from 0.
+      decay: of the rate, a name in `step.DECAYS`.
+      b1: of the first moment.
+      b2: of the second moment.
+      weight_decay: of matrices.
+      clip_norm: the largest norm of the gradient; 0 does not clip.
+      frozen: regular expressions of parameters that are not trained.
+    """
+
+    learning_rate: Annotated[float, within(0.0)] = 1e-3
+    warmup: Count = 100
+    decay: Annotated[str, one_of(DECAYS)] = "cosine"
+    b1: Probability = 0.9
+    b2: Probability = 0.999
+    weight_decay: Annotated[float, within(0.0)] = 0.0
+    clip_norm: Annotated[float, within(0.0)] = 1.0
+    frozen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How the state is split over devices.
+
+    Attributes:
+      fsdp: devices that share one copy of the state.
+      rules: (regular expression, tactic) of parameters; see `core.mesh`.
+    """
+
+    fsdp: Positive = 1
+    rules: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Which steps are traced.
+
+    Attributes:
+      start: the first one.
+      steps: how many; 0 for none.
+    """
+
+    start: Count = 0
+    steps: Count = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """The settings of every run.
+
+    Attributes:
+      task: a name in `training.tasks.TASKS`.
+      name: of the exported model.
+      seed: of all random numbers.
+      steps: updates, one of `batch_size` examples each.
+      batch_size: over all devices.
+      log_every: steps between metrics; this and the following intervals are 0 for never.
+      eval_every: steps between evaluations.
+      figures_every: steps between figures.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of the newest checkpoints stay.
+      keep_every: checkpoints of multiples of this step stay too.
+      ema_decay: of the moving average of parameters; 0 for none.
+      accumulate: parts of a batch, one after the other on the devices.
+      threads: that read batches.
+      init_partial: take from `--init-from` the parameters of the same name and shape, and initialize the others.
+      process_timeout: seconds without a sign of life of another process until this one stops.
+      wandb: the project at Weights & Biases; "" for none.
+      compiler_options: of XLA, as {"xla_backend_optimization_level": 0}, for the step and the first state.
+      profile: which steps are traced.
+      mesh: how the state is split over devices.
+      data: the training images.
+      optimizer: AdamW and its learning rate.
+    """
+
+    task: str
+    name: str = "unnamed"
+    seed: Annotated[int, within(0, 2**32 - 1)] = 0
+    steps: Positive
+    batch_size: Positive
+    log_every: Count = 50
+    eval_every: Count = 0
+    figures_every: Count = 0
+    checkpoint_every: Positive = 500
+    keep_checkpoints: Positive = 2
+    keep_every: Count = 0
+    ema_decay: Probability = 0.999
+    accumulate: Positive = 1
+    threads: Positive = 4
+    init_partial: bool = False
+    process_timeout: Annotated[float, within(0.0)] = 120.0
+    wandb: str = ""
+    compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    profile: Profile
+    mesh: Mesh
+    data: SplitData
+    optimizer: Optimizer
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size={self.batch_size} does not divide by accumulate={self.accumulate}; choose a multiple"
+            )

@@ -1,0 +1,136 @@
+"""Released DiTs and U-ViTs: the originals' outputs, every name of the published models, and files that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.convert import dit, uvit
+from rdm_jax.convert.conversion import convert
+from rdm_jax.core.errors import UserError
+from rdm_jax.factory import schedule_from
+from rdm_jax.heads import head_of
+from rdm_jax.models.condition import Condition
+from rdm_jax.models.dit import positions
+from rdm_jax.request import resolve
+from rdm_jax.training.config import load_config
+from tests.helpers import tiny
+
+NAMES = {
+    "dit_small.pt": "learned variance",
+    "dit_patch4_nosigma.pt": "patches of 4, hidden layers of twice the width",
+    "sit_small.pt": "continuous times in [0, 1]",
+    "uvit_class.pth": "a class token",
+    "uvit_text.pth": "text tokens with positions, an MLP for the time, no last convolution",
+    "uvit_uncond.pth": "no condition",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(golden):
+    return golden / "heads2" / "vit"
+
+
+@pytest.fixture(scope="module")
+def bundles(folder, tmp_path_factory):
+    """A function that converts a golden file by its name, once."""
+    out = tmp_path_factory.mktemp("bundles")
+
+    def bundle(name):
+        if not (out / name).exists():
+            convert(folder / name).write(out / name)
+        return Bundle.open(out / name)
+
+    return bundle
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_release_computes_what_the_original_does(folder, bundles, nhwc, close, name):
+    bundle, data = bundles(name), np.load(folder / f"{Path(name).stem}.npz")
+    network = bundle.denoiser
+    # U-ViT counts times from 1, where ours are from 0.
+    t = jnp.asarray(data["t"], jnp.float32) - (1 if name.startswith("uvit") else 0)
+    tokens = jnp.asarray(data["context"]) if "context" in data else None
+    vector = jax.nn.one_hot(data["y"], network.vector_dim) if network.vector_dim else None
+    out = jax.jit(network.apply)(
+        {"params": bundle.params["denoiser"]}, nhwc(data["x"]), t, Condition(tokens, vector=vector)
+    )
+    # SiT's program returns the first half of what its network predicts.
+    close(out[..., : data["out"].shape[1]], data["out"])
+
+
+def test_a_release_is_a_bundle_with_its_own_conventions(bundles):
+    bundle = bundles("dit_small.pt")
+    assert set(bundle.params) == {"denoiser"} and bundle.config["latents"] == {"scale": 0.18215}
+    request, options = resolve(bundle.config, head_of(bundle.config), {"condition": "text"}, queries=1)
+    assert (request.height, request.width, options.steps) == (64, 64, 250)
+    betas = schedule_from(bundle.config["diffusion"]).betas
+    np.testing.assert_allclose(betas, 1e-4 + (0.02 - 1e-4) * np.arange(1000) / 999, rtol=1e-12)
+    latent, pixel = bundles("uvit_class.pth").config, bundles("uvit_uncond.pth").config
+    assert latent["sampling"]["height"] == 64 and latent["diffusion"]["beta_end"] == 0.012
+    assert pixel["sampling"]["height"] == 8 and pixel["latents"] == {"scale": 1.0}
+
+
+MODELS = Path(__file__).parents[2] / "configs" / "models"
+CONFIGS = {"dit_xl2": "dit_xl2", "uvit_imagenet256_L2": "uvit_l2"}
+PUBLISHED = {
+    "dit_xl2": (dit, {"depth": 28, "heads": 16, "latent_size": 32, "vector_dim": 1001, "out_channels": 8}),
+    "uvit_cifar10_S2": (uvit, {"depth": 12, "heads": 8, "latent_size": 32, "vector_dim": 0}),
+    "uvit_imagenet64_M4": (uvit, {"depth": 16, "heads": 12, "latent_size": 64, "vector_dim": 1000}),
+    "uvit_imagenet256_L2": (uvit, {"depth": 20, "heads": 16, "latent_size": 32, "vector_dim": 1001}),
+    "uvit_imagenet512_H4": (uvit, {"depth": 28, "latent_size": 64, "final_conv": False}),
+    "uvit_mscoco_S2_deep": (uvit, {"depth": 16, "latent_size": 32, "context_dim": 768, "context_positions": 77}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_name_of_a_published_model_has_its_place(golden, name):
+    rows = (golden / "heads2" / "released_keys" / f"{name}_keys.tsv").read_text().splitlines()
+    shapes = {key: tuple(map(int, shape.split("x"))) for key, shape, _ in (row.split("\t") for row in rows)}
+    state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    release, expected = PUBLISHED[name]
+    assert [other.is_this(state) for other in (dit, uvit)] == [release is dit, release is uvit]
+    if release is dit:
+        state["pos_embed"] = positions(16, 16, 16, 1152)[None]
+    settings = release.config(state, {})
+    assert settings == {**settings, **expected}
+    recipes = release.recipes(state, settings, frozenset())
+    if name in CONFIGS:
+        described = load_config(str(MODELS / f"{CONFIGS[name]}.py")).to_dict()
+        assert described["denoiser"] == settings
+    stored = sum(np.prod(shape) for key, shape in shapes.items() if release is uvit or key != "pos_embed")
+    assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == stored
+
+
+def test_weights_and_arguments_that_do_not_fit_are_refused(folder, tmp_path):
+    def refused(message, name, arguments=None, **changes):
+        file = tmp_path / "arguments.json"
+        own = json.loads((folder / name).with_suffix(".json").read_text()) if arguments is None else arguments
+        file.write_text(json.dumps({**own, **changes}))
+        with pytest.raises(UserError, match=message):
+            convert(folder / name, config=file)
+
+    refused("num_heads=5 does not divide the width 48", "dit_small.pt", num_heads=5)
+    refused("the arguments say depth=2, and the weights are of a DiT with depth=3", "dit_small.pt", depth=2)
+    refused("the weights are of a U-ViT with conv=True", "uvit_class.pth", conv=False)
+    refused("do not say how many heads this DiT of width 48 has; .* by --config", "dit_small.pt", {})
+    other = json.loads((folder / "uvit_class.json").read_text())
+    refused("unknown argument of a DiT 'img_size'", "dit_small.pt", other)
+    refused("unknown argument of a U-ViT 'clip_dim'", "uvit_class.pth", clip_dim=24)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match="is no JSON"):
+        convert(folder / "dit_small.pt", config=tmp_path / "bad.json")
+    with pytest.raises(UserError, match="cannot read"):
+        convert(folder / "dit_small.pt", config=tmp_path / "none.json")
+
+
+def test_a_class_model_gets_no_clip(folder, tmp_path):
+    tiny.bundle().save(tmp_path / "tiny")
+    with pytest.raises(UserError, match=r"the DiT takes no context tokens: .*omit --clip"):
+        convert(folder / "dit_small.pt", clip_source=tmp_path / "tiny")
