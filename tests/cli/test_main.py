@@ -177,18 +177,18 @@ def test_the_log_is_shown_for_a_while(capsys):
     assert not log.handlers
 
 
-def test_progress_writes_a_line_now_and_then_without_a_terminal(capsys, monkeypatch):
+def test_progress_prints_a_line_now_and_then_without_a_terminal(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 1.0, 6.0, 7.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    with Progress("generating", unit="step") as progress:
+    with Progress("sampling", unit="step") as progress:
         progress(0, 10)
         progress(1, 10)
         progress(6, 10)
         progress(7, 10)
-    assert capsys.readouterr().err == "rdm: generating: 6/10 steps, 1 per second, 4.0 s left\n"
+    assert capsys.readouterr().err == "rdm: sampling: 6/10 steps, 1 per second, 4.0 s left\n"
 
 
-def test_progress_writes_the_end_once_however_soon_after_the_last_line(capsys, monkeypatch):
+def test_progress_prints_the_end_once_however_soon_after_the_last_line(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 6.0, 6.5, 6.6])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     progress = Progress("embedding", unit="row")
