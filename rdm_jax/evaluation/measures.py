@@ -14,7 +14,7 @@ from rdm_jax.evaluation import similarity
 from rdm_jax.evaluation.classifiers import AttributeClassifier, Classification
 from rdm_jax.evaluation.gallery import Gallery, Target, style_attribute
 from rdm_jax.evaluation.statistics import Mean, Proportion, frechet_distance, moments_of
-from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.encoder import RetrievalEncoder
 
 PLACES = (1, 5, 10, 20)
 LAYOUT_SIDE = 4  # pixels; strokes and textures are finer
@@ -59,7 +59,7 @@ class ImageMetrics:
     """
 
     classifier: AttributeClassifier
-    encoder: Encoder
+    encoder: RetrievalEncoder
     targets: Sequence[Target]
     others: Gallery
 

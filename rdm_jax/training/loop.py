@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import rdm_jax
+from rdm_jax import models
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, trees
 from rdm_jax.core.distributed import first_then_others, is_first, should_stop
@@ -305,6 +306,11 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
         have, want = trees.flatten(bundle.params[part]), trees.flatten(params[part])
         fits = [name for name in want if name in have and have[name].shape == want[name].shape]
         wrong = sorted(have.keys() ^ want.keys() | want.keys() - set(fits))
+        if kinds := models.other_backbone(have, want):
+            raise UserError(
+                f"--init-from {bundle.name}: its {part} is a {kinds[0]}, and this run trains a {kinds[1]}; "
+                f"set --config.model.kind={kinds[0]} or give a bundle with a {kinds[1]}"
+            )
         if wrong and not partial:
             raise UserError(
                 f"--init-from {bundle.name}: {part} differs in {len(wrong)} parameters ({wrong[0]}, ...); "

@@ -185,7 +185,7 @@ def test_progress_prints_a_line_now_and_then_without_a_terminal(capsys, monkeypa
         progress(1, 10)
         progress(6, 10)
         progress(7, 10)
-    assert capsys.readouterr().err == "rdm: sampling: 6/10 steps, 1 a second, 4.0 s left\n"
+    assert capsys.readouterr().err == "rdm: sampling: 6/10 steps, 1 per second, 4.0 s left\n"
 
 
 def test_progress_prints_the_end_once_however_soon_after_the_last_line(capsys, monkeypatch):

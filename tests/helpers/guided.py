@@ -8,7 +8,7 @@ from typing import Any
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.examples import Example
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
 
@@ -53,5 +53,5 @@ class Scenes(tiny.Squares):
 def database(folder: Path, name: str, model: Bundle, labelled: bool = True) -> Path:
     """Builds a database of 32 images and returns its folder."""
     source = Scenes(32, 0) if labelled else tiny.Squares(16, len(name))
-    build_database(source, ClipEncoder(model, batch_size=8), folder / name, name=name)
+    build_database(BuildJob.of(source, ClipEncoder(model, batch_size=8), BuildOptions(name=name)), folder / name)
     return folder / name

@@ -15,11 +15,10 @@ from rdm_jax.core import trees
 from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import abstract_params
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONFIG = {
     "schema": 2,
@@ -119,5 +118,6 @@ class Squares:
 
 def database(folder: Path, name: str, model: Bundle, count: int = 12, seed: int = 0) -> Path:
     """Builds a database of squares and returns its folder."""
-    build_database(Squares(count, seed), ClipEncoder(model, batch_size=8), folder / name, name=name)
+    job = BuildJob.of(Squares(count, seed), ClipEncoder(model, batch_size=8), BuildOptions(name=name))
+    build_database(job, folder / name)
     return folder / name
