@@ -1,6 +1,6 @@
-"""How long `rdm convert` takes for a released checkpoint of random weights, and how much memory at its peak.
+"""The time and the peak memory of `rdm convert` for a checkpoint of a released model's size with random weights.
 
-python benchmarks/conversion.py --model rdm_768 --folder FOLDER   # needs 17 GB there, and removes it again
+python benchmarks/conversion.py --model rdm_768 --folder FOLDER   # needs 17 GB in FOLDER for a while
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from rdm_jax.training.config import load_architecture
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """A tensor of random numbers, drawn when it is written."""
+    """A tensor of random numbers, which are generated when it is written."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype = dataclasses.field(default_factory=lambda: np.dtype(np.float32))
 
     def read(self) -> np.ndarray:
-        """Returns the numbers, the same for the same name."""
+        """Returns the numbers; the same name gives the same numbers."""
         return np.random.default_rng(zlib.crc32(self.name.encode())).standard_normal(self.shape, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Zero:
-    """Stands for the parameters of a network, of which only the shapes matter, in no memory."""
+    """Stands for the parameters of a network of which only the shapes matter; takes no memory."""
 
     shapes: dict[str, Any]
 
@@ -53,7 +53,7 @@ class Zero:
 
 
 def checkpoint(config: dict[str, Any], folder: Path) -> Path:
-    """Writes a checkpoint of random weights, raw and averaged, with its yaml."""
+    """Writes a checkpoint of random weights, raw and EMA, with its yaml."""
     from rdm_jax.convert.mapping import disassemble
 
     unet, autoencoder = build_denoiser(config["denoiser"]), build_autoencoder(config["autoencoder"])
@@ -69,7 +69,7 @@ def main() -> None:
     """Prints size, seconds and peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="rdm_imagenet", help="a file of configs/models (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the files go meanwhile; the system's temporary one if none")
+    parser.add_argument("--folder", type=Path, help="for temporary files (default: the system's folder)")
     args = parser.parse_args()
     config = load_architecture(args.model).to_dict()
     folder = Path(tempfile.mkdtemp(dir=args.folder, prefix="conversion-"))

@@ -1,8 +1,8 @@
-"""A released model's whole sampling job at full size, with random weights: seconds a step, memory, compilations.
+"""A released model at full size with random weights: seconds per step, memory and compilations of sampling.
 
-python benchmarks/full_size.py --model rdm_768 --dtype bfloat16 --steps 4 --folder FOLDER   # needs 8 GB there
+python benchmarks/full_size.py --model rdm_768 --dtype bfloat16 --steps 4 --folder FOLDER   # needs 8 GB in FOLDER
 
-A prompt is drawn with a database, then another prompt with another database and another seed; nothing may compile then.
+An image is generated, then a second one with another prompt, database and seed, for which nothing may compile.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ PROMPTS = "a red boat on the sea", "a painting of a blue tree"
 
 
 class Scaled(Random):
-    """A parameter whose sums over the inputs stay near 1; norms' scales near 1, shifts near 0."""
+    """Random weights of variance 1 / fan-in; scales of norms are about 1, biases about 0."""
 
     def read(self) -> np.ndarray:
-        """Returns the numbers in half precision, the same for the same name."""
+        """Returns the numbers in half precision; the same name gives the same numbers."""
         leaf = self.name.rpartition("/")[2]
         fan_in = int(np.prod(self.shape[:-1])) if len(self.shape) > 1 else 100
         return np.asarray((leaf in ("scale", "var")) + super().read() / np.sqrt(fan_in), np.float16)
 
 
 def bundle(config: dict[str, Any], folder: Path) -> Path:
-    """Writes a bundle of random weights in half precision, a tensor at a time."""
+    """Writes a bundle of random weights in half precision, one tensor after another."""
     out = folder / "model"
     out.mkdir()
     towers = {key: value for key, value in config["clip"].items() if key not in PREPROCESSING}
@@ -57,8 +57,8 @@ def bundle(config: dict[str, Any], folder: Path) -> Path:
     }
     for part, network in networks.items():
         shapes = trees.flatten(abstract_params(network))
-        recipes = {name: Scaled(name, leaf.shape, np.dtype(np.float16)) for name, leaf in shapes.items()}
-        write_safetensors(out / f"{part}.safetensors", recipes)
+        tensors = {name: Scaled(name, leaf.shape, np.dtype(np.float16)) for name, leaf in shapes.items()}
+        write_safetensors(out / f"{part}.safetensors", tensors)
     train_tokenizer(PROMPTS, 300, out / "tokenizer.json")
     hashes = {part: files.sha256(out / f"{part}.safetensors") for part in networks}
     hashes["tokenizer"] = files.sha256(out / "tokenizer.json")
@@ -67,15 +67,15 @@ def bundle(config: dict[str, Any], folder: Path) -> Path:
 
 
 def databases(model: Path, folder: Path) -> list[Path]:
-    """Writes two databases of random rows, as the originals' files, and imports them."""
-    identity, made = encoder_identity(model), []
+    """Writes two databases of random rows in the format of the original program, and imports them."""
+    identity, folders = encoder_identity(model), []
     for seed, name in enumerate(("one", "two")):
         rows = np.random.default_rng(seed).standard_normal((5000, identity["width"]), np.float32)
         source = folder / f"{name}.npz"
         np.savez(source, embedding=rows, img_id=np.arange(5000), patch_coords=np.zeros((5000, 4), np.int64))
         import_database(source, identity, folder / name)
-        made.append(folder / name)
-    return made
+        folders.append(folder / name)
+    return folders
 
 
 def _peak() -> float:
@@ -83,7 +83,7 @@ def _peak() -> float:
 
 
 def measure(model: Path, rows: list[Path], args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Draws twice and returns what was measured, (what, how much)."""
+    """Generates two images, and returns the rows of the table: (name, value)."""
     compilations: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
@@ -93,44 +93,44 @@ def measure(model: Path, rows: list[Path], args: argparse.Namespace) -> list[tup
     jax.monitoring.register_event_duration_secs_listener(listen)
     begin = time.perf_counter()
     generator = Generator.load(model, args.dtype)
-    told = [("loading, s", f"{time.perf_counter() - begin:.1f}"), ("memory then, GiB", f"{_peak():.2f}")]
+    table = [("loading, s", f"{time.perf_counter() - begin:.1f}"), ("memory after loading, GiB", f"{_peak():.2f}")]
     for number, (prompt, database) in enumerate(zip(PROMPTS, rows, strict=True)):
         before, moments = len(compilations), []
         begin = time.perf_counter()
         plan = generator.plan(prompt, database=database, steps=args.steps, seed=number)
         prepared = time.perf_counter()
-        (result,) = generator.draw(plan, lambda *_, at=moments: at.append(time.perf_counter()))
+        (result,) = generator.generate(plan, lambda *_, at=moments: at.append(time.perf_counter()))
         end = time.perf_counter()
         height, width = result.images.shape[1:3]
-        which = ("first", "second")[number] + " picture"
-        told += [
+        which = ("first", "second")[number] + " image"
+        table += [
             (f"{which}, {width}x{height}, s", f"{end - begin:.1f}"),
             (f"{which}: encoder and retrieval, s", f"{prepared - begin:.2f}"),
-            (f"{which}: a step, s", f"{(moments[-1] - moments[0]) / args.steps:.2f}"),
+            (f"{which}: seconds per step", f"{(moments[-1] - moments[0]) / args.steps:.2f}"),
             (f"{which}: decoder, s", f"{end - moments[-1]:.1f}"),
             (f"{which}: compilations", f"{len(compilations) - before}, {sum(compilations[before:]):.0f} s"),
         ]
-    return [*told, ("peak memory, GiB", f"{_peak():.2f}")]
+    return [*table, ("peak memory, GiB", f"{_peak():.2f}")]
 
 
 def main() -> int:
-    """Prints the table; the status is 1 where the second picture compiled anything."""
+    """Prints the table; the exit status is 1 if the second image compiled anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="rdm_768", help="a file of configs/models (%(default)s)")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--folder", type=Path, help="where the files go meanwhile; the system's temporary one if none")
+    parser.add_argument("--folder", type=Path, help="for temporary files (default: the system's folder)")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=args.folder, prefix="full-size-"))
     try:
         model = bundle(load_architecture(args.model).to_dict(), folder)
-        told = measure(model, databases(model, folder), args)
+        table = measure(model, databases(model, folder), args)
     finally:
         shutil.rmtree(folder)
     print(f"{args.model}, {args.dtype}, {args.steps} steps; {machine()}; JAX {jax.__version__}\n")
-    print("| what | |\n|---|---|")
-    print("\n".join(f"| {what} | {value} |" for what, value in told))
-    return int(not dict(told)["second picture: compilations"].startswith("0,"))
+    print("| | |\n|---|---|")
+    print("\n".join(f"| {what} | {value} |" for what, value in table))
+    return int(not dict(table)["second image: compilations"].startswith("0,"))
 
 
 if __name__ == "__main__":

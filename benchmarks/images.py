@@ -1,6 +1,6 @@
-"""How fast one core draws the pictures of style_scenes, and how long each style takes.
+"""How many images of style_scenes one process renders per second, by style.
 
-python benchmarks/pictures.py --pictures 1200
+python benchmarks/images.py --images 1200
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rdm_jax.data.style_scenes.builder import example
 
 
 def measure(split: str, count: int) -> dict[str, list[float]]:
-    """Returns the seconds that each picture of a split took, by style."""
+    """Returns the seconds of each image of a split, by style."""
     seconds = defaultdict(list)
     for index in range(count):
         begin = time.perf_counter()
@@ -27,13 +27,13 @@ def measure(split: str, count: int) -> dict[str, list[float]]:
 
 
 def table(seconds: dict[str, list[float]]) -> str:
-    """Returns the report as a Markdown table."""
+    """Returns the results as a Markdown table."""
     every = [value for values in seconds.values() for value in values]
     return "\n".join(
         [
-            f"{len(every)} pictures by one process; {machine()}",
+            f"{len(every)} images by one process; {machine()}",
             "",
-            "| style | median, ms | pictures a second |",
+            "| style | median, ms | images per second |",
             "|---|---|---|",
             *(
                 f"| {name} | {1e3 * statistics.median(values):.2f} | {1 / statistics.mean(values):.0f} |"
@@ -47,10 +47,10 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--pictures", type=int, default=2400)
+    parser.add_argument("--images", type=int, default=2400)
     args = parser.parse_args()
-    measure("test", 300)  # what is made once, as sheets of noise, is not the pictures' own time
-    print(table(measure(args.split, args.pictures)))
+    measure("test", 300)  # so that what is computed once, such as sheets of noise, is not counted
+    print(table(measure(args.split, args.images)))
     return 0
 
 

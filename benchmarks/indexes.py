@@ -1,6 +1,6 @@
-"""The indexes that benchmarks/retrieval.py compares, ours and those that a user would otherwise take, and their rows.
+"""The indexes that benchmarks/retrieval.py compares, those of rdm_jax and their alternatives, and random rows.
 
-Each is built, opened and asked in processes of its own, which others watch: `alone`.
+Each index is built, opened and searched in processes of its own, whose memory is recorded (`run_alone`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, shard_name
 WIDTH, LATENT, CLUSTERS = 512, 64, 20_000
 SHARD, BLOCK = 65_536, 16_384
 K, QUERIES, SINGLES, REPEATS = 10, 256, 128, 5
-KINDS = ("pictures", "texts")
+KINDS = ("images", "texts")
 TARGET = 0.99
 MB = 1e6
 
 Setting = Mapping[str, int]
 # (queries [q, d], k) to the ids [q, k] of their nearest rows.
-Ask = Callable[[Float32[np.ndarray, "q d"], int], Int64[np.ndarray, "q k"]]
+Search = Callable[[Float32[np.ndarray, "q d"], int], Int64[np.ndarray, "q k"]]
 
 
 # Rows and queries.
@@ -47,60 +47,60 @@ Ask = Callable[[Float32[np.ndarray, "q d"], int], Int64[np.ndarray, "q k"]]
 
 @functools.cache
 def _space() -> dict[str, np.ndarray]:
-    """Returns what all vectors share: like CLIP's, they lie around a mean, in clusters of a space of few dimensions."""
+    """Returns what all vectors depend on: like CLIP's, they lie around a mean, in clusters of few dimensions."""
     generator = np.random.default_rng(0)
     normal = functools.partial(generator.standard_normal, dtype=np.float32)
     return {
         "projection": normal((LATENT, WIDTH)) / np.float32(math.sqrt(LATENT)),
-        "centres": normal((CLUSTERS, LATENT)),
-        "pictures": np.float32(0.7) * normal(WIDTH),
+        "centers": normal((CLUSTERS, LATENT)),
+        "images": np.float32(0.7) * normal(WIDTH),
         "texts": np.float32(0.7) * normal(WIDTH),
     }
 
 
 def _vectors(generator: np.random.Generator, count: int, kind: str) -> Float32[np.ndarray, "n d"]:
-    """Returns vectors of one kind; texts lie around another mean, and between two clusters each instead of near one."""
+    """Returns vectors of one kind; texts lie around another mean, each between two clusters instead of near one."""
     space, normal = _space(), functools.partial(generator.standard_normal, dtype=np.float32)
-    centres = space["centres"][generator.integers(0, CLUSTERS, count)]
+    centers = space["centers"][generator.integers(0, CLUSTERS, count)]
     if kind == "texts":
-        centres = (centres + space["centres"][generator.integers(0, CLUSTERS, count)]) / np.float32(math.sqrt(2))
-    latents = centres + np.float32(0.6) * normal((count, LATENT))
+        centers = (centers + space["centers"][generator.integers(0, CLUSTERS, count)]) / np.float32(math.sqrt(2))
+    latents = centers + np.float32(0.6) * normal((count, LATENT))
     return latents @ space["projection"] + space[kind] + np.float32(0.35) * normal((count, WIDTH))
 
 
 def rows(number: int, count: int = SHARD) -> Float32[np.ndarray, "n d"]:
     """Returns the first rows of shard `number`, the same in a database of any size."""
-    return _vectors(np.random.default_rng([1, number]), SHARD, "pictures")[:count]
+    return _vectors(np.random.default_rng([1, number]), SHARD, "images")[:count]
 
 
 @functools.cache
 def queries(kind: str) -> Float32[np.ndarray, "q d"]:
-    """Returns the queries of a kind, none of them a row."""
+    """Returns the queries of a kind; none of them is a row."""
     return _vectors(np.random.default_rng([2, KINDS.index(kind)]), QUERIES, kind)
 
 
 def write_database(
     folder: Path, lengths: Sequence[int], content: Callable[[int, int], np.ndarray] | None = rows
 ) -> Database:
-    """Writes a database with empty files of items, which opening and searching do not read, and returns it.
+    """Writes a database whose item files, which opening and searching do not read, are empty; returns it.
 
     Args:
-      folder: that does not exist yet.
-      lengths: how many rows each shard has.
-      content: a shard's number and length to its rows; None leaves zeros, in files that take no room on the disk.
+      folder: does not exist yet.
+      lengths: the number of rows of each shard.
+      content: (number of a shard, length) to its rows; None leaves zeros in sparse files.
     """
     hashes, shards = {}, []
-    with files.new_directory(folder) as made:
+    with files.new_directory(folder) as new:
         for number, length in enumerate(lengths):
             names = {kind: shard_name(kind, number, len(lengths)) for kind in (EMBEDDINGS, ITEMS)}
-            (made / names[ITEMS]).touch()
-            array = np.lib.format.open_memmap(made / names[EMBEDDINGS], "w+", np.float16, (length, WIDTH))
+            (new / names[ITEMS]).touch()
+            array = np.lib.format.open_memmap(new / names[EMBEDDINGS], "w+", np.float16, (length, WIDTH))
             if content is not None:
                 array[:] = content(number, length)
                 array.flush()
             shards.append({"rows": length, **names})
-            told = f"{folder.name} {number} {length}"
-            hashes |= {name: hashlib.sha256(f"{told} {kind}".encode()).hexdigest() for kind, name in names.items()}
+            shard = f"{folder.name} {number} {length}"
+            hashes |= {name: hashlib.sha256(f"{shard} {kind}".encode()).hexdigest() for kind, name in names.items()}
         manifest = {
             "schema": SCHEMA,
             "name": folder.name,
@@ -113,48 +113,48 @@ def write_database(
             "shards": shards,
             "files": hashes,
         }
-        files.write_json(made / MANIFEST, manifest)
+        files.write_json(new / MANIFEST, manifest)
     return Database.open(folder)
 
 
 def shard_lengths(count: int) -> list[int]:
-    """Returns how many rows each shard of a database has."""
+    """Returns the number of rows of each shard of a database."""
     return [min(SHARD, count - start) for start in range(0, count, SHARD)]
 
 
 def prepare(folder: Path, count: int) -> None:
-    """Writes the rows of one size and their exact neighbours, unless they are there."""
+    """Writes the rows of one size and the exact neighbors of all queries, unless the files exist."""
     if not (folder / "database").exists():
         write_database(folder / "database", shard_lengths(count))
     if not (folder / "truth.npz").exists():
         database = Database.open(folder / "database")
         blocks = ((start, block) for start, block in unit_blocks(database))
-        found = nearest(np.concatenate([queries(kind) for kind in KINDS]), blocks, K)
+        ids = nearest(np.concatenate([queries(kind) for kind in KINDS]), blocks, K)
         with files.replaced(folder / "truth.npz") as path, open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **dict(zip(KINDS, np.split(found, len(KINDS)), strict=True)))
+            np.savez(file, allow_pickle=False, **dict(zip(KINDS, np.split(ids, len(KINDS)), strict=True)))
 
 
 def unit_blocks(database: Database, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the rows of a database at length 1, block by block, each with the number of its first row."""
+    """Yields (number of the first row, rows of length 1) for each block of a database."""
     for start in range(0, len(database), size):
         yield start, unit(database.rows[start : start + size], np.float32)
 
 
 def nearest(queries: np.ndarray, blocks: Iterator[tuple[int, np.ndarray]], k: int) -> Int64[np.ndarray, "q k"]:
-    """Returns the ids of the rows with the greatest products, best first: what NumPy does of itself."""
+    """Returns the ids of the rows with the greatest inner products, best first, by NumPy alone."""
     ids = np.zeros((len(queries), 0), np.int64)
     scores = np.zeros((len(queries), 0), np.float32)
     for start, block in blocks:
-        found = queries @ block.T
-        best = np.argpartition(found, -k, axis=1)[:, -k:] if found.shape[1] > k else np.argsort(found, axis=1)
+        products = queries @ block.T
+        best = np.argpartition(products, -k, axis=1)[:, -k:] if len(block) > k else np.argsort(products, axis=1)
         ids = np.concatenate([ids, best + start], axis=1)
-        scores = np.concatenate([scores, np.take_along_axis(found, best, axis=1)], axis=1)
+        scores = np.concatenate([scores, np.take_along_axis(products, best, axis=1)], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(ids, order, axis=1)
 
 
 def recall(found: Int64[np.ndarray, "q k"], truth: Int64[np.ndarray, "q k"]) -> float:
-    """Returns the share of the true neighbours that were found."""
+    """Returns the recall: the fraction of the true neighbors among those found."""
     return float(np.mean([np.isin(true, row).mean() for row, true in zip(found, truth, strict=True)]))
 
 
@@ -168,19 +168,19 @@ class Contender:
     Attributes:
       name: in the tables.
       library: the module that it needs.
-      limit: rows above which it is not measured.
-      open: (database, folder of what was built) to a function from a setting to one that asks.
-      build: writes into a folder what `open` reads; None where nothing is made ahead.
-      held: how many bytes a row the index itself takes, where nothing is written.
-      sweeps: (database) to sequences of settings, each from quick to thorough; nothing is tuned where there are none.
+      limit: the number of rows above which it is not measured.
+      open: (database, folder of the built index) to a function from a setting to a search.
+      build: writes into a folder what `open` reads; None for an index that is not built ahead.
+      row_bytes: the bytes that an index that is not built ahead takes for each row.
+      sweeps: (database) to sequences of settings, each from fast to thorough; empty if there is nothing to tune.
     """
 
     name: str
     library: str
     limit: int
-    open: Callable[[Database, Path], Callable[[Setting], Ask]]
+    open: Callable[[Database, Path], Callable[[Setting], Search]]
     build: Callable[[Database, Path], None] | None = None
-    held: int = 0
+    row_bytes: int = 0
     sweeps: Callable[[Database], list[list[dict[str, int]]]] = lambda _: []
 
 
@@ -189,7 +189,7 @@ def _geometric(low: int, high: int, ratio: float = 1.25) -> list[int]:
     return sorted({min(high, round(low * ratio**i)) for i in range(steps + 1)})
 
 
-def _open_exact(database: Database, _: Path) -> Callable[[Setting], Ask]:
+def _open_exact(database: Database, _: Path) -> Callable[[Setting], Search]:
     from rdm_jax.retrieval.exact_index import ExactIndex
 
     index = ExactIndex(database.rows)
@@ -202,12 +202,12 @@ def _build_scann(database: Database, _: Path) -> None:
     store(database, ScannIndex.build(database.rows))
 
 
-def _open_scann(database: Database, _: Path) -> Callable[[Setting], Ask]:
+def _open_scann(database: Database, _: Path) -> Callable[[Setting], Search]:
     from rdm_jax.retrieval.scann_index import ScannIndex
 
     index = ScannIndex.open(database)
 
-    def configure(setting: Setting) -> Ask:
+    def configure(setting: Setting) -> Search:
         chosen = dataclasses.replace(index, parameters=dataclasses.replace(index.parameters, **setting))
         return lambda queries, k: chosen.search(queries, k)[0]
 
@@ -222,15 +222,15 @@ def _scann_sweeps(database: Database) -> list[list[dict[str, int]]]:
     ]
 
 
-def _open_numpy(database: Database, _: Path) -> Callable[[Setting], Ask]:
-    held = np.empty((len(database), WIDTH), np.float32)
+def _open_numpy(database: Database, _: Path) -> Callable[[Setting], Search]:
+    rows = np.empty((len(database), WIDTH), np.float32)
     for start, block in unit_blocks(database):
-        held[start : start + len(block)] = block
+        rows[start : start + len(block)] = block
 
-    def ask(queries: np.ndarray, k: int) -> np.ndarray:
-        return nearest(queries, ((start, held[start : start + SHARD]) for start in range(0, len(held), SHARD)), k)
+    def search(queries: np.ndarray, k: int) -> np.ndarray:
+        return nearest(queries, ((start, rows[start : start + SHARD]) for start in range(0, len(rows), SHARD)), k)
 
-    return lambda _: ask
+    return lambda _: search
 
 
 def _faiss() -> Any:
@@ -245,8 +245,8 @@ def _filled(database: Database, index: Any) -> Any:
     return index
 
 
-def _asked(index: Any) -> Callable[[Setting], Ask]:
-    def configure(setting: Setting) -> Ask:
+def _configurable(index: Any) -> Callable[[Setting], Search]:
+    def configure(setting: Setting) -> Search:
         for name, value in setting.items():
             _faiss().ParameterSpace().set_index_parameter(index, name, value)
         return lambda queries, k: index.search(unit(queries, np.float32), k)[1]
@@ -254,23 +254,23 @@ def _asked(index: Any) -> Callable[[Setting], Ask]:
     return configure
 
 
-def _open_flat(database: Database, _: Path) -> Callable[[Setting], Ask]:
-    return _asked(_filled(database, _faiss().IndexFlatIP(WIDTH)))
+def _open_flat(database: Database, _: Path) -> Callable[[Setting], Search]:
+    return _configurable(_filled(database, _faiss().IndexFlatIP(WIDTH)))
 
 
-def _open_faiss(_: Database, folder: Path) -> Callable[[Setting], Ask]:
-    return _asked(_faiss().read_index(str(folder / "index.faiss")))
+def _open_faiss(_: Database, folder: Path) -> Callable[[Setting], Search]:
+    return _configurable(_faiss().read_index(str(folder / "index.faiss")))
 
 
 def _lists(count: int) -> int:
-    """Returns 4 sqrt(n) lists, as faiss advises, or as many as its 39 training rows each allow."""
+    """Returns 4 sqrt(n) lists, as faiss recommends, or as many as have 39 training rows each."""
     return min(4 * math.isqrt(count), count // 39)
 
 
-def _build_inverted(quantisation: str, database: Database, folder: Path) -> None:
-    """Writes inverted lists of 64 bytes a row; "np" leaves out polysemous codes: long training, no use here."""
+def _build_inverted(quantization: str, database: Database, folder: Path) -> None:
+    """Writes inverted lists of 64 bytes per row; "np" omits polysemous codes, which train long and are not used."""
     faiss, count = _faiss(), len(database)
-    index = faiss.index_factory(WIDTH, f"IVF{_lists(count)},{quantisation},RFlat", faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(WIDTH, f"IVF{_lists(count)},{quantization},RFlat", faiss.METRIC_INNER_PRODUCT)
     chosen = np.random.default_rng(3).choice(count, min(count, 64 * _lists(count)), replace=False)
     index.train(unit(database.rows[np.sort(chosen)], np.float32))
     faiss.write_index(_filled(database, index), str(folder / "index.faiss"))
@@ -295,17 +295,17 @@ def _graph_sweeps(_: Database) -> list[list[dict[str, int]]]:
 MILLION = 1_000_000
 FAISS = functools.partial(Contender, library="faiss", limit=MILLION)
 CONTENDERS: Mapping[str, Contender] = {
-    "exact": Contender("ours, exact", "rdm_jax.retrieval.index", MILLION, _open_exact),
+    "exact": Contender("rdm_jax, exact", "rdm_jax.retrieval.index", MILLION, _open_exact),
     "scann": Contender(
-        "ours, ScaNN",
+        "rdm_jax, ScaNN",
         "rdm_jax.retrieval.scann_index",
         100 * MILLION,
         _open_scann,
         _build_scann,
         sweeps=_scann_sweeps,
     ),
-    "numpy": Contender("NumPy", "numpy", MILLION, _open_numpy, held=4 * WIDTH),
-    "faiss-flat": FAISS("faiss flat", open=_open_flat, held=4 * WIDTH),
+    "numpy": Contender("NumPy", "numpy", MILLION, _open_numpy, row_bytes=4 * WIDTH),
+    "faiss-flat": FAISS("faiss flat", open=_open_flat, row_bytes=4 * WIDTH),
     "faiss-ivfpq": FAISS(
         "faiss IVF-PQ, refined",
         open=_open_faiss,
@@ -322,17 +322,17 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 
 
-# What is measured.
+# Measurements.
 
 
-def built(key: str, folder: Path) -> dict[str, Any]:
-    """Builds an index and returns its seconds and bytes; runs in a process of its own."""
+def build(key: str, folder: Path) -> dict[str, Any]:
+    """Builds an index and returns the seconds and the bytes; runs in a process of its own."""
     contender, database = CONTENDERS[key], Database.open(folder / "database")
     importlib.import_module(contender.library)
     own = folder / key
     own.mkdir(exist_ok=True)
     if contender.build is None:
-        return {"seconds": None, "bytes": contender.held * len(database)}
+        return {"seconds": None, "bytes": contender.row_bytes * len(database)}
     begin = time.perf_counter()
     contender.build(database, own)
     seconds = time.perf_counter() - begin
@@ -341,62 +341,62 @@ def built(key: str, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "bytes": written}
 
 
-def asked(key: str, folder: Path, setting: Setting | None, kind: str) -> dict[str, Any]:
-    """Opens an index, tunes it on a kind of queries unless a setting is given, and times it on them, in its process."""
+def search(key: str, folder: Path, setting: Setting | None, kind: str) -> dict[str, Any]:
+    """Opens an index, tunes it on a kind of queries unless a setting is given, and times it; in its own process."""
     contender, database = CONTENDERS[key], Database.open(folder / "database")
     importlib.import_module(contender.library)
     truth, near = np.load(folder / "truth.npz"), queries(kind)
-    bare = memory(os.getpid())["RssAnon"]
+    libraries = memory(os.getpid())["RssAnon"]
     begin = time.perf_counter()
     configure = contender.open(database, folder / key)
     configure({})(near[:1], K)
-    opened, resting = time.perf_counter() - begin, memory(os.getpid())["RssAnon"]
+    seconds, resting = time.perf_counter() - begin, memory(os.getpid())["RssAnon"]
     if setting is None:
-        setting = tuned(configure, contender.sweeps(database), truth[kind], kind)
-    ask = configure(setting)
-    found = {kind: ask(queries(kind), K) for kind in KINDS}
-    _singles(ask, kind, 16)
+        setting = tune(configure, contender.sweeps(database), truth[kind], kind)
+    find = configure(setting)
+    ids = {kind: find(queries(kind), K) for kind in KINDS}
+    _singles(find, kind, 16)
     return {
         "rows": len(database),
-        "bare": bare,
-        "opened": opened,
+        "libraries": libraries,
+        "open": seconds,
         "resting": resting,
-        "single": statistics.median(_singles(ask, kind, SINGLES)),
-        "batch": statistics.median(_seconds(lambda: ask(near, K)) for _ in range(REPEATS)),
-        "recall": {kind: recall(found[kind], truth[kind]) for kind in KINDS},
+        "single": statistics.median(_singles(find, kind, SINGLES)),
+        "batch": statistics.median(_seconds(lambda: find(near, K)) for _ in range(REPEATS)),
+        "recall": {kind: recall(ids[kind], truth[kind]) for kind in KINDS},
         "setting": dict(setting),
     }
 
 
-def tuned(
-    configure: Callable[[Setting], Ask],
+def tune(
+    configure: Callable[[Setting], Search],
     sweeps: list[list[dict[str, int]]],
     truth: Int64[np.ndarray, "q k"],
     kind: str,
 ) -> Setting:
-    """Returns the quickest setting that finds the target's share of the neighbours of a kind of queries.
+    """Returns the fastest setting that reaches the target recall on a kind of queries.
 
-    Of each sweep it is the first that does; a sweep ends where more effort finds no more.
+    Each sweep ends with its first setting that does, or where more effort no longer raises the recall.
     """
     tried: list[tuple[bool, float, dict[str, int]]] = []
     for sweep in sweeps:
         before = [0.0, 0.0]
         for setting in sweep:
-            ask = configure(setting)
-            share = recall(ask(queries(kind), K), truth)
-            if share >= TARGET:
-                tried.append((True, -statistics.median(_singles(ask, kind, 48)), setting))
+            find = configure(setting)
+            reached = recall(find(queries(kind), K), truth)
+            if reached >= TARGET:
+                tried.append((True, -statistics.median(_singles(find, kind, 48)), setting))
                 break
-            tried.append((False, share, setting))
-            if share - before[-2] < 1e-4:
+            tried.append((False, reached, setting))
+            if reached - before[-2] < 1e-4:
                 break
-            before.append(share)
+            before.append(reached)
     return max(tried, key=lambda trial: trial[:2])[2] if tried else {}
 
 
-def _singles(ask: Ask, kind: str, count: int) -> list[float]:
+def _singles(find: Search, kind: str, count: int) -> list[float]:
     near = queries(kind)
-    return [_seconds(lambda i=i: ask(near[i : i + 1], K)) for i in range(count)]
+    return [_seconds(lambda i=i: find(near[i : i + 1], K)) for i in range(count)]
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -406,40 +406,40 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def measure(key: str, folder: Path, threads: int, kind: str) -> dict[str, Any]:
-    """Returns what an index costs, and what it gives where the target is met on a kind of queries.
+    """Returns an index's time, memory and recall, tuned to the target recall on a kind of queries.
 
-    Builds and settings are kept in its folder for the next time.
+    The built index and the settings are kept in its folder for the next call.
     """
     own = folder / key
     own.mkdir(exist_ok=True)
-    path = own / "built.json"
+    path = own / "build.json"
     if not path.exists():
-        made, peaks = alone(threads, built, key, folder)
-        files.write_json(path, {**made, "peaks": peaks})
-    told = json.loads(path.read_text())
-    settings = told.get("settings", {})
-    found, peaks = alone(threads, asked, key, folder, settings.get(kind), kind)
-    files.write_json(path, {**told, "settings": {**settings, kind: found["setting"]}})
-    return {**found, "built": told, "peaks": peaks}
+        result, peaks = run_alone(threads, build, key, folder)
+        files.write_json(path, {**result, "peaks": peaks})
+    built = json.loads(path.read_text())
+    settings = built.get("settings", {})
+    result, peaks = run_alone(threads, search, key, folder, settings.get(kind), kind)
+    files.write_json(path, {**built, "settings": {**settings, kind: result["setting"]}})
+    return {**result, "build": built, "peaks": peaks}
 
 
 # Processes.
 
 
 def memory(process: int) -> dict[str, float]:
-    """Returns the resident bytes of a process: its own (RssAnon), and the most with those of files (VmHWM)."""
+    """Returns the resident bytes of a process: anonymous now (RssAnon), and the peak with mapped files (VmHWM)."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         lines = []
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
-    return {key: 1024.0 * int(told.get(key, "0 kB").split()[0]) for key in ("RssAnon", "VmHWM")}
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    return {key: 1024.0 * int(status.get(key, "0 kB").split()[0]) for key in ("RssAnon", "VmHWM")}
 
 
-def alone(threads: int, work: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
-    """Runs a function in a fresh process of so many threads and returns its result and its peaks of memory, in bytes.
+def run_alone(threads: int, work: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
+    """Runs a function in a fresh process with so many threads; returns its result and its peaks of memory in bytes.
 
-    This process reads them every 20 ms: within the other one, libraries that hold Python's lock would hide theirs.
+    This process samples them every 20 ms: in the other one, libraries that hold the GIL would hide their peaks.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, in words."""
+"""A description of the machine that a benchmark ran on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Returns the processor, how many of its cores this process may use, and how busy the machine is."""
+    """Returns the processor, the number of its cores that this process may use, and the load."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

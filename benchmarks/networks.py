@@ -1,9 +1,9 @@
-"""The networks against the same networks in PyTorch (diffusers, transformers), interleaved in one run, as a table.
+"""The networks compared with the same networks in PyTorch (diffusers, transformers): interleaved timings, as a table.
 
 make parity                                         # installs what it needs
 .venv-parity/bin/python benchmarks/networks.py      # --only unet, --repeats 9, --no-compile, --dtype bfloat16
 
-Every program computes the same numbers from the same weights; the largest difference is printed. On a GPU both sides
+All programs compute the same outputs from the same weights; the largest difference is printed. On a GPU both sides
 compute in bfloat16 with fused attention.
 """
 
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# PyTorch's threads would spin for a while after each call, in the time of the other program.
+# Otherwise PyTorch's threads spin for a while after each call and take time from the other program.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
@@ -37,15 +37,18 @@ from rdm_jax.training.config import load_architecture
 
 
 def _library(name: str) -> Any:
-    """Returns a module of what only this comparison needs; the program ends where it is not installed."""
+    """Returns a module that only this comparison needs; ends the program if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        sys.exit(f"benchmarks/networks.py: {name} is not here; make parity installs it")
+        sys.exit(f"benchmarks/networks.py: {name} is not installed; `make parity` installs it")
 
 
-torch = _library("torch")
-PRODUCT = 3072  # side of the matrices whose product is the floor
+def _torch() -> Any:
+    return _library("torch")
+
+
+PRODUCT = 3072  # side of the matrices whose product is the reference for speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +56,10 @@ class Case:
     """One network as two programs.
 
     Attributes:
-      module: PyTorch's, and how it is called with PyTorch's inputs.
-      call: (module, inputs) to its output.
+      module: PyTorch's.
+      call: (module, inputs) to PyTorch's output.
       apply: (parameters, inputs) to ours.
-      params: ours, converted from the module's.
+      params: converted from the module.
       inputs: as PyTorch takes them.
     """
 
@@ -76,7 +79,7 @@ def _numpy(module: Any) -> dict[str, np.ndarray]:
 
 
 def _random(*shape: int) -> Any:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+    return _torch().randn(*shape, generator=_torch().Generator().manual_seed(sum(shape)))
 
 
 def unet(dtype: str) -> Case:
@@ -89,12 +92,12 @@ def unet(dtype: str) -> Case:
     def apply(params: Any, x: Any, t: Any, context: Any) -> Any:
         return network.apply({"params": params}, x, t, Condition(context))
 
-    inputs = _random(2, 3, 64, 64), torch.tensor([5, 900]), _random(2, 4, 512)
+    inputs = _random(2, 3, 64, 64), _torch().tensor([5, 900]), _random(2, 4, 512)
     return Case(module, lambda net, *inputs: net(*inputs).sample, apply, params, inputs)
 
 
 def decoder(dtype: str) -> Case:
-    """Returns kl_f16's decoder for one picture of 256x256."""
+    """Returns kl_f16's decoder for one image of 256x256."""
     settings = _settings("kl_f16", "autoencoder")
     module: Any = _library("diffusers").AutoencoderKL.from_config(diffusers.to_vae_config(settings, 1.0, 256))
     network = build_autoencoder({**settings, "dtype": dtype})
@@ -121,13 +124,13 @@ def _clip(dtype: str, method: str, call: Callable[..., Any], inputs: Any) -> Cas
 
 
 def clip_image(dtype: str) -> Case:
-    """Returns CLIP ViT-B/32's image tower for eight pictures."""
+    """Returns CLIP ViT-B/32's image tower for eight images."""
     return _clip(dtype, "encode_image", lambda net, x: net.get_image_features(x).pooler_output, _random(8, 3, 224, 224))
 
 
 def clip_text(dtype: str) -> Case:
     """Returns CLIP ViT-B/32's text tower for eight captions of 77 tokens."""
-    tokens = torch.randint(0, 49405, (8, 77), generator=torch.Generator().manual_seed(0))
+    tokens = _torch().randint(0, 49405, (8, 77), generator=_torch().Generator().manual_seed(0))
     tokens[:, 0], tokens[:, 20:] = 49406, 49407
     return _clip(dtype, "encode_text", lambda net, x: net.get_text_features(x).pooler_output, tokens)
 
@@ -145,62 +148,62 @@ def _fused() -> str | None:
 
 
 def _ours(array: np.ndarray) -> Any:
-    """Returns an input as our networks take it: NHWC, whole numbers as int32."""
+    """Returns an input as our networks take it: NHWC, integers as int32."""
     array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
     return jnp.asarray(array, jnp.int32 if array.dtype == np.int64 else None)
 
 
 def programs(case: Case, dtype: str, compiled: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yields the programs that compute a case, by name, each waiting for its result."""
+    """Yields (name, program) for each program that computes a case; a program waits for its result."""
     apply = jax.jit(case.apply)
     params, inputs = jax.device_put(case.params), tuple(_ours(value.numpy()) for value in case.inputs)
     yield "rdm_jax", lambda: jax.block_until_ready(apply(params, *inputs))
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    floating = getattr(torch, dtype)
+    device = "cuda" if _torch().cuda.is_available() else "cpu"
+    floating = getattr(_torch(), dtype)
     theirs = [x.to(device, floating if x.is_floating_point() else None) for x in case.inputs]
 
     def program(call: Callable[..., Any], module: Any, inputs: list[Any]) -> Callable[[], Any]:
         def run() -> Any:
-            with torch.inference_mode():
+            with _torch().inference_mode():
                 result = call(module, *inputs)
             if device == "cuda":
-                torch.cuda.synchronize()
+                _torch().cuda.synchronize()
             return result
 
         return run
 
     case.module.eval().requires_grad_(False).to(device, floating)
-    calls = {"eager": case.call} | ({"torch.compile": torch.compile(case.call)} if compiled else {})
+    calls = {"eager": case.call} | ({"torch.compile": _torch().compile(case.call)} if compiled else {})
     for name, call in calls.items():
         yield name, program(call, case.module, theirs)
     if case.inputs[0].ndim == 4:
-        last = copy.deepcopy(case.module).to(memory_format=torch.channels_last)
-        images = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in theirs]
-        calls = {"eager": case.call} | ({"torch.compile": torch.compile(case.call)} if compiled else {})
+        last = copy.deepcopy(case.module).to(memory_format=_torch().channels_last)
+        images = [x.to(memory_format=_torch().channels_last) if x.ndim == 4 else x for x in theirs]
+        calls = {"eager": case.call} | ({"torch.compile": _torch().compile(case.call)} if compiled else {})
         for name, call in calls.items():
             yield f"{name}, channels-last", program(call, last, images)
 
 
 def products(dtype: str) -> Mapping[str, Callable[[], Any]]:
-    """Returns the programs of one large matrix product, ours and PyTorch's: the faster of them is the floor."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    theirs = _random(PRODUCT, PRODUCT).to(device, getattr(torch, dtype))
+    """Returns programs of one large matrix product in JAX and in PyTorch; the faster one is the reference for speed."""
+    device = "cuda" if _torch().cuda.is_available() else "cpu"
+    theirs = _random(PRODUCT, PRODUCT).to(device, getattr(_torch(), dtype))
     ours = jnp.asarray(np.ones((PRODUCT, PRODUCT), np.float32), dtype)
     multiply = jax.jit(jnp.matmul)
 
     def run() -> None:
-        torch.matmul(theirs, theirs)
+        _torch().matmul(theirs, theirs)
         if device == "cuda":
-            torch.cuda.synchronize()
+            _torch().cuda.synchronize()
 
     return {"product in JAX": lambda: jax.block_until_ready(multiply(ours, ours)), "product in PyTorch": run}
 
 
 def operations(case: Case) -> float:
-    """Returns how many floating-point operations one call needs, as PyTorch counts them."""
+    """Returns the floating-point operations of one call, as PyTorch counts them."""
     counter = _library("torch.utils.flop_counter").FlopCounterMode(display=False)
-    with torch.inference_mode(), counter:
+    with _torch().inference_mode(), counter:
         case.call(case.module, *case.inputs)
     return float(counter.get_total_flops())
 
@@ -242,23 +245,23 @@ def rows(name: str, dtype: str, repeats: int, compiled: bool) -> Iterator[str]:
             f"| {flops / seconds / rate:.0%} | {statistics.median(ratios):.2f} | {_quartiles(ratios)} |"
         )
     yield (
-        f"| {name} | a matrix product's rate | {1e3 * flops / rate:.1f} | {rate / 1e9:.0f} | 100% | "
-        f"| {flops / 1e9:.1f} GFLOP a call; largest relative difference {worst:.0e} |"
+        f"| {name} | speed of a matrix product | {1e3 * flops / rate:.1f} | {rate / 1e9:.0f} | 100% | "
+        f"| {flops / 1e9:.1f} GFLOP per call; largest relative difference {worst:.0e} |"
     )
 
 
 def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=CASES, action="append", help="a network; may be given several times")
+    parser.add_argument("--only", choices=CASES, action="append", help="a network (repeatable)")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     args = parser.parse_args()
-    dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    print(f"{machine()}; {dtype}; JAX {jax.__version__} on {jax.default_backend()}, PyTorch {torch.__version__}\n")
-    print("| network | program | ms | GFLOP/s | of the floor | time against rdm_jax, paired | quartiles |")
+    dtype = args.dtype or ("bfloat16" if _torch().cuda.is_available() else "float32")
+    _torch().set_num_threads(len(os.sched_getaffinity(0)))
+    print(f"{machine()}; {dtype}; JAX {jax.__version__} on {jax.default_backend()}, PyTorch {_torch().__version__}\n")
+    print("| network | program | ms | GFLOP/s | of a matrix product's | time relative to rdm_jax, paired | quartiles |")
     print("|---|---|---|---|---|---|---|")
     for name in args.only or CASES:
         for row in rows(name, dtype, max(2, args.repeats), not args.no_compile):

@@ -1,10 +1,11 @@
-"""How far the converted networks are from the original programs, oracle by oracle.
+"""The largest difference between converted networks and the outputs of the original programs.
 
-RDM_GOLDEN=FOLDER python benchmarks/parity.py   # the folder with outputs of the originals
+RDM_GOLDEN=FOLDER python benchmarks/parity.py   # the folder of those outputs
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -29,9 +30,9 @@ Row = tuple[str, Any, np.ndarray]
 
 
 def rows(golden: Path, folder: Path) -> Iterator[Row]:
-    """Yields (what, ours, the original's), each converted bundle made in `folder`."""
-    for weights, wanted in (("raw", "out"), ("ema", "out_ema")):
-        yield f"U-Net, {weights} weights", *_unet(golden, folder, weights, wanted)
+    """Yields (name, our output, the original's); converted bundles are written to `folder`."""
+    for weights, key in (("raw", "out"), ("ema", "out_ema")):
+        yield f"U-Net, {weights} weights", *_unet(golden, folder, weights, key)
     yield from _kl(golden, folder)
     for name in ("vq_f4", "vq_f8", "vq_f16", "vq_f4_noattn"):
         data, bundle = np.load(golden / f"{name}.npz"), _bundle(golden, folder, f"{name}_small.ckpt")
@@ -55,10 +56,10 @@ def _bundle(golden: Path, folder: Path, name: str, weights: str | None = None) -
     return Bundle.open(out)
 
 
-def _unet(golden: Path, folder: Path, weights: str, wanted: str) -> tuple[Any, np.ndarray]:
+def _unet(golden: Path, folder: Path, weights: str, key: str) -> tuple[Any, np.ndarray]:
     data, bundle = np.load(golden / "unet.npz"), _bundle(golden, folder, "rdm_small.ckpt", weights)
     inputs = _nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), Condition(jnp.asarray(data["context"]))
-    return jax.jit(bundle.denoiser.apply)({"params": bundle.params["denoiser"]}, *inputs), data[wanted]
+    return jax.jit(bundle.denoiser.apply)({"params": bundle.params["denoiser"]}, *inputs), data[key]
 
 
 def _kl(golden: Path, folder: Path) -> Iterator[Row]:
@@ -82,7 +83,7 @@ def _run(golden: Path, folder: Path, model: str, name: str, sampler: Any, steps:
     context, scale = jnp.asarray(data["context"]), jnp.float32(data["scale"])
 
     def apply(x: jax.Array, t: jax.Array, context: jax.Array) -> Any:
-        """Returns the U-Net's prediction."""
+        """Returns the U-Net's output."""
         return bundle.denoiser.apply({"params": bundle.params["denoiser"]}, x, t, Condition(context))
 
     guided = classifier_free_denoiser(apply, context, jnp.zeros_like(context), scale, "eps")
@@ -97,12 +98,14 @@ def _nhwc(x: np.ndarray) -> jax.Array:
 
 def main() -> int:
     """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     golden = os.environ.get("RDM_GOLDEN", "")
     if not golden or not (Path(golden) / "unet.npz").is_file():
-        sys.stderr.write("RDM_GOLDEN names no folder with outputs of the original programs\n")
+        sys.stderr.write("set RDM_GOLDEN to the folder of the original programs' outputs\n")
         return 2
     jax.config.update("jax_default_matmul_precision", "highest")
-    print(f"float32; {machine()}\n\n| oracle | largest value | largest error | relative |\n|---|---|---|---|")
+    print(f"float32; {machine()}\n\n| output | largest value | largest error | relative error |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for what, ours, theirs in rows(Path(golden), Path(folder)):
             ours = np.asarray(ours)

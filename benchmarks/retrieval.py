@@ -1,12 +1,12 @@
-"""Retrieval beside what a user would otherwise take, as tables: indexes, opening, sampling, building, joining.
+"""Retrieval compared with its alternatives, as tables: indexes, opening, sampling, building, joining.
 
-pip install faiss-cpu matplotlib   # for the comparison and the plot; --indexes exact scann numpy goes without
-python benchmarks/retrieval.py --work DIR --plot growth.svg        # DIR takes 25 GB
+pip install faiss-cpu matplotlib   # for the comparison and the plot; not needed for --indexes exact scann numpy
+python benchmarks/retrieval.py --work DIR --plot growth.svg        # needs 25 GB in DIR
 python benchmarks/retrieval.py --only join --only open
 python benchmarks/retrieval.py --only index --sizes 10000,100000 --indexes scann faiss-hnsw
 
-Rows, exact neighbours and built indexes stay in DIR: a second run repeats the timings alone. Every index has the same
-threads and is tuned on queries like the rows until it finds 99% of their ten nearest.
+Rows, exact neighbors and built indexes stay in DIR: a second run repeats the timings alone. All indexes have the same
+threads, and are tuned to a recall of 99 % at 10 for queries distributed as the rows are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import indexes
 import numpy as np
-from indexes import CONTENDERS, MB, SHARD, WIDTH, alone
+from indexes import CONTENDERS, MB, SHARD, WIDTH, run_alone
 from machine import machine
 from PIL import Image
 
@@ -39,13 +39,13 @@ from rdm_jax.retrieval.database import Database
 Table = list[Sequence[str]]
 
 SHARDS = 306  # 20 million rows
-PROMPT, PICTURES, STEPS = "a red boat", 8, 50
+PROMPT, IMAGES, STEPS = "a red boat", 8, 50
 NEIGHBORS, PART, BATCH = 20, 4096, 256
-COLOURS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
+COLORS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
 
 
 def show(table: Table) -> None:
-    """Prints rows of cells, the first of them the head, as a Markdown table."""
+    """Prints rows of cells, the header first, as a Markdown table."""
     print("\n".join(f"| {' | '.join(line)} |" for line in (table[0], ["---"] * len(table[0]), *table[1:])))
     print(flush=True)
 
@@ -54,71 +54,74 @@ def show(table: Table) -> None:
 
 
 def index(args: argparse.Namespace) -> None:
-    """Measures each index at each size in turn and prints a table for each size; draws what was ever measured."""
+    """Measures each index at each size and prints a table for each size; plots all measurements in the folder."""
     for size in args.sizes:
         folder = args.work / f"rows-{size}"
         folder.mkdir(parents=True, exist_ok=True)
-        print(f"{size} rows: rows and their exact neighbours", file=sys.stderr, flush=True)
+        print(f"{size} rows: rows and their exact neighbors", file=sys.stderr, flush=True)
         indexes.prepare(folder, size)
-        found = {}
+        results = {}
         for key in args.indexes:
             if size <= CONTENDERS[key].limit:
                 print(f"{size} rows: {CONTENDERS[key].name}", file=sys.stderr, flush=True)
-                found[key] = indexes.measure(key, folder, args.threads, args.met_on)
-                files.write_json(folder / key / f"measured-{args.met_on}.json", found[key])
-        bare = [told["bare"] / MB for told in found.values()]
-        print(f"{size} rows of {WIDTH} float16, {args.threads} threads, tuned on {args.met_on}; {machine()}\n")
-        show([HEAD, *(_line(CONTENDERS[key].name, told) for key, told in found.items())])
-        print(f"Memory is the process's own, resident; {min(bare):.0f} to {max(bare):.0f} MB of it are libraries.\n")
+                results[key] = indexes.measure(key, folder, args.threads, args.tuned_on)
+                files.write_json(folder / key / f"measured-{args.tuned_on}.json", results[key])
+        libraries = [result["libraries"] / MB for result in results.values()]
+        print(f"{size} rows of {WIDTH} float16, {args.threads} threads, tuned on {args.tuned_on}; {machine()}\n")
+        show([HEADER, *(_cells(CONTENDERS[key].name, result) for key, result in results.items())])
+        print(
+            "Memory is anonymous resident memory, and with mapped files where the column says so; "
+            f"{min(libraries):.0f} to {max(libraries):.0f} MB of it are libraries.\n"
+        )
     if args.plot:
-        plot(args.work, args.met_on, args.plot)
+        plot(args.work, args.tuned_on, args.plot)
 
 
-HEAD = (
+HEADER = (
     "index",
     "build, s",
-    "build at most, MB",
+    "build, peak MB",
     "index, MB",
-    "opened, s",
-    "at rest, MB",
-    "at most, MB",
-    "with files, MB",
+    "open, s",
+    "opened, MB",
+    "search, peak MB",
+    "peak with files, MB",
     "one query, ms",
     f"{indexes.QUERIES} queries, ms",
-    "recall, pictures",
+    "recall, images",
     "recall, texts",
     "setting",
 )
 
 
-def _line(name: str, told: dict[str, Any]) -> list[str]:
-    build = told["built"]
+def _cells(name: str, result: dict[str, Any]) -> list[str]:
+    build = result["build"]
     return [
         name,
         "-" if build["seconds"] is None else f"{build['seconds']:.1f}",
         "-" if build["seconds"] is None else f"{build['peaks']['RssAnon'] / MB:.0f}",
         f"{build['bytes'] / MB:.0f}",
-        f"{told['opened']:.2f}",
-        f"{told['resting'] / MB:.0f}",
-        f"{told['peaks']['RssAnon'] / MB:.0f}",
-        f"{told['peaks']['VmHWM'] / MB:.0f}",
-        f"{1e3 * told['single']:.2f}",
-        f"{1e3 * told['batch']:.0f}",
-        f"{told['recall']['pictures']:.3f}",
-        f"{told['recall']['texts']:.3f}",
-        ", ".join(f"{key} {value}" for key, value in told["setting"].items()) or "-",
+        f"{result['open']:.2f}",
+        f"{result['resting'] / MB:.0f}",
+        f"{result['peaks']['RssAnon'] / MB:.0f}",
+        f"{result['peaks']['VmHWM'] / MB:.0f}",
+        f"{1e3 * result['single']:.2f}",
+        f"{1e3 * result['batch']:.0f}",
+        f"{result['recall']['images']:.3f}",
+        f"{result['recall']['texts']:.3f}",
+        ", ".join(f"{key} {value}" for key, value in result["setting"].items()) or "-",
     ]
 
 
 def plot(work: Path, kind: str, out: Path) -> None:
-    """Draws the growth of one query's time and of memory with the rows, from all that was measured in a folder."""
+    """Plots the time of one query and the memory over the number of rows, of all measurements in a folder."""
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     pyplot.switch_backend("agg")
     pyplot.rcParams.update({"svg.fonttype": "none", "font.size": 9})
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     panels: list[tuple[str, Callable[[dict[str, Any]], float]]] = [
-        ("one query, ms", lambda told: 1e3 * told["single"]),
-        ("memory while searching, MB", lambda told: told["peaks"]["RssAnon"] / MB),
+        ("one query, ms", lambda result: 1e3 * result["single"]),
+        ("memory while searching, MB", lambda result: result["peaks"]["RssAnon"] / MB),
     ]
     for axis, (title, value) in zip(axes, panels, strict=True):
         _panel(axis, title, _curves(work, kind, value))
@@ -129,14 +132,14 @@ def plot(work: Path, kind: str, out: Path) -> None:
 def _curves(work: Path, kind: str, value: Callable[[dict[str, Any]], float]) -> dict[str, list[tuple[int, float]]]:
     curves = {}
     for key in CONTENDERS:
-        found = [json.loads(path.read_text()) for path in work.glob(f"rows-*/{key}/measured-{kind}.json")]
-        if found:
-            curves[key] = sorted((told["rows"], value(told)) for told in found)
+        results = [json.loads(path.read_text()) for path in work.glob(f"rows-*/{key}/measured-{kind}.json")]
+        if results:
+            curves[key] = sorted((result["rows"], value(result)) for result in results)
     return curves
 
 
 def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
-    """Draws curves with their names at their ends, on logarithmic axes."""
+    """Plots curves with their names at their ends, on logarithmic axes."""
     axis.set(xscale="log", yscale="log", xlabel=f"rows, at a recall of {indexes.TARGET:g}")
     axis.yaxis.set_major_locator(importlib.import_module("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -145,27 +148,27 @@ def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) ->
     axis.set_title(title, loc="left", fontweight="bold")
     axis.grid(which="major", color="#e6e6e6", linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
-    colours = dict(zip(CONTENDERS, COLOURS, strict=True))
+    colors = dict(zip(CONTENDERS, COLORS, strict=True))
     for key, points in curves.items():
         ours = CONTENDERS[key].name.startswith("ours")
         style = {"linewidth": 2.4 if ours else 1.4, "markersize": 5 if ours else 3.5, "zorder": 3 if ours else 2}
-        axis.plot(*zip(*points, strict=True), marker="o", color=colours[key], **style)
+        axis.plot(*zip(*points, strict=True), marker="o", color=colors[key], **style)
     low, high = (float(np.log10(limit)) for limit in axis.get_ylim())
     ends = sorted(curves, key=lambda key: curves[key][-1][1])
     places = _apart([float(np.log10(curves[key][-1][1])) for key in ends], 0.055 * (high - low), low, high)
     furthest = max(points[-1][0] for points in curves.values())
     for key, place in zip(ends, places, strict=True):
         name, end = CONTENDERS[key].name, curves[key][-1]
-        line = {"arrowstyle": "-", "color": colours[key], "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
+        line = {"arrowstyle": "-", "color": colors[key], "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
         weight = "bold" if name.startswith("ours") else "normal"
-        text = {"color": colours[key], "weight": weight, "va": "center", "annotation_clip": False}
+        text = {"color": colors[key], "weight": weight, "va": "center", "annotation_clip": False}
         axis.annotate(name, end, (furthest * 1.6, 10**place), arrowprops={**line, "relpos": (0, 0.5)}, **text)
 
 
 def _apart(places: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Returns ascending places in [low, high], moved as little as keeps `gap` between them.
+    """Returns ascending places in [low, high], moved as little as possible so that they are `gap` apart.
 
-    Those that would touch lie around their mean; groups that touch are joined until none does.
+    Places that are too close are spread around their mean; groups that overlap are merged.
     """
     groups: list[list[float]] = []
     for place in places:
@@ -188,21 +191,21 @@ def _spread(group: list[float], gap: float, low: float, high: float) -> list[flo
 
 
 def opening(args: argparse.Namespace) -> None:
-    """Opens a database of 20 million rows, in files that take no room, in fresh processes and prints a table."""
+    """Opens a database of 20 million rows, in sparse files, in fresh processes, and prints a table."""
     folder = args.work / "twenty-million"
     if not folder.exists():
         indexes.write_database(folder, [SHARD] * SHARDS, None)
-    found = [alone(args.threads, opened, folder) for _ in range(5)]
-    seconds, added = (statistics.median(told[i] for told, _ in found) for i in range(2))
-    own, whole = (statistics.median(peaks[key] for _, peaks in found) for key in ("RssAnon", "VmHWM"))
-    print(f"Database.open, medians of {len(found)} fresh processes; {machine()}\n")
-    head = ("rows", "shards", "ms", "memory that it adds, MB", "the process at most, MB", "with files, MB")
+    results = [run_alone(args.threads, open_timed, folder) for _ in range(5)]
+    seconds, added = (statistics.median(result[i] for result, _ in results) for i in range(2))
+    own, whole = (statistics.median(peaks[key] for _, peaks in results) for key in ("RssAnon", "VmHWM"))
+    print(f"Database.open, medians of {len(results)} fresh processes; {machine()}\n")
+    header = ("rows", "shards", "ms", "added memory, MB", "peak of the process, MB", "with files, MB")
     sizes = (f"{added / MB:.1f}", f"{own / MB:.0f}", f"{whole / MB:.0f}")
-    show([head, (f"{SHARD * SHARDS}", f"{SHARDS}", f"{1e3 * seconds:.0f}", *sizes)])
+    show([header, (f"{SHARD * SHARDS}", f"{SHARDS}", f"{1e3 * seconds:.0f}", *sizes)])
 
 
-def opened(folder: Path) -> tuple[float, float]:
-    """Opens a database and returns the seconds and the bytes that it took; runs in a process of its own."""
+def open_timed(folder: Path) -> tuple[float, float]:
+    """Opens a database and returns the seconds and bytes that this takes; runs in a process of its own."""
     before = indexes.memory(os.getpid())["RssAnon"]
     begin = time.perf_counter()
     database = Database.open(folder)
@@ -215,7 +218,7 @@ def opened(folder: Path) -> tuple[float, float]:
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Prints what share encoder and retrieval have in a sample; benchmarks/sampling.py tells where the rest goes."""
+    """Prints the fraction of a sample's time that encoder and retrieval take; benchmarks/sampling.py has all parts."""
     from sampling_tables.parts import Clock
 
     from rdm_jax.generator import Generator
@@ -223,53 +226,50 @@ def sample(args: argparse.Namespace) -> None:
 
     generator = Generator.load(args.model)
     retriever = Retriever(generator.encoder, [Database.open(args.database)])
-    plan = generator.plan(PROMPT, database=retriever, num_images=PICTURES, steps=STEPS)
-    list(generator.draw(plan))  # compiles
+    plan = generator.plan(PROMPT, database=retriever, num_images=IMAGES, steps=STEPS)
+    list(generator.generate(plan))  # compiles
     clock = Clock()
     for _ in range(args.repeats):
         clock.start()
         with clock.part("text encoder"):
             queries = generator.encoder.encode_texts([PROMPT])
         with clock.part("retrieval"):
-            retriever.retrieve(queries, plan.settings.neighbors)
-        with clock.part("drawing"):
-            list(generator.draw(plan))
-    named = f"{PICTURES} pictures of {args.model}, {STEPS} steps, database {args.database}"
-    print(f"{named} of {len(retriever.databases[0])} rows, medians of {args.repeats}; {machine()}\n")
-    parts = [(name, clock.median(name)) for name in ("text encoder", "retrieval", "drawing")]
+            retriever.retrieve(queries, plan.request.neighbors)
+        with clock.part("generation"):
+            list(generator.generate(plan))
+    what = f"{IMAGES} images of {args.model}, {STEPS} steps, database {args.database}"
+    print(f"{what} of {len(retriever.databases[0])} rows, medians of {args.repeats}; {machine()}\n")
+    parts = [(name, clock.median(name)) for name in ("text encoder", "retrieval", "generation")]
     cells = [(name, f"{1e3 * seconds:.1f}", f"{seconds / clock.total():.2%}") for name, seconds in parts]
-    show([("part", "ms", "share"), *cells])
+    show([("part", "ms", "fraction"), *cells])
 
 
 # Building.
 
 
 def folder(args: argparse.Namespace) -> None:
-    """Prints the speed at which a folder of pictures becomes a database beside the encoder's own on ready pixels."""
+    """Prints the speed of building a database of a folder of images, and of the encoder alone on decoded images."""
     from rdm_jax.data.sources import open_source
-    from rdm_jax.retrieval.build import build_database
+    from rdm_jax.retrieval.build import BuildJob, build_database
 
     encoder = _encoder()
     size, ready = encoder.batch_size, _pixels(encoder.batch_size, encoder.image_size)
     encoder.encode_images(ready)  # compiles
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
-        pictures = args.folder or _write_pictures(Path(temporary) / "pictures", args.pictures)
-        source = open_source(str(pictures))
+        images = args.folder or _write_images(Path(temporary) / "images", args.images)
+        source = open_source(str(images))
         count, batches = len(source), max(2, len(source) // (2 * size))
-        # Half of the encoder's own time before and half after, so that a machine that slows down does so for both.
+        # The encoder alone is timed before and after, so that a drift of the machine's speed affects both.
         before = _encode(encoder, ready, batches)
         begin = time.perf_counter()
-        build_database(source, encoder, Path(temporary) / "database")
-        built = count / (time.perf_counter() - begin)
+        build_database(BuildJob.of(source, encoder), Path(temporary) / "database")
+        build_rate = count / (time.perf_counter() - begin)
         after = _encode(encoder, ready, batches)
-    alone_ = 2 * batches * size / (before + after)
-    print(f"{count} pictures, CLIP ViT-B/32 with random weights, batches of {size}; {machine()}\n")
-    head = ("what", "pictures a second", "of the encoder's own")
-    show([head, ("encoder on ready pixels", f"{alone_:.1f}", "100%"), ("folder to database", *_share(built, alone_))])
-
-
-def _share(rate: float, of: float) -> tuple[str, str]:
-    return f"{rate:.1f}", f"{rate / of:.1%}"
+    encoder_rate = 2 * batches * size / (before + after)
+    print(f"{count} images, CLIP ViT-B/32 with random weights, batches of {size}; {machine()}\n")
+    rates = (("encoder on decoded images", encoder_rate), ("folder to database", build_rate))
+    cells = [(name, f"{rate:.1f}", f"{rate / encoder_rate:.1%}") for name, rate in rates]
+    show([("", "images per second", "of the encoder's speed"), *cells])
 
 
 def _encode(encoder: Any, ready: np.ndarray, batches: int) -> float:
@@ -300,16 +300,16 @@ def _encoder() -> Any:
 
 
 def _pixels(count: int, size: int) -> np.ndarray:
-    """Returns smooth random pictures [n, size, size, 3]."""
+    """Returns smooth random images [n, size, size, 3]."""
     small = np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in small])
 
 
-def _write_pictures(folder: Path, count: int) -> Path:
+def _write_images(folder: Path, count: int) -> Path:
     """Writes JPEGs of 256x256 pixels."""
     folder.mkdir()
-    for number, picture in enumerate(_pixels(count, 256)):
-        Image.fromarray(picture).save(folder / f"{number:06d}.jpg", quality=90)
+    for number, image in enumerate(_pixels(count, 256)):
+        Image.fromarray(image).save(folder / f"{number:06d}.jpg", quality=90)
     return folder
 
 
@@ -317,10 +317,10 @@ def _write_pictures(folder: Path, count: int) -> Path:
 
 
 def joining(args: argparse.Namespace) -> None:
-    """Joins neighbours to examples by one thread and by several and prints how many it does a second."""
+    """Joins neighbors to examples with one thread and with several, and prints the examples per second."""
     import grain
 
-    from rdm_jax.retrieval.join import Neighbors, numbered
+    from rdm_jax.retrieval.join import JoinNeighbors, number_examples
     from rdm_jax.retrieval.sidecar import NeighborSidecar
 
     place = args.work / "join"
@@ -328,28 +328,28 @@ def joining(args: argparse.Namespace) -> None:
         indexes.write_database(place / "database", [PART] * 32)
     database = Database.open(place / "database")
     table: Table = [("records", "order", "one thread, examples/s", f"{args.threads} threads, examples/s")]
-    for told in ("embeddings", "ids only"):
-        sidecar = NeighborSidecar.open(_sidecar(place, database, args.examples, told == "embeddings"), database)
+    for records in ("embeddings", "ids only"):
+        sidecar = NeighborSidecar.open(_sidecar(place, database, args.examples, records == "embeddings"), database)
         source: Any = types.SimpleNamespace(name="numbers", fingerprint="0" * 64)
-        examples = numbered(grain.MapDataset.range(args.examples), source, sidecar)
+        examples = number_examples(grain.MapDataset.range(args.examples), source, sidecar)
         for order in ("sequential", "shuffled"):
             ordered = examples.shuffle(seed=0) if order == "shuffled" else examples
-            batches = ordered.batch(BATCH).map(Neighbors(sidecar))
+            batches = ordered.batch(BATCH).map(JoinNeighbors(sidecar))
             threads = batches.to_iter_dataset(grain.ReadOptions(args.threads, prefetch_buffer_size=8))
-            ways: tuple[Callable[[], Iterator[Any]], ...] = (
+            passes: tuple[Callable[[], Iterator[Any]], ...] = (
                 lambda batches=batches: (batches[i] for i in range(len(batches))),
                 lambda threads=threads: iter(threads),
             )
-            table.append((told, order, *(f"{_rate(way, args.examples):.0f}" for way in ways)))
+            table.append((records, order, *(f"{_rate(each, args.examples):.0f}" for each in passes)))
     print(
-        f"{args.examples} examples with {NEIGHBORS} neighbours of {WIDTH} in batches of {BATCH}, medians of 5; ", end=""
+        f"{args.examples} examples with {NEIGHBORS} neighbors of {WIDTH} in batches of {BATCH}, medians of 5; ", end=""
     )
     print(f"{machine()}\n")
     show(table)
 
 
 def _rate(batches: Callable[[], Iterator[Any]], count: int) -> float:
-    """Returns the median rate, in examples a second, of five passes after a first one."""
+    """Returns the median rate in examples per second of five passes, after a first one that is not counted."""
     rates = []
     for _ in range(6):
         begin = time.perf_counter()
@@ -360,7 +360,7 @@ def _rate(batches: Callable[[], Iterator[Any]], count: int) -> float:
 
 
 def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> Path:
-    """Writes random neighbours of `count` examples, with their rows or without, unless they are there."""
+    """Writes random neighbors of `count` examples, with their rows or without, unless the file exists."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     from rdm_jax.retrieval import sidecar
@@ -371,15 +371,15 @@ def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> P
     parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
     names = [f"neighbors-{number:05d}-of-{len(parts):05d}.array_record" for number in range(len(parts))]
     generator = np.random.default_rng(count)
-    with files.new_directory(out) as made:
+    with files.new_directory(out) as new:
         for name, part in zip(names, parts, strict=True):
-            writer = ArrayRecordWriter(str(made / name), "group_size:1,uncompressed")
+            writer = ArrayRecordWriter(str(new / name), "group_size:1,uncompressed")
             for start in range(part.start, part.stop, BATCH):
                 numbers = np.arange(start, min(start + BATCH, part.stop))
                 ids = generator.integers(0, len(database), (len(numbers), NEIGHBORS))
                 scores = -np.sort(-generator.random(ids.shape, np.float32))
-                found = database.rows[ids.reshape(-1)].reshape(*ids.shape, WIDTH) if embeddings else None
-                for record in sidecar.packed(numbers, ids, scores, found):
+                rows = database.rows[ids.reshape(-1)].reshape(*ids.shape, WIDTH) if embeddings else None
+                for record in sidecar.pack_records(numbers, ids, scores, rows):
                     writer.write(record)
             writer.close()
         manifest = {
@@ -391,10 +391,10 @@ def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> P
             "k": NEIGHBORS,
             "embeddings": embeddings,
             "part_lengths": [len(part) for part in parts],
-            "files": {name: files.sha256(made / name) for name in names},
+            "files": {name: files.sha256(new / name) for name in names},
             "skipped": [],
         }
-        files.write_json(made / sidecar.MANIFEST, manifest)
+        sidecar.write_manifest(new, manifest)
     return out
 
 
@@ -414,35 +414,35 @@ def _sizes(text: str) -> list[int]:
 def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
-    parser.add_argument("--work", type=Path, help="where rows and indexes stay; a temporary folder if none")
-    parser.add_argument("--sizes", type=_sizes, default="10000,100000,1000000,5000000", help="rows, by commas")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part (repeatable)")
+    parser.add_argument("--work", type=Path, help="the folder of rows and indexes (default: a temporary one)")
+    parser.add_argument("--sizes", type=_sizes, default="10000,100000,1000000,5000000", help="numbers of rows")
     parser.add_argument("--indexes", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
     parser.add_argument(
-        "--met-on", default="pictures", choices=indexes.KINDS, help="the kind of queries that indexes are tuned on"
+        "--tuned-on", default="images", choices=indexes.KINDS, help="the kind of queries that indexes are tuned on"
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--plot", type=Path, help="draws time and memory over the rows into this file, .png or .svg")
-    parser.add_argument("--model", default="style-scenes", help="of the sample")
-    parser.add_argument("--database", default="general", help="of the sample")
-    parser.add_argument("--repeats", type=int, default=3, help="of the sample")
-    parser.add_argument("--folder", type=Path, help="pictures to build a database of; made if none")
-    parser.add_argument("--pictures", type=int, default=1024, help="how many are made")
-    parser.add_argument("--examples", type=int, default=16384, help="that neighbours are joined to")
+    parser.add_argument("--plot", type=Path, help="plot time and memory over the rows into this file, .png or .svg")
+    parser.add_argument("--model", default="style-scenes", help="for part sample")
+    parser.add_argument("--database", default="general", help="for part sample")
+    parser.add_argument("--repeats", type=int, default=3, help="for part sample")
+    parser.add_argument("--folder", type=Path, help="images to build a database of (default: random ones)")
+    parser.add_argument("--images", type=int, default=1024, help="the number of random images")
+    parser.add_argument("--examples", type=int, default=16384, help="for part join")
     args = parser.parse_args()
-    wanted = args.only or list(PARTS)
-    needed = {CONTENDERS[key].library for key in args.indexes} if "index" in wanted else set()
+    chosen = args.only or list(PARTS)
+    needed = {CONTENDERS[key].library for key in args.indexes} if "index" in chosen else set()
     if "faiss" in needed and importlib.util.find_spec("faiss") is None:
         parser.error("faiss is not installed; pip install faiss-cpu, or choose --indexes exact scann numpy")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("matplotlib is not installed; pip install matplotlib, or leave --plot out")
-    # Of the processes that are started; threads that spin while they wait would take the time of those that work.
+        parser.error("matplotlib is not installed; pip install matplotlib, or omit --plot")
+    # For the processes that are started. Threads that spin while they wait would take time from those that work.
     os.environ |= {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
     os.environ["OMP_WAIT_POLICY"] = "passive"
     temporary = None if args.work else Path(tempfile.mkdtemp(prefix="retrieval-"))
     args.work = args.work or temporary
     try:
-        for part in wanted:
+        for part in chosen:
             PARTS[part](args)
     except UserError as error:
         parser.error(str(error))

@@ -1,4 +1,4 @@
-"""Programs timed in turn, so that a machine whose speed wanders slows all of them."""
+"""Interleaved timing: where the speed of a machine drifts, all programs are slowed alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Returns each program's seconds, one round of all programs after another, their order turned each time."""
+    """Returns the seconds of each program in each round; the order of the programs rotates from round to round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for round_ in range(rounds):
@@ -22,5 +22,5 @@ def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str,
 
 
 def paired(times: Sequence[float], others: Sequence[float]) -> float:
-    """Returns the median over the rounds of the ratio within a round."""
+    """Returns the median over the rounds of the ratio of both times within a round."""
     return statistics.median(one / other for one, other in zip(times, others, strict=True))

@@ -1,11 +1,12 @@
-"""A training step beside the same one in PyTorch (diffusers), and what averaging, saving and streaming cost, as tables.
+"""A training step compared with the same one in PyTorch (diffusers), and what EMA, saving and streaming cost.
 
 make parity                                         # installs what the comparison needs
 .venv-parity/bin/python benchmarks/training.py      # --only step, --repeats 15, --no-compile, --full
 
-Ways take turns, step by step, so that a machine whose speed wanders slows all of them. Ratios are of medians, with a
-bootstrap interval of 95 %. The network is rdm_imagenet's U-Net with a third of its channels on latents of 32x32; with
---full, and on a GPU, it is the whole one on 64x64, there in bfloat16 and PyTorch under autocast.
+Timings are interleaved, step by step: where the speed of a machine drifts, all programs are slowed alike. Ratios are of
+medians, with a bootstrap interval of 95 %. The network is rdm_imagenet's U-Net with a third of its channels on latents
+of 32x32; with --full, and on a GPU, it is the whole U-Net on latents of 64x64, on a GPU in bfloat16, PyTorch under
+autocast.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# PyTorch's threads would spin for a while after each call, in the time of the other program.
+# Otherwise PyTorch's threads spin for a while after each call and take time from the other program.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
@@ -54,33 +55,33 @@ from rdm_jax.training.workdir import Workdir
 RATE, DECAY, WEIGHT_DECAY = 1e-4, 0.9999, 1e-2
 SAVED_EVERY = 500
 
-Way = Callable[[], object]
+Step = Callable[[], object]
 
 
-def take_turns(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]]:
-    """Returns the seconds of each way's calls, one of each in turn, after two that are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def interleave(steps: Mapping[str, Step], repeats: int) -> dict[str, list[float]]:
+    """Returns the seconds of each program's calls, one of each in turn, after two warm-up calls."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 2):
-        for name, way in ways.items():
+        for name, call in steps.items():
             begin = time.perf_counter()
-            way()
+            call()
             times[name].append(time.perf_counter() - begin)
     return {name: seconds[2:] for name, seconds in times.items()}
 
 
-def ratio(times: Sequence[float], others: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
-    """Returns the ratio of two medians, and the 2.5 and 97.5 percentiles of it over draws of the turns."""
+def ratio(times: Sequence[float], others: Sequence[float], resamples: int = 2000) -> tuple[float, float, float]:
+    """Returns the ratio of two medians and its 2.5 and 97.5 percentiles under a bootstrap over the paired calls."""
     generator, pairs = np.random.default_rng(0), np.array([times, others])
-    drawn = generator.integers(0, len(times), (draws, len(times)))
-    medians = np.median(pairs[:, drawn], axis=2)
+    chosen = generator.integers(0, len(times), (resamples, len(times)))
+    medians = np.median(pairs[:, chosen], axis=2)
     low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
     return float(np.median(times) / np.median(others)), float(low), float(high)
 
 
 def show(head: str, times: Mapping[str, list[float]], base: str, notes: Mapping[str, str] = {}) -> None:
-    """Prints a table: medians in ms, and ratios to one of the ways."""
+    """Prints a table of medians and of ratios to the program `base`."""
     print(f"{head}; medians of {len(times[base])}; {machine()}\n")
-    print(f"| | ms a step | of {base} | 95 % | |\n| --- | --- | --- | --- | --- |")
+    print(f"| | ms per step | of {base} | 95 % | |\n| --- | --- | --- | --- | --- |")
     for name, seconds in times.items():
         middle, low, high = ratio(seconds, times[base])
         print(
@@ -90,13 +91,13 @@ def show(head: str, times: Mapping[str, list[float]], base: str, notes: Mapping[
     print(flush=True)
 
 
-# A step, beside PyTorch's.
+# A training step in both libraries.
 
 
 def step(args: argparse.Namespace) -> None:
-    """Times the update of parameters and average from one batch in both libraries, and compares their losses."""
+    """Times the update of parameters and EMA from one batch in both libraries, and compares their losses."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
-        sys.exit("benchmarks/training.py: torch and diffusers are not here; make parity installs them")
+        sys.exit("benchmarks/training.py: torch and diffusers are not installed; `make parity` installs them")
     accelerated = jax.default_backend() == "gpu"
     whole = args.full or accelerated
     settings = load_architecture("rdm_imagenet").denoiser.to_dict()
@@ -119,29 +120,29 @@ def step(args: argparse.Namespace) -> None:
         "t": generator.integers(0, 1000, size).astype(np.int32),
     }
     ours, work = _ours(network, params, schedule, batch)
-    ways, first = {"rdm_jax": ours}, {}
+    steps, first = {"rdm_jax": ours}, {}
     for name, compiled in (("PyTorch, eager", False), ("PyTorch, compiled", True)):
         if not (compiled and args.no_compile):
-            ways[name] = _theirs(module, weights, schedule, batch, "cuda" if accelerated else "cpu", compiled)
+            steps[name] = _theirs(module, weights, schedule, batch, "cuda" if accelerated else "cpu", compiled)
     losses = {}
-    for name, way in ways.items():
+    for name, call in steps.items():
         begin = time.perf_counter()
-        losses[name] = way()
+        losses[name] = call()
         first[name] = f"first step {time.perf_counter() - begin:.1f} s"
-    times = take_turns(ways, args.repeats)
+    times = interleave(steps, args.repeats)
     count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     show(
-        f"U-Net of {count:.0f} M parameters, {size} latents of {side}x{side}, AdamW and average",
+        f"U-Net of {count:.0f} M parameters, {size} latents of {side}x{side}, AdamW and EMA",
         times,
         "rdm_jax",
         first,
     )
     rate = work / statistics.median(times["rdm_jax"]) / 1e9
-    apart = max(abs(losses[name] - losses["rdm_jax"]) for name in losses)
-    print(f"{work / 1e9:.0f} GFLOP a step, {rate:.0f} GFLOP/s of ours; losses differ by {apart:.1e} at most\n")
+    difference = max(abs(losses[name] - losses["rdm_jax"]) for name in losses)
+    print(f"{work / 1e9:.0f} GFLOP per step, {rate:.0f} GFLOP/s in rdm_jax; losses differ by {difference:.1e}\n")
 
 
-def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]) -> tuple[Way, float]:
+def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]) -> tuple[Step, float]:
     def loss(params: Any, held: Any, batch: Any, key: Any, step: Any) -> Any:
         def apply(x: Any, t: Any, context: Any) -> Any:
             return network.apply({"params": params["denoiser"]}, x, t, Condition(context))
@@ -156,17 +157,19 @@ def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]
     state = create_state(lambda: initial_state(lambda key: (jax.tree.map(jnp.asarray, params), {}), tx, 0), mesh)
     train_step, placed = make_train_step(update, mesh), put_batch(batch, batch_sharding(mesh))
     work = flops.count(update, state, {}, placed).flops
-    held = [state]
+    current = [state]
 
-    def way() -> float:
+    def call() -> float:
         """Takes a step and waits for it."""
-        held[0], metrics = train_step(held[0], {}, placed)
-        return float(jax.block_until_ready((held[0], metrics))[1]["loss"])
+        current[0], metrics = train_step(current[0], {}, placed)
+        return float(jax.block_until_ready((current[0], metrics))[1]["loss"])
 
-    return way, work
+    return call, work
 
 
-def _theirs(module: Any, weights: Any, schedule: Any, batch: dict[str, np.ndarray], device: str, compiled: bool) -> Way:
+def _theirs(
+    module: Any, weights: Any, schedule: Any, batch: dict[str, np.ndarray], device: str, compiled: bool
+) -> Step:
     torch: Any = importlib.import_module("torch")
     net = copy.deepcopy(module).to(device)
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
@@ -183,7 +186,7 @@ def _theirs(module: Any, weights: Any, schedule: Any, batch: dict[str, np.ndarra
     t = torch.from_numpy(batch["t"]).to(device)
     half = torch.autocast(device, torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
 
-    def way() -> float:
+    def call() -> float:
         """Takes a step and waits for it."""
         with half:
             loss = torch.nn.functional.mse_loss(called(x, t, context).sample.float(), noise)
@@ -194,14 +197,14 @@ def _theirs(module: Any, weights: Any, schedule: Any, batch: dict[str, np.ndarra
             torch._foreach_lerp_(average, list(net.parameters()), 1.0 - DECAY)
         return float(loss.detach())
 
-    return way
+    return call
 
 
-# What goes with a step.
+# What happens beside a step.
 
 
 def extras(args: argparse.Namespace) -> None:
-    """Times the embedded model's step with and without its average, streamed neighbours and checkpoints."""
+    """Times the embedded model's step with and without EMA, streamed neighbors and checkpoints."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         config = load_config("smoke").unlock()
         full = load_config("style_scenes/rdm")
@@ -218,44 +221,44 @@ def extras(args: argparse.Namespace) -> None:
         bare = create_state(
             lambda: initial_state(task.init, make_optimizer(config.optimizer, config.steps), 0, lambda params: {}), mesh
         )
-        with_average, without = make_train_step(update, mesh), make_train_step(plain, mesh)
-        states = {"average": create_state(create, mesh), "bare": bare, "streamed": create_state(create, mesh)}
+        with_ema, without = make_train_step(update, mesh), make_train_step(plain, mesh)
+        states = {"EMA": create_state(create, mesh), "bare": bare, "streamed": create_state(create, mesh)}
 
-        def take(name: str, train_step: Any, batch: Callable[[], Any]) -> Way:
-            def way() -> None:
+        def take(name: str, train_step: Any, batch: Callable[[], Any]) -> Step:
+            def call() -> None:
                 states[name], metrics = train_step(states[name], frozen, batch())
                 jax.block_until_ready((states[name], metrics))
 
-            return way
+            return call
 
-        times = take_turns(
+        times = interleave(
             {
-                "a step": take("average", with_average, lambda: fixed),
-                "without the average": take("bare", without, lambda: fixed),
-                "with streamed neighbours": take("streamed", with_average, lambda: put_batch(next(batches), sharding)),
+                "a step": take("EMA", with_ema, lambda: fixed),
+                "without EMA": take("bare", without, lambda: fixed),
+                "with streamed neighbors": take("streamed", with_ema, lambda: put_batch(next(batches), sharding)),
             },
             args.repeats * 4,
         )
         show(f"The embedded model's step, {config.batch_size} latents of 16x16, 3 neighbors", times, "a step")
-        _checkpoint(args, folder, states["average"], statistics.median(times["a step"]))
+        _checkpoint(args, folder, states["EMA"], statistics.median(times["a step"]))
 
 
 def _checkpoint(args: argparse.Namespace, folder: str, state: Any, step_seconds: float) -> None:
-    checkpoints, held = Checkpoints(Workdir(Path(folder) / "run"), 2), []
-    for _ in range(args.repeats + 1):  # the first one compiles the sums
+    checkpoints, delays = Checkpoints(Workdir(Path(folder) / "run"), 2), []
+    for _ in range(args.repeats + 1):  # the first pass compiles the additions
         begin = time.perf_counter()
         checkpoints.save(state, {}, {})
-        held.append(time.perf_counter() - begin)
+        delays.append(time.perf_counter() - begin)
         checkpoints.close()
         checkpoints = Checkpoints(Workdir(Path(folder) / "run"), 2)
         state = jax.tree.map(lambda leaf: leaf + 1 if leaf.ndim == 0 and leaf.dtype == jnp.int32 else leaf, state)
     checkpoints.close()
-    middle = statistics.median(held[1:])
-    low, high = np.percentile(held[1:], [2.5, 97.5])
-    share = middle / (SAVED_EVERY * step_seconds)
+    middle = statistics.median(delays[1:])
+    low, high = np.percentile(delays[1:], [2.5, 97.5])
+    fraction = middle / (SAVED_EVERY * step_seconds)
     print(
-        f"A checkpoint holds a step up for {1000 * middle:.0f} ms ({1000 * low:.0f} to {1000 * high:.0f}): "
-        f"{share:.2%} of {SAVED_EVERY} steps; the rest is written beside them\n"
+        f"A checkpoint delays a step by {1000 * middle:.0f} ms ({1000 * low:.0f} to {1000 * high:.0f}): "
+        f"{fraction:.2%} of {SAVED_EVERY} steps; the rest is written in the background\n"
     )
 
 
@@ -265,11 +268,11 @@ PARTS = {"step": step, "extras": extras}
 def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part (repeatable)")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
-    parser.add_argument("--full", action="store_true", help="the whole network on a CPU too")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
+    parser.add_argument("--full", action="store_true", help="the whole network, on a CPU too")
     args = parser.parse_args()
     for part in args.only or PARTS:
         PARTS[part](args)

@@ -1,4 +1,4 @@
-"""Retrieval-augmented diffusion in JAX: a prompt fetches neighbours from a database of pictures, which give the style.
+"""Retrieval-augmented diffusion in JAX: a prompt retrieves neighbors from a database, which determine the style.
 
 import rdm_jax
 generator = rdm_jax.Generator.load("style-scenes")
@@ -35,7 +35,7 @@ __all__ = ["Bundle", "Database", "Generator", "Result", "UserError", "__version_
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first asked for, so that `import rdm_jax` and `rdm --help` do not wait for JAX.
+    # Imported at the first access, so that `import rdm_jax` and `rdm --help` do not wait for JAX.
     if name not in _HOMES:
         raise AttributeError(f"module 'rdm_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -161,7 +161,7 @@ class Bundle:
 def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:
     """Joins bundles into one: later ones replace the parts and the settings of earlier ones; `config` comes last.
 
-    What is told of the training of each part is joined too.
+    The records of the training of each part are merged too.
     """
     bundles = list(bundles.values()) if isinstance(bundles, Mapping) else bundles
     settings: dict[str, Any] = {}
@@ -218,7 +218,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Returns a bundle's configuration with settings of drawing changed, the changes kept under "overrides".
+    """Returns a bundle's configuration with settings of sampling changed, the changes kept under "overrides".
 
     Args:
       config: of the bundle.

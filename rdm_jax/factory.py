@@ -90,12 +90,12 @@ def scaling_from(latents: Mapping[str, Any]) -> tuple[float, Float[Array, "1 1 1
 def decoder_from(
     autoencoder: Any, latents: Mapping[str, Any]
 ) -> Callable[[Any, Float[Array, "b h w c"]], Float[Array, "b h2 w2 3"]]:
-    """Returns the function (parameters, latents of the diffusion model) to pictures in about [-1, 1], float32.
+    """Returns the function (parameters, latents of the diffusion model) to images in about [-1, 1], float32.
 
     Args:
       autoencoder: the first stage's module.
       latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale; "quantize" says
-        whether a VQ first stage takes the nearest codes before it decodes, which it does unless told otherwise.
+        whether a VQ first stage takes the nearest codes before it decodes, which is the default.
     """
     scale, shift = scaling_from(latents)
     full = autoencoder.clone(dtype="float32")
@@ -105,7 +105,7 @@ def decoder_from(
         return full.apply({"params": params}, z, method="decode", **quantize)
 
     def decode(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        """Maps latents [b, h, w, c] to pictures [b, f h, f w, 3], one slice after another where they are large."""
+        """Maps latents [b, h, w, c] to images [b, f h, f w, 3], one slice after another where they are large."""
 
         def one(latent: Float[Array, "h w c"]) -> Float[Array, "h2 w2 3"]:
             return decoded(params, latent[None])[0]
@@ -141,7 +141,7 @@ def codes_decoder_from(
 def encoder_from(
     autoencoder: Any, latents: Mapping[str, Any]
 ) -> Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b h2 w2 c"]]:
-    """Returns the function (parameters, pictures in [-1, 1]) to latents of the diffusion model, the posterior's mean.
+    """Returns the function (parameters, images in [-1, 1]) to latents of the diffusion model, the posterior's mean.
 
     Args:
       autoencoder: the first stage's module.
@@ -150,9 +150,9 @@ def encoder_from(
     scale, shift = scaling_from(latents)
     full = autoencoder.clone(dtype="float32")
 
-    def encode(params: Any, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
-        """Maps pictures to latents."""
-        encoded = full.apply({"params": params}, pictures, method="encode")
+    def encode(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps images to latents."""
+        encoded = full.apply({"params": params}, images, method="encode")
         z = split_moments(encoded)[0] if isinstance(full, AutoencoderKL) else encoded
         return (z - shift) * scale
 
@@ -162,7 +162,7 @@ def encoder_from(
 def image_encoder_from(
     clip: Any, config: Mapping[str, Any]
 ) -> Callable[[Any, Float[Array, "b size size 3"]], Float[Array, "b d"]]:
-    """Returns the function (parameters, pictures in [-1, 1] of CLIP's own size) to CLIP's vectors.
+    """Returns the function (parameters, images in [-1, 1] of CLIP's own size) to CLIP's vectors.
 
     Args:
       clip: the module.
@@ -170,9 +170,9 @@ def image_encoder_from(
     """
     mean, std = (np.asarray(config[name], np.float32).reshape(1, 1, 1, 3) for name in ("mean", "std"))
 
-    def encode(params: Any, pictures: Float[Array, "b size size 3"]) -> Float[Array, "b d"]:
-        """Maps pictures to vectors."""
-        return clip.apply({"params": params}, ((pictures + 1.0) / 2.0 - mean) / std, method="encode_image")
+    def encode(params: Any, images: Float[Array, "b size size 3"]) -> Float[Array, "b d"]:
+        """Maps images to vectors."""
+        return clip.apply({"params": params}, ((images + 1.0) / 2.0 - mean) / std, method="encode_image")
 
     return encode
 
@@ -192,7 +192,7 @@ def noised_encoder_from(
 
 
 def latent_shape(denoiser: Any, autoencoder: Any, height: int, width: int) -> tuple[int, int, int]:
-    """Returns (h, w, c) of the latent of a picture.
+    """Returns (h, w, c) of the latent of an image.
 
     Raises:
       UserError: height or width is not a positive multiple of what the networks take, or the denoiser takes latents of

@@ -57,7 +57,7 @@ class Result:
       indices: each image's index in its run.
       queries: [n, d] the query vectors.
       neighbors: [n, k] what was retrieved; None where the condition has no neighbors.
-      request: what was asked for.
+      request: every option that does not depend on the head.
       options: the head's.
     """
 
@@ -111,7 +111,7 @@ class Generator:
         opened = not isinstance(model, Bundle)
         bundle = Bundle.open(model, dtype=dtype or "float32") if opened else model
         if dtype not in (None, bundle.dtype):
-            raise UserError(f"the model is open in {bundle.dtype}, and {dtype} is asked for; open it in that type")
+            raise UserError(f"the model is open in {bundle.dtype}, and {dtype} is requested; open it in that type")
         if "head" not in bundle.config:
             raise UserError(
                 f"model {bundle.name!r} generates nothing; it holds {', '.join(bundle.params) or 'no part'}"
@@ -121,8 +121,10 @@ class Generator:
         # Nobody else holds what was opened here: each array is released when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config, mesh = override(bundle.config, overrides), mesh or make_mesh()
-        whole = replicated(mesh)
-        bundle = dataclasses.replace(bundle, config=config, params=move(lambda leaf: put(leaf, whole), bundle.params))
+        sharding = replicated(mesh)
+        bundle = dataclasses.replace(
+            bundle, config=config, params=move(lambda leaf: put(leaf, sharding), bundle.params)
+        )
         return Generator(Model(bundle, ClipEncoder(bundle), mesh), head)
 
     @property
@@ -146,8 +148,8 @@ class Generator:
         Args:
           params: {part: parameters}, of the parts that change.
         """
-        whole = replicated(self.model.mesh)
-        changed = jax.tree.map(lambda leaf: put(leaf, whole), dict(params))
+        sharding = replicated(self.model.mesh)
+        changed = jax.tree.map(lambda leaf: put(leaf, sharding), dict(params))
         bundle = dataclasses.replace(self.bundle, params={**self.bundle.params, **changed}, path=None)
         return dataclasses.replace(self, model=Model(bundle, self.encoder, self.model.mesh))
 
@@ -162,7 +164,7 @@ class Generator:
           **options: what `plan` takes: database, images, rows, and the options of `Request` and of the head.
 
         Raises:
-          UserError: something that is asked for is invalid; the message says what is valid.
+          UserError: an argument is invalid; the message names what is valid.
         """
         return join(list(self.generate(self.plan(prompts, **options), progress)))
 

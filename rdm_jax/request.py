@@ -34,7 +34,7 @@ def _conditioners() -> Mapping[str, type]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for, every default filled in.
+    """A request with every default filled in.
 
     Attributes:
       condition: the context tokens: "neighbors", "text" (the query alone) or "text+neighbors".

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The tests spend their time compiling programs that run once: XLA need not make them fast. (At level 0 a picture is
+# The tests spend their time compiling programs that run once: XLA need not make them fast. (At level 0 an image is
 # no longer the same bit for bit in programs of other shapes, by JAX 0.12.)
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true")
 

@@ -68,14 +68,14 @@ def test_a_denoiser_may_be_opened_in_half_precision(saved: Path, tmp_path: Path)
         Bundle.open(saved, dtype="float8")
 
 
-def test_parts_that_are_not_asked_for_are_not_read(saved: Path, copy: Path) -> None:
+def test_only_the_requested_parts_are_read(saved: Path, copy: Path) -> None:
     (copy / "denoiser.safetensors").unlink()
     opened = Bundle.open(copy, parts=("clip",))
     assert set(opened.params) == {"clip"}
     assert opened.encoder_identity == Bundle.open(saved).encoder_identity
 
 
-def test_settings_of_drawing_may_be_changed() -> None:
+def test_settings_of_sampling_may_be_changed() -> None:
     config = tiny.bundle().config
     changed = override(config, ["conditioning.unit_tokens=true", "sampling.guidance_scale=3"])
     assert changed["conditioning"]["unit_tokens"] is True and changed["sampling"]["guidance_scale"] == 3.0

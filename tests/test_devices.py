@@ -1,4 +1,4 @@
-"""A picture is the same on any number of devices, of one process or of several."""
+"""An image is the same on any number of devices, of one process or of several."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """The pictures on this process's own devices."""
-    return draw.pictures(tmp_path_factory.mktemp("here"), sizes=(1,))["1"]
+    """The images on this process's own devices."""
+    return draw.images(tmp_path_factory.mktemp("here"), sizes=(1,))["1"]
 
 
-def draws(out, devices, *arguments):
-    """Draws in another process."""
-    # The same small optimisation as here: the programs run once.
+def generate_elsewhere(out, devices, *arguments):
+    """Generates in another process."""
+    # The same low optimization level as here: the programs run once.
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "tests.helpers.draw", str(out), *map(str, arguments)]
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -33,28 +33,28 @@ def draws(out, devices, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def largest_difference(path, pictures):
-    """The number of devices that drew a file's pictures, and how far they are from others, of 255."""
+def largest_difference(path, images):
+    """The number of devices that generated a file's images, and how far they are from others, of 255."""
     found = np.load(path)
-    return found["devices"], max(np.abs(found[size].astype(int) - pictures.astype(int)).max() for size in ("8", "3"))
+    return found["devices"], max(np.abs(found[size].astype(int) - images.astype(int)).max() for size in ("8", "3"))
 
 
 # As between batches of several sizes: sums are added up in another order.
 NEAR = 2
 
 
-def test_eight_devices_draw_what_one_does(tmp_path, here):
-    draws(tmp_path, 8)
-    devices, difference = largest_difference(tmp_path / "0" / "pictures.npz", here)
+def test_eight_devices_generate_what_one_does(tmp_path, here):
+    generate_elsewhere(tmp_path, 8)
+    devices, difference = largest_difference(tmp_path / "0" / "images.npz", here)
     assert devices == 8 and difference <= NEAR
 
 
-def test_two_processes_draw_what_one_does_and_both_have_it(tmp_path, here):
+def test_two_processes_generate_what_one_does_and_both_have_it(tmp_path, here):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda rank: draws(tmp_path, 2, 2, rank, port), range(2)))
+        list(pool.map(lambda rank: generate_elsewhere(tmp_path, 2, 2, rank, port), range(2)))
     for rank in range(2):
-        devices, difference = largest_difference(tmp_path / str(rank) / "pictures.npz", here)
+        devices, difference = largest_difference(tmp_path / str(rank) / "images.npz", here)
         assert devices == 4 and difference <= NEAR

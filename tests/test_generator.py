@@ -81,12 +81,12 @@ def by_hand(bundle, tokens, noise, steps, scale):
         eps = np.sqrt(1 - a) * x + np.sqrt(a) * v
         x = np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev) * eps
     z = jnp.float32(x / 0.5 + np.array([0.1, -0.2]))
-    picture = bundle.autoencoder.apply({"params": bundle.params["autoencoder"]}, z, method="decode")
-    return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)
+    image = bundle.autoencoder.apply({"params": bundle.params["autoencoder"]}, z, method="decode")
+    return np.clip(np.round((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_a_picture_is_what_the_equations_say(generator, databases, scale):
+def test_an_image_equals_the_equations(generator, databases, scale):
     result = generator.sample(PROMPTS[:1], database=databases[0], guidance_scale=scale, seed=3)
     rows = databases[0].embeddings(result.neighbors.ids[0])
     tokens = jnp.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))[None]
@@ -95,7 +95,7 @@ def test_a_picture_is_what_the_equations_say(generator, databases, scale):
     assert result.images.std() > 20
 
 
-def test_every_entry_belongs_to_its_picture(sample):
+def test_every_entry_belongs_to_its_image(sample):
     result = sample(num_images=3)
     assert result.images.shape == (6, 16, 16, 3)
     assert result.prompts == [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
@@ -105,18 +105,18 @@ def test_every_entry_belongs_to_its_picture(sample):
     assert result.seed == 0
 
 
-def test_at_equal_shapes_a_picture_is_equal_bit_for_bit(sample):
+def test_at_equal_shapes_an_image_is_equal_bit_for_bit(sample):
     few, more = sample(PROMPTS[:1], num_images=3), sample(PROMPTS[:1], num_images=6)
     assert np.array_equal(few.images, more.images[:3])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_at_any_batch_size_a_picture_is_the_same(sample, batch_size, eta):
+def test_at_any_batch_size_an_image_is_the_same(sample, batch_size, eta):
     assert difference(sample(eta=eta).images, sample(eta=eta, batch_size=batch_size).images) <= 2
 
 
-def test_eta_draws_fresh_noise(sample):
+def test_eta_samples_fresh_noise(sample):
     assert difference(sample(eta=0.0).images, sample(eta=1.0).images) > 10
 
 
@@ -183,11 +183,9 @@ def test_text_alone_needs_no_database(generator):
     assert plan.request.neighbors == 0
 
 
-@pytest.mark.parametrize(
-    ("pictures", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)]
-)
-def test_batches_are_filled_evenly(tiny, pictures, size, expected):
-    given = {"height": size, "width": size, "num_images": pictures}
+@pytest.mark.parametrize(("images", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)])
+def test_batches_are_filled_evenly(tiny, images, size, expected):
+    given = {"height": size, "width": size, "num_images": images}
     request, _ = resolve(tiny.CONFIG, head_of(tiny.CONFIG), given, queries=1)
     assert request.batch_size == expected
 
@@ -214,7 +212,7 @@ def test_a_prompt_that_is_too_long_names_what_is_cut(generator, databases, caplo
     assert record.getMessage().endswith("unseen'")
 
 
-def test_pictures_that_are_not_finite_are_refused(generator, databases):
+def test_images_that_are_not_finite_are_refused(generator, databases):
     params = {
         **generator.bundle.params,
         "denoiser": jax.tree.map(lambda x: x * jnp.nan, generator.bundle.params["denoiser"]),
@@ -230,7 +228,7 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
         ({"prompts": ["a boat", "  "]}, "prompt 2 is empty"),
         ({"database": None}, "neighbors need a database"),
         ({"database": "no-such"}, "unknown database 'no-such'"),
-        ({"condition": "neighbours"}, "did you mean 'neighbors'"),
+        ({"condition": "neighbor"}, "did you mean 'neighbors'"),
         ({"sampler": "dim"}, "did you mean 'ddim'"),
         ({"neighbors": 0}, "neighbors 0"),
         ({"neighbors": 13}, "12 rows"),
@@ -252,7 +250,7 @@ def test_pictures_that_are_not_finite_are_refused(generator, databases):
         ({"stepz": 3}, "unknown option 'stepz'; did you mean 'steps'"),
     ],
 )
-def test_bad_input_is_told_in_one_line(sample, options, message):
+def test_bad_input_gives_one_line(sample, options, message):
     with pytest.raises(UserError, match=message) as caught:
         sample(**options)
     assert "\n" not in str(caught.value)
@@ -286,7 +284,7 @@ def test_a_model_without_a_part_is_refused(generator):
 
 
 def test_a_model_that_is_open_in_another_type_is_refused(generator):
-    with pytest.raises(UserError, match="open in float32, and bfloat16 is asked for"):
+    with pytest.raises(UserError, match="open in float32, and bfloat16 is requested"):
         Generator.load(generator.bundle, "bfloat16")
 
 
@@ -299,7 +297,7 @@ def test_rows_are_queries_beside_prompts_and_images(generator, databases):
         generator.plan("a red boat", rows=[3], condition="text")
 
 
-def test_a_vq_first_stage_quantises_unless_told_otherwise():
+def test_a_vq_first_stage_quantizes_by_default():
     settings = {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 8}
     codes = {"z_channels": 3, "embed_dim": 3, "num_codes": 4}
     module = build_autoencoder({"kind": "vq", "num_groups": 4, **settings, **codes})
@@ -309,9 +307,9 @@ def test_a_vq_first_stage_quantises_unless_told_otherwise():
         quantize: factory.decoder_from(module, {"scale": 2.0, "quantize": quantize})(params, 2.0 * h)
         for quantize in (True, False)
     }
-    for quantize, picture in decoded.items():
+    for quantize, image in decoded.items():
         expected = module.apply({"params": params}, h, method="decode", quantize=quantize)
-        np.testing.assert_allclose(picture, expected, atol=1e-6)
+        np.testing.assert_allclose(image, expected, atol=1e-6)
     assert np.abs(decoded[True] - decoded[False]).max() > 1e-4
 
 

@@ -1,4 +1,4 @@
-"""The house's walls: imports go downward only, and heavy or optional packages stay in their rooms."""
+"""Imports go down the floors of the package only, and optional dependencies are imported in one place."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FLOORS = (
     {"training"},
     {"cli", "studio", "__main__"},
 )
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WALLS = {
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+FORBIDDEN = {
     ("diffusion", "models"),
     ("models", "diffusion"),
     ("retrieval", "diffusion"),
@@ -50,7 +50,7 @@ def imports(file: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from rdm_jax import generator` imports the room that it names.
+            # `from rdm_jax import generator` imports the module that it names.
             modules = [node.module]
             if node.module == "rdm_jax":
                 modules = [f"rdm_jax.{alias.name}" for alias in node.names if alias.name != "__version__"]
@@ -58,15 +58,15 @@ def imports(file: Path) -> list[tuple[str, bool]]:
     return found
 
 
-def room(file: Path) -> str:
-    """Returns the room a file is in: the folder under the package, or the module at its top."""
+def top_level(file: Path) -> str:
+    """Returns the folder under the package that a file is in, or the module at its top."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_imports_go_downward(file: Path) -> None:
-    here = room(file)
-    if here == "__init__":  # the public face names the rooms, and imports them late
+    here = top_level(file)
+    if here == "__init__":  # the public interface names modules, and imports them late
         return
     assert here in FLOOR, f"{here} has no floor in this test; give it one"
     for module, _ in imports(file):
@@ -75,19 +75,21 @@ def test_imports_go_downward(file: Path) -> None:
             continue
         there = parts[1]
         assert FLOOR[there] <= FLOOR[here], f"{here} imports upward from {there}"
-        assert (here, there) not in WALLS, f"{here} imports through the wall to {there}"
+        assert (here, there) not in FORBIDDEN, f"{here} must not import {there}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_optional_packages_stay_in_their_rooms(file: Path) -> None:
+def test_optional_dependencies_are_confined(file: Path) -> None:
     for module, top in imports(file):
         allowed = CONFINED.get(module.split(".")[0])
         if allowed is not None:
-            assert room(file) in allowed, f"{module} is imported outside {allowed}"
+            assert top_level(file) in allowed, f"{module} is imported outside {allowed}"
             assert not top, f"{module} is imported at the top of {file.name}; import it in the function that needs it"
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if room(f) == "heads"], ids=lambda f: str(f.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if top_level(f) == "heads"], ids=lambda f: str(f.relative_to(PACKAGE))
+)
 def test_heads_do_not_import_each_other(file: Path) -> None:
     parts = file.relative_to(PACKAGE).parts
     own = parts[1] if len(parts) > 2 else None

@@ -149,7 +149,7 @@ class SingleNetworks:
         copies = 2 + len(plan.run.schedule.also) if plan.run.guided else 1
         given = plan.context.given
         weighted = "" if given.weights is None else f", weights {list(given.weights.shape[1:])}"
-        name = f"denoiser, {copies} conditions of {given.tokens.shape[1]} tokens{weighted}"
+        name = f"denoiser, {copies} x {given.tokens.shape[1]} tokens{weighted}"
         name += ", gradient" if case.backward else ""
         if name not in self.calls:
             step = denoiser(self.job.generator.bundle, plan)

@@ -106,7 +106,7 @@ def theirs(torch: Any, call: Any, job: Job, plan: Plan, kind: str, options: dict
 
 
 def variants(module: Any, torch: Any, compiled: bool) -> dict[str, Callable[..., Any]]:
-    """Returns the ways to call PyTorch's network, by name."""
+    """Returns functions that call PyTorch's network, by name."""
 
     def call(x: Any, t: Any, tokens: Any) -> Any:
         """Returns the network's output."""

@@ -1,7 +1,7 @@
 """The VQ first stage of `style_scenes`: f8, an image is 64 codes of 2,048.
 
 The outer levels have the shapes of the embedded model's autoencoder and start from it. Crops of 32 pixels come first;
-`:finish` goes on with whole images and a distance of CLIP's features, which keeps the textures of the styles.
+`:finish` continues with whole images and a distance of CLIP's features, which keeps the textures of the styles.
 
   rdm train --config style_scenes/vq --workdir runs/vq_crops --init-from style-scenes
   rdm export runs/vq_crops --out runs/vq_crops_bundle

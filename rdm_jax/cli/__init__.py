@@ -1,1 +1,1 @@
-"""`rdm`, the command line: one file per verb, each a thin face on the package."""
+"""`rdm`, the command line: one file per verb, each a thin layer over the package."""

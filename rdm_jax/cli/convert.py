@@ -1,4 +1,4 @@
-"""`rdm convert`: makes a model bundle of released weights, and back, without PyTorch and in little memory."""
+"""`rdm convert`: converts released weights to a model bundle and back, without PyTorch and in little memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from rdm_jax.cli.progress import Progress, note
 
-HELP = """make a model bundle of released weights
+HELP = """convert released weights to a model bundle, and back
 
   rdm convert ViT-L-14.pt --tokenizer bpe_simple_vocab_16e6.txt.gz --out clip
   rdm convert model.ckpt --config 768x768.yaml --clip clip --out rdm-768
   rdm convert kl-f16/model.ckpt --config kl-f16/config.yaml --out kl-f16
 
-  rdm convert rdm-768 --to compvis --out original       a bundle as CompVis's programs read it
+  rdm convert rdm-768 --to compvis --out original       a bundle in the format of CompVis's programs
 
-The content of SRC decides what it is: a CompVis checkpoint, RARM or first stage (with its yaml), OpenAI's CLIP (as
-released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, the
-Inception-v3 of the Fréchet distance. Nothing in it is run."""
+The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), OpenAI's CLIP
+(as released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, or
+the Inception-v3 of the Fréchet distance. No code in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,30 +28,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments; by default the one beside it",
+        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments (default: the one in its folder)",
     )
     parser.add_argument("--weights", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)")
-    parser.add_argument("--clip", type=Path, metavar="DIR", help="join this CLIP (a bundle, or anything that is one)")
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
-    parser.add_argument("--vgg", type=Path, metavar="FILE", help="torchvision's VGG-16, for LPIPS's own file")
     parser.add_argument(
-        "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or left over"
+        "--clip", type=Path, metavar="DIR", help="add this CLIP (a bundle, or another source with a CLIP)"
     )
-    parser.add_argument("--to", metavar="PROGRAM", help="write a bundle back for this program: compvis or diffusers")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
+    parser.add_argument("--vgg", type=Path, metavar="FILE", help="torchvision's VGG-16, which completes LPIPS's file")
+    parser.add_argument(
+        "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or unused"
+    )
+    parser.add_argument("--to", metavar="PROGRAM", help="convert a bundle to the format of compvis or diffusers")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Converts, and says what came out."""
+    """Converts, and reports the result."""
     from rdm_jax.core.errors import UserError
 
     if args.out.exists():
         raise UserError(f"{args.out} exists already; choose another folder or remove it first")
     bars: dict[str, Progress] = {}
 
-    def progress(what: str, *at: int) -> None:
+    def progress(name: str, *at: int) -> None:
         """Shows how many megabytes of a file are written."""
-        bars.setdefault(what, Progress(what, unit="megabyte"))(*(size // 10**6 for size in at))
+        bars.setdefault(name, Progress(name, unit="megabyte"))(*(size // 10**6 for size in at))
 
     (_write_back if args.to else _convert)(args, progress)
 
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     from rdm_jax.convert.conversion import convert
 
-    made = convert(
+    converted = convert(
         args.source,
         config=args.config,
         weights=args.weights,
@@ -68,12 +70,12 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         vgg=args.vgg,
         allowed=frozenset(args.allow_missing),
     )
-    made.write(args.out, progress)
-    parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in made.sizes.items())
-    note(f"{args.out}: {made.kind} {made.config['name']!r} with {parts} parameters")
-    if "clip" not in made.parts and made.conditioned:
-        note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
-    if "clip" in made.parts and made.tokenizer is None:
+    converted.write(args.out, progress)
+    parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in converted.sizes.items())
+    note(f"{args.out}: {converted.kind} {converted.config['name']!r} with {parts} parameters")
+    if "clip" not in converted.parts and converted.conditioned:
+        note("it has no CLIP, which prompts and databases need; convert again with --clip")
+    if "clip" in converted.parts and converted.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")
 
 
@@ -85,6 +87,8 @@ def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None
     options["--vgg"] = args.vgg
     given = [option for option, value in {**options, "--allow-missing": args.allow_missing}.items() if value]
     if given:
-        raise UserError(f"{given[0]} says how weights are read, and --to writes a bundle as it is; leave it away")
+        raise UserError(
+            f"{given[0]} is an option for reading released weights, and --to writes a bundle as it is; omit it"
+        )
     written = write_back(str(args.source), args.to, args.out, progress)
     note(f"{args.out}: {', '.join(path.name for path in written)}")

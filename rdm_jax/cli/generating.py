@@ -1,4 +1,4 @@
-"""What `rdm sample` and `rdm edit` share: options, the databases to retrieve from, and the folder that they write."""
+"""What `rdm sample` and `rdm edit` have in common: options, databases to retrieve from, and the output folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEFAULT_OUT = "outputs"
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) -> None:
-    """Adds the options that say from what, how and where to images are generated.
+    """Adds the options for the databases, the model, the request, the head and the output.
 
     Args:
       parser: of the verb.
@@ -188,9 +188,9 @@ def _folder_names(databases: list[Mixture | None]) -> list[str]:
     if len(databases) == 1:
         return [""]
     names = [re.sub(r"[^\w.-]+", "-", database.name).strip(".-") or "database" for database in databases if database]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"two databases are named {twice!r}; give each once, or rename one")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate:
+        raise UserError(f"two databases are named {duplicate!r}; give each once, or rename one")
     return names
 
 

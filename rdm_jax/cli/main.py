@@ -1,9 +1,9 @@
-"""`rdm VERB ...`: finds the verb, imports its module and no other, and turns errors into one line and an exit status.
+"""`rdm VERB ...`: imports the verb's module and no other, and turns errors into one line and an exit status.
 
 A verb's module has `HELP: str`, `add_arguments(parser)` and `run(args) -> int | None`; one whose options argparse
 cannot declare (`rdm train --config.KEY=VALUE`) also has `rewrite_arguments(arguments) -> arguments`.
 
-Exit status: 0 when done, 1 when something broke on the way, 2 for bad input, 130 when interrupted.
+Exit status: 0 for success, 1 for an error, 2 for bad input, 130 for an interruption.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rdm_jax.core.errors import UserError, unknown
 
 
 class Verb(NamedTuple):
-    """Where a verb's module is, and its line in `rdm --help` (kept here so that the help imports nothing)."""
+    """A verb's module, and its line in `rdm --help`, which is here so that the help imports nothing."""
 
     module: str
     help: str
@@ -46,7 +46,7 @@ VERBS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `UserError`, names the nearest options and takes positionals between options."""
+    """An argument parser that raises `UserError`, suggests similar options and accepts positionals between options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -54,12 +54,12 @@ class Parser(argparse.ArgumentParser):
         self._intermixing = False
 
     def add_subparsers(self, **kwargs: Any) -> Any:
-        """Adds sub-verbs and remembers them, so that an unknown option finds its nearest name among theirs too."""
+        """Adds sub-verbs and keeps them, so that suggestions for an unknown option include theirs."""
         self.children = super().add_subparsers(**kwargs)
         return self.children
 
     def error(self, message: str) -> NoReturn:
-        """Raises the parser's complaint as a `UserError`."""
+        """Raises the parser's message as a `UserError`."""
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses what is known, with positionals between options, which argparse takes where there are no sub-verbs."""
+        """Parses the known arguments; without sub-verbs, argparse accepts positionals between options."""
         if self.children or self._intermixing:
             return super().parse_known_args(args, namespace)
         self._intermixing = True
@@ -110,21 +110,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(arguments: list[str], log: logging.Logger) -> int:
-    """Runs the verb and returns its exit status, errors told in one line."""
+    """Runs the verb and returns its exit status; reports errors in one line."""
     try:
         return _dispatch(arguments)
-    except SystemExit as exit:  # argparse leaves by this after --help and --version
+    except SystemExit as exit:  # raised by argparse after --help and --version
         return exit.code if isinstance(exit.code, int) else 0
     except KeyboardInterrupt:
         note("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader of standard output left (`rdm ... | head`); nothing may be written to it at exit.
+        # The reader of standard output has closed it (`rdm ... | head`); nothing may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         line = _one_line(error)
-        log.exception(line)  # the log shows the traceback with --debug alone
+        log.exception(line)  # the log shows the traceback only with --debug
         return 2 if isinstance(error, UserError) else 1
 
 
@@ -146,14 +146,14 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _set_environment() -> None:
-    """Sets what JAX and transformers read when they are imported; what the user has set stays."""
+    """Sets the environment variables of JAX and transformers before they are imported, unless the user has set them."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rdm_jax")
     # Compiled programs are kept for the next run, however short their compilation was.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # Else transformers tells that there is no PyTorch; only its tokenizers are used.
+    # Otherwise transformers warns that PyTorch is missing; only its tokenizers are used.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # What is wrong with a picture is reported by its name; Pillow's warnings would stand between the lines.
+    # Images that cannot be read are reported by name; Pillow's own warnings would only repeat that.
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -171,7 +171,7 @@ def _top_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"rdm_jax {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (after the verb too)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (also after the verb)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`rdm neighbors`: computes the neighbours of a training set ahead of time."""
+"""`rdm neighbors`: computes the neighbors of a training set ahead of time."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from rdm_jax.cli.database.common import DEFAULT_ENCODER, check_range, report_ski
 from rdm_jax.cli.progress import Progress, note, shown_log
 from rdm_jax.core.errors import unknown
 
-HELP = """compute the neighbours of a training set ahead of time
+HELP = """compute the neighbors of a training set ahead of time
 
   rdm neighbors --dataset style_scenes/tiny --split train --database my-database --k 20 --out my-neighbors
 
-For each example, in order: the k nearest rows of the database, their scores and embeddings, in ArrayRecord. The same
-command after a stop goes on where it was."""
+Writes ArrayRecord files with one record for each example, in order: the k nearest rows of the database, their scores
+and embeddings. After an interruption, the same command continues."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("--dataset", required=True, metavar="NAME|FOLDER|ZIP", help="the training set")
-    parser.add_argument("--split", help="of a TFDS set, or a sub-folder train, validation or test")
-    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its sets")
+    parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
     parser.add_argument("--database", required=True, metavar="DB", help="a name or a folder")
-    parser.add_argument("--k", type=int, default=20, help="neighbours for each example (%(default)s)")
+    parser.add_argument("--k", type=int, default=20, help="neighbors of each example (%(default)s)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--encoder",
         default=DEFAULT_ENCODER,
         metavar="BUNDLE",
-        help="a model with the CLIP that made the database (%(default)s)",
+        help="a model with the CLIP that built the database (%(default)s)",
     )
     parser.add_argument(
         "--embeddings",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="store the rows too, in float16, so that training reads no database (%(default)s)",
+        help="also store the embeddings in float16, so that training reads no database (%(default)s)",
     )
     parser.add_argument(
         "--duplicates",
         type=float,
         metavar="COSINE",
-        help="a row of the same pixels as the example, or of at least this cosine (1 - 1e-6), is not its neighbour",
+        help="a row with the pixels of the example, or with at least this cosine (1 - 1e-6), is not its neighbor",
     )
-    parser.add_argument("--keep-duplicates", action="store_true", help="an example may be its own neighbour")
+    parser.add_argument("--keep-duplicates", action="store_true", help="an example may be its own neighbor")
     parser.add_argument(
         "--within",
         metavar="KEY",
-        help="take neighbours with the example's own value of this attribute, from its own collection, as when drawing",
+        help="only neighbors with the example's value of this attribute, from its own collection, as in sampling",
     )
     parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode; 0 decodes in threads")
-    parser.add_argument("--process", default="0/1", metavar="I/N", help="do the Ith share of N; all write to one --out")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images; 0 decodes in threads")
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="pictures encoded at once (%(default)s)"
+        "--process", default="0/1", metavar="I/N", help="compute the Ith of N subsets, all with the same --out"
     )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images encoded at once (%(default)s)")
     parser.add_argument(
         "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
     )
@@ -65,13 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-skip",
         type=float,
         default=0.05,
-        metavar="SHARE",
-        help="fail if more than this share of the pictures cannot be read (%(default)s)",
+        metavar="FRACTION",
+        help="fail if more than this fraction of the images cannot be read (%(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the neighbours and says where they are."""
+    """Computes the neighbors and reports the result."""
     check_range("--max-skip", args.max_skip, 0, 1)
     check_range("--batch-size", args.batch_size, 1, 65536)
     if args.runner not in RUNNERS:
@@ -80,51 +80,37 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
     from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.duplicates import SAME
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.neighbors import SAME, Plan, compute_neighbors
-    from rdm_jax.retrieval.parts import Share
+    from rdm_jax.retrieval.jobs import Execution
+    from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
+    from rdm_jax.retrieval.parts import ProcessIndex
 
     database = Database.open(args.database)
     source = open_source(args.dataset, args.split, args.data_dir)
     duplicates = None if args.keep_duplicates else args.duplicates or SAME
-    plan = Plan(args.k, args.embeddings, duplicates, args.within, args.index)
+    options = NeighborOptions(args.k, args.embeddings, duplicates, args.within, args.index)
     if args.runner == "beam":
-        _with_beam(args, source, plan)
+        _with_beam(args, source, options)
         return
     encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
-    with Progress("neighbours", unit="example") as progress:
-        report = compute_neighbors(
-            source,
-            encoder,
-            database,
-            plan,
-            Path(args.out),
-            max_skip=args.max_skip,
-            share=Share.parse(args.process),
-            workers=args.workers,
-            progress=progress,
-        )
+    with Progress("neighbors", unit="example") as progress:
+        execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
+        report = compute_neighbors(NeighborJob(source, encoder, database, options), Path(args.out), execution)
     report_skipped(report.skipped)
     if report.missing:
-        note(f"{args.out}: this share is done; {report.missing} parts are left for other processes")
+        note(f"{args.out}: this process is done; {report.missing} parts remain for other processes")
     elif report.resumed == report.count:
         note(f"{report.path}: finished before, {report.count} examples")
     else:
-        before = f", {report.resumed} of them from a run before" if report.resumed else ""
-        note(f"{report.path}: {args.k} neighbours of {report.count} examples in {database.name!r}{before}")
+        before = f", {report.resumed} of them by an earlier run" if report.resumed else ""
+        note(f"{report.path}: {args.k} neighbors of {report.count} examples in {database.name!r}{before}")
 
 
-def _with_beam(args: argparse.Namespace, source: Any, plan: Any) -> None:
-    from rdm_jax.retrieval.beam import EncoderSpec, neighbors_with_beam
+def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
+    from rdm_jax.retrieval.beam import EncoderSpec, NeighborSpec, neighbors_with_beam
 
     with shown_log():
-        neighbors_with_beam(
-            source,
-            EncoderSpec(args.encoder, args.batch_size),
-            args.database,
-            plan,
-            args.out,
-            max_skip=args.max_skip,
-            options=args.beam_options.split(),
-        )
-    note(f"{args.out}: {args.k} neighbours of {len(source)} examples")
+        spec = NeighborSpec(source, EncoderSpec(args.encoder, args.batch_size), args.database, options)
+        neighbors_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=args.beam_options.split())
+    note(f"{args.out}: {args.k} neighbors of {len(source)} examples")

@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser, *, everything: bool) -> None:
       parser: to add to.
       everything: also the options that not every verb has (`Declaration.everywhere`).
     """
-    shared = parser.add_argument_group("request (where nothing is given, the model's own settings hold)")
+    shared = parser.add_argument_group("request (defaults are those of the model)")
     _add(shared, Request, everything, {})
     owners = _owners()
     added: set[str] = set()

@@ -30,17 +30,17 @@ from rdm_jax.retrieval.retriever import Neighbors
 RUN = "run.json"
 RESULTS = "results.json"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
-# The samples of a single row are wrapped after so many.
+# A single row of samples is wrapped after so many.
 COLUMNS = 8
-# More samples of one database than this are left out of a sheet of several databases.
+# The most samples of one database in a sheet of several databases.
 MOST_COLUMNS = 16
-# Sheets are cut off at so many pixels, and at least one row.
+# Rows beyond so many pixels are cut off, except the first.
 SHEET_PIXELS = 50_000_000
 SHEET_SIDE = 128
 
 
 def check_writable(out: Path) -> None:
-    """Raises UserError unless a folder of this name exists, or can be made, and can be written."""
+    """Raises UserError unless the folder exists or can be created, and can be written to."""
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"cannot write to {out}: {nearest} is not a folder; choose another --out")
@@ -50,40 +50,40 @@ def check_writable(out: Path) -> None:
 
 @contextlib.contextmanager
 def run_folder(out: Path, names: Sequence[str] = ()) -> Iterator[Path]:
-    """Makes and yields the folder of a run: `out`, or `out/run-002` and so on where `out` holds a run already.
+    """Creates and yields the folder of a run: `out`, or `out/run-002` and so on where `out` holds a run already.
 
-    Folders that are still empty at the end vanish again, so that a run that fails leaves nothing.
+    Folders that are still empty at the end are removed, so that a failed run leaves nothing.
 
     Args:
-      out: the folder that was asked for.
+      out: the output folder.
       names: subfolders that the run will write to.
 
     Raises:
-      UserError: the folder cannot be made.
+      UserError: the folder cannot be created.
     """
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         try:
-            folder = _claim(out, names, made)
+            folder = _claim(out, names, created)
             for name in names:
-                _make(folder / name, made)
+                _make(folder / name, created)
         except OSError as error:
             raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
         yield folder
     finally:
-        for path in reversed(made):
+        for path in reversed(created):
             with contextlib.suppress(OSError):  # something was written: the folder stays
                 path.rmdir()
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Writes a file that does not exist yet, whole or not at all.
+    """Writes a new file atomically.
 
     Raises:
       UserError: there is a file of this name already, or it cannot be written.
     """
     try:
-        path.touch(exist_ok=False)  # takes the name, so that no other run can
+        path.touch(exist_ok=False)  # reserves the name, so that no other run can take it
     except FileExistsError as error:
         raise UserError(f"{path} exists already and is not overwritten; choose another --out") from error
     except OSError as error:
@@ -97,12 +97,12 @@ def write_new(path: Path, data: bytes) -> None:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that generate images, and the kind of device."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     machine = f"{platform.system()} {platform.machine()}"
     return {
         "rdm_jax": __version__,
         "python": platform.python_version(),
-        **found,
+        **packages,
         "machine": machine,
         "device": _device(),
     }
@@ -110,11 +110,11 @@ def versions() -> dict[str, str]:
 
 def identity(part: Bundle | Database | Mixture) -> dict[str, Any]:
     """Returns the name and the hash of a model or a database, and the parts of a mixture; no path."""
-    found: dict[str, Any] = {"name": part.name, "sha256": part.digest}
+    record: dict[str, Any] = {"name": part.name, "sha256": part.digest}
     if isinstance(part, Mixture) and len(part.databases) > 1:
-        found["parts"] = [{"name": one.name, "sha256": one.digest} for one in part.databases]
-        found["weights"] = part.weights and list(part.weights)
-    return found
+        record["parts"] = [{"name": one.name, "sha256": one.digest} for one in part.databases]
+        record["weights"] = part.weights and list(part.weights)
+    return record
 
 
 def _model_record(generator: Generator) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _model_record(generator: Generator) -> dict[str, Any]:
 
 
 def records(result: Result, generator: Generator, database: Mixture | None) -> list[dict[str, Any]]:
-    """Returns for each image of a result what it takes to generate it again, as JSON values."""
+    """Returns a record for each image of a result, as JSON values, from which it can be generated again."""
     shared = {
         "schema": SCHEMA,
         "versions": versions(),
@@ -134,23 +134,23 @@ def records(result: Result, generator: Generator, database: Mixture | None) -> l
         "options": options.to_json(result.options),
         "labels": options.labelled(result.options) | options.labelled(result.request),
     }
-    found = result.neighbors
+    neighbors = result.neighbors
     return [
         {
             **shared,
             "prompt": result.prompts[row],
             "index": index,
             "query": base64.b64encode(result.queries[row].astype("<f4").tobytes()).decode(),
-            "neighbors": found and _neighbors_record(found, row, database),
+            "neighbors": neighbors and _neighbors_record(neighbors, row, database),
         }
         for row, index in enumerate(result.indices)
     ]
 
 
-def _neighbors_record(found: Neighbors, row: int, database: Mixture | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"ids": found.ids[row].tolist(), "scores": found.scores[row].tolist()}
+def _neighbors_record(neighbors: Neighbors, row: int, database: Mixture | None) -> dict[str, Any]:
+    record: dict[str, Any] = {"ids": neighbors.ids[row].tolist(), "scores": neighbors.scores[row].tolist()}
     if database is not None and len(database.databases) > 1:
-        record["databases"] = found.databases[row].tolist()
+        record["databases"] = neighbors.databases[row].tolist()
     return record
 
 
@@ -184,7 +184,7 @@ def run_record(
 
     Args:
       generator: the model.
-      databases: what it retrieved from.
+      databases: that it retrieved from.
       plan: of the first database; the others differ in their neighbors alone.
       entries: from `run_entry`, one for each image that was written.
       planned: the number of images of the whole run.
@@ -203,7 +203,7 @@ def run_record(
 
 
 def grid_sheet(results: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns a sheet of prompts by samples, or of databases by the samples of all prompts where there are several.
+    """Returns a sheet of prompts by samples; with several databases, of databases by the samples of all prompts.
 
     Args:
       results: (the database's name, "" where there is only one, and its result).
@@ -225,7 +225,7 @@ def grid_sheet(results: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w
 
 
 def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns a sheet of each image beside the thumbnails of its neighbors, with their cosines."""
+    """Returns a sheet with a row for each image: the image and the thumbnails of its neighbors, with their cosines."""
     assert result.neighbors is not None
     ids, scores, names = result.neighbors.ids, result.neighbors.scores, result.neighbors.databases
     height, width = result.images.shape[1:3]
@@ -248,26 +248,26 @@ def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w
     )
 
 
-def _claim(out: Path, names: Sequence[str], made: list[Path]) -> Path:
-    _make(out, made)
-    looked = [out, *(out / name for name in names)]
+def _claim(out: Path, names: Sequence[str], created: list[Path]) -> Path:
+    _make(out, created)
+    folders = [out, *(out / name for name in names)]
     used = any((out / name).exists() for name in (RUN, RESULTS))
-    if not used and not any(any(folder.glob("*.png")) for folder in looked):
+    if not used and not any(any(folder.glob("*.png")) for folder in folders):
         return out
     for number in itertools.count(2):
         folder = out / f"run-{number:03d}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
-            made.append(folder)
+            created.append(folder)
             return folder
     raise AssertionError("there is always a next number")
 
 
-def _make(folder: Path, made: list[Path]) -> None:
+def _make(folder: Path, created: list[Path]) -> None:
     for path in reversed([folder, *folder.absolute().parents]):
         if not path.exists():
             path.mkdir()
-            made.append(path)
+            created.append(path)
 
 
 def _device() -> str:

@@ -1,4 +1,4 @@
-"""What the command line says on the way: lines on standard error, and progress with the time that is left."""
+"""Messages of the command line on standard error, and progress with the remaining time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_SECONDS = 5.0
 
 
 def note(text: str) -> None:
-    """Writes `rdm: text` as a line to standard error, above a progress bar where one is shown."""
+    """Writes the line `rdm: text` to standard error, above a progress bar if one is shown."""
     line = f"rdm: {text}"
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
@@ -25,7 +25,7 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def shown_log(level: int = logging.INFO) -> Iterator[logging.Logger]:
-    """Shows the package's log records from this level up as lines of `note`, with tracebacks where it is DEBUG."""
+    """Shows the package's log records from this level up as lines of `note`; at DEBUG with tracebacks."""
     logger, handler = logging.getLogger("rdm_jax"), _NoteHandler()
     before = logger.level, logger.propagate
     logger.setLevel(level)
@@ -46,9 +46,9 @@ class _NoteHandler(logging.Handler):
 
 
 class Progress:
-    """Shows how far a task is: a tqdm bar on a terminal, a line every few seconds and one at the end elsewhere.
+    """Shows the progress of a task: a tqdm bar on a terminal; elsewhere a line every few seconds and one at the end.
 
-    Functions of the package take it as `progress`: they call it with (done, total) as the work goes on.
+    Functions of the package take it as `progress`, and call it with (done, total).
 
         with Progress("embedding", unit="image") as progress:
             build_database(..., progress=progress)
@@ -59,8 +59,8 @@ class Progress:
         self._bar: Any = None
         self._start: float | None = None
         self._last = 0.0
-        self._before = 0  # done when the clock started, by a run before
-        self._ended = 0  # the total whose end was told
+        self._before = 0  # units that an earlier run had done when the clock started
+        self._ended = 0  # the total whose end was reported
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Shows that `done` of `total` units are done; `total` may be unknown. The clock starts with the first call."""
@@ -70,9 +70,9 @@ class Progress:
             self._start, self._before = time.monotonic(), done
             self._last = self._start
         if sys.stderr.isatty():
-            self._draw(done, total)
+            self._update_bar(done, total)
         else:
-            self._say(done, total, self._start)
+            self._write_line(done, total, self._start)
 
     def __enter__(self) -> Progress:
         return self
@@ -81,7 +81,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _draw(self, done: int, total: int | None) -> None:
+    def _update_bar(self, done: int, total: int | None) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
@@ -89,31 +89,31 @@ class Progress:
         self._bar.total = total
         self._bar.update(done - self._bar.n)
         if done == total:
-            self._bar.refresh()  # an update alone is drawn only where the last one is a while ago
+            self._bar.refresh()  # tqdm skips an update that follows the last one too soon
 
-    def _say(self, done: int, total: int | None, start: float) -> None:
+    def _write_line(self, done: int, total: int | None, start: float) -> None:
         now = time.monotonic()
         if done == total:
-            self._say_end(done, now - start)
+            self._write_end(done, now - start)
             return
         if now - self._last < self._seconds:
             return
         self._last = now
         rate = (done - self._before) / (now - start)
         if total is None or not rate:
-            note(f"{self._label}: {done} {self._unit}s, {rate:.3g} a second")
+            note(f"{self._label}: {done} {self._unit}s, {rate:.3g} per second")
         else:
             left = format_seconds((total - done) / rate)
-            note(f"{self._label}: {done}/{total} {self._unit}s, {rate:.3g} a second, {left} left")
+            note(f"{self._label}: {done}/{total} {self._unit}s, {rate:.3g} per second, {left} left")
 
-    def _say_end(self, total: int, seconds: float) -> None:
+    def _write_end(self, total: int, seconds: float) -> None:
         if total != self._ended:
             note(f"{self._label}: {total}/{total} {self._unit}s in {format_seconds(seconds)}")
         self._ended = total
 
 
 def format_seconds(seconds: float) -> str:
-    """Returns a duration as people write it: "4.2 s", "3 min 05 s", "2 h 10 min"."""
+    """Returns a duration as text: "4.2 s", "3 min 05 s" or "2 h 10 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds) // 60

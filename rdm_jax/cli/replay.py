@@ -1,4 +1,4 @@
-"""`rdm replay`: an image once more, from nothing but the parameters inside its PNG."""
+"""`rdm replay`: generates an image again from the parameters inside its PNG."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ On the same machine with the same versions the image is the same bit for bit; el
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rdm replay`."""
     parser.add_argument("file", metavar="FILE.png", help="an image that rdm sample wrote")
-    parser.add_argument("--out", metavar="FILE.png", help="where it goes (default: FILE-replay.png beside it)")
-    parser.add_argument("--model", metavar="NAME|DIR", help="where the model is, if not known by its name")
+    parser.add_argument("--out", metavar="FILE.png", help="the file to write (default: FILE-replay.png in its folder)")
+    parser.add_argument("--model", metavar="NAME|DIR", help="the model, if it is not found by its name")
     parser.add_argument(
         "--database",
         action="append",
         metavar="NAME|DIR[:WEIGHT]",
-        help="where the database is, or those of a mixture, if not known by name",
+        help="the database, or those of a mixture, if they are not found by name",
     )
     add_writing_options(parser)
 
@@ -75,8 +75,8 @@ def _free_name(path: Path) -> Path:
 def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generator, Mixture | None, Plan]:
     """Returns the model, the database, and a plan that fills a whole batch with the one image.
 
-    The batch has the size of the original one, and the image is at every place, also at its own: what the network
-    computes for it is then the same to the last bit.
+    The batch has the size of the original one, and the image is at every place, its own included: the result is then
+    the same bit for bit.
     """
     from rdm_jax.cli.outputs import query_vector
     from rdm_jax.core import options

@@ -1,4 +1,4 @@
-"""`rdm sample`: images for prompts, their neighbors beside them, in a folder with a record of how they were made."""
+"""`rdm sample`: generates images for prompts, and writes them with their neighbors and a record of the run."""
 
 from __future__ import annotations
 
@@ -36,16 +36,20 @@ style changes. Give several --database options to generate the same prompts and 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `rdm sample`; other tools' spellings are taken too, and not shown in the help."""
+    """Adds the options of `rdm sample`; spellings of other tools are accepted too, and not shown in the help."""
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to generate; each prompt on its own")
-    parser.add_argument("--from-file", metavar="FILE", help="read prompts from a file, one a line; - is standard input")
+    parser.add_argument(
+        "--from-file", metavar="FILE", help="read prompts from a file, one on each line; - is standard input"
+    )
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
     proposals = parser.add_argument_group("without a prompt: rows of the database as queries")
     proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="choose N rows at random as queries")
     proposals.add_argument(
-        "--counts", metavar="DIR", help="neighbors of the training images (rdm neighbors): how often each row was one"
+        "--counts",
+        metavar="DIR",
+        help="neighbors of the training images (rdm neighbors): counts how often each row was one",
     )
     proposals.add_argument(
         "--top-m", type=float, metavar="M", help="only the M most frequent rows, or that fraction of all"
@@ -89,7 +93,7 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Generates what is asked for; everything is checked before the output folder is made."""
+    """Generates the images; everything is checked before the output folder is created."""
     begin = time.monotonic()
     out = Path(args.out).expanduser()
     prompts = [*args.prompts, *args.more_prompts, *(_read_prompts(args.from_file) if args.from_file else [])]
@@ -111,17 +115,17 @@ def _read_prompts(name: str) -> list[str]:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is no UTF-8 text; save the prompts as plain text, one a line") from error
+        raise UserError(f"{name} is no UTF-8 text; save the prompts as plain text, one on each line") from error
     except OSError as error:
         raise UserError(f"cannot read prompts from {name}: {error.strerror}") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
-        raise UserError(f"{name} holds no prompts; write one a line")
+        raise UserError(f"{name} holds no prompts; write one on each line")
     return prompts
 
 
 def _read_image(path: Path) -> tuple[str, np.ndarray]:
-    """Returns a label that tells the image by its contents, not by its name, and its pixels."""
+    """Returns a label that identifies the image by its contents, not by its name, and its pixels."""
     from rdm_jax.core.images import decode
 
     try:

@@ -29,7 +29,7 @@ class Weights(Conditioner):
     requires: ClassVar[tuple[str, ...]] = ("token_weights",)
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
-        """Weighs the tokens of what is asked for."""
+        """Weights the tokens of the given condition."""
         given, queries = context.given, builder.query_tokens
         neighbors = np.atleast_1d(np.asarray(self.of_neighbors, np.float32))
         count = given.tokens.shape[1] - queries

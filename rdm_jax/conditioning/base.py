@@ -36,8 +36,8 @@ class Context:
     """All conditions of a run.
 
     Attributes:
-      given: what is asked for.
-      null: what classifier-free guidance leads away from.
+      given: the requested condition.
+      null: the null condition of classifier-free guidance.
       also: further conditions that guidance leads to.
     """
 

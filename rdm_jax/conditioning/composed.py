@@ -38,7 +38,7 @@ class Also(OtherCondition):
 
 @dataclasses.dataclass(frozen=True)
 class Negative(OtherCondition):
-    """Leads away from a prompt, an image or a database in place of no condition."""
+    """Replaces the null condition of classifier-free guidance by a prompt, an image or a database."""
 
     source: ClassVar[str] = "arXiv 2207.12598, with another condition for none"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -124,8 +125,8 @@ def _typed(cls: type, name: str, declaration: Declaration, value: Any) -> Any:
             return float(value)
         if kind is tuple and isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(float(one) for one in value)
-        if kind is str and isinstance(value, str):
-            return value
+        if kind is str and isinstance(value, str | os.PathLike):
+            return os.fspath(value)
     except (TypeError, ValueError):
         pass
     words = {int: "a whole number", float: "a number", tuple: "a pair of numbers", str: "a text"}

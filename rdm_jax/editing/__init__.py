@@ -1,1 +1,1 @@
-"""Editing of pictures: canvases to paint on, inversion, and conditions mixed over time."""
+"""Editing of images: canvases to paint on, inversion, and conditions mixed over time."""

@@ -4,7 +4,7 @@ https://arxiv.org/abs/2212.08698).
 Replacing a condition in some of the steps alone changes an attribute and keeps the rest. Which steps, and how much,
 is learned: Adam on the weights (about 50 numbers), through the whole run, against a directional CLIP loss and a
 perceptual loss (eq. 4). The weights then serve other images and seeds. The two conditions may be two texts, or the
-neighbours from two databases: a style as 50 numbers.
+neighbors from two databases: a style as 50 numbers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Learned:
 
 
 def first_weights(steps: int, kept: float = KEPT_AT_FIRST) -> Float[np.ndarray, " n"]:
-    """Returns the weights to begin with: 1 in a share of the steps, the noisiest, 0 in the others."""
+    """Returns the initial weights: 1 in a fraction of the steps, the noisiest, and 0 in the others."""
     return (np.arange(steps) < round(kept * steps)).astype(np.float32)
 
 
@@ -178,7 +178,7 @@ def feature_function(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, lis
 def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
     """Returns where a plan's second condition leads in CLIP's space, for each query.
 
-    That is the difference of the query vectors, and of the means of the neighbours' vectors, as far as the condition
+    That is the difference of the query vectors, and of the means of the neighbors' vectors, as far as the condition
     shows them: a text against another, one database against another, or both.
 
     Raises:

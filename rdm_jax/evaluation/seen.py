@@ -14,7 +14,7 @@ from rdm_jax.evaluation import likeness
 from rdm_jax.evaluation.gallery import Gallery, Target, hand_of
 from rdm_jax.evaluation.judges import Judge, Verdict
 from rdm_jax.evaluation.statistics import Mean, Share, frechet_distance, moments_of
-from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.encoder import RetrievalEncoder
 
 PLACES = (1, 5, 10, 20)
 LAYOUT_SIDE = 4  # pixels; strokes and textures are finer
@@ -59,7 +59,7 @@ class Yardstick:
     """
 
     judge: Judge
-    encoder: Encoder
+    encoder: RetrievalEncoder
     targets: Sequence[Target]
     others: Gallery
 

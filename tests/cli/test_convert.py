@@ -1,4 +1,4 @@
-"""`rdm convert` from the shell's side: what it writes, says and refuses."""
+"""`rdm convert` from the shell's side: what it writes, prints and refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def _rdm(*arguments):
 
 def test_a_checkpoint_and_back(golden, tmp_path, capsys):
     assert _rdm(golden / "rdm_small.ckpt", "--out", tmp_path / "bundle") == 0
-    told = capsys.readouterr().err
-    assert "CompVis checkpoint 'rdm_small' with denoiser" in told and "it has no CLIP yet" in told
+    printed = capsys.readouterr().err
+    assert "CompVis checkpoint 'rdm_small' with denoiser" in printed and "it has no CLIP yet" in printed
     assert set(Bundle.open(tmp_path / "bundle").params) == {"denoiser", "autoencoder"}
     assert _rdm(tmp_path / "bundle", "--to", "compvis", "--out", tmp_path / "back") == 0
     assert "config.yaml, model.ckpt" in capsys.readouterr().err

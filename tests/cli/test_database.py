@@ -13,7 +13,7 @@ from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import build_clip
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import NeighborSidecar
+from rdm_jax.retrieval.sidecar import NeighborSidecar
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,15 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Returns a folder of 24 pictures with captions, one of them broken."""
+    """Returns a folder of 24 images with captions, one of them broken."""
     folder = tmp_path_factory.mktemp("pictures") / "zoo"
     folder.mkdir()
     generator = np.random.default_rng(0)
     rows = []
     for i in range(24):
-        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
-        Image.fromarray(colours).resize((20, 16), Image.Resampling.NEAREST).save(folder / f"{i:02d}.png")
-        rows.append({"file_name": f"{i:02d}.png", "text": f"picture {i}", "style": ("ink", "oil")[i % 2]})
+        colors = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colors).resize((20, 16), Image.Resampling.NEAREST).save(folder / f"{i:02d}.png")
+        rows.append({"file_name": f"{i:02d}.png", "text": f"image {i}", "style": ("ink", "oil")[i % 2]})
     (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:50])
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -64,23 +64,23 @@ def call(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """Returns the one line with which `rdm ARGUMENTS` is refused."""
+    """Returns the error line of `rdm ARGUMENTS`, which fails."""
     status, out, err = call(capsys, *arguments)
     errors = [line for line in err if "error:" in line]
     assert status == 2 and not out and len(errors) == 1 and "Traceback" not in "".join(err)
     return errors[0]
 
 
-def test_build_says_what_it_took_and_what_it_skipped(capsys, model, pictures, tmp_path):
+def test_build_reports_rows_and_skipped_files(capsys, model, pictures, tmp_path):
     out = tmp_path / "db"
     status, _, err = call(capsys, "database", "build", pictures, "--out", out, "--encoder", model, "--name", "my zoo")
     assert status == 0
     text = "\n".join(err)
-    assert "zoo: 24 pictures, captions from metadata.jsonl (24)" in text
+    assert "zoo: 24 images, captions from metadata.jsonl (24)" in text
     assert "skipped 05.png: not a readable image" in text
     assert f"{out}: 23 rows by encoder 'tiny', 1 skipped" in text
-    made = Database.open(out)
-    assert made.name == "my zoo" and made.items([5])[0]["path"] == "06.png"
+    built = Database.open(out)
+    assert built.name == "my zoo" and built.items([5])[0]["path"] == "06.png"
 
 
 def test_build_options_reach_the_database(capsys, model, pictures, tmp_path):
@@ -101,21 +101,21 @@ def test_build_options_reach_the_database(capsys, model, pictures, tmp_path):
     status, _, _ = call(
         capsys, "database", "build", pictures, "--out", tmp_path / "db", "--encoder", model, *options, "--quality", 100
     )
-    made = Database.open(tmp_path / "db")
-    assert status == 0 and [item["path"] for item in made.items(range(len(made)))] == [
+    built = Database.open(tmp_path / "db")
+    assert status == 0 and [item["path"] for item in built.items(range(len(built)))] == [
         "01.png", "03.png", "07.png", "09.png",
     ]  # fmt: skip
-    assert made.manifest["licence"] == "CC0" and made.rows.dtype == np.float32
-    assert made.thumbnails([0]).shape == (1, 16, 16, 3)
+    assert built.manifest["licence"] == "CC0" and built.rows.dtype == np.float32
+    assert built.thumbnails([0]).shape == (1, 16, 16, 3)
 
 
 def test_info_and_verify(capsys, database):
     status, out, _ = call(capsys, "database", "info", database)
     assert status == 0
-    told = dict(line.split(":", 1) for line in out)
-    assert told["rows"].strip() == "23 of width 12, float16, in 1 shards" and "tiny (sha256" in told["encoder"]
-    assert told["sha256"].strip() == Database.open(database).digest and "not verified" in told["files"]
-    assert call(capsys, "database", "info", database, "--verify")[1][-1].endswith("all as the manifest says")
+    lines = dict(line.split(":", 1) for line in out)
+    assert lines["rows"].strip() == "23 of width 12, float16, in 1 shards" and "tiny (sha256" in lines["encoder"]
+    assert lines["sha256"].strip() == Database.open(database).digest and "not verified" in lines["files"]
+    assert call(capsys, "database", "info", database, "--verify")[1][-1].endswith("verified: all match the manifest")
 
 
 def test_search_by_text_prints_the_nearest_rows(capsys, database, model, tmp_path):
@@ -123,14 +123,14 @@ def test_search_by_text_prints_the_nearest_rows(capsys, database, model, tmp_pat
     status, out, _ = call(
         capsys, "database", "search", database, "a red cat", "--k", 5, "--encoder", model, "--sheet", sheet
     )
-    made = Database.open(database)
-    rows = np.asarray(made.rows, np.float32)
+    built = Database.open(database)
+    rows = np.asarray(built.rows, np.float32)
     query = ClipEncoder(Bundle.open(model)).encode_texts(["a red cat"])[0]
     scores = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
     best = np.argsort(-scores)[:5]
     assert status == 0 and [int(line.split()[1]) for line in out[1:]] == best.tolist()
     np.testing.assert_allclose([float(line.split()[0]) for line in out[1:]], scores[best], atol=1e-4)
-    assert f"picture {int(made.items(best[:1])[0]['path'][:2])} (" in out[1]
+    assert f"image {int(built.items(best[:1])[0]['path'][:2])} (" in out[1]
     with Image.open(sheet) as image:
         assert image.format == "PNG" and image.width > 5 * 128
 
@@ -142,7 +142,7 @@ def test_search_by_image_finds_the_image_itself(capsys, database, model, picture
     assert (tmp_path / "found.jpg").stat().st_size > 1000
 
 
-def test_search_tells_of_the_end_of_a_text_that_is_not_seen(capsys, database, model):
+def test_search_warns_of_the_end_of_a_text_that_is_cut_off(capsys, database, model):
     _, _, err = call(capsys, "database", "search", database, "red cat " * 20 + "at the END", "--encoder", model)
     assert any("too long" in line and "at the END" in line for line in err)
 
@@ -175,7 +175,7 @@ def test_list_names_the_embedded_databases(capsys):
         (["search", "{database}", "a"], "made by encoder 'tiny', which does not come with this installation"),
         (["search", "{database}", "a", "--encoder", "tiny-er"], "unknown model 'tiny-er'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--index", "exakt"], "unknown index 'exakt'"),
-        (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown kind of picture '.tga'"),
+        (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown image format '.tga'"),
         (["search", "{database}", "--image", "nowhere.png"], "cannot read --image nowhere.png"),
         (["search", "{database}", "--image", "{pictures}/05.png"], "not a readable image"),
         (["build", "{pictures}", "--out", "{database}"], "exists already"),
@@ -188,7 +188,7 @@ def test_list_names_the_embedded_databases(capsys):
         (["build", "{pictures}", "--out", "{new}", "--max-skip", "2"], "--max-skip 2.0 is out of range; give 0 to 1"),
         (
             ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--max-skip", "0"],
-            "1 of the first 6 pictures",
+            "1 of the first 6 images",
         ),
         (["build", "{pictures}", "--out", "{new}", "--where", "oil"], "--where 'oil' is not KEY=VALUE"),
         (["build", "{pictures}", "--out", "{new}", "--quality", "0"], "--quality 0 is out of range; give 1 to 100"),
@@ -214,11 +214,11 @@ def test_another_encoder_is_refused(capsys, database, model, tmp_path):
     assert "was made by encoder 'tiny'" in line and "this is 'other'" in line
 
 
-def test_neighbors_are_written_once_and_then_found_finished(capsys, database, model, pictures, tmp_path):
+def test_neighbors_are_computed_once(capsys, database, model, pictures, tmp_path):
     arguments = ["--dataset", pictures, "--database", database, "--encoder", model, "--k", 4, "--keep-duplicates"]
     arguments += ["--out", tmp_path / "out"]
     status, _, err = call(capsys, "neighbors", *arguments)
-    assert status == 0 and any("4 neighbours of 24 examples in 'zoo'" in line for line in err)
+    assert status == 0 and any("4 neighbors of 24 examples in 'zoo'" in line for line in err)
     sidecar = NeighborSidecar.open(tmp_path / "out")
     assert sidecar[7][0][0] == 6 and sidecar[5][0][0] == -1
     status, _, err = call(capsys, "neighbors", *arguments)
@@ -230,15 +230,15 @@ def test_neighbors_are_written_once_and_then_found_finished(capsys, database, mo
     assert "unknown database 'nowhere'" in refused(capsys, "neighbors", *arguments, "--database", "nowhere")
 
 
-def test_import_takes_over_rows_and_says_that_there_are_no_pictures(tmp_path, capsys):
+def test_import_converts_rows_without_images(tmp_path, capsys):
     rows = np.random.default_rng(0).normal(size=(6, 128)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", embedding=rows, img_id=np.arange(6), patch_coords=np.zeros((6, 4), np.int64))
     arguments = ["database", "import", str(tmp_path / "rows.npz"), "--encoder", "style-scenes"]
     assert main([*arguments, "--out", str(tmp_path / "rows")]) == 0
-    assert "6 rows by encoder 'style-scenes', without pictures" in capsys.readouterr().err
+    assert "6 rows by encoder 'style-scenes', without images" in capsys.readouterr().err
     assert main(["database", "info", str(tmp_path / "rows"), "--verify"]) == 0
-    told = capsys.readouterr().out
-    assert "6 of width 128, float16" in told and "thumbnails:  none" in told and "img_id" in told
+    info = capsys.readouterr().out
+    assert "6 of width 128, float16" in info and "thumbnails:  none" in info and "img_id" in info
     assert main(["database", "search", str(tmp_path / "rows"), "a red boat", "--k", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main([*arguments, "--out", str(tmp_path / "rows")]) == 2

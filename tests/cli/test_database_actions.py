@@ -1,4 +1,4 @@
-"""What can be done with databases on the command line, each with good input and with bad."""
+"""The actions of `rdm database`, each with valid and with invalid input."""
 
 import json
 import shutil
@@ -32,20 +32,20 @@ def model(tmp_path_factory):
 
 
 def write_set(folder, count, seed):
-    """Writes pictures with captions, styles and artists."""
+    """Writes images with captions, styles and artists."""
     folder.mkdir()
     rows = []
-    for i, picture in enumerate(noise(count, seed)):
-        Image.fromarray(picture).resize((20, 16)).save(folder / f"{i:02d}.png")
-        told = {"text": f"{folder.name} no. {i}", "style": STYLES[i % 3], "artist": f"Artist {i % 4}"}
-        rows.append({"file_name": f"{i:02d}.png", **told})
+    for i, image in enumerate(noise(count, seed)):
+        Image.fromarray(image).resize((20, 16)).save(folder / f"{i:02d}.png")
+        labels = {"text": f"{folder.name} no. {i}", "style": STYLES[i % 3], "artist": f"Artist {i % 4}"}
+        rows.append({"file_name": f"{i:02d}.png", **labels})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Returns a folder with two sets of pictures."""
+    """Returns a folder with two sets of images."""
     root = tmp_path_factory.mktemp("sets")
     write_set(root / "boats", 24, 0)
     write_set(root / "trees", 18, 1)
@@ -87,7 +87,7 @@ def call(capsys, *arguments):
 
 
 def done(capsys, *arguments):
-    """Returns the lines on standard output and on standard error of an action that goes well."""
+    """Returns the lines on standard output and on standard error of an action that succeeds."""
     status, out, err = call(capsys, *arguments)
     assert status == 0, err
     return out, err
@@ -102,7 +102,7 @@ def found_by(capsys, *arguments):
     return [(float(line.split()[0]), int(line.split()[1]), line.split(maxsplit=2)[2]) for line in out[1:]]
 
 
-def test_weights_share_out_the_neighbours_and_each_says_where_it_is_from(capsys, databases, opened, model, encoder):
+def test_weights_divide_the_neighbors_and_each_names_its_database(capsys, databases, opened, model, encoder):
     names = [f"{databases}/boats:0.7", f"{databases}/trees:0.3"]
     arguments = ["--database", names[0], "--database", names[1], "a red boat", "--k", 10, "--encoder", model]
     found = found_by(capsys, *arguments)
@@ -114,19 +114,19 @@ def test_weights_share_out_the_neighbours_and_each_says_where_it_is_from(capsys,
     assert all(f"{name} no. {row} ({row:02d}.png)" in rest for (_, row, rest), name in zip(found, origins, strict=True))
 
 
-def test_texts_pictures_and_negatives_are_one_query(capsys, databases, sets, opened, model, encoder):
+def test_texts_images_and_negatives_are_one_query(capsys, databases, sets, opened, model, encoder):
     arguments = ["a boat", "--image", sets / "trees" / "03.png", "--image-weight", 0.6, "--negative", "a sail"]
     arguments += ["--negative-weight", 0.25, "--k", 6, "--encoder", model]
     found = found_by(capsys, databases / "boats", *arguments)
     with Image.open(sets / "trees" / "03.png") as image:
-        pictures = [np.asarray(image)]
+        images = [np.asarray(image)]
     weights = {"picture_weight": 0.6, "negative_weight": 0.25}
-    query = mixed_query(encoder, ["a boat"], pictures, ["a sail"], **weights)
+    query = mixed_query(encoder, ["a boat"], images, ["a sail"], **weights)
     expected = Retriever(encoder, opened[:1]).retrieve(query, 6)
     assert [row for _, row, _ in found] == expected.ids[0].tolist()
 
 
-def test_filters_leave_rows_out(capsys, databases, model, tmp_path):
+def test_filters_drop_rows(capsys, databases, model, tmp_path):
     listed = tmp_path / "list"
     listed.write_text("artist=Artist 1\n03.png\n")
     arguments = ["a boat", "--where", "style=ink", "--exclude", "path=06.png", "--exclude-list", listed, "--k", 4]
@@ -143,7 +143,7 @@ def test_diversity_and_duplicates_reach_the_search(capsys, databases, opened, mo
     assert [row for _, row, _ in found] == expected.ids[0].tolist()
 
 
-# Looking.
+# Inspecting.
 
 
 def size_of(file):
@@ -152,7 +152,7 @@ def size_of(file):
         return image.size
 
 
-def test_a_sheet_and_a_map_are_drawn(capsys, databases, model, tmp_path):
+def test_a_sheet_and_a_map_are_written(capsys, databases, model, tmp_path):
     done(capsys, "sheet", databases / "boats", "--out", tmp_path / "sheet.png", "--number", 5, "--columns", 3)
     done(capsys, "sheet", databases / "boats", "--out", tmp_path / "ink.jpg", "--where", "style=ink")
     assert size_of(tmp_path / "sheet.png")[0] > 3 * 64 and size_of(tmp_path / "ink.jpg")[0] > 8 * 64
@@ -169,9 +169,9 @@ def test_info_as_json_is_the_manifest(capsys, databases):
     assert json.loads("\n".join(out)) == json.loads((databases / "boats" / "manifest.json").read_text())
 
 
-def test_list_finds_databases_below_a_folder_and_tells_of_damaged_ones(capsys, databases, tmp_path):
+def test_list_finds_databases_below_a_folder_and_reports_damaged_ones(capsys, databases, tmp_path):
     root = Path(shutil.copytree(databases, tmp_path / "root" / "all")).parent
-    shutil.copytree(databases / "boats", root / ".boats.x7.new")  # what a stopped process may leave
+    shutil.copytree(databases / "boats", root / ".boats.x7.new")  # an interrupted process may leave this
     shutil.copytree(databases / "boats", root / "damaged")
     next((root / "damaged").glob("items*")).unlink()
     (root / "model").mkdir()
@@ -180,11 +180,11 @@ def test_list_finds_databases_below_a_folder_and_tells_of_damaged_ones(capsys, d
     assert [line.split()[0] for line in out] == ["boats", "trees"]
     assert "24 rows by tiny, from boats" in out[0] and str(root / "all" / "boats") in out[0]
     assert any("damaged database" in line and "items" in line for line in err)
-    assert any("no databases there" in line for line in done(capsys, "list", tmp_path / "root" / "model")[1])
+    assert any("no databases; build one" in line for line in done(capsys, "list", tmp_path / "root" / "model")[1])
 
 
 def test_verify_reads_all_files(capsys, copy):
-    assert "all 3 files are as the manifest says" in done(capsys, "verify", copy)[1][0]
+    assert "all 3 files match the manifest" in done(capsys, "verify", copy)[1][0]
 
 
 def test_tune_prints_a_table_and_a_dry_run_stores_nothing(capsys, copy, model, tmp_path):
@@ -193,9 +193,9 @@ def test_tune_prints_a_table_and_a_dry_run_stores_nothing(capsys, copy, model, t
     queries.write_text("a boat\n\na tree\na boat\n")
     for options, texts in (([], 24), (["--queries", queries], 2)):
         out, err = done(capsys, "tune", copy, "--dry-run", "--k", 3, "--encoder", model, *options)
-        assert out[0] == f"24 rows, recall@3 on 24 pictures, {texts} texts"
+        assert out[0] == f"24 rows, recall@3 on 24 images, {texts} texts"
         exact = next(line for line in out if line.startswith("exact"))
-        assert exact.split()[1:3] == ["1.0000", "1.0000"] and any("quickest with a recall" in line for line in err)
+        assert exact.split()[1:3] == ["1.0000", "1.0000"] and any("fastest with a recall" in line for line in err)
     assert (copy / "manifest.json").read_bytes() == before and not (copy / "index").exists()
 
 
@@ -209,12 +209,12 @@ def captions(database):
 def test_merge_subset_and_remove(capsys, databases, opened, tmp_path):
     both, some = tmp_path / "both", tmp_path / "some"
     _, err = done(capsys, "merge", databases / "trees", databases / "boats", "--out", both, "--name", "my own")
-    assert f"{both}: 42 rows of 2 databases, 0 near-duplicates left out" in err[0]
+    assert f"{both}: 42 rows of 2 databases, 0 near-duplicates dropped" in err[0]
     assert captions(Database.open(both)) == captions(opened[1]) + captions(opened[0])
     assert Database.open(both).name == "my own"
     twice = tmp_path / "twice"
     _, err = done(capsys, "merge", both, databases / "boats", "--out", twice, "--duplicates", 1)
-    assert "42 rows of 2 databases, 24 near-duplicates left out" in err[0]
+    assert "42 rows of 2 databases, 24 near-duplicates dropped" in err[0]
     _, err = done(capsys, "subset", both, "--out", some, "--where", "style=oil", "--limit", 9)
     assert f"{some}: 9 of the 42 rows of 'my own'" in err[0]
     expected = [f"{name} no. {i}" for name, count in (("trees", 18), ("boats", 24)) for i in range(1, count, 3)]
@@ -222,29 +222,31 @@ def test_merge_subset_and_remove(capsys, databases, opened, tmp_path):
     listed = tmp_path / "list"
     listed.write_text("# taken down\nartist=Artist 3\n01.png\n")
     _, err = done(capsys, "remove", both, "--list", listed)
-    assert f"{both}: 12 rows removed, 30 are left" in err[0]
+    assert f"{both}: 12 rows removed, 30 remain" in err[0]
     assert all(item["attributes"]["artist"] != "Artist 3" for item in Database.open(both).items(range(30)))
     done(capsys, "verify", both)
-    told = "\n".join(done(capsys, "info", both)[0])
-    assert "remove (selection" in told and "merge (databases ['trees', 'boats'])" in told
+    info = "\n".join(done(capsys, "info", both)[0])
+    assert "remove (selection" in info and "merge (databases ['trees', 'boats'])" in info
 
 
 def test_append_adds_once(capsys, sets, copy, model):
     arguments = ["build", sets / "trees", "--out", copy, "--append", "--encoder", model]
     assert any("42 rows by encoder 'tiny'" in line for line in done(capsys, *arguments)[1])
     before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir()}
-    assert any("finished before, 42 rows; nothing is changed" in line for line in done(capsys, *arguments)[1])
+    assert any("finished before, 42 rows; nothing has changed" in line for line in done(capsys, *arguments)[1])
     assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir()} == before
 
 
 def test_processes_share_a_build(capsys, sets, databases, model, tmp_path):
     arguments = ["build", sets / "boats", "--out", tmp_path / "boats", "--encoder", model, "--part-size", 10]
     _, err = done(capsys, *arguments, "--process", "1/2")
-    assert any("this share is done; the database is there when the other processes have done" in line for line in err)
+    assert any(
+        "this process is done; the database is complete when the other processes have done" in line for line in err
+    )
     done(capsys, *arguments, "--process", "0/2")
-    made, whole = Database.open(tmp_path / "boats"), Database.open(databases / "boats")
-    np.testing.assert_array_equal(np.asarray(made.rows), np.asarray(whole.rows))
-    assert made.items(range(24)) == whole.items(range(24)) and len(made.shards) == 3
+    shared, single = Database.open(tmp_path / "boats"), Database.open(databases / "boats")
+    np.testing.assert_array_equal(np.asarray(shared.rows), np.asarray(single.rows))
+    assert shared.items(range(24)) == single.items(range(24)) and len(shared.shards) == 3
 
 
 KILLED = """
@@ -262,14 +264,14 @@ main(sys.argv[1:])
 """
 
 
-def test_a_build_goes_on_after_kill_9(capsys, sets, model, tmp_path):
+def test_a_build_resumes_after_kill_9(capsys, sets, model, tmp_path):
     out = tmp_path / "boats"
     arguments = ["build", sets / "boats", "--out", out, "--encoder", model, "--part-size", 6, "--workers", 0]
     command = [sys.executable, "-c", KILLED, "database", *map(str, arguments)]
     ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=300)
     assert ran.returncode == -signal.SIGKILL and not out.exists() and (tmp_path / ".boats.partial").is_dir()
     _, err = done(capsys, *arguments)
-    assert any("24 rows by encoder 'tiny', 0 skipped, 12 pictures were done before" in line for line in err)
+    assert any("24 rows by encoder 'tiny', 0 skipped, 12 images were done before" in line for line in err)
     arguments[3] = tmp_path / "whole"
     done(capsys, *arguments, "--name", "boats")
     assert same_files(out, tmp_path / "whole")
@@ -304,11 +306,11 @@ SEARCH = ["search", BOATS, "a boat", "--encoder", "{model}"]
         ([*SEARCH, "--duplicates", "2"], "duplicates 2.0 is not a cosine"),
         ([*SEARCH, "--negative", "a boat", "--negative-weight", "1"], "cancel each other out"),
         ([*SEARCH, "--image-weight", "-1"], "image weight -1.0 is out of range"),
-        (["sheet", BOATS, "--out", "{new}.tga"], "unknown kind of picture '.tga'"),
+        (["sheet", BOATS, "--out", "{new}.tga"], "unknown image format '.tga'"),
         (["sheet", BOATS, "--out", "{new}.png", "--number", "0"], "--number 0 is out of range"),
         (["sheet", BOATS, "--out", "{new}.png", "--columns", "99"], "--columns 99 is out of range"),
         (["sheet", BOATS, "--out", "{new}.png", "--seed", "-1"], "--seed -1 is out of range"),
-        (["sheet", BOATS, "--out", "{new}.png", "--where", "style=none"], "no row of database 'boats' fits"),
+        (["sheet", BOATS, "--out", "{new}.png", "--where", "style=none"], "no row of database 'boats' is selected"),
         (["sheet", "{databases}", "--out", "{new}.png"], "is not a database: it has no manifest.json"),
         (["map", BOATS, "--out", "{new}.png", "--method", "tsne"], "unknown method 'tsne'"),
         (["map", BOATS, "--out", "{new}.png", "--where", "path=01.png"], "a map needs 3 rows or more, and there are 1"),
@@ -329,7 +331,7 @@ SEARCH = ["search", BOATS, "a boat", "--encoder", "{model}"]
         (["subset", BOATS, "--out", NEW, "--where", "style=none"], "no row is left; check the selection"),
         (["subset", BOATS, "--out", NEW, "--limit", "0"], "--limit 0 leaves no rows"),
         (["subset", BOATS, "--out", TREES], "exists already"),
-        (["remove", BOATS], "say what to remove"),
+        (["remove", BOATS], "no rows are named"),
         (["remove", BOATS, "--where", "artist=Nobody"], "no row of database 'boats' fits; nothing is removed"),
         (["remove", BOATS, "--where", "style"], "--where 'style' is not KEY=VALUE"),
         (["remove", BOATS, "--list", "{databases}/nothing"], "cannot read the exclusion list"),
@@ -370,7 +372,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     assert sorted((path, path.stat().st_mtime_ns) for path in databases.rglob("*")) == before
 
 
-def test_a_picture_that_is_there_is_not_overwritten(capsys, databases, tmp_path):
+def test_an_existing_image_is_not_overwritten(capsys, databases, tmp_path):
     (tmp_path / "a.png").write_text("mine")
     for action in ("sheet", "map"):
         status, _, err = call(capsys, action, databases / "boats", "--out", tmp_path / "a.png")

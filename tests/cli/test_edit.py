@@ -15,10 +15,10 @@ STEPS = ("--steps", 4, "--seed", 3, "--quiet")
 
 
 @pytest.fixture
-def picture(tmp_path):
+def original(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((16, 16)).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+    Image.fromarray(pixels).resize((16, 16)).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def mask(tmp_path):
 
 
 @pytest.fixture
-def edit(rdm, picture):
-    def run(action, *arguments, image=picture):
+def edit(rdm, original):
+    def run(action, *arguments, image=original):
         return rdm("edit", action, "--image", image, "--out", "out", *STEPS, *arguments, defaults=())
 
     return run
@@ -46,7 +46,7 @@ def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_img2img_starts_from_the_picture(edit, places, tmp_path):
+def test_img2img_starts_from_the_image(edit, places, tmp_path):
     assert edit("img2img", *places, "--prompt", "a red boat", "--strength", 0.5, "--num-images", 2) == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["00000-3.png", "00001-3.png"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -55,40 +55,40 @@ def test_img2img_starts_from_the_picture(edit, places, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["inpaint", "project"])
-def test_inpainting_leaves_the_known_pixels_as_they_are(edit, places, picture, mask, tmp_path, method):
+def test_inpainting_leaves_the_known_pixels_as_they_are(edit, places, original, mask, tmp_path, method):
     assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--method", method) == 0
-    drawn, known, new = pixels(tmp_path / "out" / "00000-3.png"), pixels(picture), pixels(mask) > 0
-    np.testing.assert_array_equal(drawn[~new], known[~new])
-    assert np.abs(drawn - known)[new].mean() > 5
+    edited, known, new = pixels(tmp_path / "out" / "00000-3.png"), pixels(original), pixels(mask) > 0
+    np.testing.assert_array_equal(edited[~new], known[~new])
+    assert np.abs(edited - known)[new].mean() > 5
 
 
-def test_a_large_picture_and_its_mask_are_fitted_together(edit, places, picture, mask, tmp_path):
-    for path in (picture, mask):
+def test_a_large_image_and_its_mask_are_fitted_together(edit, places, original, mask, tmp_path):
+    for path in (original, mask):
         Image.open(path).resize((64, 64), Image.Resampling.NEAREST).save(path)
     assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat") == 0
     assert pixels(tmp_path / "out" / "00000-3.png").shape == (16, 16, 3)
 
 
-def test_outpainting_keeps_the_picture_where_it_is(edit, places, picture, tmp_path):
+def test_outpainting_keeps_the_image_where_it_is(edit, places, original, tmp_path):
     assert edit("outpaint", *places, "--left", 4, "--down", 8, "--prompt", "a red boat") == 0
-    drawn = pixels(tmp_path / "out" / "00000-3.png")
-    assert drawn.shape == (24, 20, 3)
-    np.testing.assert_array_equal(drawn[:16, 4:], pixels(picture))
+    edited = pixels(tmp_path / "out" / "00000-3.png")
+    assert edited.shape == (24, 20, 3)
+    np.testing.assert_array_equal(edited[:16, 4:], pixels(original))
 
 
-def test_variations_have_the_picture_as_their_query(edit, places, tmp_path):
+def test_variations_have_the_image_as_their_query(edit, places, tmp_path):
     assert edit("vary", *places, "--num-images", 2) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["prompts"] == ["image 1"]
     assert (pixels(tmp_path / "out" / "00000-3.png") != pixels(tmp_path / "out" / "00001-3.png")).any()
 
 
-def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_path, capsys):
+def test_inversion_writes_the_noise_and_generates_from_it(edit, places, home, tmp_path, capsys):
     options = ("--prompt", "a red boat", "--to", "a blue tree", "--to-database", home / "two", "--iterations", 8)
     assert edit("invert", *places, *options) == 0
     out = tmp_path / "out"
-    told = json.loads((out / "inversion.json").read_text())
-    assert told["latent_error"] < 0.05 and told["autoencoder_psnr"] > 0
+    record = json.loads((out / "inversion.json").read_text())
+    assert record["latent_error"] < 0.05 and record["autoencoder_psnr"] > 0
     assert np.load(out / "noise.npy").shape == (1, 8, 8, 2)
     assert sorted(path.name for path in out.glob("*/0*.png")) == [
         "00000-3.png",
@@ -114,11 +114,11 @@ def test_inversion_writes_the_noise_and_draws_from_it(edit, places, home, tmp_pa
     assert np.abs(pixels(tmp_path / "again" / "00000-3.png") - pixels(first)).max() <= 2
 
 
-def test_an_edited_picture_is_replayed_bit_for_bit(edit, rdm, places, picture, mask, home, capsys):
+def test_an_edited_image_is_replayed_bit_for_bit(edit, rdm, places, original, mask, home, capsys):
     assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--with", "switch(prompt='cat')") == 0
     capsys.readouterr()
     assert rdm("replay", "out/00000-3.png", "--quiet", defaults=("--model", "--database")) == 0
-    assert "identical to the picture in the file" in capsys.readouterr().err
+    assert "identical to the image in the file" in capsys.readouterr().err
 
 
 def test_weights_of_a_file_mix_two_conditions(rdm, places, tmp_path):
@@ -146,7 +146,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
         (("outpaint", "--left", -4), "extend nothing; give 0 pixels or more"),
         (("outpaint", "--left", 3), "width 19 is not a multiple of 4"),
         (("invert", "--sampler", "plms"), "inversion goes back the way of DDIM"),
-        (("invert", "--to", "a"), "say what the picture is by --prompt"),
+        (("invert", "--to", "a"), "describe the image by --prompt"),
         (("mix", "--prompt", "a"), "there is nothing to mix with"),
         (("img2img", "--sampler", "dpmpp_2m", "--eta", 0.5), "sampler 'dpmpp_2m' has none"),
         (("img2img", "--steps", 2000), "2000"),
@@ -158,5 +158,5 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
 def test_bad_input_is_one_line_and_leaves_nothing(edit, places, tmp_path, capsys, arguments, message):
     Image.new("L", (8, 8)).save(tmp_path / "small.png")
     assert edit(arguments[0], *places, *arguments[1:]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert re.search(message, said[-1]) and not (tmp_path / "out").exists()
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, printed[-1]) and not (tmp_path / "out").exists()

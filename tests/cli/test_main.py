@@ -84,17 +84,17 @@ def test_importing_the_package_imports_no_jax():
         (["do", "a", "--step", "3"], "rdm: error: unknown option --step; did you mean --steps"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line_with_the_nearest_names(verb, capsys, arguments, message):
+def test_wrong_arguments_give_one_line_with_the_nearest_names(verb, capsys, arguments, message):
     def add_arguments(parser):
         parser.add_argument("words", nargs="*")
         parser.add_argument_group("group").add_argument("--steps", type=int)
 
     verb(lambda args: None, add_arguments)
     assert cli.main(arguments) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith(message)
-    assert said.err.count("\n") == 1
-    assert not said.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
+    assert not printed.out
 
 
 def test_options_of_sub_verbs_are_suggested_too(verb, capsys):
@@ -129,18 +129,18 @@ def test_positionals_may_stand_between_options(verb):
 def test_errors_are_one_line_and_a_status(verb, capsys, error, status, line):
     verb(raises(error))
     assert cli.main(["do"]) == status
-    said = capsys.readouterr().err
-    assert said.startswith(line)
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "do"], ["do", "--debug"]])
 def test_debug_shows_the_traceback(verb, capsys, arguments):
     verb(raises(UserError("no")))
     assert cli.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert said.endswith("rdm: error: no\n")
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert printed.endswith("rdm: error: no\n")
 
 
 def test_a_reader_that_leaves_is_no_error():
@@ -177,18 +177,18 @@ def test_the_log_is_shown_for_a_while(capsys):
     assert not log.handlers
 
 
-def test_progress_says_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
+def test_progress_writes_a_line_now_and_then_without_a_terminal(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 1.0, 6.0, 7.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    with Progress("drawing", unit="step") as progress:
+    with Progress("generating", unit="step") as progress:
         progress(0, 10)
         progress(1, 10)
         progress(6, 10)
         progress(7, 10)
-    assert capsys.readouterr().err == "rdm: drawing: 6/10 steps, 1 a second, 4.0 s left\n"
+    assert capsys.readouterr().err == "rdm: generating: 6/10 steps, 1 per second, 4.0 s left\n"
 
 
-def test_progress_says_once_that_all_is_done_however_soon_after_the_last_line(capsys, monkeypatch):
+def test_progress_writes_the_end_once_however_soon_after_the_last_line(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 6.0, 6.5, 6.6])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     progress = Progress("embedding", unit="row")
@@ -207,19 +207,19 @@ def test_a_bar_that_nobody_closes_shows_its_end(capsys, monkeypatch):
     assert "10/10" in capsys.readouterr().err
 
 
-def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
+def test_progress_shows_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with Progress("drawing") as progress:
+    with Progress("sampling") as progress:
         progress(5, 10)
         note("above")
         progress(10, 10)
-    said = capsys.readouterr().err
-    assert "10/10" in said
-    assert "rdm: above\n" in said
+    printed = capsys.readouterr().err
+    assert "10/10" in printed
+    assert "rdm: above\n" in printed
 
 
 def test_quiet_progress_is_silent(capsys):
-    with Progress("drawing", quiet=True, seconds=0.0) as progress:
+    with Progress("sampling", quiet=True, seconds=0.0) as progress:
         progress(5, 10)
     assert capsys.readouterr().err == ""
 

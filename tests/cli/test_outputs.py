@@ -112,7 +112,7 @@ def test_metadata_can_be_left_out(tmp_path):
         (encode_png(np.zeros((8, 8, 3), np.uint8), record(schema=9)), "schema 9"),
     ],
 )
-def test_damaged_files_are_told(tmp_path, data, message):
+def test_damaged_files_are_refused(tmp_path, data, message):
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(UserError, match=message):
         read_record(tmp_path / "a.png")
@@ -130,7 +130,7 @@ def test_a_used_folder_gets_the_next_run(tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 3
 
 
-def test_pictures_in_sub_folders_count_too(tmp_path):
+def test_images_in_sub_folders_count_too(tmp_path):
     for expected in ("out", "out/run-002"):
         with outputs.run_folder(tmp_path / "out", ["one", "two"]) as folder:
             outputs.write_new(folder / "one" / "00000-1.png", b"x")
@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_that_cannot_be_written_are_told_before_anything_is_done(tmp_path):
+def test_folders_that_cannot_be_written_are_refused_before_anything_is_done(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is not a folder"):
         outputs.check_writable(tmp_path / "file" / "out")
@@ -177,7 +177,7 @@ def test_folders_that_cannot_be_written_are_told_before_anything_is_done(tmp_pat
     assert not (tmp_path / "new").exists()
 
 
-def test_folders_without_permission_are_told(tmp_path, monkeypatch):
+def test_folders_without_permission_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(UserError, match="permission denied"):
         outputs.check_writable(tmp_path)
@@ -188,7 +188,7 @@ def test_the_query_vector_survives_bit_for_bit():
 
 
 def at(sheet, image, zoom):
-    """Says where an enlarged picture lies on a sheet, row and column of its corner; None where it does not."""
+    """Returns the row and column of an enlarged image's corner on a sheet; None if the image is not on it."""
     big = np.repeat(np.repeat(image, zoom, 0), zoom, 1)
     windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], big.shape[:2])[..., ::zoom, ::zoom]
     found = np.argwhere((windows == image[..., 0]).all((-1, -2)))
@@ -196,43 +196,43 @@ def at(sheet, image, zoom):
 
 
 def test_the_grid_has_prompts_by_samples():
-    drawn = result(["a", "b"], 3)
-    sheet = outputs.grid_sheet([("", drawn)])
-    places = [at(sheet, image, 8) for image in drawn.images]
+    generated = result(["a", "b"], 3)
+    sheet = outputs.grid_sheet([("", generated)])
+    places = [at(sheet, image, 8) for image in generated.images]
     rows, columns = {place[0] for place in places}, {place[1] for place in places}
     assert (len(rows), len(columns)) == (2, 3)
     assert places == sorted(places)
 
 
 def test_the_grid_has_styles_by_samples():
-    drawn = [(style, result(["a"], 2)) for style in ("one", "two", "three")]
-    sheet = outputs.grid_sheet(drawn)
-    places = [at(sheet, image, 8) for _, one in drawn for image in one.images]
+    generated = [(style, result(["a"], 2)) for style in ("one", "two", "three")]
+    sheet = outputs.grid_sheet(generated)
+    places = [at(sheet, image, 8) for _, one in generated for image in one.images]
     assert len({place[0] for place in places}) == 3
     assert places == sorted(places)
 
 
 def test_many_samples_of_one_prompt_are_wrapped():
-    drawn = result(["a"], 11)
-    places = [at(outputs.grid_sheet([("", drawn)]), image, 8) for image in drawn.images]
+    generated = result(["a"], 11)
+    places = [at(outputs.grid_sheet([("", generated)]), image, 8) for image in generated.images]
     assert len({place[1] for place in places}) == 8
     assert len({place[0] for place in places}) == 2
 
 
-def test_each_sample_stands_beside_its_neighbours():
-    drawn = result(["a", "b"], 1)
-    sheet = outputs.neighbor_sheet(drawn, Thumbnails())
-    for row, image in enumerate(drawn.images):
+def test_each_sample_stands_beside_its_neighbors():
+    generated = result(["a", "b"], 1)
+    sheet = outputs.neighbor_sheet(generated, Thumbnails())
+    for row, image in enumerate(generated.images):
         y, x = at(sheet, image, 8)
         thumbnails = [sheet[y + 64, x + 64 + column * (128 + 8)] for column in (1, 2)]
-        assert [int(pixel[0]) for pixel in thumbnails] == drawn.neighbors.ids[row].tolist()
+        assert [int(pixel[0]) for pixel in thumbnails] == generated.neighbors.ids[row].tolist()
 
 
 def test_sheets_stop_growing(monkeypatch):
-    drawn = result([str(i) for i in range(20)], 2)
-    whole = outputs.grid_sheet([("", drawn)])
+    generated = result([str(i) for i in range(20)], 2)
+    whole = outputs.grid_sheet([("", generated)])
     monkeypatch.setattr(outputs, "SHEET_PIXELS", 5 * 2 * 128 * 128)
-    part = outputs.grid_sheet([("", drawn)])
+    part = outputs.grid_sheet([("", generated)])
     assert part.shape[0] * 3 < whole.shape[0]
-    assert outputs.neighbor_sheet(drawn, Thumbnails()).shape[0] < whole.shape[0] / 3
+    assert outputs.neighbor_sheet(generated, Thumbnails()).shape[0] < whole.shape[0] / 3
     assert tuple(part[0, 0]) == sheets.BACKGROUND

@@ -33,12 +33,12 @@ def pixels(path):
     return np.asarray(Image.open(path))
 
 
-def test_a_run_writes_pictures_sheets_and_its_record(sample, capsys):
+def test_a_run_writes_images_sheets_and_its_record(sample, capsys):
     assert sample("a red boat", "a blue tree", "--num-images", 2, "--seed", 7) == 0
     assert files() == [*(f"0000{i}-7.png" for i in range(4)), "grid.png", "neighbors.png", "run.json"]
-    said = capsys.readouterr()
-    assert said.out == "outputs\n"
-    assert "seed 7" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == "outputs\n"
+    assert "seed 7" in printed.err
     run = json.loads(Path("outputs/run.json").read_text())
     assert run["complete"]
     assert run["prompts"] == ["a red boat", "a blue tree"]
@@ -54,7 +54,7 @@ def test_a_run_writes_pictures_sheets_and_its_record(sample, capsys):
     assert set(run["model"]["parts"]) == {"clip", "autoencoder", "denoiser", "tokenizer"}
 
 
-def test_pictures_are_those_of_the_python_interface(sample, home, load):
+def test_images_are_those_of_the_python_interface(sample, home, load):
     sample("a red boat", "a blue tree", "--num-images", 2, "--seed", 7)
     result = load(home / "model").sample(["a red boat", "a blue tree"], database=home / "one", num_images=2, seed=7)
     for index, image in enumerate(result.images):
@@ -63,12 +63,12 @@ def test_pictures_are_those_of_the_python_interface(sample, home, load):
 
 def test_each_of_several_databases_has_a_folder_and_the_same_seeds(sample, home):
     assert sample("a red boat", "--database", home / "two", "--num-images", 2, "--seed", 7) == 0
-    pictures = ["00000-7.png", "00001-7.png", "neighbors.png"]
+    written = ["00000-7.png", "00001-7.png", "neighbors.png"]
     assert files() == [
         "grid.png",
-        *(f"one/{file}" for file in pictures),
+        *(f"one/{file}" for file in written),
         "run.json",
-        *(f"two/{file}" for file in pictures),
+        *(f"two/{file}" for file in written),
     ]
     run = json.loads(Path("outputs/run.json").read_text())
     assert [image["database"] for image in run["images"]] == ["one"] * 2 + ["two"] * 2
@@ -83,20 +83,20 @@ def test_nothing_is_overwritten(sample):
     assert np.array_equal(pixels("outputs/00000-7.png"), pixels("outputs/run-002/00000-7.png"))
 
 
-def test_a_seed_is_drawn_said_and_recorded(sample, capsys):
+def test_a_random_seed_is_printed_and_recorded(sample, capsys):
     assert sample("a red boat", "--num-images", 4) == 0
     seed = int(re.search(r"seed (\d+)", capsys.readouterr().err)[1])
     assert json.loads(Path("outputs/run.json").read_text())["request"]["seed"] == seed
     assert Path(f"outputs/00000-{seed}.png").exists()
 
 
-def test_replay_draws_each_picture_again_bit_for_bit(sample, rdm, capsys):
+def test_replay_generates_each_image_again_bit_for_bit(sample, rdm, capsys):
     sample("a red boat", "a blue tree", "a tree", "--num-images", 2, "--batch-size", 4, "--seed", 7)
     for index in (1, 4):
         assert rdm("replay", f"outputs/0000{index}-7.png") == 0
-        said = capsys.readouterr()
-        assert "identical to the image in the file" in said.err
-        assert said.out.endswith(f"0000{index}-7-replay.png\n")
+        printed = capsys.readouterr()
+        assert "identical to the image in the file" in printed.err
+        assert printed.out.endswith(f"0000{index}-7-replay.png\n")
         original, again = Path(f"outputs/0000{index}-7.png"), Path(f"outputs/0000{index}-7-replay.png")
         assert np.array_equal(pixels(original), pixels(again))
         assert Image.open(original).text["parameters"] == Image.open(again).text["parameters"]
@@ -137,7 +137,7 @@ def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
     assert "not overwritten" in capsys.readouterr().err
 
 
-def test_databases_with_weights_are_drawn_from_together(sample, rdm, home, capsys):
+def test_databases_with_weights_are_searched_together(sample, rdm, home, capsys):
     mixed = ["--database", f"{home / 'one'}:3", "--database", f"{home / 'two'}:1", "--seed", 7, "--neighbors", 4]
     assert rdm("sample", "a red boat", *mixed, "--out", "mixed", defaults=("--model",)) == 0
     assert sorted(path.name for path in Path("mixed").iterdir()) == [
@@ -156,9 +156,9 @@ def test_databases_with_weights_are_drawn_from_together(sample, rdm, home, capsy
 def test_replay_with_another_database_warns(sample, rdm, home, capsys):
     sample("a red boat", "--num-images", 4, "--seed", 7)
     assert rdm("replay", "outputs/00000-7.png", "--database", home / "two", defaults=("--model",)) == 0
-    said = capsys.readouterr().err
-    assert "warning: this database 'two'" in said
-    assert "differs by at most" in said
+    printed = capsys.readouterr().err
+    assert "warning: this database 'two'" in printed
+    assert "differs by at most" in printed
 
 
 def test_records_name_no_place_and_no_user(sample, home, monkeypatch):
@@ -186,16 +186,16 @@ def test_prompts_from_a_file(sample, monkeypatch):
     assert json.loads(Path("piped/run.json").read_text())["prompts"] == ["a tree", "a boat"]
 
 
-def test_text_alone_draws_without_neighbours(rdm, home):
+def test_text_alone_generates_without_neighbors(rdm, home):
     assert rdm("sample", "a red boat", "--condition", "text", "--num-images", 4, defaults=("--model",)) == 0
     assert "neighbors.png" not in files()
     run = json.loads(Path("outputs/run.json").read_text())
     assert run["databases"] == []
-    picture = next(name for name in files() if name.startswith("00003"))
-    assert rdm("replay", f"outputs/{picture}", defaults=("--model",)) == 0
+    file = next(name for name in files() if name.startswith("00003"))
+    assert rdm("replay", f"outputs/{file}", defaults=("--model",)) == 0
 
 
-def test_a_model_that_draws_by_text_needs_no_database(rdm, home, tmp_path):
+def test_a_model_conditioned_on_text_needs_no_database(rdm, home, tmp_path):
     shutil.copytree(home / "model", tmp_path / "by-text")
     config = json.loads((tmp_path / "by-text/config.json").read_text())
     config["sampling"]["condition"] = "text"
@@ -205,7 +205,7 @@ def test_a_model_that_draws_by_text_needs_no_database(rdm, home, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["items-00000-of-00001.parquet", "thumbnails-00000-of-00001.array_record"])
-def test_a_damaged_database_fails_before_anything_is_drawn(rdm, home, tmp_path, capsys, name):
+def test_a_damaged_database_fails_before_anything_is_generated(rdm, home, tmp_path, capsys, name):
     shutil.copytree(home / "one", tmp_path / "damaged")
     data = (tmp_path / "damaged" / name).read_bytes()
     (tmp_path / "damaged" / name).write_bytes(data[: len(data) // 2])
@@ -255,27 +255,27 @@ def test_rows_of_the_database_are_queries_where_there_is_no_prompt(sample, rdm, 
     assert prompts == ["a red boat", next(iter(first))]
 
 
-def test_rows_are_drawn_by_how_often_they_were_neighbours(sample, home, tiny, tmp_path, monkeypatch, capsys):
+def test_rows_are_sampled_by_how_often_they_were_neighbors(sample, home, tiny, tmp_path, monkeypatch, capsys):
     from rdm_jax.retrieval import proposals
 
-    asked = []
+    opened = []
     monkeypatch.setattr(proposals, "count_neighbors", lambda sidecar, database: np.arange(len(database)))
-    monkeypatch.setattr("rdm_jax.retrieval.sidecar.NeighborSidecar.open", lambda path: asked.append(path))
+    monkeypatch.setattr("rdm_jax.retrieval.sidecar.NeighborSidecar.open", lambda path: opened.append(path))
     options = ("--proposals", 3, "--counts", "near", "--seed", 7)
     for m, allowed in ((2, {10, 11}), (0.01, {11})):
         assert sample(*options, "--top_m", m, "--use_weights", "--out", f"m{m}") == 0
         images = json.loads(Path(f"m{m}/run.json").read_text())["images"]
         assert {int(image["prompt"].removeprefix("row ")) for image in images} <= allowed
-    assert asked == ["near"] * 2
+    assert opened == ["near"] * 2
     assert sample("a red boat", "--top_m", 0.01, "--seed", 7, "--out", "none") == 0
     assert "warning: --top-m applies to --proposals" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, monkeypatch):
-    draw = Generator.generate
+def test_an_interrupted_run_keeps_its_images_and_records_that_it_is_incomplete(sample, home, load, monkeypatch):
+    generate = Generator.generate
 
     def interrupted(self, *arguments):
-        yield next(draw(self, *arguments))
+        yield next(generate(self, *arguments))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Generator, "generate", interrupted)
@@ -309,7 +309,7 @@ def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, m
         (["a", "--num-images", "0"], "num images 0 is too small"),
         (["a", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["--from-file", "empty.txt"], "empty.txt holds no prompts"),
-        (["--from-file", "picture.png"], "picture.png is no UTF-8 text"),
+        (["--from-file", "image.png"], "image.png is no UTF-8 text"),
         (["--image", "missing.png"], "cannot read image missing.png: No such file"),
         (["--image", "empty.txt"], "cannot read image empty.txt: not a readable image"),
         (["a", "--out", "empty.txt"], "cannot write to empty.txt"),
@@ -324,20 +324,20 @@ def test_an_interrupted_run_keeps_what_it_drew_and_says_so(sample, home, load, m
 )
 def test_bad_input_is_one_line_and_leaves_nothing(sample, home, capsys, arguments, message):
     Path("empty.txt").write_text("")
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("picture.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("image.png")
     Path("damaged").mkdir()
     Path("damaged/config.json").write_text("{")
     before = files(".")
     assert sample(*(argument.format(home=home) for argument in arguments)) == 2
-    said = capsys.readouterr()
-    assert re.match("rdm: error: .*" + re.escape(message), said.err.splitlines()[-1])
-    assert "Traceback" not in said.err
-    assert not said.out
+    printed = capsys.readouterr()
+    assert re.match("rdm: error: .*" + re.escape(message), printed.err.splitlines()[-1])
+    assert "Traceback" not in printed.err
+    assert not printed.out
     assert files(".") == before
     assert not Path("outputs").exists()
 
 
-def test_a_picture_without_a_record_cannot_be_replayed(rdm, capsys):
+def test_an_image_without_a_record_cannot_be_replayed(rdm, capsys):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("plain.png")
     assert rdm("replay", "plain.png") == 2
     assert "carries no parameters" in capsys.readouterr().err
@@ -351,7 +351,7 @@ def test_a_default_database_is_taken_only_where_there_is_one(rdm, capsys, monkey
     assert "name one by --database (known: oil, sketch)" in capsys.readouterr().err
 
 
-def test_pictures_need_not_be_square(sample):
+def test_images_need_not_be_square(sample):
     assert sample("a red boat", "--height", 16, "--width", 24, "--num-images", 2, "--seed", 7) == 0
     assert pixels("outputs/00001-7.png").shape == (16, 24, 3)
     assert {"grid.png", "neighbors.png"} < set(files())

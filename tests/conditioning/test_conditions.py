@@ -21,7 +21,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.unet import attention_bias
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
 
@@ -60,7 +60,7 @@ def generator():
 def databases(tmp_path_factory, generator):
     folder = tmp_path_factory.mktemp("databases")
     for seed, name in enumerate(("one", "two")):
-        build_database(tiny.Squares(12, seed), generator.encoder, folder / name, name=name)
+        build_database(BuildJob.of(tiny.Squares(12, seed), generator.encoder, BuildOptions(name=name)), folder / name)
     return [folder / "one", folder / "two"]
 
 
@@ -75,12 +75,12 @@ def masks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def draw(generator, databases):
-    def drawn(*conditions, prompt=PROMPT, **options):
+def sample(generator, databases):
+    def generate(*conditions, prompt=PROMPT, **options):
         settings = {"condition": "text+neighbors", "steps": 4, "batch_size": 2, "num_images": 2, **options}
         return generator.sample(prompt, database=databases[0], conditions=conditions, **settings).images
 
-    return drawn
+    return generate
 
 
 def near(a, b, levels=1):
@@ -101,20 +101,20 @@ def near(a, b, levels=1):
         ("switch(prompt='a blue tree', after=0.5)", "switch(database='{two}', after=0.25)"),
     ],
 )
-def test_a_condition_changes_the_pictures_and_other_options_compile_nothing(
-    generator, draw, databases, masks, first, second
+def test_a_condition_changes_the_images_and_other_options_compile_nothing(
+    generator, sample, databases, masks, first, second
 ):
     first, second = (text.format(two=databases[1], **masks) for text in (first, second))
-    plain, changed = draw(), draw(first)
+    plain, changed = sample(), sample(first)
     assert not near(plain, changed)
     before = generator.compilations
-    again = draw(second)
+    again = sample(second)
     assert generator.compilations == before
     assert first == second or (again != changed).any()
 
 
-def test_what_changes_nothing_changes_nothing(draw, databases, masks):
-    plain = draw()
+def test_what_changes_nothing_changes_nothing(sample, databases, masks):
+    plain = sample()
     for text in (
         "also(prompt='a blue tree', scale=0)",
         "weights(of_query=2, of_neighbors=2)",
@@ -123,23 +123,23 @@ def test_what_changes_nothing_changes_nothing(draw, databases, masks):
         "add(prompt='a blue tree', weight=0)",
         "switch(prompt='a blue tree', after=1)",
     ):
-        assert near(draw(text), plain), text
-    assert near(draw(guidance_rescale=1e-6), plain)
+        assert near(sample(text), plain), text
+    assert near(sample(guidance_rescale=1e-6), plain)
 
 
-def test_the_other_condition_alone_is_the_other_condition(draw, databases, masks):
-    other = draw(prompt="a blue tree")
+def test_the_other_condition_alone_is_the_other_condition(sample, databases, masks):
+    other = sample(prompt="a blue tree")
     for text in (
         f"region(mask='{masks['all']}', prompt='a blue tree')",
         "interpolate(prompt='a blue tree', share=1)",
         "switch(prompt='a blue tree', after=0)",
     ):
-        assert near(draw(text), other), text
+        assert near(sample(text), other), text
     # Twice the same condition with half the scale each is once the whole.
-    whole = draw(guidance_scale=3.0)
-    assert near(draw(f"also(prompt='{PROMPT}', scale=1.5)", guidance_scale=1.5), whole)
+    whole = sample(guidance_scale=3.0)
+    assert near(sample(f"also(prompt='{PROMPT}', scale=1.5)", guidance_scale=1.5), whole)
     # Away from itself there is nothing to lead to.
-    assert near(draw(f"negative(prompt='{PROMPT}')", guidance_scale=5.0), draw(guidance_scale=1.0))
+    assert near(sample(f"negative(prompt='{PROMPT}')", guidance_scale=5.0), sample(guidance_scale=1.0))
 
 
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
@@ -170,12 +170,12 @@ def test_a_region_acts_where_it_is_painted():
     np.testing.assert_allclose(out[:, 2:], second[:, 2:], atol=1e-5)
 
 
-def test_guidance_within_an_interval(draw):
-    whole, none = draw(guidance_scale=4.0), draw(guidance_scale=1.0)
-    assert near(draw(guidance_scale=4.0, guidance_interval=(0.0, 1.0)), whole, 0)
+def test_guidance_within_an_interval(sample):
+    whole, none = sample(guidance_scale=4.0), sample(guidance_scale=1.0)
+    assert near(sample(guidance_scale=4.0, guidance_interval=(0.0, 1.0)), whole, 0)
     # Four steps from 751 to 1: nothing is above 0.9.
-    assert near(draw(guidance_scale=4.0, guidance_interval=(0.9, 1.0)), none)
-    half = draw(guidance_scale=4.0, guidance_interval=(0.0, 0.6))
+    assert near(sample(guidance_scale=4.0, guidance_interval=(0.9, 1.0)), none)
+    half = sample(guidance_scale=4.0, guidance_interval=(0.0, 0.6))
     assert not near(half, whole) and not near(half, none)
 
 
@@ -211,19 +211,20 @@ def test_conditions_of_other_sizes_are_filled_up_with_what_counts_for_nothing():
     assert align(plain).given.weights is None and align(plain).null.target is None
 
 
-def test_learned_weights_mix_two_conditions(draw, tmp_path):
+def test_learned_weights_mix_two_conditions(sample, tmp_path):
     for name, values in (("own", [1.0] * 4), ("other", [0.0] * 4), ("half", [1.0, 1.0, 0.0, 0.0])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"weights": values}))
     mixed = {
-        name: draw(f"mix(prompt='a blue tree', weights='{tmp_path / name}.json')") for name in ("own", "other", "half")
+        name: sample(f"mix(prompt='a blue tree', weights='{tmp_path / name}.json')")
+        for name in ("own", "other", "half")
     }
-    assert near(mixed["own"], draw())
-    assert near(mixed["other"], draw(prompt="a blue tree"))
-    assert near(mixed["half"], draw("switch(prompt='a blue tree', after=0.5)"), 0)
+    assert near(mixed["own"], sample())
+    assert near(mixed["other"], sample(prompt="a blue tree"))
+    assert near(mixed["half"], sample("switch(prompt='a blue tree', after=0.5)"), 0)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("condition", "message"),
     [
         ("als(prompt='a')", r"unknown condition 'als'; did you mean 'also'"),
         ("region(prompt='a')", r"mask is missing; give a mask"),
@@ -237,15 +238,15 @@ def test_learned_weights_mix_two_conditions(draw, tmp_path):
         ("add(weight=1)", r"add has nothing to add"),
     ],
 )
-def test_what_cannot_be_is_refused(draw, asked, message):
+def test_invalid_conditions_are_refused(sample, condition, message):
     with pytest.raises(UserError, match=message):
-        draw(asked)
+        sample(condition)
 
 
-def test_a_mask_of_another_size_is_refused(draw, tmp_path):
+def test_a_mask_of_another_size_is_refused(sample, tmp_path):
     Image.new("L", (20, 16)).save(tmp_path / "wide.png")
     with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 pixels and its picture 16x16"):
-        draw(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
+        sample(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
 
 
 def test_interleaving_needs_both_conditions(generator):

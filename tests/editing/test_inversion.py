@@ -64,27 +64,27 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "image.png"
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((16, 16)).save(path)
     return str(path)
 
 
-def test_a_pictures_noise_draws_the_picture(generator, picture, tmp_path):
+def test_the_noise_of_an_image_generates_the_image(generator, image, tmp_path):
     settings = {"condition": "text", "steps": 8, "guidance_scale": 1.0, "spacing": "trailing"}
-    found = invert(generator, generator.plan("a red boat", init=picture, **settings), iterations=12)
+    found = invert(generator, generator.plan("a red boat", init=image, **settings), iterations=12)
     assert found.latent_error < 1e-3
     np.save(tmp_path / "noise.npy", found.noise)
-    drawn = generator.sample("a red boat", init=tmp_path / "noise.npy", **settings).images[0]
-    assert np.abs(drawn.astype(int) - found.decoded.astype(int)).max() <= 2
+    generated = generator.sample("a red boat", init=tmp_path / "noise.npy", **settings).images[0]
+    assert np.abs(generated.astype(int) - found.decoded.astype(int)).max() <= 2
     other = generator.sample("a red boat", **settings).images[0]
-    assert np.abs(drawn.astype(int) - other.astype(int)).max() > 10
+    assert np.abs(generated.astype(int) - other.astype(int)).max() > 10
 
 
 @pytest.mark.parametrize("options", [{"sampler": "plms"}, {"eta": 0.5}, {"guides": ["threshold()"]}])
-def test_what_cannot_be_gone_back_is_refused(generator, picture, options):
-    plan = generator.plan("a", condition="text", init=picture, **options)
+def test_an_invalid_inversion_is_refused(generator, image, options):
+    plan = generator.plan("a", condition="text", init=image, **options)
     with pytest.raises(UserError, match="inversion goes back the way of DDIM"):
         invert(generator, plan)
 
@@ -98,17 +98,17 @@ def test_noise_of_another_size_is_refused(generator, tmp_path):
         generator.plan("a", condition="text", init=tmp_path / "broken.npy")
 
 
-def test_a_picture_made_little_noisy_stays(generator, picture):
+def test_an_image_with_little_noise_stays(generator, image):
     settings = {"condition": "text", "steps": 20, "spacing": "trailing", "guidance_scale": 1.0}
-    decoded = invert(generator, generator.plan("a", init=picture, **settings), 1).decoded.astype(int)
+    decoded = invert(generator, generator.plan("a", init=image, **settings), 1).decoded.astype(int)
     distances = [
-        np.abs(generator.sample("a", init=picture, strength=s, **settings).images[0].astype(int) - decoded).mean()
+        np.abs(generator.sample("a", init=image, strength=s, **settings).images[0].astype(int) - decoded).mean()
         for s in (0.05, 0.5, 1.0)
     ]
     assert distances == sorted(distances) and distances[0] < distances[-1] / 2
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0, float("nan")])
-def test_a_strength_that_cannot_be_is_refused(generator, picture, strength):
+def test_an_invalid_strength_is_refused(generator, image, strength):
     with pytest.raises(UserError, match=r"strength=.* is out of range"):
-        generator.plan("a", condition="text", init=picture, strength=strength)
+        generator.plan("a", condition="text", init=image, strength=strength)

@@ -29,8 +29,8 @@ def plan_of(generator, *conditions, **options):
 def test_the_directional_loss_is_the_angles():
     plain = jnp.array([[1.0, 0.0, 0.0]] * 3)
     edited = jnp.array([[1.0, 2.0, 0.0], [1.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
-    told = mixing.directional_loss(edited, plain, jnp.array([[0.0, 3.0, 0.0]] * 3))
-    np.testing.assert_allclose(told, [0.0, 2.0, 1.0], atol=1e-6)
+    loss = mixing.directional_loss(edited, plain, jnp.array([[0.0, 3.0, 0.0]] * 3))
+    np.testing.assert_allclose(loss, [0.0, 2.0, 1.0], atol=1e-6)
     slope = jax.grad(lambda x: mixing.directional_loss(x, plain, edited - plain).sum())(plain)
     assert np.isfinite(slope).all()
 
@@ -43,7 +43,7 @@ def test_the_perceptual_loss_counts_each_map_in_its_own_size():
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
-def test_a_rematerialised_run_is_the_run_and_so_is_its_slope(name):
+def test_a_rematerialized_run_equals_the_run_and_so_does_its_gradient(name):
     sampler = SAMPLERS[name]()
     steps = sampler.plan(scaled_linear(1000, 0.0015, 0.0195), 5)
     x_T = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
@@ -58,12 +58,12 @@ def test_a_rematerialised_run_is_the_run_and_so_is_its_slope(name):
     np.testing.assert_allclose(slope, (around[1] - around[0]) / 2e-2, rtol=2e-2)
 
 
-def test_learning_lessens_the_loss_and_starts_where_it_is_told(generator):
+def test_learning_reduces_the_loss_and_starts_at_the_initial_weights(generator):
     plan = plan_of(generator, "switch(prompt='a blue tree', after=0.5)")
-    told = []
-    learned = mixing.learn(generator, plan, iterations=4, learning_rate=0.1, progress=lambda *at: told.append(at))
+    reports = []
+    learned = mixing.learn(generator, plan, iterations=4, learning_rate=0.1, progress=lambda *at: reports.append(at))
     assert learned.losses[-1] < learned.losses[0] and len(learned.losses) == 5
-    assert told == [(i, 4) for i in range(5)] and learned.bytes > 0
+    assert reports == [(i, 4) for i in range(5)] and learned.bytes > 0
     assert learned.weights.shape == (4,)
     still = mixing.learn(generator, plan, iterations=0)
     np.testing.assert_array_equal(still.weights, mixing.first_weights(4, 0.5))

@@ -122,8 +122,11 @@ def test_the_report_has_every_table_and_the_pictures(bench, measured):
 
 def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
     # The same programs without the noised networks.
-    params = {part: tree for part, tree in generator.bundle.params.items() if not part.startswith("noised")}
-    bundle = dataclasses.replace(generator.bundle, params=params)
+    config, params = (
+        {part: value for part, value in tree.items() if not part.startswith("noised")}
+        for tree in (generator.bundle.config, generator.bundle.params)
+    )
+    bundle = dataclasses.replace(generator.bundle, config=config, params=params)
     plain = dataclasses.replace(generator, bundle=bundle)
     databases = [Database.open(guided.database(tmp_path, name, plain.bundle, labelled=False)) for name in ("a", "bc")]
     judge = Judge(guided.judge({"folder": ["a", "bc"]}))

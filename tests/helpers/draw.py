@@ -1,6 +1,6 @@
-"""`python -m tests.helpers.draw OUT [PROCESSES RANK PORT]`: pictures of the tiny model, drawn on all devices there are.
+"""`python -m tests.helpers.draw OUT [PROCESSES RANK PORT]`: images of the tiny model, generated on all devices.
 
-What is drawn takes each way that noise has into a run: the start, a sampler's steps, a reference made noisy.
+Noise enters these images in every possible way: the start, a sampler's steps, a noised reference.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.helpers import guided
 SETTINGS = {"condition": "text", "steps": 4, "sampler": "ddpm", "seed": 5}
 
 
-def pictures(out: Path, sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
-    """Returns eleven pictures in batches of each size, by the size.
+def images(out: Path, sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
+    """Returns eleven images in batches of each size, by the size.
 
     Args:
       out: a folder for the reference.
-      sizes: of the batches; one that the devices do not divide is drawn by each of them whole.
+      sizes: of the batches; one that the number of devices does not divide is generated whole on each of them.
     """
     generator = Generator.load(guided.bundle())
     reference = out / "reference.png"
@@ -37,7 +37,7 @@ def pictures(out: Path, sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray
 
 
 def main() -> None:
-    """Draws, and writes what every process has to a file of its own."""
+    """Generates the images and writes those of every process to a file of its own."""
     out = Path(sys.argv[1])
     rank = 0
     if len(sys.argv) > 2:
@@ -45,8 +45,8 @@ def main() -> None:
         distributed.join(f"localhost:{port}", processes, rank)
     folder = out / str(rank)
     folder.mkdir(parents=True)
-    drawn = pictures(folder)
-    np.savez(folder / "pictures.npz", devices=jax.device_count(), **drawn)
+    generated = images(folder)
+    np.savez(folder / "images.npz", devices=jax.device_count(), **generated)
 
 
 if __name__ == "__main__":

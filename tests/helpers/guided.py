@@ -1,4 +1,4 @@
-"""A tiny model with its noised networks, a judge of random weights, and databases of captioned squares in two hands."""
+"""A tiny model with noised networks, a random classifier, and databases of captioned squares in two styles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.examples import Example
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
 
@@ -33,25 +33,25 @@ def bundle(classes: dict[str, list[str]] = CLASSES, **sampling: Any) -> Bundle:
 
 
 def judge(classes: dict[str, list[str]]) -> Bundle:
-    """Returns a judge of 16x16 pictures."""
+    """Returns a classifier of 16x16 images."""
     settings = {"classes": classes, "stem": [4], "widths": [8], "num_groups": 2}
     config = {"name": "random", "classifier": settings, "judging": {"unseen": {}}}
     return Bundle(config, {"classifier": tiny.random_params(config, "classifier")})
 
 
 class Scenes(tiny.Squares):
-    """Squares of random colours, labelled in turn; every other caption names the style."""
+    """Squares of random colors, labeled in turn; every other caption names the style."""
 
     def __getitem__(self, index: int) -> Example:
-        subject, colour, style = list(itertools.product(*CLASSES.values()))[index % 8]
-        caption = f"a {colour} {subject}" + (f", {style}" if index // 8 % 2 else "") + "." * (index // 16)
+        subject, color, style = list(itertools.product(*CLASSES.values()))[index % 8]
+        caption = f"a {color} {subject}" + (f", {style}" if index // 8 % 2 else "") + "." * (index // 16)
         image = super().__getitem__(index).image.copy()
         image[4:8, index % 12 : index % 12 + 4] = 255 - image[4:8, index % 12 : index % 12 + 4]
-        return Example(image, caption, f"{index}.png", {"subject": subject, "colour": colour, "style": style})
+        return Example(image, caption, f"{index}.png", {"subject": subject, "colour": color, "style": style})
 
 
 def database(folder: Path, name: str, model: Bundle, labelled: bool = True) -> Path:
-    """Builds a database of 32 pictures and returns its folder."""
+    """Builds a database of 32 images and returns its folder."""
     source = Scenes(32, 0) if labelled else tiny.Squares(16, len(name))
-    build_database(source, ClipEncoder(model, batch_size=8), folder / name, name=name)
+    build_database(BuildJob.of(source, ClipEncoder(model, batch_size=8), BuildOptions(name=name)), folder / name)
     return folder / name

@@ -1,4 +1,4 @@
-"""A model of a few thousand random weights and databases of a few coloured squares, for whole journeys in seconds."""
+"""A model of a few thousand random weights and databases of a few colored squares, for end-to-end tests in seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from rdm_jax.core import trees
 from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import abstract_params
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONFIG = {
     "schema": 2,
@@ -99,14 +98,14 @@ class Squares:
     """A source of n squares, each of one random colour."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self._colours = np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
+        self._colors = np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
         self.name, self.captions, self.fingerprint = "squares", "none", f"{seed:064x}"
 
     def __len__(self) -> int:
-        return len(self._colours)
+        return len(self._colors)
 
     def __getitem__(self, index: int) -> Example:
-        image = np.broadcast_to(self._colours[index], (16, 16, 3)).copy()
+        image = np.broadcast_to(self._colors[index], (16, 16, 3)).copy()
         return Example(image, f"square {index}", f"squares/{index:03d}.png", {})
 
     @property
@@ -119,5 +118,6 @@ class Squares:
 
 def database(folder: Path, name: str, model: Bundle, count: int = 12, seed: int = 0) -> Path:
     """Builds a database of squares and returns its folder."""
-    build_database(Squares(count, seed), ClipEncoder(model, batch_size=8), folder / name, name=name)
+    job = BuildJob.of(Squares(count, seed), ClipEncoder(model, batch_size=8), BuildOptions(name=name))
+    build_database(job, folder / name)
     return folder / name

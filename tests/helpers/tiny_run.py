@@ -1,4 +1,4 @@
-"""A training run of seconds: an autoencoder of a few thousand weights on a folder of a few small pictures."""
+"""A training run of seconds: an autoencoder of a few thousand weights on a folder of a few small images."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ SETTINGS = {
 
 
 def draw_pictures(folder: Path) -> Path:
-    """Makes the folder with 24 pictures of four colours, and returns it."""
+    """Makes the folder with 24 images of four colors, and returns it."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     for i in range(24):
-        colours = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
-        Image.fromarray(colours).resize((16, 16)).save(folder / f"{i}.png")
+        colors = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colors).resize((16, 16)).save(folder / f"{i}.png")
     return folder
 
 
 def overrides(source: Any, data_dir: Path, settings: dict[str, Any]) -> list[str]:
     """Returns "name=value" of every setting that is not the configuration's own."""
-    told = {"data.source": source, "data.data_dir": data_dir, **SETTINGS, **settings}
-    return [f"{name}={value}" for name, value in told.items()]
+    changed = {"data.source": source, "data.data_dir": data_dir, **SETTINGS, **settings}
+    return [f"{name}={value}" for name, value in changed.items()]
 
 
 def command(source: Any, data_dir: Path, workdir: Any, settings: dict[str, Any]) -> list[str]:
     """Returns the arguments of the `rdm` that trains it."""
-    told = [f"--config.{setting}" for setting in overrides(source, data_dir, settings)]
-    return ["train", "--config", CONFIG, "--workdir", str(workdir), *told]
+    options = [f"--config.{setting}" for setting in overrides(source, data_dir, settings)]
+    return ["train", "--config", CONFIG, "--workdir", str(workdir), *options]

@@ -41,13 +41,13 @@ def test_a_run_is_that_of_diffusers(name, steps, monkeypatch):
     scheduler.set_timesteps(steps)
     generator = np.random.default_rng(0)
     x_T, noises = generator.normal(size=SHAPE), generator.normal(size=(steps, *SHAPE))
-    drawn = iter(noises)
+    remaining = iter(noises)
     place = "diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor"
-    monkeypatch.setattr(place, lambda *args, **more: torch.from_numpy(next(drawn)))
+    monkeypatch.setattr(place, lambda *args, **more: torch.from_numpy(next(remaining)))
     x = torch.from_numpy(x_T) * float(scheduler.init_noise_sigma)
     for t in scheduler.timesteps:
-        asked = scheduler.scale_model_input(x, t)
-        eps = torch.tanh(1.3 * asked) + 0.2 * torch.sin(t.double() / 100.0)
+        scaled = scheduler.scale_model_input(x, t)
+        eps = torch.tanh(1.3 * scaled) + 0.2 * torch.sin(t.double() / 100.0)
         x = scheduler.step(eps, t, x).prev_sample
 
     sampler = SAMPLERS[name](spacing="trailing")

@@ -38,8 +38,8 @@ def vision(torch):
                 del sys.modules[name]
 
 
-def _randomised(torch, network):
-    """Draws all parameters and running statistics so that activations keep their size."""
+def _randomized(torch, network):
+    """Returns the network with random parameters and running statistics, so that activations keep their size."""
     generator = torch.Generator().manual_seed(0)
     for name, value in network.state_dict().items():
         if not value.is_floating_point() or "scaling_layer" in name:
@@ -54,7 +54,7 @@ def _randomised(torch, network):
 
 def test_lpips_is_that_of_its_authors(torch, tensors, vision, tmp_path):
     lpips = pytest.importorskip("lpips", reason="lpips is not here; see make parity")
-    network = _randomised(torch, lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False))
+    network = _randomized(torch, lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False))
     torch.save(network.state_dict(), tmp_path / "lpips.pth", _use_new_zipfile_serialization=False)
     convert(tmp_path / "lpips.pth").write(tmp_path / "out")
     bundle = Bundle.open(tmp_path / "out")
@@ -66,7 +66,7 @@ def test_lpips_is_that_of_its_authors(torch, tensors, vision, tmp_path):
             network(x, y).flatten(),
         )
     published = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"  # as PyTorch before 1.6 wrote it
-    vgg = _randomised(torch, vision.models.vgg16(weights=None))
+    vgg = _randomized(torch, vision.models.vgg16(weights=None))
     torch.save({k: v for k, v in vgg.state_dict().items() if "features" in k}, tmp_path / "vgg16.pth")
     convert(published, vgg=tmp_path / "vgg16.pth").write(tmp_path / "published")
     weights = Bundle.open(tmp_path / "published").params["lpips"]
@@ -81,7 +81,7 @@ def test_inception_is_that_of_the_frechet_distance(torch, tensors, vision, tmp_p
     """Torchvision's, with what the release of 2015 has otherwise: averages without the margin, a maximum at the end."""
     pool, functional = torch.nn.functional.avg_pool2d, torch.nn.functional
     network = vision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
-    network = _randomised(torch, network)
+    network = _randomized(torch, network)
     monkeypatch.setattr(functional, "avg_pool2d", functools.partial(pool, count_include_pad=False))
     last, seen = network.Mixed_7c, {}
 

@@ -14,7 +14,7 @@ from tests.training.conftest import K
 
 ALWAYS = {
     NULL: ("null_probability=1.0",),
-    "text": ("null_probability=0.0", "text_probability=1.0"),
+    "text": ("null_probability=0.0", "text_probability=1.0", "text_and_neighbors_probability=0.0"),
     "neighbors": ("null_probability=0.0", "text_probability=0.0", "text_and_neighbors_probability=0.0"),
     "text+neighbors": ("null_probability=0.0", "text_probability=0.0", "text_and_neighbors_probability=1.0"),
 }

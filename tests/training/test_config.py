@@ -177,6 +177,11 @@ def test_a_wrong_diffusion_config_is_refused_when_it_is_loaded(
         ("style_scenes/clip", "steps=many", "config key steps is 'many', and must be a whole number"),
         ("style_scenes/clip", "steps", "has no value"),
         ("style_scenes/clip", "views=65", "views=65 of 64 patches; use 1 to 64"),
+        (
+            "style_scenes/clip",
+            "model.vision={kind: resnet, width: 8, layers: [1, 1, 1, 1], heads: 2, image_size: 64}",
+            "views=2 is for a ViT; a resnet takes views=1",
+        ),
         ("style_scenes/clip", "views=1", r"image_weight=0.3 compares views; set views to 2 or more"),
         ("style_scenes/clip", "initial_scale=0", "initial_scale=0.0 is out of range"),
         ("style_scenes/autoencoder", "crop=128", "crop=128 is larger than the images, data.size=64"),

@@ -1,6 +1,7 @@
 """Whole runs on a folder of a few pictures: resuming, refusing, stopping."""
 
 import json
+import shutil
 from pathlib import Path
 
 import chex
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
+from rdm_jax.parts import PARTS
 from rdm_jax.training.config import load_config
 from rdm_jax.training.export import export_run
 from rdm_jax.training.loop import matching_parts, train
@@ -87,9 +89,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(p
     assert (tmp_path / "checkpoints/2").is_dir()
 
 
-def test_the_export_holds_the_average_and_starts_another_run(pictures: Path, tmp_path: Path) -> None:
-    state, _ = run(config_for(pictures, "steps=3"), tmp_path / "run")
+def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(pictures: Path, tmp_path: Path) -> None:
+    folder = tiny_run.draw_pictures(tmp_path / "images")
+    state, _ = run(config_for(folder, "steps=3", f"data.data_dir={tmp_path / 'data'}"), tmp_path / "run")
+    for gone in (folder, tmp_path / "data"):
+        shutil.rmtree(gone)
     bundle = export_run(tmp_path / "run")
+    assert set(bundle.params) == {part for part in PARTS if part in bundle.config} == {"autoencoder"}
     chex.assert_trees_all_equal(bundle.params["autoencoder"], jax.device_get(state.ema["autoencoder"]))
     assert bundle.config["training"]["autoencoder"]["steps"] == 3
     bundle.save(tmp_path / "bundle", "float32")

@@ -12,51 +12,51 @@ from rdm_jax.cli.database.common import (
     add_selection,
     check_local,
     check_range,
-    index_again,
     report_skipped,
     selection,
+    update_index,
 )
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.core.errors import unknown
 
 RUNNERS = ("local", "beam")
 
-DESCRIPTION = """Makes a database of pictures. The same command after a stop goes on where it was.
+DESCRIPTION = """Builds a database of images. After an interruption, the same command continues.
 
-  rdm database build my-pictures --out my-database
-  rdm database build pictures.zip --out ink --name ink --limit 5000
+  rdm database build my-images --out my-database
+  rdm database build images.zip --out ink --name ink --limit 5000
   rdm database build style_scenes/tiny --split train --where style=mosaic --out mosaic
-  rdm database build more-pictures --out my-database --append
+  rdm database build more-images --out my-database --append
   rdm database build photographs --patches 10 --out patches
 
-A folder's captions come from metadata.jsonl or metadata.csv (file_name, text), from a .txt file beside each picture, or
-from the names of the sub-folders."""
+The captions of a folder come from metadata.jsonl or metadata.csv (file_name, text), from a .txt file for each image, or
+from the names of the subfolders."""
 
 
 def add_actions(actions: Any) -> None:
     """Adds the action."""
     parser = actions.add_parser(
         "build",
-        help="make a database of a folder, a .zip or a TFDS set",
+        help="build a database of a folder, a .zip or a TFDS data set",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(perform=run)
-    parser.add_argument("source", metavar="FOLDER|ZIP|TFDS", help="where the pictures are")
+    parser.add_argument("source", metavar="FOLDER|ZIP|TFDS", help="the images")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument("--append", action="store_true", help="add the pictures to the database that is there")
+    parser.add_argument("--append", action="store_true", help="add the images to an existing database")
     parser.add_argument(
         "--encoder", default=DEFAULT_ENCODER, metavar="BUNDLE", help="a model with a CLIP (%(default)s)"
     )
-    parser.add_argument("--split", help="of a TFDS set, or a sub-folder train, validation or test")
-    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its sets")
-    parser.add_argument("--name", help="how the database calls itself; the name of --out by default")
-    parser.add_argument("--limit", type=int, metavar="N", help="take the first N pictures at most")
-    add_selection(parser, "pictures")
-    add_duplicates(parser, "pictures")
+    parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
+    parser.add_argument("--name", help="of the database (default: the name of --out)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use at most the first N images")
+    add_selection(parser, "images")
+    add_duplicates(parser, "images")
     patches = parser.add_argument_group("patches, as of the released database of OpenImages")
     patches.add_argument(
-        "--patches", type=int, metavar="N", help="take N random squares of each picture, not the whole"
+        "--patches", type=int, metavar="N", help="use N random square patches of each image, not the whole image"
     )
     patches.add_argument("--patch-size", type=int, default=256, metavar="PIXELS", help="their side (%(default)s)")
     patches.add_argument(
@@ -64,29 +64,32 @@ def add_actions(actions: Any) -> None:
         type=int,
         default=1200,
         metavar="PIXELS",
-        help="which a picture's shorter side is resized to first (%(default)s)",
+        help="to which an image's shorter side is resized first (%(default)s)",
     )
-    patches.add_argument("--patch-seed", type=int, default=0, metavar="N", help="of their places (%(default)s)")
+    patches.add_argument("--patch-seed", type=int, default=0, metavar="N", help="of their positions (%(default)s)")
     stored = parser.add_argument_group("what is stored")
     stored.add_argument(
-        "--thumbnail-size", type=int, default=64, metavar="PIXELS", help="of stored pictures (%(default)s)"
+        "--thumbnail-size", type=int, default=64, metavar="PIXELS", help="of stored thumbnails (%(default)s)"
     )
-    stored.add_argument("--quality", type=int, default=80, help="of stored pictures, 1 to 100 (%(default)s)")
-    stored.add_argument("--dtype", default="float16", metavar="TYPE", help="of the rows: float16 (default) or float32")
-    stored.add_argument("--licence", default="", metavar="TEXT", help="of the pictures, for the manifest")
+    stored.add_argument("--quality", type=int, default=80, help="of their JPEG encoding, 1 to 100 (%(default)s)")
+    stored.add_argument("--dtype", default="float16", metavar="TYPE", help="of the embeddings: float16 or float32")
+    stored.add_argument("--licence", default="", metavar="TEXT", help="of the images, recorded in the manifest")
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
         "--max-skip",
         type=float,
         default=0.05,
-        metavar="SHARE",
-        help="fail if more than this share of the pictures cannot be read (%(default)s)",
+        metavar="FRACTION",
+        help="fail if more than this fraction of the images cannot be read (%(default)s)",
     )
-    work.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures encoded at once (%(default)s)")
-    work.add_argument("--part-size", type=int, metavar="N", help="pictures in a part, which a stopped run makes again")
-    work.add_argument("--workers", type=int, metavar="N", help="processes that decode; 0 decodes in threads")
+    work.add_argument("--batch-size", type=int, default=64, metavar="N", help="images encoded at once (%(default)s)")
+    work.add_argument("--part-size", type=int, metavar="N", help="images in a part, the unit of resuming")
+    work.add_argument("--workers", type=int, metavar="N", help="processes that decode images; 0 decodes in threads")
     work.add_argument(
-        "--process", default="0/1", metavar="I/N", help="do the Ith share of N; all write to the same --out"
+        "--process",
+        default="0/1",
+        metavar="I/N",
+        help="build the Ith of N subsets, all with the same --out",
     )
     work.add_argument(
         "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
@@ -95,12 +98,12 @@ def add_actions(actions: Any) -> None:
         "--beam-options",
         default="",
         metavar="TEXT",
-        help='of the pipeline, as in "--runner=DataflowRunner --project=..." (docs/scale.md)',
+        help='of the pipeline, such as "--runner=DataflowRunner --project=..." (docs/scale.md)',
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Builds the database and says what came of it."""
+    """Builds the database and reports the result."""
     check_range("--thumbnail-size", args.thumbnail_size, 8, 1024)
     check_range("--quality", args.quality, 1, 100)
     check_range("--max-skip", args.max_skip, 0, 1)
@@ -112,76 +115,61 @@ def run(args: argparse.Namespace) -> None:
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
-    from rdm_jax.retrieval.build import Recipe, build_database
+    from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.parts import Share
+    from rdm_jax.retrieval.jobs import Execution
+    from rdm_jax.retrieval.parts import ProcessIndex
     from rdm_jax.retrieval.prepare import Patches
 
     patches = None
     if args.patches is not None:
         patches = Patches(args.patches, args.patch_size, args.shorter_side, args.patch_seed)
-    recipe = Recipe(
+    options = BuildOptions(
         thumbnail_size=args.thumbnail_size,
         quality=args.quality,
         dtype=args.dtype,
         patches=patches,
         selection=selection(args),
         limit=args.limit,
-        licence=args.licence,
+        license=args.licence,
         part_size=args.part_size,
+        duplicates=args.duplicates,
+        name=args.name,
     )
     source = open_source(args.source, args.split, args.data_dir)
-    note(f"{source.name}: {len(source)} pictures, captions from {source.captions}")
+    note(f"{source.name}: {len(source)} images, captions from {source.captions}")
     encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
     if args.runner == "beam":
-        _with_beam(args, source, recipe)
+        _with_beam(args, source, options)
         return
     out = Path(args.out)
     earlier = Database.open(out).manifest if args.append and out.exists() else {}
-    with Progress("embedding", unit="picture") as progress:
-        report = build_database(
-            source,
-            encoder,
-            out,
-            recipe,
-            name=args.name,
-            append=args.append,
-            duplicates=args.duplicates,
-            max_skip=args.max_skip,
-            share=Share.parse(args.process),
-            workers=args.workers,
-            progress=progress,
-        )
+    with Progress("embedding", unit="image") as progress:
+        execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
+        report = build_database(BuildJob.of(source, encoder, options), out, execution, append=args.append)
     if report.state == "parts missing":
-        note(f"{out}: this share is done; the database is there when the other processes have done theirs")
+        note(f"{out}: this process is done; the database is complete when the other processes have done theirs")
         return
     if report.state == "finished before":
-        note(f"{out}: finished before, {report.count} rows; nothing is changed")
+        note(f"{out}: finished before, {report.count} rows; nothing has changed")
         return
     report_skipped(report.skipped)
-    told = [f"{len(report.skipped)} skipped"]
-    told += [f"{report.duplicates} near-duplicates left out"] if args.duplicates is not None else []
-    told += [f"{report.resumed} pictures were done before"] if report.resumed else []
-    note(f"{out}: {report.count} rows by encoder {encoder.identity['name']!r}, {', '.join(told)}")
-    index_again(out, earlier)
+    details = [f"{len(report.skipped)} skipped"]
+    details += [f"{report.duplicates} near-duplicates dropped"] if args.duplicates is not None else []
+    details += [f"{report.resumed} images were done before"] if report.resumed else []
+    note(f"{out}: {report.count} rows by encoder {encoder.identity['name']!r}, {', '.join(details)}")
+    update_index(out, earlier)
 
 
-def _with_beam(args: argparse.Namespace, source: Any, recipe: Any) -> None:
+def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
     from rdm_jax.cli.progress import shown_log
     from rdm_jax.core.errors import UserError
-    from rdm_jax.retrieval.beam import EncoderSpec, build_with_beam
+    from rdm_jax.retrieval.beam import BuildSpec, EncoderSpec, build_with_beam
 
     if args.append or args.duplicates is not None:
-        raise UserError("a Beam pipeline makes a new database of all pictures; append or drop duplicates afterwards")
+        raise UserError("a Beam pipeline builds a new database of all images; append or drop duplicates afterwards")
     with shown_log():
-        count = build_with_beam(
-            source,
-            EncoderSpec(args.encoder, args.batch_size),
-            args.out,
-            recipe,
-            name=args.name,
-            max_skip=args.max_skip,
-            options=args.beam_options.split(),
-        )
+        spec = BuildSpec(source, EncoderSpec(args.encoder, args.batch_size), options)
+        count = build_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=args.beam_options.split())
     note(f"{args.out}: {count} rows by encoder {args.encoder!r}")

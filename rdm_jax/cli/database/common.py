@@ -1,4 +1,4 @@
-"""What several actions on databases share: options, names with weights, pictures, and what is written."""
+"""Options, checks and output that several actions on databases have in common."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODER = "style-scenes"
 SHOWN_SKIPS = 10
-SHEET_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def add_selection(parser: argparse.ArgumentParser, what: str) -> None:
@@ -32,25 +32,25 @@ def add_selection(parser: argparse.ArgumentParser, what: str) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"take {what} with this attribute (also path, caption, id, sha256); given more than once, all must hold",
+        help=f"use {what} with this attribute (also path, caption, id, sha256); repeatable, all must hold",
     )
     parser.add_argument(
         "--exclude",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"leave out {what} with this attribute (repeatable)",
+        help=f"drop {what} with this attribute (repeatable)",
     )
     parser.add_argument(
         "--exclude-list",
         type=Path,
         metavar="FILE",
-        help="leave out what a text file lists: a path (or FOLDER/) or KEY=VALUE on each line",
+        help="drop what a text file lists: a path, FOLDER/ or KEY=VALUE on each line",
     )
 
 
 def selection(args: argparse.Namespace) -> Selection:
-    """Returns what those options say."""
+    """Returns the selection of those options."""
     from rdm_jax.data.selection import Selection, parse_terms, read_exclusions
 
     listed = read_exclusions(args.exclude_list) if args.exclude_list else ()
@@ -63,34 +63,34 @@ def add_duplicates(parser: argparse.ArgumentParser, what: str) -> None:
         "--duplicates",
         type=float,
         metavar="COSINE",
-        help=f"leave out {what} with at least this cosine to an earlier one, such as 0.97",
+        help=f"drop {what} with at least this cosine to an earlier one, such as 0.97",
     )
 
 
 def check_range(option: str, value: float | int, low: float | int, high: float | int, hint: str = "") -> None:
-    """Raises UserError where an option's number is out of its range."""
+    """Raises UserError if the number of an option is out of range."""
     if not low <= value <= high:
         raise UserError(f"{option} {value} is out of range; give {low} to {high}{hint}")
 
 
 def check_local(place: str, option: str) -> None:
-    """Raises UserError where an option names a place in object storage, and one on the local disk is needed."""
+    """Raises UserError if an option names a folder in object storage, and a local one is needed."""
     from rdm_jax.core.storage import is_remote
 
     if is_remote(place):
-        raise UserError(f"{option} {place} is no local folder; work on a local one and copy it there")
+        raise UserError(f"{option} {place} is no local folder; use a local one and copy it afterwards")
 
 
 def report_skipped(skipped: list[str]) -> None:
-    """Says which pictures could not be read, the first few by name."""
+    """Reports the images that could not be read, the first few by name."""
     for line in skipped[:SHOWN_SKIPS]:
         note(f"skipped {line}")
     if len(skipped) > SHOWN_SKIPS:
-        note(f"skipped {len(skipped) - SHOWN_SKIPS} more; skipped.jsonl names all")
+        note(f"skipped {len(skipped) - SHOWN_SKIPS} more; skipped.jsonl lists all of them")
 
 
 def encoder_of(database: Database, given: str | None) -> ClipEncoder:
-    """Returns the encoder that is given, or the one that made a database, by its name."""
+    """Returns the encoder of a model, or by default the one that built a database, found by its name."""
     from rdm_jax.bundle import Bundle
     from rdm_jax.retrieval.encoder import ClipEncoder
 
@@ -98,13 +98,13 @@ def encoder_of(database: Database, given: str | None) -> ClipEncoder:
     if given is None and name not in Bundle.names():
         raise UserError(
             f"database {database.name!r} was made by encoder {name!r}, which does not come with this installation; "
-            "name its model by --encoder"
+            "give its model by --encoder"
         )
     return ClipEncoder(Bundle.open(name, parts=("clip",)))
 
 
-def index_again(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
-    """Indexes a database that was made or changed, where it is large or had an index before."""
+def update_index(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
+    """Indexes a new or changed database if it is large or had an index before."""
     from rdm_jax.cli.progress import Progress, shown_log
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.indexing import rebuild_index
@@ -112,44 +112,44 @@ def index_again(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
     with shown_log(), Progress("indexing", unit="row") as progress:
         database = rebuild_index(Database.open(path), earlier or {}, progress)
     if "index" in database.manifest:
-        note(f"{path}: indexed; rdm database tune measures its recall")
+        note(f"{path}: indexed; `rdm database tune` measures its recall")
 
 
-def read_picture(path: Path) -> Any:
-    """Returns the picture of --image; raises UserError where it cannot be read."""
+def read_image(path: Path) -> Any:
+    """Returns the image of --image; raises UserError if it cannot be read."""
     from rdm_jax.core.images import decode
 
     try:
         return decode(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read --image {path}: {error.strerror}; give a picture file") from error
+        raise UserError(f"cannot read --image {path}: {error.strerror}; give an image file") from error
     except ValueError as error:
         raise UserError(f"--image {path}: {error}; give a JPEG, PNG, WebP, BMP, TIFF or GIF") from error
 
 
-def check_picture(path: Path | None, option: str) -> None:
-    """Raises UserError where a picture cannot be written to the place that an option names."""
+def check_image_path(path: Path | None, option: str) -> None:
+    """Raises UserError if no image can be written to the path of an option."""
     if path is None:
         return
-    if path.suffix.lower() not in SHEET_KINDS:
-        raise unknown("kind of picture", path.suffix, SHEET_KINDS)
+    if path.suffix.lower() not in IMAGE_FORMATS:
+        raise unknown("image format", path.suffix, IMAGE_FORMATS)
     if path.exists():
         raise UserError(f"{path} exists already and is not overwritten; choose another {option}")
 
 
-def write_picture(path: Path, picture: np.ndarray, option: str) -> None:
-    """Writes a picture, whole or not at all."""
+def write_image(path: Path, image: np.ndarray, option: str) -> None:
+    """Writes an image file atomically."""
     from PIL import Image
 
     from rdm_jax.core import files
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, SHEET_KINDS[path.suffix.lower()])
+    Image.fromarray(image).save(buffer, IMAGE_FORMATS[path.suffix.lower()])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"cannot write {option} {path}: {error.strerror}; choose another place") from error
+        raise UserError(f"cannot write {option} {path}: {error.strerror}; choose another path") from error
 
 
 def write(*lines: str) -> None:

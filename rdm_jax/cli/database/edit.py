@@ -1,4 +1,4 @@
-"""`rdm database merge`, `subset` and `remove`: databases made of others."""
+"""`rdm database merge`, `subset` and `remove`: databases built of others."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.database.common import add_duplicates, add_selection, check_local, index_again, selection
+from rdm_jax.cli.database.common import add_duplicates, add_selection, check_local, selection, update_index
 from rdm_jax.cli.progress import note
 from rdm_jax.core.errors import UserError
 
 
 def add_actions(actions: Any) -> None:
     """Adds the actions."""
-    merge = actions.add_parser("merge", help="make one database of several")
+    merge = actions.add_parser("merge", help="build one database of several")
     merge.set_defaults(perform=run_merge)
     merge.add_argument("databases", nargs="+", metavar="DB", help="names or folders")
     merge.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
-    merge.add_argument("--name", help="how the database calls itself; the name of --out by default")
+    merge.add_argument("--name", help="of the database (default: the name of --out)")
     add_duplicates(merge, "rows")
-    subset = actions.add_parser("subset", help="make a database of some rows of another")
+    subset = actions.add_parser("subset", help="build a database of some rows of another")
     subset.set_defaults(perform=run_subset)
     subset.add_argument("database", metavar="DB", help="a name or a folder")
     subset.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
-    subset.add_argument("--name", help="how the database calls itself; the name of --out by default")
-    subset.add_argument("--limit", type=int, metavar="N", help="take the first N rows at most")
+    subset.add_argument("--name", help="of the database (default: the name of --out)")
+    subset.add_argument("--limit", type=int, metavar="N", help="use at most the first N rows")
     add_selection(subset, "rows")
     add_duplicates(subset, "rows")
-    remove = actions.add_parser("remove", help="take rows out of a database, such as those of an artist")
+    remove = actions.add_parser("remove", help="remove rows from a database, such as those of an artist")
     remove.set_defaults(perform=run_remove)
     remove.add_argument("database", metavar="DB", help="a folder")
     remove.add_argument(
@@ -35,31 +35,31 @@ def add_actions(actions: Any) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="take out rows with this attribute (also path, caption, id, sha256); given more than once, all must hold",
+        help="remove rows with this attribute (also path, caption, id, sha256); repeatable, all must hold",
     )
     remove.add_argument(
         "--list",
         type=Path,
         metavar="FILE",
-        help="take out what a text file lists: a path (or FOLDER/) or KEY=VALUE on each line",
+        help="remove what a text file lists: a path, FOLDER/ or KEY=VALUE on each line",
     )
 
 
 def run_merge(args: argparse.Namespace) -> None:
-    """Makes one database of several."""
+    """Builds one database of several."""
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
 
     check_local(args.out, "--out")
     databases, out = [Database.open(name) for name in args.databases], Path(args.out)
     count = edit.merge(databases, out, args.name, args.duplicates)
-    gone = sum(map(len, databases)) - count
-    note(f"{out}: {count} rows of {len(databases)} databases, {gone} near-duplicates left out")
-    index_again(out)
+    dropped = sum(map(len, databases)) - count
+    note(f"{out}: {count} rows of {len(databases)} databases, {dropped} near-duplicates dropped")
+    update_index(out)
 
 
 def run_subset(args: argparse.Namespace) -> None:
-    """Makes a database of some rows of another."""
+    """Builds a database of some rows of another."""
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
 
@@ -71,22 +71,22 @@ def run_subset(args: argparse.Namespace) -> None:
     out = Path(args.out)
     count = edit.subset(database, out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
     note(f"{out}: {count} of the {len(database)} rows of {database.name!r}")
-    index_again(out)
+    update_index(out)
 
 
 def run_remove(args: argparse.Namespace) -> None:
-    """Takes rows out of a database."""
+    """Removes rows from a database."""
     from rdm_jax.data.selection import Selection, parse_terms, read_exclusions
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import EMBEDDED, Database
 
     if not args.where and args.list is None:
-        raise UserError("say what to remove: --where KEY=VALUE or --list FILE")
+        raise UserError("no rows are named; give --where KEY=VALUE or --list FILE")
     check_local(args.database, "DB")
     listed = read_exclusions(args.list) if args.list else ()
     database = Database.open(args.database)
     if database.path.parent == EMBEDDED:
-        raise UserError(f"{database.name!r} comes with the package; make one without those rows by rdm database subset")
-    gone = edit.remove(database, Selection(parse_terms(args.where, "--where"), listed))
-    note(f"{database.path}: {gone} rows removed, {len(database) - gone} are left")
-    index_again(database.path, database.manifest)
+        raise UserError(f"{database.name!r} comes with the package; copy the other rows by `rdm database subset`")
+    removed = edit.remove(database, Selection(parse_terms(args.where, "--where"), listed))
+    note(f"{database.path}: {removed} rows removed, {len(database) - removed} remain")
+    update_index(database.path, database.manifest)

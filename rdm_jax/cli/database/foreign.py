@@ -1,4 +1,4 @@
-"""`rdm database import`: the rows of other programs' databases."""
+"""`rdm database import`: converts databases of other programs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from rdm_jax.core.errors import UserError
 
 def add_actions(actions: Any) -> None:
     """Adds the action."""
-    parser = actions.add_parser(
-        "import", help="take over the rows of CompVis's .npz files or of a clip-retrieval folder"
-    )
+    parser = actions.add_parser("import", help="convert CompVis's .npz files or a clip-retrieval folder to a database")
     parser.set_defaults(perform=run)
     parser.add_argument("source", type=Path, metavar="SRC", help="an .npz file, a folder of them, or one with img_emb")
-    parser.add_argument("--encoder", required=True, metavar="BUNDLE", help="the model whose CLIP made the rows")
+    parser.add_argument("--encoder", required=True, metavar="BUNDLE", help="the model with the CLIP of the embeddings")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
-    parser.add_argument("--name", help="how the database calls itself; the name of --out by default")
-    parser.add_argument("--limit", type=int, metavar="N", help="take the first N rows at most")
-    parser.add_argument("--dtype", default="float16", metavar="TYPE", help="of the rows: float16 (default) or float32")
-    parser.add_argument("--licence", default="", metavar="TEXT", help="of the pictures, for the manifest")
+    parser.add_argument("--name", help="of the database (default: the name of --out)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use at most the first N rows")
+    parser.add_argument("--dtype", default="float16", metavar="TYPE", help="of the embeddings: float16 or float32")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="of the images, recorded in the manifest")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Imports the rows and says how many there are."""
+    """Imports the rows and reports their number."""
     if args.out.exists():
         raise UserError(f"{args.out} exists already; choose another folder or remove it first")
 
@@ -45,4 +43,4 @@ def run(args: argparse.Namespace) -> None:
             licence=args.licence,
             progress=progress,
         )
-    note(f"{args.out}: {count} rows by encoder {identity['name']!r}, without pictures")
+    note(f"{args.out}: {count} rows by encoder {identity['name']!r}, without images")

@@ -1,4 +1,4 @@
-"""`rdm database list`, `info` and `verify`: what databases there are and what is in one."""
+"""`rdm database list`, `info` and `verify`: lists databases, describes one, and checks its files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def add_actions(actions: Any) -> None:
     """Adds the actions."""
     names = actions.add_parser("list", help="list the databases that come with the package, or those in a folder")
     names.set_defaults(perform=run_list)
-    names.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="look for databases below this folder")
-    names.add_argument("--names", action="store_true", help="the names alone, one a line")
-    info = actions.add_parser("info", help="say what is in a database")
+    names.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="list the databases below this folder")
+    names.add_argument("--names", action="store_true", help="print only the names, one on each line")
+    info = actions.add_parser("info", help="describe a database")
     info.set_defaults(perform=run_info)
     info.add_argument("database", metavar="DB", help="a name or a folder")
-    info.add_argument("--verify", action="store_true", help="read all files and compare their SHA-256")
-    info.add_argument("--json", action="store_true", help="write the manifest")
-    verify = actions.add_parser("verify", help="read all files of a database and compare their SHA-256")
+    info.add_argument("--verify", action="store_true", help="compare the SHA-256 of all files with the manifest")
+    info.add_argument("--json", action="store_true", help="print the manifest")
+    verify = actions.add_parser("verify", help="compare the SHA-256 of all files of a database with its manifest")
     verify.set_defaults(perform=run_verify)
     verify.add_argument("database", metavar="DB", help="a name or a folder")
 
 
 def run_info(args: argparse.Namespace) -> None:
-    """Says what is in a database."""
+    """Prints a description of a database."""
     from rdm_jax.retrieval.database import Database
 
     database = Database.open(args.database)
@@ -37,25 +37,25 @@ def run_info(args: argparse.Namespace) -> None:
     if args.json:
         write(json.dumps(database.manifest, indent=2))
         return
-    made = database.manifest
-    size = sum((database.path / name).stat().st_size for name in made["files"])
+    manifest = database.manifest
+    size = sum((database.path / name).stat().st_size for name in manifest["files"])
     attributes = ", ".join(sorted(database.items([0])[0]["attributes"])) or "none"
     lines = {
         "name": database.name,
         "folder": str(database.path),
-        "rows": f"{len(database)} of width {database.width}, {made['dtype']}, in {len(made['shards'])} shards",
+        "rows": f"{len(database)} of width {database.width}, {manifest['dtype']}, in {len(manifest['shards'])} shards",
         "encoder": f"{database.encoder['name']} (sha256 {database.encoder['sha256'][:12]})",
-        "thumbnails": f"{made['thumbnail_size']} pixels" if database.has_thumbnails else "none",
-        "index": _index(made),
-        "sources": "; ".join(map(_source, made["sources"])),
-        "skipped": f"{len(database.skipped())} pictures",
-        "history": "; ".join(map(_event, made.get("history", []))) or "unknown",
+        "thumbnails": f"{manifest['thumbnail_size']} pixels" if database.has_thumbnails else "none",
+        "index": _index(manifest),
+        "sources": "; ".join(map(_source, manifest["sources"])),
+        "skipped": f"{len(database.skipped())} images",
+        "history": "; ".join(map(_event, manifest.get("history", []))) or "unknown",
         "attributes": attributes,
-        "licence": made.get("licence") or "not stated",
-        "made": made.get("created", "unknown"),
+        "licence": manifest.get("licence") or "not stated",
+        "created": manifest.get("created", "unknown"),
         "size": f"{size / 2**20:.1f} MiB",
         "sha256": database.digest,
-        "files": "all as the manifest says" if args.verify else "not verified; --verify reads them",
+        "files": "verified: all match the manifest" if args.verify else "not verified (--verify)",
     }
     write(*(f"{name + ':':12} {value}" for name, value in lines.items()))
 
@@ -66,7 +66,7 @@ def run_verify(args: argparse.Namespace) -> None:
 
     database = Database.open(args.database)
     database.verify()
-    note(f"{database.path}: all {len(database.manifest['files'])} files are as the manifest says")
+    note(f"{database.path}: all {len(database.manifest['files'])} files match the manifest")
 
 
 def run_list(args: argparse.Namespace) -> None:
@@ -75,32 +75,32 @@ def run_list(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.manifest import MANIFEST, SCHEMA
 
-    found: list[Any] = Database.names()
+    places: list[Any] = Database.names()
     if args.folder is not None:
         if not args.folder.is_dir():
             raise UserError(f"no folder {args.folder}; check the path")
         manifests = sorted(args.folder.rglob(MANIFEST))
-        found = [path.parent for path in manifests if _is_database(path, args.folder, SCHEMA)]
+        places = [path.parent for path in manifests if _is_database(path, args.folder, SCHEMA)]
     if args.names:
-        write(*map(str, found))
+        write(*map(str, places))
         return
-    if not found:
-        note("no databases there; make one by rdm database build")
+    if not places:
+        note("no databases; build one by `rdm database build`")
     databases = []
-    for one in found:
+    for place in places:
         try:
-            databases.append(Database.open(one))
-        except UserError as error:  # the others are listed all the same
+            databases.append(Database.open(place))
+        except UserError as error:  # the others are listed nevertheless
             note(str(error))
     width = max((len(database.name) for database in databases), default=0)
     for database in databases:
         sources = ", ".join(source["name"] for source in database.manifest["sources"])
-        place = "" if args.folder is None else f"  {database.path}"
-        write(f"{database.name:{width}}  {len(database):6d} rows by {database.encoder['name']}, from {sources}{place}")
+        path = "" if args.folder is None else f"  {database.path}"
+        write(f"{database.name:{width}}  {len(database):6d} rows by {database.encoder['name']}, from {sources}{path}")
 
 
 def _is_database(path: Path, top: Path, schema: int) -> bool:
-    """Says whether a manifest is that of a database, and none that a stopped process has left in a hidden folder."""
+    """Returns whether a manifest is a database's, and not one that an interrupted process left in a hidden folder."""
     if any(part.startswith(".") for part in path.relative_to(top).parts):
         return False
     try:
@@ -110,20 +110,20 @@ def _is_database(path: Path, top: Path, schema: int) -> bool:
     return isinstance(manifest, dict) and manifest.get("schema") == schema and "shards" in manifest
 
 
-def _index(made: Any) -> str:
-    if "index" not in made:
+def _index(manifest: Any) -> str:
+    if "index" not in manifest:
         return "none stored"
-    told = ", ".join(f"{key} {value}" for key, value in made["index"]["parameters"].items())
-    return f"{made['index']['kind']}: {told}"
+    parameters = ", ".join(f"{key} {value}" for key, value in manifest["index"]["parameters"].items())
+    return f"{manifest['index']['kind']}: {parameters}"
 
 
 def _source(source: Any) -> str:
-    patches = f", {source['patches']['number']} patches a picture" if source.get("patches") else ""
+    patches = f", {source['patches']['number']} patches per image" if source.get("patches") else ""
     licence = f", {source['licence']}" if source.get("licence") else ""
     return f"{source['name']} ({source['rows']} rows, captions from {source['captions']}{patches}{licence})"
 
 
 def _event(event: Any) -> str:
-    told = {key: value for key, value in event.items() if key not in ("action", "date") and value is not None}
-    listed = ", ".join(f"{key} {value}" for key, value in told.items())
-    return f"{event['date'][:10]} {event['action']} ({listed})"
+    details = {key: value for key, value in event.items() if key not in ("action", "date") and value is not None}
+    text = ", ".join(f"{key} {value}" for key, value in details.items())
+    return f"{event['date'][:10]} {event['action']} ({text})"

@@ -1,4 +1,4 @@
-"""`rdm database tune`: measures recall and time of an index, and stores the one that meets a target."""
+"""`rdm database tune`: measures recall and time of an index, and stores the fastest one that reaches a target."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rdm_jax.cli.database.common import check_range, encoder_of, write
 from rdm_jax.cli.progress import Progress, note, shown_log
 from rdm_jax.core.errors import UserError
 
-DESCRIPTION = """Measures the recall of an index against exact search, on pictures and on texts, and its time a query,
-and stores the quickest that meets the target beside the rows. Texts are the database's captions, or those of
---queries."""
+DESCRIPTION = """Measures the recall of an index relative to exact search, on images and on texts, and its time per
+query, and stores the fastest setting that reaches the target in the database. Texts are the captions of the database,
+or those of --queries."""
 
 
 def add_actions(actions: Any) -> None:
@@ -23,13 +23,13 @@ def add_actions(actions: Any) -> None:
     )
     parser.set_defaults(perform=run)
     parser.add_argument("database", metavar="DB", help="a name or a folder")
-    parser.add_argument("--k", type=int, default=10, help="neighbours that are looked for (%(default)s)")
-    parser.add_argument("--target", type=float, default=0.99, metavar="RECALL", help="that is wanted (%(default)s)")
-    parser.add_argument("--queries", type=Path, metavar="FILE", help="texts to search by, one a line")
-    parser.add_argument("--leaves", type=int, metavar="N", help="of the tree; about 2 sqrt(rows) if not given")
-    parser.add_argument("--shard-rows", type=int, metavar="N", help="rows that are indexed together (a million)")
+    parser.add_argument("--k", type=int, default=10, help="neighbors to find (%(default)s)")
+    parser.add_argument("--target", type=float, default=0.99, metavar="RECALL", help="recall to reach (%(default)s)")
+    parser.add_argument("--queries", type=Path, metavar="FILE", help="texts to search for, one on each line")
+    parser.add_argument("--leaves", type=int, metavar="N", help="of the tree (default: about 2 sqrt(rows))")
+    parser.add_argument("--shard-rows", type=int, metavar="N", help="rows indexed together (default: a million)")
     parser.add_argument(
-        "--encoder", metavar="BUNDLE", help="the model that made the database; by its name if not given"
+        "--encoder", metavar="BUNDLE", help="the model that built the database (default: found by its name)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the table and store nothing")
 
@@ -46,35 +46,35 @@ def run(args: argparse.Namespace) -> None:
     index = _index(args, database)
     encoder = encoder_of(database, args.encoder)
     database.check_encoder(encoder.identity)
-    queries = {"pictures": picture_queries(database), "texts": text_queries(database, encoder, texts)}
+    queries = {"images": picture_queries(database), "texts": text_queries(database, encoder, texts)}
     kinds = [kind for kind, vectors in queries.items() if len(vectors)]
     write(f"{len(database)} rows, recall@{args.k} on " + ", ".join(f"{len(queries[kind])} {kind}" for kind in kinds))
-    together = sum(map(len, queries.values()))
-    write(f"{'index':28} {' '.join(f'{kind:>9}' for kind in kinds)}  ms/query  ms/query of {together}")
+    total = sum(map(len, queries.values()))
+    write(f"{'index':28} {' '.join(f'{kind:>9}' for kind in kinds)}  ms/query  ms/query of {total}")
 
-    def tell(trial: Trial) -> None:
+    def show(trial: Trial) -> None:
         scores = " ".join(f"{trial.recall[kind]:9.4f}" for kind in kinds)
         write(f"{trial.name:28} {scores}  {trial.single_ms:8.2f}  {trial.batch_ms:8.3f}")
 
-    _, best = tune(database, queries, args.k, args.target, index, tell)
-    note(f"quickest with a recall of {args.target} or more: {best.name}")
+    _, best = tune(database, queries, args.k, args.target, index, show)
+    note(f"fastest with a recall of {args.target} or more: {best.name}")
     if args.dry_run:
         return
     if not isinstance(best.index, scann_index.ScannIndex):
         note("exact search needs no index; none is stored")
         return
     scann_index.store(database, best.index)
-    note(f"{database.path}: the index is stored, and the manifest says how it was made")
+    note(f"{database.path}: the index is stored, its parameters are in the manifest")
 
 
 def _index(args: argparse.Namespace, database: Any) -> Any:
     from rdm_jax.retrieval import scann_index
 
     if not scann_index.installed():
-        note("ScaNN is not installed here (there are wheels for x86-64 Linux): exact search alone is measured")
+        note("ScaNN is not installed (it has wheels for x86-64 Linux): only exact search is measured")
         return None
     if len(database) < scann_index.BRUTE_FORCE_ROWS:
-        note(f"{len(database)} rows are searched exactly: an index is of use from {scann_index.BRUTE_FORCE_ROWS} on")
+        note(f"{len(database)} rows are searched exactly: an index helps from {scann_index.BRUTE_FORCE_ROWS} rows on")
         return None
     chosen = scann_index.Parameters.of(*database.rows.shape)
     if args.leaves is not None:
@@ -94,5 +94,5 @@ def _texts(path: Path) -> list[str]:
         raise UserError(f"cannot read --queries {path}: {error}; give a text file") from error
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise UserError(f"--queries {path} holds no text; write one a line")
+        raise UserError(f"--queries {path} holds no text; write one on each line")
     return texts

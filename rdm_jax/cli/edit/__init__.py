@@ -1,4 +1,4 @@
-"""`rdm edit`: an image of one's own, inpainted, outpainted, varied, inverted, or moved to another condition."""
+"""`rdm edit`: inpaints, outpaints, varies or inverts an image, or moves it to another condition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELP = """edit an image
   rdm edit invert --image boat.png --prompt "a red boat" --database poster --out inverted
   rdm edit mix --prompt "a red boat" --to "a blue boat" --database poster --num-images 4 --out mixed
 
-White in a mask is generated. Without a prompt the image itself is the query."""
+The white part of a mask is generated. Without a prompt the image itself is the query."""
 
 ACTIONS = {
     "img2img": "generate from an image with noise added",
@@ -104,7 +104,7 @@ ADDED: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """Edits; everything is checked before the output folder is made."""
+    """Edits; everything is checked before the output folder is created."""
     begin = time.monotonic()
     # Imported late: `rdm edit --help` and wrong options need not wait for it.
     from rdm_jax.cli import outputs

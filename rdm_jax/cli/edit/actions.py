@@ -41,7 +41,7 @@ class Job:
       options: of every plan.
       image: [h, w, 3] to edit; None where there is none.
       args: the action's own options.
-      out: the folder that was asked for.
+      out: the output folder.
     """
 
     generator: Generator
@@ -62,13 +62,13 @@ class Job:
         return self.generator.plan(prompts, database=self.databases[0], images=images, **options)
 
     def write(self, plan: Plan, out: Path | None = None, extra: Write | None = None) -> tuple[Path, int]:
-        """Generates a plan with every database, and writes a sheet of the image beside the results."""
+        """Generates a plan with every database, and writes a sheet of the image and the results."""
         plans = [plan, *(self.generator.replan(plan, database) for database in self.databases[1:])]
         return generating.write_run(
-            self.generator, self.databases, plans, out or self.out, self.args, extra or self._beside
+            self.generator, self.databases, plans, out or self.out, self.args, extra or self._write_comparison
         )
 
-    def _beside(self, folder: Path, results: list[tuple[str, Result]]) -> None:
+    def _write_comparison(self, folder: Path, results: list[tuple[str, Result]]) -> None:
         """Writes edit.png: the image and the results, a row for each database."""
         if self.image is None or self.args.skip_grid:
             return
@@ -78,7 +78,7 @@ class Job:
         write_sheet(folder / "edit.png", np.stack(rows), ["image"], [name for name, _ in results])
 
     def _on_canvas(self, shape: tuple[int, int]) -> np.ndarray:
-        """Returns the image at its place on the canvas, the rest gray."""
+        """Returns the canvas with the image at its position, the rest gray."""
         assert self.image is not None
         canvas = np.full((*shape, 3), 128, np.uint8)
         height, width = self.image.shape[:2]
@@ -87,7 +87,7 @@ class Job:
 
 
 def write_sheet(path: Path, cells: np.ndarray, columns: list[str], rows: list[str]) -> None:
-    """Writes images [rows, columns, h, w, 3] as one sheet, with the labels that there are."""
+    """Writes images [rows, columns, h, w, 3] as one sheet; columns beyond the given labels have none."""
     zoom = max(1, SIDE // cells.shape[3])
     columns = [*columns, *[""] * (cells.shape[1] - len(columns))]
     outputs.write_new(path, encode_png(sheets.grid(cells, row_labels=rows, column_labels=columns, zoom=zoom)))
@@ -139,18 +139,18 @@ def _inverted(job: Job, folder: Path, iterations: int) -> dict[str, Any]:
     fixed = {"sampler": job.options.get("sampler", "ddim"), "guidance_scale": job.options.get("guidance_scale", 1.0)}
     plan = job.plan(init=job.args.image, num_images=1, batch_size=1, **fixed)
     note(f"inverting {job.args.image} ...")
-    found = inversion.invert(job.generator, plan, iterations)
+    inverted = inversion.invert(job.generator, plan, iterations)
     assert job.image is not None
-    fitted = images.fit(job.image, *found.image.shape[:2])
-    decibels = [float(psnr(one[None], fitted[None])[0]) for one in (found.image, found.decoded)]
+    fitted = images.fit(job.image, *inverted.image.shape[:2])
+    decibels = [float(psnr(one[None], fitted[None])[0]) for one in (inverted.image, inverted.decoded)]
     note(
-        f"the latent returns with a relative error of {found.latent_error:.1e}, the image with {decibels[0]:.1f} dB, "
+        f"the latent returns with relative error {inverted.latent_error:.1e}, the image with {decibels[0]:.1f} dB, "
         f"through the autoencoder alone {decibels[1]:.1f} dB"
     )
-    record = {"latent_error": found.latent_error, "psnr": decibels[0], "autoencoder_psnr": decibels[1]}
+    record = {"latent_error": inverted.latent_error, "psnr": decibels[0], "autoencoder_psnr": decibels[1]}
     outputs.write_new(folder / "inversion.json", files.json_bytes({**record, "iterations": iterations}))
     buffer = io.BytesIO()
-    np.save(buffer, found.noise)
+    np.save(buffer, inverted.noise)
     outputs.write_new(folder / "noise.npy", buffer.getvalue())
     return {"init": str(folder / "noise.npy"), **fixed}
 
@@ -167,7 +167,7 @@ def mix(job: Job) -> tuple[Path, int]:
         start = _inverted(job, folder, 3) if args.image else {}
         weights = args.weights or str(_learned(job, other, start, folder))
         count = job.options.get("num_images", 1)
-        # As many again as were learned from: the weights should serve seeds that they have not seen.
+        # As many images again as were learned from: the weights should hold for other seeds.
         several: dict[str, Any] = {} if args.image or args.weights else {"num_images": 2 * count}
         plan = job.plan(conditions=[Mix(**other, weights=weights)], **{**start, **several})
         return job.write(plan, folder, functools.partial(_before_and_after, job, other, {**start, **several}))
@@ -186,7 +186,9 @@ def _learned(job: Job, other: dict[str, Any], start: dict[str, Any], folder: Pat
             learning_rate=args.learning_rate,
             progress=progress,
         )
-    note(f"loss {learned.losses[0]:.3f} to {learned.losses[-1]:.3f}, {learned.bytes / 2**20:.0f} MiB beside the model")
+    note(
+        f"loss {learned.losses[0]:.3f} to {learned.losses[-1]:.3f}, {learned.bytes / 2**20:.0f} MiB of temporary memory"
+    )
     record = {"weights": learned.weights.tolist(), "losses": learned.losses, "temporary_bytes": learned.bytes}
     path = folder / "weights.json"
     outputs.write_new(

@@ -128,7 +128,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> Autoregress
       compiler: of the model.
     """
     bundle: Bundle = compiler.bundle
-    module, whole, batch = bundle.transformer, compiler.replicated, compiler.batch(shape.batch)
+    module, replicated, batch = bundle.transformer, compiler.replicated, compiler.batch(shape.batch)
 
     def start(params: Any, given: Condition, null: Condition) -> Carry:
         """Returns the state before the first position."""
@@ -148,14 +148,18 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> Autoregress
     decode = codes_decoder_from(bundle.autoencoder, shape.size)
     return AutoregressiveProgram(
         shape=shape,
-        begin=compiler.compile(start, (params, *conditions), (whole, batch, batch), carry_places),
-        step=compiler.compile(advance, arguments, (whole, whole, batch, whole, carry_places), carry_places),
+        begin=compiler.compile(start, (params, *conditions), (replicated, batch, batch), carry_places),
+        step=compiler.compile(
+            advance, arguments, (replicated, replicated, batch, replicated, carry_places), carry_places
+        ),
         decode=compiler.once(
             ("decode codes", shape.batch, shape.size),
-            lambda: compiler.compile(decode, (bundle.params["autoencoder"], carry.codes), (whole, batch), whole),
+            lambda: compiler.compile(
+                decode, (bundle.params["autoencoder"], carry.codes), (replicated, batch), replicated
+            ),
         ),
         batch=batch,
-        replicated=whole,
+        replicated=replicated,
     )
 
 

@@ -277,8 +277,8 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionPr
     bundle, guides = compiler.bundle, plan.run.guides
     start, advance = start_program(shape), chunk_program(bundle, shape, guides)
     decode = decoder_from(bundle.autoencoder, bundle.config["latents"])
-    whole, batch = compiler.replicated, compiler.batch(shape.batch)
-    places = _places(batch, whole, guides)
+    replicated, batch = compiler.replicated, compiler.batch(shape.batch)
+    places = _places(batch, replicated, guides)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     begin = Start(jax.ShapeDtypeStruct((1, *shape.latent), jnp.float32), number, number)
     some = np.zeros(shape.batch, np.int64)
@@ -291,21 +291,27 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionPr
         shape=shape,
         begin=compiler.once(
             ("start", shape.sampler, shape.batch, shape.latent),
-            lambda: compile_(start, (inputs.keys, begin), (batch, whole), batch),
+            lambda: compile_(start, (inputs.keys, begin), (batch, replicated), batch),
         ),
-        step=compile_(advance, (params, inputs, carry), (whole, places, batch), batch),
+        step=compile_(advance, (params, inputs, carry), (replicated, places, batch), batch),
         decode=compiler.once(
             ("decode", shape.batch, shape.latent),
-            lambda: compile_(decode, (bundle.params["autoencoder"], carry.x), (whole, batch), whole),
+            lambda: compile_(decode, (bundle.params["autoencoder"], carry.x), (replicated, batch), replicated),
         ),
         places=places,
-        replicated=whole,
+        replicated=replicated,
         mesh=compiler.mesh,
     )
 
 
-def _places(batch: NamedSharding, whole: NamedSharding, guides: Sequence[BoundGuide]) -> Inputs:
+def _places(batch: NamedSharding, replicated: NamedSharding, guides: Sequence[BoundGuide]) -> Inputs:
     """Returns the sharding of each of the inputs."""
-    of_guides = tuple(one.shardings(batch, whole) for one in guides)
-    places: dict[str, Any] = {"infos": whole, "first": whole, "also": whole, "rescale": whole, "guides": of_guides}
+    of_guides = tuple(one.shardings(batch, replicated) for one in guides)
+    places: dict[str, Any] = {
+        "infos": replicated,
+        "first": replicated,
+        "also": replicated,
+        "rescale": replicated,
+        "guides": of_guides,
+    }
     return Inputs(context=batch, keys=batch, noise=batch, **places)

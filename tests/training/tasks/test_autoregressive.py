@@ -18,7 +18,6 @@ from tests.helpers import tiny
 
 CODES = 12
 STAGE = {**tiny.CONFIG["autoencoder"], "kind": "vq", "num_codes": CODES}
-CONFIG = str(tiny.CONFIGS / "style_scenes/rarm.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +37,9 @@ def make_task(make_diffusion_task, tmp_path_factory):
         places = f"data.source={data.source}", f"data.data_dir={root}", f"data.neighbors={data.neighbors}"
         small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
         few = "conditioning.candidates=4", "conditioning.neighbors=3", "sampling.height=16", "sampling.width=16"
-        model = "model.width=16", "model.depth=2", "model.head_channels=8"
+        model = "model.width=16", "model.depth=2", "model.head_channels=8", "emphasis.style.neon=1"
         return autoregressive.make(
-            load_config(CONFIG, (*places, *small, *few, *model, *overrides)), root, lambda *_: None
+            load_config("style_scenes/rarm", (*places, *small, *few, *model, *overrides)), root, lambda *_: None
         )
 
     return make

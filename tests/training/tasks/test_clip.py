@@ -6,7 +6,6 @@ from PIL import Image
 from scipy.special import log_softmax
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.training.config import load_config
 from rdm_jax.training.state import Held
@@ -171,21 +170,6 @@ def test_the_loss_of_one_view_is_that_of_the_paper_and_views_add_theirs(make) ->
     captions, _ = jax.jit(two.loss)(params, held, batch, key, step)
     all_, (parts, _) = jax.jit(both.loss)(params, held, batch, key, step)
     np.testing.assert_allclose(all_, captions + 0.7 * parts["views"], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (("views=1",), "image_weight=0.3 compares views; set views to 2 or more"),
-        (("views=3", "model.vision.kind=resnet"), "views=3 is for a ViT; a resnet takes views=1"),
-        (("views=0", "image_weight=0"), "views=0 does not share out 16 patches; use 1 to 16"),
-        (("views=17",), "views=17 does not share out 16 patches; use 1 to 16"),
-        (("initial_scale=0",), "initial_scale=0.0: .* above 0"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(make, overrides, message) -> None:
-    with pytest.raises(UserError, match=message):
-        make(*overrides)
 
 
 def test_a_run_that_starts_from_a_bundle_keeps_its_tokenizer(make, tmp_path) -> None:
