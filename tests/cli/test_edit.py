@@ -139,8 +139,8 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
     ("arguments", "message"),
     [
         (("img2img", "--strength", 0), "strength=0.0 is out of range"),
-        (("inpaint", "--mask", "nowhere.png"), "cannot read nowhere.png as a picture"),
-        (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its picture 16x16"),
+        (("inpaint", "--mask", "nowhere.png"), "cannot read nowhere.png as an image"),
+        (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its image 16x16"),
         (("inpaint",), "required: --mask"),
         (("outpaint",), "extend nothing"),
         (("outpaint", "--left", -4), "extend nothing; give 0 pixels or more"),
