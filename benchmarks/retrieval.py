@@ -250,7 +250,7 @@ def sample(args: argparse.Namespace) -> None:
 def folder(args: argparse.Namespace) -> None:
     """Prints the speed of building a database of a folder of images, and of the encoder alone on decoded images."""
     from rdm_jax.data.sources import open_source
-    from rdm_jax.retrieval.build import build_database
+    from rdm_jax.retrieval.build import BuildJob, build_database
 
     encoder = _encoder()
     size, ready = encoder.batch_size, _pixels(encoder.batch_size, encoder.image_size)
@@ -262,7 +262,7 @@ def folder(args: argparse.Namespace) -> None:
         # The encoder alone is timed before and after, so that a drift of the machine's speed affects both.
         before = _encode(encoder, ready, batches)
         begin = time.perf_counter()
-        build_database(source, encoder, Path(temporary) / "database")
+        build_database(BuildJob.of(source, encoder), Path(temporary) / "database")
         build_rate = count / (time.perf_counter() - begin)
         after = _encode(encoder, ready, batches)
     encoder_rate = 2 * batches * size / (before + after)
@@ -320,7 +320,7 @@ def joining(args: argparse.Namespace) -> None:
     """Joins neighbors to examples with one thread and with several, and prints the examples per second."""
     import grain
 
-    from rdm_jax.retrieval.join import Neighbors, numbered
+    from rdm_jax.retrieval.join import JoinNeighbors, number_examples
     from rdm_jax.retrieval.sidecar import NeighborSidecar
 
     place = args.work / "join"
@@ -331,10 +331,10 @@ def joining(args: argparse.Namespace) -> None:
     for records in ("embeddings", "ids only"):
         sidecar = NeighborSidecar.open(_sidecar(place, database, args.examples, records == "embeddings"), database)
         source: Any = types.SimpleNamespace(name="numbers", fingerprint="0" * 64)
-        examples = numbered(grain.MapDataset.range(args.examples), source, sidecar)
+        examples = number_examples(grain.MapDataset.range(args.examples), source, sidecar)
         for order in ("sequential", "shuffled"):
             ordered = examples.shuffle(seed=0) if order == "shuffled" else examples
-            batches = ordered.batch(BATCH).map(Neighbors(sidecar))
+            batches = ordered.batch(BATCH).map(JoinNeighbors(sidecar))
             threads = batches.to_iter_dataset(grain.ReadOptions(args.threads, prefetch_buffer_size=8))
             passes: tuple[Callable[[], Iterator[Any]], ...] = (
                 lambda batches=batches: (batches[i] for i in range(len(batches))),
@@ -379,7 +379,7 @@ def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> P
                 ids = generator.integers(0, len(database), (len(numbers), NEIGHBORS))
                 scores = -np.sort(-generator.random(ids.shape, np.float32))
                 rows = database.rows[ids.reshape(-1)].reshape(*ids.shape, WIDTH) if embeddings else None
-                for record in sidecar.packed(numbers, ids, scores, rows):
+                for record in sidecar.pack_records(numbers, ids, scores, rows):
                     writer.write(record)
             writer.close()
         manifest = {
@@ -394,7 +394,7 @@ def _sidecar(place: Path, database: Database, count: int, embeddings: bool) -> P
             "files": {name: files.sha256(new / name) for name in names},
             "skipped": [],
         }
-        files.write_json(new / sidecar.MANIFEST, manifest)
+        sidecar.write_manifest(new, manifest)
     return out
 
 

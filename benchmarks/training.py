@@ -143,12 +143,12 @@ def step(args: argparse.Namespace) -> None:
 
 
 def _ours(network: Any, params: Any, schedule: Any, batch: dict[str, np.ndarray]) -> tuple[Step, float]:
-    def loss(params: Any, held: Any, batch: Any, key: Any, step: Any) -> Any:
+    def loss(params: Any, extras: Any, batch: Any, key: Any, step: Any) -> Any:
         def apply(x: Any, t: Any, context: Any) -> Any:
             return network.apply({"params": params["denoiser"]}, x, t, Condition(context))
 
         losses = diffusion_loss(apply, batch["x0"], batch["context"], batch["t"], batch["noise"], schedule, "eps")
-        return jnp.mean(losses), ({}, held.stats)
+        return jnp.mean(losses), ({}, extras.stats)
 
     settings = {"learning_rate": RATE, "warmup": 0, "decay": "constant", "weight_decay": WEIGHT_DECAY, "clip_norm": 0.0}
     config = ConfigDict(read(Optimizer, settings))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs an rdm command as several processes on one machine that train together: each has its share of the cores and
-# GPUs, and its lines begin with its number. One that fails stops the others.
+# Runs an rdm command as several processes on one machine that train together: the cores and GPUs are divided among
+# them, and each one's lines begin with its number. One that fails stops the others.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -14,8 +14,8 @@ usage: launch/local.sh [--processes N] [--port P] [--grace S] [--dry-run] -- tra
   --dry-run      print the command of each process and run none
   --help         this text
 
-Ctrl-C and SIGTERM are passed on as SIGTERM: training saves a checkpoint and ends, and the same command goes on from
-it. A second one kills. The exit status is that of the first process that failed.
+Ctrl-C and SIGTERM are passed on as SIGTERM: training saves a checkpoint and ends, and the same command resumes
+from it. A second one kills. The exit status is that of the first process that failed.
 RDM names the command (default: rdm on the PATH, else .venv/bin/rdm).
 HELP
 }
@@ -83,12 +83,12 @@ send() { # send SIGNAL: to those that still run
   for i in "${!pids[@]}"; do [ -n "${ended[i]:-}" ] || kill "-$1" "${pids[i]}" 2>/dev/null || true; done
 }
 
-asked=no
+stopping=no
 # shellcheck disable=SC2329 # called by trap
 on_signal() {
-  if [ "$asked" = no ]; then
-    asked=yes
-    say "asked to stop: waiting for the processes to save (again to kill them)"
+  if [ "$stopping" = no ]; then
+    stopping=yes
+    say "stopped by a signal: waiting for the processes to save (again to kill them)"
     send TERM
   else
     send KILL
@@ -101,7 +101,7 @@ on_end() { # on_end I STATUS: what follows from the end of one
   result=$2
   say "process $1 exited with $2; stopping the others, killing them in $grace s"
   deadline=$((SECONDS + grace))
-  [ "$asked" = yes ] || send TERM # once: a second one may mean haste
+  [ "$stopping" = yes ] || send TERM # once: a second signal kills
 }
 
 watch() { # until all have ended
@@ -118,7 +118,7 @@ watch() { # until all have ended
   done
 }
 
-last_words() { # waits for what was said last; not for long, as a forgotten grandchild may hold a pipe open
+last_words() { # waits for the last lines; not for long, as a forgotten grandchild may hold a pipe open
   for _ in {1..25}; do
     kill -0 "${labels[@]}" 2>/dev/null || return 0 # fails once none is left
     sleep 0.2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the embedded model and its databases again from nothing: pictures, CLIP, autoencoder, neighbours, diffusion
-# model, judges. Every part resumes: run it again after a stop and it goes on where it was.
+# Trains the embedded model and builds its databases from scratch: images, CLIP, autoencoder, neighbors, diffusion
+# model, noised networks, classifier. Every part resumes: after a stop, run it again.
 set -euo pipefail
 
 usage() {
@@ -9,7 +9,7 @@ usage: launch/style_scenes.sh [--out DIR] [--steps N] [--install]
 
   --out DIR   where data, runs and results go (default: runs/style_scenes)
   --steps N   steps of each training, in place of its config's: a rehearsal
-  --install   copy the finished model, databases and judges into rdm_jax/assets, in place of those there
+  --install   copy the model, databases and classifier into rdm_jax/assets, in place of the old ones
   --help      this text
 
 RDM names the command (default: rdm on the PATH, else .venv/bin/rdm); PYTHON its Python.
@@ -41,9 +41,8 @@ cd "$(dirname "$0")/.."
 if [ -z "${RDM:-}" ]; then RDM=$(command -v rdm || echo .venv/bin/rdm); fi
 PYTHON=${PYTHON:-$(dirname "$RDM")/python}
 data=$out/data
-configs=configs/style_scenes
 
-step() { # step NAME COMMAND...: runs a part and says how long it took
+step() { # step NAME COMMAND...: runs a part and prints its time
   local name=$1 start=$SECONDS
   shift
   echo "== $name" >&2
@@ -60,29 +59,29 @@ once() { # once PATH COMMAND...: runs a command whose result is PATH, unless it 
 train() { # train NAME CONFIG [OPTION...]
   local name=$1 config=$2
   shift 2
-  "$RDM" train --config "$configs/$config" --workdir "$out/$name" --config.data.data_dir="$data" ${steps:+--config.steps="$steps"} "$@"
+  "$RDM" train --config "$config" --workdir "$out/$name" --config.data.data_dir="$data" ${steps:+--config.steps="$steps"} "$@"
 }
 
-step pictures "$PYTHON" -m rdm_jax.data.style_scenes --data-dir "$data"
+step images "$PYTHON" -m rdm_jax.data.style_scenes --data-dir "$data"
 
-step clip train clip clip.py
-step autoencoder train autoencoder autoencoder.py
+step clip train clip style_scenes/clip
+step autoencoder train autoencoder style_scenes/autoencoder
 once "$out/base" "$RDM" export "$out/clip" "$out/autoencoder" --out "$out/base"
 
 step "training database" once "$out/retrieval" "$RDM" database build style_scenes --split retrieval --data-dir "$data" \
   --encoder "$out/base" --out "$out/retrieval"
-step neighbours "$RDM" neighbors --dataset style_scenes --split train --data-dir "$data" --database "$out/retrieval" \
+step neighbors "$RDM" neighbors --dataset style_scenes --split train --data-dir "$data" --database "$out/retrieval" \
   --encoder "$out/base" --k 20 --within style --out "$out/neighbors"
 
-step diffusion train rdm rdm.py --config.base="$out/base" --config.data.neighbors="$out/neighbors"
-step decoder train decoder autoencoder.py:decoder --init-from "$out/base" --config.base="$out/base"
-once "$out/drawing" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/drawing" --name style-scenes
-step "noised CLIP" train noised_clip ../noised_clip.py --config.base="$out/drawing"
-step "noised classifier" train noised_classifier ../noised_classifier.py --config.base="$out/drawing"
+step diffusion train rdm style_scenes/rdm --config.base="$out/base" --config.data.neighbors="$out/neighbors"
+step decoder train decoder style_scenes/autoencoder:decoder --init-from "$out/base" --config.base="$out/base"
+once "$out/generator" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/generator" --name style-scenes
+step "noised CLIP" train noised_clip noised_clip --config.base="$out/generator"
+step "noised classifier" train noised_classifier noised_classifier --config.base="$out/generator"
 once "$out/model" "$RDM" export "$out/noised_clip" "$out/noised_classifier" --out "$out/model" --name style-scenes
 
-step judges train judge judge.py
-once "$out/judges" "$RDM" export "$out/judge" --out "$out/judges" --name style-scenes-judges
+step classifier train classifier style_scenes/classifier
+once "$out/classifiers" "$RDM" export "$out/classifier" --out "$out/classifiers" --name style-scenes-classifier
 
 styles=$("$PYTHON" -c 'from rdm_jax.data.style_scenes.vocabulary import STYLES; print(*STYLES, sep="\n")')
 while read -r style; do
@@ -97,10 +96,10 @@ step "database general" once "$out/databases/general" "$RDM" database build styl
 
 if [ "$install" = yes ]; then
   assets=rdm_jax/assets
-  rm -rf "$assets/models/style-scenes" "$assets/judges/style-scenes" "$assets/databases"
-  mkdir -p "$assets/models" "$assets/judges"
+  rm -rf "$assets/models/style-scenes" "$assets/classifiers/style-scenes" "$assets/databases"
+  mkdir -p "$assets/models" "$assets/classifiers"
   cp -r "$out/model" "$assets/models/style-scenes"
-  cp -r "$out/judges" "$assets/judges/style-scenes"
+  cp -r "$out/classifiers" "$assets/classifiers/style-scenes"
   cp -r "$out/databases" "$assets/databases"
   du -sh "$assets"
 fi

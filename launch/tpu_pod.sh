@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU pod through gcloud: makes the pod, sends this checkout to all workers and starts them, follows
-# the logs, deletes it. After a preemption the same create and run go on from the newest checkpoint.
+# the logs, deletes it. After a preemption the same create and run resume from the newest checkpoint.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -28,7 +28,7 @@ options
   --help           this text
 
   launch/tpu_pod.sh create my-pod --accelerator v5litepod-256 --zone us-west4-a --queued --spot
-  launch/tpu_pod.sh run my-pod --zone us-west4-a -- train --config configs/style_scenes/rdm.py \
+  launch/tpu_pod.sh run my-pod --zone us-west4-a -- train --config style_scenes/rdm \
     --workdir gs://my-bucket/runs/rdm
 HELP
 }
@@ -53,11 +53,11 @@ describe() { # the command that prints the state
   do_ gcloud compute tpus "${what[@]}"
 }
 
-state() { # the pod's state, NONE where there is none; other failures, as of the network, are gcloud's to tell
-  local said
-  if said=$(describe 2>&1); then echo "$said"
-  elif grep -qi 'not.found' <<<"$said"; then echo NONE
-  else echo "$said" >&2; return 1
+state() { # the pod's state, NONE where there is none; other failures, as of the network, are gcloud's
+  local output
+  if output=$(describe 2>&1); then echo "$output"
+  elif grep -qi 'not.found' <<<"$output"; then echo NONE
+  else echo "$output" >&2; return 1
   fi
 }
 

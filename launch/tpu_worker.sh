@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What one worker of a TPU pod does, told by launch/tpu_pod.sh: installs the checkout that this file is in, and starts
+# What one worker of a TPU pod does for launch/tpu_pod.sh: installs the checkout that this file is in, and starts
 # and stops the training, whose process outlives the connection.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"

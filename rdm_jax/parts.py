@@ -104,6 +104,11 @@ def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
 
 def _check_shapes(model: str, part: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raises UserError for the first parameter that is missing, unexpected or of another shape."""
+    if kinds := models.other_backbone(given, wanted):
+        raise UserError(
+            f"{part} of model {model!r} does not fit its configuration: the parameters are those of a {kinds[0]}, and "
+            f"the configuration describes a {kinds[1]}; use the configuration that it was trained with"
+        )
     wrong = sorted(path for path in wanted.keys() ^ given.keys())
     if wrong:
         problem = "is missing" if wrong[0] in wanted else "is unexpected"

@@ -267,7 +267,7 @@ def test_an_option_of_another_head_is_refused_by_name(sample, monkeypatch):
 
 
 def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
-    params = tiny.randomise(generator.bundle.params, seed=1)
+    params = tiny.randomize(generator.bundle.params, seed=1)
     other = Generator.load(dataclasses.replace(generator.bundle, params=params))
     with pytest.raises(UserError, match="made by encoder"):
         other.sample(PROMPTS, database=databases[0])

@@ -17,15 +17,18 @@ HELP = """convert released weights to a model bundle, and back
   rdm convert rdm-768 --to compvis --out original       a bundle in the format of CompVis's programs
 
 The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), OpenAI's CLIP
-(as released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, LPIPS, or the Inception-v3
-of the Fréchet distance. No code in it is run."""
+(as released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, or
+the Inception-v3 of the Fréchet distance. No code in it is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("source", type=Path, metavar="SRC", help="a file of weights, a folder, or with --to a bundle")
     parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="of a CompVis model (default: the one in its folder)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments (default: the one beside it)",
     )
     parser.add_argument("--weights", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)")
     parser.add_argument(
@@ -57,7 +60,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     from rdm_jax.convert.conversion import convert
-    from rdm_jax.parts import PARTS
 
     converted = convert(
         args.source,
@@ -71,10 +73,8 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     converted.write(args.out, progress)
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in converted.sizes.items())
     note(f"{args.out}: {converted.kind} {converted.config['name']!r} with {parts} parameters")
-    if "clip" not in converted.parts and any(
-        converted.parts.keys() & {name for name, part in PARTS.items() if part.sections}
-    ):
-        note("it has no CLIP, which prompts and databases need; convert again with --clip")
+    if "clip" not in converted.parts and converted.conditioned:
+        note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if "clip" in converted.parts and converted.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")
 

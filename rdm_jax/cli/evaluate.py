@@ -1,4 +1,4 @@
-"""`rdm evaluate`: whether another database means another style, and whether guidance does what it promises."""
+"""`rdm evaluate`: whether another database means another style, and whether guidance has its expected effects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
     from rdm_jax.evaluation.arms import Arm
     from rdm_jax.evaluation.bench import Sizes as GuidanceSizes
-    from rdm_jax.evaluation.judges import Judge
+    from rdm_jax.evaluation.classifiers import AttributeClassifier
     from rdm_jax.evaluation.methods import Method
     from rdm_jax.evaluation.style_swap import Sizes
     from rdm_jax.retrieval.database import Database
@@ -29,19 +29,18 @@ T = TypeVar("T")
 GENERAL = "general"
 
 DEFAULT_MODEL = "style-scenes"
-JUDGE_CONFIG = Path("configs/style_scenes/judge.py")
-ROOT = Path(__file__).resolve().parents[2]  # of a checkout, which holds the configs; an installed package has none
+CLASSIFIER_CONFIG = "style_scenes/classifier"
 SCHEMA = 1
 
 HELP = """measure a model
 
   rdm evaluate style-swap --out results            all arms: 1,000 samples of the first, 200 of each other
-  rdm evaluate style-swap --out results --quick    a few samples of each, to see that all is in place
-  rdm evaluate guidance --out results              every way of bending a run, each beside the run without it
+  rdm evaluate style-swap --out results --quick    a few samples of each arm, as a test
+  rdm evaluate guidance --out results              every guidance method, each beside images without it
 
-Style-swap draws from every style's database and from the general one, lets independent classifiers name subject, colour
-and style, and writes results.json, results.md and grid.png. Guidance writes curves.png as well: quality against
-alignment over the weight."""
+Style-swap generates with every style's database and with the general one, classifies subject, color and style by an
+independent classifier, and writes results.json, results.md and grid.png. Guidance writes curves.png as well: quality
+against alignment over the weight."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(swap, "folder of databases named as the styles, and `general`", "a few samples of each arm")
     swap.add_argument("--samples", type=int, metavar="N", help="samples of the first arm (default: 1000)")
     swap.add_argument("--arm-samples", type=int, metavar="N", help="samples of each other arm (default: 200)")
-    swap.add_argument("--arm", action="append", default=[], metavar="NAME", help="draw this arm alone (repeatable)")
+    swap.add_argument("--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)")
     swap.add_argument("--condition", metavar="C", help="neighbors or text+neighbors; the model's own by default")
-    swap.add_argument("--batch-size", type=int, default=8, metavar="B", help="pictures drawn at once (default: 8)")
+    swap.add_argument("--batch-size", type=int, default=8, metavar="B", help="images generated at once (default: 8)")
     swap.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
     swap.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
-    guidance = measures.add_parser("guidance", help="does guidance do what it promises?")
-    _add_common(guidance, "folder of databases; `general` is used, all where there is none", "a few pictures of each")
+    guidance = measures.add_parser("guidance", help="does guidance have its expected effects?")
+    _add_common(guidance, "folder of databases; `general` is used, or all if there is none", "a few images of each")
     guidance.add_argument(
         "--method", action="append", default=[], metavar="NAME", help="measure this one alone (repeatable)"
     )
@@ -70,78 +69,83 @@ def _add_common(parser: argparse.ArgumentParser, databases: str, quick: str) -> 
 
     Args:
       parser: of the measure.
-      databases: what the folder of --databases holds.
-      quick: what --quick does.
+      databases: the help of --databases.
+      quick: the help of --quick.
     """
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; a used one gets run-002/")
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     parser.add_argument("--databases", type=Path, metavar="DIR", help=databases)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--seed", type=int, default=0, metavar="I", help="(default: %(default)s)")
-    judges = parser.add_mutually_exclusive_group()
-    judges.add_argument("--judges", type=Path, metavar="DIR", help="a trained judge; the embedded one by default")
-    judges.add_argument(
-        "--train-judges", type=Path, metavar="DIR", help=f"train the judge in this folder first, by {JUDGE_CONFIG}"
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--classifier", type=Path, metavar="DIR", help="a trained classifier; the embedded one by default"
+    )
+    group.add_argument(
+        "--train-classifier",
+        type=Path,
+        metavar="DIR",
+        help=f"train the classifier in this folder first, by {CLASSIFIER_CONFIG}",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures; everything is checked before the first picture is drawn, and written at the end."""
+    """Measures; everything is checked before the first image is generated, and written at the end."""
     from rdm_jax.cli import outputs
 
     begin = time.monotonic()
     out = Path(args.out).expanduser()
-    found = (_style_swap if args.measure == "style-swap" else _guidance)(args, out)
+    measured = (_style_swap if args.measure == "style-swap" else _guidance)(args, out)
     record = {
         "schema": SCHEMA,
-        "arguments": found.arguments,
+        "arguments": measured.arguments,
         "versions": outputs.versions(),
-        "model": {**outputs.identity(found.bundle), "parts": found.bundle.hashes},
-        "judge_model": {
-            **outputs.identity(found.judge.bundle),
-            **{key: found.judge.bundle.config.get(key) for key in ("judging", "training")},
+        "model": {**outputs.identity(measured.bundle), "parts": measured.bundle.hashes},
+        "classifier_model": {
+            **outputs.identity(measured.classifier.bundle),
+            **{key: measured.classifier.bundle.config.get(key) for key in ("evaluation", "training")},
         },
-        "databases": [{**outputs.identity(database), "rows": len(database)} for database in found.databases],
-        **found.results,
+        "databases": [{**outputs.identity(database), "rows": len(database)} for database in measured.databases],
+        **measured.results,
         "seconds": round(time.monotonic() - begin, 1),
     }
-    folder = _write(out, record, found)
+    folder = _write(out, record, measured)
     note(f"done in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """What a measure found, and what it measured with.
+class _Measured:
+    """The results of a measure, and what it was measured with.
 
     Attributes:
       results: as JSON values.
-      arguments: what was asked for.
+      arguments: of the measure.
       bundle: the model.
-      judge: of its pictures.
-      databases: that it drew from.
+      classifier: of its images.
+      databases: of its neighbors.
       markdown: all tables.
-      screen: those that are shown.
-      pictures: what is drawn of the results, by the name of its file.
+      screen: the tables that are printed.
+      images: {file name: image of the results}, None for a file that is not written.
     """
 
     results: dict[str, Any]
     arguments: dict[str, Any]
     bundle: Bundle
-    judge: Judge
+    classifier: AttributeClassifier
     databases: Sequence[Database]
     markdown: str
     screen: str
-    pictures: Mapping[str, np.ndarray | None]
+    images: Mapping[str, np.ndarray | None]
 
 
-def _style_swap(args: argparse.Namespace, out: Path) -> _Found:
+def _style_swap(args: argparse.Namespace, out: Path) -> _Measured:
     """Measures whether another database means another style."""
     sizes = _sizes(args)
     from rdm_jax.cli import outputs
     from rdm_jax.evaluation import report
-    from rdm_jax.evaluation.drawing import ModelArtist, reconstructor
+    from rdm_jax.evaluation.generation import ModelCellGenerator, reconstructor
     from rdm_jax.evaluation.style_swap import measure
     from rdm_jax.generator import Generator
 
@@ -149,25 +153,27 @@ def _style_swap(args: argparse.Namespace, out: Path) -> _Found:
     arms = _arms(args.arm)
     generator = Generator.load(args.model)
     options = {name: getattr(args, name) for name in ("condition", "batch_size", "steps", "guidance_scale", "seed")}
-    artist = ModelArtist(generator, args.databases, options)
-    databases = artist.check(arms)
-    judge = _judge(args)
-    _introduce(generator.bundle, judge, databases)
-    results, judged = measure(artist, reconstructor(generator.bundle), judge, sizes, _Stages(args.quiet), arms=arms)
-    return _Found(
+    cell_generator = ModelCellGenerator(generator, args.databases, options)
+    databases = cell_generator.check(arms)
+    classifier = _classifier(args)
+    _introduce(generator.bundle, classifier, databases)
+    results, classified = measure(
+        cell_generator, reconstructor(generator.bundle), classifier, sizes, _Stages(args.quiet), arms=arms
+    )
+    return _Measured(
         results=results,
-        arguments={"sizes": dataclasses.asdict(sizes), "settings": artist.settings},
+        arguments={"sizes": dataclasses.asdict(sizes), "settings": cell_generator.settings},
         bundle=generator.bundle,
-        judge=judge,
+        classifier=classifier,
         databases=databases,
         markdown=report.markdown(results, f"Style swap of {generator.bundle.name}"),
         screen=report.screen(results),
-        pictures={"grid.png": report.grid(judged.values())},
+        images={"grid.png": report.grid(classified.values())},
     )
 
 
-def _guidance(args: argparse.Namespace, out: Path) -> _Found:
-    """Measures whether guidance does what it promises."""
+def _guidance(args: argparse.Namespace, out: Path) -> _Measured:
+    """Measures whether guidance has its expected effects."""
     methods, sizes = _methods(args.method), _guidance_sizes(args)
     from rdm_jax.cli import outputs
     from rdm_jax.evaluation import guidance_report as report
@@ -180,37 +186,37 @@ def _guidance(args: argparse.Namespace, out: Path) -> _Found:
     databases = _databases(args.databases)
     for database in databases:
         database.check_encoder(generator.encoder.identity)
-    judge = _judge(args)
-    _introduce(generator.bundle, judge, databases)
+    classifier = _classifier(args)
+    _introduce(generator.bundle, classifier, databases)
     with tempfile.TemporaryDirectory() as folder:
-        bench = open_bench(generator, databases, judge, sizes, Path(folder), args.seed)
+        bench = open_bench(generator, databases, classifier, sizes, Path(folder), args.seed)
         results, shown = measure(bench, _Stages(args.quiet), methods)
-    return _Found(
+    return _Measured(
         results=results,
         arguments={"sizes": dataclasses.asdict(sizes), "seed": args.seed},
         bundle=generator.bundle,
-        judge=judge,
+        classifier=classifier,
         databases=databases,
         markdown=report.markdown(results, f"Guidance of {generator.bundle.name}"),
         screen=report.screen(results),
-        pictures={
+        images={
             "grid.png": report.grid(bench.targets, sizes.images, shown, results),
             "curves.png": report.curves(results),
         },
     )
 
 
-def _introduce(bundle: Bundle, judge: Judge, databases: Sequence[Database]) -> None:
-    """Says what is measured with what."""
+def _introduce(bundle: Bundle, classifier: AttributeClassifier, databases: Sequence[Database]) -> None:
+    """Prints what is measured with what."""
     count = f"{len(databases)} database{'s' if len(databases) > 1 else ''}"
-    note(f"model {bundle.name}, judge {judge.bundle.name}, {count}")
+    note(f"model {bundle.name}, classifier {classifier.bundle.name}, {count}")
 
 
 def _databases(folder: Path | None) -> list[Database]:
     """Returns the embedded database `general`, that of a folder, or all of a folder that has none.
 
     Raises:
-      UserError: the folder holds no database.
+      UserError: the folder has no database.
     """
     from rdm_jax.retrieval.database import Database
 
@@ -218,7 +224,7 @@ def _databases(folder: Path | None) -> list[Database]:
         return [Database.open(folder / GENERAL if folder else GENERAL)]
     found = sorted(path.parent for path in folder.glob("*/manifest.json"))
     if not found:
-        raise UserError(f"{folder} holds no database; give a folder of folders that rdm database build made")
+        raise UserError(f"{folder} has no database; give a folder of folders that `rdm database build` made")
     return [Database.open(path) for path in found]
 
 
@@ -240,13 +246,13 @@ def _methods(wanted: list[str]) -> tuple[Method, ...]:
 
 
 def _chosen(what: str, wanted: list[str], known: Mapping[str, T]) -> tuple[T, ...]:
-    """Returns what is wanted by name, all where nothing is; raises UserError for a name that is unknown."""
+    """Returns the wanted values by name, all of them if none is wanted; raises UserError for an unknown name."""
     from rdm_jax.core.errors import unknown
 
     for name in wanted:
         if name not in known:
             raise unknown(what, name, known)
-    return tuple(one for name, one in known.items() if not wanted or name in wanted)
+    return tuple(value for name, value in known.items() if not wanted or name in wanted)
 
 
 def _sizes(args: argparse.Namespace) -> Sizes:
@@ -269,38 +275,38 @@ def _arms(names: list[str]) -> tuple[Arm, ...]:
     return _chosen("arm", names, {arm.name: arm for arm in ARMS})
 
 
-def _judge(args: argparse.Namespace) -> Judge:
-    from rdm_jax.evaluation.judges import Judge
+def _classifier(args: argparse.Namespace) -> AttributeClassifier:
+    from rdm_jax.evaluation.classifiers import AttributeClassifier
 
-    if not args.train_judges:
-        return Judge.open(args.judges)
+    if not args.train_classifier:
+        return AttributeClassifier.open(args.classifier)
     from rdm_jax.cli import train
     from rdm_jax.training.export import export_run
 
-    train.run(
-        argparse.Namespace(config=str(ROOT / JUDGE_CONFIG), workdir=args.train_judges, init_from=None, overrides=[])
-    )
-    return Judge(export_run(args.train_judges))
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    train.run(parser.parse_args(["--config", CLASSIFIER_CONFIG, "--workdir", str(args.train_classifier)]))
+    return AttributeClassifier(export_run(args.train_classifier))
 
 
-def _write(out: Path, record: dict[str, Any], found: _Found) -> Path:
-    """Writes the pictures, the tables and, last of all, results.json; shows the tables."""
+def _write(out: Path, record: dict[str, Any], measured: _Measured) -> Path:
+    """Writes the images, the tables and, last of all, results.json; prints the tables."""
     from rdm_jax.cli import outputs
     from rdm_jax.cli.png import encode_png
     from rdm_jax.core import files
 
     with outputs.run_folder(out) as folder:
-        for name, picture in found.pictures.items():
-            if picture is not None:
-                outputs.write_new(folder / name, encode_png(picture))
-        outputs.write_new(folder / "results.md", found.markdown.encode())
+        for name, image in measured.images.items():
+            if image is not None:
+                outputs.write_new(folder / name, encode_png(image))
+        outputs.write_new(folder / "results.md", measured.markdown.encode())
         outputs.write_new(folder / "results.json", files.json_bytes(record))
-    sys.stdout.write(found.screen + "\n")
+    sys.stdout.write(measured.screen + "\n")
     return folder
 
 
 class _Stages:
-    """Shows one progress after another, as the measurement goes from stage to stage."""
+    """Shows the progress of one stage of the measurement after another."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -309,6 +315,6 @@ class _Stages:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._stage:
-            self._stage, self._shown = what, Progress(what, unit="picture", quiet=self._quiet)
+            self._stage, self._shown = what, Progress(what, unit="image", quiet=self._quiet)
         assert self._shown is not None
         self._shown(done, total)

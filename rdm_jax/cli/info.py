@@ -1,4 +1,4 @@
-"""`rdm info`: what a training run's newest checkpoint holds, and what it was made from."""
+"""`rdm info`: the contents of a training run's newest checkpoint, and what it was made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from rdm_jax.core.errors import UserError
 
-HELP = """say what a training run holds
+HELP = """describe a training run
 
   rdm info runs/rdm
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints it."""
+    """Prints the description."""
     from rdm_jax.core import trees
     from rdm_jax.training.checkpoints import restore_arrays
     from rdm_jax.training.workdir import CONFIG, Workdir
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if config is None:
         raise UserError(f"{args.workdir} is no training run: it has no {CONFIG}; give a --workdir of `rdm train`")
     step, state, record = restore_arrays(workdir)
-    told = {
+    description = {
         "step": step,
         "steps": config["steps"],
         "task": config["task"],
@@ -44,9 +44,10 @@ def run(args: argparse.Namespace) -> None:
         "sha256": {part: trees.digest(trees.named(state[part])) for part in ("params", "ema", "opt_state", "stats")},
     }
     if args.json:
-        sys.stdout.write(json.dumps({**told, "config": config}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({**description, "config": config}, indent=2) + "\n")
         return
-    hashes = {**told.pop("made_from"), **{f"sha256 of {part}": sha for part, sha in told.pop("sha256").items()}}
-    width = max(map(len, {**told, **hashes}))
-    for name, value in {**told, **hashes}.items():
+    made_from, hashes = description.pop("made_from"), description.pop("sha256")
+    lines = {**description, **made_from, **{f"sha256 of {part}": sha for part, sha in hashes.items()}}
+    width = max(map(len, lines))
+    for name, value in lines.items():
         sys.stdout.write(f"{name:{width}}  {value}\n")

@@ -80,30 +80,23 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
     from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.duplicates import SAME
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.neighbors import SAME, Plan, compute_neighbors
-    from rdm_jax.retrieval.parts import Share
+    from rdm_jax.retrieval.jobs import Execution
+    from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
+    from rdm_jax.retrieval.parts import ProcessIndex
 
     database = Database.open(args.database)
     source = open_source(args.dataset, args.split, args.data_dir)
     duplicates = None if args.keep_duplicates else args.duplicates or SAME
-    plan = Plan(args.k, args.embeddings, duplicates, args.within, args.index)
+    options = NeighborOptions(args.k, args.embeddings, duplicates, args.within, args.index)
     if args.runner == "beam":
-        _with_beam(args, source, plan)
+        _with_beam(args, source, options)
         return
     encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
     with Progress("neighbors", unit="example") as progress:
-        report = compute_neighbors(
-            source,
-            encoder,
-            database,
-            plan,
-            Path(args.out),
-            max_skip=args.max_skip,
-            share=Share.parse(args.process),
-            workers=args.workers,
-            progress=progress,
-        )
+        execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
+        report = compute_neighbors(NeighborJob(source, encoder, database, options), Path(args.out), execution)
     report_skipped(report.skipped)
     if report.missing:
         note(f"{args.out}: this process is done; {report.missing} parts remain for other processes")
@@ -114,17 +107,10 @@ def run(args: argparse.Namespace) -> None:
         note(f"{report.path}: {args.k} neighbors of {report.count} examples in {database.name!r}{before}")
 
 
-def _with_beam(args: argparse.Namespace, source: Any, plan: Any) -> None:
-    from rdm_jax.retrieval.beam import EncoderSpec, neighbors_with_beam
+def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
+    from rdm_jax.retrieval.beam import EncoderSpec, NeighborSpec, neighbors_with_beam
 
     with shown_log():
-        neighbors_with_beam(
-            source,
-            EncoderSpec(args.encoder, args.batch_size),
-            args.database,
-            plan,
-            args.out,
-            max_skip=args.max_skip,
-            options=args.beam_options.split(),
-        )
+        spec = NeighborSpec(source, EncoderSpec(args.encoder, args.batch_size), args.database, options)
+        neighbors_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=args.beam_options.split())
     note(f"{args.out}: {args.k} neighbors of {len(source)} examples")

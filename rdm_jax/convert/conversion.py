@@ -89,6 +89,11 @@ class Conversion:
             for part, content in self.parts.items()
         }
 
+    @property
+    def conditioned(self) -> tuple[str, ...]:
+        """The parts that take context tokens, a CLIP's vectors."""
+        return tuple(part for part in self.parts if self.config.get(part, {}).get("context_dim"))
+
     def _write(self, folder: Path, progress: Progress) -> None:
         hashes: dict[str, str] = {}
         for part, recipes in self.parts.items():
@@ -367,8 +372,8 @@ def _joined(model: Conversion, tower: Conversion) -> Conversion:
     if "clip" not in tower.parts:
         raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
     width = tower.config["clip"]["embed_dim"]
-    conditioned = [part for part in model.parts if "context_dim" in model.config.get(part, {})]
-    if "denoiser" in model.parts and "denoiser" not in conditioned:
+    conditioned = model.conditioned
+    if "denoiser" in model.parts and not conditioned:
         raise UserError(
             f"the {model.kind} takes no context tokens: it is not conditioned on text or neighbors and cannot use a "
             "CLIP; omit --clip"

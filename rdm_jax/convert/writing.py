@@ -36,6 +36,9 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: Progress | None
         raise unknown("target", to, WRITERS)
     path = locate(bundle)
     config = read_config(path)
+    kind = config.get("denoiser", {}).get("kind", "unet")
+    if kind != "unet":
+        raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
     try:
         with files.new_directory(out) as folder:
             WRITERS[to](path, config, folder, progress or (lambda *_: None))

@@ -62,8 +62,8 @@ def first_then_others(work: Callable[[], T]) -> T:
     return work() if found is None else found
 
 
-def asked_to_stop(step: int) -> bool:
-    """Says whether the processes are to stop after this step: the same on all of them, once one had a SIGTERM."""
+def should_stop(step: int) -> bool:
+    """Returns whether the processes stop after this step: the same on all of them, after a SIGTERM to one of them."""
     if jax.process_count() == 1:
         return False
     from jax.experimental import multihost_utils

@@ -1,1 +1,1 @@
-"""What a model is worth: statistics, judges that share nothing with it, and whether it swaps style."""
+"""What a model is worth: statistics, classifiers that share nothing with it, and whether it swaps style."""

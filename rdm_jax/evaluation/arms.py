@@ -1,4 +1,4 @@
-"""The arms of the style-swap measurement, as a table, and the pictures that each of them asks for."""
+"""The arms of the style-swap measurement, as a table, and the images of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from rdm_jax.data.style_scenes.captions import neutral_prompt
 from rdm_jax.data.style_scenes.vocabulary import (
-    COLOURS,
+    COLORS,
     HELD_OUT_PAIRS,
     KEPT_OUT,
     NAMED_STYLES,
@@ -20,7 +20,7 @@ from rdm_jax.data.style_scenes.vocabulary import (
 
 GENERAL = "general"
 COPIES = 2
-COLOUR_STRIDE = 3
+COLOR_STRIDE = 3
 MAX_COPIES = 1_000
 
 Pair = tuple[str, str]
@@ -28,19 +28,19 @@ Pair = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way of asking for a style.
+    """One way of requesting a style.
 
     Attributes:
       name: its key in the results.
-      title: what a table says of it.
-      pairs: the (subject, style) that are drawn, all equally often.
-      own_database: whether neighbours come from the style's own database, and not from the general one.
+      title: its name in a table.
+      pairs: the (subject, style) that are generated, all equally often.
+      own_database: whether neighbors come from the style's own database, otherwise from the general one.
       named: whether the prompt names the style.
-      random_neighbors: whether the neighbours are random rows of the database, and not the prompt's nearest.
-      condition: what the model sees, in place of what is asked for in general.
-      least: the fewest pictures.
-      targets: {attribute: the share that should name what was asked for}.
-      at_chance: attributes that are not to be had this way, where chance is the right answer.
+      random_neighbors: whether the neighbors are random rows of the database, otherwise the nearest to the prompt.
+      condition: of the model, in place of that of the measurement.
+      least: the fewest images.
+      targets: {attribute: the proportion that should be classified as requested}.
+      at_chance: attributes that the arm gives no information about, where chance is expected.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One picture to draw.
+    """One image to generate.
 
     Attributes:
-      subject: what it is of.
+      subject: of the image.
       colour: of the subject.
-      style: the style that is wanted.
+      style: of the image.
       prompt: the text.
       database: the name of the database.
-      random_neighbors: whether neighbours are random rows of the database.
-      condition: what the model sees; None for what is asked for in general.
-      noise: which noise it starts from; equal for all styles of one prompt, so that they can be compared.
-      copy: its number among the pictures of this prompt and style.
+      random_neighbors: whether neighbors are random rows of the database.
+      condition: of the model; None for that of the measurement.
+      noise: the index of its noise; equal for all styles of one prompt, so that they can be compared.
+      copy: its number among the images of this prompt and style.
     """
 
     subject: str
@@ -110,7 +110,7 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "held_out_pairs",
-        "pairs never seen together, the style's database",
+        "pairs held out of training, the style's database",
         HELD_OUT_PAIRS,
         targets={"style": 0.90, "subject": 0.85},
     ),
@@ -126,7 +126,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("kept_out_style", "style kept out of training, its database", tuple((s, KEPT_OUT) for s in SUBJECTS)),
     Arm(
         "text_random_neighbors",
-        "random pictures of the style as neighbours: the prompt alone says what",
+        "random images of the style as neighbors: the prompt alone has the content",
         tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
         random_neighbors=True,
         condition="text+neighbors",
@@ -140,22 +140,22 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "control_random_neighbors",
-        "control: random pictures of the style as neighbours, and they alone",
+        "control: random images of the style as neighbors, without the prompt",
         tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
         random_neighbors=True,
         condition="neighbors",
         at_chance=("subject", "colour"),
     ),
 )
-"""The arms, in the order of the table; the first one is what the model is for."""
+"""The arms, in the order of the table; the first one is the model's purpose."""
 
 
 def cells_of(arm: Arm, count: int) -> list[Cell]:
-    """Returns `count` pictures of an arm, spread evenly over its pairs, and over colours within each.
+    """Returns `count` images of an arm, spread evenly over its pairs, and over colors within each.
 
-    Each prompt is drawn `COPIES` times in a row of rounds over the pairs, so that pictures of one prompt and style can
-    be compared with each other. Noise goes with the prompt and the copy, whatever the style. Where nothing in prompt or
-    database tells the style, each pair gets noise of its own: the pictures would be the same otherwise.
+    Each prompt is generated in `COPIES` consecutive rounds over the pairs, so that images of one prompt and style can
+    be compared with each other. Noise depends on the prompt and the copy, not on the style. If neither prompt nor
+    database has the style, each pair has its own noise: the images would be equal otherwise.
     """
     rounds = -(-count // len(arm.pairs))
     return [_cell(arm, pair, turn) for turn in range(rounds) for pair in arm.pairs][:count]
@@ -163,22 +163,22 @@ def cells_of(arm: Arm, count: int) -> list[Cell]:
 
 def _cell(arm: Arm, pair: Pair, turn: int) -> Cell:
     subject, style = pair
-    colours = list(COLOURS)
+    colors = list(COLORS)
     number = SUBJECTS.index(subject)
     step, within = divmod(turn, COPIES)
-    lap, step = divmod(step, len(colours))
-    colour = (COLOUR_STRIDE * step + number) % len(colours)
+    lap, step = divmod(step, len(colors))
+    color = (COLOR_STRIDE * step + number) % len(colors)
     copy = within + COPIES * lap
-    untold = not arm.named and not arm.own_database
-    prompt_number = number * len(colours) + colour
-    if untold:
-        prompt_number += len(SUBJECTS) * len(colours) * STYLES.index(style)
-    neutral = neutral_prompt(subject, colours[colour])
+    has_style = arm.named or arm.own_database
+    prompt_number = number * len(colors) + color
+    if not has_style:
+        prompt_number += len(SUBJECTS) * len(colors) * STYLES.index(style)
+    neutral = neutral_prompt(subject, colors[color])
     return Cell(
         subject=subject,
-        colour=colours[colour],
+        colour=colors[color],
         style=style,
-        # Names that captions never had are put where the others stand.
+        # Names that captions never had take the place of the others.
         prompt=f"{neutral}, {style}" if arm.named else neutral,
         database=database_name(style) if arm.own_database else GENERAL,
         random_neighbors=arm.random_neighbors,

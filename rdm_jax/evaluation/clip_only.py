@@ -1,4 +1,4 @@
-"""What CLIP alone draws: a latent that is led from noise to a text through the decoder, with no diffusion model."""
+"""Images from CLIP alone: latents that are optimized from noise towards a text, without a diffusion model."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from rdm_jax.generator import Generator
 from rdm_jax.guidance.clip import cut, spherical_distance
 
 RATE = 0.1
-CUTOUTS = 4  # an optimum of the whole picture alone is noise to the eye
+CUTOUTS = 4  # without cutouts the optimum looks like noise
 DECAY = 0.02  # of latents towards 0, their mean
 
 
 def ascend(
     generator: Generator, text: str, count: int, steps: int, seed: int, chunk: int = 5
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Returns pictures whose latents Adam has led to a text in CLIP's eyes, from noise of their own.
+    """Returns images whose latents Adam optimizes for the CLIP similarity to a text, each from its own noise.
 
     Args:
-      generator: its CLIP and its decoder are used, its U-Net is not.
-      text: what they are led to.
-      count: how many pictures.
+      generator: its CLIP and its decoder are used, its denoiser is not.
+      text: the target.
+      count: of images.
       steps: of Adam.
-      seed: of the noise, which is that of a run with this seed.
-      chunk: how many steps are compiled into one program.
+      seed: of the noise, equal to that of sampling with this seed.
+      chunk: steps in one compiled program.
     """
     bundle = generator.bundle
     sampling = bundle.config["sampling"]
@@ -52,16 +52,16 @@ def ascend(
 
 @functools.lru_cache(maxsize=1)
 def _programs(generator: Generator, chunk: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns what takes latents `chunk` steps on, and what decodes them; compiled once for a generator."""
+    """Returns the programs that advance latents by `chunk` steps and decode them; compiled once for a generator."""
     bundle = generator.bundle
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
-    look = factory.image_encoder_from(bundle.clip, bundle.config["clip"])
+    encode = factory.image_encoder_from(bundle.clip, bundle.config["clip"])
     size = int(bundle.clip.vision.image_size)
 
     def distance(x: Float[Array, "b h w c"], params: Any, target: Array, keys: Array) -> Array:
-        """Returns the sum of the distances of all cutouts to the target, and how far latents are from their mean."""
-        squares = jax.vmap(lambda key, one: cut(key, one, size, CUTOUTS))(keys, decode(params["autoencoder"], x))
-        vectors = look(params["clip"], squares.reshape(-1, size, size, 3))
+        """Returns the sum of all cutouts' distances to the target, and a penalty that keeps latents near their mean."""
+        squares = jax.vmap(lambda key, image: cut(key, image, size, CUTOUTS))(keys, decode(params["autoencoder"], x))
+        vectors = encode(params["clip"], squares.reshape(-1, size, size, 3))
         return jnp.sum(spherical_distance(vectors, target)) / CUTOUTS + DECAY * jnp.sum(jnp.mean(x**2, axis=(1, 2, 3)))
 
     def advance(params: Any, x: Array, state: Any, target: Array, keys: Array) -> tuple[Array, Any]:
@@ -69,11 +69,11 @@ def _programs(generator: Generator, chunk: int) -> tuple[Callable[..., Any], Cal
 
         def step(carry: tuple[Array, Any], number: Array) -> tuple[tuple[Array, Any], None]:
             """Returns both after one step."""
-            now, adam = carry
-            drawn = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            latents, adam = carry
+            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             updates: Any
-            updates, adam = optax.adam(RATE).update(jax.grad(distance)(now, params, target, drawn), adam)
-            return (now + updates, adam), None
+            updates, adam = optax.adam(RATE).update(jax.grad(distance)(latents, params, target, step_keys), adam)
+            return (latents + updates, adam), None
 
         return jax.lax.scan(step, (x, state), jnp.arange(chunk))[0]
 

@@ -1,20 +1,21 @@
-"""Whether few steps of one sampler end where many of another do."""
+"""Whether few steps of one sampler reach the result of many steps of another."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rdm_jax.evaluation.bench import Bench, Progress
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.evaluation.bench import Bench
 from rdm_jax.evaluation.gallery import Target
+from rdm_jax.evaluation.measures import EncodedImages
 from rdm_jax.evaluation.methods import of_prompt
-from rdm_jax.evaluation.seen import Seen
 from rdm_jax.evaluation.statistics import frechet_distance, moments_of
 
 OTHER_SEED = 700_000
 
 
-def compare(bench: Bench, progress: Progress) -> dict[str, Any]:
-    """Returns the figures of few and many steps, and the Frechet distance of each set to the long run.
+def compare(bench: Bench, progress: StageProgressCallback) -> dict[str, Any]:
+    """Returns the measures of few and many steps, and the Frechet distance of each set to the long run.
 
     The floor is that between two long runs from different noise.
     """
@@ -26,28 +27,28 @@ def compare(bench: Bench, progress: Progress) -> dict[str, Any]:
         (f"DDIM, {few} steps", "ddim", few, 0),
     ]
     count = len(bench.targets) * bench.sizes.images
-    drawn: list[Seen] = []
+    encoded: list[EncodedImages] = []
     for number, (_, sampler, steps, shift) in enumerate(runs):
 
         def report(now: int, before: int = number * count) -> None:
-            """Tells the progress over all samplers."""
+            """Reports the progress over all samplers."""
             progress("comparing samplers", before + now, len(runs) * count)
 
         def seed(target: Target, shift: int = shift) -> int:
-            """Returns the seed of a target's pictures."""
+            """Returns the seed of a target's images."""
             return int(bench.options(target, "")["seed"]) + shift
 
-        images = bench.draw(lambda target: target.prompt, "", report, sampler=sampler, steps=steps, seed=seed)
-        drawn.append(bench.yardstick.look(images))
+        images = bench.generate(lambda target: target.prompt, "", report, sampler=sampler, steps=steps, seed=seed)
+        encoded.append(bench.metrics.encode(images))
     wanted = [of_prompt(target) for target in bench.targets]
     rows = []
-    for (name, _, _, shift), seen in zip(runs, drawn, strict=True):
-        apart = None if seen is drawn[0] else _apart(seen, drawn[0])
-        plain = None if shift else drawn[0]
-        rows.append({"what": name, "apart": apart, **bench.yardstick.figures(seen, wanted, plain)})
-    return {"rows": rows, "reached": rows[2]["apart"] <= rows[1]["apart"]}
+    for (name, _, _, shift), images in zip(runs, encoded, strict=True):
+        distance = None if images is encoded[0] else _distance(images, encoded[0])
+        plain = None if shift else encoded[0]
+        rows.append({"what": name, "distance": distance, **bench.metrics.measure(images, wanted, plain)})
+    return {"rows": rows, "reached": rows[2]["distance"] <= rows[1]["distance"]}
 
 
-def _apart(one: Seen, other: Seen) -> float:
-    """Returns the Frechet distance of two sets in the judge's features."""
-    return frechet_distance(moments_of(one.verdict.features), moments_of(other.verdict.features))
+def _distance(first: EncodedImages, other: EncodedImages) -> float:
+    """Returns the Frechet distance of two sets in the classifier's features."""
+    return frechet_distance(moments_of(first.classification.features), moments_of(other.classification.features))

@@ -1,8 +1,7 @@
-"""Whether guidance does what it promises: each method against the run without it, from the same noise."""
+"""Whether guidance has its expected effects: each method against the run without it, from the same noise."""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,13 @@ from jaxtyping import UInt8
 
 from rdm_jax.conditioning import Switch
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.editing.mixing import KEPT_AT_FIRST, learn
-from rdm_jax.evaluation import few_steps, likeness
-from rdm_jax.evaluation.bench import Bench, Progress
+from rdm_jax.evaluation import few_steps, similarity
+from rdm_jax.evaluation.bench import Bench
 from rdm_jax.evaluation.clip_only import ascend
-from rdm_jax.evaluation.gallery import Target, hand_of
+from rdm_jax.evaluation.gallery import Target, style_attribute
+from rdm_jax.evaluation.measures import EncodedImages, Measures, interval_of
 from rdm_jax.evaluation.methods import (
     FREE,
     LESS,
@@ -25,17 +26,16 @@ from rdm_jax.evaluation.methods import (
     MORE,
     NONE,
     OWN,
+    Effect,
     Method,
-    Promise,
     of_caption,
-    words,
+    with_style,
 )
-from rdm_jax.evaluation.seen import Figures, Seen, figure
 from rdm_jax.generator import Generator
 
 Learner = Callable[[Generator, str, str, Mapping[str, Any]], Sequence[float]]
-"""(generator, prompt, changed prompt, options of `Generator.plan`) to the weights of the prompt, one for each step, as
-the condition `mix` takes them. They are measured on other seeds and other prompts than they are learned on."""
+"""From (generator, prompt, changed prompt, options of `Generator.plan`) to the weights of the prompt, one for each
+step, as the condition `mix` takes them. They are measured on other seeds and prompts than they are learned on."""
 
 LEARNING_SEED = 500_000
 
@@ -48,20 +48,20 @@ def learned_mixing(generator: Generator, prompt: str, changed: str, options: Map
 
 def measure(
     bench: Bench,
-    progress: Progress,
+    progress: StageProgressCallback,
     methods: Sequence[Method] = METHODS,
     learner: Learner = learned_mixing,
-) -> tuple[dict[str, Any], dict[str, dict[str, Seen]]]:
-    """Draws and measures all methods.
+) -> tuple[dict[str, Any], dict[str, dict[str, EncodedImages]]]:
+    """Generates and measures the images of all methods.
 
     Args:
       bench: from `open_bench`.
-      progress: called with (what, done, total).
-      methods: what to measure.
+      progress: called with (stage, done, total).
+      methods: to measure.
       learner: of the weights of disentangled editing.
 
     Returns:
-      the results as JSON values, and for each method what was "unguided" and "guided".
+      the results as JSON values, and for each method the images "unguided" and "guided".
     """
     lacking = {method.name: _lacks(method, bench) for method in methods}
     ready = [method for method in methods if not lacking[method.name]]
@@ -73,20 +73,19 @@ def measure(
     done = 0
 
     def report(now: int) -> None:
-        """Tells the progress over all sets."""
+        """Reports the progress over all sets."""
         nonlocal done
-        progress("drawing samples", done + now, total)
+        progress("generating samples", done + now, total)
         done += now if now == count else 0
 
-    controls = {base: bench.yardstick.look(_control(bench, base, report)) for base in {m.base for m in ready}}
+    controls = {base: bench.metrics.encode(_control(bench, base, report)) for base in {m.base for m in ready}}
     results: dict[str, Any] = {}
-    shown: dict[str, dict[str, Seen]] = {}
+    shown: dict[str, dict[str, EncodedImages]] = {}
     for method in methods:
         if lacking[method.name]:
             results[method.name] = {"title": method.title, "left_out": lacking[method.name]}
             continue
-        found, drawn = _method(bench, method, controls[method.base], report, learner)
-        results[method.name], shown[method.name] = found, drawn
+        results[method.name], shown[method.name] = _method(bench, method, controls[method.base], report, learner)
     return {
         "gallery": _gallery_record(bench),
         "real": _real(bench),
@@ -97,12 +96,13 @@ def measure(
 
 
 def _lacks(method: Method, bench: Bench) -> str:
-    """Returns why a method cannot be measured, "" if it can."""
+    """Returns why a method cannot be measured, "" if it can be."""
     bundle = bench.generator.bundle
     why = method.lacks(bundle.has, bench.targets)
     if not why and "noised_classifier" in method.needs:
-        known = bundle.config["noised_classifier"]["classes"].get(hand_of(list(bench.targets[0].labels)), ())
-        why = "" if all(target.hand in known for target in bench.targets) else "the classifier knows other styles"
+        attribute = style_attribute(list(bench.targets[0].labels))
+        known = bundle.config["noised_classifier"]["classes"].get(attribute, ())
+        why = "" if all(target.style in known for target in bench.targets) else "the classifier knows other styles"
     return why
 
 
@@ -115,86 +115,88 @@ def _prompt_of(base: str) -> Callable[[Target], str]:
 
 
 def _control(bench: Bench, base: str, report: Callable[[int], None]) -> UInt8[np.ndarray, "n h w 3"]:
-    return bench.draw(_prompt_of(base), base, report)
+    return bench.generate(_prompt_of(base), base, report)
 
 
 def _method(
-    bench: Bench, method: Method, control: Seen, report: Callable[[int], None], learner: Learner
-) -> tuple[dict[str, Any], dict[str, Seen]]:
-    """Returns the results of a method, and what was drawn without and with it."""
-    look, targets = bench.yardstick.look, bench.targets
+    bench: Bench, method: Method, control: EncodedImages, report: Callable[[int], None], learner: Learner
+) -> tuple[dict[str, Any], dict[str, EncodedImages]]:
+    """Returns the results of a method, and the images without and with it."""
+    encode, targets = bench.metrics.encode, bench.targets
     wanted = [method.wanted(target) for target in targets]
     masked = "mask" in method.reads
-    plain = look(_pasted(bench, control.images)) if masked else control
-    figures = functools.partial(bench.yardstick.figures, wanted=wanted, plain=control)
+    plain = encode(_pasted(bench, control.images)) if masked else control
 
-    def told(seen: Seen) -> Figures:
-        """Returns the figures of a set, those of regions among them where there is a mask."""
-        return {**figures(seen), **(_regions(bench, seen.images) if masked else {})}
+    def measured(encoded: EncodedImages) -> Measures:
+        """Returns the measures of a set, those of regions among them if there is a mask."""
+        measures = bench.metrics.measure(encoded, wanted, control)
+        return {**measures, **(_regions(bench, encoded.images) if masked else {})}
 
-    rows = [{"what": "pasted, unguided" if masked else "unguided", **told(plain)}]
+    rows = [{"what": "pasted, unguided" if masked else "unguided", **measured(plain)}]
     if method.outright:
-        prompt = words if method.outright == "hand" else (lambda target: target.changed)
-        rows.append({"what": "asked in words", **told(look(bench.draw(prompt, method.base, report)))})
+        prompt = with_style if method.outright == "style" else (lambda target: target.changed)
+        images = bench.generate(prompt, method.base, report)
+        rows.append({"what": "in the prompt", **measured(encode(images))})
     learned = _learn(bench, learner) if "learned" in method.reads else Path()
     guided = plain
     for weight in _weights(method, bench):
-        asked = bench.options_of(method, weight, learned)
-        seen = look(bench.draw(_prompt_of(method.base), method.base, report, **asked))
+        options = bench.options_of(method, weight, learned)
+        encoded = encode(bench.generate(_prompt_of(method.base), method.base, report, **options))
         what = f"{method.symbol} {weight:g}" if len(method.weights) > 1 else "guided"
-        rows.append({"what": what, "weight": weight, **told(seen)})
-        guided = seen if weight == method.weight else guided
+        rows.append({"what": what, "weight": weight, **measured(encoded)})
+        guided = encoded if weight == method.weight else guided
     chosen = next(row for row in rows if row.get("weight") == method.weight)
     return {
         "title": method.title,
         "base": method.base,
         "weight": method.weight,
-        "figures": list(method.figures),
+        "measures": list(method.measures),
         "rows": rows,
-        "promises": [found for one in method.promises if (found := kept(one, rows[one.of_words], chosen))],
+        "effects": [
+            found for effect in method.effects if (found := observed(effect, rows[effect.versus_prompt], chosen))
+        ],
     }, {"unguided": plain, "guided": guided}
 
 
-def kept(promise: Promise, without: Mapping[str, Any], with_: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns whether a promise is kept: "yes", "no", or "within noise" where the intervals overlap.
+def observed(effect: Effect, without: Mapping[str, Any], with_: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns whether an expected effect is observed: "yes", "no", or "within noise" if the intervals overlap.
 
-    What should stay the SAME is kept where the interval with guidance reaches that without. None where there is no such
-    figure.
+    A measure is the SAME if its interval with guidance reaches that without. None if there is no such measure.
     """
-    before, after = figure(without, promise.figure), figure(with_, promise.figure)
+    before, after = interval_of(without, effect.measure), interval_of(with_, effect.measure)
     if before is None or after is None:
         return None
     (middle, low, high), (now, now_low, now_high) = before, after
-    if promise.direction == MORE:
-        verdict = "yes" if now_low > high else "within noise" if now > middle else "no"
-    elif promise.direction == NONE:
-        verdict = "yes" if now == 0 else "no"
-    elif promise.direction == LESS:
-        verdict = "yes" if now_high < low else "within noise" if now < middle else "no"
+    if effect.direction == MORE:
+        answer = "yes" if now_low > high else "within noise" if now > middle else "no"
+    elif effect.direction == NONE:
+        answer = "yes" if now == 0 else "no"
+    elif effect.direction == LESS:
+        answer = "yes" if now_high < low else "within noise" if now < middle else "no"
     else:
-        verdict = "yes" if now_high >= low else "no"
-    direction = promise.direction + (" than in words" if promise.of_words else "")
-    told = {"figure": promise.figure, "direction": direction}
-    return {**told, "without": without[promise.figure], "with": with_[promise.figure], "kept": verdict}
+        answer = "yes" if now_high >= low else "no"
+    direction = effect.direction + (" than in the prompt" if effect.versus_prompt else "")
+    values = {"without": without[effect.measure], "with": with_[effect.measure]}
+    return {"measure": effect.measure, "direction": direction, **values, "observed": answer}
 
 
 def _pasted(bench: Bench, images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
-    """Returns pictures with the known region of the references laid over them: what no inpainting must do better."""
+    """Returns images with the known region of the references pasted: the baseline of inpainting."""
     references = np.repeat(np.stack([target.image for target in bench.targets]), bench.sizes.images, axis=0)
     return np.where(bench.kept[None, :, :, None], references, images)
 
 
-def _regions(bench: Bench, images: UInt8[np.ndarray, "n h w 3"]) -> Figures:
-    """Returns how much the known region has changed at most, and how visible its border is."""
+def _regions(bench: Bench, images: UInt8[np.ndarray, "n h w 3"]) -> Measures:
+    """Returns the largest change of the known region, and how visible its border is."""
     references = np.repeat(np.stack([target.image for target in bench.targets]), bench.sizes.images, axis=0)
     return {
-        "known": likeness.largest_change(images, references, bench.kept),
-        "seam": likeness.seam(images, bench.kept),
+        "known": similarity.largest_change(images, references, bench.kept),
+        "seam": similarity.seam(images, bench.kept),
     }
 
 
 def _learn(bench: Bench, learner: Learner) -> Path:
-    """Returns the file of the weights that are learned on the first target's change, from noise of its own."""
+    """Returns the file of the weights that are learned on the first target's change, from its own noise."""
     target = bench.targets[0]
     options = {**bench.options(target, ""), "seed": bench.seed + LEARNING_SEED}
     weights = learner(bench.generator, target.prompt, target.changed, options)
@@ -203,38 +205,37 @@ def _learn(bench: Bench, learner: Learner) -> Path:
     return file
 
 
-def _real(bench: Bench) -> Figures:
-    """Returns the figures that have a like in real pictures: their Frechet distance, and the seam of the references."""
-    features = bench.yardstick.judge.judge(bench.rest.images).features
+def _real(bench: Bench) -> Measures:
+    """Returns the measures that real images have too: their Frechet distance, and the seam of the references."""
+    features = bench.metrics.classifier.classify(bench.rest.images).features
     references = np.stack([target.image for target in bench.targets])
     return {
         "count": len(features),
-        "frechet": bench.yardstick.frechet(features) if len(features) > 1 else None,
-        "seam": likeness.seam(references, bench.kept),
+        "frechet": bench.metrics.frechet(features) if len(features) > 1 else None,
+        "seam": similarity.seam(references, bench.kept),
     }
 
 
 def _gallery_record(bench: Bench) -> dict[str, Any]:
-    others, targets = bench.yardstick.others, bench.targets
+    others, targets = bench.metrics.others, bench.targets
     return {
-        "pictures": len(others),
+        "gallery_images": len(others),
         "captions": len(set(others.captions)),
         "targets": [
-            {"caption": one.caption, "labels": dict(one.labels), "prompt": one.prompt, "changed": one.changed}
-            for one in targets
+            {"caption": t.caption, "labels": dict(t.labels), "prompt": t.prompt, "changed": t.changed} for t in targets
         ],
         "images": bench.sizes.images,
         "attributes": {name: name for name in targets[0].labels},
-        "hand": hand_of(list(targets[0].labels)),
+        "style": style_attribute(list(targets[0].labels)),
     }
 
 
-def _alone(bench: Bench, progress: Progress) -> dict[str, Any]:
-    """Returns the figures of what CLIP alone draws for the targets' captions."""
+def _alone(bench: Bench, progress: StageProgressCallback) -> dict[str, Any]:
+    """Returns the measures of the images of CLIP alone for the targets' captions."""
     images, count = [], bench.sizes.images
     for done, target in enumerate(bench.targets, 1):
         seed = bench.options(target, FREE)["seed"]
         images.append(ascend(bench.generator, target.caption, count, bench.sizes.ascent, seed))
         progress("CLIP alone", done * count, len(bench.targets) * count)
-    seen = bench.yardstick.look(np.concatenate(images))
-    return bench.yardstick.figures(seen, [of_caption(target) for target in bench.targets])
+    encoded = bench.metrics.encode(np.concatenate(images))
+    return bench.metrics.measure(encoded, [of_caption(target) for target in bench.targets])

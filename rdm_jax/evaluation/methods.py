@@ -1,4 +1,4 @@
-"""The guidance methods and conditioners that are measured, as a table: how each is made, and what is expected of it."""
+"""The measured guidance methods and conditioners, as a table: how each is made, and its expected effects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from rdm_jax.conditioning import Conditioner, Mix, Switch
-from rdm_jax.evaluation.gallery import Target, hand_of, told
+from rdm_jax.evaluation.gallery import Target, named_labels, style_attribute
 from rdm_jax.guidance import ILVR, SDG, ClassifierGuidance, CLIPGuidance, GuidanceMethod, Inpaint, Project
 
 FREE, PROMPTED, OWN = "free", "prompted", "own"
@@ -15,18 +15,18 @@ MORE, LESS, SAME, NONE = "more", "less", "same", "none"
 
 
 @dataclasses.dataclass(frozen=True)
-class Promise:
-    """What a method promises of a figure: MORE or LESS of it, the SAME, or NONE.
+class Effect:
+    """The expected effect of a method on a measure.
 
     Attributes:
-      figure: its name.
-      direction: what is promised.
-      of_words: against the run whose prompt asks for the same in words, and not the run without the method.
+      measure: its name.
+      direction: MORE, LESS, the SAME, or NONE at all.
+      versus_prompt: whether images with the request in the prompt are the baseline, otherwise those without the method.
     """
 
-    figure: str
+    measure: str
     direction: str
-    of_words: bool = False
+    versus_prompt: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,30 +48,30 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A guide or a conditioner that is measured.
+    """A measured guide or conditioner.
 
     Attributes:
       name: its key in the results.
-      title: what a table says of it.
-      base: what is bent: FREE runs under no condition, those of the target's PROMPT, or of the reference's OWN caption.
-      wanted: what the judge should name.
-      promises: what should come of it.
-      weights: what is tried of `symbol`, the less and the more.
-      weight: the one of the tables.
+      title: its name in a table.
+      base: what is guided: FREE (no condition), PROMPTED (the target's prompt) or OWN (the reference's caption).
+      wanted: the labels that the classifier should find.
+      effects: the expected ones.
+      weights: the values of `symbol`, from weak to strong.
+      weight: the value in the tables.
       guide: makes the guide; None for a conditioner.
       condition: makes the conditioner; None for a guide.
-      reads: what the two read of a case beside the reference: "hand", "changed", "mask" or "learned".
-      symbol: the name of what `weights` are.
-      outright: which words ask for the same in the prompt, drawn beside it: "hand", "changed", or "" for none.
+      reads: what the two read of a case beside the reference: "style", "changed", "mask" or "learned".
+      symbol: the name of the parameter that `weights` are of.
+      outright: the request as a part of the prompt, measured beside it: "style", "changed", or "" for none.
       needs: parts of the model.
-      figures: the columns of its table.
+      measures: the columns of its table.
     """
 
     name: str
     title: str
     base: str
     wanted: Labels
-    promises: tuple[Promise, ...]
+    effects: tuple[Effect, ...]
     weights: tuple[float, ...]
     weight: float
     guide: Callable[[Case], GuidanceMethod] | None = None
@@ -80,7 +80,7 @@ class Method:
     symbol: str = "weight"
     outright: str = ""
     needs: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
 
     def options(self, case: Case) -> dict[str, Sequence[GuidanceMethod | Conditioner]]:
         """Returns the options of `Generator.plan` for a case."""
@@ -90,62 +90,62 @@ class Method:
         }
 
     def lacks(self, parts: Callable[[str], bool], targets: list[Target]) -> str:
-        """Returns what this cannot be measured without, "" if all is there."""
+        """Returns what is missing to measure this, "" if nothing is."""
         missing = [part for part in self.needs if not parts(part)]
         if missing:
             return f"the model has no {missing[0]}"
-        hand = hand_of(list(targets[0].labels))
-        if "hand" in self.reads and not all(target.hand for target in targets):
+        style = style_attribute(list(targets[0].labels))
+        if "style" in self.reads and not all(target.style for target in targets):
             return "no caption names a style"
         if "changed" in self.reads and not all(target.changed for target in targets):
-            return "no caption names what the judge knows"
-        if any(promise.figure == "style" for promise in self.promises) and not hand:
-            return "the judge and the pictures share no style"
+            return "no caption names a class of the classifier"
+        if any(effect.measure == "style" for effect in self.effects) and not style:
+            return "the classifier and the images share no style"
         return ""
 
 
 def of_caption(target: Target) -> Mapping[str, str]:
-    """Returns what the reference's caption names."""
-    return told(target.caption, target.labels)
+    """Returns the labels that the reference's caption names."""
+    return named_labels(target.caption, target.labels)
 
 
 def of_reference(target: Target) -> Mapping[str, str]:
-    """Returns all that the reference is."""
+    """Returns all labels of the reference."""
     return target.labels
 
 
 def of_prompt(target: Target) -> Mapping[str, str]:
-    """Returns what the prompt names."""
-    return told(target.prompt, target.prompt_labels)
+    """Returns the labels that the prompt names."""
+    return named_labels(target.prompt, target.prompt_labels)
 
 
-def prompt_in_hand(target: Target) -> Mapping[str, str]:
-    """Returns what the prompt names, in the hand that is asked for in words."""
-    return {**of_prompt(target), hand_of(list(target.labels)): target.hand}
+def prompt_in_style(target: Target) -> Mapping[str, str]:
+    """Returns the labels that the prompt names, with the style that is requested by name."""
+    return {**of_prompt(target), style_attribute(list(target.labels)): target.style}
 
 
 def prompt_like_reference(target: Target) -> Mapping[str, str]:
-    """Returns what the prompt names, in the reference's hand."""
-    hand = hand_of(list(target.labels))
-    return {**of_prompt(target), **({hand: target.labels[hand]} if hand else {})}
+    """Returns the labels that the prompt names, with the reference's style."""
+    style = style_attribute(list(target.labels))
+    return {**of_prompt(target), **({style: target.labels[style]} if style else {})}
 
 
 def changed(target: Target) -> Mapping[str, str]:
-    """Returns what the changed prompt names."""
-    return told(target.changed, target.changed_labels)
+    """Returns the labels that the changed prompt names."""
+    return named_labels(target.changed, target.changed_labels)
 
 
-def words(target: Target) -> str:
-    """Returns the prompt with the hand asked for in words."""
-    return f"{target.prompt}, {target.hand}"
+def with_style(target: Target) -> str:
+    """Returns the prompt with the name of the style."""
+    return f"{target.prompt}, {target.style}"
 
 
-TEXT, CONTENT, STRUCTURE, STYLE, HAND, CLIP, CLASS = 300.0, 300.0, 100.0, 100.0, 300.0, 300.0, 30.0
+TEXT, CONTENT, STRUCTURE, STYLE, NAMED_STYLE, CLIP, CLASS = 300.0, 300.0, 100.0, 100.0, 300.0, 300.0, 30.0
 
-SPOKEN = Promise("subject", MORE), Promise("colour", MORE), Promise("caption@10", MORE)
-KEPT = Promise("subject", SAME), Promise("colour", SAME)
+ALIGNED = Effect("subject", MORE), Effect("colour", MORE), Effect("caption@10", MORE)
+KEPT = Effect("subject", SAME), Effect("colour", SAME)
 LIKE_CAPTION = "subject", "colour", "caption@1", "caption@10", "frechet", "diversity"
-IN_HAND = "style", "subject", "colour", "frechet", "diversity"
+IN_STYLE = "style", "subject", "colour", "frechet", "diversity"
 EDITED = "subject", "colour", "moved", "moved_pixels", "frechet"
 
 
@@ -155,12 +155,12 @@ def _inpainting(name: str, title: str, cls: type[Inpaint] | type[Project]) -> Me
         title=title,
         base=OWN,
         wanted=of_caption,
-        promises=(Promise("known", NONE), Promise("seam", LESS)),
+        effects=(Effect("known", NONE), Effect("seam", LESS)),
         weights=(1.0,),
         weight=1.0,
         guide=lambda case: cls(image=str(case.target.file), mask=case.mask),
         reads=("mask",),
-        figures=("known", "seam", "subject", "colour", "frechet"),
+        measures=("known", "seam", "subject", "colour", "frechet"),
     )
 
 
@@ -170,142 +170,142 @@ METHODS: tuple[Method, ...] = (
         title="SDG, text",
         base=FREE,
         wanted=of_caption,
-        promises=SPOKEN,
+        effects=ALIGNED,
         weights=(TEXT / 10, TEXT / 3, TEXT, 3 * TEXT),
         weight=TEXT,
         guide=lambda case: SDG(text=case.target.caption, weight=case.weight),
         needs=("noised_clip",),
-        figures=LIKE_CAPTION,
+        measures=LIKE_CAPTION,
     ),
     Method(
         name="content",
-        title="SDG, content of a picture",
+        title="SDG, content of an image",
         base=FREE,
         wanted=of_reference,
-        promises=(Promise("picture@10", MORE), Promise("judged@10", MORE)),
+        effects=(Effect("image@10", MORE), Effect("classifier@10", MORE)),
         weights=(CONTENT / 10, CONTENT / 3, CONTENT, 3 * CONTENT),
         weight=CONTENT,
         guide=lambda case: SDG(content=str(case.target.file), weight=case.weight),
         needs=("noised_clip",),
-        figures=("subject", "colour", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
+        measures=("subject", "colour", "image@1", "image@10", "classifier@10", "frechet", "diversity"),
     ),
     Method(
         name="structure",
-        title="SDG, structure of a picture",
+        title="SDG, structure of an image",
         base=FREE,
         wanted=of_reference,
-        promises=(Promise("layout", MORE),),
+        effects=(Effect("layout", MORE),),
         weights=(STRUCTURE / 3, STRUCTURE, 3 * STRUCTURE),
         weight=STRUCTURE,
         guide=lambda case: SDG(structure=str(case.target.file), weight=case.weight),
         needs=("noised_clip",),
-        figures=("layout", "low", "subject", "frechet", "diversity"),
+        measures=("layout", "low", "subject", "frechet", "diversity"),
     ),
     Method(
         name="style",
-        title="SDG, style of a picture",
+        title="SDG, style of an image",
         base=PROMPTED,
         wanted=prompt_like_reference,
-        promises=(Promise("gram", LESS), Promise("style", MORE), *KEPT),
+        effects=(Effect("gram", LESS), Effect("style", MORE), *KEPT),
         weights=(STYLE / 10, STYLE / 3, STYLE, 3 * STYLE),
         weight=STYLE,
         guide=lambda case: SDG(style=str(case.target.file), weight=case.weight),
         needs=("noised_clip",),
-        figures=("gram", "style", "subject", "colour", "frechet"),
+        measures=("gram", "style", "subject", "colour", "frechet"),
     ),
     Method(
-        name="hand",
+        name="named-style",
         title="SDG, a style by its name",
         base=PROMPTED,
-        wanted=prompt_in_hand,
-        promises=(Promise("style", MORE), *KEPT),
-        weights=(HAND / 3, HAND, 3 * HAND),
-        weight=HAND,
-        guide=lambda case: SDG(text=case.target.hand, weight=case.weight),
-        reads=("hand",),
-        outright="hand",
+        wanted=prompt_in_style,
+        effects=(Effect("style", MORE), *KEPT),
+        weights=(NAMED_STYLE / 3, NAMED_STYLE, 3 * NAMED_STYLE),
+        weight=NAMED_STYLE,
+        guide=lambda case: SDG(text=case.target.style, weight=case.weight),
+        reads=("style",),
+        outright="style",
         needs=("noised_clip",),
-        figures=IN_HAND,
+        measures=IN_STYLE,
     ),
     Method(
         name="clip-language",
         title="CLIP on the clean estimate, text",
         base=FREE,
         wanted=of_caption,
-        promises=SPOKEN,
+        effects=ALIGNED,
         weights=(2 * CLIP,),
         weight=2 * CLIP,
         guide=lambda case: CLIPGuidance(text=case.target.caption, weight=case.weight),
-        figures=LIKE_CAPTION,
+        measures=LIKE_CAPTION,
     ),
     Method(
         name="clip",
         title="CLIP on the clean estimate, a style by its name",
         base=PROMPTED,
-        wanted=prompt_in_hand,
-        promises=(Promise("style", MORE), *KEPT),
+        wanted=prompt_in_style,
+        effects=(Effect("style", MORE), *KEPT),
         weights=(CLIP,),
         weight=CLIP,
-        guide=lambda case: CLIPGuidance(text=case.target.hand, weight=case.weight, cutouts=4),
-        reads=("hand",),
-        figures=IN_HAND,
+        guide=lambda case: CLIPGuidance(text=case.target.style, weight=case.weight, cutouts=4),
+        reads=("style",),
+        measures=IN_STYLE,
     ),
     Method(
         name="classifier",
         title="classifier of noisy latents",
         base=PROMPTED,
-        wanted=prompt_in_hand,
-        promises=(Promise("style", MORE), *KEPT),
+        wanted=prompt_in_style,
+        effects=(Effect("style", MORE), *KEPT),
         weights=(CLASS / 3, CLASS, 3 * CLASS),
         weight=CLASS,
         guide=lambda case: ClassifierGuidance(
-            attribute=hand_of(list(case.target.labels)), label=case.target.hand, weight=case.weight
+            attribute=style_attribute(list(case.target.labels)), label=case.target.style, weight=case.weight
         ),
-        reads=("hand",),
+        reads=("style",),
         needs=("noised_classifier",),
-        figures=IN_HAND,
+        measures=IN_STYLE,
     ),
     Method(
         name="ilvr",
         title="ILVR",
         base=FREE,
         wanted=of_reference,
-        promises=(Promise("low", LESS),),
+        effects=(Effect("low", LESS),),
         weights=(8.0, 4.0, 2.0),
         weight=4.0,
         guide=lambda case: ILVR(image=str(case.target.file), factor=int(case.weight)),
         symbol="factor",
-        figures=("low", "picture@1", "picture@10", "judged@10", "frechet", "diversity"),
+        measures=("low", "image@1", "image@10", "classifier@10", "frechet", "diversity"),
     ),
     _inpainting("inpaint", "inpainting by blending", Inpaint),
     _inpainting("project", "inpainting by projection", Project),
     Method(
         name="switch",
-        title="the prompt changed after a share of the steps",
+        title="the prompt changed after a fraction of the steps",
         base=PROMPTED,
         wanted=changed,
-        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS, of_words=True)),
+        effects=(Effect("subject", SAME), Effect("colour", MORE), Effect("moved", LESS, versus_prompt=True)),
         weights=(0.1, 0.2, 0.3, 0.5),
         weight=0.2,
         condition=lambda case: Switch(prompt=case.target.changed, after=case.weight),
         reads=("changed",),
         symbol="after",
         outright="changed",
-        figures=EDITED,
+        measures=EDITED,
     ),
     Method(
         name="mix",
         title="disentangled editing, learned weights, unseen seeds",
         base=PROMPTED,
         wanted=changed,
-        promises=(Promise("subject", SAME), Promise("colour", MORE), Promise("moved", LESS, of_words=True)),
+        effects=(Effect("subject", SAME), Effect("colour", MORE), Effect("moved", LESS, versus_prompt=True)),
         weights=(1.0,),
         weight=1.0,
         condition=lambda case: Mix(prompt=case.target.changed, weights=case.learned),
         reads=("changed", "learned"),
         outright="changed",
         needs=("noised_clip",),
-        figures=EDITED,
+        measures=EDITED,
     ),
 )
 """All methods, in the order of the report. Their weights are for the embedded model, 20 steps of DDIM."""

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from rdm_jax.core.sheets import BACKGROUND, INK, load_font
 
-COLOURS = ((34, 78, 206), (214, 34, 38), (44, 152, 48), (242, 118, 12), (122, 44, 168), (0, 150, 155), (150, 90, 40))
+COLORS = ((34, 78, 206), (214, 34, 38), (44, 152, 48), (242, 118, 12), (122, 44, 168), (0, 150, 155), (150, 90, 40))
 GRID = (216, 216, 212)
 WIDTH, HEIGHT = 560, 460
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 66, 60
@@ -26,7 +26,7 @@ class Curve:
     Attributes:
       name: in the legend.
       points: (x, y) in their order.
-      notes: one for each point, written beside it.
+      notes: one beside each point.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Panel:
       title: over it.
       x: what the horizontal axis is.
       y: what the vertical one is.
-      curves: drawn in it, each in its own colour.
+      curves: drawn in it, each in its own color.
       level: a dashed horizontal line, and its name.
     """
 
@@ -54,24 +54,24 @@ class Panel:
 
 
 def plot(panels: Sequence[Panel]) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws panels side by side; those without a curve are left out.
+    """Draws panels side by side; those without a curve are omitted.
 
     Raises:
       ValueError: no panel has a curve.
     """
-    drawn = [panel for panel in panels if any(curve.points for curve in panel.curves)]
-    if not drawn:
+    shown = [panel for panel in panels if any(curve.points for curve in panel.curves)]
+    if not shown:
         raise ValueError("there is no curve to draw")
-    sheet = Image.new("RGB", (WIDTH * len(drawn), HEIGHT), BACKGROUND)
+    sheet = Image.new("RGB", (WIDTH * len(shown), HEIGHT), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    for number, panel in enumerate(drawn):
+    for number, panel in enumerate(shown):
         _panel(draw, panel, number * WIDTH)
     return np.array(sheet)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Returns round numbers from below `low` to above `high`, at most `most` + 1 steps apart."""
-    span = (high - low) or max(abs(low), 1.0)  # a single value stands on an axis too
+    span = (high - low) or max(abs(low), 1.0)  # a single value has an axis too
     unit = 10.0 ** math.floor(math.log10(span / most))
     step = next(unit * factor for factor in (1, 2, 5, 10) if span / (unit * factor) <= most)
     first, last = math.floor(low / step), math.ceil(high / step)
@@ -88,7 +88,7 @@ def _panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
-        """Returns where a point lies on the sheet."""
+        """Returns the position of a point on the sheet."""
         right = (x - across[0]) / (across[-1] - across[0])
         above = (y - up[0]) / (up[-1] - up[0])
         return left + LEFT + width * right, TOP + height * (1 - above)
@@ -106,23 +106,23 @@ def _panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
         _dashed(draw, place(across[0], panel.level[0]), place(across[-1], panel.level[0]))
         draw.text(place(across[0], panel.level[0]), f" {panel.level[1]}", fill=INK, font=font, anchor="ls")
     for number, curve in enumerate(panel.curves):
-        _curve(draw, [place(*point) for point in curve.points], curve.notes, COLOURS[number % len(COLOURS)])
-        # At the bottom: distances to real pictures, and what they are of, lie above.
+        _curve(draw, [place(*point) for point in curve.points], curve.notes, COLORS[number % len(COLORS)])
+        # At the bottom, where the curves of distances to real images seldom are.
         under = HEIGHT - BOTTOM - 26 - 18 * (len(panel.curves) - 1 - number)
-        colour = COLOURS[number % len(COLOURS)]
-        draw.text((left + WIDTH - RIGHT - 6, under), curve.name, anchor="rs", font=font, fill=colour)
+        color = COLORS[number % len(COLORS)]
+        draw.text((left + WIDTH - RIGHT - 6, under), curve.name, anchor="rs", font=font, fill=color)
 
 
 def _curve(
-    draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], notes: Sequence[str], colour: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], notes: Sequence[str], color: tuple[int, int, int]
 ) -> None:
     """Draws a line with its points and their notes."""
     if len(points) > 1:
-        draw.line(list(points), fill=colour, width=2)
+        draw.line(list(points), fill=color, width=2)
     for x, y in points:
-        draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+        draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=color)
     for (x, y), note in zip(points, notes, strict=False):
-        draw.text((x + 5, y - 4), note, fill=colour, font=load_font(FONT - 3), anchor="ls")
+        draw.text((x + 5, y - 4), note, fill=color, font=load_font(FONT - 3), anchor="ls")
 
 
 def _dashed(draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -10,23 +10,23 @@ from jaxtyping import UInt8
 
 from rdm_jax.core import sheets
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
-from rdm_jax.evaluation.comparisons import Judged
+from rdm_jax.evaluation.comparisons import ClassifiedArm
 
 COLUMNS = ("samples", "style", "subject", "colour", "neighbors")
 ATTRIBUTES = ("style", "subject", "colour")
 LEGEND = (
-    "Percent named as asked, with Wilson's 95 % interval; colour without the styles that show none. Neighbors: percent "
-    "that are of the style, subject and colour asked for."
+    "Percent classified as requested, with Wilson's 95 % interval; color without the styles that show none. Neighbors: "
+    "percent with the requested style, subject and color."
 )
 
 
 def arm_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Returns the table of arms: a row for the judge itself and one for each arm, each share with its interval."""
-    judge = results["judge"]
-    rows = [["real pictures, held out (the judge itself)", str(judge["style"]["count"])]]
-    rows[0] += [*(share(judge[name]) for name in ATTRIBUTES), ""]
+    """Returns the table of arms: a row for the classifier on real images and one for each arm, with intervals."""
+    classifier = results["classifier"]
+    rows = [["held-out real images (the classifier's accuracy)", str(classifier["style"]["count"])]]
+    rows[0] += [*(with_interval(classifier[name]) for name in ATTRIBUTES), ""]
     for arm in results["arms"].values():
-        cells = [share(arm[name]) + _mark(arm, name) for name in ATTRIBUTES]
+        cells = [with_interval(arm[name]) + _mark(arm, name) for name in ATTRIBUTES]
         agree = " / ".join(plain(arm["neighbors"][name]["rate"]) for name in ATTRIBUTES)
         rows.append([arm["title"], str(arm["samples"]), *cells, agree])
     if any(results["every_pair"][name]["rate"] is not None for name in ATTRIBUTES):
@@ -36,8 +36,8 @@ def arm_rows(results: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def figure_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Returns the table of figures that have no interval: what, samples, real pictures."""
+def comparison_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the table of comparisons with real images: what, samples, real images."""
     diversity, copies, frechet = results["diversity"], results["copies"], results["frechet"]
 
     def near(name: str, digits: int) -> list[str]:
@@ -45,7 +45,7 @@ def figure_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
     nearer = copies["nearer_than_real"]
     rows = [
-        ["Frechet distance to real pictures", number(frechet["samples"]), number(frechet["real"])],
+        ["Frechet distance to real images", number(frechet["samples"]), number(frechet["real"])],
         [
             "distance of two of one prompt, features",
             *(number(diversity[who]["feature"]) for who in ("samples", "real")),
@@ -55,24 +55,27 @@ def figure_rows(results: Mapping[str, Any]) -> list[list[str]]:
         ["the same on one ground, pixels", "", number(diversity["real_same_ground"]["pixel"])],
         ["nearest in the database, pixels (median)", *near("rmse", 1)],
         ["nearest in the database, cosine (median)", *near("cosine", 3)],
-        ["nearer than the nearest 1 % of real ones", share(nearer), "1.0 %"],
+        ["nearer than the nearest 1 % of real ones", with_interval(nearer), "1.0 %"],
     ]
     return rows
 
 
 def autoencoder_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Returns the table of reconstructions: PSNR and own style, over all and by style; empty where not measured."""
+    """Returns the table of reconstructions: PSNR and style accuracy, over all and by style; empty if not measured."""
     found = results.get("autoencoder")
     if not found:
         return []
     met = {name: "" if good else " (below target)" for name, good in found["met"].items()}
-    first = ["all", f"{found['psnr']:.2f}{met['psnr']}", share(found["style"]) + met["style"]]
-    return [first, *([style, f"{of['psnr']:.2f}", share(of["style"])] for style, of in found["by_style"].items())]
+    first = ["all", f"{found['psnr']:.2f}{met['psnr']}", with_interval(found["style"]) + met["style"]]
+    return [
+        first,
+        *([style, f"{of['psnr']:.2f}", with_interval(of["style"])] for style, of in found["by_style"].items()),
+    ]
 
 
 def breakdown_rows(arm: Mapping[str, Any], by: str) -> list[list[str]]:
     """Returns an arm's table by "style" or "subject"."""
-    return [[name, *(share(of[attribute]) for attribute in ATTRIBUTES)] for name, of in arm[f"by_{by}"].items()]
+    return [[name, *(with_interval(of[attribute]) for attribute in ATTRIBUTES)] for name, of in arm[f"by_{by}"].items()]
 
 
 def markdown(results: Mapping[str, Any], title: str) -> str:
@@ -82,7 +85,7 @@ def markdown(results: Mapping[str, Any], title: str) -> str:
         f"# {title}",
         LEGEND,
         markdown_table(("arm", *COLUMNS), arm_rows(results)),
-        markdown_table(("", "samples", "real"), figure_rows(results)),
+        markdown_table(("", "samples", "real"), comparison_rows(results)),
         f"## {first['title']}, by style",
         markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "style")),
         f"## {first['title']}, by subject",
@@ -90,7 +93,7 @@ def markdown(results: Mapping[str, Any], title: str) -> str:
     ]
     if results.get("autoencoder"):
         rows = autoencoder_rows(results)
-        parts += ["## Reconstructions", markdown_table(("style", "PSNR in dB", "named their own style"), rows)]
+        parts += ["## Reconstructions", markdown_table(("style", "PSNR in dB", "style accuracy"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,17 +101,17 @@ def screen(results: Mapping[str, Any]) -> str:
     """Returns the tables for a terminal."""
     tables = [
         screen_table(("", *COLUMNS), arm_rows(results)),
-        screen_table(("", "samples", "real"), figure_rows(results)),
+        screen_table(("", "samples", "real"), comparison_rows(results)),
     ]
     if results.get("autoencoder"):
-        tables.append(screen_table(("reconstructions", "PSNR in dB", "own style"), autoencoder_rows(results)))
+        tables.append(screen_table(("reconstructions", "PSNR in dB", "style accuracy"), autoencoder_rows(results)))
     missed = targets_missed(results)
     closing = f"below target: {'; '.join(missed)}" if missed else "every target is met"
     return "\n\n".join([LEGEND, *tables, closing]) + "\n"
 
 
 def targets_missed(results: Mapping[str, Any]) -> list[str]:
-    """Returns what is below its target, a phrase each."""
+    """Returns what is below its target, one phrase each."""
     missed = []
     for arm in results["arms"].values():
         for name, good in arm["met"].items():
@@ -122,15 +125,15 @@ def targets_missed(results: Mapping[str, Any]) -> list[str]:
     return missed
 
 
-def grid(judged: Iterable[Judged], zoom: int = 2) -> UInt8[np.ndarray, "h2 w2 3"] | None:
-    """Draws the first sample of every style (rows) and subject (columns) that was drawn from the style's database.
+def grid(classified: Iterable[ClassifiedArm], zoom: int = 2) -> UInt8[np.ndarray, "h2 w2 3"] | None:
+    """Returns a sheet with the first sample of every style (rows) and subject (columns) from the style's database.
 
-    Within a column all styles have the same prompt and the same noise. None where nothing was drawn so.
+    Within a column all styles have the same prompt and the same noise. None if there are no such samples.
     """
     found: dict[tuple[str, str], np.ndarray] = {}
-    for one in judged:
-        if one.arm.own_database and not one.arm.random_neighbors:
-            for cell, image in zip(one.cells, one.drawn.images, strict=True):
+    for arm in classified:
+        if arm.arm.own_database and not arm.arm.random_neighbors:
+            for cell, image in zip(arm.cells, arm.generated.images, strict=True):
                 found.setdefault((cell.style, cell.subject), image)
     if not found:
         return None
@@ -140,8 +143,8 @@ def grid(judged: Iterable[Judged], zoom: int = 2) -> UInt8[np.ndarray, "h2 w2 3"
     return sheets.grid(np.stack(rows), row_labels=STYLES, column_labels=SUBJECTS, zoom=zoom)
 
 
-def share(value: Mapping[str, Any]) -> str:
-    """Returns a share as "97.1 (95.9-98.0)", in percent; "-" where nothing was looked at."""
+def with_interval(value: Mapping[str, Any]) -> str:
+    """Returns a proportion as "97.1 (95.9-98.0)", in percent; "-" if its count is 0."""
     if value["rate"] is None:
         return "-"
     return f"{100 * value['rate']:.1f} ({100 * value['low']:.1f}-{100 * value['high']:.1f})"
@@ -158,7 +161,7 @@ def percent(rate: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Returns a figure in four digits, "-" where there is none."""
+    """Returns a number in four digits, "-" if there is none."""
     return "-" if value is None else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""Shares with their intervals, streaming moments, the Frechet distance, PSNR and nearest pictures, in float64."""
+"""Proportions with their intervals, streaming moments, the Frechet distance, PSNR, nearest images; in float64."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ Z95 = 1.959963984540054
 
 
 def wilson(hits: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Returns Wilson's interval of a share of which `hits` of `count` were seen, (0, 1) where nothing was.
+    """Returns Wilson's interval of the proportion `hits` of `count`, (0, 1) if `count` is 0.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
 
     Args:
       hits: in [0, count].
-      count: how many were looked at.
+      count: the number of trials.
       z: the normal quantile, 1.96 for 95 %.
     """
     if count == 0:
         return 0.0, 1.0
-    share, square = hits / count, z * z
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    half = z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    # At the ends the interval touches 0 or 1; rounding would leave it a hair off.
-    return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == count else min(1.0, centre + half))
+    rate, square = hits / count, z * z
+    center = (rate + square / (2 * count)) / (1 + square / count)
+    half = z / (1 + square / count) * math.sqrt(rate * (1 - rate) / count + square / (4 * count * count))
+    # At the ends the interval touches 0 or 1, which rounding would miss.
+    return (0.0 if hits == 0 else max(0.0, center - half)), (1.0 if hits == count else min(1.0, center + half))
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """So many of so many, with a 95 % interval."""
+class Proportion:
+    """A proportion with its 95 % interval."""
 
     hits: int
     count: int
 
     @property
     def rate(self) -> float:
-        """The share, NaN where nothing was looked at."""
+        """hits / count, NaN if the count is 0."""
         return self.hits / self.count if self.count else math.nan
 
     @property
@@ -51,7 +51,7 @@ class Share:
         return wilson(self.hits, self.count)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns rate (None where nothing was looked at), low, high, hits and count."""
+        """Returns rate (None if the count is 0), low, high, hits and count."""
         low, high = self.interval
         rate = self.rate if self.count else None
         return {"rate": rate, "low": low, "high": high, "hits": self.hits, "count": self.count}
@@ -59,7 +59,7 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean of so many numbers, with the 95 % interval of the normal approximation."""
+    """A mean with the 95 % interval of the normal approximation."""
 
     value: float
     error: float
@@ -74,27 +74,27 @@ class Mean:
         """
         if not len(values):
             raise ValueError("the mean of no numbers")
-        some = values.astype(np.float64)
-        error = float(some.std(ddof=1) / math.sqrt(len(some))) if len(some) > 1 else math.inf
-        return Mean(float(some.mean()), error, len(some))
+        exact = values.astype(np.float64)
+        error = float(exact.std(ddof=1) / math.sqrt(len(exact))) if len(exact) > 1 else math.inf
+        return Mean(float(exact.mean()), error, len(exact))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The mean less and plus 1.96 standard errors."""
+        """The mean minus and plus 1.96 standard errors."""
         return self.value - Z95 * self.error, self.value + Z95 * self.error
 
     def to_json(self) -> dict[str, Any]:
-        """Returns mean, low, high (None where there is a single number) and count."""
+        """Returns mean, low, high (None for a single number) and count."""
         low, high = (None if math.isinf(end) else end for end in self.interval)
         return {"mean": self.value, "low": low, "high": high, "count": self.count}
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Mean and sum of outer products of deviations of the rows seen so far.
+    """Mean and scatter of the rows so far.
 
     Attributes:
-      count: how many rows.
+      count: of the rows.
       mean: [d].
       scatter: [d, d] the sum over rows of (x - mean)(x - mean)^T.
     """
@@ -131,7 +131,7 @@ class Moments:
         """The sample covariance, divided by count - 1.
 
         Raises:
-          ValueError: fewer than two rows were seen.
+          ValueError: there are fewer than two rows.
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows, and there are {self.count}")
@@ -139,7 +139,7 @@ class Moments:
 
 
 def moments_of(features: Float[np.ndarray, "n d"]) -> Moments:
-    """Returns the moments of rows that are there at once."""
+    """Returns the moments of all rows at once."""
     return Moments.empty(features.shape[1]).add(features)
 
 
@@ -165,19 +165,17 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def psnr(
     a: UInt8[np.ndarray, "n h w c"], b: UInt8[np.ndarray, "n h w c"], ceiling: float = 99.0
 ) -> Float[np.ndarray, " n"]:
-    """Returns the peak signal-to-noise ratio of each pair of pictures in dB, `ceiling` for equal ones."""
+    """Returns the peak signal-to-noise ratio of each pair of images in dB, `ceiling` for equal ones."""
     error = np.square(a.astype(np.float64) - b.astype(np.float64)).mean(axis=(1, 2, 3))
     return np.minimum(ceiling, 10 * np.log10(255.0**2 / np.maximum(error, 1e-12)))
 
 
-def nearest_rmse(
-    pictures: UInt8[np.ndarray, "n h w c"], others: UInt8[np.ndarray, "m h w c"]
-) -> Float[np.ndarray, " n"]:
-    """Returns each picture's root mean squared pixel difference, in levels of 255, to the nearest of the others."""
-    a = pictures.reshape(len(pictures), -1).astype(np.float32)
+def nearest_rmse(images: UInt8[np.ndarray, "n h w c"], others: UInt8[np.ndarray, "m h w c"]) -> Float[np.ndarray, " n"]:
+    """Returns each image's root mean squared pixel difference, in levels of 255, to the nearest of the others."""
+    a = images.reshape(len(images), -1).astype(np.float32)
     b = others.reshape(len(others), -1).astype(np.float32)
     nearest = ((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T).argmin(axis=1)
-    # The expanded square loses digits where pictures are nearly equal, so the distance itself is taken anew.
+    # The expanded square loses digits where images are nearly equal, so the distance is computed again.
     return np.sqrt(np.square(a.astype(np.float64) - b[nearest].astype(np.float64)).mean(axis=1))
 
 

@@ -1,4 +1,4 @@
-"""Whether swapping the database swaps the style: arms of samples, judged by what shares nothing with CLIP."""
+"""Whether swapping the database swaps the style: arms of samples, evaluated by a classifier independent of CLIP."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.data.style_scenes.vocabulary import COLOURS, STYLES, SUBJECTS
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.data.style_scenes.vocabulary import COLORS, STYLES, SUBJECTS
 from rdm_jax.evaluation.arms import ARMS, Arm, Pair, cells_of
+from rdm_jax.evaluation.classifiers import AttributeClassifier, Classification, Labels, real_images
 from rdm_jax.evaluation.comparisons import (
-    Judged,
-    Progress,
+    ClassifiedArm,
     Reconstruct,
     autoencoder,
     copies,
     diversity,
     frechet,
-    likenesses,
+    real_counterparts,
 )
-from rdm_jax.evaluation.drawing import Artist
-from rdm_jax.evaluation.judges import Judge, Labels, Verdict, real_pictures
-from rdm_jax.evaluation.statistics import Share
+from rdm_jax.evaluation.generation import CellGenerator
+from rdm_jax.evaluation.statistics import Proportion
 
 ATTRIBUTES = ("subject", "colour", "style")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How many pictures each part of the measurement takes.
+    """The number of images of each part of the measurement.
 
     Attributes:
       first: samples of the first arm.
       least: samples of each other arm.
-      real: held-out real pictures that the judge is tried on.
-      reconstructed: real pictures that the autoencoder repeats.
+      real: held-out real images that the classifier is tested on.
+      reconstructed: real images for the autoencoder.
     """
 
     first: int = 1_000
@@ -49,108 +49,119 @@ QUICK = Sizes(first=48, least=24, real=144, reconstructed=48)
 
 
 def measure(
-    artist: Artist,
+    cell_generator: CellGenerator,
     reconstruct: Reconstruct | None,
-    judge: Judge,
+    classifier: AttributeClassifier,
     sizes: Sizes,
-    progress: Progress,
+    progress: StageProgressCallback,
     arms: Sequence[Arm] = ARMS,
-) -> tuple[dict[str, Any], dict[str, Judged]]:
-    """Draws and judges all arms, and measures everything that is said of them.
+) -> tuple[dict[str, Any], dict[str, ClassifiedArm]]:
+    """Generates, classifies and measures all arms.
 
     Args:
-      artist: draws and knows the databases.
-      reconstruct: pictures through the model's autoencoder and back; None leaves that part out.
-      judge: names subjects, colours and styles.
-      sizes: how many pictures.
-      progress: called with (what, done, total).
-      arms: what to draw; the first one is compared with real pictures.
+      cell_generator: of the images, with the databases.
+      reconstruct: from images to their reconstructions; None omits that part.
+      classifier: of subjects, colors and styles.
+      sizes: the number of images.
+      progress: called with (stage, done, total).
+      arms: to measure; the first one is compared with real images.
 
     Returns:
-      the results as JSON values, and the judged samples by the name of their arm.
+      the results as JSON values, and the classified samples by the name of their arm.
 
     Raises:
-      UserError: a database is missing, or the judge does not know the pictures' classes.
+      UserError: a database is missing, or the classifier does not know the images' classes.
     """
-    judge.require({"subject": SUBJECTS, "colour": tuple(COLOURS), "style": STYLES})
+    classifier.require({"subject": SUBJECTS, "colour": tuple(COLORS), "style": STYLES})
     indices = spread_indices(sizes.real)
-    real = real_pictures("test", indices, lambda *at: progress("drawing real pictures", *at))
-    seen = judge.judge(real.images)
-    judged = draw_arms(artist, judge, sizes, arms, progress)
-    first = judged[arms[0].name]
-    like = likenesses(judge, first)
+    real = real_images("test", indices, lambda *at: progress("making real images", *at))
+    on_real = classifier.classify(real.images)
+    classified = generate_arms(cell_generator, classifier, sizes, arms, progress)
+    first = classified[arms[0].name]
+    counterparts = real_counterparts(classifier, first)
     results = {
-        "judge": {
-            **{name: share.to_json() for name, share in judge.shares(seen, real.labels).items()},
-            "by_style": _shares_by(judge, seen, real.labels, "style"),
+        "classifier": {
+            **{name: proportion.to_json() for name, proportion in classifier.proportions(on_real, real.labels).items()},
+            "by_style": _proportions_by(classifier, on_real, real.labels, "style"),
         },
-        "arms": {name: arm_results(judge, one) for name, one in judged.items()},
-        "every_pair": every_pair(judge, list(judged.values())),
-        "diversity": diversity(first, like),
-        "copies": copies(artist, judge, first, real, seen),
-        "frechet": frechet(first, like),
+        "arms": {name: arm_results(classifier, arm) for name, arm in classified.items()},
+        "every_pair": every_pair(classifier, list(classified.values())),
+        "diversity": diversity(first, counterparts),
+        "copies": copies(cell_generator, classifier, first, real, on_real),
+        "frechet": frechet(first, counterparts),
     }
     if reconstruct:
-        some = real.where(np.arange(len(real)) < sizes.reconstructed)
-        results["autoencoder"] = autoencoder(reconstruct, judge, some, progress)
-    return results, judged
+        images = real.where(np.arange(len(real)) < sizes.reconstructed)
+        results["autoencoder"] = autoencoder(reconstruct, classifier, images, progress)
+    return results, classified
 
 
 def spread_indices(count: int, cycle: int = 1_152) -> list[int]:
     """Returns the first `count` indices of a balanced split, each cycle in a fixed random order.
 
-    The split goes through all styles, subjects and colours once in `cycle` pictures, colours slowest: so the first few
-    of a cycle would all be of one colour.
+    The split has each style, subject and color once in `cycle` images, colors slowest: the first few of a cycle would
+    all have one color.
     """
     order = np.random.default_rng(0).permutation(cycle)
     return [int(order[i % cycle]) + i // cycle * cycle for i in range(count)]
 
 
-def draw_arms(artist: Artist, judge: Judge, sizes: Sizes, arms: Sequence[Arm], progress: Progress) -> dict[str, Judged]:
-    """Returns the judged samples of every arm; progress counts the samples of all arms."""
-    asked = {arm.name: cells_of(arm, sizes.first if arm is ARMS[0] else sizes.least) for arm in arms}
-    total = sum(map(len, asked.values()))
-    judged, before = {}, 0
+def generate_arms(
+    cell_generator: CellGenerator,
+    classifier: AttributeClassifier,
+    sizes: Sizes,
+    arms: Sequence[Arm],
+    progress: StageProgressCallback,
+) -> dict[str, ClassifiedArm]:
+    """Returns the classified samples of every arm; progress counts the samples of all arms."""
+    cells = {arm.name: cells_of(arm, sizes.first if arm is ARMS[0] else sizes.least) for arm in arms}
+    total = sum(map(len, cells.values()))
+    classified, before = {}, 0
     for arm in arms:
-        wanted = asked[arm.name]
-        drawn = artist.draw(wanted, lambda done, _, before=before: progress("drawing samples", before + done, total))
-        judged[arm.name] = Judged(arm, wanted, drawn, judge.judge(drawn.images))
+        wanted = cells[arm.name]
+        generated = cell_generator.generate(
+            wanted, lambda done, _, before=before: progress("generating samples", before + done, total)
+        )
+        classified[arm.name] = ClassifiedArm(arm, wanted, generated, classifier.classify(generated.images))
         before += len(wanted)
-    return judged
+    return classified
 
 
-def arm_results(judge: Judge, judged: Judged) -> dict[str, Any]:
-    """Returns an arm's shares over all, by style and by subject; whether targets are met; and what neighbours were."""
-    overall = judge.shares(judged.verdict, judged.labels)
-    rates = {attribute: share.to_json() for attribute, share in overall.items()}
-    arm = judged.arm
+def arm_results(classifier: AttributeClassifier, classified: ClassifiedArm) -> dict[str, Any]:
+    """Returns an arm's proportions over all, by style and by subject, whether they meet targets, and its neighbors."""
+    overall = classifier.proportions(classified.classification, classified.labels)
+    rates = {attribute: proportion.to_json() for attribute, proportion in overall.items()}
+    arm = classified.arm
     return {
         "title": arm.title,
-        "samples": len(judged.cells),
+        "samples": len(classified.cells),
         **rates,
         "targets": dict(arm.targets),
         "met": {attribute: overall[attribute].rate >= least for attribute, least in arm.targets.items()},
-        "at_chance": {attribute: 1 / len(judge.classes[attribute]) for attribute in arm.at_chance},
-        "by_style": _shares_by(judge, judged.verdict, judged.labels, "style"),
-        "by_subject": _shares_by(judge, judged.verdict, judged.labels, "subject"),
-        "named": {attribute: dict(Counter(names).most_common()) for attribute, names in judged.verdict.named.items()},
-        "neighbors": _neighbor_agreement(judge, judged),
+        "at_chance": {attribute: 1 / len(classifier.classes[attribute]) for attribute in arm.at_chance},
+        "by_style": _proportions_by(classifier, classified.classification, classified.labels, "style"),
+        "by_subject": _proportions_by(classifier, classified.classification, classified.labels, "subject"),
+        "named": {
+            attribute: dict(Counter(names).most_common())
+            for attribute, names in classified.classification.named.items()
+        },
+        "neighbors": _neighbor_agreement(classifier, classified),
     }
 
 
-def every_pair(judge: Judge, judged: Sequence[Judged]) -> dict[str, Any]:
-    """Returns the shares over all subjects and styles drawn from the style's own database, each pair weighed equally.
+def every_pair(classifier: AttributeClassifier, classified: Sequence[ClassifiedArm]) -> dict[str, Any]:
+    """Returns the rates over all subjects and styles with the style's own database, each pair weighted equally.
 
-    Joins the arms that differ in their pairs alone: the trained pairs, the held-out ones and the kept-out style.
+    It joins the arms that differ in their pairs alone: the trained pairs, the held-out ones and the held-out style.
     """
     hits: dict[str, dict[Pair, list[float]]] = {attribute: {} for attribute in ATTRIBUTES}
-    for one in judged:
-        if not one.arm.own_database or one.arm.random_neighbors:
+    for arm in classified:
+        if not arm.arm.own_database or arm.arm.random_neighbors:
             continue
         for attribute in ATTRIBUTES:
-            correct = one.verdict.correct(one.labels, attribute)
-            for labels, hit in zip(one.labels, correct, strict=True):
-                if judge.sees(labels, attribute):
+            correct = arm.classification.correct(arm.labels, attribute)
+            for labels, hit in zip(arm.labels, correct, strict=True):
+                if classifier.is_visible(labels, attribute):
                     hits[attribute].setdefault((labels["subject"], labels["style"]), []).append(float(hit))
     means = {attribute: [float(np.mean(found)) for found in pairs.values()] for attribute, pairs in hits.items()}
     return {
@@ -158,26 +169,30 @@ def every_pair(judge: Judge, judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def _shares_by(judge: Judge, verdict: Verdict, wanted: Labels, label: str) -> dict[str, Any]:
+def _proportions_by(
+    classifier: AttributeClassifier, classification: Classification, wanted: Labels, label: str
+) -> dict[str, Any]:
     groups = np.array([labels[label] for labels in wanted])
     found = {}
     for group in sorted(set(groups.tolist())):
         rows = np.flatnonzero(groups == group).tolist()
-        named = {attribute: [names[row] for row in rows] for attribute, names in verdict.named.items()}
-        shares = judge.shares(Verdict(named, verdict.features[rows]), [wanted[row] for row in rows])
-        found[group] = {attribute: share.to_json() for attribute, share in shares.items()}
+        named = {attribute: [names[row] for row in rows] for attribute, names in classification.named.items()}
+        proportions = classifier.proportions(
+            Classification(named, classification.features[rows]), [wanted[row] for row in rows]
+        )
+        found[group] = {attribute: proportion.to_json() for attribute, proportion in proportions.items()}
     return found
 
 
-def _neighbor_agreement(judge: Judge, judged: Judged) -> dict[str, Any]:
-    """Returns, for each attribute, the share of neighbours that have it as wanted, where it can be seen."""
+def _neighbor_agreement(classifier: AttributeClassifier, classified: ClassifiedArm) -> dict[str, Any]:
+    """Returns, for each attribute, the proportion of neighbors that have it as wanted, where it is visible."""
     found = {}
     for attribute in ATTRIBUTES:
         pairs = [
             (neighbor.get(attribute), labels[attribute])
-            for neighbors, labels in zip(judged.drawn.neighbors, judged.labels, strict=True)
-            if judge.sees(labels, attribute)
+            for neighbors, labels in zip(classified.generated.neighbors, classified.labels, strict=True)
+            if classifier.is_visible(labels, attribute)
             for neighbor in neighbors
         ]
-        found[attribute] = Share(sum(have == want for have, want in pairs), len(pairs)).to_json()
+        found[attribute] = Proportion(sum(have == want for have, want in pairs), len(pairs)).to_json()
     return found

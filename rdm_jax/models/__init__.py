@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from rdm_jax.models.unet import UNet
 from rdm_jax.models.uvit import UViT
 from rdm_jax.models.vq import AutoencoderVQ
 
-BACKBONES: Mapping[str, Callable[..., Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
+BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
@@ -57,6 +57,18 @@ def with_sizes(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
     cls, _ = _by_kind("denoiser", BACKBONES, config)
     names = {field.name for field in dataclasses.fields(cls)}
     return {**config, **{name: size for name, size in sizes.items() if name in names}}
+
+
+def other_backbone(found: Iterable[str], wanted: Iterable[str]) -> tuple[str, str] | None:
+    """Returns the backbones that two sets of parameters belong to, if they are two; otherwise None.
+
+    Args:
+      found: the paths of parameters, "a/b/kernel".
+      wanted: the paths of the parameters that there should be.
+    """
+    roots = [{path.partition("/")[0] for path in paths} for paths in (found, wanted)]
+    kinds = [next((kind for kind, cls in BACKBONES.items() if cls.hallmark in names), None) for names in roots]
+    return (kinds[0], kinds[1]) if kinds[0] and kinds[1] and kinds[0] != kinds[1] else None
 
 
 def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderVQ:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Real
 
@@ -16,7 +16,12 @@ class Backbone(Protocol):
     What the prediction means (noise, velocity, ...) is the model's `diffusion.prediction`; the network does not know.
     Fields that follow from the data (`in_channels`, `out_channels`, `context_dim`, `latent_size`) are filled in by the
     training task where the class has them (`models.with_sizes`).
+
+    Attributes:
+      hallmark: the first name in the path of a parameter that no other backbone has; errors recognize parameters by it.
     """
+
+    hallmark: ClassVar[str]
 
     @property
     def in_channels(self) -> int:

@@ -96,6 +96,7 @@ class DiT(PatchTransformer):
     """
 
     label: ClassVar[str] = "the DiT"
+    hallmark: ClassVar[str] = "modulation_out"
 
     @property
     def supports(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ ADM's network (https://arxiv.org/abs/2105.05233) with the cross-attention of lat
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ class UNet(nn.Module):
     dtype: Any = "float32"
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
+
+    hallmark: ClassVar[str] = "in_0_conv"
 
     @property
     def supports(self) -> frozenset[str]:

@@ -101,6 +101,7 @@ class UViT(PatchTransformer):
     first_time: int = 0
 
     label: ClassVar[str] = "the U-ViT"
+    hallmark: ClassVar[str] = "pos_embed"
 
     @property
     def smallest_context(self) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import Implementation, attend
 from rdm_jax.models.condition import Condition, attention_bias, require_features
@@ -114,6 +115,8 @@ class PatchTransformer(nn.Module):
             )
 
     def _check_settings(self) -> None:
+        for name in ("latent_size", "patch_size", "width", "depth", "heads"):
+            at_least_one(name, getattr(self, name))
         if self.context not in get_args(ContextMode):
             raise unknown("context mode", str(self.context), get_args(ContextMode))
         if self.latent_size % self.patch_size:

@@ -1,8 +1,8 @@
-"""Databases and neighbours made by an Apache Beam pipeline: the one file that imports Beam.
+"""Builds databases and computes neighbors in an Apache Beam pipeline; the one file that imports Beam.
 
-Beam only moves the numbers of parts: a worker makes a part with the same function as the local build, so that the rows
-are the same, and writes its files and then its notes to where the parts lie, which may be object storage. A pipeline
-that was stopped goes on with the parts that are missing.
+Beam only distributes the numbers of parts. A worker runs the same job as the local build, so that the rows are equal,
+and writes the files of a part and then its notes to the output, which may be object storage. A stopped pipeline
+resumes with the missing parts.
 """
 
 from __future__ import annotations
@@ -15,176 +15,145 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files, storage
+from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.examples import ImageSource, select_examples
+from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval import build, neighbors, sidecar
+from rdm_jax.retrieval.build import BuildJob, BuildOptions
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.embed import check_skipped
 from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.jobs import Job, check_skipped
 from rdm_jax.retrieval.manifest import MANIFEST, ManifestDraft, write_manifest
-from rdm_jax.retrieval.parts import PLAN, Workspace, difference
-from rdm_jax.retrieval.prepare import Preparation, Workers
+from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions
+from rdm_jax.retrieval.parts import RECORD, Workspace, difference
+from rdm_jax.retrieval.prepare import Workers
 
 NOTES = "parts"
-
-Make = Callable[[Path, int], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSpec:
-    """Which encoder a worker opens.
+    """The encoder that each worker loads.
 
     Attributes:
-      bundle: the model's name, or its folder, which every worker must see.
-      batch_size: how many pictures are encoded at once.
+      bundle: the name of a model, or its folder, which every worker must be able to read.
+      batch_size: the number of images that are encoded at once.
     """
 
     bundle: str
     batch_size: int = 64
 
-    def open(self) -> ClipEncoder:
+    def load(self) -> ClipEncoder:
         """Loads the encoder."""
         return ClipEncoder(Bundle.open(self.bundle, parts=("clip",)), self.batch_size)
 
 
 @runtime_checkable
-class Task(Protocol):
-    """What the workers do."""
+class JobSpec(Protocol):
+    """A description of a job that is sent to the workers, each of which loads it once."""
 
-    def open(self) -> Make:
-        """Loads what a worker needs, once, and returns what makes a part in a folder by its number."""
+    def load(self) -> Job:
+        """Loads the encoder and everything else that the job needs."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class BuildTask:
-    """Makes shards of a database.
+class BuildSpec:
+    """A build job whose encoder each worker loads.
 
     Attributes:
-      source: the pictures.
-      spec: the encoder.
-      recipe: how rows are stored.
+      source: the images, which every worker must be able to read.
+      encoder: the encoder.
+      options: what is stored.
     """
 
     source: ImageSource
-    spec: EncoderSpec
-    recipe: build.Recipe
+    encoder: EncoderSpec
+    options: BuildOptions = build.DEFAULT_OPTIONS
 
-    def open(self) -> Make:
-        """Loads the encoder and returns what makes a shard."""
-        encoder = self.spec.open()
-        parts = build.part_ranges(len(self.source), self.recipe)
-        workers = Workers(self.source, self.recipe.preparation(encoder.image_size), 0)
-        return lambda folder, number: build.write_part(
-            folder, number, len(parts), parts[number], encoder, self.recipe, workers
-        )
+    def load(self) -> BuildJob:
+        """Loads the encoder; the source is taken as it is, without another selection."""
+        return BuildJob(self.source, self.encoder.load(), self.options)
 
 
 @dataclasses.dataclass(frozen=True)
-class NeighborsTask:
-    """Makes parts of a sidecar.
+class NeighborSpec:
+    """A neighbor job whose encoder and database each worker loads.
 
     Attributes:
-      source: the examples.
-      spec: the encoder.
+      source: the examples, which every worker must be able to read.
+      encoder: the encoder.
       database: the name, folder or address of the database, which a worker copies to its disk.
-      plan: which neighbours.
+      options: which neighbors are computed.
     """
 
     source: ImageSource
-    spec: EncoderSpec
+    encoder: EncoderSpec
     database: str
-    plan: neighbors.Plan
+    options: NeighborOptions
 
-    def open(self) -> Make:
-        """Loads encoder, database and index and returns what makes a part."""
-        encoder = self.spec.open()
-        searcher = neighbors.Searcher.of(Database.open(self.database), self.plan)
-        parts = self.plan.parts(self.source)
-        workers = Workers(self.source, Preparation(encoder.image_size), 0)
-        return lambda folder, number: neighbors.write_part(
-            folder, number, len(parts), parts[number], encoder, searcher, workers
-        )
+    def load(self) -> NeighborJob:
+        """Loads the encoder, the database and its index."""
+        job = NeighborJob(self.source, self.encoder.load(), Database.open(self.database), self.options)
+        _ = job.searcher  # loaded once, before threads share the job
+        return job
 
 
-def build_with_beam(
-    source: ImageSource,
-    spec: EncoderSpec,
-    out: str,
-    recipe: build.Recipe,
-    *,
-    name: str | None = None,
-    max_skip: float = 0.05,
-    options: Sequence[str] = (),
-) -> int:
-    """Builds a database of a source's pictures by a pipeline, and returns how many rows it has.
+def build_with_beam(spec: BuildSpec, out: str, *, max_skip: float = 0.05, pipeline_options: Sequence[str] = ()) -> int:
+    """Builds a database in a pipeline and returns the number of rows.
 
     Args:
-      source: the pictures, which every worker must be able to read.
-      spec: the encoder.
-      out: a folder that all workers see, or an address in object storage.
-      recipe: what is taken and how it is stored.
-      name: how the database calls itself; the folder's name if None.
-      max_skip: the share of unreadable pictures, in [0, 1], above which no database is made of the parts.
-      options: of the pipeline, such as "--runner=DataflowRunner".
+      spec: the images, the encoder and the options; near-duplicates cannot be omitted.
+      out: a folder that all workers can write, or an address in object storage.
+      max_skip: the fraction of unreadable images, in [0, 1], above which no database is made of the parts.
+      pipeline_options: options of Beam, such as "--runner=DataflowRunner".
 
     Raises:
-      UserError: Beam is not installed, `out` is something else, too many pictures are broken, or none is left.
+      UserError: Beam is not installed, `out` holds something else, too many images are broken, or no row is left.
     """
-    encoder = spec.open()
-    chosen = select_examples(source, recipe.selection.undecoded(), recipe.limit)
-    plan = build.make_plan(chosen, encoder, recipe, None)
-    name = name or out.rstrip("/").rpartition("/")[2]
-    parts = build.part_ranges(len(chosen), recipe)
-    work = _workspace(out, plan, len(parts))
-    _run(work, BuildTask(chosen, spec, recipe), options)
-    shards, skipped = build.gather_notes(work, chosen.name)
-    check_skipped(skipped, len(chosen), len(chosen), chosen.name, max_skip)
+    if spec.options.duplicates is not None:
+        raise UserError("a Beam pipeline builds a database of all images; omit near-duplicates afterwards")
+    job = BuildJob.of(spec.source, spec.encoder.load(), spec.options)
+    work = _workspace(out, job)
+    _run(work, dataclasses.replace(spec, source=job.source), pipeline_options)
+    shards, skipped = build.collect_parts(work, job.source.name)
+    check_skipped(skipped, len(job.source), len(job.source), job.source.name, max_skip)
     if not isinstance(work, RemoteWorkspace):
-        count = build.finish(work, Path(out), chosen, plan, encoder, recipe, name).count
+        count = build.finish(job, work, Path(out)).count
         work.remove()
         return count
     rows = sum(shard.rows for shard in shards)
-    told = build.describe(chosen, plan, encoder, recipe, name, rows)
+    description = job.description(spec.options.name or out.rstrip("/").rpartition("/")[2], rows)
     with tempfile.TemporaryDirectory() as folder:
-        draft = ManifestDraft(told, {"action": "build", "rows": rows}, skipped)
+        draft = ManifestDraft(description, {"action": "build", "rows": rows}, skipped)
         write_manifest(Path(folder), shards, draft)
         work.publish(Path(folder))
     return rows
 
 
 def neighbors_with_beam(
-    source: ImageSource,
-    spec: EncoderSpec,
-    database: str,
-    plan: neighbors.Plan,
-    out: str,
-    *,
-    max_skip: float = 0.05,
-    options: Sequence[str] = (),
+    spec: NeighborSpec, out: str, *, max_skip: float = 0.05, pipeline_options: Sequence[str] = ()
 ) -> None:
-    """Writes the neighbours of a source's examples by a pipeline; the arguments are those of `build_with_beam`.
+    """Writes the neighbors of a source's examples in a pipeline; the arguments are those of `build_with_beam`.
 
     Raises:
-      UserError: Beam is not installed, `out` is something else, or encoder, k and database do not fit each other.
+      UserError: Beam is not installed, `out` holds something else, or encoder, k and database do not fit.
     """
-    record = neighbors.check(source, spec.open(), Database.open(database), plan)
-    work = _workspace(out, record, len(record["part_lengths"]))
-    _run(work, NeighborsTask(source, spec, database, plan), options)
+    job = NeighborJob(spec.source, spec.encoder.load(), Database.open(spec.database), spec.options)
+    work = _workspace(out, job)
+    _run(work, spec, pipeline_options)
     if not isinstance(work, RemoteWorkspace):
-        neighbors.finish(work, record, Path(out), max_skip)
+        neighbors.finish(job, work, Path(out), max_skip)
         return
-    manifest = neighbors.manifest_of(work, record)
-    check_skipped(manifest["skipped"], len(source), len(source), source.name, max_skip)
+    manifest = neighbors.collect_parts(job, work, max_skip)
     with tempfile.TemporaryDirectory() as folder:
-        files.write_json(Path(folder) / sidecar.MANIFEST, manifest)
+        sidecar.write_manifest(Path(folder), manifest)
         work.publish(Path(folder))
 
 
 @dataclasses.dataclass(frozen=True)
 class RemoteWorkspace(Workspace):
-    """Parts in object storage, in their last place; their notes lie in `parts/` until the manifest is written.
+    """Parts in object storage, in their final place; their notes lie in `parts/` until the manifest is written.
 
     Attributes:
       address: such as gs://bucket/folder.
@@ -193,29 +162,29 @@ class RemoteWorkspace(Workspace):
     address: str = ""
 
     @staticmethod
-    def at(address: str, plan: Mapping[str, Any], count: int) -> RemoteWorkspace:
-        """Begins a run at an address, or goes on with the one that is there; raises UserError where it is another."""
+    def at(address: str, record: Mapping[str, Any], count: int) -> RemoteWorkspace:
+        """Starts a run at an address, or resumes it; raises UserError if another run is there."""
         work = RemoteWorkspace(Path(), count, address.rstrip("/"))
         if MANIFEST in storage.names(work.address):
             raise UserError(f"{address} exists already; choose another place or remove it first")
-        if PLAN not in storage.names(f"{work.address}/{NOTES}"):
-            storage.write(f"{work.address}/{NOTES}/{PLAN}", json.dumps(dict(plan)).encode())
-        begun = json.loads(storage.read(f"{work.address}/{NOTES}/{PLAN}"))
-        if differing := difference(begun, plan):
+        if RECORD not in storage.names(f"{work.address}/{NOTES}"):
+            storage.write(f"{work.address}/{NOTES}/{RECORD}", json.dumps(dict(record)).encode())
+        begun = json.loads(storage.read(f"{work.address}/{NOTES}/{RECORD}"))
+        if differing := difference(begun, record):
             raise UserError(f"{address} holds an unfinished run with another {differing}; remove it or choose another")
         return work
 
     def done(self) -> list[int]:
-        """Returns the numbers of the parts that are there."""
-        found = set(storage.names(f"{self.address}/{NOTES}"))
-        return [number for number in range(self.count) if f"part-{number:05d}.json" in found]
+        """Returns the numbers of the complete parts."""
+        names = set(storage.names(f"{self.address}/{NOTES}"))
+        return [number for number in range(self.count) if f"part-{number:05d}.json" in names]
 
     def notes(self, number: int) -> Any:
-        """Returns what is known of a part that is there."""
+        """Returns the notes of a complete part."""
         return json.loads(storage.read(f"{self.address}/{NOTES}/part-{number:05d}.json"))
 
     def write(self, number: int, make: Callable[[Path], Any]) -> Any:
-        """Makes a part in a folder of this machine, copies its files, and then its notes."""
+        """Makes a part in a local folder, copies its files, and then writes its notes."""
         with tempfile.TemporaryDirectory() as folder:
             notes = make(Path(folder))
             for file in sorted(Path(folder).iterdir()):
@@ -224,35 +193,48 @@ class RemoteWorkspace(Workspace):
         return notes
 
     def publish(self, folder: Path) -> None:
-        """Copies what stands beside the parts, the manifest last, and removes the notes."""
+        """Copies the other files of the output, the manifest last, and removes the notes."""
         storage.upload(folder, self.address, MANIFEST)
         storage.remove(f"{self.address}/{NOTES}")
 
 
-def _workspace(out: str, plan: Mapping[str, Any], count: int) -> Workspace:
+def _workspace(out: str, job: Job) -> Workspace:
     if storage.is_remote(out):
-        return RemoteWorkspace.at(out, plan, count)
+        return RemoteWorkspace.at(out, job.record, len(job.parts))
     if Path(out).exists():
         raise UserError(f"{out} exists already; choose another folder or remove it first")
-    return Workspace.open(Path(out), plan, count)
+    return Workspace.open(Path(out), job.record, len(job.parts))
 
 
-def _run(work: Workspace, task: Task, options: Sequence[str]) -> None:
-    """Runs the pipeline over the parts that are missing."""
-    beam, shared, pipeline_options = _beam()
+def _run(work: Workspace, spec: JobSpec, pipeline_options: Sequence[str]) -> None:
+    """Runs the pipeline over the missing parts."""
+    beam, shared, options_class = _beam()
     missing = sorted(set(range(work.count)) - set(work.done()))
     if not missing:
         return
-    with beam.Pipeline(options=pipeline_options(list(options))) as pipeline:
+    with beam.Pipeline(options=options_class(list(pipeline_options))) as pipeline:
         numbers = pipeline | "Parts" >> beam.Create(missing) | "Spread" >> beam.Reshuffle()
-        _ = numbers | "Make" >> beam.Map(_make_part, work, task, shared.Shared())
+        _ = numbers | "Make" >> beam.Map(_make_part, work, spec, shared.Shared())
 
 
-def _make_part(number: int, work: Workspace, task: Task, opened: Any) -> int:
-    """Makes one part; encoder, database and index are loaded once in a worker and shared by its threads."""
-    make = opened.acquire(task.open)
-    work.write(number, lambda folder: make(folder, number))
+def _make_part(number: int, work: Workspace, spec: JobSpec, cache: Any) -> int:
+    """Makes one part; a worker loads the job once and shares it among its threads."""
+    loaded = cache.acquire(lambda: _load(spec))
+    work.write(number, lambda folder: loaded.job.write_part(folder, number, loaded.workers))
     return number
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadedJob:
+    """A class of its own, because Beam caches it by a weak reference, which tuples do not have."""
+
+    job: Job
+    workers: Workers
+
+
+def _load(spec: JobSpec) -> _LoadedJob:
+    job = spec.load()
+    return _LoadedJob(job, Workers(job.source, job.preparation, 0))
 
 
 def _beam() -> tuple[Any, Any, Any]:

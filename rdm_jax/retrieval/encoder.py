@@ -1,4 +1,4 @@
-"""Pictures and texts to vectors by CLIP, in batches of fixed shape."""
+"""Images and texts to vectors with CLIP, in batches of fixed shape."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.mesh import batch_sharding, local_mesh, put_locally, replicated
 
-# Few inputs, a prompt say, go through one small program; many go through one large program.
+# A few inputs, such as a prompt, use one small compiled program; many inputs use one large program.
 SMALL_BATCH = 8
 
 
 @runtime_checkable
-class Encoder(Protocol):
-    """What makes the rows of a database and the queries to it; vectors are as projected, not normalised."""
+class RetrievalEncoder(Protocol):
+    """Makes the rows of a database and the queries to it; vectors are as projected, not normalized."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -32,21 +32,21 @@ class Encoder(Protocol):
 
     @property
     def image_size(self) -> int:
-        """The side of the square pictures that it sees, in pixels."""
+        """The side of its square input images, in pixels."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """How many pictures it takes at once where there are many."""
+        """The number of images in a batch."""
         ...
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How a picture becomes what it sees, as JSON for the manifest of a database."""
+        """How an image becomes its input, as JSON for the manifest of a database."""
         ...
 
     def encode_images(self, images: Sequence[np.ndarray] | np.ndarray, /) -> np.ndarray:
-        """Maps n pictures, uint8 [h, w, 3] of any sizes, to float32 [n, d]."""
+        """Maps n images, uint8 [h, w, 3] of any sizes, to float32 [n, d]."""
         ...
 
     def encode_texts(self, texts: Sequence[str], /) -> np.ndarray:
@@ -59,12 +59,12 @@ class ClipEncoder:
     """The CLIP of a bundle.
 
     Attributes:
-      bundle: holds the part "clip" and a tokenizer.
-      batch_size: how many pictures or texts are encoded at a time, where there are many; split over the devices of
-        this process, and so rounded up to a multiple of their number.
+      bundle: a bundle with the part "clip" and a tokenizer.
+      batch_size: the number of images or texts in a batch; sharded over the devices of this process, and rounded up to
+        a multiple of their number.
 
     Raises:
-      UserError: the bundle holds no CLIP.
+      UserError: the bundle has no CLIP.
     """
 
     bundle: Bundle
@@ -83,25 +83,25 @@ class ClipEncoder:
 
     @property
     def image_size(self) -> int:
-        """The side of the square pictures that the image tower takes, in pixels."""
+        """The side of the image tower's square input, in pixels."""
         return int(self.bundle.clip.vision.image_size)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How a picture becomes what the image tower sees."""
+        """How an image becomes the input of the image tower."""
         config = self.bundle.config["clip"]
-        resize = "shorter side by bicubic with antialiasing, centre cropped"
+        resize = "shorter side by bicubic with antialiasing, centre cropped"  # in manifests on disk: never reworded
         return {"size": self.image_size, "resize": resize, "mean": list(config["mean"]), "std": list(config["std"])}
 
     def encode_images(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "n h w 3"]
     ) -> Float[np.ndarray, "n d"]:
-        """Maps pictures to embeddings, as projected, not normalised.
+        """Maps images to embeddings, as projected, not normalized.
 
-        The shorter side is resized to CLIP's size, the centre cropped.
+        The shorter side is resized to CLIP's size and the center is cropped.
 
         Args:
-          images: n pictures in [0, 255], of any sizes.
+          images: n images in [0, 255], of any sizes.
         """
         size = self.image_size
         pixels = [resize_and_crop(image, size) for image in images]
@@ -109,14 +109,14 @@ class ClipEncoder:
         return self._in_batches(self._encode_images, stacked)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
-        """Maps texts to embeddings, as projected, not normalised; what is too long is cut, see `tokenize`."""
+        """Maps texts to embeddings, as projected, not normalized; long texts are truncated, see `tokenize`."""
         return self._in_batches(self._encode_texts, self.tokenize(texts)[0])
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n length"], list[str]]:
-        """Returns token ids, int32 [n, context_length], and for each text the tail that did not fit, "" if it did.
+        """Returns token ids, int32 [n, context_length], and for each text the tail that was truncated, "" if none.
 
-        A row holds the start token, the text's tokens, the end token, and end tokens to the end: the text tower reads
-        out at the first of them, so that the filling never counts.
+        A row has the start token, the text's tokens, the end token, and more end tokens as padding. The text tower
+        reads out at the first end token, so the padding has no effect.
         """
         tokenizer, length = self.bundle.tokenizer, int(self.bundle.clip.text.context_length)
         if tokenizer is None or tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
@@ -146,8 +146,8 @@ class ClipEncoder:
 
         @jax.jit
         def encode(params: Any, pixels: jax.Array) -> Any:
-            normalised = (pixels.astype(jnp.float32) / 255.0 - mean) / std
-            return clip.apply({"params": params}, normalised, method="encode_image")
+            normalized = (pixels.astype(jnp.float32) / 255.0 - mean) / std
+            return clip.apply({"params": params}, normalized, method="encode_image")
 
         return encode
 
@@ -161,7 +161,7 @@ class ClipEncoder:
         outputs = [np.zeros((0, self.identity["width"]), np.float32)]
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
-            full = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
+            padded = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
             sharding = replicated(self._mesh) if size % self._mesh.size else batch_sharding(self._mesh)
-            outputs.append(np.asarray(encode(self._params, jax.device_put(full, sharding)))[: len(batch)])
+            outputs.append(np.asarray(encode(self._params, jax.device_put(padded, sharding)))[: len(batch)])
         return np.concatenate(outputs)

@@ -1,4 +1,4 @@
-"""Neighbours beside the examples that they belong to, in a grain pipeline."""
+"""Joins neighbors to the examples that they belong to, in a grain pipeline."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 
 
-def numbered(examples: grain.MapDataset, source: ImageSource, sidecar: NeighborSidecar) -> grain.MapDataset:
-    """Returns pairs (number, example), to be shuffled, sliced, batched and then given to `Neighbors`.
+def number_examples(examples: grain.MapDataset, source: ImageSource, sidecar: NeighborSidecar) -> grain.MapDataset:
+    """Returns pairs (number, example) to shuffle, slice, batch and then pass to `JoinNeighbors`.
 
     Args:
-      examples: of the source, number i at place i.
-      source: what the examples are from.
-      sidecar: their neighbours.
+      examples: all examples of the source, in order.
+      source: the source of the examples.
+      sidecar: their neighbors.
 
     Raises:
-      UserError: the neighbours are those of another data set, version or split, or the examples are not all of the
-        source.
+      UserError: the neighbors belong to another data set, version or split, or there are not as many examples as the
+        source has.
     """
     sidecar.check(source)
     count = len(sidecar)
     if len(examples) != count:
-        raise UserError(f"{len(examples)} examples of {count}; number all of the source, and choose among the pairs")
+        raise UserError(f"{len(examples)} examples of {count}; number all examples of the source, then select pairs")
     return examples.map_with_index(lambda index, example: (np.int64(index % count), example))
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbors:
-    """Reads the neighbours of a whole batch of numbered examples together.
+class JoinNeighbors:
+    """Reads the neighbors of a whole batch of numbered examples at once.
 
-    Reading them one by one, before the batch is made, takes three times as long where the records hold ids alone.
+    If the records have only ids, reading them one by one before batching takes three times as long.
 
     Attributes:
-      sidecar: the neighbours; opened with their database if the records hold ids alone.
+      sidecar: the neighbors; opened with their database if the records have only ids.
     """
 
     sidecar: NeighborSidecar
 
     def __call__(self, batch: tuple[Int64[np.ndarray, " n"], Any]) -> tuple[Any, dict[str, np.ndarray]]:
-        """Returns (examples, neighbours): a dictionary of ids and scores [n, k] and embeddings [n, k, d] (float16)."""
+        """Returns (examples, neighbors): a dictionary of ids and scores [n, k] and embeddings [n, k, d] (float16)."""
         numbers, examples = batch
         ids, scores, embeddings = self.sidecar.read(numbers)
         return examples, {"ids": ids, "scores": scores, "embeddings": embeddings}

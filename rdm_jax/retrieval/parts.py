@@ -1,7 +1,8 @@
-"""Long work in parts: each is a function of its number alone, so that a stopped run goes on, and several share it.
+"""Long work in parts: a stopped run resumes, and several processes can work on the same output.
 
-Parts lie in `.NAME.partial` beside the target. A part counts once its notes are there, which are written last. Process
-i of n does parts i, i + n, ...; none waits for the parts of another, and the first that finds all there finishes.
+The working folder `.NAME.partial` lies beside the output. A part is complete once its notes exist, which are written
+last. Process i of n makes the parts i, i + n, ...; no process waits for the parts of another, and the first process
+that finds all parts complete finishes the output.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 
-PLAN = "plan.json"
+RECORD = "plan.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """Which of a number of processes this one is.
+class ProcessIndex:
+    """The position of this process among the processes that work on the same output.
 
     Attributes:
       index: from 0.
-      count: of processes.
+      count: the number of processes.
 
     Raises:
       UserError: the index is not below the count.
@@ -40,92 +41,89 @@ class Share:
             raise UserError(f"process {self.index}/{self.count} is out of range; give 0/{self.count} and so on")
 
     @staticmethod
-    def parse(text: str) -> Share:
-        """Returns the share that "2/8" means, the third of eight."""
+    def parse(text: str) -> ProcessIndex:
+        """Returns the position that "2/8" stands for, the third of eight processes."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdigit() and count.isdigit()):
             raise UserError(f"--process {text!r} is not I/N, as in 0/4 for the first of four")
-        return Share(int(index), int(count))
-
-
-ALONE = Share()
+        return ProcessIndex(int(index), int(count))
 
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """The folder of a run's parts.
+    """The working folder of a run in parts.
 
     Attributes:
-      folder: where they are.
-      count: how many parts there are in all.
+      folder: the folder.
+      count: the number of parts.
     """
 
     folder: Path
     count: int
 
     @staticmethod
-    def open(out: Path, plan: Mapping[str, Any], count: int) -> Workspace:
-        """Makes the working folder of `out`, or goes on in the one that is there.
+    def open(out: Path, record: Mapping[str, Any], count: int) -> Workspace:
+        """Creates the working folder of `out`, or resumes the run in it.
 
         Args:
-          out: what the run makes.
-          plan: JSON that is different wherever the parts would be.
-          count: how many parts there are.
+          out: the output of the run.
+          record: JSON that differs if any part would differ.
+          count: the number of parts.
 
         Raises:
-          UserError: the folder cannot be written, or holds a run with another plan.
+          UserError: the folder cannot be written, or it holds a run with another record.
         """
         folder = working_folder(out)
         work = Workspace(folder, count)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with files.locked(folder / ".lock-plan", folder, wait=True):
-                if not (folder / PLAN).exists() and not work.done():
-                    files.write_json(folder / PLAN, plan)
+                if not (folder / RECORD).exists() and not work.done():
+                    files.write_json(folder / RECORD, record)
         except OSError as error:
             raise UserError(
                 f"cannot write to {out.parent}: {error.strerror}; choose a folder that can be written"
             ) from error
         try:
-            begun = json.loads((folder / PLAN).read_text())
+            begun = json.loads((folder / RECORD).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds a damaged run ({error}); remove it") from error
-        if differing := difference(begun, plan):
+        if differing := difference(begun, record):
             raise UserError(
                 f"{folder} holds an unfinished run with another {differing}; remove it or choose another folder"
             )
         return work
 
     def done(self) -> list[int]:
-        """Returns the numbers of the parts that are there."""
+        """Returns the numbers of the complete parts."""
         return [number for number in range(self.count) if self._notes(number).is_file()]
 
-    def pending(self, share: Share) -> list[int]:
-        """Returns the numbers of the parts that a process has still to do."""
+    def pending(self, process: ProcessIndex) -> list[int]:
+        """Returns the numbers of the parts that a process still has to make."""
         done = set(self.done())
-        return [number for number in range(share.index, self.count, share.count) if number not in done]
+        return [number for number in range(process.index, self.count, process.count) if number not in done]
 
     def write(self, number: int, make: Callable[[Path], Any]) -> Any:
-        """Makes a part by a function that writes into a folder and returns notes (JSON), which say that it is there."""
+        """Makes a part by a function that writes into a folder and returns its notes as JSON; returns the notes."""
         with files.writing(self.folder):
             notes = make(self.folder)
             files.write_json(self._notes(number), notes)
         return notes
 
     def notes(self, number: int) -> Any:
-        """Returns what is known of a part that is there."""
+        """Returns the notes of a complete part."""
         return json.loads(self._notes(number).read_text())
 
     @contextlib.contextmanager
-    def locked(self, share: Share) -> Iterator[None]:
-        """Holds a process's share of the work; what fails before any part is done leaves no folder behind.
+    def locked(self, process: ProcessIndex) -> Iterator[None]:
+        """Locks the parts of a process; a run that fails before any part is complete leaves no folder behind.
 
         Raises:
-          UserError: another process has it.
+          UserError: another process works on the same parts.
         """
-        own = self.folder / f".lock-{share.index}-of-{share.count}"
+        own = self.folder / f".lock-{process.index}-of-{process.count}"
         with files.locked(own, self.folder):
-            if not (self.folder / PLAN).is_file():
+            if not (self.folder / RECORD).is_file():
                 raise UserError(f"{self.folder} was removed by another process meanwhile; run the same command again")
             try:
                 yield
@@ -137,7 +135,7 @@ class Workspace:
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[None]:
-        """Lets one process at a time make of the parts what they are for; then no parts are left for the next one."""
+        """Lets one process at a time turn the parts into the output."""
         with files.locked(self.folder.with_suffix(".finishing"), self.folder, wait=True):
             yield
 
@@ -146,8 +144,8 @@ class Workspace:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Leaves the parts alone: removes plan, notes, locks and what killed processes have left half written."""
-        for path in [self.folder / PLAN, *self.folder.glob("part-*.json"), *self.folder.glob(".*")]:
+        """Removes the record, the notes, the locks and the temporary files of killed processes; keeps the parts."""
+        for path in [self.folder / RECORD, *self.folder.glob("part-*.json"), *self.folder.glob(".*")]:
             path.unlink(missing_ok=True)
 
     def _notes(self, number: int) -> Path:
@@ -159,17 +157,17 @@ def working_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.partial"
 
 
-def discard(out: Path, plan: Mapping[str, Any]) -> None:
-    """Removes the parts of a run that is finished, which a process that was killed then has left behind."""
+def discard(out: Path, record: Mapping[str, Any]) -> None:
+    """Removes the working folder of a finished run, which a process that was killed at its end leaves behind."""
     folder = working_folder(out)
     try:
-        begun = json.loads((folder / PLAN).read_text())
+        begun = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return
-    if not difference(begun, plan):
+    if not difference(begun, record):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def difference(made: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    """Returns what two plans differ in, "" where they are the same."""
-    return ", ".join(key.replace("_", " ") for key in plan if made.get(key) != plan[key])
+def difference(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Returns the names of the entries in which two records differ, "" if they are equal."""
+    return ", ".join(key.replace("_", " ") for key in record if before.get(key) != record[key])

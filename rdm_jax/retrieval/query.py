@@ -9,11 +9,11 @@ from jaxtyping import Float
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
-from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.encoder import RetrievalEncoder
 
 
 def mixed_query(
-    encoder: Encoder,
+    encoder: RetrievalEncoder,
     texts: Sequence[str] = (),
     pictures: Sequence[np.ndarray] = (),
     negatives: Sequence[str] = (),

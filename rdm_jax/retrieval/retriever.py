@@ -14,7 +14,7 @@ from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.diversity import diverse
 from rdm_jax.retrieval.duplicates import check_threshold
-from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.encoder import RetrievalEncoder
 from rdm_jax.retrieval.index import Index
 from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.selected import SelectedIndex
@@ -58,7 +58,7 @@ class Retriever:
         range.
     """
 
-    encoder: Encoder
+    encoder: RetrievalEncoder
     databases: Sequence[Database]
     weights: Sequence[float] | None = None
     index: str = "auto"

@@ -1,8 +1,8 @@
-"""Reading neighbours that were computed ahead of time: record i belongs to example i of a data set.
+"""Neighbors on disk: record i belongs to example i of a data set.
 
-A record holds the example's number (int64), k row ids (int64), k cosines (float32) and, where they were asked for, k
-rows (float16 [k, d]) of the database, best first, little endian, one after the other. An example whose picture could
-not be read has ids -1 and zeros.
+A record contains the example's number (int64), k row ids (int64), k cosines (float32) and, optionally, k rows of the
+database (float16 [k, d]), best first, little endian, one after the other. An example whose image could not be read has
+ids of -1 and zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Float16, Float32, Int64
 from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.manifest import MANIFEST
 
@@ -33,14 +33,14 @@ Records = tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"], Float16[np
 
 @dataclasses.dataclass(frozen=True)
 class NeighborSidecar:
-    """Neighbours on disk, record i for example i; cheap to open, to pickle and to read from several threads.
+    """Neighbors on disk, record i for example i; cheap to open and to pickle, safe to read from several threads.
 
     Attributes:
       path: the folder.
-      database: where rows are read from if the records hold none.
+      database: the database to read rows from if the records have none.
 
     Raises:
-      UserError: no finished neighbours are there, a file is missing, or the rows of another database are given.
+      UserError: the neighbors are not finished, a file is missing, or they come from another database.
     """
 
     path: Path
@@ -48,10 +48,10 @@ class NeighborSidecar:
 
     @staticmethod
     def open(place: str | Path, database: Database | None = None) -> NeighborSidecar:
-        """Opens neighbours by their folder, or by their address in object storage, from where they are copied first.
+        """Opens neighbors by their folder, or by their address in object storage, from where they are copied first.
 
         Raises:
-          UserError: no finished neighbours are there, a file is missing, or the rows of another database are given.
+          UserError: the neighbors are not finished, a file is missing, or they come from another database.
         """
         remote = storage.is_remote(place)
         return NeighborSidecar(storage.staged(str(place), MANIFEST) if remote else Path(place).expanduser(), database)
@@ -68,12 +68,12 @@ class NeighborSidecar:
 
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """What manifest.json holds."""
+        """The contents of manifest.json."""
         return read_manifest(self.path)
 
     @property
     def k(self) -> int:
-        """How many neighbours each example has."""
+        """The number of neighbors of each example."""
         return int(self.manifest["k"])
 
     @property
@@ -87,38 +87,38 @@ class NeighborSidecar:
     def __getitem__(
         self, index: int
     ) -> tuple[Int64[np.ndarray, " k"], Float32[np.ndarray, " k"], Float16[np.ndarray, "k d"]]:
-        """Returns one example's row ids [k], cosines [k] and rows [k, d]; `read` is quicker for many."""
+        """Returns one example's row ids [k], cosines [k] and rows [k, d]; `read` is faster for many examples."""
         ids, scores, rows = self.read([index])
         return ids[0], scores[0], rows[0]
 
     def read(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Records:
-        """Returns several examples' row ids [n, k], cosines [n, k] and rows [n, k, d].
+        """Returns the row ids [n, k], cosines [n, k] and rows [n, k, d] of several examples.
 
         Raises:
-          UserError: the records hold no rows, and no database was given to read them from.
+          UserError: the records have no rows, and the neighbors were opened without their database.
         """
         table = self._table(indices)
         return table["ids"], table["scores"], self._rows(table)
 
     def ids(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
-        """Returns several examples' row ids [n, k]."""
+        """Returns the row ids [n, k] of several examples."""
         return self._table(indices)["ids"]
 
     def _table(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the records of some examples, read file by file."""
-        wanted = np.asarray(indices, np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"example {wanted.max()} of {len(self)}")
-        records = [b""] * len(wanted)
-        which = np.searchsorted(self._ends, wanted, side="right")
-        for number in np.unique(which).tolist():
-            places = np.flatnonzero(which == number)
-            read = self._read_part(number, (wanted[places] - self._starts[number]).tolist())
-            for place, record in zip(places.tolist(), read, strict=True):
+        examples = np.asarray(indices, np.int64)
+        if examples.size and not 0 <= examples.min() <= examples.max() < len(self):
+            raise IndexError(f"example {examples.max()} of {len(self)}")
+        records = [b""] * len(examples)
+        numbers = np.searchsorted(self._ends, examples, side="right")
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            part = self._read_part(number, (examples[places] - self._starts[number]).tolist())
+            for place, record in zip(places.tolist(), part, strict=True):
                 records[place] = record
-        # A batch's rows are megabytes: they are put together once, and the array over them can be written to.
+        # The rows of a batch are megabytes: they are copied once, into an array that can be written to.
         table = np.frombuffer(bytearray().join(records), self._layout)
-        if (table["row"] != wanted).any():
+        if (table["row"] != examples).any():
             raise _damaged(self.path, "its records are not in the order of the examples")
         return table
 
@@ -129,13 +129,13 @@ class NeighborSidecar:
             raise _damaged(self.path, f"its parts cannot be read ({error})") from error
 
     def _rows(self, table: np.ndarray) -> np.ndarray:
-        """Returns the rows [n, k, d] of records, zeros for an example without neighbours."""
+        """Returns the rows [n, k, d] of records, zeros for an example without neighbors."""
         if self.manifest["embeddings"]:
             return table["embeddings"]
         if self.database is None:
             name = self.manifest["database"]["name"]
             raise UserError(
-                f"neighbours {self.path} hold no rows; give database {name!r} too, or compute them with rows"
+                f"neighbors {self.path} have no rows; give database {name!r} too, or compute them with rows"
             )
         return neighbor_rows(self.database, table["ids"])
 
@@ -163,44 +163,45 @@ class NeighborSidecar:
 
         name = sorted(self.manifest["files"])[number]
         try:
-            # Records are asked for in any order: what lies behind them is not read too.
+            # Records are read in random order, so reading ahead would be wasted.
             reader = ArrayRecordReader(str(self.path / name), "readahead_buffer_size:0,max_parallelism:0")
         except (ValueError, RuntimeError, OSError) as error:
             raise _damaged(self.path, f"{name} cannot be read ({error})") from error
-        if reader.num_records() != self.manifest["part_lengths"][number]:
-            raise _damaged(self.path, f"{name} holds {reader.num_records()} records, fewer or more than it should")
+        expected = self.manifest["part_lengths"][number]
+        if reader.num_records() != expected:
+            raise _damaged(self.path, f"{name} has {reader.num_records()} records instead of {expected}")
         return reader
 
     def check(
         self,
-        examples: ImageSource | Pictures,
+        examples: ImageSource | ImageSet,
         database: Database | None = None,
         encoder: Mapping[str, Any] | None = None,
     ) -> None:
         """Raises UserError unless the records belong to these examples, and to this database and encoder if given."""
-        made = self.manifest
-        if examples.fingerprint != made["source"]["fingerprint"]:
+        record = self.manifest
+        if examples.fingerprint != record["source"]["fingerprint"]:
             raise UserError(
-                f"neighbours {self.path} were computed for {made['source']['name']} ({made['count']} examples), not "
-                f"for these {len(examples)} of another data set: pictures, captions, order or split differ; compute "
-                "them again by rdm neighbors"
+                f"neighbors {self.path} were computed for {record['source']['name']} ({record['count']} examples), not "
+                f"for these {len(examples)} of another data set: images, captions, order or split differ; compute them "
+                "again with rdm neighbors"
             )
         if database is not None:
             self.check_database(database)
-        if encoder is not None and encoder["sha256"] != made["encoder"]["sha256"]:
+        if encoder is not None and encoder["sha256"] != record["encoder"]["sha256"]:
             raise UserError(
-                f"neighbours {self.path} were made by encoder {made['encoder']['name']!r} "
-                f"({made['encoder']['sha256'][:12]}), not by this {encoder['name']!r} ({encoder['sha256'][:12]}); "
-                "compute them again"
+                f"neighbors {self.path} were computed with encoder {record['encoder']['name']!r} "
+                f"({record['encoder']['sha256'][:12]}), not with this {encoder['name']!r} "
+                f"({encoder['sha256'][:12]}); compute them again"
             )
 
     def check_database(self, database: Database) -> None:
         """Raises UserError unless the records come from this database."""
-        made = self.manifest["database"]
-        if database.digest != made["digest"]:
+        record = self.manifest["database"]
+        if database.digest != record["digest"]:
             raise UserError(
-                f"neighbours {self.path} come from database {made['name']!r} ({made['digest'][:12]}), not from this "
-                f"{database.name!r} ({database.digest[:12]}); compute them again by rdm neighbors"
+                f"neighbors {self.path} come from database {record['name']!r} ({record['digest'][:12]}), not from this "
+                f"{database.name!r} ({database.digest[:12]}); compute them again with rdm neighbors"
             )
 
     def verify(self) -> None:
@@ -211,42 +212,61 @@ class NeighborSidecar:
 
 
 def neighbor_rows(database: Database, ids: Int64[np.ndarray, "n k"]) -> Float16[np.ndarray, "n k d"]:
-    """Returns the rows of neighbours, zeros where an id is -1: for an example whose picture could not be read."""
+    """Returns the rows of neighbors, zeros where an id is -1, as for an example whose image could not be read."""
     rows = database.rows[np.maximum(ids, 0).reshape(-1)].reshape(*ids.shape, database.width)
     rows = rows.astype(np.float16, copy=False)
     rows[ids < 0] = 0
     return rows
 
 
-def packed(
-    rows: Int64[np.ndarray, " n"],
+def pack_records(
+    examples: Int64[np.ndarray, " n"],
     ids: Int64[np.ndarray, "n k"],
     scores: Float32[np.ndarray, "n k"],
     embeddings: Float16[np.ndarray, "n k d"] | None,
 ) -> list[bytes]:
     """Returns one record for each example: its number, row ids, cosines, and rows unless they are None."""
-    arrays = [rows.astype("<i8"), ids.astype("<i8"), scores.astype("<f4")]
+    arrays = [examples.astype("<i8"), ids.astype("<i8"), scores.astype("<f4")]
     arrays += [] if embeddings is None else [embeddings.astype("<f2")]
     return [b"".join(array[i].tobytes() for array in arrays) for i in range(len(ids))]
 
 
+def complete_manifest(record: Mapping[str, Any], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the manifest of neighbors.
+
+    Args:
+      record: the description of the neighbors, which has all entries of `NEEDED` except files and skipped.
+      notes: the notes of all parts, in order: hashes of files, and one line for each unreadable image.
+    """
+    return {
+        **record,
+        "skipped": [line for note in notes for line in note["skipped"]],
+        "files": {name: value for note in notes for name, value in note["hashes"].items()},
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest that completes a folder of parts."""
+    files.write_json(folder / MANIFEST, manifest)
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Returns what manifest.json holds; raises UserError where the folder holds no finished neighbours."""
+    """Returns the contents of manifest.json; raises UserError if the folder has no finished neighbors."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except OSError as error:
         raise UserError(
-            f"{path} holds no finished neighbours: {MANIFEST} cannot be read; compute them by rdm neighbors"
+            f"{path} has no finished neighbors: {MANIFEST} cannot be read; compute them with rdm neighbors"
         ) from error
     except ValueError as error:
         raise _damaged(path, f"{MANIFEST} is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UserError(f"{path} is of another version than {SCHEMA}; compute the neighbours again")
+        raise UserError(f"{path} has another schema than {SCHEMA}; compute the neighbors again")
     missing = [key for key in NEEDED if key not in manifest]
     if missing:
-        raise _damaged(path, f"{MANIFEST} lacks {', '.join(missing)}")
+        raise _damaged(path, f"{MANIFEST} has no {', '.join(missing)}")
     return manifest
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"damaged neighbours {path}: {reason}; compute or copy them again")
+    return UserError(f"damaged neighbors {path}: {reason}; compute or copy them again")

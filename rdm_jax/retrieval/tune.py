@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.encoder import Encoder
+from rdm_jax.retrieval.encoder import RetrievalEncoder
 from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.index import Index
 from rdm_jax.retrieval.scann_index import ScannIndex
@@ -67,7 +67,7 @@ def picture_queries(database: Database, count: int = QUERIES, seed: int = 0) -> 
 
 
 def text_queries(
-    database: Database, encoder: Encoder, texts: Sequence[str] = (), count: int = QUERIES, seed: int = 0
+    database: Database, encoder: RetrievalEncoder, texts: Sequence[str] = (), count: int = QUERIES, seed: int = 0
 ) -> Float[np.ndarray, "q d"]:
     """Returns the vectors of given texts, or of different captions of the database; none where it has none."""
     known = list(dict.fromkeys(texts))

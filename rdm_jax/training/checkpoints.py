@@ -1,4 +1,4 @@
-"""Checkpoints of a run in WORKDIR/checkpoints/<step> (Orbax): saved in the background, whole or not at all."""
+"""Checkpoints of a run in WORKDIR/checkpoints/<step> (Orbax): saved in the background, each complete or absent."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Checkpoints:
         return sorted((checkpoint.step for checkpoint in self._saver.checkpoints), reverse=True)
 
     def save(self, state: State, data_state: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Starts to save the state, in place of what its step held; the arrays are copied before it returns.
+        """Starts to save the state, in place of an older checkpoint of its step; arrays are copied before it returns.
 
         Args:
           state: of all processes.
@@ -61,16 +61,16 @@ class Checkpoints:
           UserError: this or the last one could not be written.
         """
         step = int(state.step)
-        told = {"data": dict(data_state), "record": dict(record), "sums": sums(state)}
+        position = {"data": dict(data_state), "record": dict(record), "sums": sums(state)}
         with self._writing():
             self._saver.save_checkpointables_async(
-                step, {"state": state, "data": {"json": json.dumps(told)}}, force=True, overwrite=True
+                step, {"state": state, "data": {"json": json.dumps(position)}}, force=True, overwrite=True
             )
 
     def restore(self, state: State) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
         """Returns the newest sound checkpoint in the shape of `state`, the position in the data and the record.
 
-        An unreadable or altered checkpoint is passed over for the one before, with a warning; None if there is none.
+        An unreadable or altered checkpoint is skipped for the one before, with a warning; None if there is none.
 
         Raises:
           UserError: there are checkpoints and none can be read.
@@ -79,12 +79,12 @@ class Checkpoints:
         for step in steps:
             try:
                 items = self._saver.load_checkpointables(step, {"state": abstract_like(state), "data": None})
-                told = json.loads(items["data"]["json"])
-                _check_sums(items["state"], told["sums"])
-            except Exception as error:  # Orbax raises many kinds for a damaged folder, and each means the same here
-                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _first_line(error))
+                position = json.loads(items["data"]["json"])
+                _check_sums(items["state"], position["sums"])
+            except Exception as error:  # Orbax raises many types for a damaged folder
+                _LOG.warning("checkpoint %d cannot be read and is skipped: %s", step, _first_line(error))
                 continue
-            return items["state"], told["data"], told["record"]
+            return items["state"], position["data"], position["record"]
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self._saver.directory} can be read; use another workdir"
@@ -118,12 +118,12 @@ class Checkpoints:
                 raise
             kept = f"step {self.steps[0]} is kept" if self.steps else "none was written before"
             raise UserError(
-                f"no space left for a checkpoint in {self._workdir} ({kept}); make room, and the same command goes on"
+                f"no space left for a checkpoint in {self._workdir} ({kept}); make room, and the same command resumes"
             ) from error
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Says whether an error is, or comes from, a full disk."""
+    """Returns whether an error is, or comes from, a full disk."""
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or "No space left" in str(error):
             return True
@@ -155,7 +155,7 @@ def _check_sums(state: State, expected: Mapping[str, int]) -> None:
     found = sums(state)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong:
-        raise ValueError(f"{wrong[0]} is not what was saved")
+        raise ValueError(f"{wrong[0]} differs from what was saved")
 
 
 def _first_line(error: Exception) -> str:

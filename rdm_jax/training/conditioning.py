@@ -23,7 +23,7 @@ from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import one_of
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, cached_array
+from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.models.condition import Condition
 from rdm_jax.request import NULLS
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -91,7 +91,7 @@ class ImageConditions:
     """
 
     config: Config
-    images: Pictures
+    images: ImageSet
     width: int
     captions: Float[np.ndarray, "n d"] | None
     neighbors: NeighborSidecar | None
@@ -217,7 +217,7 @@ class ImageConditions:
     def groups(self) -> dict[str | None, np.ndarray]:
         """The images that share the attribute within which neighbors were searched; all under None if there is none.
 
-        Held-out images are among them: evaluation looks up their groups too.
+        Extras-out images are among them: evaluation looks up their groups too.
         """
         rows: dict[str | None, list[int]] = {}
         for row in range(len(self.images)):
@@ -264,7 +264,7 @@ def conditioning_section(config: Config) -> dict[str, Any]:
 
 
 def open_image_conditions(
-    config: Config, images: Pictures, encoder: ClipEncoder, progress: StageProgressCallback
+    config: Config, images: ImageSet, encoder: ClipEncoder, progress: StageProgressCallback
 ) -> ImageConditions:
     """Returns the conditions of a run; encodes captions and computes neighbors first where they are not there.
 
@@ -285,7 +285,7 @@ def open_image_conditions(
     return ImageConditions(conditioning, images, int(encoder.identity["width"]), captions, neighbors)
 
 
-def encode_captions(encoder: ClipEncoder, images: Pictures, folder: Path, progress: Any) -> Float[np.ndarray, "n d"]:
+def encode_captions(encoder: ClipEncoder, images: ImageSet, folder: Path, progress: Any) -> Float[np.ndarray, "n d"]:
     """Returns the encoder's vectors of all captions in float16, cached in `folder` by the hashes of both."""
 
     def chunks() -> Iterator[np.ndarray]:

@@ -50,8 +50,8 @@ class Counts:
 def count(function: Callable[..., Any], *arguments: Any, platform: str = "tpu") -> Counts:
     """Returns what a call costs, from the shapes alone.
 
-    A scan counts as many times as it is long, a `cond` as its dearest branch, a `while` once, a `shard_map` on all its
-    devices, a rematerialised block as often as it is computed. Kernels whose inside JAX does not show (cuDNN's
+    A scan counts as many times as it is long, a `cond` as its most expensive branch, a `while` once, a `shard_map` on
+    all its devices, a rematerialized block as often as it is computed. Kernels whose inside JAX does not show (cuDNN's
     attention) count nothing.
 
     Args:

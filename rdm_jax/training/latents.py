@@ -1,4 +1,4 @@
-"""The latents that diffusion models and what guides them learn on: encoded ahead, or in every step."""
+"""The latents that diffusion models and noised networks are trained on: encoded ahead, or in every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.images import to_float
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, cached_array
+from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.factory import scaling_from
 from rdm_jax.models.autoencoder import AutoencoderKL, sample_moments
 from rdm_jax.training.config import Config
@@ -42,18 +42,18 @@ class Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """Pictures as a first stage encodes them, brought to zero mean and unit variance.
+    """Images as a first stage encodes them, scaled to zero mean and unit variance.
 
     Attributes:
       base: the bundle with the autoencoder.
-      pictures: what is encoded.
-      moments: [n, h, w, m] float16, what the autoencoder gave for every picture; None encodes them in every step.
+      images: what is encoded.
+      moments: [n, h, w, m] float16, the autoencoder's output for every image; None encodes images in every step.
       scaling: {"scale", "shift"} of the latents.
-      mirror: half of the pictures are mirrored, where they are encoded in every step.
+      mirror: whether half of the images are mirrored, where they are encoded in every step.
     """
 
     base: Bundle
-    pictures: Pictures
+    images: ImageSet
     moments: Float[np.ndarray, "n h w m"] | None
     scaling: Mapping[str, Any]
     mirror: bool = False
@@ -62,22 +62,22 @@ class Latents:
     def shape(self) -> tuple[int, int, int]:
         """(h, w, c) of a latent."""
         module = self.base.autoencoder
-        side = self.pictures.images.shape[1] // module.downsampling
+        side = self.images.images.shape[1] // module.downsampling
         return side, side, module.embed_dim
 
     @property
     def frozen(self) -> dict[str, Any]:
-        """The autoencoder's parameters, where pictures are encoded in every step."""
+        """The autoencoder's parameters, where images are encoded in every step."""
         return {"autoencoder": self.base.params["autoencoder"]} if self.moments is None else {}
 
-    def read(self, picture: int, generator: np.random.Generator) -> Record:
-        """Returns a picture's moments [h, w, m], or the picture [size, size, 3] itself."""
+    def read(self, image: int, generator: np.random.Generator) -> Record:
+        """Returns an image's moments [h, w, m], or the image [size, size, 3] itself."""
         if self.moments is not None:
-            return {"moments": np.asarray(self.moments[picture])}
-        return {"image": mirrored(np.asarray(self.pictures.images[picture]), generator, self.mirror)}
+            return {"moments": np.asarray(self.moments[image])}
+        return {"image": mirrored(np.asarray(self.images.images[image]), generator, self.mirror)}
 
     def x0(self, frozen: Any, batch: Mapping[str, Array], key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-        """Returns the latents of a batch of what `read` gave, drawn from their distribution where they have one."""
+        """Returns the latents of a batch of what `read` returned, sampled from the posterior of a KL first stage."""
         autoencoder: Any = self.base.autoencoder
         if "image" in batch:
             image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
@@ -90,65 +90,63 @@ class Latents:
         return (encoded - shift) * scale
 
 
-def open_latents(
-    base: Bundle, pictures: Pictures, config: Config, progress: Callable[[str, int, int], None]
-) -> Latents:
-    """Returns the latents of pictures; encodes them all first where `config.data.cache_latents` asks for that.
+def open_latents(base: Bundle, images: ImageSet, config: Config, progress: Callable[[str, int, int], None]) -> Latents:
+    """Returns the latents of images; encodes all of them first if `config.data.cache_latents` is set.
 
     Args:
       base: the bundle with the autoencoder.
-      pictures: what is encoded.
-      config: `data` (`cache_latents`, `mirror`, `data_dir`) and `latents`: the scaling, measured where it is empty.
+      images: what is encoded.
+      config: `data` (`cache_latents`, `mirror`, `data_dir`) and `latents`: the scaling, measured if it is empty.
       progress: called with (what, done, total).
     """
-    told = functools.partial(progress, "encoding latents")
-    moments = encode_moments(base, pictures, cache_folder(config.data), told) if config.data.cache_latents else None
-    scaling = config.latents.to_dict() or latent_statistics(_some(base, pictures, moments))
-    return Latents(base, pictures, moments, scaling, config.data.mirror)
+    report = functools.partial(progress, "encoding latents")
+    moments = encode_moments(base, images, cache_folder(config.data), report) if config.data.cache_latents else None
+    scaling = config.latents.to_dict() or latent_statistics(_some(base, images, moments))
+    return Latents(base, images, moments, scaling, config.data.mirror)
 
 
 def cache_folder(data: Config) -> Path:
-    """Returns where what is computed ahead is kept."""
+    """Returns the folder of what is computed ahead."""
     return Path(data.data_dir or "data") / "cache"
 
 
-def _some(base: Bundle, pictures: Pictures, moments: np.ndarray | None) -> np.ndarray:
+def _some(base: Bundle, images: ImageSet, moments: np.ndarray | None) -> np.ndarray:
     if moments is not None:
         return moments
-    rows = np.linspace(0, len(pictures) - 1, min(len(pictures), 4 * ENCODE_BATCH)).astype(int)
-    return np.concatenate(list(_encoded(base, pictures.take(rows), lambda *_: None)))
+    rows = np.linspace(0, len(images) - 1, min(len(images), 4 * ENCODE_BATCH)).astype(int)
+    return np.concatenate(list(_encoded(base, images.take(rows), lambda *_: None)))
 
 
 def mirrored(
     image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator, wanted: bool
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the picture, mirrored half of the time where that is wanted."""
-    turned = wanted and generator.random() < 0.5
-    return np.ascontiguousarray(image[:, ::-1]) if turned else image
+    """Returns the image, mirrored with probability 1/2 if `wanted`."""
+    mirror = wanted and generator.random() < 0.5
+    return np.ascontiguousarray(image[:, ::-1]) if mirror else image
 
 
 def encode_moments(
-    bundle: Bundle, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
+    bundle: Bundle, images: ImageSet, folder: Path, progress: Callable[[int, int], None]
 ) -> Float[np.ndarray, "n h w m"]:
-    """Returns the autoencoder's moments of all pictures in float16, cached in `folder` by the hashes of both."""
-    name = f"moments-{bundle.hashes['autoencoder'][:16]}-{pictures.fingerprint[:16]}-{pictures.images.shape[1]}"
-    return cached_array(folder / name, len(pictures), lambda: _encoded(bundle, pictures, progress))
+    """Returns the autoencoder's moments of all images in float16, cached in `folder` by the hashes of both."""
+    name = f"moments-{bundle.hashes['autoencoder'][:16]}-{images.fingerprint[:16]}-{images.images.shape[1]}"
+    return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress))
 
 
-def _encoded(bundle: Bundle, pictures: Pictures, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
-    """Yields the moments of one batch of pictures after another."""
+def _encoded(bundle: Bundle, images: ImageSet, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+    """Yields the moments of one batch of images after another."""
     module: Any = bundle.autoencoder
     encode = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode").astype(jnp.float16))
     params = jax.device_put(bundle.params["autoencoder"])
-    for start in range(0, len(pictures), ENCODE_BATCH):
-        batch = to_float(np.asarray(pictures.images[start : start + ENCODE_BATCH]))
+    for start in range(0, len(images), ENCODE_BATCH):
+        batch = to_float(np.asarray(images.images[start : start + ENCODE_BATCH]))
         padding = ((0, ENCODE_BATCH - len(batch)), (0, 0), (0, 0), (0, 0))
         yield np.asarray(encode(params, np.pad(batch, padding)))[: len(batch)]
-        progress(min(start + ENCODE_BATCH, len(pictures)), len(pictures))
+        progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
 
 def latent_statistics(moments: Float[np.ndarray, "n h w m"], rows: int = MEASURED) -> dict[str, Any]:
-    """Returns {"scale", "shift"} that bring the latents' means to zero mean by channel and unit variance over all."""
+    """Returns the {"scale", "shift"} of latents with zero mean in each channel and unit variance over all."""
     some = moments[np.linspace(0, len(moments) - 1, min(rows, len(moments))).astype(int)].astype(np.float64)
     mean, logvar = np.split(some, 2, axis=-1)
     shift = mean.mean(axis=(0, 1, 2))

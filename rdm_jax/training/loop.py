@@ -1,9 +1,8 @@
-"""The training run, from a configuration to checkpoints, as one linear function."""
+"""The training loop, from a configuration to checkpoints, as one linear function."""
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import signal
@@ -19,17 +18,20 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import rdm_jax
+from rdm_jax import models
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files, trees
-from rdm_jax.core.distributed import asked_to_stop, first_then_others, is_first
+from rdm_jax.core import trees
+from rdm_jax.core.distributed import first_then_others, is_first, should_stop
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import training_batches
 from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
 from rdm_jax.training.export import write_record
-from rdm_jax.training.metrics import Log, Meter, Profile, Report
+from rdm_jax.training.identity import check_record, claim_workdir, settings_hash
+from rdm_jax.training.metrics import Log, Meter, MetricsCallback, Profile
 from rdm_jax.training.state import State
 from rdm_jax.training.step import (
     Update,
@@ -46,22 +48,9 @@ from rdm_jax.training.step import (
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.tasks.base import Task
 from rdm_jax.training.watch import Watch
-from rdm_jax.training.workdir import CONFIG, Workdir
+from rdm_jax.training.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
-
-FREE = (
-    "steps",
-    "threads",
-    "process_timeout",
-    "keep_checkpoints",
-    "keep_every",
-    "wandb",
-    "profile",
-    "mesh",
-    "data.data_dir",
-)
-"""What may change between runs of one workdir, beside `*_every`: how long, how often, where and on what devices."""
 
 
 def train(
@@ -69,34 +58,34 @@ def train(
     workdir: Path | str,
     *,
     init_from: str | None,
-    report: Report,
-    progress: Callable[[str, int, int], None],
+    report: MetricsCallback,
+    progress: StageProgressCallback,
     replace_config: bool = False,
 ) -> State:
-    """Trains what the configuration says, from the newest checkpoint in `workdir` or from the start.
+    """Trains what the configuration describes, from the newest checkpoint in `workdir` or from the start.
 
     Args:
       config: the run's configuration (see configs/).
       workdir: the run's folder or address: config.json, metrics.jsonl, checkpoints/, tensorboard/, figures/.
-      init_from: a bundle whose parts the parameters start from where the run has no checkpoint yet.
+      init_from: a bundle whose parts the parameters start from if the run has no checkpoint yet.
       report: called with (step, steps, metrics) at every logged step.
-      progress: called with (what, done, total) while caches are filled.
-      replace_config: go on even where the workdir was made by another configuration.
+      progress: called with (stage, done, total) while caches are filled.
+      replace_config: continue even if the workdir has another configuration.
 
     Returns:
-      the last state. On SIGTERM it is saved and returned early.
+      the last state; on SIGTERM it is saved and returned early.
 
     Raises:
-      UserError: the workdir holds another configuration or cannot be written, the batch does not divide the devices,
-        the loss is no longer finite, or the disk is full.
+      UserError: the workdir belongs to another configuration or cannot be written, the batch size is not a multiple of
+        the number of devices, the loss is not finite, or the disk is full.
     """
-    # 1. The workdir belongs to one configuration, from its first checkpoint on.
+    # 1. From its first checkpoint on, the workdir belongs to one configuration.
     place = Workdir(workdir)
     checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
     claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
 
     with Watch(place, config.process_timeout):
-        # 2. Data, parameters, optimizer: born on the mesh.
+        # 2. Data, parameters, optimizer: initialized on the mesh.
         mesh = make_mesh(config.mesh.fsdp)
         check_batch(config)
         start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
@@ -107,12 +96,12 @@ def train(
         state, train_step = make_on(mesh, config, task)
         frozen, sharding = put_whole(task.frozen, mesh), batch_sharding(mesh)
 
-        # 3. Resume, or start from a bundle's parts, or from nothing.
+        # 3. Resume, or start from a bundle's parts, or from the initialization.
         checkpoints.check_space(state)
         record = {} if replace_config else task.record
         state = resume(state, batches, checkpoints, place, record, start, partial=config.init_partial)
 
-        # 4. The loop. A step is given to the devices before the metrics of the one before are looked at.
+        # 4. The loop. A step is dispatched to the devices before the metrics of the previous one are read.
         first, last = int(state.step) + 1, config.steps
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
         stop, profile = _stop_on_sigterm(), Profile(config, place, first)
@@ -132,25 +121,25 @@ def train(
             else:  # the first step compiles, and is not timed
                 meter = _meter(config, train_step.trace(state, frozen, batch).jaxpr)
             profile.after(step, metrics)
-            stopping = stop.is_set() or asked_to_stop(step)
+            stopping = stop.is_set() or should_stop(step)
             if due(config.log_every):
                 log.metrics(step, running.check_last() | _rates(config, step) | meter.read())
             if due(config.eval_every) or due(config.figures_every):
-                look(config, task, on_host(state.ema, mesh), log, step)
+                evaluate(config, task, on_host(state.ema, mesh), log, step)
                 meter.restart()
             if due(config.checkpoint_every) or stopping:
-                running.check_last()  # what is not finite is never saved
+                running.check_last()  # parameters that are not finite are never saved
                 checkpoints.save(state, batches.get_state(), record)
             if stopping:
-                _tell("asked to stop: saved step %d; the same command goes on from there", step)
+                _log_once("stopped by a signal: saved step %d; the same command resumes there", step)
                 break
         log.close()
         checkpoints.close()
     return state
 
 
-def _tell(text: str, *values: Any) -> None:
-    """Logs a line, which all processes have in common, once."""
+def _log_once(text: str, *values: Any) -> None:
+    """Logs a line that is the same in all processes in one of them."""
     _LOG.log(logging.INFO if is_first() else logging.DEBUG, text, *values)
 
 
@@ -172,7 +161,7 @@ def make_run(config: Config, task: Task) -> tuple[Callable[[], State], Update]:
 
 
 def make_on(mesh: Mesh, config: Config, task: Task) -> tuple[State, Any]:
-    """Returns the state of step 0, born on the mesh, and the train step, which compiles when it is first called."""
+    """Returns the state of step 0, initialized on the mesh, and the train step, which compiles in its first call."""
     create, update = make_run(config, task)
     options = config.compiler_options.to_dict()
     return create_state(create, mesh, config.mesh.rules, options), make_train_step(update, mesh, options)
@@ -188,19 +177,19 @@ def resume(
     *,
     partial: bool = False,
 ) -> State:
-    """Returns the state that a run goes on from, and moves its batches to there.
+    """Returns the state that a run continues from, and moves its batches there.
 
     Args:
-      state: of step 0; what is returned where there is nothing else.
+      state: of step 0; returned if there is nothing else.
       batches: at their beginning.
-      checkpoints: of which the newest counts, before all else.
+      checkpoints: the newest one comes first of all.
       place: their workdir.
-      record: what the newest one must have been made from.
-      start: the bundle that the run starts from where it has no checkpoint.
+      record: what the newest one must be made from.
+      start: the bundle that the run starts from if it has no checkpoint.
       partial: take what fits of that bundle (see `matching_parts`).
 
     Raises:
-      UserError: no checkpoint can be read or it was made from something else, or the bundle does not fit.
+      UserError: no checkpoint can be read, the newest has another record, or the bundle does not fit.
     """
     restored = checkpoints.restore(state)
     if not restored:
@@ -208,12 +197,12 @@ def resume(
     state, data_state, before = restored
     check_record(place, before, record)
     batches.set_state(data_state)
-    _tell("resumed at step %d", int(state.step))
+    _log_once("resumed at step %d", int(state.step))
     return state
 
 
-def look(config: Config, task: Task, params: Any, log: Log, step: int) -> None:
-    """Logs what is due after a step of what averaged parameters can do: values on held-out data, and figures."""
+def evaluate(config: Config, task: Task, params: Any, log: Log, step: int) -> None:
+    """Logs what is due after a step: values on held-out data and figures, with averaged parameters."""
     if _due(step, config.steps, config.eval_every):
         log.metrics(step, {f"eval/{name}": float(value) for name, value in task.evaluate(params)})
     if _due(step, config.steps, config.figures_every):
@@ -227,63 +216,13 @@ def check_batch(config: Config) -> None:
     if config.batch_size % (devices * config.accumulate):
         parts = f" in accumulate={config.accumulate} parts" if config.accumulate > 1 else ""
         raise UserError(
-            f"batch_size={config.batch_size} does not divide by the {devices} devices{parts}; choose a multiple of "
+            f"batch_size={config.batch_size} is not divisible by the {devices} devices{parts}; choose a multiple of "
             f"{devices * config.accumulate}"
         )
 
 
-def check_record(workdir: Workdir, before: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """Raises UserError if a run was begun with other pictures, another base or another database than there are now."""
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise UserError(
-            f"{workdir} was begun with another {' and '.join(changed)} than there is now; bring it back, use another "
-            "--workdir, or go on with this one by --replace-config"
-        )
-
-
-def settings_hash(config: Config) -> str:
-    """Returns a hash of what a run's result depends on: all settings but how long, how often and on what devices."""
-    flat = trees.flatten(json.loads(config.to_json_best_effort()))
-    return files.sha256_json({name: value for name, value in flat.items() if not _is_free(name.replace("/", "."))})
-
-
-def claim_workdir(workdir: Workdir, config: Config, *, begun: bool) -> None:
-    """Writes the configuration into the workdir; a run that has begun keeps the one that is there.
-
-    Args:
-      workdir: the run's folder.
-      config: its configuration.
-      begun: whether the run has checkpoints; before the first one another configuration may take its place.
-
-    Raises:
-      UserError: the workdir holds another configuration, or cannot be written.
-    """
-    settings = json.loads(config.to_json_best_effort())
-    before = workdir.read_json(CONFIG) if begun else None
-    changed = [name for name in _differences(before, settings) if not _is_free(name)] if before else []
-    if changed:
-        raise UserError(
-            f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); use another "
-            "--workdir, or the config that it was made with, or --replace-config"
-        )
-    if is_first():
-        workdir.write_json(CONFIG, settings)
-
-
-def _is_free(name: str) -> bool:
-    return name.endswith("_every") or name in FREE or name.partition(".")[0] in FREE
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    flat_old, flat_new = trees.flatten(old), trees.flatten(new)
-    missing = object()
-    names = sorted(flat_old.keys() | flat_new.keys())
-    return [n.replace("/", ".") for n in names if flat_old.get(n, missing) != flat_new.get(n, missing)]
-
-
 def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
-    """Returns `params` with the parts that the bundle holds in place of the fresh ones.
+    """Returns `params` with the bundle's parts in place of the initialized ones.
 
     Args:
       bundle: the bundle to start from.
@@ -293,17 +232,22 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
     Raises:
       UserError: the bundle holds none of the parts; without `partial`, a parameter is missing or of another shape.
     """
-    shared = [part for part in params if bundle.has(part)]
-    if not shared:
+    common = [part for part in params if bundle.has(part)]
+    if not common:
         raise UserError(
-            f"--init-from {bundle.name}: it holds {', '.join(bundle.params)}, and this run trains "
-            f"{', '.join(params)}; give a bundle that shares a part"
+            f"--init-from {bundle.name}: it has {', '.join(bundle.params)}, and this run trains "
+            f"{', '.join(params)}; give a bundle with one of these parts"
         )
     joined = dict(params)
     for part in shared:
         have, want = trees.flatten(bundle.params[part]), trees.flatten(params[part])
         fits = [name for name in want if name in have and have[name].shape == want[name].shape]
         wrong = sorted(have.keys() ^ want.keys() | want.keys() - set(fits))
+        if kinds := models.other_backbone(have, want):
+            raise UserError(
+                f"--init-from {bundle.name}: its {part} is a {kinds[0]}, and this run trains a {kinds[1]}; "
+                f"set --config.model.kind={kinds[0]} or give a bundle with a {kinds[1]}"
+            )
         if wrong and not partial:
             raise UserError(
                 f"--init-from {bundle.name}: {part} differs in {len(wrong)} parameters ({wrong[0]}, ...); "
@@ -314,17 +258,17 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
 
 
 class _Running:
-    """The metrics of the step that the devices work on."""
+    """The metrics of the step in progress."""
 
     def __init__(self) -> None:
         self._step, self._metrics = 0, {}
 
     def started(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Takes the metrics of a step that was given to the devices."""
+        """Takes the metrics of a step that was dispatched."""
         self._step, self._metrics = step, metrics
 
     def check_last(self) -> dict[str, float]:
-        """Waits for that step, and returns its metrics.
+        """Waits for that step and returns its metrics.
 
         Raises:
           UserError: one of them is not finite.
@@ -347,7 +291,7 @@ def _meter(config: Config, jaxpr: Any) -> Meter:
 
 def _stop_on_sigterm() -> threading.Event:
     stop = threading.Event()
-    # With several processes JAX hears the signal, and tells all of them at the same step.
+    # With several processes JAX receives the signal, and all of them stop at the same step.
     if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     return stop

@@ -1,4 +1,4 @@
-"""What a run tells of itself: JSON lines, TensorBoard, Weights & Biases, how fast it is, and where its time goes."""
+"""A run's metrics: JSON lines, TensorBoard, Weights & Biases, its speed, and profiles."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LOG = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
 FIGURES = "figures"
 
-Report = Callable[[int, int, dict[str, float]], None]
-"""Takes (step, steps, metrics)."""
+MetricsCallback = Callable[[int, int, dict[str, float]], None]
+"""Called with (step, steps, metrics)."""
 
 
 class Meter:
@@ -34,8 +34,8 @@ class Meter:
     Args:
       batch_size: examples in a global batch.
       devices: in all processes.
-      flops: of one step on all devices, 0 where they are not known.
-      peak: FLOP/s that one device can do, None where they are not known.
+      flops: of one step on all devices, 0 if unknown.
+      peak: FLOP/s of one device, None if unknown.
     """
 
     def __init__(self, batch_size: int, devices: int, flops: float = 0.0, peak: float | None = None) -> None:
@@ -43,32 +43,35 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Starts to count anew."""
+        """Starts a new reading."""
         self._begin = time.perf_counter()
         self._waited = 0.0
         self._steps = 0
 
     def step(self, waited: float) -> None:
-        """Counts a step that waited so many seconds for its batch."""
+        """Counts a step that waited for its batch for some seconds."""
         self._steps += 1
         self._waited += waited
 
     def read(self) -> dict[str, float]:
-        """Returns seconds a step, images a second, the share of the time that was spent waiting for input, TFLOP/s a
-        device and their share of the peak, since the last reading, and starts anew; nothing if there was no step."""
+        """Returns the speed since the last reading, and starts a new one; nothing if there was no step.
+
+        It is seconds for each step, images per second, the fraction of the time spent waiting for input, TFLOP/s of a
+        device, and their fraction of the peak.
+        """
         seconds, steps = time.perf_counter() - self._begin, self._steps
         if not steps:
             return {}
         values = {
             "seconds_per_step": seconds / steps,
             "images_per_second": self._batch_size * steps / seconds,
-            "input_share": self._waited / seconds,
+            "input_fraction": self._waited / seconds,
         }
         rate = self._flops * steps / seconds / self._devices
         if self._flops:
             values["tflops_per_device"] = rate / 1e12
         if self._flops and self._peak:
-            values["share_of_peak"] = rate / self._peak
+            values["peak_fraction"] = rate / self._peak
         self.restart()
         return values
 
@@ -79,14 +82,14 @@ class Log:
     Args:
       workdir: gets metrics.jsonl, tensorboard/ and figures/.
       config: of the run; `wandb` is a project's name, or empty for none.
-      first: the step that comes next; what was written of it and later ones, before a kill, is taken back.
+      first: the next step; lines of it and of later ones, written before a kill, are removed.
       report: called with all metrics, in every process.
 
     Raises:
-      UserError: `wandb` is asked for and not installed.
+      UserError: `wandb` is set and not installed.
     """
 
-    def __init__(self, workdir: Workdir, config: Config, first: int, report: Report) -> None:
+    def __init__(self, workdir: Workdir, config: Config, first: int, report: MetricsCallback) -> None:
         self._workdir, self._steps, self._report = workdir, config.steps, report
         self._board: Any = None
         self._wandb = None
@@ -106,7 +109,7 @@ class Log:
         self._report(step, self._steps, values)
 
     def figure(self, step: int, name: str, figure: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Writes a picture of a step as figures/NAME-STEP.png."""
+        """Writes an image of a step as figures/NAME-STEP.png."""
         if not is_first():
             return
         self._workdir.write(f"{FIGURES}/{name}-{step:08d}.png", images.encode(figure))
@@ -136,7 +139,7 @@ class Log:
 
 
 class Profile:
-    """Traces the steps that `config.profile` asks for, counted from the first one of this start."""
+    """Traces the steps of `config.profile`, counted from the first one of this start."""
 
     def __init__(self, config: Config, workdir: Workdir, first: int) -> None:
         begin = first + config.profile.start
@@ -157,7 +160,7 @@ class Profile:
 
 
 def _before(lines: bytes, first: int) -> bytes:
-    """Returns the lines of steps before one; a line that a kill cut short is none."""
+    """Returns the lines of steps before one; a line that a kill cut short is left out."""
     kept = []
     for line in lines.splitlines(keepends=True):
         try:
@@ -172,7 +175,7 @@ def _wandb_run(config: Config, workdir: Workdir) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"wandb={config.wandb} needs Weights & Biases; pip install rdm_jax[wandb]") from error
-    # The same folder is the same run: it goes on where it stopped.
+    # The same folder is the same run: it resumes.
     return wandb.init(
         project=config.wandb,
         id=workdir.run_id,

@@ -9,11 +9,12 @@ from pathlib import Path
 from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.jobs import Execution
+from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
 from rdm_jax.training.config import Config
 from rdm_jax.training.schema import Count, LatentData
@@ -59,7 +60,7 @@ class NeighborData(LatentData):
 
 
 def open_neighbors(
-    config: Config, images: Pictures, encoder: ClipEncoder, progress: StageProgressCallback
+    config: Config, images: ImageSet, encoder: ClipEncoder, progress: StageProgressCallback
 ) -> NeighborSidecar:
     """Returns the sidecar `config.data.neighbors`; computes it first if it is missing and `data.compute.k` is above 0.
 
@@ -71,10 +72,11 @@ def open_neighbors(
     exists = storage.is_remote(place) or Path(place, MANIFEST).exists()
     if data.compute.k and database is not None and not exists:
         source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
-        plan = Plan(data.compute.k, within=data.compute.within or None)
+        options = NeighborOptions(data.compute.k, within=data.compute.within or None)
         report = functools.partial(progress, "finding neighbors")
         workers = 0 if len(source) < FEW_IMAGES else None  # for few images, processes take longer to start than to work
-        compute_neighbors(source, encoder, database, plan, Path(place), workers=workers, progress=report)
+        execution = Execution(workers=workers, progress=report)
+        compute_neighbors(NeighborJob(source, encoder, database, options), Path(place), execution)
     sidecar = NeighborSidecar.open(place, database)
     if database is None and not sidecar.manifest["embeddings"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Distances between pictures as networks see them, which keep texture where it cannot be kept pixel by pixel."""
+"""Distances between the features of images, which keep texture that pixel-wise errors lose."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rdm_jax.training.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Perceptual:
-    """A distance and the network that it is measured by.
+    """A distance and its network.
 
     Attributes:
       params: of the network, on the host.
-      distance: (params, pictures, pictures) to [b], both [b, h, w, 3] in [-1, 1]; 0 for equal ones.
+      distance: (params, images, images) to [b], both [b, h, w, 3] in [-1, 1]; 0 for equal ones.
     """
 
     params: Any
@@ -30,14 +30,14 @@ class Perceptual:
 
 
 def open_perceptual(config: Config, size: int) -> Perceptual:
-    """Returns the distance that a loss asks for.
+    """Returns the distance of a loss.
 
     Args:
-      config: `kind` ("lpips" or "clip") and `bundle`, where its weights are.
-      size: of the pictures that are compared.
+      config: `kind`, a name in `KINDS`, and `bundle`, where its weights are.
+      size: of the compared images.
 
     Raises:
-      UserError: there is no such kind, or the bundle lacks its weights or takes pictures of another size.
+      UserError: there is no such kind, or the bundle lacks its weights or takes images of another size.
     """
     if config.kind not in KINDS:
         raise unknown("perceptual distance", config.kind, KINDS)
@@ -74,7 +74,7 @@ def _clip(place: str, size: int) -> Perceptual:
 
 
 def clip_features(bundle: Bundle) -> Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b l n c"]]:
-    """Returns the function from parameters and pictures in [-1, 1] to the tokens after each block of the bundle's ViT.
+    """Returns the function from parameters and images in [-1, 1] to the tokens after each block of the bundle's ViT.
 
     They are of unit length, [b, blocks, tokens, width].
 
@@ -88,7 +88,7 @@ def clip_features(bundle: Bundle) -> Callable[[Any, Float[Array, "b h w 3"]], Fl
     mean, std = (jnp.asarray(config[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
 
     def features(params: Any, image: Float[Array, "b h w 3"]) -> Float[Array, "b l n c"]:
-        """Maps pictures [b, h, w, 3] in [-1, 1] to unit tokens [b, blocks, tokens, width]."""
+        """Maps images [b, h, w, 3] in [-1, 1] to unit tokens [b, blocks, tokens, width]."""
         _, state = module.apply(
             {"params": params},
             ((image + 1.0) / 2.0 - mean) / std,

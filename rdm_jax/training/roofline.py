@@ -32,7 +32,7 @@ class Bytes:
       parameters: its shards.
       ema: the same of their average.
       optimizer: the same of the optimizer's state.
-      other: counters, statistics, frozen parameters and its share of the batch.
+      other: counters, statistics, frozen parameters and its part of the batch.
       gradients: its shards of the gradient, in the type that products are computed in.
       gathered: two of the largest split parameters, whole, in that type: one in use and the next on its way.
       activations: an estimate of what else the step holds at its peak.
@@ -79,9 +79,9 @@ class Collective:
         return self.passes * (n - 1) / n * self.bytes
 
     def seconds(self, mesh_shape: Mapping[str, int], chip: Chip) -> float:
-        """Returns how long it takes: a ring within each domain, and of the share of each chip a ring between domains.
+        """Returns how long it takes: a ring within each domain, and a ring between domains of each chip's part.
 
-        `fsdp` is the inner axis: its neighbours are the nearest.
+        `fsdp` is the inner axis: its neighbors are the nearest.
         """
         n = math.prod(mesh_shape[axis] for axis in self.axes)
         room = chip.domain if "fsdp" in self.axes else max(chip.domain // mesh_shape["fsdp"], 1)
@@ -132,7 +132,7 @@ class Prediction:
 
     @property
     def efficiency(self) -> float:
-        """The share of a step that is not waiting for the network, where nothing overlaps."""
+        """The fraction of a step that does not wait for the network, if nothing overlaps."""
         return self.work / self.seconds
 
     @property

@@ -1,4 +1,4 @@
-"""What a training run is at a step: arrays only."""
+"""The state of a training run at a step: arrays only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class State:
     """A training run's arrays.
 
     Attributes:
-      step: [] int32, how many updates were made (or its shape or sharding, as everything here may be).
+      step: [] int32, the number of updates (or its shape or sharding, as for all fields).
       params: {part: parameters} in float32.
-      ema: the moving average of those parts that are exported.
+      ema: the moving average of the parts that are exported.
       opt_state: optax's state.
-      stats: what the loss keeps from step to step and no gradient changes, as the running means of batch norms.
+      stats: what the loss updates without a gradient, as the running means of batch norms.
     """
 
     step: Any
@@ -28,12 +28,12 @@ class State:
 
 
 @flax.struct.dataclass
-class Held:
-    """What a loss reads beside the parameters.
+class Extras:
+    """What a loss reads beside the trained parameters.
 
     Attributes:
-      stats: as in `State`; the loss returns what becomes of them.
-      frozen: parameters of networks that are not trained (a first stage, a perceptual distance); never in a checkpoint.
+      stats: as in `State`; the loss returns the updated ones.
+      frozen: parameters of networks that are not trained (a first stage, a perceptual distance), in no checkpoint.
     """
 
     stats: Any

@@ -1,4 +1,4 @@
-"""The optimizer, the birth of a sharded state, and one jitted update."""
+"""The optimizer, the initialization of a sharded state, and one jitted update."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import Rules, batch_sharding, replicated, state_shardings
 from rdm_jax.training.config import Config
-from rdm_jax.training.state import Held, State
+from rdm_jax.training.state import Extras, State
 
 Params = Any
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-Loss = Callable[[Params, Held, Batch, Key[Array, ""], Array], tuple[Array, tuple[Metrics, Any]]]
+Loss = Callable[[Params, Extras, Batch, Key[Array, ""], Array], tuple[Array, tuple[Metrics, Any]]]
 CompilerOptions = dict[str, Any]
 Update = Callable[[State, Any, Batch], tuple[State, Metrics]]
 
@@ -62,17 +62,17 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 
 def hold_frozen(loss: Loss, frozen: Sequence[str]) -> Loss:
-    """Returns the loss with no gradient for the parameters matching `frozen`: none is then computed for them."""
+    """Returns the loss with no gradient for the parameters matching `frozen`: none is computed for them."""
 
-    def held_loss(
-        params: Params, held: Held, batch: Batch, key: Key[Array, ""], step: Array
+    def frozen_loss(
+        params: Params, extras: Extras, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[Metrics, Any]]:
         """Returns what `loss` does."""
         labels = _labels(params, frozen)
         stopped = jax.tree.map(lambda x, label: jax.lax.stop_gradient(x) if label == "freeze" else x, params, labels)
-        return loss(stopped, held, batch, key, step)
+        return loss(stopped, extras, batch, key, step)
 
-    return held_loss
+    return frozen_loss
 
 
 def _labels(params: Params, frozen: Sequence[str]) -> Params:
@@ -104,7 +104,7 @@ def initial_state(
 def create_state(
     create: Callable[[], State], mesh: Mesh, rules: Rules = (), compiler_options: CompilerOptions | None = None
 ) -> State:
-    """Makes the state of step 0, every array born on the devices where it will stay."""
+    """Returns the state of step 0, every array initialized on the devices where it stays."""
     shardings = state_shardings(mesh, jax.eval_shape(create), rules)
     return jax.jit(create, out_shardings=shardings, compiler_options=compiler_options)()
 
@@ -137,9 +137,9 @@ def accumulated(loss: Loss, parts: int) -> Callable[..., tuple[tuple[Array, tupl
     Raises:
       UserError: (when called) the batch does not divide into the parts.
     """
-    whole = jax.value_and_grad(loss, has_aux=True)
+    gradients = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
-        return whole
+        return gradients
 
     def split(array: Array) -> Array:
         if len(array) % parts:
@@ -147,24 +147,24 @@ def accumulated(loss: Loss, parts: int) -> Callable[..., tuple[tuple[Array, tupl
         return array.reshape(len(array) // parts, parts, *array.shape[1:]).swapaxes(0, 1)
 
     def in_parts(
-        params: Params, held: Held, batch: Batch, key: Key[Array, ""], step: Array
+        params: Params, extras: Extras, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[tuple[Array, tuple[Metrics, Any]], Params]:
         """Returns ((loss, (metrics, stats)), gradients)."""
 
         def add(carry: tuple[Any, Any], part: tuple[Array, Batch]) -> tuple[tuple[Any, Any], None]:
-            """Returns the stats after one more part, and the sums with what it gave."""
+            """Returns the stats after one more part, and the sums with its values."""
             stats, sums = carry
             number, examples = part
-            (value, (metrics, stats)), grads = whole(
-                params, dataclasses.replace(held, stats=stats), examples, jax.random.fold_in(key, number), step
+            (value, (metrics, stats)), grads = gradients(
+                params, dataclasses.replace(extras, stats=stats), examples, jax.random.fold_in(key, number), step
             )
             return (stats, jax.tree.map(jnp.add, sums, (value, metrics, grads))), None
 
         batches = (jnp.arange(parts), jax.tree.map(split, batch))
-        one = jax.tree.map(lambda array: array[0], batches)
-        shapes = jax.eval_shape(lambda: whole(params, held, one[1], key, step))
+        first = jax.tree.map(lambda array: array[0], batches)
+        shapes = jax.eval_shape(lambda: gradients(params, extras, first[1], key, step))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0][0], shapes[0][1][0], shapes[1]))
-        (stats, sums), _ = jax.lax.scan(add, (held.stats, zeros), batches)
+        (stats, sums), _ = jax.lax.scan(add, (extras.stats, zeros), batches)
         value, metrics, grads = jax.tree.map(lambda total: total / parts, sums)
         return (value, (metrics, stats)), grads
 
@@ -182,16 +182,16 @@ def make_update(
 ) -> Update:
     """Returns the update (state, frozen, batch) -> (state, metrics), not yet compiled.
 
-    The step's random key is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted one would. The
-    metrics hold the loss, the norms of gradients and parameters, and the loss's own.
+    The step's random key is `fold_in(key(seed), step)`, so a resumed run has the random numbers of an uninterrupted
+    one. The metrics hold the loss, the norms of gradients and parameters, and the loss's own.
     """
     gradients = accumulated(loss, accumulate)
 
     def update(state: State, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
         """Returns the state after one update, and its metrics."""
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        held = Held(state.stats, frozen)
-        (value, (metrics, stats)), grads = gradients(state.params, held, batch, key, state.step)
+        extras = Extras(state.stats, frozen)
+        (value, (metrics, stats)), grads = gradients(state.params, extras, batch, key, state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -203,7 +203,7 @@ def make_update(
 
 
 def make_train_step(update: Update, mesh: Mesh, compiler_options: CompilerOptions | None = None) -> Any:
-    """Returns the update jitted for a mesh: the old state is donated, metrics lie whole on every device."""
+    """Returns the update jitted for a mesh: the old state is donated, metrics are replicated."""
     return jax.jit(
         update,
         donate_argnums=0,

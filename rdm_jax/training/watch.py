@@ -1,7 +1,7 @@
-"""Notices that a process of the run is gone, so that the others do not wait for it for ever.
+"""Detects that a process of the run is gone, so that the others do not wait for it forever.
 
-Every process writes a growing number into a file of its own, in the run's folder; who sees another's stand still for
-too long says whose it is, and ends. Collectives themselves would wait, or fail with a line that names nobody.
+Every process writes a growing number into its own file in the run's folder. A process that sees another's number
+unchanged for too long names that process, and exits. Collectives alone would wait, or fail without a name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GONE = 75  # EX_TEMPFAIL: the same command may succeed
 
 
 class Watch:
-    """Beats for this process and watches the others, in the background, while it is open.
+    """Writes a heartbeat for this process and watches the others, in the background, while it is open.
 
     Args:
       workdir: of the run; all processes see it.
@@ -51,7 +51,7 @@ class Watch:
         if kind is None:
             self._write("finished")
         elif issubclass(kind, (RuntimeError, ValueError)):
-            self._who_is_missing()
+            self._wait_for_silence()
         self._done.set()
 
     def missing(self) -> list[int]:
@@ -60,13 +60,13 @@ class Watch:
         for process in range(self._count):
             if process == self._own:
                 continue
-            told = self._read(process)
-            if told != self._heard.get(process, ("", 0.0))[0] or process not in self._heard:
-                self._heard[process] = (told, now)
+            beat = self._read(process)
+            if beat != self._heard.get(process, ("", 0.0))[0] or process not in self._heard:
+                self._heard[process] = (beat, now)
         return [
             process
-            for process, (told, since) in self._heard.items()
-            if told != "finished" and now - since > self._seconds
+            for process, (beat, since) in self._heard.items()
+            if beat != "finished" and now - since > self._seconds
         ]
 
     def _run(self) -> None:
@@ -78,8 +78,8 @@ class Watch:
             if missing:
                 self._leave(missing)
 
-    def _who_is_missing(self) -> None:
-        # A collective has failed: somebody went just now. Their silence will tell who.
+    def _wait_for_silence(self) -> None:
+        # A collective has failed: a process is gone. Its silence will show which.
         deadline = time.monotonic() + 1.5 * self._seconds
         while time.monotonic() < deadline:
             time.sleep(self._seconds / BEATS)
@@ -87,14 +87,14 @@ class Watch:
     def _leave(self, missing: list[int]) -> None:
         names = ", ".join(f"{process} ({self._host(process)})" for process in missing)
         _LOG.error(
-            "process %s of %d has been silent for %.0f s; this one, %d, stops too: the same command goes on from the "
+            "process %s of %d has been silent for %.0f s; this one, %d, stops too: the same command resumes from the "
             "last checkpoint",
             names,
             self._count,
             self._seconds,
             self._own,
         )
-        os._exit(GONE)  # what is left of the run waits in collectives that nothing else ends
+        os._exit(GONE)  # the rest of the run waits in collectives that nothing else ends
 
     def _beat(self, number: int) -> None:
         self._write(f"{number} {socket.gethostname()} {os.getpid()}")

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its metrics, its pictures, its checkpoints; here or in object storage."""
+"""The folder of a run: its configuration, its metrics, its images, its checkpoints; here or in object storage."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import build_clip
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import NeighborSidecar
+from rdm_jax.retrieval.sidecar import NeighborSidecar
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_list_names_the_embedded_databases(capsys):
         (["build", "{images}", "--out", "{new}", "--max-skip", "2"], "--max-skip 2.0 is out of range; give 0 to 1"),
         (
             ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--max-skip", "0"],
-            "1 of the first 6",
+            "1 of the first 6 images",
         ),
         (["build", "{images}", "--out", "{new}", "--where", "oil"], "--where 'oil' is not KEY=VALUE"),
         (["build", "{images}", "--out", "{new}", "--quality", "0"], "--quality 0 is out of range; give 1 to 100"),

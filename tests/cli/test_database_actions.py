@@ -382,7 +382,7 @@ def test_an_existing_image_is_not_overwritten(capsys, databases, tmp_path):
 
 def test_another_encoder_is_refused_everywhere(capsys, databases, sets, copy, model, tmp_path):
     bundle = Bundle.open(model)
-    parts = {**bundle.params, "clip": tiny.randomise(bundle.params["clip"], seed=1)}
+    parts = {**bundle.params, "clip": tiny.randomize(bundle.params["clip"], seed=1)}
     other = tmp_path / "other"
     Bundle({**bundle.config, "name": "other"}, parts, bundle.tokenizer).save(other, "float32")
     done(capsys, "build", sets / "trees", "--out", tmp_path / "trees", "--encoder", other)

@@ -16,47 +16,47 @@ from PIL import Image
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.cli.main import main
-from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, STYLES, SUBJECTS
+from rdm_jax.data.style_scenes.vocabulary import COLORS, GROUNDS, STYLES, SUBJECTS
 from rdm_jax.evaluation.arms import ARMS, GENERAL, database_name
 from rdm_jax.evaluation.bench import Sizes
-from rdm_jax.evaluation.judges import RealPictures
+from rdm_jax.evaluation.classifiers import RealImages
 from rdm_jax.generator import Generator
 from rdm_jax.models.classifier import build_classifier
 from tests.helpers import guided
 
 QUICK = Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
-CLASSES = {"subject": list(SUBJECTS), "colour": list(COLOURS), "style": list(STYLES)}
+CLASSES = {"subject": list(SUBJECTS), "colour": list(COLORS), "style": list(STYLES)}
 
 
-def random_judge():
+def random_classifier():
     settings = {"classes": CLASSES, "stem": [4], "widths": [8], "num_groups": 2}
     module = build_classifier(settings)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     generator = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), shapes)
-    return Bundle({"name": "random", "classifier": settings, "judging": {"unseen": {}}}, {"classifier": params})
+    return Bundle({"name": "random", "classifier": settings, "evaluation": {"unseen": {}}}, {"classifier": params})
 
 
-def random_pictures(split, indices, progress=None):
+def random_images(split, indices, progress=None):
     labels = [
         {"subject": SUBJECTS[i % 12], "colour": "red", "ground": next(iter(GROUNDS)), "style": STYLES[i // 12 % 12]}
         for i in indices
     ]
-    return random_likenesses(labels, 0)
+    return random_images_like(labels, 0)
 
 
-def random_likenesses(labels, seed):
+def random_images_like(labels, seed):
     generator = np.random.default_rng(seed)
-    return RealPictures(generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8), list(labels))
+    return RealImages(generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8), list(labels))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a model, a judge, and one small database under all the names that are asked for."""
+    """A folder with a model, a classifier, and one small database under all the names that are needed."""
     tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
     folder = tmp_path_factory.mktemp("home")
     tiny.bundle().save(folder / "model", "float32")
-    random_judge().save(folder / "judge", "float32")
+    random_classifier().save(folder / "classifier", "float32")
     first = tiny.database(folder / "databases", GENERAL, Generator.load(folder / "model").bundle)
     for style in STYLES:
         shutil.copytree(first, folder / "databases" / database_name(style))
@@ -66,10 +66,10 @@ def home(tmp_path_factory):
 @pytest.fixture
 def evaluate(home, monkeypatch, tmp_path):
     """Runs the verb in an empty folder; returns the exit status."""
-    monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_pictures", random_pictures)
-    monkeypatch.setattr("rdm_jax.evaluation.comparisons.drawn_like", random_likenesses)
+    monkeypatch.setattr("rdm_jax.evaluation.style_swap.real_images", random_images)
+    monkeypatch.setattr("rdm_jax.evaluation.comparisons.real_images_like", random_images_like)
     monkeypatch.chdir(tmp_path)
-    places = {"--model": home / "model", "--judges": home / "judge", "--databases": home / "databases"}
+    places = {"--model": home / "model", "--classifier": home / "classifier", "--databases": home / "databases"}
 
     def run(*arguments):
         given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
@@ -85,9 +85,9 @@ def test_a_run_leaves_a_table_results_and_a_grid(evaluate, capsys, tmp_path):
     assert list(found["arms"]) == [arm.name for arm in ARMS]
     assert [arm["samples"] for arm in found["arms"].values()] == [24, *[12] * (len(ARMS) - 1)]
     assert found["model"]["name"] == "tiny" and len(found["model"]["sha256"]) == 64
-    assert len(found["databases"]) == 13 and found["judge_model"]["name"] == "random"
+    assert len(found["databases"]) == 13 and found["classifier_model"]["name"] == "random"
     assert found["arguments"]["settings"]["steps"] == 4 and found["arguments"]["settings"]["seed"] == 0
-    assert {"judge", "every_pair", "diversity", "copies", "frechet", "autoencoder"} <= set(found)
+    assert {"classifier", "every_pair", "diversity", "copies", "frechet", "autoencoder"} <= set(found)
     text = capsys.readouterr().out
     assert text.endswith("out\n")
     markdown = (tmp_path / "out" / "results.md").read_text()
@@ -97,7 +97,7 @@ def test_a_run_leaves_a_table_results_and_a_grid(evaluate, capsys, tmp_path):
         assert grid.width > 12 * 32
 
 
-def test_nothing_is_overwritten_and_one_arm_may_be_drawn_alone(evaluate, capsys, tmp_path):
+def test_nothing_is_overwritten_and_one_arm_may_be_measured_alone(evaluate, capsys, tmp_path):
     arguments = ("--out", "out", "--quick", "--arm", "kept_out_style", "--arm-samples", "12", "--quiet")
     assert evaluate(*arguments) == 0
     before = (tmp_path / "out" / "results.json").read_bytes()
@@ -121,7 +121,7 @@ def test_nothing_is_overwritten_and_one_arm_may_be_drawn_alone(evaluate, capsys,
         (["--guidance-scale", "nan"], "guidance scale nan"),
         (["--model", "nowhere"], "unknown model 'nowhere'"),
         (["--databases", "nowhere"], "unknown database 'nowhere"),
-        (["--judges", "nowhere"], "unknown model 'nowhere'"),
+        (["--classifier", "nowhere"], "unknown model 'nowhere'"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(evaluate, capsys, tmp_path, arguments, message):
@@ -138,10 +138,10 @@ def test_a_measure_must_be_named(capsys):
 
 @pytest.fixture(scope="module")
 def guided_home(tmp_path_factory):
-    """A folder with a model that has noised networks, a judge, and a database of captioned pictures."""
+    """A folder with a model that has noised networks, a classifier, and a database of captioned images."""
     folder = tmp_path_factory.mktemp("guided")
     guided.bundle(condition="text+neighbors").save(folder / "model", "float32")
-    guided.judge(guided.CLASSES).save(folder / "judge", "float32")
+    guided.classifier(guided.CLASSES).save(folder / "classifier", "float32")
     guided.database(folder / "databases", GENERAL, Generator.load(folder / "model").bundle)
     return folder
 
@@ -152,7 +152,7 @@ def evaluate_guidance(guided_home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rdm_jax.evaluation.bench.QUICK", QUICK)
     places = {name: guided_home / name[2:] for name in ("--model", "--databases")}
-    places["--judges"] = guided_home / "judge"
+    places["--classifier"] = guided_home / "classifier"
 
     def run(*arguments):
         given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
@@ -179,7 +179,7 @@ def test_guidance_leaves_tables_curves_and_a_grid(evaluate_guidance, capsys, tmp
     [
         (["--method", "ilvrr"], "unknown method 'ilvrr'; did you mean 'ilvr'"),
         (["--targets", "1"], "--targets 1 is too few"),
-        (["--databases", "."], ". holds no database; give a folder"),
+        (["--databases", "."], ". has no database; give a folder"),
         (["--model", "nowhere"], "unknown model 'nowhere'"),
     ],
 )

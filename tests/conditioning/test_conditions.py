@@ -21,7 +21,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.unet import attention_bias
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
 
@@ -60,7 +60,7 @@ def generator():
 def databases(tmp_path_factory, generator):
     folder = tmp_path_factory.mktemp("databases")
     for seed, name in enumerate(("one", "two")):
-        build_database(tiny.Squares(12, seed), generator.encoder, folder / name, name=name)
+        build_database(BuildJob.of(tiny.Squares(12, seed), generator.encoder, BuildOptions(name=name)), folder / name)
     return [folder / "one", folder / "two"]
 
 

@@ -13,13 +13,14 @@ import pytest
 from rdm_jax.bundle import Bundle
 from rdm_jax.convert import dit, uvit
 from rdm_jax.convert.conversion import convert
+from rdm_jax.convert.writing import write_back
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import schedule_from
 from rdm_jax.heads import head_of
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.dit import positions
 from rdm_jax.request import resolve
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import load_architecture
 from tests.helpers import tiny
 
 NAMES = {
@@ -77,7 +78,6 @@ def test_a_release_is_a_bundle_with_its_own_conventions(bundles):
     assert pixel["sampling"]["height"] == 8 and pixel["latents"] == {"scale": 1.0}
 
 
-MODELS = Path(__file__).parents[2] / "configs" / "models"
 CONFIGS = {"dit_xl2": "dit_xl2", "uvit_imagenet256_L2": "uvit_l2"}
 PUBLISHED = {
     "dit_xl2": (dit, {"depth": 28, "heads": 16, "latent_size": 32, "vector_dim": 1001, "out_channels": 8}),
@@ -102,8 +102,7 @@ def test_every_name_of_a_published_model_has_its_place(golden, name):
     assert settings == {**settings, **expected}
     recipes = release.recipes(state, settings, frozenset())
     if name in CONFIGS:
-        described = load_config(str(MODELS / f"{CONFIGS[name]}.py")).to_dict()
-        assert described["denoiser"] == settings
+        assert load_architecture(CONFIGS[name]).denoiser.to_dict() == settings
     stored = sum(np.prod(shape) for key, shape in shapes.items() if release is uvit or key != "pos_embed")
     assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == stored
 
@@ -130,7 +129,13 @@ def test_weights_and_arguments_that_do_not_fit_are_refused(folder, tmp_path):
         convert(folder / "dit_small.pt", config=tmp_path / "none.json")
 
 
-def test_a_class_model_gets_no_clip(folder, tmp_path):
+def test_a_class_model_gets_no_clip_and_is_not_written_as_a_unet(folder, bundles, tmp_path):
+    assert not convert(folder / "dit_small.pt").conditioned
+    assert convert(folder / "uvit_text.pth").conditioned == ("denoiser",)
+    with pytest.raises(
+        UserError, match="has a dit as its denoiser, and diffusers can only be given a model with a unet"
+    ):
+        write_back(bundles("dit_small.pt").path, "diffusers", tmp_path / "back")
     tiny.bundle().save(tmp_path / "tiny")
     with pytest.raises(UserError, match=r"the DiT takes no context tokens: .*omit --clip"):
         convert(folder / "dit_small.pt", clip_source=tmp_path / "tiny")

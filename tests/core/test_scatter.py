@@ -16,14 +16,14 @@ def centres(sheet, colours):
     return np.array([place[:, ::-1].mean(axis=0) for place in places])
 
 
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
 
 
 def test_pictures_lie_where_their_points_are():
     points = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 4.0], [10.0, 4.0], [5.0, 2.0]])
-    sheet = scatter(points, flat(COLOURS), size=(600, 400))
+    sheet = scatter(points, flat(COLORS), size=(600, 400))
     assert sheet.shape == (400, 600, 3) and sheet.dtype == np.uint8
-    found = centres(sheet, COLOURS)
+    found = centres(sheet, COLORS)
     design = np.column_stack([points, np.ones(5)])
     (to_x, to_y), *_ = (np.linalg.lstsq(design, found, rcond=None)[0].T,)
     np.testing.assert_allclose(design @ np.stack([to_x, to_y]).T, found, atol=1)  # one affine map for all
@@ -32,8 +32,8 @@ def test_pictures_lie_where_their_points_are():
 
 def test_a_picture_without_room_is_a_dot():
     points = np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
-    sheet = scatter(points, flat(COLOURS[:4]), size=(300, 300))
-    seen = [(sheet == np.array(colour, np.uint8)).all(axis=-1).any() for colour in COLOURS[:4]]
+    sheet = scatter(points, flat(COLORS[:4]), size=(300, 300))
+    seen = [(sheet == np.array(colour, np.uint8)).all(axis=-1).any() for colour in COLORS[:4]]
     assert seen[0] and sum(seen[1:]) == 1
 
 
@@ -47,11 +47,11 @@ def test_every_picture_is_whole():
 
 def test_the_query_and_its_neighbours_are_marked_and_on_top():
     points = np.concatenate([np.random.default_rng(0).normal(size=(300, 2)), np.zeros((2, 2)), [[4.0, 4.0]]])
-    pictures = flat([(90, 90, 90)] * 300 + COLOURS[:3])
+    pictures = flat([(90, 90, 90)] * 300 + COLORS[:3])
     sheet = scatter(points, pictures, query=np.array([-4.0, 4.0]), neighbors=[300, 302], size=(600, 600))
-    for colour in (COLOURS[0], COLOURS[2]):
+    for colour in (COLORS[0], COLORS[2]):
         assert (sheet == np.array(colour, np.uint8)).all(axis=-1).sum() > 50**2
-    assert not (sheet == np.array(COLOURS[1], np.uint8)).all(axis=-1).any()  # below the first neighbour
+    assert not (sheet == np.array(COLORS[1], np.uint8)).all(axis=-1).any()  # below the first neighbour
     marks = (sheet == np.array(module.MARK, np.uint8)).all(axis=-1)
     assert marks[: 600 // 4, : 600 // 4].sum() > 200 and marks.sum() > 1000
     plain = scatter(points, pictures, size=(600, 600))
@@ -60,9 +60,7 @@ def test_the_query_and_its_neighbours_are_marked_and_on_top():
 
 def test_one_place_for_all_a_title_and_no_neighbours_are_drawn():
     for title, query, neighbors in (("", None, None), ("a title " * 40, np.zeros(2), None), ("", np.ones(2), [])):
-        points, pictures = np.zeros((3, 2)), flat(COLOURS[:3])
+        points, pictures = np.zeros((3, 2)), flat(COLORS[:3])
         sheet = scatter(points, pictures, title=title, query=query, neighbors=neighbors, size=(200, 200))
         assert sheet.shape == (200, 200, 3)
-    np.testing.assert_array_equal(
-        scatter(np.eye(2), flat(COLOURS[:2])), scatter(7 + 1000 * np.eye(2), flat(COLOURS[:2]))
-    )
+    np.testing.assert_array_equal(scatter(np.eye(2), flat(COLORS[:2])), scatter(7 + 1000 * np.eye(2), flat(COLORS[:2])))

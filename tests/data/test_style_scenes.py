@@ -18,7 +18,7 @@ from rdm_jax.data.style_scenes.styles import STYLE_PAINTERS
 from rdm_jax.data.style_scenes.styles.brush import labels
 from rdm_jax.data.style_scenes.subjects import SUBJECT_PAINTERS
 from rdm_jax.data.style_scenes.vocabulary import (
-    COLOURS,
+    COLORS,
     GROUNDS,
     HELD_OUT_PAIRS,
     KEPT_OUT,
@@ -49,7 +49,7 @@ def test_the_vocabulary_fits_the_painters():
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_subject_stands_out_in_every_style(subject: str, style: str):
     contrasts = []
-    for k, colour in enumerate(COLOURS):
+    for k, colour in enumerate(COLORS):
         scene = Scene(subject, colour, list(GROUNDS)[k % len(GROUNDS)], style)
         picture = draw(scene, _rng(k))
         assert picture.shape == (64, 64, 3)
@@ -65,14 +65,14 @@ def test_every_subject_stands_out_in_every_style(subject: str, style: str):
 def test_the_colour_can_be_read_from_the_subject(style: str):
     # The nearest mean colour, left one out, is a far weaker reader than a person; chance is 1 in 8.
     means, names = [], []
-    for k, (colour, subject) in enumerate(itertools.product(COLOURS, SUBJECTS)):
+    for k, (colour, subject) in enumerate(itertools.product(COLORS, SUBJECTS)):
         scene = Scene(subject, colour, list(GROUNDS)[k % len(GROUNDS)], style)
         canvas = labels(lay_out(subject, _rng(k), style == "pixel art"), 64)
         means.append(draw(scene, _rng(k))[canvas == Role.MAIN].mean(0))
         names.append(colour)
     means, names = np.array(means), np.array(names)
-    centroids = np.stack([means[names == colour].mean(0) for colour in COLOURS])
-    read = np.array(list(COLOURS))[np.linalg.norm(means[:, None] - centroids, axis=-1).argmin(1)]
+    centroids = np.stack([means[names == colour].mean(0) for colour in COLORS])
+    read = np.array(list(COLORS))[np.linalg.norm(means[:, None] - centroids, axis=-1).argmin(1)]
     assert (read == names).mean() > 0.8
 
 

@@ -39,19 +39,19 @@ def test_all_styles_of_a_prompt_start_from_the_same_noise():
     assert len({next(iter(found)) for found in noise.values()}) == len(noise)
 
 
-def test_the_control_without_a_style_draws_nothing_twice():
+def test_the_control_without_a_style_repeats_nothing():
     wanted = cells_of(arm("control_no_style"), 400)
     assert len({(cell.prompt, cell.noise) for cell in wanted}) == 400
     assert {cell.database for cell in wanted} == {GENERAL}
 
 
-def test_each_prompt_is_drawn_twice_in_a_row_of_rounds():
+def test_each_prompt_is_in_two_consecutive_rounds():
     wanted = cells_of(arm("kept_out_style"), 12 * 16)
     groups = Counter((cell.prompt, cell.style) for cell in wanted)
     assert set(groups.values()) == {2} and len(groups) == 12 * 8
 
 
-def test_prompts_and_databases_say_what_the_arm_means():
+def test_prompts_and_databases_are_those_of_the_arm():
     cell = cells_of(arm("style_database"), 1)[0]
     assert cell.prompt == neutral_prompt(cell.subject, cell.colour)
     assert cell.database == database_name(cell.style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rdm_jax.evaluation.plots import COLOURS, HEIGHT, WIDTH, Curve, Panel, plot, ticks
+from rdm_jax.evaluation.plots import COLORS, HEIGHT, WIDTH, Curve, Panel, plot, ticks
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ def test_ticks_are_round_and_hold_the_data(low, high, found):
         assert made == pytest.approx(found)
 
 
-def test_every_curve_is_drawn_in_its_colour_and_empty_panels_are_left_out():
+def test_every_curve_is_drawn_in_its_color_and_empty_panels_are_left_out():
     curves = [Curve("one", [(0.0, 1.0), (1.0, 3.0)], ["0", "5"]), Curve("two", [(0.5, 2.0)])]
-    drawn = plot([Panel("a", "x", "y", curves, (2.5, "real")), Panel("b", "x", "y", [])])
-    assert drawn.shape == (HEIGHT, WIDTH, 3)
-    for colour in COLOURS[:2]:
-        assert (drawn == np.array(colour)).all(axis=-1).sum() > 20
-    assert not (drawn == np.array(COLOURS[2])).all(axis=-1).any()
+    plotted = plot([Panel("a", "x", "y", curves, (2.5, "real")), Panel("b", "x", "y", [])])
+    assert plotted.shape == (HEIGHT, WIDTH, 3)
+    for color in COLORS[:2]:
+        assert (plotted == np.array(color)).all(axis=-1).sum() > 20
+    assert not (plotted == np.array(COLORS[2])).all(axis=-1).any()
     with pytest.raises(ValueError, match="no curve"):
         plot([Panel("b", "x", "y", [])])

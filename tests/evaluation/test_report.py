@@ -12,8 +12,10 @@ SIZES = Sizes(first=122, least=24, real=144, reconstructed=24)
 
 @pytest.fixture
 def measured(fakes):
-    artist = fakes.artist(lambda _, labels: {**labels, "style": "neon"} if labels["subject"] == "cat" else labels)
-    return measure(artist, lambda pictures: pictures, fakes.judge, SIZES, lambda *_: None)
+    cell_generator = fakes.cell_generator(
+        lambda _, labels: {**labels, "style": "neon"} if labels["subject"] == "cat" else labels
+    )
+    return measure(cell_generator, lambda images: images, fakes.classifier, SIZES, lambda *_: None)
 
 
 def test_tables_have_a_row_for_every_arm(measured):
@@ -36,15 +38,15 @@ def test_what_is_below_target_is_named(measured):
     assert not any("subject" in line for line in missed)
 
 
-def test_a_share_is_told_with_its_interval():
-    assert report.share({"rate": 0.97, "low": 0.9572, "high": 0.9788}) == "97.0 (95.7-97.9)"
-    assert report.share({"rate": None, "low": 0.0, "high": 1.0}) == "-"
+def test_a_proportion_has_its_interval():
+    assert report.with_interval({"rate": 0.97, "low": 0.9572, "high": 0.9788}) == "97.0 (95.7-97.9)"
+    assert report.with_interval({"rate": None, "low": 0.0, "high": 1.0}) == "-"
 
 
 def test_the_grid_has_every_pair_once(measured):
-    _, judged = measured
-    images = [one.drawn.images for one in judged.values()]
-    sheet = report.grid(judged.values(), zoom=1)
+    _, classified = measured
+    images = [one.generated.images for one in classified.values()]
+    sheet = report.grid(classified.values(), zoom=1)
     assert sheet.dtype == np.uint8 and sheet.shape[0] > 12 * 8 and sheet.shape[1] > 12 * 8
     first = images[0][0]
     windows = np.lib.stride_tricks.sliding_window_view(sheet, (8, 8, 3))[:, :, 0]
@@ -52,5 +54,5 @@ def test_the_grid_has_every_pair_once(measured):
 
 
 def test_no_grid_without_a_styles_database(measured):
-    _, judged = measured
-    assert report.grid([judged["control_no_style"], judged["control_random_neighbors"]]) is None
+    _, classified = measured
+    assert report.grid([classified["control_no_style"], classified["control_random_neighbors"]]) is None

@@ -4,7 +4,7 @@ from scipy import linalg, stats
 
 from rdm_jax.evaluation.statistics import (
     Moments,
-    Share,
+    Proportion,
     frechet_distance,
     nearest_cosine,
     nearest_rmse,
@@ -25,8 +25,8 @@ def test_wilson_solves_its_equation():
         assert abs(37 / 50 - bound) == pytest.approx(1.7 * np.sqrt(bound * (1 - bound) / 50))
 
 
-def test_a_share_of_nothing_has_no_rate():
-    assert Share(0, 0).to_json() == {"rate": None, "low": 0.0, "high": 1.0, "hits": 0, "count": 0}
+def test_a_proportion_of_nothing_has_no_rate():
+    assert Proportion(0, 0).to_json() == {"rate": None, "low": 0.0, "high": 1.0, "hits": 0, "count": 0}
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
@@ -80,13 +80,13 @@ def test_psnr_of_a_constant_error():
 
 def test_nearest_equals_the_loop():
     generator = np.random.default_rng(3)
-    pictures = generator.integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
+    images = generator.integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
     others = generator.integers(0, 256, (9, 6, 6, 3), dtype=np.uint8)
-    others[4] = pictures[2]
-    differences = pictures[:, None].astype(np.float64) - others[None].astype(np.float64)
+    others[4] = images[2]
+    differences = images[:, None].astype(np.float64) - others[None].astype(np.float64)
     expected = np.sqrt((differences**2).mean(axis=(2, 3, 4))).min(axis=1)
-    np.testing.assert_allclose(nearest_rmse(pictures, others), expected, atol=1e-9)
-    assert nearest_rmse(pictures, others)[2] == 0
+    np.testing.assert_allclose(nearest_rmse(images, others), expected, atol=1e-9)
+    assert nearest_rmse(images, others)[2] == 0
 
 
 def test_nearest_cosine_does_not_see_lengths():

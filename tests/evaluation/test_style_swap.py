@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.style_scenes.scene import draw
-from rdm_jax.data.style_scenes.vocabulary import MONOCHROME, STYLES, Scene
+from rdm_jax.data.style_scenes.builder import image_of
+from rdm_jax.data.style_scenes.vocabulary import GROUNDS, MONOCHROME, STYLES
 from rdm_jax.evaluation.arms import ARMS
+from rdm_jax.evaluation.classifiers import EMBEDDED, AttributeClassifier
 from rdm_jax.evaluation.comparisons import pairs_within
-from rdm_jax.evaluation.drawing import Drawn
-from rdm_jax.evaluation.judges import EMBEDDED, Judge
-from rdm_jax.evaluation.style_swap import Sizes, draw_arms, measure, spread_indices
+from rdm_jax.evaluation.generation import Generated
+from rdm_jax.evaluation.style_swap import Sizes, generate_arms, measure, spread_indices
 
 SIZES = Sizes(first=244, least=60, real=288, reconstructed=60)
 
@@ -19,13 +19,13 @@ def quiet(*_):
     pass
 
 
-def test_a_perfect_artist_has_every_share_at_one(fakes):
-    results, judged = measure(fakes.artist(), lambda pictures: pictures, fakes.judge, SIZES, quiet)
+def test_a_perfect_generator_has_every_rate_at_one(fakes):
+    results, classified = measure(fakes.cell_generator(), lambda images: images, fakes.classifier, SIZES, quiet)
     for arm in results["arms"].values():
         assert arm["style"]["rate"] == arm["subject"]["rate"] == arm["colour"]["rate"] == 1.0
         assert all(arm["met"].values())
         assert arm["neighbors"]["style"]["rate"] == 1.0 and arm["neighbors"]["colour"]["rate"] == 0.5
-    assert [len(one.cells) for one in judged.values()] == [244, *[60] * (len(ARMS) - 1)]
+    assert [len(one.cells) for one in classified.values()] == [244, *[60] * (len(ARMS) - 1)]
     assert results["every_pair"]["style"] == {"rate": 1.0, "pairs": 144}
     assert results["autoencoder"]["psnr"] == 99.0 and all(results["autoencoder"]["met"].values())
     assert set(results["autoencoder"]["by_style"]) <= set(STYLES)
@@ -37,34 +37,39 @@ def test_errors_are_counted_where_they_are_made(fakes):
         labels = {**labels, "style": "poster"} if position % 10 == 3 else labels
         return {**labels, "colour": "red"} if labels["subject"] == "boat" else labels
 
-    results, judged = measure(fakes.artist(change), None, fakes.judge, SIZES, quiet)
-    first = judged["style_database"]
-    asked = first.labels
-    wrong = sum(position % 10 == 3 and labels["style"] != "poster" for position, labels in enumerate(asked))
+    results, classified = measure(fakes.cell_generator(change), None, fakes.classifier, SIZES, quiet)
+    first = classified["style_database"]
+    wanted = first.labels
+    wrong = sum(position % 10 == 3 and labels["style"] != "poster" for position, labels in enumerate(wanted))
     assert results["arms"]["style_database"]["style"]["hits"] == 244 - wrong
     assert results["arms"]["style_database"]["subject"]["hits"] == 244
-    coloured = [labels for labels in asked if labels["style"] not in MONOCHROME]
-    colour = results["arms"]["style_database"]["colour"]
-    assert colour["count"] == len(coloured) < 244
-    assert colour["hits"] == sum(labels["subject"] != "boat" or labels["colour"] == "red" for labels in coloured)
+    colored = [labels for labels in wanted if labels["style"] not in MONOCHROME]
+    color = results["arms"]["style_database"]["colour"]
+    assert color["count"] == len(colored) < 244
+    assert color["hits"] == sum(labels["subject"] != "boat" or labels["colour"] == "red" for labels in colored)
     by_subject = results["arms"]["style_database"]["by_subject"]
     assert by_subject["boat"]["colour"]["rate"] < 0.5 and by_subject["cat"]["colour"]["rate"] == 1.0
     assert sum(of["style"]["count"] for of in results["arms"]["style_database"]["by_style"].values()) == 244
     assert "autoencoder" not in results
 
 
-def test_targets_that_are_missed_are_told(fakes):
+def test_missed_targets_are_reported(fakes):
     results, _ = measure(
-        fakes.artist(lambda _, labels: {**labels, "style": "neon"}), None, fakes.judge, SIZES, quiet, arms=ARMS[:1]
+        fakes.cell_generator(lambda _, labels: {**labels, "style": "neon"}),
+        None,
+        fakes.classifier,
+        SIZES,
+        quiet,
+        arms=ARMS[:1],
     )
     assert results["arms"]["style_database"]["met"] == {"style": False, "subject": True, "colour": True}
     assert results["arms"]["style_database"]["by_style"]["neon"]["style"]["rate"] == 1.0
     assert results["arms"]["style_database"]["named"]["style"] == {"neon": 244}
 
 
-def test_one_who_copies_is_found_out(fakes):
-    honest, _ = measure(fakes.artist(), None, fakes.judge, SIZES, quiet, arms=ARMS[:1])
-    copying, _ = measure(fakes.artist(copying=True), None, fakes.judge, SIZES, quiet, arms=ARMS[:1])
+def test_copies_are_detected(fakes):
+    honest, _ = measure(fakes.cell_generator(), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1])
+    copying, _ = measure(fakes.cell_generator(copying=True), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1])
     assert copying["copies"]["rmse"]["nearest"] == 0 and copying["copies"]["nearer_than_real"]["rate"] == 1.0
     assert copying["copies"]["cosine"]["median"] == pytest.approx(1.0)
     assert honest["copies"]["nearer_than_real"]["rate"] < 0.1
@@ -72,8 +77,8 @@ def test_one_who_copies_is_found_out(fakes):
     assert copying["diversity"]["samples"]["pixel"] < honest["diversity"]["samples"]["pixel"] * 1.2
 
 
-def test_samples_like_real_pictures_are_as_far_from_them_as_others_are(fakes):
-    results, _ = measure(fakes.artist(), None, fakes.judge, SIZES, quiet, arms=ARMS[:1])
+def test_samples_like_real_images_are_as_far_from_them_as_other_real_images(fakes):
+    results, _ = measure(fakes.cell_generator(), None, fakes.classifier, SIZES, quiet, arms=ARMS[:1])
     frechet = results["frechet"]
     assert frechet["count"] == 244
     assert frechet["samples"] == pytest.approx(frechet["real"], rel=0.3)
@@ -81,17 +86,19 @@ def test_samples_like_real_pictures_are_as_far_from_them_as_others_are(fakes):
 
 
 def test_progress_counts_the_samples_of_all_arms(fakes):
-    told = []
-    measure(fakes.artist(), None, fakes.judge, SIZES, lambda *at: told.append(at))
-    samples = [(done, total) for what, done, total in told if what == "drawing samples"]
+    calls = []
+    measure(fakes.cell_generator(), None, fakes.classifier, SIZES, lambda *at: calls.append(at))
+    samples = [(done, total) for what, done, total in calls if what == "generating samples"]
     total = 244 + 60 * (len(ARMS) - 1)
     assert samples == [(done, total) for done in range(1, total + 1)]
 
 
-def test_a_judge_that_lacks_a_class_is_refused(fakes):
-    fakes.judge.bundle.config["classifier"] = {"classes": {"subject": ["cat"], "style": ["neon"], "colour": ["red"]}}
+def test_a_classifier_that_lacks_a_class_is_refused(fakes):
+    fakes.classifier.bundle.config["classifier"] = {
+        "classes": {"subject": ["cat"], "style": ["neon"], "colour": ["red"]}
+    }
     with pytest.raises(UserError, match="does not know the subject boat"):
-        measure(fakes.artist(), None, fakes.judge, SIZES, quiet)
+        measure(fakes.cell_generator(), None, fakes.classifier, SIZES, quiet)
 
 
 def test_indices_go_through_each_cycle_once():
@@ -108,20 +115,22 @@ def test_pairs_within_groups():
 
 
 class Painter:
-    """Draws real pictures of what it is asked for."""
+    """Generates real images of the requested labels."""
 
-    def draw(self, cells, progress):
-        scenes = [Scene(cell.subject, cell.colour, "grey", cell.style) for cell in cells]
-        images = [draw(scene, np.random.default_rng([5, i])) for i, scene in enumerate(scenes)]
-        return Drawn(np.stack(images), [[] for _ in cells])
+    def generate(self, cells, progress):
+        labels = [
+            {"subject": c.subject, "colour": c.colour, "ground": next(iter(GROUNDS)), "style": c.style} for c in cells
+        ]
+        images = [image_of(one, np.random.default_rng([5, i])) for i, one in enumerate(labels)]
+        return Generated(np.stack(images), [[] for _ in cells])
 
     def thumbnails(self, database):
         raise AssertionError("nothing is compared here")
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="no judge ships with this copy")
-def test_real_pictures_as_samples_score_as_the_judge_does():
-    judge = Judge.open()
-    judged = draw_arms(Painter(), judge, Sizes(first=240), ARMS[:1], quiet)["style_database"]
-    shares = judge.shares(judged.verdict, judged.labels)
-    assert all(share.rate > 0.96 for share in shares.values())
+@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="no classifier ships with this copy")
+def test_real_images_as_samples_score_like_the_classifier():
+    classifier = AttributeClassifier.open()
+    classified = generate_arms(Painter(), classifier, Sizes(first=240), ARMS[:1], quiet)["style_database"]
+    proportions = classifier.proportions(classified.classification, classified.labels)
+    assert all(proportion.rate > 0.96 for proportion in proportions.values())

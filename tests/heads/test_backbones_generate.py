@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +12,10 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.training import flops
 from rdm_jax.training.config import load_config
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import make_abstract_task
 from tests.helpers import tiny
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "style_scenes"
 PATCHES = {
     "in_channels": 2,
     "out_channels": 2,
@@ -76,12 +73,12 @@ def test_a_model_without_context_is_refused(database):
 
 def test_the_transformers_of_the_shipped_data_set_have_the_compute_of_its_unet():
     def cost(name):
-        task, batch = make_abstract_task(load_config(str(CONFIGS / f"{name}.py"), ["base=style-scenes"]))
+        task, batch = make_abstract_task(load_config(f"style_scenes/{name}", ["base=style-scenes"]))
         params, stats = jax.eval_shape(task.init, jax.random.key(0))
 
         def gradient(params, frozen, batch):
             def loss(params):
-                return task.loss(params, Held(stats, frozen), batch, jax.random.key(0), jnp.zeros((), int))[0]
+                return task.loss(params, Extras(stats, frozen), batch, jax.random.key(0), jnp.zeros((), int))[0]
 
             return jax.grad(loss)(params)
 

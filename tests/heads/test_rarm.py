@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from rdm_jax.heads.autoregressive import decoding
 from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling, choose, filtered
 from rdm_jax.models import abstract_params, build_transformer
 from rdm_jax.models.condition import Condition
-from rdm_jax.training.config import load_config
+from rdm_jax.training.config import load_architecture
 from tests.helpers import tiny
 
 
@@ -207,7 +206,7 @@ def test_codes_are_chosen_by_the_inverse_of_the_cumulative_probability():
 
 
 def test_the_released_architecture_has_the_released_size():
-    config = load_config(str(Path(__file__).parents[2] / "configs/models/rarm_imagenet.py")).to_dict()
+    config = load_architecture("rarm_imagenet").to_dict()
     shapes = abstract_params(build_transformer(config["transformer"])).values()
     assert sum(int(np.prod(leaf.shape)) for leaf in shapes) == 230_874_112
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.examples import Example
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
 
@@ -32,10 +32,10 @@ def bundle(classes: dict[str, list[str]] = CLASSES, **sampling: Any) -> Bundle:
     return tiny.bundle(noised_clip=NOISED, noised_classifier=classifier, sampling=sampling)
 
 
-def judge(classes: dict[str, list[str]]) -> Bundle:
+def classifier(classes: dict[str, list[str]]) -> Bundle:
     """Returns a classifier of 16x16 images."""
     settings = {"classes": classes, "stem": [4], "widths": [8], "num_groups": 2}
-    config = {"name": "random", "classifier": settings, "judging": {"unseen": {}}}
+    config = {"name": "random", "classifier": settings, "evaluation": {"unseen": {}}}
     return Bundle(config, {"classifier": tiny.random_params(config, "classifier")})
 
 
@@ -53,5 +53,5 @@ class Scenes(tiny.Squares):
 def database(folder: Path, name: str, model: Bundle, labelled: bool = True) -> Path:
     """Builds a database of 32 images and returns its folder."""
     source = Scenes(32, 0) if labelled else tiny.Squares(16, len(name))
-    build_database(source, ClipEncoder(model, batch_size=8), folder / name, name=name)
+    build_database(BuildJob.of(source, ClipEncoder(model, batch_size=8), BuildOptions(name=name)), folder / name)
     return folder / name

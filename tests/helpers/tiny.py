@@ -15,11 +15,10 @@ from rdm_jax.core import trees
 from rdm_jax.data.examples import Example
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import abstract_params
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 WIDTH = 16
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONFIG = {
     "schema": 2,
@@ -74,10 +73,10 @@ def bundle(**changes: Any) -> Bundle:
 
 def random_params(config: dict[str, Any], part: str, seed: int = 0) -> dict[str, Any]:
     """Returns random parameters of one part of a configuration."""
-    return randomise(trees.unflatten(abstract_params(parts.build(config, part))), seed)
+    return randomize(trees.unflatten(abstract_params(parts.build(config, part))), seed)
 
 
-def randomise(tree: Any, seed: int = 0) -> Any:
+def randomize(tree: Any, seed: int = 0) -> Any:
     """Returns a tree of random arrays with the shapes of another: norms about 1, products that keep the variance.
 
     The last convolutions are smaller, so that most pixels stay within their range.
@@ -119,5 +118,6 @@ class Squares:
 
 def database(folder: Path, name: str, model: Bundle, count: int = 12, seed: int = 0) -> Path:
     """Builds a database of squares and returns its folder."""
-    build_database(Squares(count, seed), ClipEncoder(model, batch_size=8), folder / name, name=name)
+    job = BuildJob.of(Squares(count, seed), ClipEncoder(model, batch_size=8), BuildOptions(name=name))
+    build_database(job, folder / name)
     return folder / name

@@ -27,7 +27,7 @@ SETTINGS = {
 }
 
 
-def draw_pictures(folder: Path) -> Path:
+def write_images(folder: Path) -> Path:
     """Makes the folder with 24 images of four colors, and returns it."""
     folder.mkdir()
     generator = np.random.default_rng(0)

@@ -180,12 +180,12 @@ def test_local_passes_a_signal_on_and_waits(tmp_path: Path, sent: signal.Signals
         try:
             wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
             local.send_signal(sent)
-            said, _ = local.communicate(timeout=20)
+            output, _ = local.communicate(timeout=20)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(local.pid, signal.SIGKILL)
     assert local.returncode == 0
-    assert "[0] process 0 saved" in said and "[1] process 1 saved" in said
+    assert "[0] process 0 saved" in output and "[1] process 1 saved" in output
 
 
 # Slurm
@@ -205,26 +205,26 @@ def test_slurm_reads_its_directives() -> None:
     assert "#SBATCH --requeue\n" in head and "#SBATCH --signal=B:USR1@120\n" in head
 
 
-@pytest.mark.parametrize(("told", "status"), [(True, 0), (False, 0), (False, 3)])
-def test_slurm_queues_again_when_the_time_is_up_alone(tmp_path: Path, told: bool, status: int) -> None:
+@pytest.mark.parametrize(("stopped", "status"), [(True, 0), (False, 0), (False, 3)])
+def test_slurm_queues_again_when_the_time_is_up_alone(tmp_path: Path, stopped: bool, status: int) -> None:
     calls = tmp_path / "calls"
     folder = tmp_path / "bin"
     program(
         folder,
         "srun",
         f"trap 'exit 0' TERM; echo $$ >{tmp_path}/srun.tmp; mv {tmp_path}/srun.tmp {tmp_path}/srun\n"
-        + ("while :; do sleep 0.05; done" if told else f"exit {status}"),
+        + ("while :; do sleep 0.05; done" if stopped else f"exit {status}"),
     )
     program(folder, "scancel", f'echo "scancel $*" >>{calls}; kill -TERM "$(cat {tmp_path}/srun)"')
     program(folder, "scontrol", f'echo "scontrol $*" >>{calls}')
     env = environment({**path_with(folder), "SLURM_JOB_ID": "42", "RDM": "rdm"})
     with subprocess.Popen([LAUNCH / "slurm.sbatch", "train"], env=env, stderr=subprocess.DEVNULL) as job:
-        if told:
+        if stopped:
             wait_for((tmp_path / "srun").exists)
             job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=20) == status
     assert (calls.read_text() if calls.exists() else "") == (
-        "scancel --signal=TERM 42\nscontrol requeue 42\n" if told else ""
+        "scancel --signal=TERM 42\nscontrol requeue 42\n" if stopped else ""
     )
 
 
@@ -445,13 +445,13 @@ def check_fields(node: object, place: str = "") -> None:
 def test_the_manifest_is_a_jobset_with_a_pod_for_each_host(options: list[str], hosts: int, slices: int) -> None:
     jobset = rendered(*options)
     check_fields(jobset)
-    assert "${" not in json.dumps(jobset).replace("${told:-}", ""), "a name was not filled in"
+    assert "${" not in json.dumps(jobset).replace("${stopped:-}", ""), "a name was not filled in"
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (replicated,) = jobset["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]
     assert replicated["replicas"] == slices
     assert (job["parallelism"], job["completions"], job["completionMode"]) == (hosts, hosts, "Indexed")
-    # One lost process ends the Job, and a disruption is told from a failure only where pods do not restart in place.
+    # One lost process ends the Job; a disruption differs from a failure only where pods do not restart in place.
     assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
     (rule,) = jobset["spec"]["failurePolicy"]["rules"]
     assert rule == {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
@@ -495,14 +495,14 @@ def test_the_manifest_is_created_by_kubectl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "told", "status"),
+    ("script", "stopped", "status"),
     [("exit 0", False, 0), ("exit 5", False, 5), ("trap 'exit 0' TERM", True, 143), ("trap 'exit 5' TERM", True, 5)],
 )
-def test_a_pod_that_was_stopped_is_not_one_that_is_done(tmp_path: Path, script: str, told: bool, status: int) -> None:
+def test_a_stopped_pod_is_not_done(tmp_path: Path, script: str, stopped: bool, status: int) -> None:
     container = container_of(rendered())
     stub = program(tmp_path, "stub", f"{script}\ntouch {tmp_path}/up\nwhile :; do sleep 0.05; done")
     with subprocess.Popen([*container["command"], stub]) as shell:
-        if told:
+        if stopped:
             wait_for((tmp_path / "up").exists)
             shell.send_signal(signal.SIGTERM)
         assert shell.wait(timeout=20) == status

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import latent_shape
@@ -20,6 +21,8 @@ from rdm_jax.models import BACKBONES, abstract_params, build_denoiser
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.condition import FEATURES, Condition
 from rdm_jax.models.dit import positions
+from rdm_jax.parts import PARTS
+from rdm_jax.training.loop import matching_parts
 
 UNET = {
     "kind": "unet",
@@ -48,6 +51,7 @@ TRANSFORMERS = {
     for kind in ("dit", "uvit")
     for context in ("cross_attention", "tokens")
 }
+SECTIONS = PARTS["denoiser"].sections
 ALL = {"unet": UNET, **TRANSFORMERS}
 
 
@@ -246,6 +250,7 @@ def test_a_vector_is_embedded_and_required(random_params):
     ("name", "change", "message"),
     [
         ("dit, tokens", {"context": "sequence"}, "unknown context mode 'sequence'.*cross_attention, tokens"),
+        ("dit, tokens", {"heads": 0}, "heads 0 is too small"),
         ("dit, tokens", {"patch_size": 3}, "patch_size=3 does not divide latent_size=4"),
         ("dit, tokens", {"heads": 3}, "width=16 is not a multiple of heads=3 and of 4"),
         ("dit, tokens", {"context_dim": 7}, "context tokens have 6 numbers, the DiT takes 7"),
@@ -290,6 +295,15 @@ def test_the_size_of_images_is_checked_before_anything_runs():
         latent_shape(dit, autoencoder, 40, 32)
     with pytest.raises(UserError, match="height 64, width 32: this model generates images of 32x32 only"):
         latent_shape(uvit, autoencoder, 64, 32)
+
+
+def test_parameters_of_another_backbone_are_named():
+    dit, unet = (trees.unflatten(abstract_params(build_denoiser(ALL[name]))) for name in ("dit, tokens", "unet"))
+    with pytest.raises(UserError, match="the parameters are those of a dit, and the configuration describes a unet"):
+        Bundle({key: {} for key in SECTIONS} | {"name": "one", "denoiser": UNET}, {"denoiser": dit})
+    bundle = Bundle({key: {} for key in SECTIONS} | {"name": "one", "denoiser": UNET}, {"denoiser": unet})
+    with pytest.raises(UserError, match="--init-from one: its denoiser is a unet, and this run trains a dit"):
+        matching_parts(bundle, {"denoiser": dit})
 
 
 def test_settings_are_checked():

@@ -10,8 +10,10 @@ from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.data.examples import Example
 from rdm_jax.data.sources import open_source
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import DEFAULT_OPTIONS, BuildJob, build_database
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.jobs import Execution
+from rdm_jax.retrieval.neighbors import NeighborJob, compute_neighbors
 
 WIDTH = 24
 
@@ -67,6 +69,16 @@ class Listed:
         return {"artist": f"artist {index % 5}"}
 
 
+def build(source, encoder, out, options=DEFAULT_OPTIONS, append=False, **execution):
+    """Builds a database and returns the report; the other keywords are those of `Execution`."""
+    return build_database(BuildJob.of(source, encoder, options), out, Execution(**execution), append=append)
+
+
+def neighbors_of(source, encoder, database, options, out, **execution):
+    """Computes neighbors and returns the report; the other keywords are those of `Execution`."""
+    return compute_neighbors(NeighborJob(source, encoder, database, options), out, Execution(**execution))
+
+
 def noise(count, seed=0, broken=()) -> list:
     """Returns random pictures, far from each other."""
     made = np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
@@ -113,7 +125,7 @@ def kept_without_duplicates(rows, threshold):
     return kept
 
 
-def write_pictures(root, count, seed=0, size=(12, 10)):
+def write_images(root, count, seed=0, size=(12, 10)):
     """Writes smooth random pictures into two class folders."""
     generator = np.random.default_rng(seed)
     for i in range(count):
@@ -138,7 +150,7 @@ def encoder():
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "zoo", 300)
+    return write_images(tmp_path_factory.mktemp("pictures") / "zoo", 300)
 
 
 @pytest.fixture(scope="session")
@@ -150,5 +162,5 @@ def source(pictures):
 def database(source, encoder, tmp_path_factory):
     """Returns a database of 300 rows; tests must not change its files."""
     out = tmp_path_factory.mktemp("databases") / "zoo"
-    build_database(source, encoder, out)
+    build(source, encoder, out)
     return Database.open(out)

@@ -5,6 +5,7 @@ has threads.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import shutil
@@ -23,22 +24,24 @@ import pyarrow.parquet  # noqa: F401
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection
 from rdm_jax.retrieval import edit
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.parts import Share
+from rdm_jax.retrieval.jobs import DEFAULT_EXECUTION, Execution
+from rdm_jax.retrieval.parts import ProcessIndex
 from tests.retrieval.conftest import Listed, RandomEncoder, noise, same_files
 
 STEPS = ("os.rename", "os.link", "os.mkdir", "os.remove", "shutil.rmtree")
-RECIPE = Recipe(part_size=12, thumbnail_size=12, quality=100)
+OPTIONS = BuildOptions(part_size=12, thumbnail_size=12, quality=100)
 OLD, NEW = Listed(noise(18, broken=(3,)), "old"), Listed(noise(8, seed=1), "new")
 
 
-def build(out, **options):
-    build_database(OLD, RandomEncoder(), out, RECIPE, name="db", max_skip=0.1, **options)
+def build(out, process=DEFAULT_EXECUTION.process):
+    job = BuildJob.of(OLD, RandomEncoder(), dataclasses.replace(OPTIONS, name="db"))
+    build_database(job, out, Execution(max_skip=0.1, process=process))
 
 
 def append(out):
-    build_database(NEW, RandomEncoder(), out, RECIPE, append=True)
+    build_database(BuildJob.of(NEW, RandomEncoder(), OPTIONS), out, append=True)
 
 
 def remove(out):
@@ -111,7 +114,7 @@ def together(top, processes=4, rounds=5):
         for index in range(processes):
             child = os.fork()
             if not child:
-                os._exit(forked(lambda out=out, index=index: build(out, share=Share(index, processes))))
+                os._exit(forked(lambda out=out, index=index: build(out, process=ProcessIndex(index, processes))))
             children.append(child)
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
         assert forked(lambda out=out: look("build", out, expected)) == 0

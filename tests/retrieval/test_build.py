@@ -17,12 +17,13 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import prepare
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.parts import Share, Workspace
+from rdm_jax.retrieval.parts import ProcessIndex, Workspace
 from tests.retrieval.conftest import (
     Listed,
     RandomEncoder,
+    build,
     coloured,
     kept_without_duplicates,
     noise,
@@ -31,7 +32,7 @@ from tests.retrieval.conftest import (
     unit,
 )
 
-RECIPE = Recipe(part_size=16, thumbnail_size=12, quality=100)
+OPTIONS = BuildOptions(part_size=16, thumbnail_size=12, quality=100)
 
 
 class Killed(BaseException):
@@ -56,7 +57,7 @@ def listed():
 def whole(listed, encoder, tmp_path_factory):
     """Returns the folder of an uninterrupted build of them; tests must not change its files."""
     out = tmp_path_factory.mktemp("whole") / "db"
-    build_database(listed, encoder, out, RECIPE)
+    build(listed, encoder, out, OPTIONS)
     return out
 
 
@@ -68,11 +69,11 @@ def state_of(folder):
 def test_a_stopped_build_goes_on_and_encodes_no_finished_part_again(listed, whole, tmp_path, stop_at):
     out, encoder = tmp_path / "db", RandomEncoder()
     with pytest.raises(Killed):
-        build_database(listed, encoder, out, RECIPE, progress=kill_after(stop_at))
+        build(listed, encoder, out, OPTIONS, progress=kill_after(stop_at))
     assert not out.exists()
     encoder.calls = 0
     counts = []
-    report = build_database(listed, encoder, out, RECIPE, progress=lambda *given: counts.append(given))
+    report = build(listed, encoder, out, OPTIONS, progress=lambda *given: counts.append(given))
     finished = stop_at // 16
     assert report.resumed == 16 * finished and encoder.calls == 4 - finished  # a batch a part
     assert counts[0] == (16 * finished, 60) and counts[-1] == (60, 60)
@@ -84,8 +85,8 @@ def test_a_build_that_is_stopped_again_and_again_ends_the_same(listed, whole, tm
     out, encoder, generator = tmp_path / "db", RandomEncoder(), np.random.default_rng(0)
     for _ in range(12):
         with contextlib.suppress(Killed):
-            build_database(listed, encoder, out, RECIPE, progress=kill_after(int(generator.integers(0, 60))))
-    build_database(listed, encoder, out, RECIPE)
+            build(listed, encoder, out, OPTIONS, progress=kill_after(int(generator.integers(0, 60))))
+    build(listed, encoder, out, OPTIONS)
     assert same_files(out, whole)
 
 
@@ -105,8 +106,8 @@ def test_kill_9_at_any_step_loses_nothing(work, tmp_path):
 
 def test_a_finished_build_says_so_and_changes_nothing(listed, whole):
     before, encoder = state_of(whole), RandomEncoder()
-    for recipe in (RECIPE, dataclasses.replace(RECIPE, part_size=None)):
-        report = build_database(listed, encoder, whole, recipe)
+    for recipe in (OPTIONS, dataclasses.replace(OPTIONS, part_size=None)):
+        report = build(listed, encoder, whole, recipe)
         assert report.state == "finished before" and report.count == 58 and len(report.skipped) == 2
     assert encoder.calls == 0 and state_of(whole) == before
 
@@ -119,8 +120,8 @@ def test_what_a_build_leaves_that_is_killed_at_its_very_end_is_cleared_by_the_ne
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Workspace, "remove", killed)
-        build_database(listed, encoder, tmp_path / "db", RECIPE)
-    assert build_database(listed, encoder, tmp_path / "db", RECIPE).state == "finished before"
+        build(listed, encoder, tmp_path / "db", OPTIONS)
+    assert build(listed, encoder, tmp_path / "db", OPTIONS).state == "finished before"
     assert [path.name for path in tmp_path.iterdir()] == ["db"] and same_files(tmp_path / "db", whole)
 
 
@@ -131,28 +132,28 @@ def test_what_a_build_leaves_that_is_killed_at_its_very_end_is_cleared_by_the_ne
         {"dtype": "float32"},
         {"thumbnail_size": 16},
         {"quality": 99},
-        {"licence": "CC0"},
+        {"license": "CC0"},
         {"selection": Selection(exclude=(("artist", "artist 1"),))},
         {"patches": prepare.Patches(1, 8, 16)},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_other_options_are_refused_where_another_build_is(listed, whole, encoder, tmp_path, change):
-    other = dataclasses.replace(RECIPE, **change)
-    with pytest.raises(UserError, match=r"db exists already and is not of these pictures and options"):
-        build_database(listed, encoder, whole, other)
+    other = dataclasses.replace(OPTIONS, **change)
+    with pytest.raises(UserError, match=r"db exists already and was not built from these images and options"):
+        build(listed, encoder, whole, other)
     with pytest.raises(Killed):
-        build_database(listed, encoder, tmp_path / "db", RECIPE, progress=kill_after(20))
+        build(listed, encoder, tmp_path / "db", OPTIONS, progress=kill_after(20))
     with pytest.raises(UserError, match=r"holds an unfinished run with another \w+.*; remove it or choose another"):
-        build_database(listed, encoder, tmp_path / "db", other)
-    build_database(listed, encoder, tmp_path / "db", RECIPE)
+        build(listed, encoder, tmp_path / "db", other)
+    build(listed, encoder, tmp_path / "db", OPTIONS)
     assert same_files(tmp_path / "db", whole)
 
 
 def test_other_pictures_and_encoders_are_refused_where_another_build_is(listed, whole, encoder, tmp_path):
     for source, other in ((Listed(noise(60, seed=1)), encoder), (listed, RandomEncoder("other", 1))):
-        with pytest.raises(UserError, match="exists already and is not of these pictures"):
-            build_database(source, other, whole, RECIPE)
+        with pytest.raises(UserError, match="exists already and was not built from these images"):
+            build(source, other, whole, OPTIONS)
 
 
 def test_other_options_do_not_reach_a_build_that_has_only_begun(listed, whole, encoder, tmp_path):
@@ -161,21 +162,21 @@ def test_other_options_do_not_reach_a_build_that_has_only_begun(listed, whole, e
     def progress(done, total):
         if done == 3:
             with pytest.raises(UserError, match="holds an unfinished run with another dtype") as error:
-                build_database(listed, encoder, tmp_path / "db", dataclasses.replace(RECIPE, dtype="float32"))
+                build(listed, encoder, tmp_path / "db", dataclasses.replace(OPTIONS, dtype="float32"))
             told.append(error)
         if done > 20:
             raise Killed
 
     with pytest.raises(Killed):
-        build_database(listed, encoder, tmp_path / "db", RECIPE, progress=progress)
-    build_database(listed, encoder, tmp_path / "db", RECIPE)
+        build(listed, encoder, tmp_path / "db", OPTIONS, progress=progress)
+    build(listed, encoder, tmp_path / "db", OPTIONS)
     assert told and same_files(tmp_path / "db", whole)
 
 
 def test_what_fails_before_its_first_part_leaves_the_place_free(listed, encoder, tmp_path):
-    for recipe in (RECIPE, dataclasses.replace(RECIPE, dtype="float32")):
+    for recipe in (OPTIONS, dataclasses.replace(OPTIONS, dtype="float32")):
         with pytest.raises(Killed):
-            build_database(listed, encoder, tmp_path / "db", recipe, progress=kill_after(5))
+            build(listed, encoder, tmp_path / "db", recipe, progress=kill_after(5))
         assert list(tmp_path.iterdir()) == []
 
 
@@ -185,10 +186,10 @@ def test_a_second_writer_is_told_so_and_the_first_goes_on(listed, whole, encoder
     def progress(done, total):
         if done == 20:
             with pytest.raises(UserError, match=r"another process is writing to .*\.db\.partial; wait for it"):
-                build_database(listed, encoder, tmp_path / "db", RECIPE)
+                build(listed, encoder, tmp_path / "db", OPTIONS)
             told.append(done)
 
-    build_database(listed, encoder, tmp_path / "db", RECIPE, progress=progress)
+    build(listed, encoder, tmp_path / "db", OPTIONS, progress=progress)
     assert told == [20] and same_files(tmp_path / "db", whole)
 
 
@@ -196,26 +197,26 @@ def test_a_second_writer_is_told_so_and_the_first_goes_on(listed, whole, encoder
 def test_processes_that_share_a_build_end_the_same_as_one(listed, whole, tmp_path, order):
     encoders = [RandomEncoder() for _ in order]
     reports = [
-        build_database(listed, one, tmp_path / "db", RECIPE, share=Share(index, 3))
+        build(listed, one, tmp_path / "db", OPTIONS, process=ProcessIndex(index, 3))
         for index, one in zip(order, encoders, strict=True)
     ]
-    assert [report.state for report in reports] == ["parts missing", "parts missing", "made"]
+    assert [report.state for report in reports] == ["parts missing", "parts missing", "built"]
     assert sum(one.calls for one in encoders) == 4 and same_files(tmp_path / "db", whole)
     assert [path.name for path in tmp_path.iterdir()] == ["db"]
 
 
 def test_of_two_processes_that_have_their_last_part_at_once_one_finishes(listed, whole, encoder, tmp_path, monkeypatch):
-    build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(1, 2))
+    build(listed, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(1, 2))
     finishing, states = Workspace.finishing, []
 
     def late(self):
         monkeypatch.setattr(Workspace, "finishing", finishing)
-        states.append(build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(1, 2)).state)
+        states.append(build(listed, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(1, 2)).state)
         return finishing(self)
 
     monkeypatch.setattr(Workspace, "finishing", late)
-    states.append(build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(0, 2)).state)
-    assert states == ["made", "finished before"] and same_files(tmp_path / "db", whole)
+    states.append(build(listed, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(0, 2)).state)
+    assert states == ["built", "finished before"] and same_files(tmp_path / "db", whole)
     assert [path.name for path in tmp_path.iterdir()] == ["db"]
 
 
@@ -224,13 +225,13 @@ def test_bad_input_of_one_process_leaves_the_parts_of_the_others(listed, whole, 
 
     def progress(done, total):
         if done == 3:
-            with pytest.raises(UserError, match=r"cannot be read, allowed are 0.0%"):
-                build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(2, 3), max_skip=0.0)
+            with pytest.raises(UserError, match=r"cannot be read, at most 0.0%"):
+                build(listed, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(2, 3), max_skip=0.0)
             told.append(done)
 
-    build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(0, 3), progress=progress)
+    build(listed, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(0, 3), progress=progress)
     for index in (1, 2):
-        build_database(listed, encoder, tmp_path / "db", RECIPE, share=Share(index, 3))
+        build(listed, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(index, 3))
     assert told == [3] and same_files(tmp_path / "db", whole)
 
 
@@ -239,18 +240,18 @@ def test_the_broken_pictures_of_all_processes_count(encoder, tmp_path):
 
     def progress(done, total):
         if done == 5:  # the other process does not know of the picture that is broken here
-            build_database(source, encoder, tmp_path / "db", RECIPE, share=Share(1, 2), max_skip=0.05)
+            build(source, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(1, 2), max_skip=0.05)
 
-    with pytest.raises(UserError, match=r"2 of the first 32 pictures of listed cannot be read, allowed are 5.0%"):
-        build_database(source, encoder, tmp_path / "db", RECIPE, share=Share(0, 2), max_skip=0.05, progress=progress)
-    assert build_database(source, encoder, tmp_path / "db", RECIPE, max_skip=0.1).count == 30
+    with pytest.raises(UserError, match=r"2 of the first 32 images of listed cannot be read, at most 5.0%"):
+        build(source, encoder, tmp_path / "db", OPTIONS, process=ProcessIndex(0, 2), max_skip=0.05, progress=progress)
+    assert build(source, encoder, tmp_path / "db", OPTIONS, max_skip=0.1).count == 30
 
 
 @pytest.mark.parametrize("part_size", [1, 7, 60, None])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_do_not_depend_on_parts_and_workers(listed, whole, encoder, tmp_path, part_size, workers):
     out = tmp_path / "db"
-    build_database(listed, encoder, out, dataclasses.replace(RECIPE, part_size=part_size), workers=workers)
+    build(listed, encoder, out, dataclasses.replace(OPTIONS, part_size=part_size), workers=workers)
     same_rows(Database.open(out), Database.open(whole))
 
 
@@ -262,16 +263,16 @@ def same_rows(one, other):
 
 
 def test_worker_processes_make_the_same_database(pictures, encoder, tmp_path, monkeypatch):
-    source, recipe = open_source(str(pictures)), Recipe(limit=70, part_size=40, patches=prepare.Patches(2, 8, 16))
-    build_database(source, encoder, tmp_path / "threads", recipe, workers=2)
+    source, recipe = open_source(str(pictures)), BuildOptions(limit=70, part_size=40, patches=prepare.Patches(2, 8, 16))
+    build(source, encoder, tmp_path / "threads", recipe, workers=2)
     monkeypatch.setattr(prepare, "PROCESSES_FROM", 1)
-    build_database(source, encoder, tmp_path / "processes", recipe, name="threads", workers=2)
+    build(source, encoder, tmp_path / "processes", dataclasses.replace(recipe, name="threads"), workers=2)
     assert same_files(tmp_path / "processes", tmp_path / "threads")
 
 
 def test_a_number_of_workers_below_0_is_refused(listed, encoder, tmp_path):
     with pytest.raises(UserError, match="workers -1 is out of range"):
-        build_database(listed, encoder, tmp_path / "db", RECIPE, workers=-1)
+        build(listed, encoder, tmp_path / "db", OPTIONS, workers=-1)
 
 
 # Appending.
@@ -291,8 +292,8 @@ def copy(whole, tmp_path):
 
 
 def test_append_puts_new_rows_behind_the_old_ones(copy, whole, more, encoder, tmp_path):
-    report = build_database(more, encoder, copy, RECIPE, append=True)
-    build_database(more, encoder, tmp_path / "more", RECIPE)
+    report = build(more, encoder, copy, OPTIONS, append=True)
+    build(more, encoder, tmp_path / "more", OPTIONS)
     old, new, made = (Database.open(path) for path in (whole, tmp_path / "more", copy))
     assert report.count == len(made) == 58 + 19 and made.name == old.name
     np.testing.assert_array_equal(np.asarray(made.rows), np.concatenate([np.asarray(old.rows), np.asarray(new.rows)]))
@@ -306,36 +307,36 @@ def test_append_puts_new_rows_behind_the_old_ones(copy, whole, more, encoder, tm
 
 
 def test_the_same_append_again_changes_nothing(copy, more, encoder):
-    build_database(more, encoder, copy, RECIPE, append=True)
+    build(more, encoder, copy, OPTIONS, append=True)
     before, other = state_of(copy), RandomEncoder()
-    assert build_database(more, other, copy, RECIPE, append=True).state == "finished before"
+    assert build(more, other, copy, OPTIONS, append=True).state == "finished before"
     assert state_of(copy) == before and other.calls == 0
 
 
 def test_append_without_a_database_builds_one(listed, whole, encoder, tmp_path):
-    build_database(listed, encoder, tmp_path / "db", RECIPE, append=True)
+    build(listed, encoder, tmp_path / "db", OPTIONS, append=True)
     assert same_files(tmp_path / "db", whole)
 
 
 def test_another_encoder_cannot_append(copy, whole, more):
     with pytest.raises(UserError, match=r"was made by encoder 'random' .* and this is 'other'"):
-        build_database(more, RandomEncoder("other", 1), copy, RECIPE, append=True)
+        build(more, RandomEncoder("other", 1), copy, OPTIONS, append=True)
     assert same_files(copy, whole)
 
 
 @pytest.mark.parametrize("stop_at", [0, 17])
 def test_an_append_that_is_killed_leaves_the_database_and_goes_on(copy, whole, more, encoder, tmp_path, stop_at):
     with pytest.raises(Killed):
-        build_database(more, encoder, copy, RECIPE, append=True, progress=kill_after(stop_at))
+        build(more, encoder, copy, OPTIONS, append=True, progress=kill_after(stop_at))
     assert same_files(copy, whole)
     Database.open(copy).verify()
-    assert build_database(more, encoder, copy, RECIPE, append=True).resumed == 16 * (stop_at // 16)
+    assert build(more, encoder, copy, OPTIONS, append=True).resumed == 16 * (stop_at // 16)
     assert len(Database.open(copy)) == 77
 
 
 def test_an_append_that_was_killed_between_its_renames_is_not_taken_for_a_new_build(copy, more, encoder, tmp_path):
     copy.rename(tmp_path / ".db.replaced")  # what is there between the two renames
-    assert build_database(more, encoder, copy, RECIPE, append=True).count == 77
+    assert build(more, encoder, copy, OPTIONS, append=True).count == 77
     assert [path.name for path in tmp_path.iterdir()] == ["db"]
 
 
@@ -345,13 +346,13 @@ def test_a_database_that_changes_while_another_appends_is_kept(copy, more, encod
     def progress(done, total):
         if done == 20:
             (copy.parent / ".db.partial").rename(copy.parent / "aside")
-            build_database(third, encoder, copy, RECIPE, append=True)
+            build(third, encoder, copy, OPTIONS, append=True)
             (copy.parent / "aside").rename(copy.parent / ".db.partial")
 
     with pytest.raises(UserError, match="was changed by another process meanwhile; run the same command again"):
-        build_database(more, encoder, copy, RECIPE, append=True, progress=progress)
+        build(more, encoder, copy, OPTIONS, append=True, progress=progress)
     assert len(Database.open(copy)) == 62
-    assert build_database(more, encoder, copy, RECIPE, append=True).resumed == 20
+    assert build(more, encoder, copy, OPTIONS, append=True).resumed == 20
     assert len(Database.open(copy)) == 81
 
 
@@ -372,8 +373,8 @@ def with_copies(count, seed=0):
 @pytest.mark.parametrize("threshold", [0.5, 0.99, 0.9999, 1.0])
 def test_near_duplicates_go_and_the_first_stays(encoder, tmp_path, threshold):
     source = Listed(with_copies(150))
-    recipe = dataclasses.replace(RECIPE, dtype="float32")
-    report = build_database(source, encoder, tmp_path / "db", recipe, duplicates=threshold)
+    recipe = dataclasses.replace(OPTIONS, dtype="float32")
+    report = build(source, encoder, tmp_path / "db", dataclasses.replace(recipe, duplicates=threshold))
     rows = encoder.encode_images(source.pictures)
     kept = kept_without_duplicates(rows, min(threshold, 1 - 1e-6))
     database = Database.open(tmp_path / "db")
@@ -388,14 +389,20 @@ def test_near_duplicates_go_and_the_first_stays(encoder, tmp_path, threshold):
 
 def test_one_picture_many_times_is_one_row(encoder, tmp_path):
     source = Listed(noise(3) + noise(1) * 120)
-    assert build_database(source, encoder, tmp_path / "db", RECIPE, duplicates=0.97).count == 3
+    assert build(source, encoder, tmp_path / "db", dataclasses.replace(OPTIONS, duplicates=0.97)).count == 3
 
 
 def test_near_duplicates_of_the_rows_that_are_there_are_not_appended(encoder, tmp_path):
     pictures = with_copies(150, seed=5)
-    recipe = dataclasses.replace(RECIPE, dtype="float32")
-    build_database(Listed(pictures[:90]), encoder, tmp_path / "db", recipe, duplicates=0.99)
-    build_database(Listed(pictures[90:], "more"), encoder, tmp_path / "db", recipe, append=True, duplicates=0.99)
+    recipe = dataclasses.replace(OPTIONS, dtype="float32")
+    build(Listed(pictures[:90]), encoder, tmp_path / "db", dataclasses.replace(recipe, duplicates=0.99))
+    build(
+        Listed(pictures[90:], "more"),
+        encoder,
+        tmp_path / "db",
+        dataclasses.replace(recipe, duplicates=0.99),
+        append=True,
+    )
     rows = encoder.encode_images(pictures)
     np.testing.assert_array_equal(
         np.asarray(Database.open(tmp_path / "db").rows), rows[kept_without_duplicates(rows, 0.99)]
@@ -405,7 +412,7 @@ def test_near_duplicates_of_the_rows_that_are_there_are_not_appended(encoder, tm
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01, float("nan")])
 def test_a_threshold_that_is_no_cosine_is_refused(listed, encoder, tmp_path, threshold):
     with pytest.raises(UserError, match=r"duplicates .* is not a cosine in \(0, 1\]"):
-        build_database(listed, encoder, tmp_path / "db", RECIPE, duplicates=threshold)
+        build(listed, encoder, tmp_path / "db", dataclasses.replace(OPTIONS, duplicates=threshold))
     assert not any(tmp_path.iterdir())
 
 
@@ -414,7 +421,7 @@ def test_a_threshold_that_is_no_cosine_is_refused(listed, encoder, tmp_path, thr
 
 def test_exclusions_are_honoured_and_recorded(encoder, tmp_path):
     source = Listed(coloured(range(40)))
-    build_database(source, encoder, tmp_path / "all", RECIPE)
+    build(source, encoder, tmp_path / "all", OPTIONS)
     items = Database.open(tmp_path / "all").items(range(40))
     terms = (
         ("path", "listed/007.png"),
@@ -423,30 +430,30 @@ def test_exclusions_are_honoured_and_recorded(encoder, tmp_path):
         ("id", items[11]["id"]),
         ("caption", "listed no. 13"),
     )
-    recipe = dataclasses.replace(RECIPE, selection=Selection(exclude=terms))
-    build_database(source, encoder, tmp_path / "db", recipe)
+    recipe = dataclasses.replace(OPTIONS, selection=Selection(exclude=terms))
+    build(source, encoder, tmp_path / "db", recipe)
     database = Database.open(tmp_path / "db")
     expected = [i for i in range(40) if i % 5 != 2 and i not in (7, 10, 11, 13)]
     assert numbers_of(database.thumbnails(range(len(database)))) == expected
     assert database.manifest["sources"][0]["selection"] == {"where": [], "exclude": [list(term) for term in terms]}
-    folder = dataclasses.replace(RECIPE, selection=Selection(exclude=(("path", "listed/"),)))
+    folder = dataclasses.replace(OPTIONS, selection=Selection(exclude=(("path", "listed/"),)))
     with pytest.raises(UserError, match="no images of listed are left"):
-        build_database(source, encoder, tmp_path / "none", folder)
+        build(source, encoder, tmp_path / "none", folder)
 
 
 def test_a_folder_is_left_out_whole(pictures, encoder, tmp_path):
-    recipe = Recipe(selection=Selection(exclude=(("path", "cats/"),)), limit=10)
-    build_database(open_source(str(pictures)), encoder, tmp_path / "db", recipe)
+    recipe = BuildOptions(selection=Selection(exclude=(("path", "cats/"),)), limit=10)
+    build(open_source(str(pictures)), encoder, tmp_path / "db", recipe)
     assert all(item["path"].startswith("dogs/") for item in Database.open(tmp_path / "db").items(range(10)))
 
 
 def test_pictures_are_chosen_by_their_hash_and_id(encoder, tmp_path):
     source = Listed(coloured(range(12)))
-    build_database(source, encoder, tmp_path / "all", RECIPE)
+    build(source, encoder, tmp_path / "all", OPTIONS)
     item = Database.open(tmp_path / "all").items([8])[0]
     for key in ("sha256", "id"):
-        recipe = dataclasses.replace(RECIPE, selection=Selection(where=((key, item[key]),)))
-        build_database(source, encoder, tmp_path / key, recipe)
+        recipe = dataclasses.replace(OPTIONS, selection=Selection(where=((key, item[key]),)))
+        build(source, encoder, tmp_path / key, recipe)
         assert numbers_of(Database.open(tmp_path / key).thumbnails([0])) == [8]
 
 
@@ -462,11 +469,11 @@ def test_a_disk_that_is_full_is_one_clear_error(listed, whole, encoder, tmp_path
     ) as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            build_database(listed, encoder, tmp_path / "db", RECIPE)
+            build(listed, encoder, tmp_path / "db", OPTIONS)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(error.value) and not (tmp_path / "db").exists()
-    build_database(listed, encoder, tmp_path / "db", RECIPE)
+    build(listed, encoder, tmp_path / "db", OPTIONS)
     assert same_files(tmp_path / "db", whole)
 
 
@@ -483,24 +490,24 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_parts_before_it(listed, whol
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device; make room there"):
         patch.setattr(files, "replaced", full)
-        build_database(listed, RandomEncoder(), tmp_path / "db", RECIPE)
+        build(listed, RandomEncoder(), tmp_path / "db", OPTIONS)
     encoder = RandomEncoder()
-    report = build_database(listed, encoder, tmp_path / "db", RECIPE)
+    report = build(listed, encoder, tmp_path / "db", OPTIONS)
     assert (report.resumed, encoder.calls) == ((60, 0) if name == "manifest.json" else (32, 2))
     assert same_files(tmp_path / "db", whole) and [path.name for path in tmp_path.iterdir()] == ["db"]
 
 
 def test_a_damaged_run_is_named(listed, encoder, tmp_path):
     with pytest.raises(Killed):
-        build_database(listed, encoder, tmp_path / "db", RECIPE, progress=kill_after(20))
+        build(listed, encoder, tmp_path / "db", OPTIONS, progress=kill_after(20))
     plan = tmp_path / ".db.partial" / "plan.json"
     told = plan.read_text()
     for damage in (lambda: plan.write_text("{"), plan.unlink):
         damage()
         with pytest.raises(UserError, match=r"\.db\.partial holds a damaged run .*; remove it"):
-            build_database(listed, encoder, tmp_path / "db", RECIPE)
+            build(listed, encoder, tmp_path / "db", OPTIONS)
     plan.write_text(told)
-    assert build_database(listed, encoder, tmp_path / "db", RECIPE).resumed == 16
+    assert build(listed, encoder, tmp_path / "db", OPTIONS).resumed == 16
 
 
 def test_plans_do_not_name_places_on_this_machine(whole, tmp_path):

@@ -5,11 +5,11 @@ import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.diversity import diverse
 from rdm_jax.retrieval.retriever import POOL, Retriever
-from tests.retrieval.conftest import Listed, noise, unit
+from tests.retrieval.conftest import Listed, build, noise, unit
 
 
 def slow(scores, embeddings, k, diversity, duplicates=None, origins=(), quotas=None):
@@ -87,7 +87,7 @@ def halves(source, encoder, tmp_path_factory):
     """Returns the databases of the source's cats and of its dogs."""
     root = tmp_path_factory.mktemp("halves")
     for name in ("cats", "dogs"):
-        build_database(source, encoder, root / name, Recipe(selection=Selection(where=(("caption", name),))))
+        build(source, encoder, root / name, BuildOptions(selection=Selection(where=(("caption", name),))))
     return [Database.open(root / name) for name in ("cats", "dogs")]
 
 
@@ -122,7 +122,7 @@ def test_no_two_neighbours_are_nearer_than_the_threshold(database, encoder):
 def test_a_picture_that_two_databases_share_is_found_once(encoder, tmp_path, weights):
     pictures = noise(30)
     for name, part in (("a", pictures[:20]), ("b", pictures[10:])):
-        build_database(Listed(part, name), encoder, tmp_path / name)
+        build(Listed(part, name), encoder, tmp_path / name)
     databases = [Database.open(tmp_path / name) for name in ("a", "b")]
     queries = encoder.encode_texts(["a", "b"])
     for diversity in (0.0, 0.2):
@@ -134,7 +134,7 @@ def test_a_picture_that_two_databases_share_is_found_once(encoder, tmp_path, wei
 
 
 def test_too_few_different_neighbours_are_told(encoder, tmp_path):
-    build_database(Listed(noise(4) * 5), encoder, tmp_path / "db")
+    build(Listed(noise(4) * 5), encoder, tmp_path / "db")
     databases = [Database.open(tmp_path / "db")]
     queries = encoder.encode_texts(["a"])
     for weights in (None, [1.0]):

@@ -14,7 +14,7 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval import edit
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.manifest import ManifestDraft, write_manifest
 from rdm_jax.retrieval.shards import ShardContents, write_shard
@@ -28,12 +28,12 @@ from tests.retrieval.conftest import (
     same_files,
 )
 
-RECIPE = Recipe(part_size=16, thumbnail_size=12, quality=100)
+OPTIONS = BuildOptions(part_size=16, thumbnail_size=12, quality=100)
 
 
-def build(folder, numbers, name, recipe=RECIPE, **options):
+def build(folder, numbers, name, recipe=OPTIONS, **options):
     """Builds a database of flat pictures whose colours tell their numbers."""
-    build_database(Listed(coloured(numbers), name), RandomEncoder(), folder / name, recipe, **options)
+    build_database(BuildJob.of(Listed(coloured(numbers), name), RandomEncoder(), recipe), folder / name, **options)
     return Database.open(folder / name)
 
 
@@ -106,7 +106,7 @@ def test_files_are_copied_where_they_cannot_be_linked(first, second, tmp_path, m
 
 
 def test_the_rows_of_a_merge_are_float32_where_those_of_one_are(first, tmp_path):
-    other = build(tmp_path, range(200, 220), "other", dataclasses.replace(RECIPE, dtype="float32"))
+    other = build(tmp_path, range(200, 220), "other", dataclasses.replace(OPTIONS, dtype="float32"))
     for order in ([first, other], [other, first]):
         out = tmp_path / "-".join(one.name for one in order)
         edit.merge(order, out)
@@ -146,9 +146,9 @@ def test_near_duplicates_across_databases_go(tmp_path, threshold):
     generator = np.random.default_rng(1)
     for i in range(30, 60):
         pictures[i] = np.clip(pictures[i - 30].astype(int) + generator.integers(0, 1 + i // 4), 0, 255).astype(np.uint8)
-    recipe = dataclasses.replace(RECIPE, dtype="float32")
+    recipe = dataclasses.replace(OPTIONS, dtype="float32")
     for name, part in (("a", pictures[:25]), ("b", pictures[25:])):
-        build_database(Listed(part, name), encoder, tmp_path / name, recipe)
+        build_database(BuildJob.of(Listed(part, name), encoder, recipe), tmp_path / name)
     databases = [Database.open(tmp_path / name) for name in ("a", "b")]
     rows = encoder.encode_images(pictures)
     kept = kept_without_duplicates(rows, min(threshold, 1 - 1e-6))
@@ -157,7 +157,7 @@ def test_near_duplicates_across_databases_go(tmp_path, threshold):
 
 
 def test_databases_of_different_encoders_are_not_merged(first, tmp_path):
-    build_database(Listed(coloured(range(3))), RandomEncoder("other", 1), tmp_path / "other", RECIPE)
+    build_database(BuildJob.of(Listed(coloured(range(3))), RandomEncoder("other", 1), OPTIONS), tmp_path / "other")
     with pytest.raises(UserError, match=r"was made by encoder 'other' .* and this is 'random'"):
         edit.merge([first, Database.open(tmp_path / "other")], tmp_path / "both")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
@@ -208,7 +208,7 @@ def test_near_duplicates_are_looked_for_among_the_chosen_rows_alone(tmp_path):
     encoder = RandomEncoder()
     pictures = noise(10)
     pictures[6], pictures[7] = pictures[0], pictures[2]
-    build_database(Listed(pictures), encoder, tmp_path / "db", RECIPE)
+    build_database(BuildJob.of(Listed(pictures), encoder, OPTIONS), tmp_path / "db")
     without_first = Selection(exclude=(("path", "listed/000.png"),))
     edit.subset(Database.open(tmp_path / "db"), tmp_path / "some", without_first, duplicates=0.97)
     some = Database.open(tmp_path / "some")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.indexing import make_index
-from rdm_jax.retrieval.join import Neighbors, numbered
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
-from rdm_jax.retrieval.parts import Share
+from rdm_jax.retrieval.join import JoinNeighbors, number_examples
+from rdm_jax.retrieval.neighbors import NeighborOptions
+from rdm_jax.retrieval.parts import ProcessIndex
 from rdm_jax.retrieval.sidecar import NeighborSidecar
-from tests.retrieval.conftest import Listed, noise
+from tests.retrieval.conftest import Listed, build, neighbors_of, noise
 
 LENGTHS = (5, 9, 3)
 
@@ -31,8 +31,8 @@ def computed(examples, encoder, database, tmp_path_factory):
     """Returns the folders of their neighbours, with rows and without."""
     root = tmp_path_factory.mktemp("computed")
     for name, embeddings in (("rows", True), ("ids", False)):
-        plan = Plan(4, embeddings=embeddings, duplicates=None, part_size=2)
-        compute_neighbors(examples, encoder, database, plan, root / name, max_skip=0.1)
+        plan = NeighborOptions(4, embeddings=embeddings, duplicates=None, part_size=2)
+        neighbors_of(examples, encoder, database, plan, root / name, max_skip=0.1)
     return root
 
 
@@ -83,15 +83,15 @@ def test_ids_alone_take_their_rows_from_the_database(computed, database):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(ids_only)).read([6, 2])[2], with_rows[2][[6, 2]])
     np.testing.assert_array_equal(NeighborSidecar.open(computed / "ids").ids(range(17)), with_rows[0])
-    with pytest.raises(UserError, match="hold no rows; give database 'zoo' too"):
+    with pytest.raises(UserError, match="have no rows; give database 'zoo' too"):
         NeighborSidecar.open(computed / "ids").read([0])
 
 
 @pytest.mark.parametrize("kind", ["rows", "ids"])
 def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples, encoder, database, kind):
     sidecar = NeighborSidecar.open(computed / kind, database)
-    pairs: Any = numbered(grain.MapDataset.range(17), examples, sidecar)
-    batches = pairs.shuffle(seed=1).repeat(2).batch(4).map(Neighbors(sidecar))
+    pairs: Any = number_examples(grain.MapDataset.range(17), examples, sidecar)
+    batches = pairs.shuffle(seed=1).repeat(2).batch(4).map(JoinNeighbors(sidecar))
     seen = []
     for numbers, neighbors in batches:
         assert neighbors["embeddings"].dtype == np.float16
@@ -113,10 +113,10 @@ def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, e
     ]
     for other in others:
         with pytest.raises(UserError, match=r"were computed for examples \(17 examples\), not for these"):
-            numbered(numbers, other, sidecar)
-    with pytest.raises(UserError, match="12 examples of 17; number all of the source"):
-        numbered(numbers[:12], examples, sidecar)
-    build_database(examples, encoder, tmp_path / "db", Recipe(limit=5))
+            number_examples(numbers, other, sidecar)
+    with pytest.raises(UserError, match="12 examples of 17; number all examples of the source"):
+        number_examples(numbers[:12], examples, sidecar)
+    build(examples, encoder, tmp_path / "db", BuildOptions(limit=5))
     with pytest.raises(UserError, match=r"come from database 'zoo' .* not from this 'db'"):
         NeighborSidecar.open(computed / "rows", Database.open(tmp_path / "db"))
     with pytest.raises(UserError, match=r"come from database 'zoo' .* not from this 'db'"):
@@ -125,10 +125,10 @@ def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, e
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_processes_that_share_the_work_end_the_same_as_one(computed, examples, encoder, database, tmp_path, order):
-    plan = Plan(4, duplicates=None)
+    plan = NeighborOptions(4, duplicates=None)
     missing = [
-        compute_neighbors(
-            examples, encoder, database, plan, tmp_path / "out", share=Share(index, 2), max_skip=0.1
+        neighbors_of(
+            examples, encoder, database, plan, tmp_path / "out", process=ProcessIndex(index, 2), max_skip=0.1
         ).missing
         for index in order
     ]

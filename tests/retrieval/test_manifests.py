@@ -10,16 +10,16 @@ from rdm_jax.core import storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection
 from rdm_jax.retrieval import edit
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
-from tests.retrieval.conftest import Listed, noise, same_files
+from tests.retrieval.conftest import Listed, build, noise, same_files
 
 
 @pytest.fixture(scope="module")
 def small(encoder, tmp_path_factory):
     """Returns the folder of a database of 20 rows in 3 shards; tests must not change its files."""
     out = tmp_path_factory.mktemp("small") / "small"
-    build_database(Listed(noise(20, broken=(5,))), encoder, out, Recipe(part_size=8), max_skip=0.1)
+    build(Listed(noise(20, broken=(5,))), encoder, out, BuildOptions(part_size=8), max_skip=0.1)
     return out
 
 
@@ -132,7 +132,7 @@ def test_an_empty_folder_is_no_database(tmp_path, encoder):
     ):
         Database.open(tmp_path)
     with pytest.raises(UserError, match=r"is not a database: it has no manifest\.json"):
-        build_database(Listed(noise(3)), encoder, tmp_path, append=True)
+        build(Listed(noise(3)), encoder, tmp_path, append=True)
 
 
 # Object storage.

@@ -7,11 +7,14 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import neighbors
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.duplicates import SAME
 from rdm_jax.retrieval.indexing import make_index
-from rdm_jax.retrieval.neighbors import NeighborSidecar, Plan, compute_neighbors
-from rdm_jax.retrieval.parts import Share
+from rdm_jax.retrieval.neighbors import NeighborOptions
+from rdm_jax.retrieval.parts import ProcessIndex
+from rdm_jax.retrieval.sidecar import NeighborSidecar
+from tests.retrieval.conftest import build, neighbors_of
 
 
 def write_more_pictures(root, count, seed, broken=()):
@@ -36,7 +39,7 @@ def examples(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(examples, encoder, database, tmp_path_factory):
     out = tmp_path_factory.mktemp("neighbors") / "out"
-    compute_neighbors(examples, encoder, database, Plan(6, part_size=32, duplicates=None), out)
+    neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=32, duplicates=None), out)
     return out
 
 
@@ -69,7 +72,7 @@ def test_a_broken_picture_leaves_an_empty_record_in_its_place(finished):
 
 
 def test_records_do_not_depend_on_the_size_of_parts(finished, examples, encoder, database, tmp_path):
-    compute_neighbors(examples, encoder, database, Plan(6, part_size=1000, duplicates=None), tmp_path / "out")
+    neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=1000, duplicates=None), tmp_path / "out")
     for one, other in zip(
         NeighborSidecar.open(finished).read(range(70)),
         NeighborSidecar.open(tmp_path / "out").read(range(70)),
@@ -89,10 +92,10 @@ def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, da
 
     out = tmp_path / "out"
     with pytest.raises(Killed):
-        compute_neighbors(examples, encoder, database, Plan(6, part_size=32, duplicates=None), out, progress=kill)
+        neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=32, duplicates=None), out, progress=kill)
     assert not out.exists()
     calls = encoder.calls
-    report = compute_neighbors(examples, encoder, database, Plan(6, part_size=32, duplicates=None), out)
+    report = neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=32, duplicates=None), out)
     assert report.resumed == 32 * (stop_at // 32) and len(report.skipped) == 1
     assert encoder.calls - calls == {0: 5, 33: 3, 65: 1}[stop_at]  # batches of 16
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -102,26 +105,26 @@ def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, da
 
 def test_a_finished_run_says_so_and_encodes_nothing(finished, examples, encoder, database):
     calls = encoder.calls
-    report = compute_neighbors(examples, encoder, database, Plan(6, duplicates=None), finished)
+    report = neighbors_of(examples, encoder, database, NeighborOptions(6, duplicates=None), finished)
     assert report.resumed == report.count == 70 and len(report.skipped) == 1 and encoder.calls == calls
 
 
 def test_another_set_database_encoder_or_k_is_refused(finished, examples, encoder, database, source, tmp_path):
-    build_database(source, encoder, tmp_path / "db", Recipe(limit=50))
+    build(source, encoder, tmp_path / "db", BuildOptions(limit=50))
     other = Database.open(tmp_path / "db")
     with pytest.raises(UserError, match="computed with another source"):
-        compute_neighbors(source, encoder, database, Plan(6, duplicates=None), finished)
+        neighbors_of(source, encoder, database, NeighborOptions(6, duplicates=None), finished)
     with pytest.raises(UserError, match="computed with another database"):
-        compute_neighbors(examples, encoder, other, Plan(6, duplicates=None), finished)
+        neighbors_of(examples, encoder, other, NeighborOptions(6, duplicates=None), finished)
     with pytest.raises(UserError, match="computed with another k"):
-        compute_neighbors(examples, encoder, database, Plan(5, duplicates=None), finished)
+        neighbors_of(examples, encoder, database, NeighborOptions(5, duplicates=None), finished)
     sidecar = NeighborSidecar.open(finished)
     sidecar.check(examples, database, encoder.identity)
     with pytest.raises(UserError, match=r"were computed for set .70 examples., not for these 300 of"):
         sidecar.check(source)
     with pytest.raises(UserError, match="come from database 'zoo'"):
         sidecar.check(examples, other)
-    with pytest.raises(UserError, match="were made by encoder 'random'"):
+    with pytest.raises(UserError, match="were computed with encoder 'random'"):
         sidecar.check(examples, database, {**encoder.identity, "sha256": "0" * 64})
 
 
@@ -134,30 +137,37 @@ def test_an_unfinished_run_with_other_inputs_is_refused(examples, encoder, datab
             raise Killed
 
     with pytest.raises(Killed):
-        compute_neighbors(
-            examples, encoder, database, Plan(6, part_size=20, duplicates=None), tmp_path / "out", progress=kill
+        neighbors_of(
+            examples,
+            encoder,
+            database,
+            NeighborOptions(6, part_size=20, duplicates=None),
+            tmp_path / "out",
+            progress=kill,
         )
     with pytest.raises(UserError, match="holds an unfinished run with another k"):
-        compute_neighbors(examples, encoder, database, Plan(7, part_size=20, duplicates=None), tmp_path / "out")
+        neighbors_of(examples, encoder, database, NeighborOptions(7, part_size=20, duplicates=None), tmp_path / "out")
     with pytest.raises(UserError, match="holds an unfinished run with another part lengths"):
-        compute_neighbors(examples, encoder, database, Plan(6, part_size=8, duplicates=None), tmp_path / "out")
+        neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=8, duplicates=None), tmp_path / "out")
 
 
 def test_after_bad_input_the_right_one_works(examples, encoder, database, tmp_path):
     with pytest.raises(UserError, match="has the attribute 'no-such'"):
-        compute_neighbors(examples, encoder, database, Plan(6, within="no-such", duplicates=None), tmp_path / "out")
-    assert compute_neighbors(examples, encoder, database, Plan(6, duplicates=None), tmp_path / "out").count == len(
-        examples
-    )
+        neighbors_of(
+            examples, encoder, database, NeighborOptions(6, within="no-such", duplicates=None), tmp_path / "out"
+        )
+    assert neighbors_of(
+        examples, encoder, database, NeighborOptions(6, duplicates=None), tmp_path / "out"
+    ).count == len(examples)
 
 
 def test_duplicates_are_excluded_only_when_asked(source, encoder, database, tmp_path):
-    compute_neighbors(source, encoder, database, Plan(4, duplicates=None), tmp_path / "with")
-    compute_neighbors(source, encoder, database, Plan(4, duplicates=neighbors.SAME), tmp_path / "without")
+    neighbors_of(source, encoder, database, NeighborOptions(4, duplicates=None), tmp_path / "with")
+    neighbors_of(source, encoder, database, NeighborOptions(4, duplicates=SAME), tmp_path / "without")
     kept, excluded = (NeighborSidecar.open(tmp_path / name).read(range(300)) for name in ("with", "without"))
     np.testing.assert_array_equal(kept[0][:, 0], np.arange(300))
-    assert (kept[1][:, 0] > neighbors.SAME).all()
-    assert not (excluded[0] == np.arange(300)[:, None]).any() and (excluded[1] <= neighbors.SAME).all()
+    assert (kept[1][:, 0] > SAME).all()
+    assert not (excluded[0] == np.arange(300)[:, None]).any() and (excluded[1] <= SAME).all()
     np.testing.assert_array_equal(excluded[0][:, :3], kept[0][:, 1:])
 
 
@@ -169,26 +179,28 @@ def test_many_duplicates_are_searched_past(encoder, tmp_path):
     for i in range(30):
         Image.fromarray(picture).save(tmp_path / "same" / f"{i:03d}.png")
     same = open_source(str(tmp_path / "same"))
-    build_database(same, encoder, tmp_path / "db")
+    build(same, encoder, tmp_path / "db")
     database = Database.open(tmp_path / "db")
-    compute_neighbors(same, encoder, database, Plan(4, duplicates=neighbors.SAME), tmp_path / "out")
+    neighbors_of(same, encoder, database, NeighborOptions(4, duplicates=SAME), tmp_path / "out")
     assert (NeighborSidecar.open(tmp_path / "out").read(range(30))[0] >= 30).all()
     with pytest.raises(UserError, match="has fewer than 11 rows for an example when its duplicates are excluded"):
-        compute_neighbors(same, encoder, database, Plan(11, duplicates=neighbors.SAME), tmp_path / "none")
+        neighbors_of(same, encoder, database, NeighborOptions(11, duplicates=SAME), tmp_path / "none")
 
 
 def test_too_many_broken_pictures_fail_unless_they_are_allowed(encoder, database, tmp_path):
     examples = write_more_pictures(tmp_path / "set", 20, seed=3, broken=(2, 3))
-    with pytest.raises(UserError, match=r"2 of the first 4 pictures of set cannot be read, allowed are 5.0% of 20"):
-        compute_neighbors(examples, encoder, database, Plan(2, duplicates=None), tmp_path / "out")
-    report = compute_neighbors(examples, encoder, database, Plan(2, duplicates=None), tmp_path / "out", max_skip=0.2)
+    with pytest.raises(UserError, match=r"2 of the first 4 images of set cannot be read, at most 5.0% of 20"):
+        neighbors_of(examples, encoder, database, NeighborOptions(2, duplicates=None), tmp_path / "out")
+    report = neighbors_of(
+        examples, encoder, database, NeighborOptions(2, duplicates=None), tmp_path / "out", max_skip=0.2
+    )
     assert report.resumed == 0 and len(report.skipped) == 2
 
 
 @pytest.mark.parametrize("k", [0, 301])
 def test_k_out_of_range_is_refused(examples, encoder, database, tmp_path, k):
     with pytest.raises(UserError, match=f"k {k} is out of range"):
-        compute_neighbors(examples, encoder, database, Plan(k, duplicates=None), tmp_path / "out")
+        neighbors_of(examples, encoder, database, NeighborOptions(k, duplicates=None), tmp_path / "out")
 
 
 def test_a_damaged_sidecar_is_refused(finished, tmp_path):
@@ -200,21 +212,21 @@ def test_a_damaged_sidecar_is_refused(finished, tmp_path):
     with pytest.raises(UserError, match="the SHA-256 of neighbors-"):
         NeighborSidecar.open(copy).verify()
     part.unlink()
-    with pytest.raises(UserError, match=r"damaged neighbours .* is missing"):
+    with pytest.raises(UserError, match=r"damaged neighbors .* is missing"):
         NeighborSidecar.open(copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "schema": 0}))
-    with pytest.raises(UserError, match="of another version"):
+    with pytest.raises(UserError, match="another schema than 2"):
         NeighborSidecar.open(copy)
-    with pytest.raises(UserError, match="holds no finished neighbours"):
+    with pytest.raises(UserError, match="has no finished neighbors"):
         NeighborSidecar.open(tmp_path / "nowhere")
 
 
 def test_several_processes_share_the_parts_and_the_last_one_finishes(finished, examples, encoder, database, tmp_path):
-    out, plan = tmp_path / "out", Plan(6, part_size=32, duplicates=None)
-    first = compute_neighbors(examples, encoder, database, plan, out, share=Share(1, 2))
+    out, plan = tmp_path / "out", NeighborOptions(6, part_size=32, duplicates=None)
+    first = neighbors_of(examples, encoder, database, plan, out, process=ProcessIndex(1, 2))
     assert first.missing == 2 and not out.exists()
-    second = compute_neighbors(examples, encoder, database, plan, out, share=Share(0, 2))
+    second = neighbors_of(examples, encoder, database, plan, out, process=ProcessIndex(0, 2))
     assert second.missing == 0 and second.resumed == 32 and second.skipped
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -227,9 +239,9 @@ def test_a_full_disk_is_one_line_and_loses_no_part(finished, examples, encoder, 
         write_records(path, records)
 
     write_records = neighbors.write_records
-    out, plan = tmp_path / "out", Plan(6, part_size=32, duplicates=None)
+    out, plan = tmp_path / "out", NeighborOptions(6, part_size=32, duplicates=None)
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device; make room there"):
         patch.setattr(neighbors, "write_records", full)
-        compute_neighbors(examples, encoder, database, plan, out)
-    assert compute_neighbors(examples, encoder, database, plan, out).resumed == 32
+        neighbors_of(examples, encoder, database, plan, out)
+    assert neighbors_of(examples, encoder, database, plan, out).resumed == 32
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())

@@ -3,13 +3,13 @@
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval.parts import Share, Workspace, difference, discard, working_folder
+from rdm_jax.retrieval.parts import ProcessIndex, Workspace, difference, discard, working_folder
 
 
 def test_shares_are_disjoint_and_cover_all_parts(tmp_path):
     work = Workspace.open(tmp_path / "out", {"a": 1}, 11)
     for count in (1, 2, 3, 11, 20):
-        pending = [work.pending(Share(index, count)) for index in range(count)]
+        pending = [work.pending(ProcessIndex(index, count)) for index in range(count)]
         assert sorted(number for numbers in pending for number in numbers) == list(range(11))
 
 
@@ -22,10 +22,10 @@ def test_a_part_counts_once_its_notes_are_there(tmp_path):
 
     with pytest.raises(RuntimeError):
         work.write(1, fails)
-    assert work.done() == [] and work.pending(Share()) == [0, 1, 2]
+    assert work.done() == [] and work.pending(ProcessIndex()) == [0, 1, 2]
     assert work.write(1, lambda folder: {"rows": 7}) == {"rows": 7}
     again = Workspace.open(tmp_path / "out", {}, 3)
-    assert again.done() == [1] and again.notes(1) == {"rows": 7} and again.pending(Share(0, 2)) == [0, 2]
+    assert again.done() == [1] and again.notes(1) == {"rows": 7} and again.pending(ProcessIndex(0, 2)) == [0, 2]
 
 
 def test_clearing_leaves_the_parts_alone(tmp_path):
@@ -40,22 +40,22 @@ def test_clearing_leaves_the_parts_alone(tmp_path):
 def test_a_share_is_held_by_one_and_a_killed_holder_lets_go(tmp_path):
     work = Workspace.open(tmp_path / "out", {}, 2)
     (work.folder / ".lock-0-of-1").write_text("")  # what a killed process leaves
-    with work.locked(Share()):
-        with pytest.raises(UserError, match="another process is writing to"), work.locked(Share()):
+    with work.locked(ProcessIndex()):
+        with pytest.raises(UserError, match="another process is writing to"), work.locked(ProcessIndex()):
             pass
-        with work.locked(Share(1, 2)):
+        with work.locked(ProcessIndex(1, 2)):
             pass
-    with work.locked(Share()):
+    with work.locked(ProcessIndex()):
         pass
 
 
 def test_a_folder_that_another_process_removed_is_not_worked_in(tmp_path):
     work = Workspace.open(tmp_path / "out", {}, 2)
     other = Workspace.open(tmp_path / "out", {}, 2)
-    with pytest.raises(UserError, match="bad input"), other.locked(Share(1, 2)):
+    with pytest.raises(UserError, match="bad input"), other.locked(ProcessIndex(1, 2)):
         raise UserError("bad input")
     work.folder.mkdir()
-    with pytest.raises(UserError, match="was removed by another process meanwhile"), work.locked(Share(0, 2)):
+    with pytest.raises(UserError, match="was removed by another process meanwhile"), work.locked(ProcessIndex(0, 2)):
         pass
 
 
@@ -77,11 +77,11 @@ def test_only_parts_of_the_same_plan_are_discarded(tmp_path):
 @pytest.mark.parametrize("text", ["", "1", "1/", "/2", "a/b", "-1/2", "1/2/3", "0.5/2"])
 def test_what_is_no_share_is_refused(text):
     with pytest.raises(UserError, match="is not I/N, as in 0/4"):
-        Share.parse(text)
+        ProcessIndex.parse(text)
 
 
 @pytest.mark.parametrize("text", ["2/2", "0/0"])
 def test_a_share_out_of_range_is_refused(text):
     with pytest.raises(UserError, match="is out of range"):
-        Share.parse(text)
-    assert Share.parse("2/8") == Share(2, 8)
+        ProcessIndex.parse(text)
+    assert ProcessIndex.parse("2/8") == ProcessIndex(2, 8)

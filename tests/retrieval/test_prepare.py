@@ -12,10 +12,10 @@ from PIL import Image
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.file_trees import FolderFiles
 from rdm_jax.data.sources import open_source
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
-from tests.retrieval.conftest import Listed, noise, picture_bytes
+from tests.retrieval.conftest import Listed, build, noise, picture_bytes
 
 # Patches.
 
@@ -70,8 +70,8 @@ def test_patches_of_a_picture_do_not_depend_on_what_is_cut_before():
 
 def test_patches_are_rows_with_their_boxes_and_the_manifest_tells_of_them(encoder, tmp_path):
     source, patches = Listed([picture_of(40, 30, seed) for seed in range(9)]), Patches(4, 8, 16, seed=3)
-    recipe = Recipe(patches=patches, dtype="float32", thumbnail_size=8, quality=100, part_size=4)
-    build_database(source, encoder, tmp_path / "db", recipe)
+    recipe = BuildOptions(patches=patches, dtype="float32", thumbnail_size=8, quality=100, part_size=4)
+    build(source, encoder, tmp_path / "db", recipe)
     database = Database.open(tmp_path / "db")
     cut = [one for i, picture in enumerate(source.pictures) for one in patches.cut(picture, i)]
     assert len(database) == 36
@@ -162,8 +162,8 @@ def odd(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_pictures_of_odd_kinds_are_taken_or_skipped_with_a_reason(odd, encoder, tmp_path):
-    recipe = Recipe(thumbnail_size=8, quality=100)
-    report = build_database(open_source(str(odd)), encoder, tmp_path / "db", recipe, max_skip=0.5)
+    recipe = BuildOptions(thumbnail_size=8, quality=100)
+    report = build(open_source(str(odd)), encoder, tmp_path / "db", recipe, max_skip=0.5)
     assert report.count == len(GOOD) and len(report.skipped) == len(BAD)
     for line, (name, (_, reason)) in zip(report.skipped, BAD.items(), strict=True):
         assert line.startswith(f"{name}: ") and re.search(reason, line) and "\n" not in line
@@ -176,17 +176,17 @@ def test_pictures_of_odd_kinds_are_taken_or_skipped_with_a_reason(odd, encoder, 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_patches_of_odd_pictures_are_cut_or_skipped(odd, encoder, tmp_path):
-    recipe = Recipe(patches=Patches(2, 8, 16))
-    report = build_database(open_source(str(odd)), encoder, tmp_path / "db", recipe, max_skip=0.5)
+    recipe = BuildOptions(patches=Patches(2, 8, 16))
+    report = build(open_source(str(odd)), encoder, tmp_path / "db", recipe, max_skip=0.5)
     assert report.count == 2 * len(GOOD) and len(report.skipped) == len(BAD)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_more_unreadable_pictures_than_allowed_fail(odd, encoder, tmp_path):
     with pytest.raises(
-        UserError, match=r"pictures of odd cannot be read, allowed are 30.0% of 14; the first: bomb.png"
+        UserError, match=r"images of odd cannot be read, at most 30.0% of 14 are allowed; the first: bomb.png"
     ):
-        build_database(open_source(str(odd)), encoder, tmp_path / "db", max_skip=0.3)
+        build(open_source(str(odd)), encoder, tmp_path / "db", max_skip=0.3)
     assert [path.name for path in tmp_path.iterdir()] == ["odd"]
 
 
@@ -212,7 +212,7 @@ def test_an_unreadable_file_is_skipped(tmp_path, encoder, monkeypatch):
         return read(self, path)
 
     monkeypatch.setattr(FolderFiles, "read", denied)
-    report = build_database(open_source(str(tmp_path)), encoder, tmp_path / "db", max_skip=0.5)
+    report = build(open_source(str(tmp_path)), encoder, tmp_path / "db", max_skip=0.5)
     assert report.skipped == ["b.png: cannot read: Permission denied"] and report.count == 2
 
 
@@ -220,7 +220,7 @@ def test_a_name_that_is_no_unicode_is_written_out(tmp_path, encoder):
     (tmp_path / "in").mkdir()
     with open(bytes(tmp_path / "in") + b"/\xff.png", "wb") as file:
         file.write(picture_bytes(noise(1)[0]))
-    build_database(open_source(str(tmp_path / "in")), encoder, tmp_path / "db")
+    build(open_source(str(tmp_path / "in")), encoder, tmp_path / "db")
     assert Database.open(tmp_path / "db").items([0])[0]["path"] == r"\udcff.png"
 
 

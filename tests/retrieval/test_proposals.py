@@ -8,8 +8,9 @@ from scipy import stats
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval import proposals
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.neighbors import NeighborOptions
 from rdm_jax.retrieval.sidecar import NeighborSidecar
+from tests.retrieval.conftest import neighbors_of
 from tests.retrieval.test_neighbors import write_more_pictures
 
 COUNTS = np.array([0, 7, 3, 7, 0, 1, 2, 0, 0, 0])
@@ -17,7 +18,7 @@ COUNTS = np.array([0, 7, 3, 7, 0, 1, 2, 0, 0, 0])
 
 def test_counts_are_those_of_the_records(tmp_path, encoder, database):
     examples = write_more_pictures(tmp_path / "set", 20, seed=5, broken=(11,))
-    compute_neighbors(examples, encoder, database, Plan(6, part_size=8), tmp_path / "out")
+    neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=8), tmp_path / "out")
     sidecar = NeighborSidecar.open(tmp_path / "out")
     counts = proposals.count_neighbors(sidecar, database)
     assert counts.shape == (len(database),)

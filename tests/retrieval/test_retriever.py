@@ -3,9 +3,10 @@ import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever, shares
+from tests.retrieval.conftest import build
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,7 @@ def halves(source, encoder, tmp_path_factory):
     root = tmp_path_factory.mktemp("halves")
     made = []
     for name in ("cats", "dogs"):
-        build_database(source, encoder, root / name, Recipe(selection=Selection(where=(("caption", name),))))
+        build(source, encoder, root / name, BuildOptions(selection=Selection(where=(("caption", name),))))
         made.append(Database.open(root / name))
     return made
 

@@ -10,10 +10,11 @@ from rdm_jax.core.images import resize_and_crop
 from rdm_jax.data.selection import Selection
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import shards
-from rdm_jax.retrieval.build import Recipe, build_database
+from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.rows import ShardedRows
 from rdm_jax.retrieval.shards import image_hash, item_id
+from tests.retrieval.conftest import build
 
 ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
 
@@ -93,9 +94,9 @@ def test_the_manifest_names_encoder_and_hashes(database, encoder, source):
 
 
 def test_a_build_is_a_function_of_its_inputs(source, encoder, database, tmp_path):
-    build_database(source, encoder, tmp_path / "again", name="another name")
+    build(source, encoder, tmp_path / "again", BuildOptions(name="another name"))
     assert Database.open(tmp_path / "again").digest == database.digest
-    build_database(source, encoder, tmp_path / "fewer", Recipe(limit=299))
+    build(source, encoder, tmp_path / "fewer", BuildOptions(limit=299))
     assert Database.open(tmp_path / "fewer").digest != database.digest
 
 
@@ -109,8 +110,8 @@ def test_rows_are_memory_mapped_and_nothing_else_is_read_on_opening(database):
 def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "GROUP_ROWS", 9)
     source = random_pictures(50)
-    recipe = Recipe(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
-    build_database(source, encoder, tmp_path / "db", recipe)
+    recipe = BuildOptions(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
+    build(source, encoder, tmp_path / "db", recipe)
     database = Database.open(tmp_path / "db")
     assert len(database.rows.shards) == 3 and isinstance(database.rows, ShardedRows)
     np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.pictures), rtol=1e-6)
@@ -121,7 +122,7 @@ def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monke
 def test_broken_pictures_are_skipped_and_reported(encoder, tmp_path):
     done = []
     source = random_pictures(40, broken=(3, 17))
-    report = build_database(source, encoder, tmp_path / "db", progress=lambda *counts: done.append(counts))
+    report = build(source, encoder, tmp_path / "db", progress=lambda *counts: done.append(counts))
     assert report.count == 38 and report.skipped == ["3.png: broken", "17.png: broken"]
     database = Database.open(tmp_path / "db")
     assert [item["path"] for item in database.items([2, 3, 4])] == ["2.png", "4.png", "5.png"]
@@ -132,27 +133,27 @@ def test_broken_pictures_are_skipped_and_reported(encoder, tmp_path):
 def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
     source = random_pictures(40, broken=(3, 17, 30))
     with pytest.raises(
-        UserError, match=r"3 of the first 31 pictures of listed .* 5.0% of 40; the first: 3.png: broken"
+        UserError, match=r"3 of the first 31 images of listed .* 5.0% of 40 are allowed; the first: 3.png: broken"
     ):
-        build_database(source, encoder, tmp_path / "db")
+        build(source, encoder, tmp_path / "db")
     assert list(tmp_path.iterdir()) == []
-    build_database(source, encoder, tmp_path / "db", max_skip=0.1)
+    build(source, encoder, tmp_path / "db", max_skip=0.1)
     with pytest.raises(UserError, match="cannot be read"):
-        build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
+        build(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
     with pytest.raises(UserError, match="no images of listed are left"):
-        build_database(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
+        build(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
 
 
 def test_limit_and_where_choose(encoder, tmp_path):
     odd = Selection(where=(("parity", "1"),))
-    report = build_database(random_pictures(20), encoder, tmp_path / "db", Recipe(limit=4, selection=odd))
+    report = build(random_pictures(20), encoder, tmp_path / "db", BuildOptions(limit=4, selection=odd))
     paths = [item["path"] for item in Database.open(tmp_path / "db").items(range(4))]
     assert report.count == 4 and paths == ["1.png", "3.png", "5.png", "7.png"]
-    for recipe in (Recipe(limit=0), Recipe(selection=Selection(where=(("parity", "2"),)))):
+    for recipe in (BuildOptions(limit=0), BuildOptions(selection=Selection(where=(("parity", "2"),)))):
         with pytest.raises(UserError, match="no images"):
-            build_database(random_pictures(20), encoder, tmp_path / "none", recipe)
+            build(random_pictures(20), encoder, tmp_path / "none", recipe)
     with pytest.raises(UserError, match="unknown dtype 'float61'; did you mean 'float16'"):
-        Recipe(dtype="float61")
+        BuildOptions(dtype="float61")
 
 
 def test_rows_that_overflow_are_refused(encoder, tmp_path):
@@ -161,16 +162,16 @@ def test_rows_that_overflow_are_refused(encoder, tmp_path):
             return super().encode_images(images) * np.float32(1e9)
 
     with pytest.raises(UserError, match=r"the embedding of 0.png is not finite in float16; use float32"):
-        build_database(random_pictures(3), Huge(), tmp_path / "db")
-    build_database(random_pictures(3), Huge(), tmp_path / "db", Recipe(dtype="float32"))
+        build(random_pictures(3), Huge(), tmp_path / "db")
+    build(random_pictures(3), Huge(), tmp_path / "db", BuildOptions(dtype="float32"))
 
 
 def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="exists already"):
-        build_database(random_pictures(3), encoder, tmp_path)
+        build(random_pictures(3), encoder, tmp_path)
     with pytest.raises(UserError, match="cannot write to"):
-        build_database(random_pictures(3), encoder, tmp_path / "file" / "db")
+        build(random_pictures(3), encoder, tmp_path / "file" / "db")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_damage_inside_files_is_found_when_read_or_verified(copy, database):
 
 
 def test_files_of_another_database_are_found_by_their_counts(copy, source, encoder, tmp_path):
-    build_database(source, encoder, tmp_path / "small", Recipe(limit=20))
+    build(source, encoder, tmp_path / "small", BuildOptions(limit=20))
     for name in ("items-00000-of-00001.parquet", "thumbnails-00000-of-00001.array_record"):
         (copy / name).write_bytes((tmp_path / "small" / name).read_bytes())
     with pytest.raises(UserError, match=r"items-00000-of-00001.parquet has 20 rows, and there are 300"):
@@ -275,5 +276,5 @@ def test_a_zip_builds_the_database_of_its_folder(pictures, database, encoder, tm
     import shutil
 
     archive = shutil.make_archive(str(tmp_path / "zoo"), "zip", pictures.parent, "zoo")
-    build_database(open_source(archive), encoder, tmp_path / "db")
+    build(open_source(archive), encoder, tmp_path / "db")
     assert Database.open(tmp_path / "db").digest == database.digest

@@ -7,18 +7,17 @@ import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval import scann_index
-from rdm_jax.retrieval.build import build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.tune import picture_queries, recall, text_queries, tune
-from tests.retrieval.conftest import Listed, noise, unit
+from tests.retrieval.conftest import Listed, build, noise, unit
 
 
 @pytest.fixture(scope="module")
 def large(encoder, tmp_path_factory):
     """Returns a database of 400 rows, each with a caption of its own."""
     out = tmp_path_factory.mktemp("large") / "db"
-    build_database(Listed(noise(400)), encoder, out)
+    build(Listed(noise(400)), encoder, out)
     return Database.open(out)
 
 

@@ -6,10 +6,10 @@ from PIL import Image
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.sources import open_source
-from rdm_jax.retrieval.build import build_database
+from rdm_jax.retrieval.build import BuildJob, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import Plan, compute_neighbors
+from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.training.config import load_config
 from rdm_jax.training.tasks import diffusion
 from tests.helpers import tiny
@@ -32,11 +32,10 @@ def make_diffusion_task(tmp_path_factory):
     model = tiny.bundle()
     model.save(root / "base", dtype="float32")
     encoder, source = ClipEncoder(Bundle.open(root / "base")), open_source(str(root / "images"))
-    build_database(source, encoder, root / "database")
+    build_database(BuildJob.of(source, encoder), root / "database")
     for name, within in (("within", "folder"), ("free", None)):
-        compute_neighbors(
-            source, encoder, Database.open(root / "database"), Plan(K, duplicates=None, within=within), root / name
-        )
+        options = NeighborOptions(K, duplicates=None, within=within)
+        compute_neighbors(NeighborJob(source, encoder, Database.open(root / "database"), options), root / name)
 
     def make(*overrides: str, neighbors: str = "within") -> diffusion.DiffusionTask:
         places = f"data.source={root / 'images'}", f"data.data_dir={root}", f"data.neighbors={root / neighbors}"

@@ -134,7 +134,7 @@ def test_rings_within_a_domain_and_between_domains() -> None:
     assert total.seconds({"data": 1, "fsdp": 1}, CHIP) == 0
     assert total.seconds({"data": 2, "fsdp": 2}, CHIP) == 2 * 3 / 4 * 64 / 8
     assert total.seconds({"data": 4, "fsdp": 2}, CHIP) == 2 * (3 / 4 * 64 / 8 + 1 / 2 * 16 / 2)
-    # Where fsdp fills the domain, neighbours along data are in other domains.
+    # Where fsdp fills the domain, neighbors along data are in other domains.
     across = Collective("", ("data",), 64, 2)
     assert across.seconds({"data": 2, "fsdp": 4}, CHIP) == 2 * 1 / 2 * 64 / 2
     assert across.seconds({"data": 2, "fsdp": 2}, CHIP) == 2 * 1 / 2 * 64 / 8

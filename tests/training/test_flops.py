@@ -18,7 +18,7 @@ def shape(*sizes, dtype=f32):
 
 
 def by_xla(function, *arguments) -> float:
-    """Returns what XLA counts in the function as it is given, before it optimises."""
+    """Returns what XLA counts in the function as it is given, before it optimizes."""
     return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
@@ -29,7 +29,7 @@ def test_a_product_has_two_operations_for_each_pair() -> None:
     assert got.flops == by_xla(lambda x, w: x @ w, shape(8, 32), shape(32, 16))
 
 
-def test_products_of_bfloat16_are_told_apart() -> None:
+def test_products_of_bfloat16_are_counted_separately() -> None:
     def product(x, w):
         return jnp.einsum("ab,bc->ac", x, w, preferred_element_type=f32)
 
@@ -79,7 +79,7 @@ def test_a_valid_convolution_in_closed_form() -> None:
 
 
 def test_padding_is_no_work() -> None:
-    # Of the 9 outputs of a 3x3 picture, the middle one meets 9 pixels, four meet 6 and four corners 4.
+    # Of the 9 outputs of a 3x3 image, the middle one meets 9 pixels, four meet 6 and four corners 4.
     got = count(lambda x, k: convolve(x, k, **CONVOLUTIONS["same"]), shape(1, 3, 3, 1), shape(3, 3, 1, 1))
     assert got.flops == 2 * (9 + 4 * 6 + 4 * 4)
 
@@ -99,7 +99,7 @@ def test_a_gradient_costs_twice_the_product() -> None:
     assert count(jax.grad(loss), shape(32, 16), shape(8, 32)).flops == 2 * (2 * 8 * 32 * 16)
 
 
-def test_rematerialisation_counts_what_is_computed_again() -> None:
+def test_rematerialization_counts_what_is_computed_again() -> None:
     def block(w, x):
         return jnp.tanh(jnp.tanh(x @ w) @ w)
 

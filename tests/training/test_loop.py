@@ -1,4 +1,4 @@
-"""Whole runs on a folder of a few pictures: resuming, refusing, stopping."""
+"""Whole runs on a folder of a few images: resuming, refusing, stopping."""
 
 import json
 import shutil
@@ -21,62 +21,62 @@ from tests.helpers import tiny, tiny_run
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return tiny_run.draw_pictures(tmp_path_factory.mktemp("loop") / "pictures")
+def images(tmp_path_factory) -> Path:
+    return tiny_run.write_images(tmp_path_factory.mktemp("loop") / "images")
 
 
-def config_for(pictures: Path, *overrides: str) -> ConfigDict:
-    settings = tiny_run.overrides(pictures, pictures.parent / "cache", {"optimizer.warmup": 1})
+def config_for(images: Path, *overrides: str) -> ConfigDict:
+    settings = tiny_run.overrides(images, images.parent / "cache", {"optimizer.warmup": 1})
     return load_config(tiny_run.CONFIG, [*settings, *overrides])
 
 
 def run(config: ConfigDict, workdir: Path, **options):
-    said = []
+    logged = []
     options = {"init_from": None, "progress": lambda *_: None, **options}
-    state = train(config, workdir, report=lambda step, steps, values: said.append((step, values)), **options)
-    return jax.device_get(state), said
+    state = train(config, workdir, report=lambda step, steps, values: logged.append((step, values)), **options)
+    return jax.device_get(state), logged
 
 
-def test_resuming_equals_going_straight_through_bit_for_bit(pictures: Path, tmp_path: Path) -> None:
-    straight, said = run(config_for(pictures, "steps=4", "optimizer.decay=constant"), tmp_path / "straight")
-    assert [step for step, _ in said] == [1, 2, 3, 4]
-    run(config_for(pictures, "steps=2", "optimizer.decay=constant"), tmp_path / "halves")
-    resumed, said = run(config_for(pictures, "steps=4", "optimizer.decay=constant"), tmp_path / "halves")
-    assert [step for step, _ in said] == [3, 4]
+def test_resuming_equals_going_straight_through_bit_for_bit(images: Path, tmp_path: Path) -> None:
+    straight, logged = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "straight")
+    assert [step for step, _ in logged] == [1, 2, 3, 4]
+    run(config_for(images, "steps=2", "optimizer.decay=constant"), tmp_path / "halves")
+    resumed, logged = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "halves")
+    assert [step for step, _ in logged] == [3, 4]
     chex.assert_trees_all_equal(straight, resumed)
     lines = [json.loads(line) for line in (tmp_path / "halves/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all("loss" in line for line in lines)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(pictures: Path, tmp_path: Path) -> None:
-    config = config_for(pictures, "steps=4", "optimizer.decay=constant")
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(images: Path, tmp_path: Path) -> None:
+    config = config_for(images, "steps=4", "optimizer.decay=constant")
     straight, _ = run(config, tmp_path / "run")
     newest = tmp_path / "run/checkpoints/4"
     for file in newest.rglob("*"):
         if file.is_file() and "ocdbt" not in file.name and file.stat().st_size > 0 and "state" in str(file):
             file.write_bytes(b"")
-    resumed, said = run(config, tmp_path / "run")
-    assert [step for step, _ in said] == [3, 4]
+    resumed, logged = run(config, tmp_path / "run")
+    assert [step for step, _ in logged] == [3, 4]
     chex.assert_trees_all_equal(straight.params, resumed.params)
 
 
-def test_a_workdir_belongs_to_one_config(pictures: Path, tmp_path: Path) -> None:
-    run(config_for(pictures, "steps=1"), tmp_path)
+def test_a_workdir_belongs_to_one_config(images: Path, tmp_path: Path) -> None:
+    run(config_for(images, "steps=1"), tmp_path)
     with pytest.raises(UserError, match=r"differs in batch_size"):
-        run(config_for(pictures, "steps=1", "batch_size=2"), tmp_path)
+        run(config_for(images, "steps=1", "batch_size=2"), tmp_path)
 
 
-def test_before_its_first_checkpoint_a_workdir_takes_another_config(pictures: Path, tmp_path: Path) -> None:
+def test_before_its_first_checkpoint_a_workdir_takes_another_config(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-such"):
-        run(config_for(pictures, "steps=1", "data.source=no-such"), tmp_path)
-    state, _ = run(config_for(pictures, "steps=1"), tmp_path)
+        run(config_for(images, "steps=1", "data.source=no-such"), tmp_path)
+    state, _ = run(config_for(images, "steps=1"), tmp_path)
     assert state.step == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
-    config = config_for(pictures, "steps=2", "optimizer.decay=constant")
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(images: Path, tmp_path: Path) -> None:
+    config = config_for(images, "steps=2", "optimizer.decay=constant")
     run(config, tmp_path)
-    bad = config_for(pictures, "steps=6", "optimizer.decay=constant", "checkpoint_every=100")
+    bad = config_for(images, "steps=6", "optimizer.decay=constant", "checkpoint_every=100")
     import rdm_jax.training.tasks.autoencoder as task
 
     original = task.psnr
@@ -89,8 +89,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(p
     assert (tmp_path / "checkpoints/2").is_dir()
 
 
-def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(pictures: Path, tmp_path: Path) -> None:
-    folder = tiny_run.draw_pictures(tmp_path / "images")
+def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(images: Path, tmp_path: Path) -> None:
+    folder = tiny_run.write_images(tmp_path / "images")
     state, _ = run(config_for(folder, "steps=3", f"data.data_dir={tmp_path / 'data'}"), tmp_path / "run")
     for gone in (folder, tmp_path / "data"):
         shutil.rmtree(gone)
@@ -101,18 +101,18 @@ def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(pictu
     bundle.save(tmp_path / "bundle", "float32")
     assert Bundle.open(tmp_path / "bundle").digest
     started, _ = run(
-        config_for(pictures, "steps=2", "optimizer.frozen=['.*']"),
+        config_for(images, "steps=2", "optimizer.frozen=['.*']"),
         tmp_path / "fine",
         init_from=str(tmp_path / "bundle"),
     )
     chex.assert_trees_all_equal(started.params, jax.device_get(state.ema))
 
 
-def test_a_bundle_of_another_shape_is_refused(pictures: Path, tmp_path: Path) -> None:
-    run(config_for(pictures, "steps=1"), tmp_path / "run")
+def test_a_bundle_of_another_shape_is_refused(images: Path, tmp_path: Path) -> None:
+    run(config_for(images, "steps=1"), tmp_path / "run")
     export_run(tmp_path / "run").save(tmp_path / "bundle")
     with pytest.raises(UserError, match=r"autoencoder differs in \d+ parameters"):
-        run(config_for(pictures, "steps=1", "model.ch=8"), tmp_path / "other", init_from=str(tmp_path / "bundle"))
+        run(config_for(images, "steps=1", "model.ch=8"), tmp_path / "other", init_from=str(tmp_path / "bundle"))
 
 
 def test_a_partial_start_takes_the_parameters_that_fit() -> None:

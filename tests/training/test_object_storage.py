@@ -52,8 +52,8 @@ def _wait_for(port):
 
 
 def rdm(environment, cache, *arguments):
-    told = {**environment, "RDM_CACHE": str(cache)}
-    done = subprocess.run([str(BIN / "rdm"), *arguments], env=told, capture_output=True, text=True, timeout=300)
+    variables = {**environment, "RDM_CACHE": str(cache)}
+    done = subprocess.run([str(BIN / "rdm"), *arguments], env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -68,17 +68,17 @@ def hashes(environment, cache, workdir):
     return [line for line in lines if line.startswith(("step ", "sha256"))]
 
 
-def test_a_run_on_gs_goes_on_on_another_machine_and_ends_as_a_local_one(bucket, tmp_path):
+def test_a_run_on_gs_resumes_on_another_machine_and_ends_as_a_local_one(bucket, tmp_path):
     from gcsfs.core import GCSFileSystem
 
-    pictures = tiny_run.draw_pictures(tmp_path / "pictures")
+    images = tiny_run.write_images(tmp_path / "images")
     system = GCSFileSystem(endpoint_url=bucket["STORAGE_EMULATOR_HOST"], token="anon")
-    system.put(f"{pictures}/", "bucket/pictures/", recursive=True)
+    system.put(f"{images}/", "bucket/images/", recursive=True)
 
-    train(bucket, tmp_path / "one", "gs://bucket/pictures", "gs://bucket/run", 2)
-    said = train(bucket, tmp_path / "two", "gs://bucket/pictures", "gs://bucket/run", 4)
-    assert "resumed at step 2" in said
-    train(bucket, tmp_path / "three", str(pictures), str(tmp_path / "local"), 4)
+    train(bucket, tmp_path / "one", "gs://bucket/images", "gs://bucket/run", 2)
+    output = train(bucket, tmp_path / "two", "gs://bucket/images", "gs://bucket/run", 4)
+    assert "resumed at step 2" in output
+    train(bucket, tmp_path / "three", str(images), str(tmp_path / "local"), 4)
     there, here = (hashes(bucket, tmp_path / "two", place) for place in ("gs://bucket/run", str(tmp_path / "local")))
     assert len(here) == 5 and there == here
     kept = {path.removeprefix("bucket/run/").split("/")[0] for path in system.find("bucket/run")}

@@ -10,7 +10,7 @@ from rdm_jax.core import mesh as meshes
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.schema import read
 from rdm_jax.training.schema import Optimizer
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.step import (
     accumulated,
     create_state,
@@ -28,9 +28,9 @@ def optimizer_config(**changes) -> ConfigDict:
     return ConfigDict(read(Optimizer, changes))
 
 
-def quadratic(params, held, batch, key, step):
+def quadratic(params, extras, batch, key, step):
     error = batch["x"] @ params["net"]["kernel"] - batch["y"]
-    return jnp.mean(error**2), ({"largest": jnp.max(jnp.abs(error))}, {"seen": held.stats["seen"] + len(error)})
+    return jnp.mean(error**2), ({"largest": jnp.max(jnp.abs(error))}, {"seen": extras.stats["seen"] + len(error)})
 
 
 def init(key):
@@ -73,8 +73,8 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
     state = begin(tx, mesh)
     params = jax.device_get(state.params)
     state, metrics = step_of(tx, mesh)(state, batch())
-    held = Held({"seen": 0}, {})
-    grad = jax.grad(lambda p: quadratic(p, held, batch(), None, None)[0])(params)["net"]["kernel"]
+    extras = Extras({"seen": 0}, {})
+    grad = jax.grad(lambda p: quadratic(p, extras, batch(), None, None)[0])(params)["net"]["kernel"]
     norm = np.linalg.norm(grad)
     np.testing.assert_allclose(float(metrics["grad_norm"]), norm, rtol=1e-5)
     clipped = np.asarray(grad) * min(1.0, 0.5 / norm)
@@ -98,12 +98,12 @@ def test_frozen_parameters_stay_to_the_bit() -> None:
 
 
 def test_held_parameters_have_no_gradient_and_the_others_have_theirs() -> None:
-    def loss(params, held, batch, key, step):
+    def loss(params, extras, batch, key, step):
         value = jnp.sum((batch["x"] @ params["net"]["kernel"]) ** 2) + jnp.sum(params["held"]["kernel"] ** 2)
-        return value, ({}, held.stats)
+        return value, ({}, extras.stats)
 
     params, arrays = init(jax.random.key(0))[0], jax.tree.map(jnp.asarray, batch())
-    rest = (Held({}, {}), arrays, jax.random.key(1), jnp.zeros((), jnp.int32))
+    rest = (Extras({}, {}), arrays, jax.random.key(1), jnp.zeros((), jnp.int32))
     whole, held = (jax.grad(f, has_aux=True)(params, *rest)[0] for f in (loss, hold_frozen(loss, ("held/.*",))))
     chex.assert_trees_all_equal(held["net"], whole["net"])
     assert np.all(whole["held"]["kernel"] == 2.0)
@@ -157,14 +157,14 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole_batch() -> None:
 
 
 def test_the_parts_of_a_batch_have_keys_of_their_own_and_hand_their_stats_on() -> None:
-    def loss(params, held, batch, key, step):
+    def loss(params, extras, batch, key, step):
         noise = jax.random.normal(key, (len(batch["x"]),))
-        return jnp.sum(params["w"] * noise), ({"noise": noise[0]}, held.stats * 2 + batch["x"][0, 0])
+        return jnp.sum(params["w"] * noise), ({"noise": noise[0]}, extras.stats * 2 + batch["x"][0, 0])
 
     given = {"x": jnp.arange(6.0)[:, None]}
-    key, held = jax.random.key(3), Held(jnp.zeros(()), {})
+    key, extras = jax.random.key(3), Extras(jnp.zeros(()), {})
     (value, (metrics, stats)), grads = accumulated(loss, 3)(
-        {"w": jnp.ones(())}, held, given, key, jnp.zeros((), jnp.int32)
+        {"w": jnp.ones(())}, extras, given, key, jnp.zeros((), jnp.int32)
     )
     noise = np.stack([jax.random.normal(jax.random.fold_in(key, i), (2,)) for i in range(3)])
     np.testing.assert_allclose(value, noise.sum(axis=1).mean(), rtol=1e-5)

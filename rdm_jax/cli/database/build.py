@@ -115,47 +115,39 @@ def run(args: argparse.Namespace) -> None:
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
-    from rdm_jax.retrieval.build import Recipe, build_database
+    from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.parts import Share
+    from rdm_jax.retrieval.jobs import Execution
+    from rdm_jax.retrieval.parts import ProcessIndex
     from rdm_jax.retrieval.prepare import Patches
 
     patches = None
     if args.patches is not None:
         patches = Patches(args.patches, args.patch_size, args.shorter_side, args.patch_seed)
-    recipe = Recipe(
+    options = BuildOptions(
         thumbnail_size=args.thumbnail_size,
         quality=args.quality,
         dtype=args.dtype,
         patches=patches,
         selection=selection(args),
         limit=args.limit,
-        licence=args.licence,
+        license=args.licence,
         part_size=args.part_size,
+        duplicates=args.duplicates,
+        name=args.name,
     )
     source = open_source(args.source, args.split, args.data_dir)
     note(f"{source.name}: {len(source)} images, captions from {source.captions}")
     encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
     if args.runner == "beam":
-        _with_beam(args, source, recipe)
+        _with_beam(args, source, options)
         return
     out = Path(args.out)
     earlier = Database.open(out).manifest if args.append and out.exists() else {}
     with Progress("embedding", unit="image") as progress:
-        report = build_database(
-            source,
-            encoder,
-            out,
-            recipe,
-            name=args.name,
-            append=args.append,
-            duplicates=args.duplicates,
-            max_skip=args.max_skip,
-            share=Share.parse(args.process),
-            workers=args.workers,
-            progress=progress,
-        )
+        execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
+        report = build_database(BuildJob.of(source, encoder, options), out, execution, append=args.append)
     if report.state == "parts missing":
         note(f"{out}: this process is done; the database is complete when the other processes have done theirs")
         return
@@ -170,21 +162,14 @@ def run(args: argparse.Namespace) -> None:
     update_index(out, earlier)
 
 
-def _with_beam(args: argparse.Namespace, source: Any, recipe: Any) -> None:
+def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
     from rdm_jax.cli.progress import shown_log
     from rdm_jax.core.errors import UserError
-    from rdm_jax.retrieval.beam import EncoderSpec, build_with_beam
+    from rdm_jax.retrieval.beam import BuildSpec, EncoderSpec, build_with_beam
 
     if args.append or args.duplicates is not None:
         raise UserError("a Beam pipeline builds a new database of all images; append or drop duplicates afterwards")
     with shown_log():
-        count = build_with_beam(
-            source,
-            EncoderSpec(args.encoder, args.batch_size),
-            args.out,
-            recipe,
-            name=args.name,
-            max_skip=args.max_skip,
-            options=args.beam_options.split(),
-        )
+        spec = BuildSpec(source, EncoderSpec(args.encoder, args.batch_size), options)
+        count = build_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=args.beam_options.split())
     note(f"{args.out}: {count} rows by encoder {args.encoder!r}")

@@ -8,19 +8,20 @@ import io
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import UInt8
 from PIL import Image
 
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.style_scenes.captions import random_caption
 from rdm_jax.data.style_scenes.scene import draw
 from rdm_jax.data.style_scenes.vocabulary import (
-    COLOURS,
+    COLORS,
     GROUNDS,
     HELD_OUT_PAIRS,
     KEPT_OUT,
@@ -67,16 +68,21 @@ def _balanced_scene(index: int) -> Scene:
     """Returns scene `index` of the balanced order: styles fastest, then subjects, then colours; the grounds cycle."""
     turn, style = divmod(index, len(STYLES))
     turn, subject = divmod(turn, len(SUBJECTS))
-    copy, colour = divmod(turn, len(COLOURS))
+    copy, colour = divmod(turn, len(COLORS))
     ground = (style + subject + colour + copy) % len(GROUNDS)
-    return Scene(SUBJECTS[subject], list(COLOURS)[colour], list(GROUNDS)[ground], STYLES[style])
+    return Scene(SUBJECTS[subject], list(COLORS)[colour], list(GROUNDS)[ground], STYLES[style])
 
 
 def _random_scene(split: str, rng: np.random.Generator) -> Scene:
     pairs = _TRAINING_PAIRS if split in TRAINING_SPLITS else _ALL_PAIRS
     subject, style = pairs[int(rng.integers(len(pairs)))]
-    colour, ground = list(COLOURS)[int(rng.integers(len(COLOURS)))], list(GROUNDS)[int(rng.integers(len(GROUNDS)))]
+    colour, ground = list(COLORS)[int(rng.integers(len(COLORS)))], list(GROUNDS)[int(rng.integers(len(GROUNDS)))]
     return Scene(subject, colour, ground, style)
+
+
+def image_of(labels: Mapping[str, str], rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
+    """Returns an image with given labels: subject, colour, ground and style."""
+    return draw(Scene(**labels), rng)
 
 
 def example(split: str, index: int, seed: int = 0) -> dict[str, Any]:
@@ -170,7 +176,7 @@ class StyleScenes(tfds.core.GeneratorBasedBuilder):
                     "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),
                     "caption": tfds.features.Text(),
                     "subject": tfds.features.ClassLabel(names=SUBJECTS),
-                    "colour": tfds.features.ClassLabel(names=list(COLOURS)),
+                    "colour": tfds.features.ClassLabel(names=list(COLORS)),
                     "ground": tfds.features.ClassLabel(names=list(GROUNDS)),
                     "style": tfds.features.ClassLabel(names=STYLES),
                     "id": tfds.features.Text(),

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from rdm_jax.core.errors import unknown
 from rdm_jax.data.style_scenes.layout import lay_out
 from rdm_jax.data.style_scenes.styles import STYLE_PAINTERS, UPRIGHT
-from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, SIZE, STYLES, SUBJECTS, Scene
+from rdm_jax.data.style_scenes.vocabulary import COLORS, GROUNDS, SIZE, STYLES, SUBJECTS, Scene
 
 __all__ = ["Scene", "draw", "sheet"]
 
@@ -23,7 +23,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]
     """
     for kind, name, allowed in (
         ("subject", scene.subject, SUBJECTS),
-        ("colour", scene.colour, COLOURS),
+        ("colour", scene.colour, COLORS),
         ("ground", scene.ground, GROUNDS),
         ("style", scene.style, STYLES),
     ):
@@ -38,7 +38,7 @@ def sheet(
     """Returns a contact sheet: a row for each style, a column for each subject, in random colours, 2 pixels apart."""
     step = SIZE + 2
     page = np.full((step * len(styles) + 2, step * len(subjects) + 2, 3), 96, np.uint8)
-    colours, grounds = list(COLOURS), list(GROUNDS)
+    colours, grounds = list(COLORS), list(GROUNDS)
     for row, style in enumerate(styles):
         for column, subject in enumerate(subjects):
             scene = Scene(subject, colours[rng.integers(len(colours))], grounds[rng.integers(len(grounds))], style)

@@ -22,7 +22,7 @@ SUBJECTS: tuple[str, ...] = (
     "rocket",
 )
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 34, 38),
     "orange": (242, 118, 12),
     "yellow": (248, 200, 8),
@@ -86,7 +86,7 @@ HELD_OUT_PAIRS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: names from `SUBJECTS`, `COLOURS`, `GROUNDS` and `STYLES`."""
+    """What a picture shows: names from `SUBJECTS`, `COLORS`, `GROUNDS` and `STYLES`."""
 
     subject: str
     colour: str

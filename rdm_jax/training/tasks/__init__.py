@@ -1,4 +1,4 @@
-"""What a run learns: each task supplies its parameters, its records, its loss, its evaluation and what it exports."""
+"""The training tasks: each has its parameters, its records, its loss, its evaluation and its exported model."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def make_task(
     Args:
       config: the run's configuration.
       workdir: the run's folder.
-      progress: called with (what, done, total) while caches are filled.
+      progress: called with (stage, done, total) while caches are filled.
       start: the bundle that a new run starts from.
 
     Raises:
-      UserError: there is no such task, or its data or the parts that it stands on are missing.
+      UserError: there is no such task, or its data or the parts of its base are missing.
     """
     return task_module(config.task).make(config, workdir, progress, start)
 
@@ -60,7 +60,7 @@ def make_task(
 def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeStruct]]:
     """Returns the task that `config.task` names and the shapes of its global batch, from the configuration alone.
 
-    Its data are one blank picture and its frozen parameters shapes: for counting, not for training.
+    Its data are one blank image, and its frozen parameters are shapes: it serves the dry run.
 
     Raises:
       UserError: there is no such task, or it needs more than its configuration.

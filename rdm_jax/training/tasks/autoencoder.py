@@ -1,10 +1,10 @@
-"""The first stage: a KL autoencoder, trained on absolute, squared and edge errors and a light pull to the prior.
+"""The first stage: a KL autoencoder, trained on absolute, squared and edge errors and a weak KL term.
 
-Structural similarity may join them (Wang et al. 2004; as a loss, https://arxiv.org/abs/1511.08861): of a texture that
-the latents know in part, the squared error keeps that part alone, pale; similarity is best at its full contrast.
+Structural similarity is optional (Wang et al. 2004; as a loss, https://arxiv.org/abs/1511.08861). Where the latents
+hold a texture in part, the squared error reconstructs it with low contrast; similarity favors the full contrast.
 
-As in latent diffusion (https://arxiv.org/abs/2112.10752, appendix G) a distance of features may join them, which keeps
-texture where it cannot be kept pixel by pixel. There they are VGG's (LPIPS); here those of a bundle's own CLIP.
+A distance of features is optional too, as in latent diffusion (https://arxiv.org/abs/2112.10752, appendix G): it keeps
+texture that pixel-wise errors lose. There the features are VGG's (LPIPS), here those of a bundle's CLIP.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rdm_jax.core import sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float, to_uint8
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.training.config import Config
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.perceptual import Perceptual, open_perceptual
 from rdm_jax.training.schema import Positive, Run, network
-from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Task, blank_picture, training_and_held_out
+from rdm_jax.training.state import Extras
+from rdm_jax.training.tasks.base import Task, blank_image, training_and_held_out
 
-EVAL_PICTURES = 512
+EVAL_IMAGES = 512
 EVAL_BATCH = 64
 SHOWN = 8
 
@@ -96,35 +96,35 @@ def check_crop(crop: int, size: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderTask(Task):
-    """Trains encoder and decoder, or the decoder alone where the optimizer's `frozen` holds the encoder."""
+    """Trains encoder and decoder, or the decoder alone if the optimizer's `frozen` names the encoder."""
 
     config: Config
-    pictures: Pictures
-    held_out: Pictures
+    images: ImageSet
+    held_out: ImageSet
     module: Any
     settings: dict[str, Any]
     features: Perceptual | None = None
 
     @property
     def size(self) -> int:
-        """The number of pictures."""
-        return len(self.pictures)
+        """The number of images."""
+        return len(self.images)
 
     @property
     def record(self) -> dict[str, str]:
-        """The hash of the pictures."""
-        return {"source": self.pictures.fingerprint}
+        """The hash of the images."""
+        return {"source": self.images.fingerprint}
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns a random crop [crop, crop, 3] uint8 of the picture, half of the time mirrored."""
+        """Returns a random crop [crop, crop, 3] uint8 of the image, mirrored with probability 1/2."""
         crop = self.config.crop
         top, left = generator.integers(0, self.config.data.size - crop + 1, 2)
-        image = np.asarray(self.pictures.images[row, top : top + crop, left : left + crop])
+        image = np.asarray(self.images.images[row, top : top + crop, left : left + crop])
         return {"image": np.ascontiguousarray(image[:, ::-1]) if generator.random() < 0.5 else image}
 
     @property
     def frozen(self) -> Any:
-        """The parameters of the network that features are of."""
+        """The parameters of the feature network."""
         return self.features.params if self.features else {}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
@@ -134,12 +134,12 @@ class AutoencoderTask(Task):
         }, {}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the weighted sum of the reconstruction's error, the KL divergence, the error at half the scale, what
         structural similarity lacks of one, and the features' distance.
 
-        At half the scale, averaged latents are to decode to the averaged picture. That keeps coarse content out of the
+        At half the scale, averaged latents are to decode to the averaged image. That keeps coarse content out of the
         latents' fine frequencies, and diffusion models learn such latents sooner (https://arxiv.org/abs/2502.09509).
         """
         config, variables = self.config.loss, {"params": params["autoencoder"]}
@@ -161,23 +161,26 @@ class AutoencoderTask(Task):
             metrics["similarity"] = jnp.mean(structural_similarity(output, image))
             loss += config.similarity_weight * (1.0 - metrics["similarity"])
         if self.features:
-            metrics["features"] = jnp.mean(self.features.distance(held.frozen, output, image))
+            metrics["features"] = jnp.mean(self.features.distance(extras.frozen, output, image))
             loss += config.feature_weight * metrics["features"]
-        return loss, (metrics, held.stats)
+        return loss, (metrics, extras.stats)
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """Yields held-out pictures, their reconstructions below them."""
+        """Yields held-out images, their reconstructions below them."""
         images = np.asarray(self.held_out.images[:SHOWN])
         if len(images):
-            back = to_uint8(
+            reconstructed = to_uint8(
                 np.asarray(_reconstructed(self.module, params["autoencoder"], jnp.asarray(to_float(images))))
             )
-            yield "reconstructions", sheets.grid(np.stack([images, back]), row_labels=["picture", "back"], zoom=1)
+            yield (
+                "reconstructions",
+                sheets.grid(np.stack([images, reconstructed]), row_labels=["image", "reconstruction"], zoom=1),
+            )
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the mean PSNR over held-out pictures, and that of each style where they have one."""
+        """Yields the mean PSNR over held-out images, and that of each style if they have styles."""
         size = min(EVAL_BATCH, len(self.held_out))
-        count = min(EVAL_PICTURES, len(self.held_out)) // size * size
+        count = min(EVAL_IMAGES, len(self.held_out)) // size * size
         values = []
         for start in range(0, count, size):
             image = jnp.asarray(to_float(self.held_out.images[start : start + size]))
@@ -205,14 +208,14 @@ def _reconstructed(module: Any, params: Any, x: Float[Array, "b h w 3"]) -> Floa
 def _noise(
     level_key: Key[Array, ""], noise_key: Key[Array, ""], z: Float[Array, "b h w c"], largest: float
 ) -> Float[Array, "b h w c"]:
-    # The diffusion model's latents are off, now less and now more: the decoder learns to bear it, and at no noise to
-    # repeat what it is given (noise-augmented decoding, https://arxiv.org/abs/2510.11690).
+    # The diffusion model's latents have errors of varying size: the decoder is trained to tolerate them, and to
+    # reconstruct latents without noise (noise-augmented decoding, https://arxiv.org/abs/2510.11690).
     level = largest * jax.random.uniform(level_key, (len(z), 1, 1, 1))
     return level * jax.lax.stop_gradient(jnp.std(z)) * jax.random.normal(noise_key, z.shape)
 
 
 def psnr(squared_error: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Returns the peak signal-to-noise ratio in dB of mean squared errors between pictures in [-1, 1]."""
+    """Returns the peak signal-to-noise ratio in dB of mean squared errors between images in [-1, 1]."""
     return 10.0 * jnp.log10(4.0 / jnp.maximum(squared_error, 1e-10))
 
 
@@ -223,7 +226,7 @@ def reconstruction_error(
 
     Args:
       output: [b, h, w, c] the reconstruction, about [-1, 1].
-      image: [b, h, w, c] the picture, in [-1, 1].
+      image: [b, h, w, c] the image, in [-1, 1].
       config: has `squared_weight` and `edge_weight`.
     """
     absolute = jnp.mean(jnp.abs(output - image))
@@ -236,12 +239,12 @@ def reconstruction_error(
 def structural_similarity(
     output: Float[Array, "b h w c"], image: Float[Array, "b h w c"], window: int = 7
 ) -> Float[Array, "b h2 w2 c"]:
-    """Returns the structural similarity of pictures in [-1, 1] in every whole window, in [-1, 1].
+    """Returns the structural similarity of images in [-1, 1] in every whole window, in [-1, 1].
 
     Wang et al. 2004, eq. 13, with K = (0.01, 0.03), flat square windows and the sample (co)variance.
 
     Args:
-      output: [b, h, w, c] one picture.
+      output: [b, h, w, c] one image.
       image: [b, h, w, c] the other.
       window: the side of the window; the result is [b, h - window + 1, w - window + 1, c].
     """
@@ -261,7 +264,7 @@ def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"]) -> Float[Array, ""]:
-    # Differences of neighbouring pixels: lines and dots, which carry the style, weigh more than flat areas.
+    # Differences of adjacent pixels: lines and dots, which carry the style, weigh more than flat areas.
     difference = output - image
     return jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
 
@@ -269,19 +272,19 @@ def _edge_error(output: Float[Array, "b h w c"], image: Float[Array, "b h w c"])
 def make(
     config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
 ) -> AutoencoderTask:
-    """Returns the task over the pictures that `config.data` names.
+    """Returns the task over the images that `config.data` names.
 
     Raises:
-      UserError: features are asked for and the bundle `config.base` has none for crops of this size.
+      UserError: the loss has features and the bundle `config.base` has none for crops of this size.
     """
-    wanted = ConfigDict({"kind": "clip", "bundle": config.base})
-    features = open_perceptual(wanted, config.crop) if config.loss.feature_weight else None
-    pictures, held_out = training_and_held_out(config.data, progress)
+    clip = ConfigDict({"kind": "clip", "bundle": config.base})
+    features = open_perceptual(clip, config.crop) if config.loss.feature_weight else None
+    images, held_out = training_and_held_out(config.data, progress)
     settings = config.model.to_dict()
-    return AutoencoderTask(config, pictures, held_out, build_autoencoder(settings), settings, features)
+    return AutoencoderTask(config, images, held_out, build_autoencoder(settings), settings, features)
 
 
 def abstract(config: Config) -> AutoencoderTask:
     """Returns the task from its configuration alone, without the perceptual distance."""
-    blank, settings = blank_picture(config.data.size), config.model.to_dict()
+    blank, settings = blank_image(config.data.size), config.model.to_dict()
     return AutoencoderTask(config, blank, blank, build_autoencoder(settings), settings)

@@ -24,7 +24,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, cached_array
+from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.models import AutoencoderVQ, build_transformer
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -32,7 +32,7 @@ from rdm_jax.training.conditioning import ImageConditions, batch_condition, open
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
 from rdm_jax.training.schema import network, sampling_options
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.conditioned import (
     ConditionedRun,
     ConditionedTask,
@@ -83,14 +83,14 @@ class AutoregressiveTask(ConditionedTask):
         return {"transformer": params, **self.conditions.init()}, {}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the mean cross-entropy of a code given those before it, in nats, and the same in bits."""
         dropout = {"deterministic": False, "rngs": {"dropout": key}} if self.module.dropout else {}
         condition = batch_condition(params, batch)
         logits = self.module.apply({"params": params["transformer"]}, batch["codes"], condition, **dropout)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["codes"]))
-        return loss, ({"bits_per_code": loss / math.log(2.0)}, held.stats)
+        return loss, ({"bits_per_code": loss / math.log(2.0)}, extras.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the cross-entropy of the held-out images' codes in nats and in bits."""
@@ -100,7 +100,7 @@ class AutoregressiveTask(ConditionedTask):
 
 
 def encode_codes(
-    bundle: Bundle, images: Pictures, folder: Path, progress: Callable[[int, int], None]
+    bundle: Bundle, images: ImageSet, folder: Path, progress: Callable[[int, int], None]
 ) -> Integer[np.ndarray, "n l"]:
     """Returns the codes of all images in row-major order, cached in `folder` by the hashes of both.
 
@@ -114,7 +114,7 @@ def encode_codes(
     return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress))
 
 
-def _encoded(bundle: Bundle, images: Pictures, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+def _encoded(bundle: Bundle, images: ImageSet, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
     """Yields the codes of one batch of images after another, in the smallest type that holds them."""
     module = bundle.autoencoder
     encode = jax.jit(lambda params, x: module.apply({"params": params}, x, method="codes"))

@@ -1,4 +1,4 @@
-"""Learns to name the attributes of pictures (subject, colour, style): the judge that evaluations ask."""
+"""A classifier of the attributes of images (subject, color, style), which evaluates models."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import optax
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import to_float
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models.classifier import Classifier, build_classifier
 from rdm_jax.training.config import Config
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Count, Positive, Probability, Run, network
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import Task, training_and_held_out
 
 IGNORED = -1
@@ -32,7 +32,7 @@ EVAL_BATCH = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What generated images may suffer from, and the classifier is trained to tolerate.
+    """Random changes of the training images, as generated images have them.
 
     Attributes:
       shift: the largest shift in pixels.
@@ -67,14 +67,13 @@ class Schema(Run):
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClassifierTask:
-    """Returns the task of `config`, its pictures read.
+    """Returns the task of `config`, its images read.
 
-    The classes of each attribute of `config.attributes` are the values that the training pictures have, sorted.
-    `config.unseen` says what cannot be seen: {attribute: {other attribute: values}} leaves the pictures with such a
-    value out of that attribute's loss and accuracy.
+    The classes of each attribute of `config.attributes` are the sorted values of the training images. `config.unseen`,
+    {attribute: {other attribute: values}}, excludes images with such a value from that attribute's loss and accuracy.
 
     Raises:
-      UserError: the pictures lack one of the attributes.
+      UserError: the images lack one of the attributes.
     """
     train, test = training_and_held_out(config.data, progress)
     classes = class_names(train.attributes, tuple(config.attributes))
@@ -90,15 +89,15 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
 
 
 def class_names(attributes: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, list[str]]:
-    """Returns {attribute: its values among the pictures, sorted}.
+    """Returns {attribute: its values among the images, sorted}.
 
     Raises:
-      UserError: a picture lacks one of the attributes.
+      UserError: an image lacks one of the attributes.
     """
     for name in names:
         if any(name not in labels for labels in attributes):
             known = ", ".join(attributes[0]) or "none"
-            raise UserError(f"the pictures have no attribute {name!r} (the first one has: {known}); change attributes")
+            raise UserError(f"the images have no attribute {name!r} (the first one has: {known}); change attributes")
     return {name: sorted({labels[name] for labels in attributes}) for name in names}
 
 
@@ -107,31 +106,31 @@ def labels(
     classes: Mapping[str, Sequence[str]],
     unseen: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> Int32[np.ndarray, "n a"]:
-    """Returns the class of each attribute of each picture, `IGNORED` where it is unknown or cannot be seen."""
+    """Returns the class of each attribute of each image, `IGNORED` where it is unknown or invisible."""
     columns = []
     for name, values in classes.items():
         index = {value: i for i, value in enumerate(values)}
         hidden = unseen.get(name, {})
-        seen = [not any(picture.get(other) in hidden[other] for other in hidden) for picture in attributes]
-        found = [index.get(picture[name], IGNORED) for picture in attributes]
-        columns.append([number if visible else IGNORED for number, visible in zip(found, seen, strict=True)])
+        visible = [not any(image.get(other) in hidden[other] for other in hidden) for image in attributes]
+        numbers = [index.get(image[name], IGNORED) for image in attributes]
+        columns.append([number if shown else IGNORED for number, shown in zip(numbers, visible, strict=True)])
     return np.array(columns, np.int32).T
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierTask(Task):
-    """Pictures with labels; see `rdm_jax.training.tasks.base.Task`."""
+    """Trains the classifier on images with labels."""
 
     config: Config
     classes: dict[str, list[str]]
-    train: Pictures
-    test: Pictures
+    train: ImageSet
+    test: ImageSet
     train_labels: Int32[np.ndarray, "n a"]
     test_labels: Int32[np.ndarray, "m a"]
 
     @property
     def size(self) -> int:
-        """The number of training pictures."""
+        """The number of training images."""
         return len(self.train)
 
     @property
@@ -146,33 +145,33 @@ class ClassifierTask(Task):
 
     @property
     def record(self) -> dict[str, str]:
-        """The hash of the pictures."""
+        """The hash of the images."""
         return {"source": self.train.fingerprint}
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns a picture, moved and mirrored at random, and its labels [a]."""
-        image = moved(np.asarray(self.train.images[row]), self.config.augment.shift, generator)
+        """Returns an image, shifted and mirrored at random, and its labels [a]."""
+        image = shifted(np.asarray(self.train.images[row]), self.config.augment.shift, generator)
         return {"image": image, "labels": self.train_labels[row]}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters, and no stats."""
+        """Returns initial parameters, and no stats."""
         size = self.config.data.size
         return {"classifier": self.module.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]}, {}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the sum over attributes of the mean cross entropy, and the accuracies."""
-        blemish_key, dropout_key = jax.random.split(key)
-        x = blemished(batch["image"].astype(jnp.float32) / 127.5 - 1.0, blemish_key, self.config.augment)
+        augment_key, dropout_key = jax.random.split(key)
+        x = augmented(batch["image"].astype(jnp.float32) / 127.5 - 1.0, augment_key, self.config.augment)
         logits = self.module.apply(
             {"params": params["classifier"]}, x, deterministic=False, rngs={"dropout": dropout_key}
         )
         loss, metrics = cross_entropy(logits, batch["labels"])
-        return loss, (metrics, held.stats)
+        return loss, (metrics, extras.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the accuracy of each attribute on the held-out pictures."""
+        """Yields the accuracy of each attribute on the held-out images."""
         named = name_attributes(self.module, params["classifier"], np.asarray(self.test.images[:]))
         for column, (name, found) in enumerate(named.items()):
             seen = self.test_labels[:, column] != IGNORED
@@ -195,21 +194,23 @@ def cross_entropy(
     """Returns the sum over attributes of the mean cross entropy, and the accuracies; `IGNORED` classes do not count.
 
     Args:
-      logits: {attribute: of each of its classes}.
-      classes: [b, a] the right ones, attributes in the same order.
+      logits: {attribute: [b, classes]}.
+      classes: [b, a] the labels, attributes in the same order.
     """
     losses, metrics = [], {}
-    for name, values, right in zip(logits, logits.values(), classes.T, strict=True):
-        seen = right != IGNORED
-        count = jnp.maximum(jnp.sum(seen), 1)
-        entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(right, 0))
-        losses.append(jnp.sum(entropy * seen) / count)
-        metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == right) & seen) / count
+    for name, values, label in zip(logits, logits.values(), classes.T, strict=True):
+        counted = label != IGNORED
+        count = jnp.maximum(jnp.sum(counted), 1)
+        entropy = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(label, 0))
+        losses.append(jnp.sum(entropy * counted) / count)
+        metrics[f"accuracy/{name}"] = jnp.sum((values.argmax(-1) == label) & counted) / count
     return jnp.sum(jnp.stack(losses)), metrics
 
 
-def moved(image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the picture moved by up to `shift` pixels on each axis, edges reflected; half of the time mirrored."""
+def shifted(
+    image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the image shifted by up to `shift` pixels on each axis, edges reflected; half are mirrored."""
     height, width, _ = image.shape
     down, right = generator.integers(0, 2 * shift + 1, 2)
     padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
@@ -217,13 +218,13 @@ def moved(image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Ge
     return np.ascontiguousarray(crop[:, ::-1] if generator.random() < 0.5 else crop)
 
 
-def blemished(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: Config) -> Float[Array, "b h w 3"]:
-    """Returns pictures with what drawn samples may suffer from: a little blur, another brightness, noise.
+def augmented(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: Config) -> Float[Array, "b h w 3"]:
+    """Returns images with random blur, brightness and noise, as generated images have them.
 
     Args:
       x: [b, h, w, 3] in [-1, 1].
-      key: of the draw.
-      config: the largest `blur` (share of a 3x3 mean in [0, 1]), `brightness` (added) and `noise` (standard deviation).
+      key: of the random numbers.
+      config: the largest `blur` (weight of a 3x3 mean, in [0, 1]), `brightness` (added), `noise` (standard deviation).
     """
     blur_key, brightness_key, level_key, noise_key = jax.random.split(key, 4)
     shape = (x.shape[0], 1, 1, 1)
@@ -237,15 +238,13 @@ def blemished(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: Config) -
     return jnp.clip(x + blur * (mean - x) + brightness + noise, -1.0, 1.0)
 
 
-def name_attributes(
-    module: Any, params: Any, pictures: UInt8[np.ndarray, "n h w 3"]
-) -> dict[str, Int[np.ndarray, " n"]]:
-    """Returns {attribute: most likely class of each picture [n]}."""
+def name_attributes(module: Any, params: Any, images: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Int[np.ndarray, " n"]]:
+    """Returns {attribute: most likely class of each image [n]}."""
     parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(pictures), EVAL_BATCH):
-        batch = np.asarray(pictures[start : start + EVAL_BATCH])
+    for start in range(0, len(images), EVAL_BATCH):
+        batch = np.asarray(images[start : start + EVAL_BATCH])
         padded = np.concatenate([batch, np.zeros((EVAL_BATCH - len(batch), *batch.shape[1:]), np.uint8)])
-        found = jax.device_get(_named(module, params, images.to_float(padded)))
+        found = jax.device_get(_named(module, params, to_float(padded)))
         parts.append({name: value[: len(batch)] for name, value in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name, _ in module.classes}
 

@@ -1,4 +1,4 @@
-"""CLIP on pictures and captions: the symmetric contrastive loss (https://arxiv.org/abs/2103.00020, section 2.3)."""
+"""CLIP on images and captions: the symmetric contrastive loss (https://arxiv.org/abs/2103.00020, section 2.3)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import within
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 from rdm_jax.models import IMAGE_TOWERS, build_clip
 from rdm_jax.models.clip import TextTransformer
 from rdm_jax.training.config import Config
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Count, Positive, Run, network
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import Task, training_and_held_out
 from rdm_jax.training.workdir import TOKENIZER
 
@@ -105,7 +105,7 @@ def contrastive_loss(
 ) -> Float[Array, ""]:
     """Returns the mean of image-to-text and text-to-image cross entropy, over unit vectors.
 
-    Pictures that share one caption are no negatives of each other: their other pairs are left out of both sums.
+    Images that share one caption are no negatives of each other: both sums exclude their other pairs.
 
     Args:
       image: [b, d] image embeddings, any length.
@@ -125,7 +125,7 @@ def contrastive_loss(
 
 
 def crop_and_flip(pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: int) -> Float[Array, "b h w 3"]:
-    """Returns each picture shifted by up to `shift` pixels, its edge repeated, and half of them mirrored."""
+    """Returns each image shifted by up to `shift` pixels, its edge repeated, and mirrored with probability 1/2."""
     b, h, w, c = pixels.shape
     offset_key, flip_key = jax.random.split(key)
     padded = jnp.pad(pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
@@ -136,20 +136,20 @@ def crop_and_flip(pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: i
     return jnp.where(flip, shifted[:, :, ::-1], shifted)
 
 
-def disjoint_shares(key: Key[Array, ""], batch: int, patches: int, views: int) -> list[Int[Array, "b m"]]:
-    """Returns for each view the patches that it keeps: equal random shares [batch, patches // views], none in two."""
+def disjoint_patches(key: Key[Array, ""], batch: int, patches: int, views: int) -> list[Int[Array, "b m"]]:
+    """Returns the patches of each view, random and disjoint: indices [batch, patches // views]."""
     order = jax.random.permutation(key, jnp.tile(jnp.arange(patches), (batch, 1)), axis=1, independent=True)
-    share = patches // views
-    return [order[:, i * share : (i + 1) * share] for i in range(views)]
+    count = patches // views
+    return [order[:, i * count : (i + 1) * count] for i in range(views)]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipTask(Task):
-    """Trains both towers from nothing on the pictures' captions."""
+    """Trains both towers on images and their captions."""
 
     config: Config
-    pictures: Pictures
-    held_out: Pictures
+    images: ImageSet
+    held_out: ImageSet
     tokenizer: PreTrainedTokenizerFast
     tokens: Int[np.ndarray, "n length"]
     held_out_tokens: Int[np.ndarray, "m length"]
@@ -158,20 +158,20 @@ class ClipTask(Task):
 
     @property
     def size(self) -> int:
-        """The number of pictures."""
-        return len(self.pictures)
+        """The number of images."""
+        return len(self.images)
 
     @property
     def record(self) -> dict[str, str]:
-        """The hash of the pictures."""
-        return {"source": self.pictures.fingerprint}
+        """The hash of the images."""
+        return {"source": self.images.fingerprint}
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns the picture [h, w, 3] uint8 and its caption's tokens."""
-        return {"image": np.asarray(self.pictures.images[row]), "tokens": self.tokens[row]}
+        """Returns the image [h, w, 3] uint8 and its caption's tokens."""
+        return {"image": np.asarray(self.images.images[row]), "tokens": self.tokens[row]}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters of both towers, and no stats; the inverse temperature at `config.initial_scale`."""
+        """Returns initial parameters of both towers, the inverse temperature at `config.initial_scale`; no stats."""
         size = self.settings["vision"]["image_size"]
         pixels, tokens = jnp.zeros((1, size, size, 3)), jnp.zeros((1, self.tokens.shape[1]), jnp.int32)
         params = self.module.init(key, pixels, tokens)["params"]
@@ -179,42 +179,42 @@ class ClipTask(Task):
         return {"clip": {**params, "logit_scale": scale}}, {}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        """Returns the contrastive loss and the share of pictures that find their own caption.
+        """Returns the contrastive loss and the fraction of images that retrieve their own caption.
 
-        With `config.views` = v > 1 every picture is seen as v disjoint random shares of its patches (FLIP,
-        https://arxiv.org/abs/2212.00794). Each share answers to the caption, and by `config.image_weight` the first
-        two to each other (SLIP, https://arxiv.org/abs/2112.12750): so the vector keeps what captions never name, as
-        an artist's hand, for any part of the picture shows that.
+        With `config.views` = v > 1, every image is encoded as v disjoint random sets of its patches (FLIP,
+        https://arxiv.org/abs/2212.00794). Each view is contrasted with the caption, and with weight
+        `config.image_weight` the first two with each other (SLIP, https://arxiv.org/abs/2112.12750). The vector then
+        keeps what captions do not name, as an artist's style, since every part of the image shows it.
         """
         crop_key, view_key = jax.random.split(key)
-        pixels = self._normalise(batch["image"].astype(jnp.float32) / 255.0)
+        pixels = self._normalize(batch["image"].astype(jnp.float32) / 255.0)
         views = self._views(params, crop_and_flip(pixels, crop_key, self.config.shift), view_key)
         text = self.module.apply({"params": params["clip"]}, batch["tokens"], method="encode_text")
         scale = jnp.minimum(jnp.exp(params["clip"]["logit_scale"]), jnp.exp(MAX_LOGIT_SCALE))
         loss = jnp.mean(jnp.stack([contrastive_loss(view, text, scale, batch["tokens"]) for view in views]))
         metrics = {"accuracy": _own_caption(views[0], text, batch["tokens"]), "scale": scale}
         if not self.config.image_weight:
-            return loss, (metrics, held.stats)
+            return loss, (metrics, extras.stats)
         between = contrastive_loss(views[0], views[1], scale, jnp.arange(len(text))[:, None])
-        return loss + self.config.image_weight * between, ({**metrics, "views": between}, held.stats)
+        return loss + self.config.image_weight * between, ({**metrics, "views": between}, extras.stats)
 
     def _views(self, params: Any, pixels: Float[Array, "b h w 3"], key: Key[Array, ""]) -> list[Float[Array, "b d"]]:
         encode = functools.partial(self.module.apply, {"params": params["clip"]}, method="encode_image")
         if self.config.views == 1:
             return [encode(pixels)]
-        kept = disjoint_shares(key, len(pixels), self.module.vision.patches, self.config.views)
+        kept = disjoint_patches(key, len(pixels), self.module.vision.patches, self.config.views)
         together = encode(jnp.concatenate([pixels] * len(kept)), jnp.concatenate(kept))
         return jnp.split(together, len(kept))
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields how often held-out pictures find their caption among 256, and how often neighbours share a label."""
+        """Yields how often held-out images retrieve their caption among 256, and how often neighbors share a label."""
         vectors, accuracies = [], []
         size = min(EVAL_BATCH, len(self.held_out))
         for start in range(0, len(self.held_out) - size + 1, size):
             rows = slice(start, start + size)
-            pixels = self._normalise(jnp.asarray(self.held_out.images[rows], jnp.float32) / 255.0)
+            pixels = self._normalize(jnp.asarray(self.held_out.images[rows], jnp.float32) / 255.0)
             tokens = jnp.asarray(self.held_out_tokens[rows])
             image, text = _both_towers(self.module, params["clip"], pixels, tokens)
             accuracies.append(float(_own_caption(image, text, tokens)))
@@ -222,7 +222,7 @@ class ClipTask(Task):
         if not vectors:
             return
         yield "accuracy", float(np.mean(accuracies))
-        yield from neighbour_agreement(np.concatenate(vectors), self.held_out.attributes)
+        yield from neighbor_agreement(np.concatenate(vectors), self.held_out.attributes)
         yield from linear_probe(np.concatenate(vectors), self.held_out.attributes)
 
     @property
@@ -234,7 +234,7 @@ class ClipTask(Task):
         """Returns the model with averaged parameters."""
         return self.model.bundle(params, tokenizer=self.tokenizer)
 
-    def _normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def _normalize(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         mean, std = (jnp.asarray(self.settings[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
         return (pixels - mean) / std
 
@@ -249,23 +249,23 @@ def _own_caption(image: Array, text: Array, tokens: Array) -> Array:
     return jnp.mean(jnp.all(tokens[best] == tokens, axis=-1).astype(jnp.float32))
 
 
-def neighbour_agreement(
+def neighbor_agreement(
     vectors: Float[np.ndarray, "n d"], attributes: list[dict[str, str]], k: int = 4
 ) -> Iterator[tuple[str, float]]:
-    """Yields, for each label, how often a picture's k nearest other pictures carry the same one."""
+    """Yields, for each label, how often the k nearest other images have the same one."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = unit @ unit.T
     np.fill_diagonal(scores, -np.inf)
     nearest = np.argsort(-scores, axis=1)[:, :k]
     for label in sorted(attributes[0]):
         values = np.asarray([str(attribute.get(label)) for attribute in attributes[: len(vectors)]])
-        yield f"neighbour_{label}", float(np.mean(values[nearest] == values[:, None]))
+        yield f"neighbor_{label}", float(np.mean(values[nearest] == values[:, None]))
 
 
 def linear_probe(
     vectors: Float[np.ndarray, "n d"], attributes: list[dict[str, str]], ridge: float = 1e-3
 ) -> Iterator[tuple[str, float]]:
-    """Yields, for each label, how often ridge regression from one half of the vectors finds it in the other half."""
+    """Yields, for each label, the accuracy of ridge regression from one half of the vectors on the other half."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     inputs = np.pad(unit - unit.mean(axis=0), ((0, 0), (0, 1)), constant_values=1.0)
     seen, unseen = inputs[::2], inputs[1::2]
@@ -280,12 +280,12 @@ def linear_probe(
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClipTask:
     """Returns the task; where the workdir has no tokenizer, takes that of `start` or trains one on the captions."""
-    pictures, held_out = training_and_held_out(config.data, progress)
+    images, held_out = training_and_held_out(config.data, progress)
     file = workdir / TOKENIZER
     if not file.exists() and start and start.tokenizer:
         start.tokenizer.backend_tokenizer.save(str(file))
     elif not file.exists():
-        train_tokenizer(pictures.captions, config.tokenizer.vocab_size, file)
+        train_tokenizer(images.captions, config.tokenizer.vocab_size, file)
     tokenizer = load_tokenizer(file)
     length = config.model.text.context_length
     model = config.model.to_dict()
@@ -293,10 +293,10 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     settings = {**model, "mean": list(config.mean), "std": list(config.std)}
     return ClipTask(
         config,
-        pictures,
+        images,
         held_out,
         tokenizer,
-        tokenize(tokenizer, pictures.captions, length),
+        tokenize(tokenizer, images.captions, length),
         tokenize(tokenizer, held_out.captions, length),
         build_clip(model),
         settings,

@@ -19,7 +19,7 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import abstract_params, build_autoencoder
 from rdm_jax.training.conditioning import Conditioning, ImageConditions, conditioning_section
 from rdm_jax.training.config import Config, load_architecture
@@ -27,8 +27,8 @@ from rdm_jax.training.figures import Figures
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.neighbors import NeighborData
 from rdm_jax.training.schema import Run
-from rdm_jax.training.state import Held
-from rdm_jax.training.tasks.base import Task, blank_picture, training_pictures
+from rdm_jax.training.state import Extras
+from rdm_jax.training.tasks.base import Task, blank_image, training_images
 
 EVAL_BATCHES = 8
 SHOWN, SHOWN_NEIGHBORS = 8, 2
@@ -87,7 +87,7 @@ class ConditionedTask(Task):
         """Returns what the network learns to generate of one image, or the image, by names in `inputs`."""
 
     @property
-    def images(self) -> Pictures:
+    def images(self) -> ImageSet:
         """The training images, held-out ones among them."""
         return self.conditions.images
 
@@ -128,13 +128,13 @@ class ConditionedTask(Task):
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the loss on the held-out images, with the same random numbers in every evaluation."""
         generator = np.random.default_rng(0)
-        held, losses = Held({}, jax.device_put(self.frozen)), []
+        extras, losses = Extras({}, jax.device_put(self.frozen)), []
         size = self.config.batch_size
         count = min(EVAL_BATCHES, len(self.held_out) // size)
         for i in range(count):
             records = [self._read(int(row), generator) for row in self.held_out[i::count][:size]]
             batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
-            losses.append(float(self._evaluated(params, held, batch, jax.random.key(i))))
+            losses.append(float(self._evaluated(params, extras, batch, jax.random.key(i))))
         if losses:
             yield "loss", float(np.mean(losses))
 
@@ -142,7 +142,7 @@ class ConditionedTask(Task):
     def _evaluated(self) -> Callable[..., Array]:
         task = dataclasses.replace(self, module=self.module.clone(dropout=0.0))
         zero = jnp.zeros((), jnp.int32)
-        return jax.jit(lambda params, held, batch, key: task.loss(params, held, batch, key, zero)[0])
+        return jax.jit(lambda params, extras, batch, key: task.loss(params, extras, batch, key, zero)[0])
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields held-out images, their nearest neighbors, and what is generated under the model's own condition."""
@@ -187,7 +187,7 @@ class ConditionedTask(Task):
         return self.model.bundle(params, self.base)
 
 
-def open_base(config: Config, progress: StageProgressCallback) -> tuple[Bundle, Pictures]:
+def open_base(config: Config, progress: StageProgressCallback) -> tuple[Bundle, ImageSet]:
     """Returns the base bundle and the training images of a run.
 
     Raises:
@@ -195,7 +195,7 @@ def open_base(config: Config, progress: StageProgressCallback) -> tuple[Bundle, 
     """
     base = Bundle.open(config.base)
     base.require("clip", "autoencoder")
-    images = training_pictures(config.data, config.data.split, progress)
+    images = training_images(config.data, config.data.split, progress)
     if config.data.held_out_rows >= len(images):
         raise UserError(
             f"data.held_out_rows={config.data.held_out_rows} leaves none of {len(images)} images to train on; "
@@ -213,7 +213,7 @@ def abstract_base(config: Config) -> tuple[Bundle, ImageConditions]:
     settings = dict(parts["autoencoder"])
     frozen = trees.unflatten(abstract_params(build_autoencoder(settings)))
     base = Bundle({"name": config.name, "autoencoder": settings}, {"autoencoder": frozen})
-    images = blank_picture(config.data.size)
+    images = blank_image(config.data.size)
     return base, ImageConditions(config.conditioning, images, int(parts["clip"]["embed_dim"]), None, None)
 
 

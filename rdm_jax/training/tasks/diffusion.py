@@ -41,7 +41,7 @@ from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, Scaling, open_latents
 from rdm_jax.training.neighbors import NeighborData
 from rdm_jax.training.schema import Positive, network, sampling_options
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.conditioned import (
     ConditionedRun,
     ConditionedTask,
@@ -141,12 +141,12 @@ class DiffusionTask(ConditionedTask):
         return {"denoiser": params, **self.conditions.init()}, {}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the weighted squared error of the prediction at random times, and its mean within bands of time."""
         config = self.config.diffusion
         posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
-        x0 = self.latents.x0(held.frozen, batch, posterior_key)
+        x0 = self.latents.x0(extras.frozen, batch, posterior_key)
         t = sample_timesteps(time_key, len(x0), len(self.schedule), self.config.time_density)
 
         def apply(x: Array, t: Array, condition: Condition) -> Array:
@@ -158,7 +158,7 @@ class DiffusionTask(ConditionedTask):
         losses = diffusion_loss(apply, x0, condition, t, noise, self.schedule, config.prediction)
         weights = time_weights(self.config.time_weight, self.schedule, t, config.prediction)
         bands = by_bands(losses, t, len(self.schedule), BANDS)
-        return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, held.stats)
+        return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, extras.stats)
 
     def sections(self) -> dict[str, Any]:
         """Returns the sections of the model's configuration that only diffusion models have."""

@@ -1,8 +1,8 @@
 """The first stages of latent diffusion, KL and VQ, as their authors trained them.
 
-An absolute and a perceptual error, and a patch discriminator that joins after a while with a weight that keeps both
-pulls equal (https://arxiv.org/abs/2012.09841, eq. 6 and 7; https://arxiv.org/abs/2112.10752, appendix G). Decoder and
-discriminator learn at every step, each from its own side of the same pictures.
+An absolute and a perceptual error, and a patch discriminator, which starts later and with an adaptive weight that
+keeps both gradients equal (https://arxiv.org/abs/2012.09841, eq. 6 and 7; https://arxiv.org/abs/2112.10752, appendix
+G). Every step trains decoder and discriminator on the same images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import one_of
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import AUTOENCODERS, build_autoencoder
 from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.models.discriminator import PatchDiscriminator
@@ -29,9 +29,9 @@ from rdm_jax.training import adversarial
 from rdm_jax.training.config import Config
 from rdm_jax.training.perceptual import KINDS, Perceptual, open_perceptual
 from rdm_jax.training.schema import Count, Positive, Run, network
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.autoencoder import AutoencoderTask, check_crop
-from rdm_jax.training.tasks.base import blank_picture, training_and_held_out
+from rdm_jax.training.tasks.base import blank_image, training_and_held_out
 
 LAST_KERNEL = "decoder/conv_out/kernel"
 
@@ -114,47 +114,47 @@ class FirstStageTask(AutoencoderTask):
     discriminator: PatchDiscriminator | None = None
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters of both networks, and the discriminator's running means."""
+        """Returns initial parameters of both networks, and the discriminator's running means."""
         own, other = jax.random.split(key)
         params, _ = super().init(own)
         if self.discriminator is None:
             return params, {}
-        judge = self.discriminator.init(other, jnp.zeros((1, self.config.crop, self.config.crop, 3)))
-        return {**params, "discriminator": judge["params"]}, judge["batch_stats"]
+        variables = self.discriminator.init(other, jnp.zeros((1, self.config.crop, self.config.crop, 3)))
+        return {**params, "discriminator": variables["params"]}, variables["batch_stats"]
 
     def averaged(self, params: Any) -> Any:
-        """Returns the autoencoder: nobody needs the discriminator afterwards."""
+        """Returns the autoencoder alone: the discriminator is not exported."""
         return {"autoencoder": params["autoencoder"]}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        """Returns the autoencoder's loss plus the discriminator's, neither of which moves the other's parameters."""
+        """Returns the autoencoder's loss plus the discriminator's, neither of which trains the other's parameters."""
         config = self.config.loss
         image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
         z, regularizer, metrics = self._latents(params["autoencoder"], image, key)
         output = self._decode(params["autoencoder"], z)
-        error, parts = self._error(held.frozen, output, image)
+        error, parts = self._error(extras.frozen, output, image)
         loss = error + regularizer
         metrics |= {**parts, "nll": error}
         if self.discriminator is None:
-            return loss, (metrics, held.stats)
+            return loss, (metrics, extras.stats)
 
-        judge = jax.lax.stop_gradient(params["discriminator"])
-        weight = self._adversarial_weight(params["autoencoder"], judge, held, z, image)
+        fixed = jax.lax.stop_gradient(params["discriminator"])
+        weight = self._adversarial_weight(params["autoencoder"], fixed, extras, z, image)
         active = adversarial.delayed(step, config.adversarial.start)
-        fooling = adversarial.generator_loss(self._judge(judge, held.stats, output)[0])
-        loss += active * config.adversarial.weight * weight * fooling
+        generator_loss = adversarial.generator_loss(self._discriminate(fixed, extras.stats, output)[0])
+        loss += active * config.adversarial.weight * weight * generator_loss
 
-        real, stats = self._judge(params["discriminator"], held.stats, image)
-        fake, stats = self._judge(params["discriminator"], stats, jax.lax.stop_gradient(output))
-        judging = adversarial.hinge_loss(real, fake)
-        metrics |= {"generator": fooling, "adaptive_weight": weight, "discriminator": judging}
+        real, stats = self._discriminate(params["discriminator"], extras.stats, image)
+        fake, stats = self._discriminate(params["discriminator"], stats, jax.lax.stop_gradient(output))
+        discriminator_loss = adversarial.hinge_loss(real, fake)
+        metrics |= {"generator": generator_loss, "adaptive_weight": weight, "discriminator": discriminator_loss}
         metrics |= {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
-        return loss + active * judging, (metrics, stats)
+        return loss + active * discriminator_loss, (metrics, stats)
 
     def _latents(self, params: Any, image: Array, key: Key[Array, ""]) -> tuple[Array, Array, dict[str, Array]]:
-        """Returns what is decoded, the weighted loss that keeps latents in order, and what to log of it."""
+        """Returns the latents to decode, their weighted regularizer, and its metrics."""
         encoded = self.module.apply({"params": params}, image, method="encode")
         if isinstance(self.module, AutoencoderKL):
             kl = jnp.mean(kl_divergence(encoded))
@@ -174,7 +174,7 @@ class FirstStageTask(AutoencoderTask):
         return decode() if isinstance(self.module, AutoencoderKL) else decode(quantize=False)
 
     def _error(self, frozen: Any, output: Array, image: Array) -> tuple[Array, dict[str, Array]]:
-        """Returns the negative log-likelihood: summed over a picture's pixels for KL, their mean for VQ."""
+        """Returns the negative log-likelihood: summed over an image's pixels for KL, their mean for VQ."""
         config = self.config.loss
         error = jnp.abs(output - image)
         parts = {"absolute": jnp.mean(error)}
@@ -186,20 +186,22 @@ class FirstStageTask(AutoencoderTask):
             return adversarial.negative_log_likelihood(error, 0.0), parts
         return jnp.mean(error), parts
 
-    def _adversarial_weight(self, params: Any, judge: Any, held: Held, z: Array, image: Array) -> Array:
+    def _adversarial_weight(self, params: Any, discriminator: Any, extras: Extras, z: Array, image: Array) -> Array:
         flat = trees.flatten(jax.lax.stop_gradient(params))
-        fixed = jax.lax.stop_gradient(z)
+        latents = jax.lax.stop_gradient(z)
 
         def decode(kernel: Array) -> Array:
-            return self._decode(trees.unflatten({**flat, LAST_KERNEL: kernel}), fixed)
+            return self._decode(trees.unflatten({**flat, LAST_KERNEL: kernel}), latents)
 
         return adversarial.adaptive_weight(
-            lambda kernel: self._error(held.frozen, decode(kernel), image)[0],
-            lambda kernel: adversarial.generator_loss(self._judge(judge, held.stats, decode(kernel))[0]),
+            lambda kernel: self._error(extras.frozen, decode(kernel), image)[0],
+            lambda kernel: adversarial.generator_loss(
+                self._discriminate(discriminator, extras.stats, decode(kernel))[0]
+            ),
             flat[LAST_KERNEL],
         )
 
-    def _judge(self, params: Any, stats: Any, image: Array) -> tuple[Array, Any]:
+    def _discriminate(self, params: Any, stats: Any, image: Array) -> tuple[Array, Any]:
         assert self.discriminator is not None
         variables = {"params": params, "batch_stats": stats}
         logits, changed = self.discriminator.apply(variables, image, train=True, mutable=["batch_stats"])
@@ -223,7 +225,7 @@ def entropy_loss(distances: Float[Array, "n k"], temperature: float = 0.01) -> F
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> FirstStageTask:
-    """Returns the task over the pictures that `config.data` names.
+    """Returns the task over the images that `config.data` names.
 
     Raises:
       UserError: the weights of the perceptual distance are missing.
@@ -236,11 +238,11 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
 
 def abstract(config: Config) -> FirstStageTask:
     """Returns the task from its configuration alone, without the perceptual distance."""
-    blank = blank_picture(config.data.size)
+    blank = blank_image(config.data.size)
     return _task(config, blank, blank, None)
 
 
-def _task(config: Config, pictures: Pictures, held_out: Pictures, perceptual: Perceptual | None) -> FirstStageTask:
+def _task(config: Config, images: ImageSet, held_out: ImageSet, perceptual: Perceptual | None) -> FirstStageTask:
     settings, adversarial = config.model.to_dict(), config.loss.adversarial
     discriminator = PatchDiscriminator(num_layers=adversarial.layers) if adversarial.weight else None
-    return FirstStageTask(config, pictures, held_out, build_autoencoder(settings), settings, perceptual, discriminator)
+    return FirstStageTask(config, images, held_out, build_autoencoder(settings), settings, perceptual, discriminator)

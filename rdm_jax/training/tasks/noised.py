@@ -1,4 +1,4 @@
-"""What the tasks of networks that read noisy latents share: a finished model, whose latents and schedule they see."""
+"""What the tasks of networks on noisy latents share: a finished model, with its latents and its schedule."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Schema(Run):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisedTask(Task):
-    """A network on the noisy latents of a finished model, which becomes another part of it.
+    """Trains a network on the noisy latents of a finished model, which becomes another part of it.
 
     Attributes:
       part: the name of that part.
@@ -70,30 +70,31 @@ class NoisedTask(Task):
 
     @property
     def size(self) -> int:
-        """The number of pictures."""
-        return len(self.latents.pictures)
+        """The number of images."""
+        return len(self.latents.images)
 
     @property
     def record(self) -> dict[str, str]:
-        """Hashes of the pictures and of the model."""
-        return {"source": self.latents.pictures.fingerprint, "base": self.base.digest}
+        """Hashes of the images and of the model."""
+        return {"source": self.latents.images.fingerprint, "base": self.base.digest}
 
     @property
     def frozen(self) -> Any:
-        """The autoencoder's parameters, where pictures are encoded in every step."""
+        """The autoencoder's parameters, where images are encoded in every step."""
         return self.latents.frozen
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns fresh parameters, and no stats."""
+        """Returns initial parameters, and no stats."""
         x = jnp.zeros((1, *self.latents.shape))
         return {self.part: self.module.init(key, x, jnp.zeros((1,)))["params"]}, {}
 
     def held_out_batches(self) -> Iterator[tuple[slice, Record]]:
-        """Yields the whole batches of held-out latents: their rows, and their pictures or moments."""
-        generator, size = np.random.default_rng(0), min(EVAL_BATCH, len(self.held_out.pictures))
-        for start in range(0, len(self.held_out.pictures) // size * size, size):
+        """Yields the full batches of held-out latents: their rows, and their images or moments."""
+        generator, size = np.random.default_rng(0), min(EVAL_BATCH, len(self.held_out.images))
+        for start in range(0, len(self.held_out.images) // size * size, size):
             records = [self.held_out.read(row, generator) for row in range(start, start + size)]
-            yield slice(start, start + size), {name: np.stack([one[name] for one in records]) for name in records[0]}
+            batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+            yield slice(start, start + size), batch
 
     @property
     def model(self) -> ModelRecord:
@@ -110,7 +111,7 @@ class NoisedTask(Task):
 def noised_latents(
     latents: Latents, schedule: Schedule, frozen: Any, batch: dict[str, Array], key: Key[Array, ""]
 ) -> tuple[Float[Array, "b h w c"], Int[Array, " b"]]:
-    """Returns x_t and t of a batch: each time of the schedule is as likely."""
+    """Returns x_t and t of a batch, t uniform over the schedule."""
     posterior_key, noise_key, time_key = jax.random.split(key, 3)
     x0 = latents.x0(frozen, batch, posterior_key)
     t = sample_timesteps(time_key, len(x0), len(schedule))
@@ -120,16 +121,16 @@ def noised_latents(
 
 
 def open_model(config: Config, progress: StageProgressCallback) -> dict[str, Any]:
-    """Returns what every such task has from `config`: its model, the latents to train and to evaluate on, the schedule.
+    """Returns the fields that all such tasks share: the model, the latents to train and to evaluate on, the schedule.
 
     Raises:
-      UserError: the bundle lacks an autoencoder or a U-Net.
+      UserError: the bundle lacks an autoencoder or a denoiser.
     """
     base = Bundle.open(config.base)
     base.require("autoencoder", "denoiser")
-    told = ConfigDict({"data": config.data, "latents": base.config["latents"]})
+    settings = ConfigDict({"data": config.data, "latents": base.config["latents"]})
     training, held_out = (
-        open_latents(base, pictures, told, progress) for pictures in training_and_held_out(config.data, progress)
+        open_latents(base, images, settings, progress) for images in training_and_held_out(config.data, progress)
     )
     schedule = build_schedule(base.config["diffusion"])
     return {"config": config, "base": base, "latents": training, "held_out": held_out, "schedule": schedule}

@@ -1,4 +1,4 @@
-"""A classifier of noisy latents, whose gradient guides a run (https://arxiv.org/abs/2105.05233, section 4)."""
+"""A classifier of noisy latents, whose gradient guides sampling (https://arxiv.org/abs/2105.05233, section 4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rdm_jax.data.batches import Record
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.models.noised_encoder import split_logits
 from rdm_jax.training.config import Config
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import noised
 from rdm_jax.training.tasks.classifier import IGNORED, class_names, cross_entropy, labels
 from rdm_jax.training.tasks.noised import NoisedTask, noised_latents, open_model
@@ -38,12 +38,12 @@ class Schema(noised.Schema):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisedClassifierTask(NoisedTask):
-    """Trains one linear head for each attribute of the pictures on a shared network.
+    """Trains one linear head for each attribute of the images on a shared network.
 
     Attributes:
-      classes: [n, a] of the pictures to train on.
+      classes: [n, a] of the images to train on.
       held_out_classes: [m, a] of those to evaluate on.
-      names: {attribute: names of its classes}; the network's vector holds one attribute's logits after the other.
+      names: {attribute: names of its classes}; the network's output is the logits of all attributes in this order.
     """
 
     part = "noised_classifier"
@@ -52,30 +52,30 @@ class NoisedClassifierTask(NoisedTask):
     names: dict[str, list[str]]
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns a picture or its moments, and its classes [a]."""
+        """Returns an image or its moments, and its classes [a]."""
         return {**self.latents.read(row, generator), "labels": self.classes[row]}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the sum over attributes of the mean cross entropy, and the accuracies."""
         noise_key, dropout_key = jax.random.split(key)
-        x, t = noised_latents(self.latents, self.schedule, held.frozen, batch, noise_key)
+        x, t = noised_latents(self.latents, self.schedule, extras.frozen, batch, noise_key)
         logits = self.module.apply(
             {"params": params["noised_classifier"]}, x, t, deterministic=False, rngs={"dropout": dropout_key}
         )
         loss, metrics = cross_entropy(split_logits(logits, self.names), batch["labels"])
-        return loss, (metrics, held.stats)
+        return loss, (metrics, extras.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the accuracy of each attribute on held-out latents, over all times and in each quarter of them."""
-        frozen, right, times, seen = jax.device_put(self.held_out.frozen), [], [], []
+        frozen, correct, times, labeled = jax.device_put(self.held_out.frozen), [], [], []
         for number, (rows, batch) in enumerate(self.held_out_batches()):
-            found, t = self._named(params, frozen, batch, jax.random.key(number))
-            right.append(np.asarray(found) == self.held_out_classes[rows])
+            predicted, t = self._predicted(params, frozen, batch, jax.random.key(number))
+            correct.append(np.asarray(predicted) == self.held_out_classes[rows])
             times.append(np.asarray(t) * 4 // len(self.schedule))
-            seen.append(self.held_out_classes[rows] != IGNORED)
-        hit, quarter, known = (np.concatenate(parts) for parts in (right, times, seen))
+            labeled.append(self.held_out_classes[rows] != IGNORED)
+        hit, quarter, known = (np.concatenate(parts) for parts in (correct, times, labeled))
         for column, name in enumerate(self.names):
             yield f"accuracy/{name}", float(hit[known[:, column], column].mean())
             for i in range(4):
@@ -84,29 +84,29 @@ class NoisedClassifierTask(NoisedTask):
                     yield f"accuracy_{i}/{name}", float(hit[chosen, column].mean())
 
     @functools.cached_property
-    def _named(self) -> Callable[..., tuple[Array, Array]]:
+    def _predicted(self) -> Callable[..., tuple[Array, Array]]:
         @jax.jit
-        def named(params: Any, frozen: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
-            """Returns the likeliest class of each attribute [b, a], and the times."""
+        def predicted(params: Any, frozen: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
+            """Returns the most likely class of each attribute [b, a], and the times."""
             x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
             logits = split_logits(self.module.apply({"params": params["noised_classifier"]}, x, t), self.names)
             return jnp.stack([values.argmax(-1) for values in logits.values()], axis=1), t
 
-        return named
+        return predicted
 
 
 def make(
     config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
 ) -> NoisedClassifierTask:
-    """Returns the task of `config`, whose `attributes` are those of the pictures that it learns to name.
+    """Returns the task of `config`, whose `attributes` are those that the classifier predicts.
 
     Raises:
-      UserError: the model `config.base` lacks a part, or the pictures one of the attributes.
+      UserError: the model `config.base` lacks a part, or the images one of the attributes.
     """
     common = open_model(config, progress)
     training, held_out = common["latents"], common["held_out"]
-    names = class_names(training.pictures.attributes, tuple(config.attributes))
-    classes, held_out_classes = (labels(part.pictures.attributes, names, {}) for part in (training, held_out))
+    names = class_names(training.images.attributes, tuple(config.attributes))
+    classes, held_out_classes = (labels(part.images.attributes, names, {}) for part in (training, held_out))
     features = sum(len(values) for values in names.values())
     sizes = {
         "in_channels": training.shape[-1],

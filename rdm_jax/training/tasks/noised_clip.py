@@ -1,7 +1,7 @@
-"""The noised image tower of semantic diffusion guidance: from x_t and t to where CLIP sees the picture itself.
+"""The noised image tower of semantic diffusion guidance: from x_t and t to the CLIP vector of the clean image.
 
-No text is needed (https://arxiv.org/abs/2112.05744, section 3.4): the tower learns to tell which clean picture of the
-batch each noisy one comes from, against the frozen tower of the same bundle.
+No text is needed (https://arxiv.org/abs/2112.05744, section 3.4): the contrastive loss matches noisy latents with the
+vectors of the frozen tower of the same bundle for the clean images of the batch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jaxtyping import Array, Float, Key
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import cached_array
+from rdm_jax.data.image_set import cached_array
 from rdm_jax.diffusion.objective import by_bands
 from rdm_jax.guidance.semantic import cosine
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, cache_folder
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.clip import contrastive_loss
 from rdm_jax.training.tasks.noised import NoisedTask, Schema, noised_latents, open_model
 
@@ -43,8 +43,8 @@ class NoisedClipTask(NoisedTask):
     """Trains the tower on the latents of a finished model.
 
     Attributes:
-      vectors: [n, d] what the frozen tower gave for the pictures to train on.
-      held_out_vectors: [m, d] the same of those to evaluate on.
+      vectors: [n, d] of the frozen tower for the images to train on.
+      held_out_vectors: [m, d] of the frozen tower for those to evaluate on.
     """
 
     part = "noised_clip"
@@ -52,22 +52,22 @@ class NoisedClipTask(NoisedTask):
     held_out_vectors: Float[np.ndarray, "m d"]
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns a picture or its moments, its clean vector [d] and its number."""
+        """Returns an image or its moments, its clean vector [d] and its index."""
         vector = self.vectors[row].astype(np.float32)
         return {**self.latents.read(row, generator), "vector": vector, "row": np.array([row], np.int32)}
 
     def loss(
-        self, params: Any, held: Held, batch: dict[str, Array], key: Key[Array, ""], step: Array
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the symmetric contrastive loss at the fixed scale 100, and the cosine by bands of time."""
-        x, t = noised_latents(self.latents, self.schedule, held.frozen, batch, key)
+        x, t = noised_latents(self.latents, self.schedule, extras.frozen, batch, key)
         found = self.module.apply({"params": params["noised_clip"]}, x, t)
         loss = contrastive_loss(found, batch["vector"], jnp.float32(SCALE), batch["row"])
         bands = by_bands(cosine(found, batch["vector"]), t, len(self.schedule), BANDS)
-        return loss, ({f"cosine_{i}": bands[i] for i in range(BANDS)}, held.stats)
+        return loss, ({f"cosine_{i}": bands[i] for i in range(BANDS)}, extras.stats)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields how often held-out noisy latents find their own picture in a batch, and their cosine to it."""
+        """Yields how often held-out noisy latents retrieve their own image in a batch, and their cosine to it."""
         frozen, values = jax.device_put(self.held_out.frozen), []
         for number, (rows, batch) in enumerate(self.held_out_batches()):
             vectors = self.held_out_vectors[rows].astype(np.float32)
@@ -79,34 +79,34 @@ class NoisedClipTask(NoisedTask):
     def _measured(self) -> Callable[..., tuple[Array, Array]]:
         @jax.jit
         def measured(params: Any, frozen: Any, batch: dict[str, Array], key: Key[Array, ""]) -> tuple[Array, Array]:
-            """Returns how often a vector finds its own picture's, and their mean cosine."""
+            """Returns how often a vector retrieves that of its own image, and their mean cosine."""
             x, t = noised_latents(self.held_out, self.schedule, frozen, batch, key)
             found = self.module.apply({"params": params["noised_clip"]}, x, t)
-            likeness = jax.vmap(lambda one: cosine(batch["vector"], one[None]))(found)
-            own = jnp.argmax(likeness, axis=1) == jnp.arange(len(found))
+            cosines = jax.vmap(lambda vector: cosine(batch["vector"], vector[None]))(found)
+            own = jnp.argmax(cosines, axis=1) == jnp.arange(len(found))
             return jnp.mean(own.astype(jnp.float32)), jnp.mean(cosine(found, batch["vector"]))
 
         return measured
 
 
-def encode_pictures(
+def encode_images(
     base: Bundle, latents: Latents, folder: Path, progress: Callable[[int, int], None]
 ) -> Float[np.ndarray, "n d"]:
-    """Returns the frozen tower's vectors of all pictures in float16, cached in `folder` by the hashes of both."""
-    encoder, pictures = ClipEncoder(base), latents.pictures
+    """Returns the frozen tower's vectors of all images in float16, cached in `folder` by the hashes of both."""
+    encoder, images = ClipEncoder(base), latents.images
 
     def chunks() -> Iterator[np.ndarray]:
-        """Yields the vectors of one batch of pictures after another."""
-        for start in range(0, len(pictures), ENCODE_BATCH):
-            yield encoder.encode_images(np.asarray(pictures.images[start : start + ENCODE_BATCH])).astype(np.float16)
-            progress(min(start + ENCODE_BATCH, len(pictures)), len(pictures))
+        """Yields the vectors of one batch of images after another."""
+        for start in range(0, len(images), ENCODE_BATCH):
+            yield encoder.encode_images(np.asarray(images.images[start : start + ENCODE_BATCH])).astype(np.float16)
+            progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
-    name = f"vectors-{encoder.identity['sha256'][:16]}-{pictures.fingerprint[:16]}"
-    return cached_array(folder / name, len(pictures), chunks)
+    name = f"vectors-{encoder.identity['sha256'][:16]}-{images.fingerprint[:16]}"
+    return cached_array(folder / name, len(images), chunks)
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> NoisedClipTask:
-    """Returns the task; encodes the pictures first where that was not done.
+    """Returns the task; encodes the images first if they are not cached.
 
     Raises:
       UserError: the model `config.base` lacks a part.
@@ -114,8 +114,8 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     common = open_model(config, progress)
     base, training, held_out = (common[name] for name in ("base", "latents", "held_out"))
     base.require("clip")
-    told = functools.partial(progress, "encoding pictures")
-    clean = [encode_pictures(base, latents, cache_folder(config.data), told) for latents in (training, held_out)]
+    report = functools.partial(progress, "encoding images")
+    clean = [encode_images(base, latents, cache_folder(config.data), report) for latents in (training, held_out)]
     settings = config.model.to_dict() | {
         "in_channels": training.shape[-1],
         "latent_size": training.shape[0],

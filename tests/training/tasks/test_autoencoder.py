@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import build_autoencoder
 from rdm_jax.training.config import load_config
 from rdm_jax.training.perceptual import clip_features, open_perceptual
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.autoencoder import (
     AutoencoderTask,
     halved,
@@ -28,7 +28,7 @@ from rdm_jax.training.tasks.autoencoder import (
 )
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
-EMPTY = Held({}, {})
+EMPTY = Extras({}, {})
 CONFIG = "style_scenes/autoencoder"
 
 
@@ -36,13 +36,13 @@ CONFIG = "style_scenes/autoencoder"
 def task():
     config = load_config(CONFIG, ("data.size=16", "crop=16", "model.ch=4", "model.ch_mult=[1,1]", "model.num_groups=2"))
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    pictures = Pictures(images, [""] * 8, [{}] * 8, np.arange(8), "0" * 64)
+    images = ImageSet(images, [""] * 8, [{}] * 8, np.arange(8), "0" * 64)
     settings = config.model.to_dict()
-    return AutoencoderTask(config, pictures, pictures, build_autoencoder(settings), settings)
+    return AutoencoderTask(config, images, images, build_autoencoder(settings), settings)
 
 
-def test_psnr_is_that_of_pictures_in_eight_bits():
-    # One level of 255 off everywhere: 20 log10 255, whatever the range that pictures are held in.
+def test_psnr_is_that_of_images_in_eight_bits():
+    # One level of 255 off everywhere: 20 log10 255, whatever the range that images are held in.
     np.testing.assert_allclose(psnr(jnp.asarray((2.0 / 255.0) ** 2)), 20.0 * np.log10(255.0), rtol=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_half_a_scale_is_the_mean_of_squares():
 
 def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task):
     params, _ = jax.jit(task.init)(jax.random.key(0))
-    batch = {"image": jnp.asarray(task.pictures.images)}
+    batch = {"image": jnp.asarray(task.images.images)}
     key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
     loss, (parts, _) = jax.jit(task.loss)(params, EMPTY, batch, key, step)
     weights = task.config.loss
@@ -100,8 +100,8 @@ def test_the_distance_of_features_joins_the_loss_by_its_weight(task, tmp_path):
     TINY.bundle().save(tmp_path / "base")
     perceptual = open_perceptual(ConfigDict({"kind": "clip", "bundle": str(tmp_path / "base")}), 16)
     seeing = dataclasses.replace(task, config=config, features=perceptual)
-    (params, stats), batch = jax.jit(task.init)(jax.random.key(0)), {"image": jnp.asarray(task.pictures.images)}
-    arguments = params, Held(stats, seeing.frozen), batch, jax.random.key(1), jnp.zeros((), jnp.int32)
+    (params, stats), batch = jax.jit(task.init)(jax.random.key(0)), {"image": jnp.asarray(task.images.images)}
+    arguments = params, Extras(stats, seeing.frozen), batch, jax.random.key(1), jnp.zeros((), jnp.int32)
     without, _ = jax.jit(task.loss)(*arguments)
     loss, (parts, _) = jax.jit(seeing.loss)(*arguments)
     assert parts["features"] > 0.0

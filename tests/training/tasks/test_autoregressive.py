@@ -12,13 +12,12 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.generator import Generator
 from rdm_jax.training.config import load_config
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import autoregressive
 from tests.helpers import tiny
 
 CODES = 12
 STAGE = {**tiny.CONFIG["autoencoder"], "kind": "vq", "num_codes": CODES}
-CONFIG = str(tiny.CONFIGS / "style_scenes/rarm.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +37,9 @@ def make_task(make_diffusion_task, tmp_path_factory):
         places = f"data.source={data.source}", f"data.data_dir={root}", f"data.neighbors={data.neighbors}"
         small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
         few = "conditioning.candidates=4", "conditioning.neighbors=3", "sampling.height=16", "sampling.width=16"
-        model = "model.width=16", "model.depth=2", "model.head_channels=8"
+        model = "model.width=16", "model.depth=2", "model.head_channels=8", "emphasis.style.neon=1"
         return autoregressive.make(
-            load_config(CONFIG, (*places, *small, *few, *model, *overrides)), root, lambda *_: None
+            load_config("style_scenes/rarm", (*places, *small, *few, *model, *overrides)), root, lambda *_: None
         )
 
     return make
@@ -62,15 +61,15 @@ def test_the_codes_are_those_of_the_first_stage(make_task):
 def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     task = make_task("model.dropout=0.5")
     params, stats = jax.jit(task.init)(jax.random.key(0))
-    params = tiny.randomise(jax.device_get(params))
+    params = tiny.randomize(jax.device_get(params))
     transformer = params["transformer"]
     equal = {"transformer": {**transformer, "logits": jax.tree.map(np.zeros_like, transformer["logits"])}}
     batch = task.complete({name: value[None] for name, value in task.read(0, np.random.default_rng(0)).items()})
     run = jax.jit(task.loss)
-    loss, (parts, _) = run(equal, Held(stats, {}), batch, jax.random.key(0), jnp.zeros((), jnp.int32))
+    loss, (parts, _) = run(equal, Extras(stats, {}), batch, jax.random.key(0), jnp.zeros((), jnp.int32))
     assert float(loss) == pytest.approx(math.log(CODES), rel=1e-5)
     assert float(parts["bits_per_code"]) == pytest.approx(math.log2(CODES), rel=1e-5)
-    losses = [float(run(params, Held(stats, {}), batch, jax.random.key(i), jnp.zeros((), int))[0]) for i in (0, 1)]
+    losses = [float(run(params, Extras(stats, {}), batch, jax.random.key(i), jnp.zeros((), int))[0]) for i in (0, 1)]
     assert losses[0] != losses[1]  # dropout, which evaluation leaves out
     evaluated = dict(task.evaluate(equal))
     assert evaluated == pytest.approx({"loss": math.log(CODES), "bits_per_code": math.log2(CODES)}, rel=1e-5)

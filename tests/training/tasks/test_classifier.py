@@ -5,8 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.pictures import Pictures
-from rdm_jax.training.state import Held
+from rdm_jax.data.image_set import ImageSet
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import classifier
 
 ATTRIBUTES = [
@@ -30,10 +30,10 @@ def make(images, attributes):
         }
     )
     rows = np.arange(len(images))
-    pictures = Pictures(images, ["" for _ in rows], attributes, rows, "0" * 64)
+    images = ImageSet(images, ["" for _ in rows], attributes, rows, "0" * 64)
     classes = classifier.class_names(attributes, config.attributes)
     found = classifier.labels(attributes, classes, UNSEEN)
-    return classifier.ClassifierTask(config, classes, pictures, pictures, found, found)
+    return classifier.ClassifierTask(config, classes, images, images, found, found)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def task():
     return make(images, ATTRIBUTES)
 
 
-def test_classes_are_the_values_of_the_pictures():
+def test_classes_are_the_values_of_the_images():
     assert classifier.class_names(ATTRIBUTES, ("subject", "style")) == {
         "subject": ["cat", "sun"],
         "style": ["charcoal", "neon"],
     }
-    with pytest.raises(UserError, match=r"no attribute .ground. .*subject, colour, style"):
+    with pytest.raises(UserError, match=r"no attribute .ground. .*the first one has: subject"):
         classifier.class_names(ATTRIBUTES, ("ground",))
 
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_seen_has_no_label():
 def test_the_loss_is_the_mean_over_what_can_be_seen(task):
     params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
-    value, (metrics, _) = jax.jit(task.loss)(params, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))
+    value, (metrics, _) = jax.jit(task.loss)(params, Extras({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))
     x = batch["image"].astype(jnp.float32) / 127.5 - 1.0
     logits = jax.jit(task.module.apply)({"params": params["classifier"]}, x)
     expected = 0.0
@@ -74,12 +74,12 @@ def test_the_loss_is_the_mean_over_what_can_be_seen(task):
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_label_of_an_unseen_colour_does_not_matter(task):
+def test_the_label_of_an_unseen_color_does_not_matter(task):
     params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}
 
     def loss(params, batch):
-        return task.loss(params, Held({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0]
+        return task.loss(params, Extras({}, {}), batch, jax.random.key(1), jnp.zeros((), jnp.int32))[0]
 
     grad = jax.jit(jax.grad(loss))
     gradient = grad(params, batch)
@@ -92,12 +92,12 @@ def test_the_label_of_an_unseen_colour_does_not_matter(task):
 def test_the_exported_bundle_names_its_classes(task):
     bundle = task.export(jax.jit(task.init)(jax.random.key(0))[0])
     assert bundle.config["classifier"]["classes"]["subject"] == ["cat", "sun"]
-    assert bundle.config["judging"]["unseen"] == {"colour": {"style": ("charcoal",)}}
-    assert bundle.config["judging"]["augment"]["shift"] == 0
+    assert bundle.config["evaluation"]["unseen"] == {"colour": {"style": ("charcoal",)}}
+    assert bundle.config["evaluation"]["augment"]["shift"] == 0
     assert set(bundle.params) == {"classifier"}
 
 
-def test_evaluation_names_every_picture_once(task):
+def test_evaluation_names_every_image_once(task):
     params, _ = jax.jit(task.init)(jax.random.key(0))
     found = classifier.name_attributes(task.module, params["classifier"], task.test.images)
     x = jnp.asarray(task.test.images, jnp.float32) / 127.5 - 1.0
@@ -107,7 +107,7 @@ def test_evaluation_names_every_picture_once(task):
     assert {name for name, _ in task.evaluate(params)} == {"accuracy/subject", "accuracy/colour", "accuracy/style"}
 
 
-def test_moved_pictures_are_crops_of_the_reflected_one():
+def test_moved_images_are_crops_of_the_reflected_one():
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
     crops = [padded[i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
@@ -121,11 +121,11 @@ def test_moved_pictures_are_crops_of_the_reflected_one():
 def test_blemishes_are_nothing_at_zero_and_a_mean_at_full_blur():
     x = jax.random.uniform(jax.random.key(3), (2, 6, 6, 3), jnp.float32, -0.9, 0.9)
     nothing = ConfigDict({"blur": 0.0, "brightness": 0.0, "noise": 0.0})
-    np.testing.assert_allclose(classifier.blemished(x, jax.random.key(4), nothing), x, atol=1e-6)
+    np.testing.assert_allclose(classifier.augmented(x, jax.random.key(4), nothing), x, atol=1e-6)
     noisy = ConfigDict({"blur": 0.0, "brightness": 0.2, "noise": 0.1})
-    changed = np.asarray(classifier.blemished(x, jax.random.key(4), noisy))
+    changed = np.asarray(classifier.augmented(x, jax.random.key(4), noisy))
     assert np.abs(changed).max() <= 1.0
     assert 0.001 < np.abs(changed - np.asarray(x)).mean() < 0.3
     flat = jnp.full((1, 5, 5, 3), 0.25, jnp.float32)
-    blurred = classifier.blemished(flat, jax.random.key(5), ConfigDict({"blur": 1.0, "brightness": 0.0, "noise": 0.0}))
+    blurred = classifier.augmented(flat, jax.random.key(5), ConfigDict({"blur": 1.0, "brightness": 0.0, "noise": 0.0}))
     np.testing.assert_allclose(blurred, flat, atol=1e-6)

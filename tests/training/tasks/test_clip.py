@@ -8,14 +8,14 @@ from scipy.special import log_softmax
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.training.config import load_config
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import clip
 from rdm_jax.training.tasks.clip import (
     contrastive_loss,
     crop_and_flip,
-    disjoint_shares,
+    disjoint_patches,
     linear_probe,
-    neighbour_agreement,
+    neighbor_agreement,
 )
 
 CONFIG = "style_scenes/clip"
@@ -39,8 +39,8 @@ SMALL = (
 
 @pytest.fixture
 def make(tmp_path):
-    """A function of overrides that returns the task on forty random pictures of 16 pixels."""
-    folder = tmp_path / "pictures"
+    """A function of overrides that returns the task on forty random images of 16 pixels."""
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(40):
@@ -65,7 +65,7 @@ def test_contrastive_loss_is_symmetric_cross_entropy() -> None:
     np.testing.assert_allclose(float(actual), expected, rtol=1e-5)
 
 
-def test_pictures_that_share_a_caption_are_no_negatives_of_each_other() -> None:
+def test_images_that_share_a_caption_are_no_negatives_of_each_other() -> None:
     generator = np.random.default_rng(0)
     image, text = (jnp.asarray(v, jnp.float32) for v in generator.normal(size=(2, 3, 8)))
     image, text = image.at[1].set(image[0]), text.at[1].set(text[0])
@@ -93,22 +93,22 @@ def test_pictures_that_share_a_caption_are_no_negatives_of_each_other() -> None:
 
 
 def test_shift_and_flip_move_pixels_and_make_none() -> None:
-    pictures = jnp.arange(2 * 8 * 8 * 3, dtype=jnp.float32).reshape(2, 8, 8, 3)
-    moved = crop_and_flip(pictures, jax.random.key(0), 2)
-    assert moved.shape == pictures.shape
-    for before, after in zip(np.asarray(pictures), np.asarray(moved), strict=True):
+    images = jnp.arange(2 * 8 * 8 * 3, dtype=jnp.float32).reshape(2, 8, 8, 3)
+    moved = crop_and_flip(images, jax.random.key(0), 2)
+    assert moved.shape == images.shape
+    for before, after in zip(np.asarray(images), np.asarray(moved), strict=True):
         assert set(after.reshape(-1, 3)[:, 0]) <= set(before.reshape(-1, 3)[:, 0])
     np.testing.assert_array_equal(
-        np.sort(np.asarray(crop_and_flip(pictures, jax.random.key(1), 0)).ravel()),
-        np.sort(np.asarray(pictures).ravel()),
+        np.sort(np.asarray(crop_and_flip(images, jax.random.key(1), 0)).ravel()),
+        np.sort(np.asarray(images).ravel()),
     )
 
 
-def test_neighbour_agreement_of_separated_clusters_is_one() -> None:
-    centres = np.eye(4)[np.repeat(np.arange(4), 6)]
-    vectors = centres + 0.01 * np.random.default_rng(0).normal(size=centres.shape)
+def test_neighbor_agreement_of_separated_clusters_is_one() -> None:
+    centers = np.eye(4)[np.repeat(np.arange(4), 6)]
+    vectors = centers + 0.01 * np.random.default_rng(0).normal(size=centers.shape)
     labels = [{"style": str(i // 6)} for i in range(24)]
-    assert dict(neighbour_agreement(vectors, labels)) == {"neighbour_style": 1.0}
+    assert dict(neighbor_agreement(vectors, labels)) == {"neighbor_style": 1.0}
 
 
 def test_a_linear_probe_finds_a_direction_and_nothing_in_noise() -> None:
@@ -122,11 +122,11 @@ def test_a_linear_probe_finds_a_direction_and_nothing_in_noise() -> None:
     assert abs(found["probe_coin"] - 0.5) < 0.05
 
 
-def test_shares_of_patches_are_disjoint_and_differ_between_pictures() -> None:
-    first, second = disjoint_shares(jax.random.key(0), 5, 16, 2)
+def test_shares_of_patches_are_disjoint_and_differ_between_images() -> None:
+    first, second = disjoint_patches(jax.random.key(0), 5, 16, 2)
     np.testing.assert_array_equal(np.sort(np.concatenate([first, second], axis=1)), np.tile(np.arange(16), (5, 1)))
     assert len({tuple(row) for row in np.asarray(first)}) == 5
-    assert [share.shape for share in disjoint_shares(jax.random.key(0), 5, 17, 3)] == [(5, 5)] * 3
+    assert [share.shape for share in disjoint_patches(jax.random.key(0), 5, 17, 3)] == [(5, 5)] * 3
 
 
 def test_a_view_knows_nothing_of_the_other_view_s_patches(make) -> None:
@@ -134,11 +134,11 @@ def test_a_view_knows_nothing_of_the_other_view_s_patches(make) -> None:
     params, _ = jax.jit(task.init)(jax.random.key(0))
     rng = np.random.default_rng(1)
     pixels = jnp.asarray(rng.normal(size=(3, 16, 16, 3)), jnp.float32)
-    first, second = (np.asarray(share) for share in disjoint_shares(jax.random.key(2), 3, 16, 2))
+    first, second = (np.asarray(share) for share in disjoint_patches(jax.random.key(2), 3, 16, 2))
     changed = np.array(pixels)
-    for picture, patches in enumerate(second):
+    for image, patches in enumerate(second):
         for row, column in zip(*np.divmod(patches, 4), strict=True):
-            changed[picture, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.0
+            changed[image, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.0
 
     encode = jax.jit(
         lambda x, kept: task.module.apply({"params": params["clip"]}, x, kept, method="encode_image"),
@@ -161,14 +161,14 @@ def test_the_loss_of_one_view_is_that_of_the_paper_and_views_add_theirs(make) ->
     params, _ = jax.jit(one.init)(jax.random.key(0))
     np.testing.assert_allclose(np.exp(params["clip"]["logit_scale"]), 40.0, rtol=1e-5)
     key, step = jax.random.key(1), jnp.zeros((), jnp.int32)
-    held = Held({}, {})
-    loss, (metrics, _) = jax.jit(one.loss)(params, held, batch, key, step)
+    extras = Extras({}, {})
+    loss, (metrics, _) = jax.jit(one.loss)(params, extras, batch, key, step)
     flipped = crop_and_flip(batch["image"] / 255.0, jax.random.split(key)[0], 0)
     image, text, scale = one.module.apply({"params": params["clip"]}, (flipped - 0.5) / 0.25, batch["tokens"])
     np.testing.assert_allclose(loss, contrastive_loss(image, text, scale, batch["tokens"]), rtol=1e-4)
     assert 0.0 <= float(metrics["accuracy"]) <= 1.0
-    captions, _ = jax.jit(two.loss)(params, held, batch, key, step)
-    all_, (parts, _) = jax.jit(both.loss)(params, held, batch, key, step)
+    captions, _ = jax.jit(two.loss)(params, extras, batch, key, step)
+    all_, (parts, _) = jax.jit(both.loss)(params, extras, batch, key, step)
     np.testing.assert_allclose(all_, captions + 0.7 * parts["views"], rtol=1e-5)
 
 
@@ -179,6 +179,6 @@ def test_a_run_that_starts_from_a_bundle_keeps_its_tokenizer(make, tmp_path) -> 
     assert make().tokenizer.get_vocab() != vocabulary
     (tmp_path / "tokenizer.json").unlink()
     assert make(start=start).tokenizer.get_vocab() == vocabulary
-    # A run that goes on keeps its own.
+    # A run that continues keeps its own.
     assert make().tokenizer.get_vocab() == vocabulary
     assert make().settings["text"]["vocab_size"] == len(vocabulary)

@@ -13,7 +13,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.figures import Figures
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.conditioned import repeats
 from tests.helpers import tiny
 
@@ -59,8 +59,8 @@ def test_an_exported_model_generates_and_evaluation_is_deterministic(make_diffus
     params, stats = jax.jit(task.init)(jax.random.key(0))
     assert list(task.evaluate(params)) == list(task.evaluate(params))
     batch = task.complete({name: value[None] for name, value in task.read(0, np.random.default_rng(0)).items()})
-    held = Held(stats, task.frozen)
-    loss, (bands, _) = jax.jit(task.loss)(params, held, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
+    extras = Extras(stats, task.frozen)
+    loss, (bands, _) = jax.jit(task.loss)(params, extras, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
     assert float(loss) == pytest.approx(sum(map(float, bands.values())), rel=1e-6)  # one image is in one band
     bundle = task.export(params)
     generated = Generator.load(bundle).sample(["a red boat"], condition="text", steps=2, height=16, width=16)
@@ -75,8 +75,8 @@ def test_a_learned_null_token_has_a_gradient_is_exported_and_guides(make_diffusi
     batch = jax.tree.map(jnp.asarray, batch)
     assert batch["null"].all() and not batch["context"].any()
     # The output layers of an initial U-Net are zero, and no condition has a gradient: randomize the parameters.
-    params = {**params, "denoiser": tiny.randomise(params["denoiser"])}
-    grad = jax.jit(jax.grad(lambda p: task.loss(p, Held(stats, {}), batch, jax.random.key(0), jnp.zeros((), int))[0]))
+    params = {**params, "denoiser": tiny.randomize(params["denoiser"])}
+    grad = jax.jit(jax.grad(lambda p: task.loss(p, Extras(stats, {}), batch, jax.random.key(0), jnp.zeros((), int))[0]))
     assert np.abs(grad(params)["null"]["token"]).max() > 0
     figures, generated = Figures(), []
     for value in (0.0, 3.0):  # the second call reuses what the first compiled, and must have the new token

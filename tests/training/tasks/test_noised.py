@@ -1,4 +1,4 @@
-"""Networks that read noisy latents: what they are asked, that they learn it, and that their bundle opens again."""
+"""Networks on noisy latents: their inputs, that they are trained, and that their bundle opens again."""
 
 import dataclasses
 import runpy
@@ -15,13 +15,13 @@ from PIL import Image
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
-from rdm_jax.data.pictures import Decoded, load_pictures
+from rdm_jax.data.image_set import Decoded, load_images
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.schedule import signal_noise
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import complete_config
 from rdm_jax.training.latents import encode_moments, latent_statistics
-from rdm_jax.training.state import Held
+from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.tasks.noised import noised_latents
 
@@ -37,7 +37,7 @@ TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """A function of a task's name that returns it, on two hundred pictures lit from one side and a tiny model."""
+    """A function of a task's name that returns it, on two hundred images lit from one side and a tiny model."""
     root = tmp_path_factory.mktemp("noised")
     generator = np.random.default_rng(0)
     for side, lit in (("left", slice(0, 8)), ("right", slice(8, 16))):
@@ -46,11 +46,11 @@ def make(tmp_path_factory):
             pixels = generator.normal(60, 20, (16, 16, 3))
             pixels[:, lit] += 130
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / side / f"{i:03d}.png")
-    model, pictures = TINY.bundle(), load_pictures(open_source(str(root / "images")), 16, root / "cache")
+    model, images = TINY.bundle(), load_images(open_source(str(root / "images")), 16, root / "cache")
     quant = model.params["autoencoder"]["quant"]
     quant["kernel"], quant["bias"] = np.array(quant["kernel"]), np.array(quant["bias"])
-    quant["kernel"][:, 2:], quant["bias"][2:] = 0.0, -10.0  # random weights would drown pictures in their own variance
-    latents = latent_statistics(encode_moments(model, pictures, root / "cache", lambda *_: None))
+    quant["kernel"][:, 2:], quant["bias"][2:] = 0.0, -10.0  # random weights would drown images in their own variance
+    latents = latent_statistics(encode_moments(model, images, root / "cache", lambda *_: None))
     Bundle({**model.config, "latents": latents}, model.params, model.tokenizer).save(root / "model", "float32")
 
     def make(task: str, **changes):
@@ -85,12 +85,12 @@ def test_it_learns_evaluates_and_its_bundle_opens_again(make, name, tmp_path):
     task = make(name)
     params, stats = jax.jit(task.init)(jax.random.key(0))
     tx = optax.adam(3e-3)
-    batch, held = batch_of(task, range(0, task.size, 4)), Held(stats, task.frozen)
+    batch, extras = batch_of(task, range(0, task.size, 4)), Extras(stats, task.frozen)
 
     @jax.jit
     def step(params, opt_state, key):
         grad = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, _), grads = grad(params, held, batch, key, jnp.zeros((), jnp.int32))
+        (loss, _), grads = grad(params, extras, batch, key, jnp.zeros((), jnp.int32))
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
@@ -113,24 +113,24 @@ def test_it_learns_evaluates_and_its_bundle_opens_again(make, name, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_latents_are_those_of_the_pictures_that_are_learned_from(make):
-    # The fixture has cached those of all pictures before: some are kept for evaluation, and the others move up.
+def test_the_latents_are_those_of_the_images_that_are_learned_from(make):
+    # The fixture has cached those of all images before: some are kept for evaluation, and the others move up.
     task = make("noised_clip")
     for latents in (task.latents, task.held_out):
         encode = jax.jit(lambda p, x: task.base.autoencoder.apply({"params": p}, x, method="encode"))
-        expected = encode(task.base.params["autoencoder"], to_float(np.asarray(latents.pictures.images)))
-        assert len(latents.moments) == len(latents.pictures)
+        expected = encode(task.base.params["autoencoder"], to_float(np.asarray(latents.images.images)))
+        assert len(latents.moments) == len(latents.images)
         np.testing.assert_allclose(latents.moments, expected, rtol=2e-2, atol=2e-2)  # stored in float16
 
 
 def test_the_clean_vectors_are_those_of_the_frozen_tower(make):
     task = make("noised_clip")
-    images = task.latents.pictures.images[:3]
+    images = task.latents.images.images[:3]
     expected = ClipEncoder(task.base).encode_images(np.asarray(images))
     np.testing.assert_allclose(batch_of(task, range(3))["vector"], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_pictures_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(make):
+def test_images_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(make):
     ahead, now = make("noised_classifier"), make("noised_classifier", cache_latents=False)
     assert "moments" in batch_of(ahead, [0]) and "image" in batch_of(now, [0]) and now.frozen
     one = ahead.latents.x0({}, batch_of(ahead, range(4)), jax.random.key(5))
@@ -138,13 +138,13 @@ def test_pictures_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(
     np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-2)  # the moments were stored in float16
 
 
-def test_pictures_decoded_every_time_are_those_of_the_cache(make):
+def test_images_decoded_every_time_are_those_of_the_cache(make):
     cached, streamed = make("noised_classifier"), make("noised_classifier", cache=False)
-    np.testing.assert_array_equal(cached.latents.pictures.images[:5], streamed.latents.pictures.images[:5])
+    np.testing.assert_array_equal(cached.latents.images.images[:5], streamed.latents.images.images[:5])
     np.testing.assert_array_equal(
-        cached.latents.pictures.images[3, 2:9, 1:7], streamed.latents.pictures.images[3, 2:9, 1:7]
+        cached.latents.images.images[3, 2:9, 1:7], streamed.latents.images.images[3, 2:9, 1:7]
     )
-    assert isinstance(streamed.latents.pictures.images, Decoded)  # the held-out ones were taken out of them undecoded
+    assert isinstance(streamed.latents.images.images, Decoded)  # the held-out ones were taken out of them undecoded
     assert cached.names == streamed.names == {"folder": ["left", "right"]}
 
 

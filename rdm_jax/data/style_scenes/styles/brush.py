@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from rdm_jax.data.style_scenes.layout import Layout
 from rdm_jax.data.style_scenes.shapes import Role
-from rdm_jax.data.style_scenes.vocabulary import COLOURS, GROUNDS, SIZE, Scene
+from rdm_jax.data.style_scenes.vocabulary import COLORS, GROUNDS, SIZE, Scene
 
 Picture: TypeAlias = UInt8[np.ndarray, "64 64 3"]
 Labels: TypeAlias = UInt8[np.ndarray, "_ _"]
@@ -48,7 +48,7 @@ def saturate(colour: Float32[np.ndarray, "*n 3"], factor: float) -> Float32[np.n
 
 def palette(scene: Scene, rng: np.random.Generator, jitter: float = 8.0) -> Palette:
     """Returns each role's colour in [0, 255] for a scene, the subject's and the ground's slightly varied."""
-    main = np.clip(np.array(COLOURS[scene.colour]) + rng.uniform(-jitter, jitter, 3), 0, 255).astype(np.float32)
+    main = np.clip(np.array(COLORS[scene.colour]) + rng.uniform(-jitter, jitter, 3), 0, 255).astype(np.float32)
     ground = np.clip(np.array(GROUNDS[scene.ground]) + rng.uniform(-3, 3, 3), 0, 255).astype(np.float32)
     colours = np.empty((len(Role), 3), np.float32)
     colours[Role.GROUND] = ground

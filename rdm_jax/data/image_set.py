@@ -24,7 +24,7 @@ NEXT_AT_MOST = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     """All pictures of a source at one size.
 
     Attributes:
@@ -44,9 +44,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def take(self, rows: np.ndarray) -> Pictures:
+    def take(self, rows: np.ndarray) -> ImageSet:
         """Returns the pictures at the given positions."""
-        return Pictures(
+        return ImageSet(
             self.images.take(rows) if isinstance(self.images, Decoded) else self.images[rows],
             [self.captions[i] for i in rows],
             [self.attributes[i] for i in rows],
@@ -55,7 +55,7 @@ class Pictures:
         )
 
 
-def load_pictures(source: ImageSource, size: int, cache_dir: Path, progress: Progress | None = None) -> Pictures:
+def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progress | None = None) -> ImageSet:
     """Returns the source's pictures, shorter side resized to `size` and the centre cropped, cached in `cache_dir`.
 
     The cache is named by the source's fingerprint and the size, and written whole or not at all; unreadable pictures
@@ -69,7 +69,7 @@ def load_pictures(source: ImageSource, size: int, cache_dir: Path, progress: Pro
         _decode(source, size, folder, progress)
     labels = json.loads((folder / "labels.json").read_text())
     pictures = np.load(folder / "images.npy", mmap_mode="r")[: len(labels["captions"])]
-    return Pictures(
+    return ImageSet(
         pictures, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
     )
 
@@ -105,8 +105,8 @@ class Decoded:
         raise UserError(f"{NEXT_AT_MOST} pictures of {self._source.name} from number {row} on are broken")
 
 
-def stream_pictures(source: ImageSource, size: int) -> Pictures:
-    """Returns the source's pictures as `load_pictures` does, each decoded when it is asked for, with no cache.
+def stream_images(source: ImageSource, size: int) -> ImageSet:
+    """Returns the source's pictures as `load_images` does, each decoded when it is asked for, with no cache.
 
     For sets that decoded would not fit a disk. In the place of an unreadable picture stands the next one.
     """
@@ -114,7 +114,7 @@ def stream_pictures(source: ImageSource, size: int) -> Pictures:
     attributes = [{k: v for k, v in one.items() if k not in ("caption", "path")} for one in told]
     decoded: Any = Decoded(source, size)
     rows = np.arange(len(source))
-    return Pictures(decoded, [one.get("caption") or "" for one in told], attributes, rows, source.fingerprint)
+    return ImageSet(decoded, [one.get("caption") or "" for one in told], attributes, rows, source.fingerprint)
 
 
 def _decode(source: ImageSource, size: int, folder: Path, progress: Progress | None) -> None:

@@ -1,4 +1,4 @@
-"""From the pictures that an arm asks for to pictures: many databases and prompts, drawn in full batches."""
+"""The images of an arm: many databases and prompts, generated in full batches."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop, to_float, to_uint8
 from rdm_jax.core.options import to_json
+from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.evaluation.arms import Arm, Cell, cells_of
 from rdm_jax.generator import Generator, Plan
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
 
-Progress = Callable[[int, int], None]
-
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """Pictures of cells, in the cells' order.
+class Generated:
+    """Images of cells, in the cells' order.
 
     Attributes:
       images: [n, h, w, 3].
-      neighbors: for each picture, the attributes of each of its neighbours.
+      neighbors: of each image, the attributes of each of its neighbors.
     """
 
     images: UInt8[np.ndarray, "n h w 3"]
@@ -38,21 +37,21 @@ class Drawn:
 
 
 @runtime_checkable
-class Artist(Protocol):
-    """What the measurement sees of a model and its databases."""
+class CellGenerator(Protocol):
+    """What a measurement needs of a model and its databases."""
 
-    def draw(self, cells: Sequence[Cell], progress: Progress) -> Drawn:
-        """Draws the cells; `progress` is called with (pictures done, pictures in all)."""
+    def generate(self, cells: Sequence[Cell], progress: ProgressCallback) -> Generated:
+        """Generates the cells; `progress` is called with (images done, all images)."""
         ...
 
     def thumbnails(self, database: str) -> UInt8[np.ndarray, "n h w 3"]:
-        """Returns all pictures of a database."""
+        """Returns all images of a database."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ModelArtist:
-    """Draws with a generator from databases that are opened by their names.
+class ModelCellGenerator:
+    """Generates with a model and with databases that are opened by their names.
 
     Attributes:
       generator: the model.
@@ -66,7 +65,7 @@ class ModelArtist:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How pictures are drawn, the model's own settings filled in.
+        """The options of generation, with the model's own defaults.
 
         Raises:
           UserError: an option is out of range.
@@ -75,20 +74,20 @@ class ModelArtist:
         return {**to_json(request), **to_json(options)}
 
     def check(self, arms: Sequence[Arm]) -> list[Database]:
-        """Returns all databases that the arms draw from, once it is sure that each can be drawn from.
+        """Returns all databases of the arms, after a check of each.
 
         Raises:
           UserError: a database is missing, too small, or made by another encoder, or an option is out of range.
         """
         if self.settings["condition"] == "text":
-            raise UserError("condition 'text' looks at no database, and style-swap swaps them; use text+neighbors")
+            raise UserError("condition 'text' uses no database, and style-swap swaps them; use text+neighbors")
         names = sorted({cell.database for arm in arms for cell in cells_of(arm, len(arm.pairs))})
         for name in names:
             self.generator.plan(["a red boat"], database=self._retriever(name), **self.options)
         return [self.database(name) for name in names]
 
-    def draw(self, cells: Sequence[Cell], progress: Progress) -> Drawn:
-        """Draws the cells.
+    def generate(self, cells: Sequence[Cell], progress: ProgressCallback) -> Generated:
+        """Generates the cells.
 
         Raises:
           UserError: a database is missing or was made by another encoder, or an option is out of range.
@@ -105,7 +104,7 @@ class ModelArtist:
             [item["attributes"] for item in self.database(cell.database).items(ids)]
             for cell, ids in zip(cells, plan.neighbors.ids, strict=True)
         ]
-        return Drawn(np.concatenate(images), attributes)
+        return Generated(np.concatenate(images), attributes)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
         """Returns one plan of all cells, whatever their databases, so that batches are full.
@@ -131,14 +130,14 @@ class ModelArtist:
         )
 
     def thumbnails(self, database: str) -> UInt8[np.ndarray, "n h w 3"]:
-        """Returns all pictures of a database, at the size that the model draws.
+        """Returns all images of a database, at the size that the model generates.
 
         Raises:
           UserError: there is no such database.
         """
         opened = self.database(database)
-        pictures = opened.thumbnails(np.arange(len(opened)))
-        return np.stack([resize_and_crop(picture, self._size) for picture in pictures])
+        images = opened.thumbnails(np.arange(len(opened)))
+        return np.stack([resize_and_crop(image, self._size) for image in images])
 
     def database(self, name: str) -> Database:
         """Opens a database by its name.
@@ -154,7 +153,7 @@ class ModelArtist:
 
     @functools.cached_property
     def _retriever(self) -> Callable[[str], Retriever]:
-        # One index for each database, however often it is asked.
+        # One index for each database.
         return functools.cache(
             lambda name: Retriever(self.generator.encoder, [Database.open(self.folder / name if self.folder else name)])
         )
@@ -169,9 +168,7 @@ class ModelArtist:
             options["condition"] = cells[0].condition
         plan = self.generator.plan(prompts, database=retriever, **options)
         if plan.neighbors is None:
-            raise UserError(
-                "style swap measures what neighbours do, and this condition has none; use another condition"
-            )
+            raise UserError("style swap measures the effect of neighbors, and this condition has none; use another one")
         numbers = {prompt: number for number, prompt in enumerate(prompts)}
         rows = np.array([numbers[cell.prompt] for cell in cells])
         neighbors = _joined([plan.neighbors], rows)
@@ -189,19 +186,19 @@ def _random_neighbors(neighbors: Neighbors, database: Database, seed: int) -> Ne
 
 
 def _joined(parts: Sequence[Neighbors | None], rows: np.ndarray) -> Neighbors:
-    """Returns the given rows of several retrievals laid end to end."""
-    some = [part for part in parts if part is not None]
+    """Returns rows of several retrievals, which are concatenated."""
+    present = [part for part in parts if part is not None]
     names = [field.name for field in dataclasses.fields(Neighbors)]
-    return Neighbors(**{name: np.concatenate([getattr(part, name) for part in some])[rows] for name in names})
+    return Neighbors(**{name: np.concatenate([getattr(part, name) for part in present])[rows] for name in names})
 
 
 def reconstructor(bundle: Bundle) -> Callable[[UInt8[np.ndarray, "n h w 3"]], UInt8[np.ndarray, "n h w 3"]]:
-    """Returns the function that takes pictures through the autoencoder, its posterior's mean, and back."""
+    """Returns the function from images to their reconstructions from the posterior's mean."""
     import jax
 
-    repeat = jax.jit(lambda params, x: bundle.autoencoder.apply({"params": params}, x))
+    autoencode = jax.jit(lambda params, x: bundle.autoencoder.apply({"params": params}, x))
 
-    def reconstruct(pictures: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
-        return to_uint8(np.asarray(repeat(bundle.params["autoencoder"], to_float(pictures))))
+    def reconstruct(images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+        return to_uint8(np.asarray(autoencode(bundle.params["autoencoder"], to_float(images))))
 
     return reconstruct

@@ -9,7 +9,7 @@ import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.evaluation.arms import Cell
-from rdm_jax.evaluation.drawing import Artist, ModelArtist, reconstructor
+from rdm_jax.evaluation.generation import CellGenerator, ModelCellGenerator, reconstructor
 from rdm_jax.generator import Generator
 
 
@@ -27,81 +27,81 @@ CELLS = [
 
 
 @pytest.fixture(scope="module")
-def artist(tmp_path_factory):
+def cell_generator(tmp_path_factory):
     tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
     generator = Generator.load(tiny.bundle())
     folder = tmp_path_factory.mktemp("databases")
     for seed, name in enumerate(("one", "two")):
         tiny.database(folder, name, generator.bundle, seed=seed)
-    return ModelArtist(generator, folder, {"batch_size": 2, "seed": 3})
+    return ModelCellGenerator(generator, folder, {"batch_size": 2, "seed": 3})
 
 
-def test_cells_are_drawn_as_the_generator_draws_them(artist):
-    told = []
-    drawn = artist.draw(CELLS, lambda *at: told.append(at))
-    assert isinstance(artist, Artist)
+def test_cells_are_what_the_generator_generates(cell_generator):
+    calls = []
+    generated = cell_generator.generate(CELLS, lambda *at: calls.append(at))
+    assert isinstance(cell_generator, CellGenerator)
     for name in ("one", "two"):
-        several = artist.generator.sample(
+        several = cell_generator.generator.sample(
             ["a red boat", "a blue tree"],
-            database=artist.folder / name,
+            database=cell_generator.folder / name,
             num_images=10,
             batch_size=2,
             seed=3,
         )
-        for image, wanted in zip(drawn.images, CELLS, strict=True):
+        for image, wanted in zip(generated.images, CELLS, strict=True):
             if wanted.database == name and wanted.prompt == "a red boat":
                 difference = np.abs(image.astype(int) - several.images[several.indices.index(wanted.noise)].astype(int))
                 assert difference.max() <= 2
-    assert told[-1] == (5, 5) and [done for done, _ in told] == [2, 4, 5]
+    assert calls[-1] == (5, 5) and [done for done, _ in calls] == [2, 4, 5]
 
 
-def test_one_plan_holds_each_cells_own_neighbours(artist):
-    plan = artist.plan(CELLS)
+def test_one_plan_holds_each_cells_own_neighbors(cell_generator):
+    plan = cell_generator.plan(CELLS)
     assert plan.indices == [5, 5, 5, 9, 9] and plan.rows == [0, 1, 2, 3, 4]
     for row, wanted in enumerate(CELLS):
-        alone = artist.generator.plan([wanted.prompt], database=artist.folder / wanted.database)
+        alone = cell_generator.generator.plan([wanted.prompt], database=cell_generator.folder / wanted.database)
         np.testing.assert_array_equal(plan.neighbors.ids[row], alone.neighbors.ids[0])
         np.testing.assert_allclose(plan.neighbors.embeddings[row], alone.neighbors.embeddings[0], rtol=1e-6)
         np.testing.assert_allclose(plan.queries[row], alone.queries[0], atol=1e-5)
         assert plan.prompts[row] == wanted.prompt
 
 
-def test_random_neighbours_are_rows_of_the_database_drawn_by_the_seed(artist):
+def test_random_neighbors_are_rows_of_the_database_by_the_seed(cell_generator):
     cells = [cell("a red boat", "one", i, random_neighbors=True) for i in range(60)]
-    found = artist.plan(cells).neighbors
-    np.testing.assert_array_equal(found.ids, artist.plan(cells).neighbors.ids)
+    found = cell_generator.plan(cells).neighbors
+    np.testing.assert_array_equal(found.ids, cell_generator.plan(cells).neighbors.ids)
     assert all(len(set(row)) == len(row) for row in found.ids.tolist())
     assert len(Counter(found.ids.ravel().tolist())) == 12
-    expected = artist.database("one").embeddings(found.ids.ravel()).reshape(found.embeddings.shape)
+    expected = cell_generator.database("one").embeddings(found.ids.ravel()).reshape(found.embeddings.shape)
     np.testing.assert_array_equal(found.embeddings, expected)
 
 
-def test_a_condition_of_its_own_replaces_the_general_one(artist):
-    """With neighbours alone the prompt reaches the picture through them only: equal neighbours, equal pictures."""
+def test_a_condition_of_its_own_replaces_the_general_one(cell_generator):
+    """With neighbors alone the prompt reaches the image through them only: equal neighbors, equal images."""
     one, other = (cell(prompt, "one", 1, True, "neighbors") for prompt in ("a red boat", "a blue tree"))
-    assert artist.plan([one]).request.condition == "neighbors"
-    first, second = (artist.draw([wanted], lambda *_: None).images for wanted in (one, other))
+    assert cell_generator.plan([one]).request.condition == "neighbors"
+    first, second = (cell_generator.generate([wanted], lambda *_: None).images for wanted in (one, other))
     np.testing.assert_array_equal(first, second)
     with pytest.raises(ValueError, match="share their condition"):
-        artist.plan([one, cell("a red boat", "one", 1)])
+        cell_generator.plan([one, cell("a red boat", "one", 1)])
 
 
-def test_a_missing_database_is_found_before_anything_is_drawn(artist):
+def test_a_missing_database_is_found_before_anything_is_generated(cell_generator):
     from rdm_jax.evaluation.arms import ARMS
 
     with pytest.raises(UserError, match="unknown database"):
-        artist.check(ARMS)
+        cell_generator.check(ARMS)
 
 
-def test_thumbnails_have_the_size_of_samples(artist):
-    assert artist.thumbnails("two").shape == (12, 16, 16, 3)
+def test_thumbnails_have_the_size_of_samples(cell_generator):
+    assert cell_generator.thumbnails("two").shape == (12, 16, 16, 3)
 
 
-def test_reconstructions_go_through_the_means(artist):
-    bundle = artist.generator.bundle
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+def test_reconstructions_go_through_the_means(cell_generator):
+    bundle = cell_generator.generator.bundle
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     variables = {"params": bundle.params["autoencoder"]}
-    moments = bundle.autoencoder.apply(variables, jnp.asarray(pictures, jnp.float32) / 127.5 - 1.0, method="encode")
+    moments = bundle.autoencoder.apply(variables, jnp.asarray(images, jnp.float32) / 127.5 - 1.0, method="encode")
     decoded = np.asarray(bundle.autoencoder.apply(variables, moments[..., : moments.shape[-1] // 2], method="decode"))
     expected = np.clip(np.round((decoded + 1) * 127.5), 0, 255)
-    assert np.abs(reconstructor(bundle)(pictures).astype(int) - expected).max() <= 1
+    assert np.abs(reconstructor(bundle)(images).astype(int) - expected).max() <= 1

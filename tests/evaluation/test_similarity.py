@@ -1,11 +1,11 @@
-"""Ranks, textures, low frequencies and seams, against what can be said without computing."""
+"""Ranks, textures, low frequencies and seams, against what can be stated without computing."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rdm_jax.evaluation import likeness
+from rdm_jax.evaluation import similarity
 from rdm_jax.evaluation.statistics import Mean, moments_of
 
 
@@ -24,53 +24,53 @@ LEFT = np.broadcast_to(np.arange(8)[None] < 4, (8, 8))
 def test_the_rank_counts_the_distractors_that_are_nearer_whatever_their_length():
     axes = np.eye(3, dtype=np.float32)
     others = np.concatenate([axes * 5, np.array([[1, 1, 0]], np.float32)])
-    assert likeness.ranks(axes[:1], 9 * axes[:1], others[1:]).tolist() == [0]
-    assert likeness.ranks(axes[:1], axes[1:2], others).tolist() == [2]  # the first axis, and the one between
-    assert likeness.ranks(axes[:2], np.array([[1, 2, 0], [1, 1, 0]], np.float32), others).tolist() == [2, 1]
+    assert similarity.ranks(axes[:1], 9 * axes[:1], others[1:]).tolist() == [0]
+    assert similarity.ranks(axes[:1], axes[1:2], others).tolist() == [2]  # the first axis, and the one between
+    assert similarity.ranks(axes[:2], np.array([[1, 2, 0], [1, 1, 0]], np.float32), others).tolist() == [2, 1]
 
 
 def test_low_frequencies_see_the_level_and_no_texture():
     checks = flat(100)
     checks[:, ::2, ::2] += 30
     checks[:, 1::2, 1::2] += 30
-    assert likeness.low_difference(checks, flat(115), 4).tolist() == [0.0]
-    assert likeness.low_difference(flat(100, 90), flat(110, 110), 8) == pytest.approx([10.0, 20.0])
-    assert likeness.pixel_distance(checks, flat(115)) == pytest.approx([15.0])
+    assert similarity.low_difference(checks, flat(115), 4).tolist() == [0.0]
+    assert similarity.low_difference(flat(100, 90), flat(110, 110), 8) == pytest.approx([10.0, 20.0])
+    assert similarity.pixel_distance(checks, flat(115)) == pytest.approx([15.0])
 
 
 def test_layout_is_the_correlation_of_brightness():
     up = ramp(20)
-    assert likeness.layout(up, up // 2, 2) == pytest.approx([1.0, 1.0])
-    assert likeness.layout(up, 200 - up, 2) == pytest.approx([-1.0, -1.0])
-    assert likeness.layout(up, flat(7, 9), 2) == pytest.approx([0.0, 0.0])
+    assert similarity.layout(up, up // 2, 2) == pytest.approx([1.0, 1.0])
+    assert similarity.layout(up, 200 - up, 2) == pytest.approx([-1.0, -1.0])
+    assert similarity.layout(up, flat(7, 9), 2) == pytest.approx([0.0, 0.0])
 
 
 def test_gram_distances_are_relative_to_the_reference():
     grams = [np.random.default_rng(i).standard_normal((4, 3 + i, 3 + i)) for i in range(2)]
-    assert likeness.gram_distances(grams, grams) == pytest.approx(np.zeros(4))
-    assert likeness.gram_distances([3 * gram for gram in grams], grams) == pytest.approx(np.full(4, 2.0))
+    assert similarity.gram_distances(grams, grams) == pytest.approx(np.zeros(4))
+    assert similarity.gram_distances([3 * gram for gram in grams], grams) == pytest.approx(np.full(4, 2.0))
 
 
 def test_all_pairs_are_looked_at_once():
-    assert sorted(likeness.pairwise_distances(np.array([[0, 0], [3, 4], [0, 4]], np.float32))) == [3, 4, 5]
+    assert sorted(similarity.pairwise_distances(np.array([[0, 0], [3, 4], [0, 4]], np.float32))) == [3, 4, 5]
 
 
 def test_a_seam_is_one_where_nothing_shows_and_more_where_a_step_does():
-    assert likeness.seam(ramp(10), LEFT) == pytest.approx(1.0)
+    assert similarity.seam(ramp(10), LEFT) == pytest.approx(1.0)
     stepped = ramp(10)
     stepped[:, :, 4:] += 50
-    assert likeness.seam(stepped, LEFT) == pytest.approx(6.0)
-    assert likeness.seam(np.swapaxes(stepped, 1, 2), LEFT.T) == pytest.approx(6.0)
+    assert similarity.seam(stepped, LEFT) == pytest.approx(6.0)
+    assert similarity.seam(np.swapaxes(stepped, 1, 2), LEFT.T) == pytest.approx(6.0)
     stepped[:, :, 7] = 255  # far from the border
-    assert likeness.seam(stepped, LEFT) == pytest.approx(6.0)
+    assert similarity.seam(stepped, LEFT) == pytest.approx(6.0)
 
 
 def test_only_the_kept_region_counts_as_changed():
     changed = flat(100)
     changed[0, 0, 6] = 0
-    assert likeness.largest_change(changed, flat(100), LEFT) == 0
+    assert similarity.largest_change(changed, flat(100), LEFT) == 0
     changed[0, 5, 1, 2] = 97
-    assert likeness.largest_change(changed, flat(100), LEFT) == 3
+    assert similarity.largest_change(changed, flat(100), LEFT) == 3
 
 
 def test_a_mean_has_the_interval_of_its_standard_error():
