@@ -145,7 +145,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
         (("outpaint",), "extend nothing"),
         (("outpaint", "--left", -4), "extend nothing; give 0 pixels or more"),
         (("outpaint", "--left", 3), "width 19 is not a multiple of 4"),
-        (("invert", "--sampler", "plms"), "inversion goes back the way of DDIM"),
+        (("invert", "--sampler", "plms"), "inversion reverses DDIM"),
         (("invert", "--to", "a"), "describe the image by --prompt"),
         (("mix", "--prompt", "a"), "there is nothing to mix with"),
         (("img2img", "--sampler", "dpmpp_2m", "--eta", 0.5), "sampler 'dpmpp_2m' has none"),
