@@ -28,7 +28,7 @@ from rdm_jax.cli.progress import Progress
 from rdm_jax.core import images, sheets
 from rdm_jax.data.sources import open_source
 from rdm_jax.evaluation.classifiers import AttributeClassifier
-from rdm_jax.evaluation.statistics import Moments, Share, frechet_distance, nearest_rmse
+from rdm_jax.evaluation.statistics import Moments, Proportion, frechet_distance, nearest_rmse
 from rdm_jax.generator import Generator, join
 from rdm_jax.retrieval.database import Database
 
@@ -72,7 +72,7 @@ class Result:
     """
 
     images: UInt8[np.ndarray, "n h w 3"]
-    right: Share
+    right: Proportion
     frechet: float
     nearest: float
 
@@ -119,7 +119,7 @@ def evaluate(
     output = classifier.classify(samples)
     right = output.correct([{"folder": name} for name in classes], "folder")
     moments = Moments.empty(output.features.shape[1]).add(output.features)
-    correct = Share(int(right.sum()), len(right))
+    correct = Proportion(int(right.sum()), len(right))
     return Result(samples, correct, frechet_distance(moments, real), float(np.median(nearest_rmse(samples, others))))
 
 
