@@ -64,9 +64,9 @@ def prepare(generator: Generator, folder: Path) -> dict[str, str]:
     write("house", images.resize_and_crop(poster.thumbnails(np.array([rows_of(poster, "house")[0]]))[0], SIZE))
     options = {"database": "poster", "seed": 11, **STEPS}
     write("boat", generator.sample("a red boat", **options).images[0])
-    for name, (x0, y0, x1, y1) in (("hole", (34, 0, 63, 42)), ("left", (0, 0, 31, 63))):
+    for name, (left, top, right, bottom) in (("hole", (34, 0, 64, 43)), ("left", (0, 0, 32, 64))):
         mask = np.zeros((SIZE, SIZE, 3), np.uint8)
-        mask[y0 : y1 + 1, x0 : x1 + 1] = 255
+        mask[top:bottom, left:right] = 255
         write(name, mask)
     return files
 
