@@ -27,8 +27,8 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.cli.progress import Progress
 from rdm_jax.core import images, sheets
 from rdm_jax.data.sources import open_source
-from rdm_jax.evaluation.judges import Judge
-from rdm_jax.evaluation.statistics import Moments, Share, frechet_distance, nearest_rmse
+from rdm_jax.evaluation.classifiers import AttributeClassifier
+from rdm_jax.evaluation.statistics import Moments, Proportion, frechet_distance, nearest_rmse
 from rdm_jax.generator import Generator, join
 from rdm_jax.retrieval.database import Database
 
@@ -72,7 +72,7 @@ class Result:
     """
 
     images: UInt8[np.ndarray, "n h w 3"]
-    right: Share
+    right: Proportion
     frechet: float
     nearest: float
 
@@ -101,7 +101,11 @@ def generate(
 
 
 def evaluate(
-    classifier: Judge, samples: UInt8[np.ndarray, "n h w 3"], classes: Sequence[str], real: Moments, others: np.ndarray
+    classifier: AttributeClassifier,
+    samples: UInt8[np.ndarray, "n h w 3"],
+    classes: Sequence[str],
+    real: Moments,
+    others: np.ndarray,
 ) -> Result:
     """Returns the metrics of images of these classes.
 
@@ -112,10 +116,10 @@ def evaluate(
       real: the moments of the features of real images.
       others: the images of the database.
     """
-    output = classifier.judge(samples)
+    output = classifier.classify(samples)
     right = output.correct([{"folder": name} for name in classes], "folder")
     moments = Moments.empty(output.features.shape[1]).add(output.features)
-    correct = Share(int(right.sum()), len(right))
+    correct = Proportion(int(right.sum()), len(right))
     return Result(samples, correct, frechet_distance(moments, real), float(np.median(nearest_rmse(samples, others))))
 
 
@@ -180,13 +184,13 @@ def main() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("matplotlib is not installed; pip install matplotlib")
     begin = time.monotonic()
-    classifier = Judge.open(args.runs / "judge_bundle")
+    classifier = AttributeClassifier.open(args.runs / "classifier_bundle")
     names = classifier.classes["folder"]
     classes = [names[i % len(names)] for i in range(args.samples)]
     database = Database.open(args.runs / "database_of_half")
-    source, half = open_source(str(args.data / "pictures")), open_source(str(args.data / "database"))
+    source, half = open_source(str(args.data / "images")), open_source(str(args.data / "database"))
     order = np.random.default_rng(args.seed).permutation(len(source))
-    features = classifier.judge(read_images(source, order[:REFERENCES].tolist())).features
+    features = classifier.classify(read_images(source, order[:REFERENCES].tolist())).features
     real = Moments.empty(features.shape[1]).add(features)
     others = read_images(half, range(len(half)))
 

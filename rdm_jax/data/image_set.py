@@ -1,4 +1,4 @@
-"""A source's pictures at one size, decoded once into a memory-mapped array, with their captions and labels."""
+"""The images of a source at one size, decoded once into a memory-mapped array, with captions and labels."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.lib.format import open_memmap
 
-from rdm_jax.core import files, images
+from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.data.examples import ImageSource, SelectedExamples
 
 _LOG = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-NEXT_AT_MOST = 16
+MAX_BROKEN = 16  # broken images in a row
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """All pictures of a source at one size.
+    """All images of a source at one size.
 
     Attributes:
-      images: [n, size, size, 3] uint8, memory-mapped or decoded when asked for.
+      images: [n, size, size, 3] uint8, memory-mapped, or decoded on access.
       captions: n captions.
       attributes: n dictionaries of labels.
-      rows: [n] the position of each picture in its source (unreadable pictures leave gaps).
-      fingerprint: the hash of the source, and of which of its pictures these are where they are some of them.
+      rows: [n] the position of each image in its source (unreadable images leave gaps).
+      fingerprint: the hash of the source, and of the positions where these are a part of its images.
     """
 
-    images: UInt8[np.ndarray, "n size size 3"] | Decoded
+    images: UInt8[np.ndarray, "n size size 3"] | LazyImages
     captions: list[str]
     attributes: list[dict[str, str]]
     rows: np.ndarray
@@ -45,9 +46,9 @@ class ImageSet:
         return len(self.captions)
 
     def take(self, rows: np.ndarray) -> ImageSet:
-        """Returns the pictures at the given positions."""
+        """Returns the images at the given positions."""
         return ImageSet(
-            self.images.take(rows) if isinstance(self.images, Decoded) else self.images[rows],
+            self.images.take(rows) if isinstance(self.images, LazyImages) else self.images[rows],
             [self.captions[i] for i in rows],
             [self.attributes[i] for i in rows],
             self.rows[rows],
@@ -55,97 +56,97 @@ class ImageSet:
         )
 
 
-def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progress | None = None) -> ImageSet:
-    """Returns the source's pictures, shorter side resized to `size` and the centre cropped, cached in `cache_dir`.
+def load_images(source: ImageSource, size: int, cache_dir: Path, progress: ProgressCallback | None = None) -> ImageSet:
+    """Returns the source's images, shorter side resized to `size` and the center cropped, cached in `cache_dir`.
 
-    The cache is named by the source's fingerprint and the size, and written whole or not at all; unreadable pictures
-    are left out with a warning.
+    The cache is named by the source's fingerprint and the size, and written atomically; unreadable images are left out
+    with a warning.
 
     Raises:
-      UserError: no picture of the source can be read.
+      UserError: no image of the source can be read.
     """
     folder = cache_dir / f"{source.fingerprint[:16]}-{size}"
     if not folder.is_dir():
         _decode(source, size, folder, progress)
     labels = json.loads((folder / "labels.json").read_text())
-    pictures = np.load(folder / "images.npy", mmap_mode="r")[: len(labels["captions"])]
+    images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels["captions"])]
     return ImageSet(
-        pictures, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
+        images, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
     )
 
 
-class Decoded:
-    """The pictures of a source at one size as an array [n, size, size, 3] that decodes what is asked for."""
+class LazyImages:
+    """The images of a source at one size, as an array [n, size, size, 3] that decodes on access."""
 
     def __init__(self, source: ImageSource, size: int) -> None:
         self._source, self.shape = source, (len(source), size, size, 3)
 
-    def take(self, rows: np.ndarray) -> Decoded:
-        """Returns the pictures at the given positions, none of them decoded yet."""
-        return Decoded(SelectedExamples(self._source, rows.tolist()), self.shape[1])
+    def take(self, rows: np.ndarray) -> LazyImages:
+        """Returns the images at the given positions, none of them decoded yet."""
+        return LazyImages(SelectedExamples(self._source, rows.tolist()), self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> UInt8[np.ndarray, "..."]:
-        """Returns one picture by its number, or several by a slice or an array of numbers; a tuple also crops."""
+        """Returns one image by its index, or several by a slice or an array of indices; a tuple also crops."""
         rows, *crop = key if isinstance(key, tuple) else (key,)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
         if np.ndim(rows) == 0:
-            return self._picture(int(rows))[tuple(crop)]
-        return np.stack([self._picture(int(row)) for row in rows])[(slice(None), *crop)]
+            return self._image(int(rows))[tuple(crop)]
+        return np.stack([self._image(int(row)) for row in rows])[(slice(None), *crop)]
 
-    def _picture(self, row: int) -> np.ndarray:
-        for step in range(NEXT_AT_MOST):
+    def _image(self, row: int) -> np.ndarray:
+        for step in range(MAX_BROKEN):
             try:
-                return images.resize_and_crop(self._source[(row + step) % len(self)].image, self.shape[1])
+                return resize_and_crop(self._source[(row + step) % len(self)].image, self.shape[1])
             except ValueError as error:
-                _LOG.warning("picture %d of %s is broken, the next stands in: %s", row, self._source.name, error)
-        raise UserError(f"{NEXT_AT_MOST} pictures of {self._source.name} from number {row} on are broken")
+                _LOG.warning("image %d of %s is broken and is replaced by the next: %s", row, self._source.name, error)
+        raise UserError(f"{MAX_BROKEN} images of {self._source.name} from index {row} on are broken; check the files")
 
 
 def stream_images(source: ImageSource, size: int) -> ImageSet:
-    """Returns the source's pictures as `load_images` does, each decoded when it is asked for, with no cache.
+    """Returns the source's images as `load_images` does, each decoded on access, without a cache.
 
-    For sets that decoded would not fit a disk. In the place of an unreadable picture stands the next one.
+    It serves sets whose decoded images would not fit a disk. The next image replaces an unreadable one.
     """
-    told = [source.labels(row) for row in range(len(source))]
-    attributes = [{k: v for k, v in one.items() if k not in ("caption", "path")} for one in told]
-    decoded: Any = Decoded(source, size)
+    labels = [source.labels(row) for row in range(len(source))]
+    attributes = [{k: v for k, v in one.items() if k not in ("caption", "path")} for one in labels]
+    lazy: Any = LazyImages(source, size)
     rows = np.arange(len(source))
-    return ImageSet(decoded, [one.get("caption") or "" for one in told], attributes, rows, source.fingerprint)
+    return ImageSet(lazy, [one.get("caption") or "" for one in labels], attributes, rows, source.fingerprint)
 
 
-def _decode(source: ImageSource, size: int, folder: Path, progress: Progress | None) -> None:
+def _decode(source: ImageSource, size: int, folder: Path, progress: ProgressCallback | None) -> None:
     with files.new_directory(folder, first_wins=True) as temporary:
-        pictures = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
+        array = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
         captions, attributes, rows = [], [], []
         for row in range(len(source)):
             try:
                 example = source[row]
             except ValueError as error:
-                _LOG.warning("picture %d of %s is left out: %s", row, source.name, error)
+                _LOG.warning("image %d of %s is left out: %s", row, source.name, error)
                 continue
-            pictures[len(rows)] = images.resize_and_crop(example.image, size)
+            array[len(rows)] = resize_and_crop(example.image, size)
             captions.append(example.caption)
             attributes.append(example.attributes)
             rows.append(row)
             if progress:
                 progress(row + 1, len(source))
         if not rows:
-            raise UserError(f"no picture of {source.name} can be read; check the files")
-        pictures.flush()
+            raise UserError(f"no image of {source.name} can be read; check the files")
+        array.flush()
         files.write_json(temporary / "labels.json", {"captions": captions, "attributes": attributes, "rows": rows})
 
 
 def cached_array(folder: Path, rows: int, chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
-    """Returns an array memory-mapped from `folder`, written there from `chunks()` first where it is not.
+    """Returns an array memory-mapped from `folder`, written there from `chunks()` first if it is missing.
 
     Args:
-      folder: a name that changes with what the array is made from.
+      folder: named by what the array is made from.
       rows: the length of its first axis.
-      chunks: makes the array's parts in order, along the first axis, all of one type.
+      chunks: yields the parts in order, along the first axis, all of one type.
     """
     if not folder.is_dir():
         with files.new_directory(folder, first_wins=True) as temporary:

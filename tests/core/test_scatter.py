@@ -63,6 +63,4 @@ def test_one_place_for_all_a_title_and_no_neighbours_are_drawn():
         points, pictures = np.zeros((3, 2)), flat(COLORS[:3])
         sheet = scatter(points, pictures, title=title, query=query, neighbors=neighbors, size=(200, 200))
         assert sheet.shape == (200, 200, 3)
-    np.testing.assert_array_equal(
-        scatter(np.eye(2), flat(COLORS[:2])), scatter(7 + 1000 * np.eye(2), flat(COLORS[:2]))
-    )
+    np.testing.assert_array_equal(scatter(np.eye(2), flat(COLORS[:2])), scatter(7 + 1000 * np.eye(2), flat(COLORS[:2])))
