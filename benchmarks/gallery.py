@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from rdm_jax import conditioning, guidance
 from rdm_jax.cli.progress import Progress, note
@@ -64,10 +64,10 @@ def prepare(generator: Generator, folder: Path) -> dict[str, str]:
     write("house", images.resize_and_crop(poster.thumbnails(np.array([rows_of(poster, "house")[0]]))[0], SIZE))
     options = {"database": "poster", "seed": 11, **STEPS}
     write("boat", generator.sample("a red boat", **options).images[0])
-    for name, box in (("hole", (34, 0, 63, 42)), ("left", (0, 0, 31, 63))):
-        mask = Image.new("L", (SIZE, SIZE))
-        ImageDraw.Draw(mask).rectangle(box, fill=255)
-        write(name, np.repeat(np.asarray(mask)[..., None], 3, axis=-1))
+    for name, (left, top, right, bottom) in (("hole", (34, 0, 64, 43)), ("left", (0, 0, 32, 64))):
+        mask = np.zeros((SIZE, SIZE, 3), np.uint8)
+        mask[top:bottom, left:right] = 255
+        write(name, mask)
     return files
 
 

@@ -1,7 +1,7 @@
-"""A model on disk: config.json, tokenizer.json and one safetensors file per part; open, save, list the embedded ones.
+"""A model on disk: config.json, tokenizer.json and one safetensors file for each part; opens, saves and lists them.
 
-A bundle may hold only some of the parts (`rdm_jax.parts`): an encoder alone makes databases, an encoder with an
-autoencoder starts the training of a diffusion model.
+A bundle may hold only some of the parts (`rdm_jax.parts`): an encoder is sufficient for databases, an encoder and an
+autoencoder for the start of training a diffusion model.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Bundle:
     """The parts of a model, their configuration and their parameters.
 
     Attributes:
-      config: what config.json holds: a name, the schema, one entry per part, and the conventions of sampling.
-      params: {part: nested dictionary of arrays}, float32 but for a generative network that was opened in another type.
-      tokenizer: the text tower's tokenizer, None where there is no text tower.
-      path: the folder that it was read from, None for a bundle in memory.
+      config: the content of config.json: a name, the schema, a section for each part, and defaults of sampling.
+      params: {part: nested dictionary of arrays}, float32 but for a generative network opened in another type.
+      tokenizer: of the text tower; None without a text tower.
+      path: the folder that it was read from; None for a bundle in memory.
     """
 
     config: dict[str, Any]
@@ -63,23 +63,23 @@ class Bundle:
 
         Args:
           name_or_path: the name or the folder.
-          parts: which parts to read, of those that are there.
-          dtype: a name in `DTYPES`: the type that the generative network computes in and its parameters are held in.
-            The other parts stay in float32: they take little of the time, and databases depend on what CLIP computes.
+          parts: the parts to read, if the bundle has them.
+          dtype: a name in `DTYPES`: the type of the generative network's computation and parameters. The other parts
+            stay in float32: they take little of the time, and databases depend on CLIP's output.
 
         Raises:
-          UserError: there is no such bundle, a file of it is missing, damaged or not the one its config names, or
-            `dtype` is not known.
+          UserError: there is no such bundle, a file of it is missing, damaged or not the one that its config names, or
+            `dtype` is unknown.
         """
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
         path = locate(name_or_path)
         config = read_config(path)
-        there = [part for part in PARTS if part in config]
-        wanted = [part for part in there if part in set(parts)]
-        config = {key: value for key, value in config.items() if key not in there or key in wanted}
+        present = [part for part in PARTS if part in config]
+        chosen = [part for part in present if part in set(parts)]
+        config = {key: value for key, value in config.items() if key not in present or key in chosen}
         params = {}
-        for part in wanted:
+        for part in chosen:
             own = dtype if PARTS[part].chooses_dtype else "float32"
             params[part] = _read_part(path, part, config, own)
             if own != config[part].get("dtype", "float32") and PARTS[part].chooses_dtype:
@@ -87,7 +87,7 @@ class Bundle:
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
     def save(self, path: Path, dtype: str = "float16") -> None:
-        """Writes the bundle to a new folder, whole or not at all, its arrays in `dtype`.
+        """Writes the bundle to a new folder atomically, its arrays in `dtype`.
 
         Raises:
           UserError: `path` exists or cannot be written.
@@ -100,7 +100,7 @@ class Bundle:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
                 save_file({name: np.array(leaf, dtype, order="C") for name, leaf in flat.items()}, target)
-                files.share(target)  # safetensors gives a new file to its owner alone
+                files.share(target)  # safetensors makes a new file readable by its owner only
                 hashes[part] = files.sha256(target)
             if self.tokenizer is not None:
                 self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
@@ -114,11 +114,11 @@ class Bundle:
         return str(chosen[0]) if chosen else "float32"
 
     def has(self, part: str) -> bool:
-        """Says whether the bundle holds a part."""
+        """Returns whether the bundle holds a part."""
         return part in self.params
 
     def require(self, *parts: str) -> None:
-        """Raises UserError unless all the parts are there."""
+        """Raises UserError unless the bundle holds all the parts."""
         missing = [part for part in parts if part not in self.params]
         if missing:
             raise UserError(
@@ -138,13 +138,13 @@ class Bundle:
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
-        """The SHA-256 of each part and of the tokenizer: of its file, or of what is in memory."""
+        """The SHA-256 of each part and of the tokenizer: of the files, or of the arrays in memory."""
         recorded = self.config.get("sha256", {}) if self.path else {}
-        found = {part: recorded.get(part) or trees.digest(self.params[part]) for part in self.params}
+        hashes = {part: recorded.get(part) or trees.digest(self.params[part]) for part in self.params}
         if self.tokenizer is not None:
             written = self.tokenizer.backend_tokenizer.to_str().encode()
-            found["tokenizer"] = recorded.get("tokenizer") or hashlib.sha256(written).hexdigest()
-        return found
+            hashes["tokenizer"] = recorded.get("tokenizer") or hashlib.sha256(written).hexdigest()
+        return hashes
 
     @property
     def digest(self) -> str:
@@ -153,13 +153,13 @@ class Bundle:
 
     @property
     def encoder_identity(self) -> dict[str, Any]:
-        """What a database records of the encoder that made it: its name, the hash of its weights and its width."""
+        """The record of the encoder in its databases: its name, the hash of its weights and its width."""
         self.require("clip")
         return _identity(self.config, self.hashes["clip"])
 
 
 def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:
-    """Joins bundles into one: later ones replace the parts and the settings of earlier ones; `config` comes last.
+    """Merges bundles into one: later ones replace parts and settings of earlier ones; `config` is last.
 
     The records of the training of each part are merged too.
     """
@@ -177,10 +177,10 @@ def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """Returns the folder of an embedded bundle's name, or the folder given; one in object storage is copied first.
+    """Returns the folder of an embedded bundle by its name, or the folder itself; object storage is copied first.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such bundle.
     """
     embedded = EMBEDDED / str(name_or_path)
     if str(name_or_path) in Bundle.names():
@@ -194,7 +194,7 @@ def locate(name_or_path: str | Path) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Returns what a bundle's config.json holds; raises UserError where it is missing, damaged or of another schema."""
+    """Returns a bundle's config.json; raises UserError if it is missing, damaged or of another schema."""
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -218,16 +218,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Returns a bundle's configuration with settings of sampling changed, the changes kept under "overrides".
+    """Returns a bundle's configuration with changed settings of sampling; "overrides" records the changes.
 
     Args:
       config: of the bundle.
-      changes: "section.key=value" each, of a section in `parts.SECTIONS`; the value is YAML of the key's type.
+      changes: each "section.key=value", of a section in `parts.SECTIONS`; the value is YAML of the key's type.
 
     Raises:
       UserError: there is no such key, no value, or one of another type.
     """
-    made = copy.deepcopy(dict(config))
+    changed = copy.deepcopy(dict(config))
     known = [f"{section}.{key}" for section in SECTIONS for key in config.get(section, {})]
     for change in changes:
         key, equals, text = change.partition("=")
@@ -236,7 +236,7 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
         if key not in known:
             raise unknown("setting", key, known)
         section, _, name = key.partition(".")
-        old = made[section][name]
+        old = changed[section][name]
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -244,12 +244,12 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
         value = float(value) if isinstance(old, float) and type(value) is int else value
         if type(value) is not type(old):
             raise UserError(f"setting {change}: the value must be of type {type(old).__name__}, like {old!r}")
-        made[section][name] = value
-    return {**made, "overrides": [*config.get("overrides", []), *changes]} if changes else made
+        changed[section][name] = value
+    return {**changed, "overrides": [*config.get("overrides", []), *changes]} if changes else changed
 
 
 def encoder_identity(path: Path) -> dict[str, Any]:
-    """Returns what a database records of a bundle's CLIP, without reading its weights; UserError where it has none."""
+    """Returns the record of a bundle's CLIP in databases, without reading weights; raises UserError without a CLIP."""
     config = read_config(path)
     if "clip" not in config:
         raise UserError(f"model {path} has no clip, and databases need one; convert or export it with a CLIP")
@@ -262,7 +262,7 @@ def _identity(config: dict[str, Any], sha256: str) -> dict[str, Any]:
 
 
 def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Returns a part's parameters, each made of the mapped file on its own, so that no more than they are is held."""
+    """Returns a part's parameters, each copied on its own from the mapped file, which needs no further memory."""
     from safetensors import SafetensorError, safe_open
 
     file = path / f"{part}.safetensors"
@@ -274,7 +274,7 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
         )
     try:
         with safe_open(file, "numpy") as stored:
-            names = stored.keys()  # the file is no mapping, and cannot be gone through itself
+            names = stored.keys()  # the file is no mapping and cannot be iterated
             flat = {name: np.asarray(stored.get_tensor(name), jnp.dtype(dtype)) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error

@@ -1,6 +1,6 @@
-"""From a bundle's plain configuration to what a run is made of: schedule, sampler, tokens, encoders and decoders.
+"""From a bundle's plain configuration to the objects of a run: schedule, sampler, encoders and decoders.
 
-Below this file there are plain arguments only; no function that it calls sees a configuration.
+The functions that it calls take plain arguments and no configuration.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rdm_jax.parts import PREPROCESSING
 
 
 def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
-    """Returns how many parameters each network of a configuration has, without making any; 0 for one it lacks.
+    """Returns the number of parameters of each network of a configuration, without creating any; 0 if it has none.
 
     Args:
-      config: a file's of configs/models/, or a bundle's: "denoiser", "autoencoder", "clip", or some of them.
+      config: of a file in configs/models/ or of a bundle: "denoiser", "autoencoder", "clip", or some of them.
 
     Returns:
       counts by the keys denoiser, autoencoder and clip.
@@ -62,15 +62,15 @@ def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:
 
 
 def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
-    """Returns the sampler that a text names; one that has no eta takes 0 alone.
+    """Returns the sampler that a text names; for a sampler without eta, eta must be 0.
 
     Args:
-      text: a name, or a call with options of its own: "euler(churn=20)", "ddpm(variance='large')".
+      text: a name, or a call with options: "euler(churn=20)", "ddpm(variance='large')".
       eta: of DDIM; it is also one of its options.
-      spacing: which times it visits, a name in `diffusion.spacing.SPACINGS`; its own if empty.
+      spacing: of the timesteps, a name in `diffusion.spacing.SPACINGS`; the sampler's own if empty.
 
     Raises:
-      UserError: a name or an option is not known, or a number is out of its range.
+      UserError: a name or an option is unknown, or a number is out of range.
     """
     call = parse_call(text, "sampler")
     given = ({"eta": eta} if eta else {}) | ({"spacing": spacing} if spacing else {})
@@ -131,7 +131,7 @@ def codes_decoder_from(
     full = autoencoder.clone(dtype="float32")
 
     def decode(params: Any, codes: Int[Array, "b l"]) -> Float[Array, "b h2 w2 3"]:
-        """Maps codes [b, h w] to images [b, f h, f w, 3]; those below 0, which are not known, as code 0."""
+        """Maps codes [b, h w] to images [b, f h, f w, 3]; those below 0, which are unknown, as code 0."""
         vectors = params["codebook"][jnp.maximum(codes, 0)].reshape(len(codes), *size, -1)
         return full.apply({"params": params}, vectors, method="decode", quantize=False)
 
@@ -180,12 +180,12 @@ def image_encoder_from(
 def noised_encoder_from(
     module: Any,
 ) -> Callable[[Any, Float[Array, "b h w c"], Any], tuple[Float[Array, "b d"], list[Float[Array, "b _ _ _"]]]]:
-    """Returns the function (parameters, noisy latents, times) to a tower's vectors and the maps behind its levels."""
+    """Returns the function (parameters, noisy latents, times) to an encoder's vectors and its levels' feature maps."""
 
     def encode(params: Any, x: Float[Array, "b h w c"], t: Any) -> tuple[Array, list[Array]]:
         """Maps noisy latents to vectors and maps."""
-        vector, seen = module.apply({"params": params}, x, t, mutable=["intermediates"])
-        levels = seen["intermediates"]
+        vector, state = module.apply({"params": params}, x, t, mutable=["intermediates"])
+        levels = state["intermediates"]
         return vector, [levels[f"level_{i}"][0] for i in range(len(levels))]
 
     return encode

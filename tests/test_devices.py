@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import draw
+from tests.helpers import generate
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The images on this process's own devices."""
-    return draw.images(tmp_path_factory.mktemp("here"), sizes=(1,))["1"]
+    return generate.images(tmp_path_factory.mktemp("here"), sizes=(1,))["1"]
 
 
 def generate_elsewhere(out, devices, *arguments):
     """Generates in another process."""
     # The same low optimization level as here: the programs run once.
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-m", "tests.helpers.draw", str(out), *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.helpers.generate", str(out), *map(str, arguments)]
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -16,7 +16,8 @@ import numpy as np
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
-from rdm_jax.generator import Generator, Plan
+from rdm_jax.generator import Generator
+from rdm_jax.heads.base import Plan
 from rdm_jax.models import build_noised_encoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever

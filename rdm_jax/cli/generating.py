@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
         help="where neighbors come from (repeatable); with weights, neighbors come from all of them together",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from")
     parser.add_argument("--list-guides", action=_Print, text=_guides, help="print what --guide and --with take")
     parser.add_argument(
         "--list-samplers", action=_Print, text=_samplers, help="print what --sampler and --spacing take"

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.assemble import NULL, assemble
 from rdm_jax.core.calls import set_types
-from rdm_jax.core.images import read_mask, read_picture
+from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -128,7 +128,7 @@ class ConditionBuilder:
         """Returns the vector of a prompt or an image, for each query; the run's own queries where both are empty."""
         if not prompt and not image:
             return self.queries
-        encoded = self.encoder.encode_images([read_picture(image)]) if image else self.encoder.encode_texts([prompt])
+        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_texts([prompt])
         return np.repeat(encoded, len(self.queries), axis=0)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:

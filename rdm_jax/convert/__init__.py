@@ -1,1 +1,1 @@
-"""Weights of other programs made into parameters of these networks, without running the files that hold them."""
+"""Converts weights and databases of other programs, without running code from their files."""

@@ -69,19 +69,19 @@ _OPENAI: Table = (
     *_NAMES,
 )
 
-# Recorded sizes and counters that are no weights.
+# Stored sizes and counters, which are no weights.
 _ASIDE = re.compile(r".*(position_ids|num_batches_tracked)|input_resolution|context_length|vocab_size")
 
 
 def is_openai_layout(state: Mapping[str, np.ndarray]) -> bool:
-    """Tells whether the names are OpenAI's rather than Hugging Face's."""
+    """Returns whether the names are OpenAI's rather than Hugging Face's."""
     return "visual.conv1.weight" in state
 
 
 def clip_plan(
     state: Mapping[str, np.ndarray], clip: CLIP, allowed: frozenset[str] = frozenset()
 ) -> dict[str, Parameter]:
-    """Returns how CLIP's parameters are made of tensors in either layout, told apart by their names.
+    """Returns how CLIP's parameters are assembled from tensors in either layout, which the names decide.
 
     Raises:
       UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
@@ -99,20 +99,20 @@ def clip_params(state: Mapping[str, np.ndarray], clip: CLIP) -> dict[str, Any]:
 
 
 def hugging_face_source(path: str) -> Source:
-    """Returns the names that `transformers` gives to the tensors of a parameter."""
+    """Returns the names of a parameter's tensors in `transformers`."""
     parts = ("q_proj", "k_proj", "v_proj") if "/qkv/" in path else ("",)
     return Source(tuple(rename(path.replace("/qkv/", f"/self_attn.{part}/"), _HUGGING_FACE) for part in parts))
 
 
 def openai_source(path: str) -> Source:
-    """Returns the names that OpenAI's program gives to the tensors of a parameter."""
+    """Returns the names of a parameter's tensors in OpenAI's program."""
     return Source((rename(path, _OPENAI),), as_stored=path.endswith("projection/kernel"))
 
 
 def config_from_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_clip` that a Hugging Face config.json describes.
 
-    An `eos_token_id` of 2, which the first published files have by mistake, means the highest id of the row.
+    An `eos_token_id` of 2, a mistake in the first published files, stands for the highest id of the row.
 
     Raises:
       UserError: it describes no CLIP, or one whose feed-forward layers are not four times as wide.
@@ -156,12 +156,12 @@ def to_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the config.json of the CLIPModel that a configuration describes.
 
     Raises:
-      UserError: its image tower is no ViT, or pools otherwise than by its class token.
+      UserError: its image tower is no ViT, or does not pool by its class token.
     """
     vision, text = config["vision"], config["text"]
     if vision["kind"] != "vit" or vision.get("pool", "class") != "class":
         raise UserError(
-            "transformers' CLIP has a ViT that reads out its class token; this model has another image tower"
+            "transformers' CLIP has a ViT that pools by its class token; this model has another image tower"
         )
     eos = text.get("eos_id")
     return {
@@ -197,7 +197,7 @@ def _hugging_face_settings(tower: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply: heads are 64 channels.
+    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply; heads have 64 channels.
 
     Raises:
       UserError: the names are not OpenAI's.

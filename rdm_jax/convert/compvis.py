@@ -1,8 +1,7 @@
 """Weights of CompVis's latent-diffusion and retrieval-augmented-diffusion-models checkpoints.
 
-A checkpoint holds the U-Net under "model.diffusion_model.", its moving average under "model_ema." with all dots taken
-out of the names, and the first stage under "first_stage_model."; first stages are released alone as well, without
-prefix.
+A checkpoint holds the U-Net under "model.diffusion_model.", its EMA under "model_ema." without the dots in the names,
+and the first stage under "first_stage_model."; first stages are also released alone, without prefix.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ EMA_PREFIX = "model_ema."
 FIRST_STAGE_PREFIX = "first_stage_model."
 GUIDANCE_VECTOR = "unconditional_guidance_vex"
 
-# What a checkpoint holds beside the networks: the schedule's buffers, the scale and the running counts.
+# Other content of a checkpoint: the buffers of the schedule, the scale and counters.
 _BESIDE = re.compile(
     r"(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|betas|logvar|lvlb_weights|scale_factor"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])|model_ema\.(decay|num_updates)"
@@ -29,7 +28,7 @@ _BESIDE = re.compile(
 
 LEAVES: Table = ((r"/(kernel|scale)$", ".weight"), (r"/bias$", ".bias"), ("/", "."))
 
-# Names within a transformer, which diffusers has taken over.
+# Names within a transformer; diffusers has the same.
 TRANSFORMER: Table = (
     (r"/block_(\d+)/", r"/transformer_blocks.\1/"),
     (r"/query/", "/to_q/"),
@@ -85,23 +84,23 @@ _POINTWISE = re.compile(r".*(proj_in|proj_out|nin_shortcut|skip_connection|(post
 
 
 def is_checkpoint(state: Mapping[str, np.ndarray]) -> bool:
-    """Tells whether the names are those of a whole latent-diffusion model."""
+    """Returns whether the names are those of a whole latent-diffusion model."""
     return any(name.startswith(UNET_PREFIX) for name in state)
 
 
 def is_first_stage(state: Mapping[str, np.ndarray]) -> bool:
-    """Tells whether the names are those of a first stage alone."""
+    """Returns whether the names are those of a first stage alone."""
     return "encoder.conv_in.weight" in state and "quant_conv.weight" in state
 
 
 def unexpected_names(state: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the names of a whole checkpoint that belong to none of its networks and to nothing known beside them."""
+    """Returns the names of a whole checkpoint that belong neither to its networks nor to its other known content."""
     prefixes = (UNET_PREFIX, EMA_PREFIX, FIRST_STAGE_PREFIX)
     return sorted(n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR)
 
 
 def unet_source(unet: UNet, *, ema: bool = False) -> Callable[[str], Source]:
-    """Returns the function from a parameter's path to the names of its tensors, raw or of the moving average."""
+    """Returns the function from a parameter's path to the names of its tensors, of the raw weights or of the EMA."""
     targets = abstract_params(unet)
 
     def source_of(path: str) -> Source:
@@ -110,7 +109,7 @@ def unet_source(unet: UNet, *, ema: bool = False) -> Callable[[str], Source]:
         pointwise = bool(_POINTWISE.fullmatch(name))
         if not ema:
             return Source((name,), pointwise=pointwise)
-        # The moving average's names are relative to "model." and have lost their dots.
+        # Names of the EMA are relative to "model." and have no dots.
         return Source((EMA_PREFIX + name.removeprefix("model.").replace(".", ""),), pointwise=pointwise)
 
     return source_of
@@ -125,7 +124,7 @@ def autoencoder_source(path: str, prefix: str = FIRST_STAGE_PREFIX) -> Source:
 def unet_plan(
     state: Mapping[str, np.ndarray], unet: UNet, *, ema: bool = False, allowed: frozenset[str] = frozenset()
 ) -> dict[str, Parameter]:
-    """Returns how the U-Net's parameters are made, of what was trained or of its moving average.
+    """Returns how the U-Net's parameters are assembled, from the raw weights or from the EMA.
 
     Raises:
       UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
@@ -134,7 +133,7 @@ def unet_plan(
         Subset(state, EMA_PREFIX if ema else UNET_PREFIX),
         abstract_params(unet),
         unet_source(unet, ema=ema),
-        what="U-Net (moving average)" if ema else "U-Net",
+        what="U-Net (EMA)" if ema else "U-Net",
         ignored=lambda name: bool(_BESIDE.fullmatch(name)),
         allowed=allowed,
     )
@@ -147,20 +146,20 @@ def autoencoder_plan(
     prefix: str = FIRST_STAGE_PREFIX,
     allowed: frozenset[str] = frozenset(),
 ) -> dict[str, Parameter]:
-    """Returns how the autoencoder's parameters are made; `prefix` is "" for a first stage that was released alone.
+    """Returns how the autoencoder's parameters are assembled; `prefix` is "" for a first stage released alone.
 
-    The training loss's own weights ("loss.") and the moving average ("model_ema.") are left out.
+    The weights of the training loss ("loss.") and the EMA ("model_ema.") are ignored.
 
     Raises:
       UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
     """
-    aside = (f"{prefix}loss.", f"{prefix}{EMA_PREFIX}")
+    ignored = (f"{prefix}loss.", f"{prefix}{EMA_PREFIX}")
     return plan(
         Subset(state, prefix),
         abstract_params(autoencoder),
         lambda path: autoencoder_source(path, prefix),
         what="autoencoder",
-        ignored=lambda name: name.startswith(aside),
+        ignored=lambda name: name.startswith(ignored),
         allowed=allowed,
     )
 
@@ -178,7 +177,7 @@ def autoencoder_params(
 
 
 def _place_upsampling(path: str, targets: Mapping[str, Any]) -> str:
-    """Upsampling is numbered after the transformer, where the block has one."""
+    """Upsampling is numbered after the transformer, if the block has one."""
     match = re.match(r"out_(\d+)_up/conv/", path)
     if not match:
         return path

@@ -1,4 +1,4 @@
-"""The yaml of a CompVis model as the configuration of a bundle."""
+"""Converts the yaml of a CompVis model to the configuration of a bundle, and back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import yaml
 
 from rdm_jax.core.errors import UserError
 
-# Keys of the U-Net that change nothing of what it computes, and those that do, with the only value that is known here.
-_UNET_ASIDE = ("image_size", "use_checkpoint", "use_fp16", "legacy", "conv_resample", "dims")
+# Keys of the U-Net without effect on its output, and keys with one supported value.
+_UNET_IGNORED = ("image_size", "use_checkpoint", "use_fp16", "legacy", "conv_resample", "dims")
 _UNET_FIXED = {
     "use_spatial_transformer": True,
     "use_scale_shift_norm": False,
@@ -58,17 +58,17 @@ def autoencoder_config(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrieval_only: bool) -> dict[str, Any]:
-    """Returns the configuration of a bundle but for its CLIP and autoencoder.
+    """Returns the configuration of a bundle without its CLIP and autoencoder.
 
     Args:
       params: the yaml's "model.params".
       downsampling: of the first stage.
       retrieval_only: the conventions of the models of April 2023 (https://arxiv.org/abs/2204.11824): raw tokens, the
-        query in place of the first of four neighbours, guidance 2, 100 steps. Otherwise those of July 2022
-        (https://arxiv.org/abs/2207.13038): unit tokens, the text's and ten neighbours', guidance 5, 50 steps.
+        query instead of the first of four neighbors, guidance 2, 100 steps. Otherwise those of July 2022
+        (https://arxiv.org/abs/2207.13038): unit tokens, the text's and ten neighbors', guidance 5, 50 steps.
 
     Raises:
-      UserError: a setting has a value that these networks do not have.
+      UserError: a setting has a value that these networks do not support.
     """
     unet = _unet_config(dict(_get(_get(params, "unet_config"), "params")))
     schedule = params.get("beta_schedule", "linear")
@@ -94,10 +94,10 @@ def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrie
 
 
 def conventions(side: int, retrieval_only: bool) -> dict[str, Any]:
-    """Returns how a released model is conditioned and drawn with, at `side` pixels.
+    """Returns the conditioning and the sampling defaults of a released model at `side` pixels.
 
     Args:
-      side: of the pictures that it was trained on.
+      side: of its training images.
       retrieval_only: whether it is one of April 2023 and not of July 2022, see `latent_diffusion_config`.
     """
     return {
@@ -118,7 +118,7 @@ def _unet_config(params: dict[str, Any]) -> dict[str, Any]:
     for key, value in _UNET_FIXED.items():
         if params.pop(key, value) != value:
             raise UserError(f"the U-Net's {key} is set, and only {key}={value} is supported")
-    for key in _UNET_ASIDE:
+    for key in _UNET_IGNORED:
         params.pop(key, None)
     if params.pop("num_heads", -1) != -1:
         raise UserError("the U-Net's num_heads is set, and only num_head_channels is supported")
@@ -133,10 +133,10 @@ def _get(params: Mapping[str, Any], key: str) -> Any:
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
-    """Returns the yaml by which CompVis's programs build the networks of a bundle's configuration.
+    """Returns the yaml with which CompVis's programs build the networks of a bundle's configuration.
 
     Raises:
-      UserError: it holds a setting that those programs do not have.
+      UserError: the configuration has a setting that those programs do not have.
     """
     stage = _yaml_of_autoencoder(config["autoencoder"])
     if "denoiser" not in config:
@@ -177,12 +177,12 @@ def _yaml_of_autoencoder(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("num_groups", 32) != 32:
         raise UserError("CompVis's programs have 32 groups in every group norm; this model cannot be written for them")
     kl = config["kind"] == "kl"
-    aside = ("kind", "embed_dim", "out_channels", "mid_attention", "num_codes", "num_groups", "dtype", "legacy", "beta")
+    other = ("kind", "embed_dim", "out_channels", "mid_attention", "num_codes", "num_groups", "dtype", "legacy", "beta")
     stage = {
         "attn_type": "vanilla" if config.get("mid_attention", True) else "none",
         "double_z": kl,
         "out_ch": config.get("out_channels", 3),
-        **{key: value for key, value in config.items() if key not in aside},
+        **{key: value for key, value in config.items() if key not in other},
     }
     stage.setdefault("in_channels", 3)
     codes = {} if kl else {"n_embed": config["num_codes"]}

@@ -1,4 +1,4 @@
-"""From foreign files to a model bundle: what a source is, by its content, and its tensors one at a time."""
+"""Converts foreign files to a model bundle: recognizes a source by its content, and streams its tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 WEIGHTS = ("ema", "raw", "both")
-RAW = "denoiser_raw"  # beside the moving average; not a part of the bundle, but what training goes on from
+RAW = "denoiser_raw"  # the weights without EMA; not a part of the bundle, but the start of further training
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -45,13 +45,13 @@ _PIPELINE = {"unet": "config.json", "vae": "config.json", "scheduler": "schedule
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What a bundle will be made of; no tensor is read yet.
+    """The content of a bundle to be written; no tensor is read yet.
 
     Attributes:
-      kind: what the source was taken for.
+      kind: the format of the source.
       config: of the bundle.
-      parts: {part: {path: how its parameter is made}}; the file of a part that a bundle has already.
-      sources: the files that are read.
+      parts: {part: {path: how its parameter is assembled}}, or the file of a part that is copied from a bundle.
+      sources: the files to read.
       tokenizer: of the text tower, if it has one.
     """
 
@@ -62,11 +62,11 @@ class Conversion:
     tokenizer: PreTrainedTokenizerFast | None = None
 
     def write(self, out: Path, progress: StageProgressCallback | None = None) -> None:
-        """Writes the bundle, whole or not at all, in the types that the tensors are stored in.
+        """Writes the bundle atomically; tensors keep their stored types.
 
         Args:
           out: a folder that does not exist yet.
-          progress: called with (what, bytes done, bytes in all).
+          progress: called with (description, bytes done, bytes in all).
 
         Raises:
           UserError: `out` exists or cannot be written, the disk is full, or a tensor holds numbers that are not finite.
@@ -75,16 +75,17 @@ class Conversion:
             with files.new_directory(out) as folder:
                 self._write(folder, progress or (lambda *_: None))
         except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+            raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of parameters of each part."""
         return {
             part: sum(
-                math.prod(one.shape) for one in (SafetensorsFile(made) if isinstance(made, Path) else made).values()
+                math.prod(one.shape)
+                for one in (SafetensorsFile(content) if isinstance(content, Path) else content).values()
             )
-            for part, made in self.parts.items()
+            for part, content in self.parts.items()
         }
 
     @property
@@ -96,7 +97,7 @@ class Conversion:
         hashes: dict[str, str] = {}
         for part, recipes in self.parts.items():
             target = folder / f"{part}.safetensors"
-            if isinstance(recipes, Path):  # byte for byte: databases know an encoder by the hash of its file
+            if isinstance(recipes, Path):  # byte for byte: databases identify an encoder by the hash of its file
                 shutil.copyfile(recipes, target)
             else:
                 write_safetensors(target, recipes, lambda *at, part=part: progress(f"writing {part}", *at))
@@ -121,39 +122,38 @@ def convert(
     vgg: Path | None = None,
     allowed: frozenset[str] = frozenset(),
 ) -> Conversion:
-    """Returns how a source becomes a bundle; what it is, is told by its content.
+    """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
       source: a CompVis checkpoint, RARM or first stage, a diffusers folder, a DiT or U-ViT, a CLIP in the layout of
         OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
-      config: the yaml of a CompVis model, by default the one beside it, of its name or the only one; or the .json of
-        the constructor's arguments of a DiT or U-ViT, by default the one beside it of its name, if any.
-      weights: of a checkpoint: its moving average "ema" (the default), what was trained "raw", or "both" (the raw ones
-        beside it).
-      clip_source: a CLIP that the model gets: anything that is one, or a bundle with one.
+      config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; or the .json
+        of the constructor's arguments of a DiT or U-ViT, by default the one in its folder of its name, if any.
+      weights: of a checkpoint: "ema" (the default), "raw", or "both" (the raw ones in addition).
+      clip_source: a CLIP to add to the model: a source of one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
-      vgg: torchvision's VGG-16, for LPIPS's own file, which lacks it.
-      allowed: names of tensors that may be missing (then zeros) or left over.
+      vgg: torchvision's VGG-16, for a file of LPIPS without it.
+      allowed: names of tensors that may be missing (their parameters are zeros) or unused.
 
     Raises:
-      UserError: the source is nothing that is known, is damaged, lacks or has too many names, or does not fit together.
+      UserError: the format is unknown, the source is damaged, names are missing or unexpected, or parts do not fit.
     """
     if weights not in (None, *WEIGHTS):
         raise unknown("weights", str(weights), WEIGHTS)
-    made = _convert_one(source, config, weights or "ema", tokenizer, allowed, vgg)
+    conversion = _convert_one(source, config, weights or "ema", tokenizer, allowed, vgg)
     if clip_source is not None:
-        if "clip" in made.parts:
-            raise UserError(f"{source} has a CLIP itself; leave --clip away")
-        made = _joined(made, _convert_one(clip_source, None, "ema", tokenizer, allowed))
+        if "clip" in conversion.parts:
+            raise UserError(f"{source} has a CLIP itself; omit --clip")
+        conversion = _joined(conversion, _convert_one(clip_source, None, "ema", tokenizer, allowed))
     unused = {
-        "--config": config and not made.kind.startswith(("CompVis", dit.KIND, uvit.KIND)),
-        "--weights": weights and made.kind != "CompVis checkpoint",
-        "--tokenizer": tokenizer and "clip" not in made.parts,
-        "--vgg": vgg and "lpips" not in made.parts,
+        "--config": config and not conversion.kind.startswith(("CompVis", dit.KIND, uvit.KIND)),
+        "--weights": weights and conversion.kind != "CompVis checkpoint",
+        "--tokenizer": tokenizer and "clip" not in conversion.parts,
+        "--vgg": vgg and "lpips" not in conversion.parts,
     }
     for option in (option for option, wrong in unused.items() if wrong):
-        raise UserError(f"{option} says nothing of {source} ({made.kind}); leave it away")
-    return made
+        raise UserError(f"{option} does not apply to {source} ({conversion.kind}); omit it")
+    return conversion
 
 
 def _convert_one(
@@ -196,7 +196,7 @@ def _convert_one(
 
 
 def read_tensors(path: Path) -> Mapping[str, np.ndarray]:
-    """Returns the tensors of a PyTorch checkpoint or a safetensors file, each read when it is asked for.
+    """Returns the tensors of a PyTorch checkpoint or a safetensors file, each read on access.
 
     Raises:
       UserError: the file is missing, damaged, or neither.
@@ -216,9 +216,9 @@ def read_tensors(path: Path) -> Mapping[str, np.ndarray]:
 def _checkpoint(
     source: Path, state: Mapping[str, np.ndarray], config: Path | None, weights: str, allowed: frozenset[str]
 ) -> Conversion:
-    strangers = set(compvis.unexpected_names(state)) - allowed
-    if strangers:
-        raise UserError(f"the checkpoint holds {len(strangers)} unexpected names: {', '.join(sorted(strangers))}")
+    unexpected = set(compvis.unexpected_names(state)) - allowed
+    if unexpected:
+        raise UserError(f"the checkpoint holds {len(unexpected)} unexpected names: {', '.join(sorted(unexpected))}")
     file = _yaml_of(source, config)
     params = compvis_config.read_yaml(file)
     stage = compvis_config.autoencoder_config(params)
@@ -242,9 +242,9 @@ def _checkpoint(
 
 def _rarm(source: Path, state: Mapping[str, np.ndarray], config: Path | None, allowed: frozenset[str]) -> Conversion:
     """Returns the parts of an autoregressive model: transformer and autoencoder."""
-    strangers = set(rarm.unexpected_names(state)) - allowed
-    if strangers:
-        raise UserError(f"the checkpoint holds {len(strangers)} unexpected names: {', '.join(sorted(strangers))}")
+    unexpected = set(rarm.unexpected_names(state)) - allowed
+    if unexpected:
+        raise UserError(f"the checkpoint holds {len(unexpected)} unexpected names: {', '.join(sorted(unexpected))}")
     file = _yaml_of(source, config)
     params = compvis_config.read_yaml(file)
     stage, settings = rarm.first_stage_config(state, params), rarm.transformer_config(state, params)
@@ -279,7 +279,7 @@ def _first_stage(
 
 
 def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> Conversion:
-    """Returns the parts of a diffusers folder: unet, vae, scheduler, and clip where there is one."""
+    """Returns the parts of a diffusers folder: unet, vae, scheduler, and clip if there is one."""
     settings = {part: _settings(source / part / file) for part, file in _PIPELINE.items()}
     unet_settings = diffusers.unet_config(settings["unet"])
     stage = diffusers.vae_config(settings["vae"])
@@ -299,12 +299,12 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
         "latents": {"scale": settings["vae"].get("scaling_factor", 1.0)},
         **compvis_config.conventions(side, retrieval_only=False),
     }
-    made = Conversion("diffusers pipeline", config, parts, (source / "model_index.json", *files_of.values()))
+    conversion = Conversion("diffusers pipeline", config, parts, (source / "model_index.json", *files_of.values()))
     if not (source / "clip").is_dir():
-        return made
-    beside = source / "tokenizer"
+        return conversion
+    own = source / "tokenizer"
     return _joined(
-        made, _hugging_face_clip(source / "clip", tokenizer or (beside if beside.is_dir() else None), allowed)
+        conversion, _hugging_face_clip(source / "clip", tokenizer or (own if own.is_dir() else None), allowed)
     )
 
 
@@ -323,13 +323,13 @@ def _openai_clip(
 
 
 def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> Conversion:
-    described = _read_json(source / "config.json")
-    if described is None:
+    description = _read_json(source / "config.json")
+    if description is None:
         raise UserError(f"{source} has no config.json; give a Hugging Face CLIP's folder or a file of weights")
-    if "sha256" in described and "schema" in described:
+    if "sha256" in description and "schema" in description:
         return _bundle_clip(source, tokenizer)
     weights = _weights_of(source)
-    settings = clip.config_from_hugging_face(described)
+    settings = clip.config_from_hugging_face(description)
     recipes = clip.clip_plan(read_tensors(weights), build_clip(settings), allowed)
     if any((source / name).is_file() for name in (TOKENIZER, "vocab.json")):
         tokenizer = tokenizer or source
@@ -339,14 +339,14 @@ def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[
 
 
 def _bundle_clip(source: Path, tokenizer: Path | None) -> Conversion:
-    """Returns the CLIP of a bundle, as it is stored there."""
+    """Returns the CLIP of a bundle, which is copied."""
     identity, file = encoder_identity(source), source / "clip.safetensors"
     if not file.is_file() or files.sha256(file) != identity["sha256"]:
         raise UserError(f"damaged bundle {source}: {file.name} is not the one that config.json names; copy it again")
-    made = _clip("bundle", identity["name"], read_config(source)["clip"], file, (file,), tokenizer)
+    conversion = _clip("bundle", identity["name"], read_config(source)["clip"], file, (file,), tokenizer)
     if tokenizer or not (source / TOKENIZER).is_file():
-        return made
-    return dataclasses.replace(made, tokenizer=read_tokenizer(source))
+        return conversion
+    return dataclasses.replace(conversion, tokenizer=read_tokenizer(source))
 
 
 def _clip(
@@ -357,14 +357,14 @@ def _clip(
     sources: tuple[Path, ...],
     tokenizer: Path | None,
 ) -> Conversion:
-    read = read_tokenizer(tokenizer) if tokenizer else None
+    opened = read_tokenizer(tokenizer) if tokenizer else None
     size = settings["text"]["vocab_size"]
-    if read is not None and len(read) != size:
+    if opened is not None and len(opened) != size:
         raise UserError(
-            f"the tokenizer {tokenizer} has {len(read)} tokens and the text tower {size}; give the one it learned with"
+            f"the tokenizer {tokenizer} has {len(opened)} tokens and the text tower {size}; give its own one"
         )
     pixels = {"mean": list(OPENAI_MEAN), "std": list(OPENAI_STD)}
-    return Conversion(kind, {"name": name, "clip": {**pixels, **settings}}, {"clip": recipes}, sources, read)
+    return Conversion(kind, {"name": name, "clip": {**pixels, **settings}}, {"clip": recipes}, sources, opened)
 
 
 def _joined(model: Conversion, tower: Conversion) -> Conversion:
@@ -395,26 +395,26 @@ def _joined(model: Conversion, tower: Conversion) -> Conversion:
 def _yaml_of(source: Path, config: Path | None) -> Path:
     if config is not None:
         return config
-    beside = sorted(source.parent.glob("*.yaml"))
-    named = [path for path in beside if path.stem in (source.stem, "config", "project")]
-    found = named[:1] or (beside if len(beside) == 1 else [])
-    if not found:
+    candidates = sorted(source.parent.glob("*.yaml"))
+    named = [path for path in candidates if path.stem in (source.stem, "config", "project")]
+    chosen = named[:1] or (candidates if len(candidates) == 1 else [])
+    if not chosen:
         raise UserError(f"{source} needs the yaml that came with it; give it by --config")
-    return found[0]
+    return chosen[0]
 
 
 def _weights_of(folder: Path) -> Path:
-    found = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
-    if found is None:
+    file = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if file is None:
         raise UserError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}; download it again")
-    return found
+    return file
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    found = _read_json(file)
-    if found is None:
+    settings = _read_json(file)
+    if settings is None:
         raise UserError(f"{file} is missing; download the pipeline again")
-    return found
+    return settings
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
-"""Databases of other programs: CompVis's .npz files and clip-retrieval's folders, streamed into one of this package.
+"""Converts databases of other programs: CompVis's .npz files and clip-retrieval's folders.
 
 A CompVis database is one .npz or a folder of shards, with `embedding` [n, d], `img_id` [n] and `patch_coords` [n, 4],
 the corners of the patch in pixels. A clip-retrieval folder has `img_emb/*.npy` and, in the same order,
-`metadata/*.parquet` with captions and addresses. Neither holds pictures.
+`metadata/*.parquet` with captions and addresses. Neither holds images. Rows are streamed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rdm_jax.retrieval.shards import ShardContents, write_shard
 
 CHUNK = 8192
 SHARD_ROWS = 2**17
-THUMBNAIL_SIZE = 64  # of the grey squares that stand for the pictures
+THUMBNAIL_SIZE = 64  # of the gray squares that stand for the images
 CAPTIONS = ("caption", "text", "TEXT")
 PATHS = ("image_path", "url", "URL", "key")
 
@@ -43,20 +43,20 @@ def import_database(
     licence: str = "",
     progress: ProgressCallback | None = None,
 ) -> int:
-    """Makes a database of a foreign one's rows, a few thousand at a time, and returns how many there are.
+    """Writes a database of a foreign one's rows, a few thousand at a time, and returns their number.
 
     Args:
       source: an .npz file, a folder of them, or a folder with img_emb and metadata.
-      encoder: the identity of the encoder that made the rows: name, sha256, width.
+      encoder: the identity of the encoder of the rows: name, sha256, width.
       out: a folder that does not exist yet.
-      name: how the database calls itself; the folder's name if None.
+      name: of the database; the folder's name if None.
       dtype: of the stored rows, "float16" or "float32".
-      limit: take so many rows at most.
-      licence: of the pictures, for the manifest.
+      limit: the largest number of rows.
+      licence: of the images, recorded in the manifest.
       progress: called with (rows done, rows in all).
 
     Raises:
-      UserError: the source is neither, is damaged, holds rows of another width or no numbers, or `out` exists.
+      UserError: the source is neither, is damaged, has rows of another width or no numbers, or `out` exists.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -68,8 +68,8 @@ def import_database(
     if not total:
         raise UserError(f"{source} holds no rows; download it again")
     of = -(-total // SHARD_ROWS)
-    chunks = itertools.chain.from_iterable(_read(shard, beside) for shard, beside in shards)
-    told = {
+    chunks = itertools.chain.from_iterable(_read(shard, table) for shard, table in shards)
+    description = {
         "name": name or out.name,
         "width": int(encoder["width"]),
         "dtype": dtype,
@@ -79,25 +79,25 @@ def import_database(
         "sources": [{"name": source.name, "captions": kind, "licence": licence, "rows": total}],
     }
     with files.new_directory(out) as folder:
-        made, done = [], 0
+        written, done = [], 0
         for rows, items in _regrouped(chunks, total):
-            made.append(write_shard(folder, len(made), of, ShardContents(items, rows), dtype))
+            written.append(write_shard(folder, len(written), of, ShardContents(items, rows), dtype))
             done += len(rows)
             if progress:
                 progress(done, total)
-        write_manifest(folder, made, ManifestDraft(told, {"action": "import", "rows": total}))
+        write_manifest(folder, written, ManifestDraft(description, {"action": "import", "rows": total}))
     return total
 
 
 def _regrouped(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
-    """Yields the first `total` rows and items, as many at a time as a shard has."""
+    """Yields the first `total` rows and items in chunks of a shard's size."""
     rows: list[np.ndarray] = []
     items: list[dict[str, Any]] = []
     left = total
-    for some, told in chunks:
-        taken = min(len(some), left)
-        rows.append(some[:taken])
-        items += told[:taken]
+    for chunk, chunk_items in chunks:
+        taken = min(len(chunk), left)
+        rows.append(chunk[:taken])
+        items += chunk_items[:taken]
         left -= taken
         while len(items) >= SHARD_ROWS or (items and not left):
             joined = np.concatenate(rows)
@@ -108,7 +108,7 @@ def _regrouped(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
 
 
 def _shards(source: Path) -> tuple[str, list[tuple[Path, Path | None]]]:
-    """Returns what the source is, and its files of rows, each with its table if it has one of its own."""
+    """Returns the kind of the source, and its files of rows, each with its table or None."""
     if source.suffix == ".npz" and source.is_file():
         return "CompVis", [(source, None)]
     rows = _in_order(source / "img_emb", "*.npy")
@@ -127,14 +127,14 @@ def _in_order(folder: Path, pattern: str) -> list[Path]:
     """Returns a folder's files with part_10 after part_9."""
 
     def key(path: Path) -> list[tuple[bool, int, str]]:
-        """Returns what files are ordered by: numbers by their value."""
+        """Returns the sort key of a file: numbers by their value."""
         return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
 
     return sorted(folder.glob(pattern), key=key)
 
 
 def _shape(shard: Path, width: int) -> tuple[int, int]:
-    """Returns [n, d] of a file's rows; raises UserError where they are not numbers or not of this width."""
+    """Returns [n, d] of a file's rows; raises UserError unless they are numbers of this width."""
     with _opened(shard, "embedding") as (_, shape, dtype):
         pass
     if len(shape) != 2 or dtype.kind != "f":
@@ -151,8 +151,8 @@ def _read(shard: Path, table: Path | None) -> Iterator[Chunk]:
 def _read_npz(shard: Path) -> Iterator[Chunk]:
     columns = [_chunks(shard, name) for name in ("embedding", "img_id", "patch_coords")]
     for rows, ids, corners in zip(*columns, strict=True):
-        told = zip(ids.tolist(), corners.tolist(), strict=True)
-        yield rows, [{**_item(str(i), "", {"img_id": str(i)}), "box": [int(edge) for edge in box]} for i, box in told]
+        pairs = zip(ids.tolist(), corners.tolist(), strict=True)
+        yield rows, [{**_item(str(i), "", {"img_id": str(i)}), "box": [int(edge) for edge in box]} for i, box in pairs]
 
 
 def _read_npy(shard: Path, table: Path | None) -> Iterator[Chunk]:
@@ -162,13 +162,13 @@ def _read_npy(shard: Path, table: Path | None) -> Iterator[Chunk]:
         taken = list(itertools.islice(records, len(rows)))
         if len(taken) < len(rows):
             raise UserError(f"{table} has {done + len(taken)} rows, fewer than {shard.name}; download it again")
-        yield rows, [_told(record, f"{shard.stem}/{number}") for number, record in enumerate(taken, start=done)]
+        yield rows, [_item_of(record, f"{shard.stem}/{number}") for number, record in enumerate(taken, start=done)]
         done += len(rows)
 
 
-def _told(record: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _item_of(record: Mapping[str, Any], default: str) -> dict[str, Any]:
     plain = {name: str(value) for name, value in record.items() if isinstance(value, str | int | float)}
-    return _item(_first(record, PATHS) or place, _first(record, CAPTIONS), plain)
+    return _item(_first(record, PATHS) or default, _first(record, CAPTIONS), plain)
 
 
 def _records(table: Path) -> Iterator[dict[str, Any]]:
@@ -192,14 +192,14 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _chunks(file: Path, array: str) -> Iterator[np.ndarray]:
-    """Yields an array of an .npz, or that of an .npy, a few thousand rows at a time."""
+    """Yields an array of an .npz, or the array of an .npy, a few thousand rows at a time."""
     with _opened(file, array) as (stream, shape, dtype):
         size = int(np.prod(shape[1:], dtype=np.int64))
         for start in range(0, shape[0], CHUNK):
             count = min(CHUNK, shape[0] - start)
             data = stream.read(count * size * dtype.itemsize)
             if len(data) < count * size * dtype.itemsize:
-                raise UserError(f"{file} is cut off: {array} has {shape[0]} rows by its header; download it again")
+                raise UserError(f"{file} is truncated: {array} has {shape[0]} rows by its header; download it again")
             yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
 
@@ -208,7 +208,7 @@ def _opened(file: Path, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]
     """Yields the stream of an array's numbers, its shape and its type.
 
     Raises:
-      UserError: the file is damaged, has no such array, or one of Python objects, which would have to be run.
+      UserError: the file is damaged, has no such array, or one of Python objects, which would run code.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -44,7 +44,7 @@ _VAE: Table = (
     *LEAVES,
 )
 
-# What diffusers called the parts of the autoencoder's attention before 0.18.
+# Names in the autoencoder's attention before diffusers 0.18.
 _VAE_BEFORE: Table = (
     (r"\.to_q\.", ".query."),
     (r"\.to_k\.", ".key."),
@@ -56,7 +56,7 @@ _POINTWISE = re.compile(r".*(conv_shortcut|quant_conv|attentions\.\d+\.proj_(in|
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
-# Settings of a U-Net that change what it computes, with the only values that are known here.
+# Settings of a U-Net with the only supported values.
 _UNET_FIXED = {
     "act_fn": "silu",
     "center_input_sample": False,
@@ -88,7 +88,7 @@ def vae_source(autoencoder: AutoencoderKL | AutoencoderVQ, before: bool = False)
 
     def source_of(path: str) -> Source:
         """Returns the name of one parameter's tensor."""
-        # Levels of the decoder are numbered from the smallest picture on.
+        # Levels of the decoder are numbered from the smallest size on.
         path = re.sub(r"/up_(\d+)_", lambda match: f"/up_{last - int(match[1])}_", path)
         name = rename(path, (*_VAE, *_VAE_BEFORE) if before else _VAE)
         return Source((name,), pointwise=bool(_POINTWISE.fullmatch(name)))
@@ -97,14 +97,14 @@ def vae_source(autoencoder: AutoencoderKL | AutoencoderVQ, before: bool = False)
 
 
 def unet_plan(state: Mapping[str, np.ndarray], unet: UNet, allowed: frozenset[str]) -> dict[str, Parameter]:
-    """Returns how the U-Net's parameters are made; raises UserError where names or shapes do not fit, each listed."""
+    """Returns how the U-Net's parameters are assembled; raises UserError with all names and shapes that do not fit."""
     return plan(state, abstract_params(unet), unet_source(unet), what="U-Net", allowed=allowed)
 
 
 def vae_plan(
     state: Mapping[str, np.ndarray], autoencoder: AutoencoderKL | AutoencoderVQ, allowed: frozenset[str]
 ) -> dict[str, Parameter]:
-    """Returns how the autoencoder's parameters are made; raises UserError where names or shapes do not fit."""
+    """Returns how the autoencoder's parameters are assembled; raises UserError if names or shapes do not fit."""
     before = any(".proj_attn." in name for name in state)
     source_of = vae_source(autoencoder, before)
     return plan(state, abstract_params(autoencoder), source_of, what="autoencoder", allowed=allowed)
@@ -114,14 +114,14 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_denoiser` of a UNet2DConditionModel's.
 
     Raises:
-      UserError: it has a setting that this network does not have, or heads of several sizes.
+      UserError: it has a setting that this network does not support, or heads of several sizes.
     """
     for key, value in _UNET_FIXED.items():
         if config.get(key, value) != value:
             raise UserError(f"the U-Net's {key} is {config[key]!r}, and only {value!r} is supported")
     channels = config["block_out_channels"]
     levels = len(channels)
-    # diffusers' attention_head_dim is the number of heads, by an old mistake that checkpoints depend on.
+    # diffusers' attention_head_dim is the number of heads, a mistake that checkpoints depend on.
     heads = config.get("num_attention_heads") or config["attention_head_dim"]
     heads = [heads] * levels if isinstance(heads, int) else heads
     attention = ["CrossAttn" in block for block in config["down_block_types"]]
@@ -149,7 +149,7 @@ def vae_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_autoencoder` of an AutoencoderKL's.
 
     Raises:
-      UserError: channels are not multiples of the first level's, or the quantising convolutions are missing.
+      UserError: channels are not multiples of the first level's, or the quantizing convolutions are missing.
     """
     channels = config["block_out_channels"]
     if any(width % channels[0] for width in channels):
@@ -262,7 +262,7 @@ def to_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_level(path: str, blocks: int) -> str:
-    """Returns a path whose blocks, numbered through here, are numbered within their level as in diffusers."""
+    """Returns a path with its block numbered within its level as in diffusers; paths here number all blocks."""
 
     def place(match: re.Match[str]) -> str:
         """Returns the new name of one block."""

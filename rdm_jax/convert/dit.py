@@ -2,7 +2,7 @@
 
 The table of class embeddings becomes the matrix that embeds the condition's vector: class k of n is the one-hot vector
 [n + 1] with entry k, and the last entry is the class of no condition. SiT's checkpoints have the same names and shapes
-and cannot be told from DiT's; their networks are converted too, but not their other way of counting time.
+and cannot be distinguished from DiT's; their networks are converted too, but not their other way of counting time.
 """
 
 from __future__ import annotations

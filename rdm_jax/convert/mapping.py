@@ -1,7 +1,7 @@
-"""Puts foreign weights into the parameters of a network, and back, every name accounted for.
+"""Maps foreign weights to the parameters of a network, and back, with every name accounted for.
 
-The network says what it needs: for each of its parameters a rule names the foreign tensors that make it. Names that
-are missing, left over or of another shape are reported together. A parameter is read when it is written, one at a time.
+For each parameter of the network a rule names its foreign tensors. Names that are missing, unexpected or of another
+shape are reported together. Parameters are read one at a time, when they are written.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rdm_jax.core.errors import UserError
 
 Table = tuple[tuple[str, str], ...]
 
-# Kept as they are stored; the network computes with float32.
+# Types that are kept as stored; the network computes in float32.
 KEPT_TYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
 
 
 class Subset(Mapping[str, np.ndarray]):
-    """Some of the tensors of a state, which still are read one at a time."""
+    """Some of the tensors of a state, each still read on access."""
 
     def __init__(self, state: Mapping[str, np.ndarray], prefix: str) -> None:
         self._state = state
@@ -45,13 +45,13 @@ class Subset(Mapping[str, np.ndarray]):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The foreign tensors of one parameter: laid end to end along its last axis.
+    """The foreign tensors of one parameter, which concatenates them along its last axis.
 
     Attributes:
       names: of the foreign tensors.
-      as_stored: a matrix that is stored (in, out) already.
-      pointwise: a matrix that is stored as a convolution of one pixel.
-      transposed: a matrix that is no kernel and is stored with its axes swapped.
+      as_stored: a matrix that is stored (in, out).
+      pointwise: a matrix that is stored as a 1x1 convolution.
+      transposed: a matrix that is no kernel and is stored transposed.
     """
 
     names: tuple[str, ...]
@@ -62,14 +62,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one parameter is made of foreign tensors, which are read when it is asked for.
+    """How one parameter is assembled from foreign tensors, which `read` reads.
 
     Attributes:
       state: the foreign tensors.
-      source: which of them.
-      path: the parameter's place in the network.
+      source: the tensors of the parameter.
+      path: of the parameter.
       shape: of the parameter.
-      dtype: that its tensors are stored in, where it is one of `KEPT_TYPES`; float32 otherwise.
+      dtype: the stored one if it is in `KEPT_TYPES`, otherwise float32.
     """
 
     state: Mapping[str, np.ndarray]
@@ -82,14 +82,14 @@ class Recipe:
         """Returns the parameter.
 
         Raises:
-          UserError: a number of it is not finite; its tensor is named.
+          UserError: a number is not finite; the message names the tensor.
         """
         parts = [_to_parameter(self.state[name], self.path, len(self.shape), self.source) for name in self.source.names]
         for name, part in zip(self.source.names, parts, strict=True):
             if not np.isfinite(part).all():
                 raise UserError(f"{name} holds numbers that are not finite; download the weights again")
         value = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-        return np.asarray(value, self.dtype, order="C")  # ascontiguousarray would give a scalar an axis
+        return np.asarray(value, self.dtype, order="C")  # ascontiguousarray would add an axis to a scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def plan(
     ignored: Callable[[str], bool] = lambda name: False,
     allowed: frozenset[str] = frozenset(),
 ) -> dict[str, Parameter]:
-    """Returns how each parameter is made of foreign tensors; their shapes are checked, and nothing is read.
+    """Returns how each parameter is assembled from foreign tensors; checks their shapes and reads nothing.
 
     Convolutions (out, in, h, w) become (h, w, in, out), matrices (out, in) and pointwise convolutions become (in, out).
 
@@ -132,16 +132,16 @@ def plan(
       targets: the network's parameters, as `models.abstract_params` gives them.
       source_of: the foreign names of a parameter's path.
       what: the network's name in the error.
-      ignored: tells which foreign names may be left over.
-      allowed: names that may be missing, whose parameters are zeros then, or left over.
+      ignored: whether a foreign name may be unused.
+      allowed: names that may be missing (their parameters are zeros) or unused.
 
     Raises:
-      UserError: names are missing, unexpected or mis-shaped, each listed.
+      UserError: names are missing, unexpected or mis-shaped; the message lists all.
     """
     sources = {path: source_of(path) for path in targets}
-    wanted = {name for source in sources.values() for name in source.names}
-    missing = sorted(wanted - set(state) - allowed)
-    unexpected = sorted(name for name in set(state) - wanted - allowed if not ignored(name))
+    required = {name for source in sources.values() for name in source.names}
+    missing = sorted(required - set(state) - allowed)
+    unexpected = sorted(name for name in set(state) - required - allowed if not ignored(name))
     recipes: dict[str, Parameter] = {}
     misshaped = []
     for path, source in sources.items():
@@ -151,8 +151,8 @@ def plan(
             continue
         parts = [state[name] for name in source.names]
         if _shape([_to_parameter(part, path, len(shape), source) for part in parts]) != shape:
-            found = ", ".join(f"{name} {part.shape}" for name, part in zip(source.names, parts, strict=True))
-            misshaped.append(f"{found} for {path} {shape}")
+            shapes = ", ".join(f"{name} {part.shape}" for name, part in zip(source.names, parts, strict=True))
+            misshaped.append(f"{shapes} for {path} {shape}")
         dtype = parts[0].dtype if parts[0].dtype in KEPT_TYPES else np.dtype(np.float32)
         recipes[path] = Recipe(state, source, path, shape, dtype)
     problems = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
@@ -166,20 +166,20 @@ def assemble(recipes: Mapping[str, Parameter]) -> dict[str, Any]:
     """Returns the nested float32 parameters of a plan.
 
     Raises:
-      UserError: a number is not finite; its tensor is named.
+      UserError: a number is not finite; the message names the tensor.
     """
     return trees.unflatten({path: np.asarray(recipe.read(), np.float32) for path, recipe in recipes.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Foreign:
-    """A foreign tensor made of a parameter, or of an equal part of it, which is read when it is asked for.
+    """A foreign tensor made of a parameter, or of an equal part of it, which `read` reads.
 
     Attributes:
       params: the parameters by their paths.
       path: the parameter.
-      source: the foreign tensors that it makes.
-      part: which of them.
+      source: its foreign tensors.
+      part: the number of this one.
     """
 
     params: Mapping[str, np.ndarray]
@@ -209,7 +209,7 @@ class Foreign:
 
 
 def disassemble(params: Mapping[str, np.ndarray], source_of: Callable[[str], Source]) -> dict[str, Foreign]:
-    """Returns the foreign tensors that parameters {"a/b/kernel": array} make: what `plan` does, backwards."""
+    """Returns the foreign tensors of parameters {"a/b/kernel": array}, the inverse of `plan`."""
     sources = {path: source_of(path) for path in params}
     return {
         name: Foreign(params, path, source, part)
@@ -240,7 +240,7 @@ def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
 
 
 def _shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:
-    """Returns the shape of float tensors joined along their last axis; None where they cannot be."""
+    """Returns the shape of float tensors concatenated along their last axis; None if they cannot be."""
     if len({part.shape[:-1] for part in parts}) > 1 or not all(jnp.issubdtype(p.dtype, jnp.floating) for p in parts):
         return None
     return parts[0].shape if len(parts) == 1 else (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))

@@ -1,4 +1,4 @@
-"""Weights of the networks that evaluations ask: LPIPS with its VGG-16, and the Inception-v3 of the Fréchet distance."""
+"""Weights of the networks of evaluation: LPIPS with its VGG-16, and the Inception-v3 of the Fréchet distance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_inception, build_lpips
 
-# Where torchvision's VGG-16 has each convolution in its list of layers; LPIPS has the same numbers within slices.
+# The numbers of the convolutions in torchvision's list of VGG-16's layers; LPIPS has the same numbers in slices.
 _VGG = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 _LPIPS_BESIDE = re.compile(r"classifier\..*|lins\..*|scaling_layer\.(shift|scale)")
 
@@ -28,38 +28,38 @@ _INCEPTION: Table = (
 
 
 def is_lpips(state: Mapping[str, np.ndarray]) -> bool:
-    """Tells whether the names are those of LPIPS, with its VGG-16 or without."""
+    """Returns whether the names are those of LPIPS, with its VGG-16 or without."""
     return "lin0.model.1.weight" in state
 
 
 def is_vgg(state: Mapping[str, np.ndarray]) -> bool:
-    """Tells whether the names are those of torchvision's VGG-16."""
+    """Returns whether the names are those of torchvision's VGG-16."""
     return "features.28.weight" in state
 
 
 def is_inception(state: Mapping[str, np.ndarray]) -> bool:
-    """Tells whether the names are those of Inception-v3."""
+    """Returns whether the names are those of Inception-v3."""
     return "Mixed_7c.branch_pool.conv.weight" in state
 
 
 def lpips_plan(
     state: Mapping[str, np.ndarray], vgg: Mapping[str, np.ndarray] | None, allowed: frozenset[str] = frozenset()
 ) -> dict[str, Parameter]:
-    """Returns how the parameters of LPIPS are made.
+    """Returns how the parameters of LPIPS are assembled.
 
     Args:
-      state: LPIPS's own tensors: with the network's, or the weights of the distances alone, as they are published.
-      vgg: torchvision's VGG-16 for the latter.
-      allowed: names that may be missing or left over.
+      state: LPIPS's tensors, with the VGG-16's or without, as they are published.
+      vgg: torchvision's VGG-16, if `state` is without.
+      allowed: names that may be missing or unused.
 
     Raises:
-      UserError: there is no VGG-16, or there are two; or names are missing, unexpected or mis-shaped.
+      UserError: there is no VGG-16, or there are two, or names are missing, unexpected or mis-shaped.
     """
-    whole = "net.slice1.0.weight" in state
-    if whole and vgg is not None:
-        raise UserError("these weights of LPIPS have their VGG-16 in them; leave --vgg away")
-    if not whole and vgg is None:
-        raise UserError("these are the weights of LPIPS's distances alone; give torchvision's VGG-16 by --vgg")
+    complete = "net.slice1.0.weight" in state
+    if complete and vgg is not None:
+        raise UserError("these weights of LPIPS contain their VGG-16; omit --vgg")
+    if not complete and vgg is None:
+        raise UserError("these weights of LPIPS are without its VGG-16; give torchvision's VGG-16 by --vgg")
 
     def source_of(path: str) -> Source:
         """Returns the name of one parameter's tensor."""
@@ -68,7 +68,7 @@ def lpips_plan(
         if kind == "weights":
             return Source((f"lin{place[0]}.model.1.weight",), pointwise=True)
         stage, number = int(place[0]), _VGG[int(place[0])][int(place[1])]
-        group = f"net.slice{stage + 1}" if whole else "features"
+        group = f"net.slice{stage + 1}" if complete else "features"
         return Source((f"{group}.{number}.{'weight' if leaf == 'kernel' else 'bias'}",))
 
     return plan(
@@ -92,11 +92,11 @@ def inception_source(path: str) -> Source:
 
 
 def inception_plan(state: Mapping[str, np.ndarray], allowed: frozenset[str] = frozenset()) -> dict[str, Parameter]:
-    """Returns how the parameters of Inception-v3 are made; running counts are left out.
+    """Returns how the parameters of Inception-v3 are assembled; counters are ignored.
 
     Raises:
-      UserError: names are missing, unexpected or mis-shaped; torchvision's own weights, which are of another network,
-        have "AuxLogits" left over.
+      UserError: names are missing, unexpected or mis-shaped; torchvision's own weights, of another network, have an
+        unexpected "AuxLogits".
     """
     return plan(
         state,

@@ -119,7 +119,7 @@ def conventions(transformer: Mapping[str, Any], stage: Mapping[str, Any]) -> dic
 def transformer_plan(
     state: Mapping[str, np.ndarray], transformer: TokenTransformer, allowed: frozenset[str] = frozenset()
 ) -> dict[str, Parameter]:
-    """Returns how the transformer's parameters are made.
+    """Returns how the transformer's parameters are assembled.
 
     Raises:
       UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; or the start and mask tokens are

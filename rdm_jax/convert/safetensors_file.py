@@ -1,6 +1,6 @@
-"""Reads and writes safetensors files one tensor at a time, so that a file of any size passes through little memory.
+"""Reads and writes safetensors files one tensor at a time: a file of any size takes little memory.
 
-A file is eight bytes with the length of a JSON header, the header with each tensor's type, shape and place, and the
+A file has eight bytes with the length of a JSON header, the header with each tensor's type, shape and offsets, and the
 tensors' bytes in that order (https://github.com/huggingface/safetensors).
 """
 
@@ -37,7 +37,7 @@ _ALIGNMENT = 8
 
 @runtime_checkable
 class Tensor(Protocol):
-    """A tensor whose numbers are read when they are asked for."""
+    """A tensor whose numbers `read` reads."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -51,10 +51,10 @@ class Tensor(Protocol):
 
 
 class SafetensorsFile(Mapping[str, np.ndarray]):
-    """The tensors of a file by name, each mapped from it, read-only, when it is asked for.
+    """The tensors of a file by name, each mapped from it, read-only, on access.
 
     Raises:
-      UserError: the file cannot be read, or its header is not true of it.
+      UserError: the file cannot be read, or its header does not fit its size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,12 +69,12 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist; give the path of a safetensors file") from error
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is no whole safetensors file ({error}); download it again") from error
+            raise UserError(f"{path} is no complete safetensors file ({error}); download it again") from error
         self._path, self._start = path, 8 + length
         self._entries: dict[str, Any] = {name: header[name] for name in names}
-        strange = sorted({entry["dtype"] for entry in self._entries.values()} - set(_TYPES))
-        if strange:
-            raise UserError(f"{path} holds tensors of type {', '.join(strange)}; allowed are {', '.join(_TYPES)}")
+        unknown = sorted({entry["dtype"] for entry in self._entries.values()} - set(_TYPES))
+        if unknown:
+            raise UserError(f"{path} holds tensors of type {', '.join(unknown)}; allowed are {', '.join(_TYPES)}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self._entries[name]
@@ -92,14 +92,14 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], progress: ProgressCallback | None = None) -> None:
-    """Writes a new file: the header first, then one tensor after another, each read when its turn comes.
+    """Writes a new file: the header, then one tensor after another, each read just before.
 
     Args:
-      path: the file, which does not exist yet.
-      tensors: what to write, in this order.
+      path: a file that does not exist yet.
+      tensors: to write, in this order.
       progress: called with (bytes done, bytes in all).
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # which readers of other libraries ask for
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by other libraries
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize

@@ -13,7 +13,7 @@ from rdm_jax.data.tokenizer import END, START, load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# OpenAI's file lists more merges than its tokenizer takes: 49152 tokens without 2 x 256 bytes and without two marks.
+# OpenAI's tokenizer uses only the first merges of its file: 49152 tokens less 2 x 256 bytes and two special tokens.
 OPENAI_MERGES = 49152 - 256 - 2
 
 
@@ -21,7 +21,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """Returns the tokenizer of a file (tokenizer.json, or OpenAI's bpe_simple_vocab_16e6.txt.gz) or of a folder.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is no tokenizer, or it cannot be read.
     """
     try:
         if path.is_dir():
@@ -31,7 +31,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         raise
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         raise UserError(
-            f"{path} is no tokenizer that can be read ({error}); give a tokenizer.json or OpenAI's merges file"
+            f"{path} is no readable tokenizer ({error}); give a tokenizer.json or OpenAI's merges file"
         ) from error
 
 
@@ -45,7 +45,7 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _from_openai(path: Path) -> PreTrainedTokenizerFast:
-    """Tokens are bytes, bytes that end a word, merges in their order, and the two marks."""
+    """Returns OpenAI's tokenizer: bytes, bytes at the end of a word, merges in order, and two special tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     data = path.read_bytes()
@@ -57,7 +57,7 @@ def _from_openai(path: Path) -> PreTrainedTokenizerFast:
 
 
 def _pairs(lines: list[str]) -> list[tuple[str, str]]:
-    """Returns the merges of a file's lines; the first line tells the version."""
+    """Returns the merges of a file's lines; the first line is the version."""
     pairs = [tuple(line.split()) for line in lines[1:] if line.strip()]
     if any(len(pair) != 2 for pair in pairs) or not pairs:
         raise ValueError("its lines are not pairs of symbols")

@@ -1,11 +1,10 @@
-"""Reads PyTorch checkpoints without PyTorch, and without running what they hold; and writes them.
+"""Reads PyTorch checkpoints without PyTorch and without running code from them, and writes them.
 
 A checkpoint is a zip archive: `<name>/data.pkl`, a pickle whose tensors name their storages, and `<name>/data/<key>`,
 the bytes of each storage, uncompressed. TorchScript archives hold their modules in the same way. Before version 1.6 a
-checkpoint was pickles one after another, then the storages. A pickle can call any function it names; this reader lets
-it name only those that rebuild tensors and plain containers, and refuses the file otherwise. Every tensor is mapped
-into memory when it is asked for and let go with its array, so that a file of any size can be gone through in little
-memory.
+checkpoint was a sequence of pickles, then the storages. A pickle can call any function by its name; this reader allows
+only those that rebuild tensors and plain containers, and rejects other files. Each tensor is mapped into memory on
+access and released with its array: a file of any size takes little memory.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 
-# The first pickle of a file of PyTorch before 1.6, and what its second one holds.
+# The first pickle of a file of PyTorch before 1.6, and the content of the second one.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_VERSION = 1001
 
@@ -57,7 +56,7 @@ _DAMAGE = (
     AttributeError,
 )
 
-# What Lightning's records beside the weights name. Nothing of it is imported or kept.
+# Names in Lightning's other records. None of them is imported or kept.
 _INERT = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
@@ -69,12 +68,12 @@ _INERT = (
 )
 
 
-# Where TorchScript keeps the types of its lists: the first argument is the list.
+# TorchScript's typed lists: the first argument is the list.
 _TYPED = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 
 
 class StateDict(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint by name, each mapped from the file, read-only, when it is asked for."""
+    """The tensors of a checkpoint by name, each mapped from the file, read-only, on access."""
 
     def __init__(self, tensors: Mapping[str, _Tensor]) -> None:
         self._tensors = dict(tensors)
@@ -93,11 +92,11 @@ def read_state_dict(path: Path | str) -> StateDict:
     """Returns the tensors of a checkpoint by name: those of its "state_dict" entry or, without one, its own.
 
     Args:
-      path: a file that `torch.save` wrote, a dictionary of tensors or a Lightning checkpoint; or a TorchScript program,
-        whose modules' parameters and buffers are taken.
+      path: a file of `torch.save` with a dictionary of tensors, a Lightning checkpoint, or a TorchScript program, of
+        which the modules' parameters and buffers are read.
 
     Returns:
-      Read-only arrays in their stored types; values that are no tensors are left out.
+      Read-only arrays in their stored types; other values are ignored.
 
     Raises:
       UserError: the file is missing, is no such archive, is damaged, or names something outside the allow-list.
@@ -109,7 +108,7 @@ def read_state_dict(path: Path | str) -> StateDict:
         raise UserError(f"{path} does not exist; give the path of a PyTorch checkpoint") from error
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(
-            f"{path} is no zip archive, or is cut off; download it again, or save it with torch.save"
+            f"{path} is no zip archive, or is truncated; download it again, or save it with torch.save"
         ) from error
     except _DAMAGE as error:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint ({error}); download it again") from error
@@ -122,7 +121,7 @@ def read_state_dict(path: Path | str) -> StateDict:
 
 
 def is_legacy(path: Path) -> bool:
-    """Tells whether a file begins as PyTorch before 1.6 wrote them; raises OSError where it cannot be read."""
+    """Returns whether a file is in the format of PyTorch before 1.6; raises OSError if it cannot be read."""
     with open(path, "rb") as file:
         return file.read(len(_LEGACY_START)) == _LEGACY_START
 
@@ -133,7 +132,7 @@ def _read_archive(path: Path) -> Any:
 
 
 def _read_pickles(path: Path) -> Any:
-    """Returns what a file of the older kind holds: a mark, a version, the system, the content, then its storages."""
+    """Returns the content of an older file: a magic number, a version, the system, the content, then the storages."""
     with open(path, "rb") as file:
         _, version, system = (_Unpickler(file, path).load() for _ in range(3))
         if version != _LEGACY_VERSION or not system.get("little_endian", True):
@@ -148,14 +147,14 @@ def _read_pickles(path: Path) -> Any:
             storage.start = file.tell()
             file.seek(count * np.dtype(storage.dtype).itemsize, io.SEEK_CUR)
             if file.tell() > path.stat().st_size:
-                raise pickle.UnpicklingError(f"storage {key} is cut off")
+                raise pickle.UnpicklingError(f"storage {key} is truncated")
         if any(storage.start is None for storage in unpickler.storages.values()):
             raise pickle.UnpicklingError("a storage is missing")
     return content
 
 
 class _Inert:
-    """Stands for an object that is not wanted: takes any arguments and any state, and keeps none."""
+    """Stands for an object that is ignored: accepts any arguments and any state, and keeps none."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -165,7 +164,7 @@ class _Inert:
 
 
 class _Module:
-    """Stands for a module of a TorchScript program: what it was given as its state, nothing of its code."""
+    """Stands for a module of a TorchScript program: its state, without its code."""
 
     state: Mapping[str, Any] = {}
 
@@ -174,13 +173,13 @@ class _Module:
 
     def tensors(self, prefix: str = "") -> dict[str, _Tensor]:
         """Returns the tensors of this module and of those in it, names joined by dots."""
-        found: dict[str, _Tensor] = {}
+        tensors: dict[str, _Tensor] = {}
         for name, value in self.state.items():
             if isinstance(value, _Tensor):
-                found[prefix + name] = value
+                tensors[prefix + name] = value
             elif isinstance(value, _Module):
-                found |= value.tensors(f"{prefix}{name}.")
-        return found
+                tensors |= value.tensors(f"{prefix}{name}.")
+        return tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +189,9 @@ class _StorageType:
 
 @dataclasses.dataclass
 class _Storage:
-    """Numbers in a row: `count` of them at `start` bytes into a file, or in `data` where they were compressed there.
+    """A flat array: `count` numbers at offset `start` of a file, or in `data` if they were compressed.
 
-    In a file of the older kind `start` is known after the pickle was read.
+    In an older file `start` is known only after the pickle was read.
     """
 
     path: Path
@@ -228,14 +227,14 @@ class _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Takes what a checkpoint may hold, and refuses all else."""
+    """Allows the content of checkpoints, and rejects anything else."""
 
     def __init__(self, file: BinaryIO | io.BytesIO, path: Path) -> None:
         self._path = path
         super().__init__(file)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what a pickle may name, and refuses the rest."""
+        """Returns what a pickle may name, and rejects the rest."""
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
@@ -252,14 +251,14 @@ class _Unpickler(pickle.Unpickler):
             return _Module
         if (module, name) not in allowed:
             raise UserError(
-                f"{self._path} names {module}.{name}, which is not on the list of what a checkpoint may hold; "
+                f"{self._path} names {module}.{name}, which is not allowed in a checkpoint; "
                 "save its state_dict alone and give that"
             )
         return allowed[module, name]
 
 
 class _LegacyUnpickler(_Unpickler):
-    """Keeps the storages by their keys, their places not yet known."""
+    """Keeps the storages by their keys, without their offsets."""
 
     def __init__(self, file: BinaryIO | io.BytesIO, path: Path) -> None:
         super().__init__(file, path)
@@ -274,7 +273,7 @@ class _LegacyUnpickler(_Unpickler):
 
 
 class _ArchiveUnpickler(_Unpickler):
-    """Places the storages within the archive."""
+    """Finds the storages in the archive."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
@@ -301,15 +300,15 @@ class _ArchiveUnpickler(_Unpickler):
         count = info.file_size // np.dtype(dtype).itemsize
         if info.compress_type != zipfile.ZIP_STORED:
             return _Storage(self._path, 0, count, dtype, self._archive.read(name))
-        # The central directory gives the local header's place; its two lengths, after 26 bytes, give the data's.
+        # The central directory has the offset of the local header; its two lengths, at byte 26, give that of the data.
         if info.header_offset + 30 > self._file_size:
-            raise pickle.UnpicklingError(f"{name} is cut off")
+            raise pickle.UnpicklingError(f"{name} is truncated")
         with open(self._path, "rb") as file:
             file.seek(info.header_offset)
             name_length, extra_length = struct.unpack_from("<HH", file.read(30), 26)
         start = info.header_offset + 30 + name_length + extra_length
         if start + info.file_size > self._file_size:
-            raise pickle.UnpicklingError(f"{name} is cut off")
+            raise pickle.UnpicklingError(f"{name} is truncated")
         return _Storage(self._path, start, count, dtype)
 
     @functools.cached_property
@@ -323,7 +322,7 @@ def _rebuild_tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: 
         raise pickle.UnpicklingError(f"a tensor of size {size} and stride {stride} at {offset}")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= storage.count:
-        raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its {storage.count} numbers")
+        raise pickle.UnpicklingError(f"a tensor of size {size} exceeds its {storage.count} numbers")
     return _Tensor(storage, offset, size, stride)
 
 
@@ -335,8 +334,8 @@ def write_state_dict(path: Path, tensors: Mapping[str, Tensor], progress: Progre
     """Writes a checkpoint that `torch.load(path, weights_only=True)["state_dict"]` reads, one tensor after another.
 
     Args:
-      path: the file, which does not exist yet.
-      tensors: what to write, in this order; their types are those that PyTorch has.
+      path: a file that does not exist yet.
+      tensors: to write, in this order, of types that PyTorch has.
       progress: called with (bytes done, bytes in all).
     """
     total = sum(_size(tensor) for tensor in tensors.values())
@@ -358,7 +357,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def _pickled(tensors: Mapping[str, Tensor]) -> bytes:
-    """Returns the pickle of {"state_dict": OrderedDict of tensors}, written by its opcodes: it names PyTorch's."""
+    """Returns the pickle of {"state_dict": OrderedDict of tensors}, by opcodes, because it names PyTorch's classes."""
     names = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
     entries = [
         _plain(name)
@@ -383,10 +382,10 @@ def _global(module: str, name: str) -> bytes:
 
 
 def _plain(value: Any) -> bytes:
-    """Returns the opcodes of a plain value, without the protocol's mark and the stop."""
+    """Returns the opcodes of a plain value, without the protocol header and the stop."""
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=2)
-    pickler.fast = True  # no memo, whose numbers would clash
+    pickler.fast = True  # no memo, whose indices would clash
     pickler.dump(value)
     return buffer.getvalue()[2:-1]
 

@@ -1,4 +1,4 @@
-"""Bundles written back as the files of other programs, every tensor as it was converted."""
+"""Writes bundles in the formats of other programs, each tensor unchanged."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rdm_jax.models import build_autoencoder, build_denoiser
 
 
 def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCallback | None = None) -> list[Path]:
-    """Writes a bundle for another program, whole or not at all, and returns the files.
+    """Writes a bundle for another program atomically, and returns the files.
 
     Args:
       bundle: a name or a folder.
-      to: the program, one of `WRITERS`.
-      out: the folder to make.
-      progress: called with (what, bytes done, bytes in all).
+      to: the program, a name in `WRITERS`.
+      out: a folder that does not exist yet.
+      progress: called with (description, bytes done, bytes in all).
 
     Raises:
       UserError: there is no such bundle or program, the program has no such networks, or `out` cannot be written.
@@ -45,17 +45,17 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
             WRITERS[to](path, config, folder, progress or (lambda *_: None))
             return [out / file.name for file in sorted(folder.iterdir())]
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+        raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
 
 
 def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: StageProgressCallback) -> None:
     """Writes model.ckpt and config.yaml.
 
-    The original programs keep raw weights and a moving average. Where a bundle holds one of them, both get it.
+    The original programs have raw weights and EMA. A bundle with one of them gives it to both.
     """
     if "autoencoder" not in config:
         raise UserError(
-            f"{path} has no autoencoder, and CompVis's programs need one; give a whole model or first stage"
+            f"{path} has no autoencoder, and CompVis's programs need one; give a complete model or a first stage"
         )
     (folder / "config.yaml").write_text(compvis_config.to_yaml(config))
     prefix = compvis.FIRST_STAGE_PREFIX if "denoiser" in config else ""
@@ -76,10 +76,10 @@ def _part(path: Path, part: str) -> Mapping[str, np.ndarray]:
 
 
 def _diffusers(path: Path, config: Mapping[str, Any], folder: Path, progress: StageProgressCallback) -> None:
-    """Writes the folders unet, vae and scheduler of a pipeline, clip and tokenizer where there are some."""
+    """Writes the folders unet, vae and scheduler of a pipeline, clip and tokenizer if the bundle has them."""
     lacking = [part for part in ("denoiser", "autoencoder") if part not in config]
     if lacking:
-        raise UserError(f"{path} has no {' and no '.join(lacking)}, and a pipeline needs them; give a whole model")
+        raise UserError(f"{path} has no {' and no '.join(lacking)}, and a pipeline needs them; give a complete model")
     latents, side = config["latents"], config["sampling"]["height"]
     if any(latents.get("shift", [])):
         raise UserError("diffusers' pipeline has latents with a scale alone; this model's are shifted")

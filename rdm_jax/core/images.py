@@ -1,4 +1,4 @@
-"""Pictures between their ranges: uint8 in [0, 255] on disk, float32 in [-1, 1] in the networks."""
+"""Image files and pixel ranges: uint8 in [0, 255] on disk, float32 in [-1, 1] in the networks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DECODED_PIXELS = 2**20  # larger batches are decoded from latents in slices: the
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file to RGB: turned upright by its EXIF tag, first frame, transparency laid on white.
+    """Decodes an image file to RGB: oriented by its EXIF tag, first frame, transparency composited on white.
 
     Raises:
-      ValueError: the bytes are no image of the known formats, are damaged, or hold more than `MAX_PIXELS` pixels.
+      ValueError: the bytes are not an image of these formats, are damaged, or contain more than `MAX_PIXELS` pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -33,30 +33,30 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"not a readable image: {error}") from error
 
 
-def read_picture(file: str) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Returns a picture's pixels; raises UserError where the file is none."""
+def read_image(file: str) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Returns the pixels of an image file; raises UserError if it cannot be read as an image."""
     try:
         return decode(Path(file).expanduser().read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"cannot read {file} as a picture: {reason}") from error
+        raise UserError(f"cannot read {file} as an image: {reason}") from error
 
 
 def read_mask(file: str, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Returns a mask in [0, 1] by the brightness of a picture, 1 where it is white.
+    """Returns a mask in [0, 1], the brightness of an image: 1 where it is white.
 
     Raises:
-      UserError: the file is no picture, or of another size (height, width).
+      UserError: the file is not an image, or its (height, width) is not `size`.
     """
-    pixels = read_picture(file)
+    pixels = read_image(file)
     if pixels.shape[:2] != size:
         (height, width), (h, w) = size, pixels.shape[:2]
-        raise UserError(f"mask {file} is {w}x{h} pixels and its picture {width}x{height}; give one of that size")
+        raise UserError(f"mask {file} is {w}x{h} pixels and its image {width}x{height}; give one of that size")
     return pixels.mean(axis=-1, dtype=np.float32) / 255.0
 
 
 def encode(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Returns a picture as a PNG file's bytes."""
+    """Returns the bytes of an image as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -75,12 +75,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Resizes the shorter side to `size` (bicubic, antialiased) and crops the centre to a square."""
+    """Resizes the shorter side to `size` (bicubic, antialiased) and crops the center to a square."""
     return fit(image, size, size)
 
 
 def fit(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes a picture until it fills height x width (bicubic, antialiased) and crops its centre to that."""
+    """Resizes an image until it fills height x width (bicubic, antialiased) and crops its center to that size."""
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), method=Image.Resampling.BICUBIC))

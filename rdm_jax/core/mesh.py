@@ -91,7 +91,7 @@ def _split(leaf: Any, ways: int) -> PartitionSpec:
 
 
 def _split_large(leaf: Any, ways: int) -> PartitionSpec:
-    # To gather a small array at every step would cost more than its share of the memory.
+    # To gather a small array at every step would cost more than the memory that its partition saves.
     return _split(leaf, ways) if leaf.size * leaf.dtype.itemsize >= FSDP_MIN_BYTES else PartitionSpec()
 
 

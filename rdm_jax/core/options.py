@@ -70,7 +70,7 @@ def build(cls: type, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> A
 
     Args:
       cls: the dataclass.
-      given: what was asked for; None takes the default.
+      given: the requested values; None takes the default.
       defaults: the model's own values, before those of the declaration.
 
     Raises:

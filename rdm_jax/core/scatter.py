@@ -1,4 +1,4 @@
-"""Pictures at their places on a plane, with a query and its neighbours marked."""
+"""Scatter plots of images, with a query and its neighbors marked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARGIN = 28
 
 def scatter(
     points: Float[np.ndarray, "n 2"],
-    pictures: UInt8[np.ndarray, "n h w 3"],
+    images: UInt8[np.ndarray, "n h w 3"],
     *,
     title: str = "",
     query: Float[np.ndarray, " 2"] | None = None,
@@ -23,16 +23,16 @@ def scatter(
     size: tuple[int, int] = (1200, 900),
     thumbnail: int = 40,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws pictures where their points are, as many as have room, and a dot for each of the others.
+    """Draws images at their points, as many as fit without overlap, and a dot for each of the others.
 
     Args:
-      points: where they lie, on any scale.
-      pictures: one for each point.
+      points: their coordinates, on any scale.
+      images: one for each point.
       title: one line above the map.
-      query: a point that is drawn as a ring, with lines to its neighbours.
-      neighbors: the numbers of the points that are its neighbours, best first; they are drawn larger, and on top.
+      query: a point that is drawn as a ring, with lines to its neighbors.
+      neighbors: the indices of the points that are its neighbors, best first; drawn larger and on top.
       size: (width, height) of the map in pixels.
-      thumbnail: the side of a picture on the map in pixels.
+      thumbnail: the side length of an image on the map in pixels.
     """
     neighbors = neighbors or []
     top = MARGIN + (34 if title else 0)
@@ -47,14 +47,14 @@ def scatter(
     for x, y in places[: len(points)]:
         draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=DOT)
     for number in _apart(places[: len(points)], thumbnail, neighbors):
-        _paste(sheet, pictures[number], places[number], thumbnail)
+        _paste(sheet, images[number], places[number], thumbnail)
     if query is not None:
-        _mark(sheet, draw, places[-1], places[neighbors], pictures[neighbors], thumbnail)
+        _mark(sheet, draw, places[-1], places[neighbors], images[neighbors], thumbnail)
     return np.array(sheet)
 
 
 def _apart(places: np.ndarray, distance: int, beside: list[int]) -> list[int]:
-    """Returns numbers of places, drawn by lot, of which no two would cover each other; those of `beside` are not."""
+    """Returns indices of places, chosen at random, of which no two overlap; those of `beside` are excluded."""
     cells: dict[tuple[int, int], list[np.ndarray]] = {}
     chosen = []
     for number in np.random.default_rng(0).permutation(len(places)).tolist():
@@ -73,20 +73,20 @@ def _mark(
     draw: ImageDraw.ImageDraw,
     query: np.ndarray,
     places: np.ndarray,
-    pictures: np.ndarray,
+    images: np.ndarray,
     thumbnail: int,
 ) -> None:
     for place in places:
         draw.line((*query, *place), fill=MARK, width=2)
-    for place, picture in reversed(list(zip(places, pictures, strict=True))):
+    for place, image in reversed(list(zip(places, images, strict=True))):
         side = int(1.5 * thumbnail)
-        _paste(sheet, picture, place, side)
+        _paste(sheet, image, place, side)
         half = side / 2
         box = (place[0] - half, place[1] - half, place[0] + half, place[1] + half)
         draw.rectangle(box, outline=MARK, width=3)
     draw.ellipse((query[0] - 13, query[1] - 13, query[0] + 13, query[1] + 13), outline=BACKGROUND, fill=MARK, width=4)
 
 
-def _paste(sheet: Image.Image, picture: np.ndarray, place: np.ndarray, side: int) -> None:
-    small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+def _paste(sheet: Image.Image, image: np.ndarray, place: np.ndarray, side: int) -> None:
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
     sheet.paste(small, (round(place[0] - side / 2), round(place[1] - side / 2)))

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows and columns with labels that never overlap."""
+"""Contact sheets: images in rows and columns with labels that never overlap."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BREAKABLE = re.compile(r".*[-(,=/_]")  # as far as a piece of a word is whole
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where pictures lie on a sheet, in pixels.
+    """The positions of images on a sheet, in pixels.
 
     Attributes:
-      cell: (height, width) of a picture.
+      cell: (height, width) of an image.
       margin: around everything.
       gap: between columns.
       left: of the first column.
@@ -38,7 +38,7 @@ class _Layout:
     bottom: int
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Returns (x, y) of a picture's upper left corner."""
+        """Returns (x, y) of an image's upper left corner."""
         return self.left + column * (self.cell[1] + self.gap), self.tops[row]
 
     def size(self, columns: int) -> tuple[int, int]:
@@ -54,20 +54,20 @@ def grid(
     title: str | None = None,
     zoom: int = 2,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws pictures in rows and columns, with labels to the left, above, and under each picture.
+    """Draws images in rows and columns, with labels to the left, above, and below each image.
 
     Long labels are wrapped inside their own cell and shortened by an ellipsis after four lines.
 
     Args:
-      images: [rows, columns, h, w, 3] the pictures; `blank` ones vanish into the ground.
+      images: [rows, columns, h, w, 3] the images; `blank` ones have the background color.
       row_labels: one text for each row, left of it.
       column_labels: one text for each column, above it.
-      cell_labels: [rows][columns] one text for each picture, under it; line breaks are kept.
-      title: one text over the whole sheet.
+      cell_labels: [rows][columns] one text for each image, below it; line breaks are kept.
+      title: one text above the whole sheet.
       zoom: every pixel is drawn as zoom x zoom pixels.
 
     Raises:
-      ValueError: there are no pictures, or a number of labels does not fit.
+      ValueError: there are no images, or a number of labels does not fit.
     """
     rows, columns, height, width, _ = images.shape
     _check_labels(rows, columns, row_labels, column_labels, cell_labels)
@@ -109,12 +109,12 @@ def grid(
 
 
 def blank(height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns a picture in the sheet's ground colour, for cells that stay empty."""
+    """Returns an image in the sheet's background color, for empty cells."""
     return np.broadcast_to(np.array(BACKGROUND, np.uint8), (height, width, 3)).copy()
 
 
 def in_rows(images: UInt8[np.ndarray, "n h w 3"], columns: int) -> UInt8[np.ndarray, "rows columns h w 3"]:
-    """Lays pictures out in rows of `columns`, the last row filled up with blank ones."""
+    """Lays images out in rows of `columns`, the last row padded with blank ones."""
     count, height, width, _ = images.shape
     missing = -count % columns
     filled = np.concatenate([images, np.stack([blank(height, width)] * missing)]) if missing else images
@@ -129,7 +129,7 @@ def _check_labels(
     cell_labels: Sequence[Sequence[str]] | None,
 ) -> None:
     if rows * columns == 0:
-        raise ValueError("a sheet needs at least one picture")
+        raise ValueError("a sheet needs at least one image")
     if row_labels is not None and len(row_labels) != rows:
         raise ValueError(f"{len(row_labels)} row labels for {rows} rows")
     if column_labels is not None and len(column_labels) != columns:

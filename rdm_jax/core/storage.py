@@ -14,11 +14,11 @@ from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 
 IDENTITY = ("size", "etag", "ETag", "md5Hash", "updated", "mtime", "LastModified", "created")
-"""What file systems tell of a file that changes with it; each knows some of these."""
+"""Metadata that changes with the content of a file; each file system provides some of it."""
 
 
 def is_remote(place: str | Path) -> bool:
-    """Says whether a place is an address such as gs://bucket/folder."""
+    """Returns whether a place is an address such as gs://bucket/folder."""
     return "://" in str(place)
 
 
@@ -33,17 +33,17 @@ def staged(address: str, manifest: str) -> Path:
 
     Args:
       address: such as gs://bucket/folder.
-      manifest: the name of the file in it that tells what the others are.
+      manifest: the name of the file in it that describes the others.
 
     Raises:
       UserError: nothing is there, it cannot be read, or the file system's package is missing.
     """
     system, root = _open(address)
     try:
-        told = system.cat_file(f"{root}/{manifest}")
+        content = system.cat_file(f"{root}/{manifest}")
     except OSError as error:
         raise UserError(f"{address} has no {manifest} that can be read ({error}); check the address") from error
-    folder = cache_folder() / "staged" / hashlib.sha256(address.encode() + told).hexdigest()[:32]
+    folder = cache_folder() / "staged" / hashlib.sha256(address.encode() + content).hexdigest()[:32]
     if not folder.is_dir():
         with files.new_directory(folder, first_wins=True) as temporary:
             try:
@@ -66,8 +66,8 @@ def fetched(address: str) -> Path:
         raise UserError(f"cannot read {address}: {error}") from error
     if not listed:
         raise UserError(f"nothing is at {address}; check the address")
-    told = [(name, *(str(listed[name].get(key)) for key in IDENTITY)) for name in sorted(listed)]
-    folder = cache_folder() / "fetched" / files.sha256_json([address, told])[:32]
+    identities = [(name, *(str(listed[name].get(key)) for key in IDENTITY)) for name in sorted(listed)]
+    folder = cache_folder() / "fetched" / files.sha256_json([address, identities])[:32]
     if not folder.is_dir():
         with files.new_directory(folder, first_wins=True) as temporary:
             copy = temporary / root.rpartition("/")[2]

@@ -3,7 +3,7 @@
 Captions come, in this order, from `metadata.jsonl` (keys `file_name` and `text`; the others become attributes),
 `metadata.csv`, a text file beside the image (same path with another suffix), or the name of the folder that contains
 the image. Any folder may have metadata files; their file names are relative to it. An image in a sub-folder has the
-topmost folder as its attribute "folder", so that a folder of collections can be told apart.
+topmost folder as its attribute "folder", so that the collections of a folder can be distinguished.
 """
 
 from __future__ import annotations

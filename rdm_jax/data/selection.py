@@ -1,4 +1,4 @@
-"""Which pictures are wanted: by what is told of them, with exclusions that always win."""
+"""Selection of images by their attributes, where exclusions take precedence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from rdm_jax.core.errors import UserError
 
-# What every picture has beside its attributes.
+# Keys of every image besides its attributes.
 COLUMNS = ("id", "path", "caption", "sha256")
-# What is known of a picture only once it is decoded.
+# Keys that are known only after decoding.
 DECODED = ("id", "sha256")
 
 Term = tuple[str, str]
@@ -19,13 +19,13 @@ Term = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Terms (key, value) on the attributes of pictures, or on their id, path, caption or sha256.
+    """Terms (key, value) on the attributes of images, or on their id, path, caption or sha256.
 
-    A path that ends in "/" stands for all that lies below it.
+    A path that ends in "/" matches all paths below it.
 
     Attributes:
-      where: all of these must hold.
-      exclude: none of these may hold.
+      where: all of these must be true.
+      exclude: none of these may be true.
     """
 
     where: tuple[Term, ...] = ()
@@ -34,12 +34,12 @@ class Selection:
     def __bool__(self) -> bool:
         return bool(self.where or self.exclude)
 
-    def admits(self, told: Mapping[str, str]) -> bool:
-        """Says whether a picture is wanted; what is not told of it meets no term."""
-        return all(holds(term, told) for term in self.where) and not any(holds(term, told) for term in self.exclude)
+    def admits(self, labels: Mapping[str, str]) -> bool:
+        """Returns whether an image is selected; a term on a missing label is false."""
+        return all(holds(term, labels) for term in self.where) and not any(holds(term, labels) for term in self.exclude)
 
     def undecoded(self) -> Selection:
-        """Returns what can be said before a picture is decoded: without the terms that must hold on its id and hash."""
+        """Returns the selection to apply before decoding: without the `where` terms on the id and the hash."""
         return Selection(tuple(term for term in self.where if term[0] not in DECODED), self.exclude)
 
     def record(self) -> dict[str, Any]:
@@ -50,20 +50,20 @@ class Selection:
 EVERYTHING = Selection()
 
 
-def holds(term: Term, told: Mapping[str, str]) -> bool:
-    """Says whether a term is true of a picture."""
+def holds(term: Term, labels: Mapping[str, str]) -> bool:
+    """Returns whether a term is true of an image."""
     key, value = term
-    given = told.get(key)
+    given = labels.get(key)
     return given == value or (is_folder(term) and given is not None and given.startswith(value))
 
 
 def is_folder(term: Term) -> bool:
-    """Says whether a term stands for all paths below a folder."""
+    """Returns whether a term matches all paths below a folder."""
     return term[0] == "path" and term[1].endswith("/")
 
 
 def parse_terms(texts: Sequence[str], option: str) -> tuple[Term, ...]:
-    """Returns the terms of texts KEY=VALUE; raises UserError, which names the option, where one is none."""
+    """Returns the terms of texts KEY=VALUE; raises UserError, which names the option, for an invalid text."""
     terms = []
     for text in texts:
         key, equals, value = text.partition("=")
@@ -83,11 +83,11 @@ def read_exclusions(path: Path) -> tuple[Term, ...]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the exclusion list {path}: {error}; give a text file") from error
-    told = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    for line in told:
+    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for line in entries:
         if line.startswith("="):
             raise UserError(f"exclusion list {path}: {line!r} has no KEY before =, as in style=mosaic")
-    return tuple(_term(line) for line in told)
+    return tuple(_term(line) for line in entries)
 
 
 def _term(line: str) -> Term:

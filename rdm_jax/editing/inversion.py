@@ -1,8 +1,8 @@
-"""The noise that an image comes from: DDIM backwards (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14).
+"""The noise that DDIM maps to an image, by inversion (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14).
 
-A step back needs the prediction at its noisy end, which is not known yet. The usual approximation takes the prediction
-at the other end; here fixed-point iterations correct it (Pan et al. 2023, https://arxiv.org/abs/2309.04907), so that
-sampling forward returns to the image.
+An inverse step needs the prediction at its noisy end, which is unknown. The usual approximation uses the prediction at
+the other end; here fixed-point iterations correct it (Pan et al. 2023, https://arxiv.org/abs/2309.04907), so that
+sampling returns to the image.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def ddim_inversion(
       iterations: evaluations of the network for each step; 1 is the usual approximation.
     """
 
-    def back(x_next: Array, info: StepInfo) -> tuple[Array, None]:
+    def inverse_step(x_next: Array, info: StepInfo) -> tuple[Array, None]:
         """Returns the latent before one step."""
         c = {name: per_image(value, x_next.ndim) for name, value in info.coefficients.items()}
         ratio = c["alpha"] / c["alpha_next"]
 
         def refine(_: Any, x_t: Array) -> Array:
-            """Returns a better estimate, from the prediction at the last one."""
+            """Returns a better estimate, by the prediction at the previous one."""
             return ratio * x_next + (c["sigma"] - ratio * c["sigma_next"]) * denoiser(x_t, info).eps
 
         return jax.lax.fori_loop(0, iterations, refine, x_next), None
 
-    return jax.lax.scan(back, x0, steps, reverse=True)[0]
+    return jax.lax.scan(inverse_step, x0, steps, reverse=True)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Inversion:
 
     Attributes:
       noise: [1, h, w, c] from which sampling leads to the image.
-      latent_error: the root mean square between the image's latent and the one sampled from the noise, relative to the
-        former.
+      latent_error: the root mean square difference of the image's latent and the one sampled from the noise, relative
+        to the former.
       image: [h, w, 3] sampled from the noise.
-      decoded: [h, w, 3] the image through the autoencoder alone, the closest that any latent comes.
+      decoded: [h, w, 3] the image after the autoencoder alone, the best that any latent can reach.
     """
 
     noise: Float[np.ndarray, "1 h w c"]
@@ -80,7 +80,7 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inversion:
     require(generator, "inversion")
     sampler = plan.run.sampler
     if not isinstance(sampler, DDIM) or sampler.eta or plan.run.guides:
-        raise UserError("inversion goes back the way of DDIM: use --sampler ddim, eta 0 and no guides")
+        raise UserError("inversion reverses DDIM: use --sampler ddim, eta 0 and no guides")
     if iterations < 1:
         raise UserError(f"iterations {iterations} is too small; use 1 or more")
     bundle, first = generator.bundle, np.zeros(1, np.int64)
@@ -88,7 +88,7 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inversion:
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
 
     @jax.jit
-    def both_ways(params: Any, inputs: Inputs, x0: Array) -> tuple[Array, Array, Array, Array]:
+    def invert_and_sample(params: Any, inputs: Inputs, x0: Array) -> tuple[Array, Array, Array, Array]:
         """Returns the noise, the latent that it leads to, and both latents decoded."""
         denoiser = conditioned_denoiser(bundle, params, inputs, guided=plan.run.guided)
         noise = ddim_inversion(denoiser, inputs.infos, x0, iterations)
@@ -96,7 +96,7 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inversion:
         return noise, again, decode(params["autoencoder"], again), decode(params["autoencoder"], x0)
 
     x0 = jnp.asarray(plan.run.start.latent)
-    noise, again, image, decoded = map(np.asarray, both_ways(params, inputs_of(plan, first, first), x0))
+    noise, again, image, decoded = map(np.asarray, invert_and_sample(params, inputs_of(plan, first, first), x0))
     if not np.isfinite(noise).all():
         raise UserError(f"the inversion diverged at guidance scale {plan.options.guidance_scale}; use 1")
     error = float(np.sqrt(np.mean(np.square(again - x0)) / np.mean(np.square(x0))))

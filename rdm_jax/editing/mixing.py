@@ -1,10 +1,10 @@
 """Disentangled editing: two conditions mixed, one weight for each step (Wu et al. 2022,
 https://arxiv.org/abs/2212.08698).
 
-Replacing a condition in some of the steps alone changes an attribute and keeps the rest. Which steps, and how much,
-is learned: Adam on the weights (about 50 numbers), through the whole run, against a directional CLIP loss and a
-perceptual loss (eq. 4). The weights then serve other images and seeds. The two conditions may be two texts, or the
-neighbors from two databases: a style as 50 numbers.
+Replacing a condition in some of the steps changes an attribute and keeps the rest. The weights, about 50 numbers, are
+learned by Adam, through all steps of a run, with a directional CLIP loss and a perceptual loss (eq. 4). They also apply
+to other images and seeds. The two conditions may be two texts, or the neighbors from two databases: a style as 50
+numbers.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from rdm_jax.generator import Generator, Plan
 from rdm_jax.heads.diffusion.plan import Run
 from rdm_jax.heads.diffusion.program import Inputs, conditioned_denoiser, inputs_of
 
-PERCEPTUAL_WEIGHT = 0.05  # of the loss that keeps the image; the paper's
+PERCEPTUAL_WEIGHT = 0.05  # of the loss that preserves the image, as in the paper
 LEARNING_RATE = 0.05
-KEPT_AT_FIRST = 0.4  # of the steps have the first condition to begin with: 20 of the paper's 50
+KEPT_AT_FIRST = 0.4  # the fraction of steps with the first condition at the start: 20 of 50 in the paper
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """What was learned.
+    """The result of learning.
 
     Attributes:
       weights: [n] of the first condition in each step.
       losses: the loss before each update, and at the end.
-      bytes: what the compiled program holds beside its arguments, at its peak.
+      bytes: the peak temporary memory of the compiled program.
     """
 
     weights: Float[np.ndarray, " n"]
@@ -58,7 +58,7 @@ def first_weights(steps: int, kept: float = KEPT_AT_FIRST) -> Float[np.ndarray, 
 
 
 def trajectory(sampler: Sampler, steps: StepInfo, x_T: Float[Array, "b h w c"], denoiser: Denoiser) -> Array:
-    """Returns the latent at the end of a plan; a gradient through it holds one carry for each step, and no more."""
+    """Returns the latent at the end of a plan; its gradient stores only one carry for each step."""
 
     @jax.checkpoint
     def step(carry: Any, info: StepInfo) -> tuple[Any, None]:
@@ -74,7 +74,7 @@ def directional_loss(
     """Returns 1 - cos(edited - plain, direction) of CLIP vectors (StyleGAN-NADA, https://arxiv.org/abs/2108.00946)."""
     change = edited - plain
     towards = direction / jnp.maximum(jnp.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
-    # Where nothing has changed yet there is no direction, and the norm has no slope.
+    # Without any change there is no direction, and the norm has no gradient.
     return 1.0 - jnp.sum(change * towards, axis=-1) / jnp.sqrt(jnp.sum(jnp.square(change), axis=-1) + 1e-8)
 
 
@@ -100,15 +100,15 @@ def learn(
     """Learns the weights of a plan's two conditions from its images, all of them at once.
 
     Args:
-      generator: the model; the perceptual loss compares feature maps of its noised CLIP tower at time 0.
-      plan: with a condition that turns into another ("mix" or "switch"), whose weights are where learning begins.
+      generator: the model; the perceptual loss compares feature maps of its noised CLIP at time 0.
+      plan: with a condition that turns into another ("mix" or "switch"), whose weights are the initial ones.
       iterations: updates.
-      perceptual_weight: of the loss that keeps the image.
+      perceptual_weight: of the loss that preserves the image.
       learning_rate: of Adam.
       progress: called with (updates done, updates in all).
 
     Raises:
-      UserError: the model has no noised CLIP tower, the plan has nothing to mix or has guides, or the loss is not
+      UserError: the model has no noised CLIP, the plan has nothing to mix or has guides, or the loss is not
         finite.
     """
     require(generator, "mixing")
@@ -133,15 +133,15 @@ def learn(
     def loss(weights: Array, params: Any, inputs: Inputs, x_T: Array, plain: Any, direction: Array) -> Array:
         """Returns the mean loss of the images."""
         vectors, maps = features(params, inputs, x_T, weights)
-        kept = perceptual_loss(maps, plain[1])
-        return jnp.mean(directional_loss(vectors, plain[0], direction) + perceptual_weight * kept)
+        change = perceptual_loss(maps, plain[1])
+        return jnp.mean(directional_loss(vectors, plain[0], direction) + perceptual_weight * change)
 
-    given = (params, inputs, x_T, plain, direction)
-    slope = jax.jit(jax.value_and_grad(loss)).lower(weights, *given).compile()
+    arguments = (params, inputs, x_T, plain, direction)
+    value_and_gradient = jax.jit(jax.value_and_grad(loss)).lower(weights, *arguments).compile()
     optimizer = optax.adam(learning_rate)
     state, losses = optimizer.init(weights), []
     for done in range(iterations + 1):
-        value, gradient = slope(weights, *given)
+        value, gradient = value_and_gradient(weights, *arguments)
         losses.append(float(value))
         if not np.isfinite(losses[-1]):
             raise UserError(
@@ -151,13 +151,13 @@ def learn(
             updates, state = optimizer.update(gradient, state, weights)
             weights = jnp.asarray(optax.apply_updates(weights, updates))
         progress(done, iterations)
-    memory = slope.memory_analysis()
+    memory = value_and_gradient.memory_analysis()
     return Learned(np.asarray(weights), losses, int(memory.temp_size_in_bytes) if memory else 0)
 
 
 def feature_function(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, list[Array]]]:
-    """Returns the function (parameters, inputs, x_T, weights [n]) to the CLIP vectors of the images and the
-    noised tower's feature maps at time 0."""
+    """Returns the function (parameters, inputs, x_T, weights [n]) to the CLIP vectors of the images, and the feature
+    maps of the noised CLIP at time 0."""
     decode = factory.decoder_from(bundle.autoencoder, bundle.config["latents"])
     encode = factory.image_encoder_from(bundle.clip, bundle.config["clip"])
     maps_of = factory.noised_encoder_from(bundle.noised_clip)
@@ -177,10 +177,10 @@ def feature_function(bundle: Bundle, run: Run) -> Callable[..., tuple[Array, lis
 
 
 def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
-    """Returns where a plan's second condition leads in CLIP's space, for each query.
+    """Returns the direction to a plan's second condition in CLIP's space, for each query.
 
-    That is the difference of the query vectors, and of the means of the neighbors' vectors, as far as the condition
-    shows them: a text against another, one database against another, or both.
+    It is the sum of the differences of the query vectors and of the means of the neighbors' vectors, those that the
+    condition has: between two texts, two databases, or both.
 
     Raises:
       UserError: both conditions are the same.

@@ -1,4 +1,4 @@
-"""What an edit needs of a model's head."""
+"""A check that a model's head supports an edit."""
 
 from __future__ import annotations
 

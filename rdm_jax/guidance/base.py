@@ -54,7 +54,7 @@ class GuideContext:
 
     def latent_of(self, file: str) -> Float[np.ndarray, "1 h w c"]:
         """Returns the latent of an image file, cropped and resized to the run's size."""
-        return self.encode(images.to_float(images.fit(images.read_picture(file), *self.size)[None]))
+        return self.encode(images.to_float(images.fit(images.read_image(file), *self.size)[None]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.images import read_picture
+from rdm_jax.core.images import read_image
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.factory import image_encoder_from
 from rdm_jax.guidance.base import GuidanceMethod, GuideContext, GuideEffects, Networks, weights_per_image
@@ -130,7 +130,7 @@ class CLIPGuidance(GuidanceMethod):
             raise UserError("guide clip has no target; give it text='...' or image='FILE'")
         at_least_one("cutouts", self.cutouts)
         targets = [context.text_vector(self.text)] if self.text else []
-        targets += [context.encoder.encode_images([read_picture(self.image)])] if self.image else []
+        targets += [context.encoder.encode_images([read_image(self.image)])] if self.image else []
         equal = np.full((1, len(targets)), 1.0 / len(targets), np.float32)
         weights = {"weight": weights_per_image(self.weight), "smoothness": np.float32(self.smoothness)}
         return {"targets": np.stack(targets, axis=1), "target_weights": equal, **weights}

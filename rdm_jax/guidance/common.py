@@ -64,7 +64,7 @@ class MaskedImage(KnownRegion):
 
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns both; raises UserError unless the files are images of one size."""
-        image = images.read_picture(required("image", self.image, "an image file"))
+        image = images.read_image(required("image", self.image, "an image file"))
         mask = images.read_mask(required("mask", self.mask, "a mask file"), image.shape[:2])
         gray = np.repeat(np.round(mask * 255.0).astype(np.uint8)[..., None], 3, axis=-1)
         return images.fit(image, *size), images.fit(gray, *size)[..., 0]

@@ -46,7 +46,7 @@ class Outpaint(KnownRegion):
 
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns the canvas and its mask; raises UserError unless it has the run's size."""
-        image = images.read_picture(required("image", self.image, "an image file"))
+        image = images.read_image(required("image", self.image, "an image file"))
         canvas, mask = self.canvas(image)
         if canvas.shape[:2] != size:
             (height, width), (h, w) = size, canvas.shape[:2]

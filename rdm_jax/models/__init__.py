@@ -1,6 +1,6 @@
-"""Networks in Flax linen, one per file, pictures in NHWC; they know nothing of noise, databases or training.
+"""Networks in Flax linen, one per file, images in NHWC; they depend on no noise schedule, database or training code.
 
-Every network is built from a flat configuration of plain values, so that a model on disk is a JSON file and weights.
+Every network is built from a flat configuration of plain values: a model on disk is a JSON file and weights.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def build_clip(config: Mapping[str, Any]) -> CLIP:
 
 
 def build_noised_encoder(config: Mapping[str, Any]) -> NoisedEncoder:
-    """Returns the network that reads noisy latents, whose configuration's keys are the fields of `NoisedEncoder`.
+    """Returns the encoder of noisy latents of a configuration, whose keys are the fields of `NoisedEncoder`.
 
-    A classifier's also names its "classes", {attribute: names}, one logit each.
+    That of a classifier also has "classes", {attribute: names}, one logit for each name.
 
     Raises:
       UserError: a key is unknown or a required one is missing.
@@ -121,7 +121,7 @@ def build_noised_encoder(config: Mapping[str, Any]) -> NoisedEncoder:
 
 
 def build_lpips(config: Mapping[str, Any]) -> LPIPS:
-    """Returns the perceptual distance's network; its configuration has no keys.
+    """Returns the network of the perceptual distance; its configuration has no keys.
 
     Raises:
       UserError: there is a key.
@@ -139,7 +139,7 @@ def build_inception(config: Mapping[str, Any]) -> InceptionV3:
 
 
 def abstract_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns {"a/b/kernel": shape and type} of a network's parameters, without making any.
+    """Returns {"a/b/kernel": shape and type} of a network's parameters, without creating any.
 
     Args:
       network: a module with `smallest_inputs`.
@@ -147,7 +147,7 @@ def abstract_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
     return dict(_traced_params(network))
 
 
-@functools.lru_cache(maxsize=16)  # tracing a large network takes seconds, and a conversion asks several times
+@functools.lru_cache(maxsize=16)  # tracing a large network takes seconds, and a conversion does it several times
 def _traced_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     return trees.flatten(jax.eval_shape(network.init, key, *network.smallest_inputs)["params"])

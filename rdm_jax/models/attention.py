@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from rdm_jax.models.layers import GroupNorm, LayerNorm
 
-WEIGHTS = 2**24  # how many attention weights are computed at a time at most, 64 MiB in float32
+WEIGHTS = 2**24  # the most attention weights that are computed at a time, 64 MiB in float32
 
 Implementation = Literal["xla", "cudnn"] | None
 
@@ -31,9 +31,9 @@ def attend(
       q: queries.
       k: keys.
       v: values.
-      implementation: passed to `jax.nn.dot_product_attention`; on the CPU, None computes it with the heads before the
-        tokens, which is several times as fast there, and one head after another where the weights of all are large.
-      causal: a token sees only itself and those before it.
+      implementation: passed to `jax.nn.dot_product_attention`. On the CPU, None computes with the heads before the
+        tokens, which is several times as fast there, and one head after another if the weights of all are large.
+      causal: a token attends only to itself and those before it.
       bias: added to the logits of all heads, for each query or one for all of them.
     """
     if implementation is not None or jax.default_backend() != "cpu":
@@ -83,19 +83,19 @@ class Attention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """The GEGLU feed-forward layer, four times as wide within (https://arxiv.org/abs/2002.05202, equation 5)."""
+    """The GEGLU feed-forward layer, four times as wide inside (https://arxiv.org/abs/2002.05202, equation 5)."""
 
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """Maps [b, n, c] to [b, n, c]; the GELU is the exact one, by erf."""
+        """Maps [b, n, c] to [b, n, c]; the GELU is exact, by erf."""
         value, gate = jnp.split(nn.Dense(8 * x.shape[-1], dtype=self.dtype, name="up")(x), 2, axis=-1)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(value * nn.gelu(gate, approximate=False))
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the context and feed-forward, each behind a norm and around a skip."""
+    """Self-attention, cross-attention to the context and feed-forward, all pre-norm residual layers."""
 
     head_channels: int
     implementation: Implementation = None
@@ -115,7 +115,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the pixels of a feature map, conditioned on context tokens, around a skip.
+    """Transformer blocks over the pixels of a feature map, conditioned on context tokens, with a residual connection.
 
     The context has no positions: its tokens are a set (https://arxiv.org/abs/2204.11824, section 3.2).
     """
@@ -143,7 +143,7 @@ class SpatialTransformer(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Single-head self-attention over the pixels of a feature map, around a skip (the autoencoders' kind)."""
+    """Single-head self-attention over the pixels of a feature map, with a residual connection; of autoencoders."""
 
     num_groups: int = 32
     dtype: Any = jnp.float32

@@ -1,4 +1,4 @@
-"""The KL autoencoder between images and latents, and the encoder and decoder it shares with the VQ one.
+"""The KL autoencoder between images and latents, and the encoder and decoder that the VQ autoencoder has too.
 
 `Encoder` and `Decoder` are those of VQGAN (https://arxiv.org/abs/2012.09841) as latent diffusion uses them
 (https://arxiv.org/abs/2112.10752, appendix G).
@@ -27,14 +27,14 @@ def attention_levels(attn_resolutions: tuple[int, ...], resolution: int, levels:
 
 
 class Pyramid(nn.Module):
-    """What encoder and decoder share: levels of residual blocks, each at half the size of the one before.
+    """The base of encoder and decoder: levels of residual blocks, each at half the size of the one before.
 
     Attributes:
       ch: channels of level 0, which has the image's size.
       ch_mult: the channels of each level, in multiples of `ch`.
       num_res_blocks: blocks of a level; the decoder has one more.
       attention: for each level, whether its blocks are followed by attention.
-      out_channels: what the last convolution puts out.
+      out_channels: of the last convolution.
       mid_attention: whether there is attention between the two blocks of the last level.
       num_groups: of the group norms.
       dropout: in the residual blocks.
@@ -52,12 +52,12 @@ class Pyramid(nn.Module):
     dtype: Any = jnp.float32
 
     def res(self, h: Array, channels: int, name: str, deterministic: bool) -> Array:
-        """Applies a residual block of this name to [b, h, w, c]; within a compact method."""
+        """Applies a residual block of this name to [b, h, w, c], within a compact method."""
         block = ResBlock(channels, self.num_groups, EPSILON, self.dropout, dtype=self.dtype, name=name)
         return block(h, None, deterministic)
 
     def attend(self, h: Array, name: str) -> Array:
-        """Applies an attention block of this name to [b, h, w, c]; within a compact method."""
+        """Applies an attention block of this name to [b, h, w, c], within a compact method."""
         return PixelAttention(self.num_groups, self.dtype, name=name)(h)
 
 
@@ -85,7 +85,7 @@ class Encoder(Pyramid):
 
 
 class Decoder(Pyramid):
-    """Features back to images; levels are numbered by resolution (0 is the image's) and run from the last to 0."""
+    """Features to images; levels are numbered by resolution (0 has the image's size) and run from the last to 0."""
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w c"], deterministic: bool = True) -> Float[Array, "b h2 w2 d"]:
@@ -108,11 +108,7 @@ class Decoder(Pyramid):
 
 
 def check_image_size(shape: tuple[int, ...], downsampling: int) -> None:
-    """Refuses images [b, h, w, c] whose height or width `downsampling` does not divide.
-
-    Raises:
-      UserError: as said.
-    """
+    """Raises UserError for images [b, h, w, c] whose height or width `downsampling` does not divide."""
     height, width = shape[1:3]
     if height % downsampling or width % downsampling:
         raise UserError(
@@ -123,8 +119,8 @@ def check_image_size(shape: tuple[int, ...], downsampling: int) -> None:
 class Autoencoder(nn.Module):
     """The base of the autoencoders: an encoder and a decoder around the latents.
 
-    `attn_resolutions` names the sizes that have attention when the image is `resolution` pixels wide; which levels
-    those are is fixed by the two fields, whatever the size of the image at hand.
+    `attn_resolutions` are the sizes that have attention if the image is `resolution` pixels wide. The two fields fix
+    the levels with attention, whatever the size of an image.
     """
 
     ch: int
@@ -141,7 +137,7 @@ class Autoencoder(nn.Module):
     dropout: float = 0.0
     dtype: Any = "float32"
 
-    # What is encoded for each latent: itself, or the parameters of its distribution.
+    # The numbers that are encoded for each latent: itself, or the parameters of its distribution.
     encoded: ClassVar[int] = 1
 
     @property
@@ -156,7 +152,7 @@ class Autoencoder(nn.Module):
         return (jax.ShapeDtypeStruct((1, side, side, self.in_channels), jnp.float32),)
 
     def setup(self) -> None:
-        """Makes encoder and decoder and the layers between them and the latents."""
+        """Creates encoder and decoder and the layers between them and the latents."""
         dtype = jnp.dtype(self.dtype)
         levels = attention_levels(self.attn_resolutions, self.resolution, len(self.ch_mult))
         shared = (self.ch, self.ch_mult, self.num_res_blocks, levels)
@@ -167,7 +163,7 @@ class Autoencoder(nn.Module):
         self.post_quant = nn.Dense(self.z_channels, dtype=dtype)
 
     def encode(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 m"]:
-        """Maps images [b, h, w, c] in [-1, 1] to [b, h/f, w/f, m], float32: moments or latents, as the class says.
+        """Maps images [b, h, w, c] in [-1, 1] to [b, h/f, w/f, m], float32: latents, or the moments of `AutoencoderKL`.
 
         Raises:
           UserError: f does not divide the height or the width.
@@ -179,7 +175,7 @@ class Autoencoder(nn.Module):
 class AutoencoderKL(Autoencoder):
     """Images to a diagonal Gaussian over latents, and latents to images (https://arxiv.org/abs/2112.10752).
 
-    `encode` gives its moments [b, h/f, w/f, 2 embed_dim], means first.
+    `encode` returns its moments [b, h/f, w/f, 2 embed_dim], means first.
     """
 
     encoded: ClassVar[int] = 2
@@ -189,7 +185,7 @@ class AutoencoderKL(Autoencoder):
         return self.decoder(self.post_quant(z), deterministic)
 
     def __call__(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h w d"]:
-        """Decodes the means of what `x` is encoded to; for initialisation and a quick look."""
+        """Encodes, and decodes the means; for initialization."""
         mean, _ = split_moments(self.encode(x, deterministic=deterministic))
         return self.decode(mean, deterministic=deterministic)
 

@@ -1,4 +1,4 @@
-"""A small residual network that names several attributes of a picture at once, and shares nothing with CLIP."""
+"""A small residual network that classifies several attributes of an image at once, independent of CLIP."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ EPSILON = 1e-5
 class Classifier(nn.Module):
     """One convolutional trunk with a linear head for each attribute.
 
-    The stem halves the size with every convolution, so that textures are read at full resolution and all further work
-    is done on few positions; each level has `blocks` residual blocks and half the size of the one before.
+    Each convolution of the stem halves the size: textures are read at full resolution, and the rest of the network
+    works on few positions. Each level has `blocks` residual blocks and half the size of the one before.
 
     Attributes:
       classes: (attribute, number of its classes), in the order of the heads.
       stem: channels of the stem's convolutions, 4x4 with stride 2.
       widths: channels of each level, multiples of `num_groups`.
-      blocks: residual blocks a level.
+      blocks: residual blocks of each level.
       num_groups: of every norm.
-      dropout: share of the pooled features that training leaves out.
+      dropout: the rate on the pooled features, in training.
     """
 
     classes: tuple[tuple[str, int], ...]
@@ -59,10 +59,10 @@ class Classifier(nn.Module):
         self.heads = {name: nn.Dense(count) for name, count in self.classes}
 
     def features(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Maps pictures [b, h, w, 3] in [-1, 1] to the features that the heads read, [b, d] in float32.
+        """Maps images [b, h, w, 3] in [-1, 1] to the features that the heads read, [b, d] in float32.
 
-        They are the means of the stem's responses over all positions (how much there is of each texture, which the
-        norms of the trunk take out), and the mean and the maximum over the positions of the last level:
+        They are the means of the stem's activations over all positions (the amount of each texture, which the norms of
+        the trunk remove), and the mean and the maximum over the positions of the last level:
         d = sum(stem) + 2 * widths[-1].
         """
         h, pooled = x.astype(self.dtype), []
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         return jnp.concatenate([*pooled, h.mean(axis=(1, 2)), h.max(axis=(1, 2))], axis=-1)
 
     def __call__(self, x: Float[Array, "b h w 3"], deterministic: bool = True) -> dict[str, Float[Array, "b _"]]:
-        """Maps pictures [b, h, w, 3] in [-1, 1] to {attribute: logits [b, classes]}, float32."""
+        """Maps images [b, h, w, 3] in [-1, 1] to {attribute: logits [b, classes]}, float32."""
         return self.classify(self.features(x), deterministic)
 
     def classify(self, features: Float[Array, "b d"], deterministic: bool = True) -> dict[str, Float[Array, "b _"]]:

@@ -1,6 +1,6 @@
-"""CLIP: an image tower (ViT or modified ResNet) and a text tower that meet in one space (https://arxiv.org/abs/2103.00020).
+"""CLIP: an image tower (ViT or modified ResNet) and a text tower with a common space (https://arxiv.org/abs/2103.00020).
 
-Embeddings come out projected and not normalised. Pixels go in normalised by CLIP's mean and deviation.
+Embeddings are projected and not normalized. Pixels are normalized by CLIP's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ POOLS = {"class": lambda x: x[:, 0], "mean": lambda x: x[:, 1:].mean(axis=1)}
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each behind a norm and around a skip.
+    """Self-attention and a feed-forward layer, both pre-norm residual layers.
 
     Attributes:
       heads: the number of attention heads.
-      layers: how many such blocks the tower has; scales the initial weights of what is added to the skip.
+      layers: the number of blocks in the tower; scales the initial weights of the residual branches.
       activation: "quick_gelu" or "gelu".
-      causal: a token sees only itself and those before it.
+      causal: a token attends only to itself and those before it.
       dtype: what products are computed in.
     """
 
@@ -78,8 +78,8 @@ def _check_pixels(shape: tuple[int, ...], image_size: int) -> None:
 class ViT(nn.Module):
     """The vision transformer (https://arxiv.org/abs/2010.11929) with a norm before the blocks.
 
-    `pool` says what is read out: the "class" token, as in the released models, or the "mean" of the patches, which
-    learns faster from few pictures (https://arxiv.org/abs/2205.01580).
+    `pool` is the output: the "class" token, as in the released models, or the "mean" of the patches, which learns
+    faster from few images (https://arxiv.org/abs/2205.01580).
     """
 
     embed_dim: int
@@ -94,14 +94,14 @@ class ViT(nn.Module):
 
     @property
     def patches(self) -> int:
-        """How many patches a picture has."""
+        """The number of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None) -> Float[Array, "b d"]:
-        """Maps normalised pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
+        """Maps normalized pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
 
-        `kept` are the patches that are looked at, by row and then column; all of them where it is None.
+        `kept` are the indices of the patches that are read, in row-major order; None reads all.
 
         Raises:
           UserError: the pixels have another size.
@@ -145,7 +145,7 @@ def _average_pool(x: Array, stride: int) -> Array:
 
 
 class Bottleneck(nn.Module):
-    """The residual block of CLIP's ResNet: convolutions of stride 1, and average pooling where it shrinks."""
+    """The residual block of CLIP's ResNet: convolutions of stride 1, and average pooling for a larger stride."""
 
     planes: int
     stride: int
@@ -165,7 +165,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Pools a feature map by one attention query, its mean."""
+    """Pools a feature map by attention with one query, its mean."""
 
     heads: int
     embed_dim: int
@@ -202,7 +202,7 @@ class ModifiedResNet(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Maps normalised pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
+        """Maps normalized pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
 
         Raises:
           UserError: the pixels have another size.
@@ -223,8 +223,8 @@ class ModifiedResNet(nn.Module):
 class TextTransformer(nn.Module):
     """CLIP's causal text transformer, read out at the end-of-text token.
 
-    `eos_id` is that token's id; its first occurrence counts, so it may pad as well. None takes the highest id in the
-    row, as OpenAI's code does with its own vocabulary.
+    `eos_id` is the id of that token; its first occurrence counts, so that it may pad as well. None takes the highest id
+    of the row, as OpenAI's code does with its own vocabulary.
     """
 
     embed_dim: int
@@ -262,7 +262,7 @@ class TextTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers and the logarithm of the inverse temperature, `logit_scale`."""
+    """Both towers, and `logit_scale`, the logarithm of the inverse temperature."""
 
     vision: ViT | ModifiedResNet
     text: TextTransformer
@@ -287,7 +287,7 @@ class CLIP(nn.Module):
     def encode_image(
         self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None
     ) -> Float[Array, "b d"]:
-        """Maps pixels [b, image_size, image_size, 3], normalised by CLIP's mean and deviation, to [b, embed_dim].
+        """Maps pixels [b, image_size, image_size, 3], normalized by CLIP's mean and deviation, to [b, embed_dim].
 
         `kept` restricts a ViT to some of its patches, as masked training does (https://arxiv.org/abs/2212.00794).
 
@@ -297,7 +297,7 @@ class CLIP(nn.Module):
         if kept is None:
             return self.vision(pixels)
         if not isinstance(self.vision, ViT):
-            raise UserError("a ResNet looks at whole pictures; only a ViT can be given some of the patches")
+            raise UserError("a ResNet has no patches; only a ViT can read some of them")
         return self.vision(pixels, kept)
 
     def encode_text(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
@@ -307,5 +307,5 @@ class CLIP(nn.Module):
     def __call__(
         self, pixels: Float[Array, "b h w 3"], tokens: Int[Array, "t n"]
     ) -> tuple[Float[Array, "b d"], Float[Array, "t d"], Float[Array, ""]]:
-        """Returns image embeddings [b, d], text embeddings [t, d], neither normalised, and exp(logit_scale)."""
+        """Returns image embeddings [b, d], text embeddings [t, d], not normalized, and exp(logit_scale)."""
         return self.encode_image(pixels), self.encode_text(tokens), jnp.exp(self.logit_scale)

@@ -1,4 +1,4 @@
-"""The patch discriminator that trains autoencoders: does a patch of a picture come from a photograph or a decoder?"""
+"""The patch discriminator that trains autoencoders: is a patch from a real image or from the decoder?"""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxtyping import Array, Float
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (https://arxiv.org/abs/1611.07004, appendix 6.1.2) as VQGAN uses it.
+    """PatchGAN (https://arxiv.org/abs/1611.07004, appendix 6.1.2) as in VQGAN.
 
-    Its batch norms keep running means in the collection "batch_stats", which is no parameter.
+    The running means of its batch norms are in the collection "batch_stats", not among the parameters.
 
     Attributes:
-      ch: channels of the first convolution; each of the next ones has twice as many, up to eight times as many.
-      num_layers: convolutions of stride 2; 3 see patches of 70x70 pixels.
-      dtype: what convolutions are computed in.
+      ch: channels of the first convolution; they double with each of the next ones, up to eight times as many.
+      num_layers: convolutions of stride 2; with 3 the receptive field is 70x70 pixels.
+      dtype: of the convolutions.
     """
 
     ch: int = 64
@@ -27,11 +27,12 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool = False) -> Float[Array, "b h2 w2 1"]:
-        """Maps pictures [b, h, w, 3] in [-1, 1] to logits of patches, high for those of photographs, float32.
+        """Maps images [b, h, w, 3] in [-1, 1] to logits of patches, high for real images, float32.
 
         Args:
-          x: the pictures.
-          train: normalise by the batch, and update the running means (mutable=["batch_stats"]); by those otherwise.
+          x: the images.
+          train: normalizes by the batch, and updates the running means (mutable=["batch_stats"]); otherwise
+            normalizes by the running means.
         """
         dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal(0.02)
 

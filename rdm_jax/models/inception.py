@@ -1,7 +1,7 @@
-"""Inception-v3 as the Fréchet inception distance takes its features (https://arxiv.org/abs/1706.08500).
+"""Inception-v3 as the Fréchet inception distance uses it (https://arxiv.org/abs/1706.08500).
 
-The network of https://arxiv.org/abs/1512.00567 as released in 2015 for TensorFlow: averages leave the margin out, the
-last block pools by the maximum, and there are 1,008 classes. Layers are named as in that release.
+The network of https://arxiv.org/abs/1512.00567 as released in 2015 for TensorFlow: averages exclude the padding, the
+last block pools by the maximum, and there are 1,008 classes. Layers have the names of that release.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Features = Float[Array, "_ _ _ _"]
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, a frozen norm and a ReLU; `padding` None is as much as keeps the size."""
+    """A convolution without bias, a frozen norm and a ReLU; `padding` None keeps the size."""
 
     features: int
     size: Size = (1, 1)
@@ -76,7 +76,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """Mixed_6b to 6e: 7x7 taken apart into rows and columns, 17x17 pixels."""
+    """Mixed_6b to 6e: 7x7 factorized into rows and columns, 17x17 pixels."""
 
     channels: int
 
@@ -107,7 +107,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """Mixed_7b and 7c: 3x3 fanned out into rows and columns, 8x8 pixels; `largest` pools by the maximum."""
+    """Mixed_7b and 7c: 3x3 split into rows and columns, 8x8 pixels; `largest` pools by the maximum."""
 
     largest: bool
 
@@ -115,29 +115,29 @@ class BlockE(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 2048"]:
         """Maps [b, h, w, c] to [b, h, w, 2048]."""
 
-        def fan(h: Features, name: str) -> Features:
+        def split(h: Features, name: str) -> Features:
             return _join(ConvNorm(384, (1, 3), name=f"{name}a")(h), ConvNorm(384, (3, 1), name=f"{name}b")(h))
 
-        three = fan(ConvNorm(384, name="branch3x3_1")(x), "branch3x3_2")
+        three = split(ConvNorm(384, name="branch3x3_1")(x), "branch3x3_2")
         twice = ConvNorm(384, (3, 3), name="branch3x3dbl_2")(ConvNorm(448, name="branch3x3dbl_1")(x))
         pooled = _largest(x, 1) if self.largest else _average(x)
         pool = ConvNorm(192, name="branch_pool")(pooled)
-        return _join(ConvNorm(320, name="branch1x1")(x), three, fan(twice, "branch3x3dbl_3"), pool)
+        return _join(ConvNorm(320, name="branch1x1")(x), three, split(twice, "branch3x3dbl_3"), pool)
 
 
 class InceptionV3(nn.Module):
-    """The network of the Fréchet inception distance; `classes` has the classes and seven rows that mean nothing."""
+    """The network of the Fréchet inception distance; seven of the `classes` are unused."""
 
     classes: int = 1008
 
     @property
     def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes and types of the least that it can be called with."""
+        """Shape and type of the smallest input."""
         return (jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32),)
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> dict[str, Any]:
-        """Maps pictures [b, h, w, 3] in [-1, 1], 299x299 for the published distances and at least 75x75, to features.
+        """Maps images [b, h, w, 3] in [-1, 1], 299x299 for the published distances and at least 75x75, to features.
 
         Returns:
           "pool" [b, 2048], of the Fréchet and the kernel distance; "spatial" [b, 17, 17, 768], before the last blocks

@@ -1,7 +1,7 @@
-"""Building blocks shared by the U-Net and the autoencoders: norms, convolutions, resampling, residual blocks, time.
+"""Building blocks of the U-Net and the autoencoders: norms, convolutions, resampling, residual blocks, time.
 
-Everything is NHWC. Parameters are float32; `dtype` is what convolutions and products are computed in. Norms are always
-computed in float32 and handed on in `dtype`.
+Everything is NHWC. Parameters are float32; `dtype` is the type of convolutions and products. Norms are computed in
+float32 and return `dtype`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rdm_jax.models.convolution import convolve, convolve_upsampled
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over space and channel groups, computed in float32 (https://arxiv.org/abs/1803.08494)."""
+    """Group normalization over space and channel groups, computed in float32 (https://arxiv.org/abs/1803.08494)."""
 
     num_groups: int = 32
     epsilon: float = 1e-5
@@ -28,46 +28,46 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Normalises [b, h, w, c].
+        """Normalizes [b, h, w, c].
 
         Raises:
           UserError: `num_groups` does not divide the channels.
         """
         b, _, _, c = x.shape
         if c % self.num_groups:
-            raise UserError(f"num_groups={self.num_groups} does not divide {c} channels; choose a divisor of both")
+            raise UserError(f"num_groups={self.num_groups} does not divide {c} channels; choose a divisor")
         scale, bias = _scale_and_bias(self, c)
 
         def group_mean(values: Array) -> Array:
-            # Space first: the grouping then costs next to nothing, and nothing of the picture's size is reshaped.
+            # Space first: the grouping then costs almost nothing, and no array of the full size is reshaped.
             groups = values.mean(axis=(1, 2)).reshape(b, self.num_groups, -1).mean(axis=2)
             return jnp.repeat(groups, c // self.num_groups, axis=1)
 
         x = x.astype(jnp.float32)
         # Two passes: E[x^2] - E[x]^2 loses the digits of activations with a large mean.
-        centred = x - group_mean(x)[:, None, None, :]
-        factor = jax.lax.rsqrt(group_mean(centred**2) + self.epsilon) * scale[None, :]
-        return (centred * factor[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
+        centered = x - group_mean(x)[:, None, None, :]
+        factor = jax.lax.rsqrt(group_mean(centered**2) + self.epsilon) * scale[None, :]
+        return (centered * factor[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the channels of tokens, computed in float32 (https://arxiv.org/abs/1607.06450)."""
+    """Layer normalization over the channels of tokens, computed in float32 (https://arxiv.org/abs/1607.06450)."""
 
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*any c"]) -> Float[Array, "*any c"]:
-        """Normalises the last axis."""
+        """Normalizes the last axis."""
         scale, bias = (p.reshape((1,) * (x.ndim - 1) + (-1,)) for p in _scale_and_bias(self, x.shape[-1]))
         x = x.astype(jnp.float32)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        factor = jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + self.epsilon)
-        return (centred * factor * scale + bias).astype(self.dtype)
+        centered = x - x.mean(axis=-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + self.epsilon)
+        return (centered * factor * scale + bias).astype(self.dtype)
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation by stored statistics, which live among the parameters and get no gradient."""
+    """Batch normalization by stored statistics, which are parameters without gradient."""
 
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -90,13 +90,13 @@ def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Any, Any]:
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution of stride 1 with a bias, its parameters those of `nn.Conv`.
+    """A 3x3 convolution of stride 1 with a bias; its parameters are those of `nn.Conv`.
 
     Attributes:
-      features: channels that it puts out.
+      features: the output channels.
       function: `convolve`, which keeps the size, or `convolve_upsampled`, which doubles it.
-      zero_init: whether its kernel is born zero.
-      dtype: what it is computed in.
+      zero_init: whether the kernel is initialized to zero.
+      dtype: of the computation.
     """
 
     features: int
@@ -142,7 +142,7 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions, each after norm and SiLU, around a skip; an embedding, if any, is added between them."""
+    """Two 3x3 convolutions, each after norm and SiLU, with a residual connection; an embedding is added in between."""
 
     channels: int
     num_groups: int = 32
@@ -155,7 +155,7 @@ class ResBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"] | None = None, deterministic: bool = True
     ) -> Float[Array, "b h w d"]:
-        """Maps [b, h, w, c] to [b, h, w, channels]; `emb` [b, e] is what all pixels share (time)."""
+        """Maps [b, h, w, c] to [b, h, w, channels]; `emb` [b, e] is the same for all pixels (time)."""
         h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x))
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
         if emb is not None:

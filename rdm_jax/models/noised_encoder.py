@@ -1,7 +1,7 @@
-"""The half of a U-Net that reads a noisy picture: what guides a diffusion run judges its steps by.
+"""The encoder half of a U-Net, which reads noisy latents: the network of classifier guidance and of SDG.
 
-ADM's classifier (https://arxiv.org/abs/2105.05233, appendix): the way down, conditioned on the time, and attention over
-what is left. It names classes, or gives a vector in a CLIP's space (https://arxiv.org/abs/2112.05744, section 3.1).
+ADM's classifier (https://arxiv.org/abs/2105.05233, appendix): the downsampling half, conditioned on the time, and an
+attention pool. It classifies, or returns a vector in a CLIP's space (https://arxiv.org/abs/2112.05744, section 3.1).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ EPSILON = 1e-5
 
 
 class NoisedEncoder(nn.Module):
-    """Noisy pictures or latents and their times to a vector.
+    """Noisy latents or images and their times to a vector.
 
     Attributes:
-      in_channels: of what is read.
-      features: of the vector.
-      latent_size: height and width of the latents; the readout has a position for each pixel of the last level.
+      in_channels: of the input.
+      features: the length of the vector.
+      latent_size: height and width of the latents; the pool has a position for each pixel of the last level.
       model_channels: channels at level 0; the time embedding is four times as wide.
       channel_mult: channels of each level, in units of `model_channels`.
       num_res_blocks: residual blocks of each level.
       attention_resolutions: the downsampling factors at which every block is followed by attention.
-      num_head_channels: of the attention that reads the result out; must divide the last level's channels.
+      num_head_channels: of the attention pool; must divide the last level's channels.
       num_groups: of every norm.
       dropout: the rate within residual blocks.
       dtype: what products are computed in.
@@ -64,8 +64,8 @@ class NoisedEncoder(nn.Module):
     ) -> Float[Array, "b f"]:
         """Maps x_t [b, h, w, in_channels] and times [b] in [0, 1000) to [b, features], float32.
 
-        The maps behind the levels are sown as "level_0", "level_1", ... into the collection "intermediates". h and w
-        are multiples of 2 ** (levels - 1), and the same in every call: the readout knows positions.
+        The feature maps after the levels are sown as "level_0", "level_1", ... into the collection "intermediates". h
+        and w are multiples of 2 ** (levels - 1), and the same in every call: the pool has positions.
         """
         dtype = jnp.dtype(self.dtype)
         emb = timestep_embedding(t, self.model_channels).astype(dtype)
@@ -88,6 +88,6 @@ class NoisedEncoder(nn.Module):
 
 
 def split_logits(logits: Float[Array, "b f"], names: Mapping[str, Sequence[str]]) -> dict[str, Float[Array, "b _"]]:
-    """Returns {attribute: logits [b, classes]} of the network's vector."""
+    """Returns {attribute: logits [b, classes]} of the network's output."""
     ends = np.cumsum([len(classes) for classes in names.values()])[:-1].tolist()
     return dict(zip(names, jnp.split(logits, ends, axis=1), strict=True))

@@ -87,7 +87,7 @@ class TokenAttention(nn.Module):
 
 
 class TokenBlock(nn.Module):
-    """Causal self-attention, cross-attention to the context and feed-forward, each behind a norm and around a skip.
+    """Causal self-attention, cross-attention to the context and feed-forward, all pre-norm residual layers.
 
     Attributes:
       num_heads: the number of heads of both attentions.

@@ -90,10 +90,10 @@ class UNet(nn.Module):
         Args:
           x: [b, h, w, in_channels] noisy latents; h and w multiples of `size_multiple`.
           t: [b] times in [0, 1000), integer or continuous.
-          condition: its tokens [b, n, context_dim], any number, whose order does not matter; no tokens (n = 0) are the
-            same as tokens of zeros. Its weights count a token in every attention to the context: 2 as if it were given
-            twice, 0 as if it were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936).
-            [b, h, w, n] gives each pixel its own: coarser levels take their means (eDiff-I's paint-with-words,
+          condition: its tokens [b, n, context_dim] are a set of any size; no tokens (n = 0) are the same as tokens of
+            zeros. Its weights count a token in every attention to the context: 2 as if it were given twice, 0 as if it
+            were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936). Weights [b, h, w, n]
+            are each pixel's own: coarser levels take their means (eDiff-I's paint-with-words,
             https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax).
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 

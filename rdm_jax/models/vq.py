@@ -1,4 +1,4 @@
-"""The autoencoder whose latents are snapped to a codebook (VQGAN, https://arxiv.org/abs/2012.09841)."""
+"""The autoencoder whose latents are quantized to a codebook (VQGAN, https://arxiv.org/abs/2012.09841)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rdm_jax.models.autoencoder import Autoencoder
 
 
 class AutoencoderVQ(Autoencoder, kw_only=True):
-    """Images to latents, the nearest codes of a codebook for each, and latents to images.
+    """Images to latents, latents to the nearest codes of a codebook, and codes to images.
 
-    `encode` gives latents [b, h/f, w/f, embed_dim] before quantisation, which the diffusion model works on; `decode`
-    quantises.
+    `encode` returns latents [b, h/f, w/f, embed_dim] before quantization, which diffusion models use; `decode`
+    quantizes.
 
-    `legacy` puts `beta` on the codebook's term of the loss, as the released models were trained, and otherwise on the
-    encoder's, as the paper has it (https://arxiv.org/abs/1711.00937, equation 3).
+    `legacy` applies `beta` to the codebook's term of the loss, as in the training of the released models; otherwise it
+    applies to the encoder's, as in the paper (https://arxiv.org/abs/1711.00937, equation 3).
 
     `codebook_bound` is the largest absolute value of a freshly initialized code; 0 is 1 / `num_codes`, as in VQGAN.
     """
@@ -36,7 +36,7 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
     def quantize(
         self, h: Float[Array, "b h w e"]
     ) -> tuple[Float[Array, "b h w e"], Int[Array, "b h w"], Float[Array, ""]]:
-        """Returns the nearest codes [b, h, w, embed_dim], their indices [b, h, w] and the quantisation loss.
+        """Returns the nearest codes [b, h, w, embed_dim], their indices [b, h, w] and the quantization loss.
 
         The codes pass their gradient straight through to `h`; the codebook learns from the loss alone.
         """
@@ -55,7 +55,7 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
     def decode(
         self, h: Float[Array, "b h w e"], *, quantize: bool = True, deterministic: bool = True
     ) -> Float[Array, "b h2 w2 c"]:
-        """Maps latents [b, h, w, embed_dim], quantised first unless told otherwise, to images [b, f h, f w, c]."""
+        """Maps latents [b, h, w, embed_dim], quantized first by default, to images [b, f h, f w, c]."""
         if quantize:
             h, _, _ = self.quantize(h)
         return self.decoder(self.post_quant(h), deterministic)
@@ -69,7 +69,7 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
         return self.decode(jnp.asarray(self.codebook)[indices], quantize=False)
 
     def __call__(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h w d"]:
-        """Encodes, quantises and decodes; for initialisation and a quick look."""
+        """Encodes, quantizes and decodes; for initialization."""
         return self.decode(self.encode(x, deterministic=deterministic), deterministic=deterministic)
 
 

@@ -1,9 +1,8 @@
-"""The training run, from a configuration to checkpoints, as one linear function."""
+"""The training loop, from a configuration to checkpoints, as one linear function."""
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import signal
@@ -21,7 +20,7 @@ from jax.sharding import Mesh
 import rdm_jax
 from rdm_jax import models
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files, trees
+from rdm_jax.core import trees
 from rdm_jax.core.distributed import first_then_others, is_first, should_stop
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
@@ -31,6 +30,7 @@ from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.config import Config
 from rdm_jax.training.export import write_record
+from rdm_jax.training.identity import check_record, claim_workdir, settings_hash
 from rdm_jax.training.metrics import Log, Meter, MetricsCallback, Profile
 from rdm_jax.training.state import State
 from rdm_jax.training.step import (
@@ -48,22 +48,9 @@ from rdm_jax.training.step import (
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.tasks.base import Task
 from rdm_jax.training.watch import Watch
-from rdm_jax.training.workdir import CONFIG, Workdir
+from rdm_jax.training.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
-
-FREE = (
-    "steps",
-    "threads",
-    "process_timeout",
-    "keep_checkpoints",
-    "keep_every",
-    "wandb",
-    "profile",
-    "mesh",
-    "data.data_dir",
-)
-"""What may change between runs of one workdir, beside `*_every`: how long, how often, where and on what devices."""
 
 
 def train(
@@ -86,13 +73,13 @@ def train(
       replace_config: continue even if the workdir has another configuration.
 
     Returns:
-      the last state. On SIGTERM it is saved and returned early.
+      the last state; on SIGTERM it is saved and returned early.
 
     Raises:
-      UserError: the workdir holds another configuration or cannot be written, the batch does not divide the devices,
-        the loss is no longer finite, or the disk is full.
+      UserError: the workdir belongs to another configuration or cannot be written, the batch size is not a multiple of
+        the number of devices, the loss is not finite, or the disk is full.
     """
-    # 1. The workdir belongs to one configuration, from its first checkpoint on.
+    # 1. From its first checkpoint on, the workdir belongs to one configuration.
     place = Workdir(workdir)
     checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
     claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
@@ -109,7 +96,7 @@ def train(
         state, train_step = make_on(mesh, config, task)
         frozen, sharding = put_whole(task.frozen, mesh), batch_sharding(mesh)
 
-        # 3. Resume, or start from a bundle's parts, or from nothing.
+        # 3. Resume, or start from a bundle's parts, or from the initialization.
         checkpoints.check_space(state)
         record = {} if replace_config else task.record
         state = resume(state, batches, checkpoints, place, record, start, partial=config.init_partial)
@@ -144,15 +131,15 @@ def train(
                 running.check_last()  # parameters that are not finite are never saved
                 checkpoints.save(state, batches.get_state(), record)
             if stopping:
-                _log("stopped by a signal: saved step %d; the same command resumes there", step)
+                _log_once("stopped by a signal: saved step %d; the same command resumes there", step)
                 break
         log.close()
         checkpoints.close()
     return state
 
 
-def _log(text: str, *values: Any) -> None:
-    """Logs a line that all processes have in common, once."""
+def _log_once(text: str, *values: Any) -> None:
+    """Logs a line that is the same in all processes in one of them."""
     _LOG.log(logging.INFO if is_first() else logging.DEBUG, text, *values)
 
 
@@ -202,7 +189,7 @@ def resume(
       partial: take what fits of that bundle (see `matching_parts`).
 
     Raises:
-      UserError: no checkpoint can be read or it was made from something else, or the bundle does not fit.
+      UserError: no checkpoint can be read, the newest has another record, or the bundle does not fit.
     """
     restored = checkpoints.restore(state)
     if not restored:
@@ -210,7 +197,7 @@ def resume(
     state, data_state, before = restored
     check_record(place, before, record)
     batches.set_state(data_state)
-    _log("resumed at step %d", int(state.step))
+    _log_once("resumed at step %d", int(state.step))
     return state
 
 
@@ -229,63 +216,13 @@ def check_batch(config: Config) -> None:
     if config.batch_size % (devices * config.accumulate):
         parts = f" in accumulate={config.accumulate} parts" if config.accumulate > 1 else ""
         raise UserError(
-            f"batch_size={config.batch_size} does not divide by the {devices} devices{parts}; choose a multiple of "
+            f"batch_size={config.batch_size} is not divisible by the {devices} devices{parts}; choose a multiple of "
             f"{devices * config.accumulate}"
         )
 
 
-def check_record(workdir: Workdir, before: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """Raises UserError if a run was started with other images, another base or another database."""
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise UserError(
-            f"{workdir} was started with another {' and '.join(changed)}; bring it back, use another --workdir, "
-            "or continue with this one by --replace-config"
-        )
-
-
-def settings_hash(config: Config) -> str:
-    """Returns a hash of what a run's result depends on: all settings but how long, how often and on what devices."""
-    flat = trees.flatten(json.loads(config.to_json_best_effort()))
-    return files.sha256_json({name: value for name, value in flat.items() if not _is_free(name.replace("/", "."))})
-
-
-def claim_workdir(workdir: Workdir, config: Config, *, begun: bool) -> None:
-    """Writes the configuration into the workdir; a run that has begun keeps the one that is there.
-
-    Args:
-      workdir: the run's folder.
-      config: its configuration.
-      begun: whether the run has checkpoints; before the first one another configuration may take its place.
-
-    Raises:
-      UserError: the workdir holds another configuration, or cannot be written.
-    """
-    settings = json.loads(config.to_json_best_effort())
-    before = workdir.read_json(CONFIG) if begun else None
-    changed = [name for name in _differences(before, settings) if not _is_free(name)] if before else []
-    if changed:
-        raise UserError(
-            f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); use another "
-            "--workdir, or the config that it was made with, or --replace-config"
-        )
-    if is_first():
-        workdir.write_json(CONFIG, settings)
-
-
-def _is_free(name: str) -> bool:
-    return name.endswith("_every") or name in FREE or name.partition(".")[0] in FREE
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    flat_old, flat_new = trees.flatten(old), trees.flatten(new)
-    missing = object()
-    names = sorted(flat_old.keys() | flat_new.keys())
-    return [n.replace("/", ".") for n in names if flat_old.get(n, missing) != flat_new.get(n, missing)]
-
-
 def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
-    """Returns `params` with the parts that the bundle holds in place of the fresh ones.
+    """Returns `params` with the bundle's parts in place of the initialized ones.
 
     Args:
       bundle: the bundle to start from.
@@ -295,11 +232,11 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
     Raises:
       UserError: the bundle holds none of the parts; without `partial`, a parameter is missing or of another shape.
     """
-    shared = [part for part in params if bundle.has(part)]
-    if not shared:
+    common = [part for part in params if bundle.has(part)]
+    if not common:
         raise UserError(
-            f"--init-from {bundle.name}: it holds {', '.join(bundle.params)}, and this run trains "
-            f"{', '.join(params)}; give a bundle that shares a part"
+            f"--init-from {bundle.name}: it has {', '.join(bundle.params)}, and this run trains "
+            f"{', '.join(params)}; give a bundle with one of these parts"
         )
     joined = dict(params)
     for part in shared:
@@ -331,7 +268,7 @@ class _Running:
         self._step, self._metrics = step, metrics
 
     def check_last(self) -> dict[str, float]:
-        """Waits for that step, and returns its metrics.
+        """Waits for that step and returns its metrics.
 
         Raises:
           UserError: one of them is not finite.

@@ -15,7 +15,7 @@ def _rdm(*arguments):
 def test_a_checkpoint_and_back(golden, tmp_path, capsys):
     assert _rdm(golden / "rdm_small.ckpt", "--out", tmp_path / "bundle") == 0
     printed = capsys.readouterr().err
-    assert "CompVis checkpoint 'rdm_small' with denoiser" in printed and "it has no CLIP yet" in printed
+    assert "CompVis checkpoint 'rdm_small' with denoiser" in printed and "it has no CLIP" in printed
     assert set(Bundle.open(tmp_path / "bundle").params) == {"denoiser", "autoencoder"}
     assert _rdm(tmp_path / "bundle", "--to", "compvis", "--out", tmp_path / "back") == 0
     assert "config.yaml, model.ckpt" in capsys.readouterr().err
@@ -29,7 +29,7 @@ def test_a_checkpoint_and_back(golden, tmp_path, capsys):
         (["nowhere.ckpt", "--out", "{here}"], "exists already; choose another folder"),
         (
             ["style-scenes", "--to", "compvis", "--out", "{out}", "--weights", "raw"],
-            "--weights says how weights are read",
+            "--weights is an option for reading released weights",
         ),
         (["style-scenes", "--to", "onnx", "--out", "{out}"], "unknown target 'onnx' (known: compvis, diffusers)"),
         (["a.ckpt", "--wieghts", "raw", "--out", "{out}"], "unknown option --wieghts; did you mean --weights"),

@@ -33,9 +33,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Returns a folder of 24 images with captions, one of them broken."""
-    folder = tmp_path_factory.mktemp("pictures") / "zoo"
+    folder = tmp_path_factory.mktemp("images") / "zoo"
     folder.mkdir()
     generator = np.random.default_rng(0)
     rows = []
@@ -49,9 +49,9 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def database(model, pictures, tmp_path_factory):
+def database(model, images, tmp_path_factory):
     out = tmp_path_factory.mktemp("databases") / "zoo"
-    assert main(["database", "build", str(pictures), "--out", str(out), "--encoder", str(model)]) == 0
+    assert main(["database", "build", str(images), "--out", str(out), "--encoder", str(model)]) == 0
     return out
 
 
@@ -71,9 +71,9 @@ def refused(capsys, *arguments):
     return errors[0]
 
 
-def test_build_reports_rows_and_skipped_files(capsys, model, pictures, tmp_path):
+def test_build_reports_rows_and_skipped_files(capsys, model, images, tmp_path):
     out = tmp_path / "db"
-    status, _, err = call(capsys, "database", "build", pictures, "--out", out, "--encoder", model, "--name", "my zoo")
+    status, _, err = call(capsys, "database", "build", images, "--out", out, "--encoder", model, "--name", "my zoo")
     assert status == 0
     text = "\n".join(err)
     assert "zoo: 24 images, captions from metadata.jsonl (24)" in text
@@ -83,7 +83,7 @@ def test_build_reports_rows_and_skipped_files(capsys, model, pictures, tmp_path)
     assert built.name == "my zoo" and built.items([5])[0]["path"] == "06.png"
 
 
-def test_build_options_reach_the_database(capsys, model, pictures, tmp_path):
+def test_build_options_reach_the_database(capsys, model, images, tmp_path):
     options = [
         "--where",
         "style=oil",
@@ -99,7 +99,7 @@ def test_build_options_reach_the_database(capsys, model, pictures, tmp_path):
         "CC0",
     ]
     status, _, _ = call(
-        capsys, "database", "build", pictures, "--out", tmp_path / "db", "--encoder", model, *options, "--quality", 100
+        capsys, "database", "build", images, "--out", tmp_path / "db", "--encoder", model, *options, "--quality", 100
     )
     built = Database.open(tmp_path / "db")
     assert status == 0 and [item["path"] for item in built.items(range(len(built)))] == [
@@ -135,8 +135,8 @@ def test_search_by_text_prints_the_nearest_rows(capsys, database, model, tmp_pat
         assert image.format == "PNG" and image.width > 5 * 128
 
 
-def test_search_by_image_finds_the_image_itself(capsys, database, model, pictures, tmp_path):
-    arguments = ["--image", pictures / "07.png", "--encoder", model, "--k", 3, "--sheet", tmp_path / "found.jpg"]
+def test_search_by_image_finds_the_image_itself(capsys, database, model, images, tmp_path):
+    arguments = ["--image", images / "07.png", "--encoder", model, "--k", 3, "--sheet", tmp_path / "found.jpg"]
     status, out, _ = call(capsys, "database", "search", database, *arguments)
     assert status == 0 and out[1].split()[0] == "1.0000" and out[1].endswith("(07.png)")
     assert (tmp_path / "found.jpg").stat().st_size > 1000
@@ -162,7 +162,7 @@ def test_list_names_the_embedded_databases(capsys):
         (["search", "{database}", "a", "b"], "unexpected argument 'b'"),
         (["search"], "give a database to search"),
         (["search", "{database}", " "], "the TEXT is empty"),
-        (["search", "{database}", "a", "--sheet", "{pictures}/05.png"], "05.png exists already"),
+        (["search", "{database}", "a", "--sheet", "{images}/05.png"], "05.png exists already"),
         (
             ["search", "{database}", "a", "--encoder", "{model}", "--k", "0"],
             "k 0 is out of range; zoo has 23 rows",
@@ -177,31 +177,31 @@ def test_list_names_the_embedded_databases(capsys):
         (["search", "{database}", "a", "--encoder", "{model}", "--index", "exakt"], "unknown index 'exakt'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown image format '.tga'"),
         (["search", "{database}", "--image", "nowhere.png"], "cannot read --image nowhere.png"),
-        (["search", "{database}", "--image", "{pictures}/05.png"], "not a readable image"),
-        (["build", "{pictures}", "--out", "{database}"], "exists already"),
-        (["build", "{pictures}", "--out", "{new}", "--encoder", "nothing"], "unknown model 'nothing'"),
-        (["build", "{pictures}/nothing", "--out", "{new}"], "no folder or .zip"),
+        (["search", "{database}", "--image", "{images}/05.png"], "not a readable image"),
+        (["build", "{images}", "--out", "{database}"], "exists already"),
+        (["build", "{images}", "--out", "{new}", "--encoder", "nothing"], "unknown model 'nothing'"),
+        (["build", "{images}/nothing", "--out", "{new}"], "no folder or .zip"),
         (
-            ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--limit", "0"],
+            ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--limit", "0"],
             "limit 0 leaves no images",
         ),
-        (["build", "{pictures}", "--out", "{new}", "--max-skip", "2"], "--max-skip 2.0 is out of range; give 0 to 1"),
+        (["build", "{images}", "--out", "{new}", "--max-skip", "2"], "--max-skip 2.0 is out of range; give 0 to 1"),
         (
-            ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--max-skip", "0"],
+            ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--max-skip", "0"],
             "1 of the first 6 images",
         ),
-        (["build", "{pictures}", "--out", "{new}", "--where", "oil"], "--where 'oil' is not KEY=VALUE"),
-        (["build", "{pictures}", "--out", "{new}", "--quality", "0"], "--quality 0 is out of range; give 1 to 100"),
+        (["build", "{images}", "--out", "{new}", "--where", "oil"], "--where 'oil' is not KEY=VALUE"),
+        (["build", "{images}", "--out", "{new}", "--quality", "0"], "--quality 0 is out of range; give 1 to 100"),
         (
-            ["build", "{pictures}", "--out", "{new}", "--encoder", "{model}", "--split", "train"],
+            ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--split", "train"],
             "unknown split 'train'",
         ),
-        (["build", "{pictures}"], "--out"),
+        (["build", "{images}"], "--out"),
         (["biuld"], "invalid choice: 'biuld'"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(capsys, database, model, pictures, tmp_path, arguments, message):
-    places = {"database": database, "model": model, "pictures": pictures, "new": tmp_path / "new"}
+def test_bad_input_is_refused_in_one_line(capsys, database, model, images, tmp_path, arguments, message):
+    places = {"database": database, "model": model, "images": images, "new": tmp_path / "new"}
     assert message in refused(capsys, "database", *(argument.format(**places) for argument in arguments))
     assert not (tmp_path / "new").exists()
 
@@ -214,8 +214,8 @@ def test_another_encoder_is_refused(capsys, database, model, tmp_path):
     assert "was made by encoder 'tiny'" in line and "this is 'other'" in line
 
 
-def test_neighbors_are_computed_once(capsys, database, model, pictures, tmp_path):
-    arguments = ["--dataset", pictures, "--database", database, "--encoder", model, "--k", 4, "--keep-duplicates"]
+def test_neighbors_are_computed_once(capsys, database, model, images, tmp_path):
+    arguments = ["--dataset", images, "--database", database, "--encoder", model, "--k", 4, "--keep-duplicates"]
     arguments += ["--out", tmp_path / "out"]
     status, _, err = call(capsys, "neighbors", *arguments)
     assert status == 0 and any("4 neighbors of 24 examples in 'zoo'" in line for line in err)

@@ -245,7 +245,7 @@ def test_invalid_conditions_are_refused(sample, condition, message):
 
 def test_a_mask_of_another_size_is_refused(sample, tmp_path):
     Image.new("L", (20, 16)).save(tmp_path / "wide.png")
-    with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 pixels and its picture 16x16"):
+    with pytest.raises(UserError, match=r"mask .*wide.png is 20x16 pixels and its image 16x16"):
         sample(f"region(mask='{tmp_path / 'wide.png'}', prompt='a')")
 
 

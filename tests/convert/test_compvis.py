@@ -107,19 +107,19 @@ def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder
 
     def objective(codebook, h):
         variables = {"params": {**params, "codebook": codebook}}
-        quantised, indices, loss = autoencoder.apply(variables, h, method="quantize")
-        return jnp.sum(quantised * nhwc(data["ste_dir"])) + loss, (quantised, indices, loss)
+        quantized, indices, loss = autoencoder.apply(variables, h, method="quantize")
+        return jnp.sum(quantized * nhwc(data["ste_dir"])) + loss, (quantized, indices, loss)
 
     differentiate = jax.jit(jax.grad(objective, (0, 1), has_aux=True))
-    grads, (quantised, indices, loss) = differentiate(params["codebook"], nhwc(data["h"]))
-    close(quantised, data["quant"])
+    grads, (quantized, indices, loss) = differentiate(params["codebook"], nhwc(data["h"]))
+    close(quantized, data["quant"])
     np.testing.assert_array_equal(np.asarray(indices).reshape(-1), data["indices"])
     close(loss, data["loss_legacy"])
     close(grads[0], data["grad_codebook"])
     close(grads[1], data["grad_h"])
     decode = _jitted(autoencoder, "decode", quantize=False)
     close(decode({"params": params}, nhwc(data["h"])), data["dec_noquant"])
-    close(decode({"params": params}, quantised), data["dec_from_h"])
+    close(decode({"params": params}, quantized), data["dec_from_h"])
 
 
 def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_autoencoder, nhwc, close):
@@ -143,8 +143,8 @@ def test_every_name_of_a_checkpoint_is_accounted_for(rdm):
         state["model_ema.diffusion_modelinput_blocks10in_layers2weight"].transpose(2, 3, 1, 0),
     )
     assert compvis.unexpected_names(state) == []
-    strangers = {"stranger": np.zeros(1), "model.extra": np.zeros(1)}
-    assert compvis.unexpected_names({**state, **strangers}) == ["model.extra", "stranger"]
+    unexpected = {"stranger": np.zeros(1), "model.extra": np.zeros(1)}
+    assert compvis.unexpected_names({**state, **unexpected}) == ["model.extra", "stranger"]
 
 
 @pytest.mark.parametrize("name", ["rdm_small", "rdm_vq_small"])

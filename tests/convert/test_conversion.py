@@ -85,7 +85,7 @@ def test_the_manifest_names_sources_and_parts(golden, bundles):
 
 
 @pytest.mark.parametrize("name", ["kl_f16", "vq_f4", "vq_f8", "vq_f16", "vq_f4_noattn"])
-def test_first_stages_are_told_by_their_names(golden, bundles, name):
+def test_first_stages_are_recognized_by_their_names(golden, bundles, name):
     bundle = bundles(f"{name}_small.ckpt")
     assert set(bundle.params) == {"autoencoder"}
     state = read_state_dict(golden / f"{name}_small.ckpt")
@@ -106,7 +106,7 @@ def test_clips_compute_what_their_programs_do(golden, bundles, nhwc, close, name
     assert bundle.config["clip"]["mean"] == [0.48145466, 0.4578275, 0.40821073]
 
 
-def test_a_clip_is_joined_to_a_model_of_its_width(golden, tmp_path):
+def test_a_clip_is_added_to_a_model_of_its_width(golden, tmp_path):
     # The golden models and CLIPs have vectors of different lengths, as a user's may by mistake.
     with pytest.raises(UserError, match="have length 40, and the denoiser takes 32"):
         convert(golden / "rdm_small.ckpt", clip_source=golden / "clip/hf_clip")
@@ -114,8 +114,8 @@ def test_a_clip_is_joined_to_a_model_of_its_width(golden, tmp_path):
         convert(golden / "rdm_small.ckpt", clip_source=golden / "kl_f16_small.ckpt")
     with pytest.raises(UserError, match="has a CLIP itself"):
         convert(golden / "clip/openai_vit.pt", clip_source=golden / "clip/hf_clip")
-    made = convert(golden / "kl_f16_small.ckpt", clip_source=golden / "clip/hf_clip")
-    made.write(tmp_path / "both")
+    converted = convert(golden / "kl_f16_small.ckpt", clip_source=golden / "clip/hf_clip")
+    converted.write(tmp_path / "both")
     again = convert(golden / "vq_f4_small.ckpt", clip_source=tmp_path / "both")
     again.write(tmp_path / "again")
     one, other = (Bundle.open(tmp_path / name).params["clip"] for name in ("both", "again"))
@@ -123,21 +123,21 @@ def test_a_clip_is_joined_to_a_model_of_its_width(golden, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "tokens", "guidance"), [("rdm_small", 11, 5.0), ("rdm_vq_small", 4, 2.0)])
-def test_a_converted_model_draws_by_its_own_conventions(golden, tmp_path, name, tokens, guidance):
+def test_a_converted_model_generates_with_its_own_defaults(golden, tmp_path, name, tokens, guidance):
     width = {**TINY.CONFIG["clip"], "embed_dim": 32}
     model = TINY.bundle(clip=width)
     model.save(tmp_path / "tower", dtype="float32")
     convert(golden / f"{name}.ckpt", clip_source=tmp_path / "tower").write(tmp_path / "model")
-    # The database was made with the tower before it was joined: its weights are the same file.
+    # The database was built with the CLIP before it was added: its weights are the same file.
     database = TINY.database(tmp_path, "squares", Bundle.open(tmp_path / "tower"))
     generator = Generator.load(tmp_path / "model")
     plan = generator.plan("a red boat", database=Database.open(database), steps=4, height=128, width=128)
     assert plan.options.guidance_scale == guidance and plan.request.neighbors == tokens - 1
-    drawn = next(iter(generator.generate(plan)))
-    assert drawn.images.shape == (1, 128, 128, 3) and drawn.images.std() > 1
+    result = next(iter(generator.generate(plan)))
+    assert result.images.shape == (1, 128, 128, 3) and result.images.std() > 1
 
 
-def test_half_precision_stays_as_it_is_stored(golden, tmp_path):
+def test_half_precision_is_kept_as_stored(golden, tmp_path):
     folder = shutil.copytree(golden / "clip/hf_clip", tmp_path / "half")
     state = {name: np.asarray(value, np.float16) for name, value in load_file(folder / "model.safetensors").items()}
     save_file(state, folder / "model.safetensors")
@@ -156,7 +156,7 @@ def _clip_copy(golden, tmp_path, change):
     return folder
 
 
-def test_names_that_may_be_missing_or_left_over_are_told(golden, tmp_path):
+def test_names_that_may_be_missing_or_unused_are_given(golden, tmp_path):
     def change(state):
         del state["visual_projection.weight"]
         state["stranger"] = np.zeros(1, np.float32)
@@ -168,7 +168,7 @@ def test_names_that_may_be_missing_or_left_over_are_told(golden, tmp_path):
     assert not Bundle.open(tmp_path / "out").params["clip"]["vision"]["projection"]["kernel"].any()
 
 
-def test_numbers_that_are_not_finite_are_named_and_nothing_is_left(golden, tmp_path):
+def test_numbers_that_are_not_finite_are_named_and_nothing_is_written(golden, tmp_path):
     def change(state):
         state["text_projection.weight"][0, 0] = np.nan
 
@@ -177,12 +177,12 @@ def test_numbers_that_are_not_finite_are_named_and_nothing_is_left(golden, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_a_full_disk_leaves_nothing(golden, tmp_path, monkeypatch):
+def test_a_full_disk_writes_nothing(golden, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(conversion, "write_safetensors", full)
-    with pytest.raises(UserError, match="No space left on device; nothing was left there"):
+    with pytest.raises(UserError, match="No space left on device; nothing was written"):
         convert(golden / "clip/openai_vit.pt").write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -190,8 +190,8 @@ def test_a_full_disk_leaves_nothing(golden, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "cut", "message"),
     [
-        ("rdm_small.ckpt", 0.5, "cut off; download it again"),
-        ("clip/hf_clip/model.safetensors", 0.5, "no whole safetensors file"),
+        ("rdm_small.ckpt", 0.5, "is truncated; download it again"),
+        ("clip/hf_clip/model.safetensors", 0.5, "no complete safetensors file"),
         ("rdm_small.yaml", 1.0, "neither a PyTorch checkpoint nor a safetensors file"),
         ("clip/hf_clip/config.json", 1.0, "neither a PyTorch checkpoint nor a safetensors file"),
         ("unet.npz", 1.0, "no data.pkl inside"),
@@ -204,16 +204,16 @@ def test_wrong_and_truncated_files_are_refused(golden, tmp_path, name, cut, mess
         convert(tmp_path / "file", config=golden / "rdm_small.yaml")
 
 
-def test_a_header_that_lies_is_refused(golden, tmp_path):
+def test_a_header_that_does_not_fit_is_refused(golden, tmp_path):
     folder = shutil.copytree(golden / "clip/hf_clip", tmp_path / "copy")
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[:8] = (2**40).to_bytes(8, "little")
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(UserError, match="no whole safetensors file"):
+    with pytest.raises(UserError, match="no complete safetensors file"):
         convert(folder)
 
 
-def test_the_yaml_must_be_there_and_fit(golden, tmp_path):
+def test_the_yaml_must_exist_and_fit(golden, tmp_path):
     shutil.copy(golden / "rdm_small.ckpt", tmp_path / "model.ckpt")
     with pytest.raises(UserError, match="needs the yaml that came with it; give it by --config"):
         convert(tmp_path / "model.ckpt")
@@ -228,12 +228,12 @@ def test_the_yaml_must_be_there_and_fit(golden, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("clip/openai_vit.pt", {"config": "rdm_small.yaml"}, r"--config says nothing of .*OpenAI CLIP"),
-        ("clip/hf_clip", {"weights": "raw"}, r"--weights says nothing of .*Hugging Face CLIP"),
-        ("kl_f16_small.ckpt", {"weights": "ema"}, r"--weights says nothing of .*CompVis first stage"),
+        ("clip/openai_vit.pt", {"config": "rdm_small.yaml"}, r"--config does not apply to .*OpenAI CLIP"),
+        ("clip/hf_clip", {"weights": "raw"}, r"--weights does not apply to .*Hugging Face CLIP"),
+        ("kl_f16_small.ckpt", {"weights": "ema"}, r"--weights does not apply to .*CompVis first stage"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(golden, name, options, message):
+def test_an_option_without_effect_is_refused(golden, name, options, message):
     options = {key: golden / value if key == "config" else value for key, value in options.items()}
     with pytest.raises(UserError, match=message):
         convert(golden / name, **options)
@@ -247,7 +247,7 @@ def test_a_tokenizer_of_another_size_is_refused(golden, tmp_path):
         convert(golden / "clip/openai_vit.pt", tokenizer=golden / "rdm_small.ckpt")
 
 
-def test_openais_merges_make_its_tokenizer(tmp_path):
+def test_openais_merges_give_its_tokenizer(tmp_path):
     from rdm_jax.convert.tokenizer import read_tokenizer
 
     (tmp_path / "merges.txt").write_text("#version\nr e\nre d</w>\nb o\n")

@@ -34,7 +34,7 @@ def _npz(path, rows, first=0, save=np.savez_compressed):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_compvis_file_comes_over_row_by_row(tmp_path, save):
+def test_a_compvis_file_is_converted_row_by_row(tmp_path, save):
     rows = _rows(30)
     assert import_database(_npz(tmp_path / "a.npz", rows, save=save), ENCODER, tmp_path / "out", dtype="float32") == 30
     database = Database.open(tmp_path / "out")
@@ -43,11 +43,11 @@ def test_a_compvis_file_comes_over_row_by_row(tmp_path, save):
     assert item["attributes"] == {"img_id": "8"} and item["box"] == [8, 9, 10, 11]
     assert database.encoder == ENCODER and database.name == "out"
     database.verify()
-    found, _ = make_index(database).search(rows[4:5], 1)
-    assert found.tolist() == [[4]]
+    ids, _ = make_index(database).search(rows[4:5], 1)
+    assert ids.tolist() == [[4]]
 
 
-def test_shards_are_taken_in_their_natural_order(tmp_path):
+def test_shards_are_read_in_their_natural_order(tmp_path):
     rows = _rows(36)
     for part in range(12):
         _npz(tmp_path / f"shards/3x{WIDTH}-part_{part}.npz", rows[3 * part : 3 * part + 3], 3 * part)
@@ -60,16 +60,18 @@ def _clip_retrieval(folder, rows, tables=True):
     (folder / "metadata").mkdir()
     for part, start in enumerate(range(0, len(rows), 10)):
         np.save(folder / f"img_emb/img_emb_{part}.npy", rows[start : start + 10].astype(np.float16))
-        told = [
+        records = [
             {"caption": f"caption {start + i}", "url": f"here/{start + i}.jpg", "width": 64}
             for i in range(len(rows[start : start + 10]))
         ]
         if tables:
-            pq.write_table(pa.Table.from_pylist(told), folder / f"metadata/metadata_{part}.parquet", row_group_size=4)
+            pq.write_table(
+                pa.Table.from_pylist(records), folder / f"metadata/metadata_{part}.parquet", row_group_size=4
+            )
     return folder
 
 
-def test_a_clip_retrieval_folder_brings_its_captions(tmp_path):
+def test_a_clip_retrieval_folder_keeps_its_captions(tmp_path):
     rows = _rows(115)
     import_database(_clip_retrieval(tmp_path / "laion", rows), ENCODER, tmp_path / "out")
     database = Database.open(tmp_path / "out")
@@ -85,7 +87,7 @@ def test_without_metadata_rows_are_named_by_their_file(tmp_path):
     assert [item["path"] for item in database.items([0, 10])] == ["img_emb_0/0", "img_emb_1/0"] and len(database) == 11
 
 
-def test_there_are_no_pictures_and_grey_stands_for_them(tmp_path):
+def test_thumbnails_are_gray_without_images(tmp_path):
     import_database(_npz(tmp_path / "a.npz", _rows(3)), ENCODER, tmp_path / "out")
     database = Database.open(tmp_path / "out")
     assert not database.has_thumbnails
@@ -125,7 +127,7 @@ def _one(**arrays):
     [
         (lambda folder: folder / "none", r"is no \.npz file, and has neither"),
         (_cut, r"a\.npz cannot be read"),
-        (_short_npy, "is cut off: embedding has 5 rows by its header"),
+        (_short_npy, "is truncated: embedding has 5 rows by its header"),
         (_short_table, "has 1 rows, fewer than"),
         (_one(rows=_rows(3)), "has no array 'embedding'"),
         (_one(embedding=np.array([{}, {}], dtype=object)), "holds Python objects in 'embedding'"),
@@ -140,7 +142,7 @@ def _one(**arrays):
         ),
     ],
 )
-def test_what_cannot_be_taken_over_is_refused_and_nothing_is_left(tmp_path, make, message):
+def test_invalid_sources_are_refused_and_nothing_is_written(tmp_path, make, message):
     source = make(tmp_path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=message):

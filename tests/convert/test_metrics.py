@@ -1,4 +1,4 @@
-"""LPIPS and Inception-v3: what their files are told by, and invariants of the networks; numbers are in tests/parity."""
+"""LPIPS and Inception-v3: recognition of their files, and invariants; tests/parity compares their outputs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LINEAR = (64, 128, 256, 512, 512)
 
 @pytest.fixture(scope="module")
 def vgg():
-    draw = np.random.default_rng(0).standard_normal
+    normal = np.random.default_rng(0).standard_normal
     state = {}
     for i, number in enumerate(NUMBERS):
         fan_in = 9 * WIDTHS[i]
         shape = WIDTHS[i + 1], WIDTHS[i], 3, 3
-        state[f"features.{number}.weight"] = draw(shape, np.float32) / np.float32(fan_in) ** 0.5
-        state[f"features.{number}.bias"] = 0.1 * draw(WIDTHS[i + 1], np.float32)
+        state[f"features.{number}.weight"] = normal(shape, np.float32) / np.float32(fan_in) ** 0.5
+        state[f"features.{number}.bias"] = 0.1 * normal(WIDTHS[i + 1], np.float32)
     return state | {"classifier.0.weight": np.zeros((2, 2), np.float32)}
 
 
@@ -47,16 +47,16 @@ def files(vgg, linear, tmp_path_factory):
     """The weights as they are published: of the distances, and of the network; and both in one file."""
     folder = tmp_path_factory.mktemp("lpips")
     names = {f"features.{n}": f"net.slice{s}.{n}" for n, s in zip(NUMBERS, SLICES, strict=True)}
-    whole = {f"{names[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": v for k, v in vgg.items() if "features" in k}
-    beside = dict.fromkeys(("scaling_layer.shift", "lins.0.model.1.weight"), np.zeros(1, np.float32))
+    complete = {f"{names[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": v for k, v in vgg.items() if "features" in k}
+    other = dict.fromkeys(("scaling_layer.shift", "lins.0.model.1.weight"), np.zeros(1, np.float32))
     save_file(linear, folder / "vgg.safetensors")
     save_file(vgg, folder / "vgg16.safetensors")
-    save_file({**whole, **linear, **beside}, folder / "whole.safetensors")
+    save_file({**complete, **linear, **other}, folder / "complete.safetensors")
     return folder
 
 
 def test_lpips_is_the_same_from_one_file_and_from_two(files, tmp_path, vgg):
-    convert(files / "whole.safetensors").write(tmp_path / "one")
+    convert(files / "complete.safetensors").write(tmp_path / "one")
     convert(files / "vgg.safetensors", vgg=files / "vgg16.safetensors").write(tmp_path / "two")
     one, two = (Bundle.open(tmp_path / name) for name in ("one", "two"))
     jax.tree.map(np.testing.assert_array_equal, one.params["lpips"], two.params["lpips"])
@@ -78,12 +78,12 @@ def test_lpips_is_the_same_from_one_file_and_from_two(files, tmp_path, vgg):
     ("source", "options", "message"),
     [
         ("vgg", {}, "give torchvision's VGG-16 by --vgg"),
-        ("whole", {"vgg": "vgg16"}, "leave --vgg away"),
+        ("complete", {"vgg": "vgg16"}, "omit --vgg"),
         ("vgg16", {}, "is a VGG-16 alone; give LPIPS's weights"),
         ("vgg", {"vgg": "vgg"}, "26 missing: features.0.bias"),
     ],
 )
-def test_wrong_files_for_lpips_are_told(files, source, options, message):
+def test_wrong_files_for_lpips_are_refused(files, source, options, message):
     given = {name: files / f"{value}.safetensors" for name, value in options.items()}
     with pytest.raises(UserError, match=message):
         convert(files / f"{source}.safetensors", **given)
@@ -92,17 +92,17 @@ def test_wrong_files_for_lpips_are_told(files, source, options, message):
 @pytest.fixture(scope="module")
 def inception_state():
     """Random weights of the network under the names of its release."""
-    draw = np.random.default_rng(0).standard_normal
+    normal = np.random.default_rng(0).standard_normal
     flat = {}
     for path, leaf in abstract_params(build_inception({})).items():
         fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 100
-        values = draw(leaf.shape, np.float32) * np.float32((2 / fan_in) ** 0.5)
+        values = normal(leaf.shape, np.float32) * np.float32((2 / fan_in) ** 0.5)
         flat[path] = np.exp(values) if path.endswith(("var", "scale")) else values
     tensors = disassemble(flat, metrics.inception_source)
     return {name: tensor.read() for name, tensor in tensors.items()}
 
 
-def test_inception_has_its_parts(inception_state, tmp_path):
+def test_inception_has_its_outputs(inception_state, tmp_path):
     state = inception_state | {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros((), np.int64)}
     save_file(state, tmp_path / "pt_inception.safetensors")
     convert(tmp_path / "pt_inception.safetensors").write(tmp_path / "out")
@@ -125,7 +125,7 @@ def test_the_inception_of_another_task_is_refused(inception_state, tmp_path):
         convert(tmp_path / "inception_v3.safetensors")
 
 
-def test_their_configurations_have_no_other_keys():
+def test_configurations_have_no_other_keys():
     with pytest.raises(UserError, match="unknown lpips setting"):
         build_lpips({"net": "alex"})
     with pytest.raises(UserError, match="unknown inception setting"):

@@ -15,7 +15,7 @@ from rdm_jax.core.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["rdm_small", "rdm_vq_small", "kl_f16_small", "vq_f4_noattn_small"])
-def test_a_converted_model_comes_back_bit_for_bit(golden, tmp_path, name):
+def test_a_converted_model_round_trips_bit_for_bit(golden, tmp_path, name):
     weights = "both" if name.startswith("rdm") else None
     convert(golden / f"{name}.ckpt", weights=weights).write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "compvis", tmp_path / "back")
@@ -25,7 +25,7 @@ def test_a_converted_model_comes_back_bit_for_bit(golden, tmp_path, name):
     for key, value in back.items():
         assert value.dtype == original[key].dtype
         np.testing.assert_array_equal(value, original[key])
-    # The yaml that lies beside it builds the same networks: the conversion of what was written is the bundle again.
+    # The yaml in its folder builds the same networks: converting what was written gives the same bundle.
     convert(tmp_path / "back/model.ckpt").write(tmp_path / "again")
     one, other = Bundle.open(tmp_path / "bundle"), Bundle.open(tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
@@ -34,7 +34,7 @@ def test_a_converted_model_comes_back_bit_for_bit(golden, tmp_path, name):
     } == {key: value for key, value in other.config.items() if key not in ("name", "sha256", "weights", "autoencoder")}
 
 
-def test_a_pipeline_of_diffusers_comes_back_bit_for_bit(golden, tmp_path):
+def test_a_pipeline_of_diffusers_round_trips_bit_for_bit(golden, tmp_path):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "diffusers", tmp_path / "pipeline")
     convert(tmp_path / "pipeline").write(tmp_path / "again")
@@ -46,7 +46,7 @@ def test_a_pipeline_of_diffusers_comes_back_bit_for_bit(golden, tmp_path):
         assert one.config[key] == {name: other.config[key][name] for name in one.config[key]}
 
 
-def test_the_average_alone_stands_for_the_raw_weights_too(golden, tmp_path):
+def test_the_ema_alone_also_gives_the_raw_weights(golden, tmp_path):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "compvis", tmp_path / "back")
     back = read_state_dict(tmp_path / "back/model.ckpt")
@@ -55,7 +55,7 @@ def test_the_average_alone_stands_for_the_raw_weights_too(golden, tmp_path):
     )
 
 
-def test_the_yaml_is_the_originals_where_it_counts(golden, tmp_path):
+def test_the_yaml_has_the_settings_of_the_original(golden, tmp_path):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "compvis", tmp_path / "back")
     ours, theirs = (

@@ -8,7 +8,7 @@ import typing
 import numpy as np
 import pytest
 
-from rdm_jax.conditioning import KINDS as CONDITIONERS
+from rdm_jax.conditioning import CONDITIONERS as CONDITIONERS
 from rdm_jax.core.calls import Call, build, format_call, parse, parse_call, set_types
 from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.samplers import SAMPLERS

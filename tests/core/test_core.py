@@ -87,7 +87,7 @@ def test_transparency_lies_on_white() -> None:
     np.testing.assert_array_equal(decoded, 255)
 
 
-def test_pictures_are_turned_upright() -> None:
+def test_images_are_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     decoded = images.decode(png(Image.new("RGB", (6, 2)), "JPEG", exif=exif))
@@ -97,12 +97,12 @@ def test_pictures_are_turned_upright() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"<html>", png(Image.effect_noise((64, 64), 90))[:600]], ids=["empty", "html", "cut"]
 )
-def test_what_is_no_picture_is_a_value_error(data: bytes) -> None:
+def test_what_is_no_image_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable image"):
         images.decode(data)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch) -> None:
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="more than 100 pixels"):
         images.decode(png(Image.new("L", (20, 20))))

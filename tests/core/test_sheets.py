@@ -3,19 +3,19 @@ import pytest
 
 from rdm_jax.core import sheets
 
-LONG = "a very long description of a thing that nobody could ever fit under one small picture, " * 3 + "x" * 300
+LONG = "a very long description of a thing that nobody could ever fit under one small image, " * 3 + "x" * 300
 
 
-def pictures(rows, columns, size=24, seed=0):
+def random_images(rows, columns, size=24, seed=0):
     return np.random.default_rng(seed).integers(0, 200, (rows, columns, size, size, 3), dtype=np.uint8)
 
 
-def corners(sheet, picture):
-    """Returns every place where a picture lies on a sheet, pixel for pixel."""
-    height, width = picture.shape[:2]
+def corners(sheet, image):
+    """Returns every place where an image lies on a sheet, pixel for pixel."""
+    height, width = image.shape[:2]
     windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], (height, width))
-    found = np.argwhere((windows == picture[..., 0]).all(axis=(2, 3)))
-    return [(y, x) for y, x in found if np.array_equal(sheet[y : y + height, x : x + width], picture)]
+    found = np.argwhere((windows == image[..., 0]).all(axis=(2, 3)))
+    return [(y, x) for y, x in found if np.array_equal(sheet[y : y + height, x : x + width], image)]
 
 
 def ink(sheet):
@@ -23,8 +23,8 @@ def ink(sheet):
 
 
 @pytest.mark.parametrize("labels", [False, True])
-def test_every_picture_lies_whole_in_its_row_and_column(labels):
-    images = pictures(2, 3)
+def test_every_image_is_complete_in_its_row_and_column(labels):
+    images = random_images(2, 3)
     given = {
         "row_labels": ["one", LONG],
         "column_labels": ["a", "b", LONG],
@@ -43,7 +43,7 @@ def test_every_picture_lies_whole_in_its_row_and_column(labels):
 
 
 def test_labels_stay_out_of_the_gaps_between_columns_and_off_the_edges():
-    images = pictures(1, 3, size=40)
+    images = random_images(1, 3, size=40)
     plain = sheets.grid(images, zoom=2)
     sheet = sheets.grid(images, column_labels=[LONG] * 3, cell_labels=[[LONG] * 3], zoom=2)
     between = ~ink(plain).any(axis=0)
@@ -53,7 +53,7 @@ def test_labels_stay_out_of_the_gaps_between_columns_and_off_the_edges():
 
 
 def test_row_labels_keep_to_their_rows():
-    images = pictures(3, 1, size=30)
+    images = random_images(3, 1, size=30)
     plain = sheets.grid(images, zoom=2)
     sheet = sheets.grid(images, row_labels=[LONG] * 3, zoom=2)
     assert sheet.shape[0] == plain.shape[0]
@@ -70,9 +70,9 @@ def test_a_short_label_is_drawn_whole_and_a_long_one_ends_in_an_ellipsis():
 
 
 def test_in_rows_fills_the_last_row_with_the_ground():
-    laid = sheets.in_rows(pictures(1, 5)[0], 3)
+    laid = sheets.in_rows(random_images(1, 5)[0], 3)
     assert laid.shape == (2, 3, 24, 24, 3)
-    assert np.array_equal(laid.reshape(6, 24, 24, 3)[:5], pictures(1, 5)[0])
+    assert np.array_equal(laid.reshape(6, 24, 24, 3)[:5], random_images(1, 5)[0])
     assert (laid[1, 2] == sheets.BACKGROUND).all()
 
 
@@ -81,10 +81,10 @@ def test_in_rows_fills_the_last_row_with_the_ground():
 )
 def test_labels_that_do_not_fit_are_refused(labels):
     with pytest.raises(ValueError, match="labels"):
-        sheets.grid(pictures(2, 2), **labels)
+        sheets.grid(random_images(2, 2), **labels)
 
 
-def test_a_sheet_without_pictures_is_refused():
+def test_a_sheet_without_images_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         sheets.grid(np.zeros((0, 2, 8, 8, 3), np.uint8))
 

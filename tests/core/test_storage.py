@@ -66,11 +66,11 @@ def test_a_second_opening_copies_nothing_and_a_changed_manifest_copies_again(buc
 
 def test_a_copy_that_breaks_off_leaves_nothing_and_is_made_again(bucket, folder, tmp_path, monkeypatch):
     storage.upload(folder, f"{bucket}/db", "manifest.json")
-    get_file, asked = type(MEMORY).get_file, []
+    get_file, requests = type(MEMORY).get_file, []
 
     def broken(self, *given, **options):
-        asked.append(given)
-        if len(asked) == 2:
+        requests.append(given)
+        if len(requests) == 2:
             raise OSError("connection lost")
         return get_file(self, *given, **options)
 
@@ -119,12 +119,12 @@ def test_a_file_or_a_folder_is_fetched_under_its_own_name_and_again_when_it_chan
         storage.fetched(f"{bucket}/nowhere")
 
 
-def test_pictures_and_bundles_are_opened_by_their_address(bucket, tmp_path):
+def test_images_and_bundles_are_opened_by_their_address(bucket, tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (255, 0, 0)).save(buffer, "png")
-    storage.write(f"{bucket}/pictures/red/1.png", buffer.getvalue())
-    source = open_source(f"{bucket}/pictures")
-    assert source.name == "pictures" and len(source) == 1 and source[0].caption == "red"
+    storage.write(f"{bucket}/images/red/1.png", buffer.getvalue())
+    source = open_source(f"{bucket}/images")
+    assert source.name == "images" and len(source) == 1 and source[0].caption == "red"
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
         archive.writestr("red/1.png", buffer.getvalue())
     storage.put(tmp_path / "zipped.zip", f"{bucket}/zipped.zip")

@@ -21,7 +21,7 @@ def test_every_epoch_holds_every_row_once_in_an_order_of_its_own() -> None:
     assert list(first) != list(second)
 
 
-def test_a_resumed_iterator_goes_on_with_the_same_records() -> None:
+def test_a_resumed_iterator_continues_with_the_same_records() -> None:
     straight = take(training_batches(read, 10, 3, seed=2), 6)
     iterator = training_batches(read, 10, 3, seed=2)
     take(iterator, 2)

@@ -1,4 +1,4 @@
-"""Terms that choose and exclude pictures."""
+"""Terms that choose and exclude images."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import EVERYTHING, Selection, parse_terms, read_exclusions
 
-TOLD = {"path": "cats/a/1.png", "caption": "a cat", "style": "ink", "artist": "Jane Doe"}
+LABELS = {"path": "cats/a/1.png", "caption": "a cat", "style": "ink", "artist": "Jane Doe"}
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ TOLD = {"path": "cats/a/1.png", "caption": "a cat", "style": "ink", "artist": "J
         (("style", "ink"), True),
         (("style", "in"), False),
         (("style", "Ink"), False),
-        (("licence", ""), False),  # what is not told meets no term
+        (("licence", ""), False),  # a term on a missing label is false
         (("caption", "a cat"), True),
         (("path", "cats/a/1.png"), True),
         (("path", "cats/"), True),
@@ -28,29 +28,29 @@ TOLD = {"path": "cats/a/1.png", "caption": "a cat", "style": "ink", "artist": "J
     ],
 )
 def test_a_term_holds_of_equal_values_and_of_what_lies_in_a_folder(term, holds):
-    assert Selection(where=(term,)).admits(TOLD) == holds
-    assert Selection(exclude=(term,)).admits(TOLD) != holds
+    assert Selection(where=(term,)).admits(LABELS) == holds
+    assert Selection(exclude=(term,)).admits(LABELS) != holds
 
 
 def test_all_of_where_and_none_of_exclude_must_hold_and_exclusions_win():
     generator = np.random.default_rng(0)
     terms = [("style", "ink"), ("style", "oil"), ("path", "cats/"), ("caption", "a dog")]
-    truth = {term: Selection(where=(term,)).admits(TOLD) for term in terms}
+    truth = {term: Selection(where=(term,)).admits(LABELS) for term in terms}
     for _ in range(100):
         where = tuple(term for term in terms if generator.random() < 0.4)
         exclude = tuple(term for term in terms if generator.random() < 0.4)
         expected = all(truth[term] for term in where) and not any(truth[term] for term in exclude)
-        assert Selection(where, exclude).admits(TOLD) == expected
+        assert Selection(where, exclude).admits(LABELS) == expected
     assert EVERYTHING.admits({}) and not EVERYTHING and Selection(where=(terms[0],))
 
 
 def test_before_decoding_only_what_is_known_then_must_hold():
     selection = Selection((("sha256", "f" * 64), ("style", "ink"), ("id", "0" * 16)), (("id", "1" * 16),))
-    assert not selection.admits(TOLD) and selection.undecoded().admits(TOLD)
+    assert not selection.admits(LABELS) and selection.undecoded().admits(LABELS)
     assert selection.undecoded() == Selection((("style", "ink"),), (("id", "1" * 16),))
 
 
-def test_a_record_is_json_that_tells_all_terms():
+def test_a_record_is_json_of_all_terms():
     record = Selection((("a", "b"),), (("c", "d"), ("e", "f"))).record()
     assert record == {"where": [["a", "b"]], "exclude": [["c", "d"], ["e", "f"]]}
 

@@ -50,7 +50,7 @@ MIXED = {
     "e.png": png(5),
     ".hidden/f.png": png(6),
     "__MACOSX/a.png": png(7),
-    "notes.md": "no picture",
+    "notes.md": "no image",
 }
 EXPECTED = {
     "a.png": "from jsonl",
@@ -117,9 +117,9 @@ def test_the_fingerprint_changes_with_the_data_and_with_nothing_else(tmp_path, c
     assert open_source(str(write(root, change))).fingerprint != before
 
 
-def test_broken_and_missing_pictures_say_which_and_why(tmp_path):
+def test_broken_and_missing_images_say_which_and_why(tmp_path):
     files = {
-        "bad.png": b"no picture at all",
+        "bad.png": b"no image at all",
         "cut.png": png(1, (64, 64))[:60],
         "good.png": png(3),
         "metadata.jsonl": json.dumps({"file_name": "lost.png", "text": "gone"}),
@@ -173,7 +173,7 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Returns the data folder of a TFDS set of ten pictures, one of them broken."""
+    """Returns the data folder of a TFDS set of ten images, one of them broken."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tfds = pytest.importorskip("tensorflow_datasets")
@@ -186,7 +186,7 @@ def prepared(tmp_path_factory):
         }
     )
 
-    class PlainPictures(tfds.core.GeneratorBasedBuilder):
+    class PlainImages(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
@@ -197,19 +197,19 @@ def prepared(tmp_path_factory):
 
         def _generate_examples(self, count):
             for i in range(count):
-                picture = b"broken" if i == 3 and count == 10 else png(10 * i)
-                yield i, {"image": picture, "caption": f"number {i}", "label": i % 2}
+                image = b"broken" if i == 3 and count == 10 else png(10 * i)
+                yield i, {"image": image, "caption": f"number {i}", "label": i % 2}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        builder = PlainPictures(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+        builder = PlainImages(data_dir=str(tmp_path / "tfds"), file_format="array_record")
         builder.download_and_prepare()
     return tmp_path / "tfds"
 
 
-def test_a_tfds_set_gives_pictures_captions_and_labels(prepared):
-    source = open_source("plain_pictures", data_dir=str(prepared))
-    assert len(source) == 10 and source.name == "plain_pictures" and source.captions == "feature 'caption'"
+def test_a_tfds_set_gives_images_captions_and_labels(prepared):
+    source = open_source("plain_images", data_dir=str(prepared))
+    assert len(source) == 10 and source.name == "plain_images" and source.captions == "feature 'caption'"
     broken = 0
     for i in range(10):
         try:
@@ -221,21 +221,17 @@ def test_a_tfds_set_gives_pictures_captions_and_labels(prepared):
         assert (example.image == 10 * number).all()
         assert example.attributes == {"label": ("even", "odd")[number % 2]}
     assert broken == 1
-    by_folder = open_source(str(prepared / "plain_pictures" / "1.0.0"), "test[:2]")
+    by_folder = open_source(str(prepared / "plain_images" / "1.0.0"), "test[:2]")
     assert len(by_folder) == 2
-    prints = {
-        open_source("plain_pictures", split, str(prepared)).fingerprint for split in ("train", "test", "train[:3]")
-    }
+    prints = {open_source("plain_images", split, str(prepared)).fingerprint for split in ("train", "test", "train[:3]")}
     assert len(prints) == 3 and source.fingerprint in prints
     assert pickle.loads(pickle.dumps(by_folder))[1].caption == by_folder[1].caption
 
 
 def test_tfds_names_and_splits_that_do_not_exist_are_refused(prepared):
-    with pytest.raises(
-        UserError, match=r"no folder, .zip or TFDS set 'plain_picture'; did you mean .*'plain_pictures'"
-    ):
-        open_source("plain_picture", data_dir=str(prepared))
+    with pytest.raises(UserError, match=r"no folder, .zip or TFDS set 'plain_image'; did you mean .*'plain_images'"):
+        open_source("plain_image", data_dir=str(prepared))
     with pytest.raises(UserError, match="unknown split 'trian'; did you mean 'train'"):
-        open_source("plain_pictures", "trian", str(prepared))
+        open_source("plain_images", "trian", str(prepared))
     with pytest.raises(UserError, match="is not prepared in"):
         open_source("cifar10", data_dir=str(prepared))

@@ -51,11 +51,11 @@ def test_every_subject_stands_out_in_every_style(subject: str, style: str):
     contrasts = []
     for k, colour in enumerate(COLORS):
         scene = Scene(subject, colour, list(GROUNDS)[k % len(GROUNDS)], style)
-        picture = draw(scene, _rng(k))
-        assert picture.shape == (64, 64, 3)
-        assert picture.dtype == np.uint8
+        image = draw(scene, _rng(k))
+        assert image.shape == (64, 64, 3)
+        assert image.dtype == np.uint8
         canvas = labels(lay_out(subject, _rng(k), style == "pixel art"), 64)
-        main, ground = picture[np.isin(canvas, (Role.MAIN, Role.SHADE))], picture[canvas == Role.GROUND]
+        main, ground = image[np.isin(canvas, (Role.MAIN, Role.SHADE))], image[canvas == Role.GROUND]
         contrasts.append(np.linalg.norm(main.mean(0) - ground.mean(0)))
     assert min(contrasts) > 22, contrasts
     assert np.mean(contrasts) > 45
@@ -106,18 +106,18 @@ def test_examples_depend_on_split_index_and_seed_alone():
     np.testing.assert_array_equal(first.pop("image"), again.pop("image"))
     assert first == again
     others = [scenes.example("train", 8), scenes.example("judge", 7), scenes.example("train", 7, seed=1)]
-    pictures = [scenes.example("train", 7)["image"], *(other["image"] for other in others)]
-    assert all((a != b).any() for a, b in itertools.combinations(pictures, 2))
+    images = [scenes.example("train", 7)["image"], *(other["image"] for other in others)]
+    assert all((a != b).any() for a, b in itertools.combinations(images, 2))
     assert first["id"] == "train/000007"
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples without their pictures, to count many quickly."""
+def blank_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples without their images, to count many quickly."""
     monkeypatch.setattr(scenes, "draw", lambda scene, rng: np.zeros((64, 64, 3), np.uint8))
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("blank_images")
 @pytest.mark.parametrize("split", scenes.SPLITS)
 def test_what_is_kept_out_of_training_is_in_the_other_splits_only(split: str):
     examples = [scenes.example(split, index) for index in range(4_608)]
@@ -131,7 +131,7 @@ def test_what_is_kept_out_of_training_is_in_the_other_splits_only(split: str):
         assert pairs == set(itertools.product(SUBJECTS, STYLES))
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("blank_images")
 @pytest.mark.parametrize("split", scenes.BALANCED_SPLITS)
 def test_balanced_splits_hold_each_combination_equally_often(split: str):
     examples = [scenes.example(split, index) for index in range(scenes.FULL_SIZES[split])]
@@ -144,7 +144,7 @@ def test_balanced_splits_hold_each_combination_equally_often(split: str):
     assert len({e["id"] for e in examples}) == len(examples)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("blank_images")
 def test_captions_name_half_of_the_styles_and_never_the_secret_ones():
     examples = [scenes.example("judge", index) for index in range(6_000)]
     for name in (*NEVER_NAMED, KEPT_OUT):
@@ -153,11 +153,11 @@ def test_captions_name_half_of_the_styles_and_never_the_secret_ones():
     assert np.mean([e["style"] in e["caption"] for e in nameable]) == pytest.approx(0.5, abs=0.03)
     assert all(e["subject"] in e["caption"] for e in examples)
     assert not any(style in e["caption"] for e in examples for style in NAMED_STYLES if style != e["style"])
-    coloured = [e for e in examples if e["style"] not in MONOCHROME]
-    full = [e["colour"] in e["caption"] and e["ground"] in e["caption"] for e in coloured]
+    colored = [e for e in examples if e["style"] not in MONOCHROME]
+    full = [e["colour"] in e["caption"] and e["ground"] in e["caption"] for e in colored]
     assert np.mean(full) == pytest.approx(0.9, abs=0.04)
-    grey = [e for e in examples if e["style"] in MONOCHROME]
-    assert np.mean([e["colour"] in e["caption"] for e in grey]) < 0.2
+    monochrome = [e for e in examples if e["style"] in MONOCHROME]
+    assert np.mean([e["colour"] in e["caption"] for e in monochrome]) < 0.2
 
 
 @pytest.mark.parametrize("style", [*NEVER_NAMED, KEPT_OUT])
@@ -198,8 +198,8 @@ def test_tfds_gives_back_what_was_drawn(tmp_path):
             assert features[name].int2str(int(stored[name])) == made[name]
 
 
-def test_the_stored_bytes_are_a_png_of_the_picture():
+def test_the_stored_bytes_are_a_png_of_the_image():
     key, encoded = scenes.encoded_example(3, "train")
-    picture = np.asarray(Image.open(io.BytesIO(encoded["image"]), formats=["PNG"]))
-    np.testing.assert_array_equal(picture, scenes.example("train", 3)["image"])
+    image = np.asarray(Image.open(io.BytesIO(encoded["image"]), formats=["PNG"]))
+    np.testing.assert_array_equal(image, scenes.example("train", 3)["image"])
     assert key == "train/000003"

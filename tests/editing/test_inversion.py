@@ -85,7 +85,7 @@ def test_the_noise_of_an_image_generates_the_image(generator, image, tmp_path):
 @pytest.mark.parametrize("options", [{"sampler": "plms"}, {"eta": 0.5}, {"guides": ["threshold()"]}])
 def test_an_invalid_inversion_is_refused(generator, image, options):
     plan = generator.plan("a", condition="text", init=image, **options)
-    with pytest.raises(UserError, match="inversion goes back the way of DDIM"):
+    with pytest.raises(UserError, match="inversion reverses DDIM"):
         invert(generator, plan)
 
 

@@ -126,7 +126,7 @@ def test_each_image_has_its_own_weight(generate):
         ("sdg(text='a', weight=1e39)", r"weight=1e\+39 is out of range"),
         ("sdg(text='a', weight=[1, 1e999])", r"weight=\[1.0, inf\] is out of range"),
         ("sdg()", r"guide sdg has no target"),
-        ("sdg(style='nowhere.png')", r"cannot read nowhere.png as a picture"),
+        ("sdg(style='nowhere.png')", r"cannot read nowhere.png as an image"),
         ("clip()", r"guide clip has no target"),
         ("clip(text='a', cutouts=0)", r"cutouts 0 is too small; use 1 or more"),
         ("clip(text='a', cutouts=2.5)", r"guide clip: cutouts=2.5 is not an integer; its default is 8"),

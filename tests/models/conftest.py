@@ -1,4 +1,4 @@
-"""Random parameters without the cost of an initialisation."""
+"""Random parameters without the cost of an initialization."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flax import linen as nn
 
 
 @pytest.fixture(scope="session")
-def drawn() -> Callable[..., Any]:
-    """A function of a network and its arguments; variances come out positive, and nothing is born zero."""
+def random_params() -> Callable[..., Any]:
+    """Returns a function from a network and its arguments to random parameters: no zeros, variances positive."""
 
-    def draw(network: nn.Module, *arguments: jax.Array, **keywords: Any) -> Any:
+    def params(network: nn.Module, *arguments: jax.Array, **keywords: Any) -> Any:
         generator = np.random.default_rng(0)
         abstract = jax.eval_shape(lambda *a: network.init(*a, **keywords), jax.random.key(0), *arguments)
 
@@ -25,4 +25,4 @@ def drawn() -> Callable[..., Any]:
 
         return jax.tree_util.tree_map_with_path(leaf, abstract)
 
-    return draw
+    return params

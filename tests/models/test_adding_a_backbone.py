@@ -1,8 +1,8 @@
-"""A backbone is added as docs/heads.md says: a file, a line in the table, a config."""
+"""A backbone is added as docs/heads.md says: the file and the config that the page gives, and one line."""
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.retrieval.database import Database
 from rdm_jax.training.config import load_config
+from rdm_jax.training.loop import make_run
 from rdm_jax.training.tasks import make_abstract_task
 from tests.helpers import tiny
 
@@ -24,36 +25,41 @@ DOCS = Path(__file__).parents[2] / "docs" / "heads.md"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Writes the documented files into a folder and registers the backbone."""
-    section = DOCS.read_text().partition("## How to add a backbone")[2].partition("\n## ")[0]
-    blocks = [block.split("```")[0].partition("\n") for block in section.split("```python\n# ")[1:]]
-    assert [name for name, _, _ in blocks] == ["rdm_jax/models/convnet.py", "configs/convnet.py"]
-    for name, _, code in blocks:
-        (tmp_path / name.replace("/", "_")).write_text(code)
-    spec = importlib.util.spec_from_file_location("convnet", tmp_path / "rdm_jax_models_convnet.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "convnet", module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(models, "BACKBONES", {**models.BACKBONES, "convnet": module.ConvNet})
+    """A folder with the two files of the page; the backbone is registered."""
+    text = DOCS.read_text()
+    blocks = text[text.index("## How to add a backbone") : text.index("## How to add a head")].split("```python\n")[1:]
+    for block, name in zip(blocks, ("my_mixer.py", "my_config.py"), strict=True):
+        (tmp_path / name).write_text(block.split("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_mixer", raising=False)
+    monkeypatch.setitem(models.BACKBONES, "my_mixer", __import__("my_mixer").MyMixer)
     return tmp_path
 
 
-def test_the_documented_backbone_trains_and_generates(folder):
-    network = models.build_denoiser({"kind": "convnet", "in_channels": 2, "out_channels": 2, "context_dim": tiny.WIDTH})
-    assert isinstance(network, Backbone)
-    task, _ = make_abstract_task(load_config(str(folder / "configs_convnet.py"), ["base=style-scenes"]))
-    assert task.settings["context_dim"] == 128 and task.settings["channels"] == 64
-    params, _ = jax.eval_shape(task.init, jax.random.key(0))
-    assert set(params["denoiser"]) == {"convnet_in", "given", "convnet_out"}
-    settings = {"kind": "convnet", "in_channels": 2, "out_channels": 2, "context_dim": tiny.WIDTH}
-    generator = Generator.load(tiny.bundle(denoiser=settings))
-    database = Database.open(tiny.database(folder, "squares", tiny.bundle()))
-    options = {"database": database, "condition": "text+neighbors", "steps": 2, "guidance_scale": 10.0}
-    plain, other = (
-        generator.sample(["a red boat"], conditions=conditions, **options).images.astype(int)
-        for conditions in ([], ["weights(of_query=0)"])
-    )
-    assert plain.shape == (1, 16, 16, 3) and np.abs(plain - other).max() > 1
-    with pytest.raises(UserError, match="its denoiser, a convnet, does not support weights of tokens by region"):
-        generator.plan(["a red boat"], database=database, conditions=["region(mask='left.png', prompt='a tree')"])
+def test_it_has_a_dry_run_from_its_config(folder):
+    overrides = ["base=style-scenes", "batch_size=2"]
+    task, batch = make_abstract_task(load_config(str(folder / "my_config.py"), overrides))
+    assert isinstance(task.module, Backbone) and task.settings["in_channels"] == 8
+    create, update = make_run(task.config, task)
+    state = jax.eval_shape(create)
+    after, metrics = jax.eval_shape(update, state, task.frozen, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["loss"].shape == ()
+
+
+def test_a_misspelt_field_of_it_is_refused(folder):
+    with pytest.raises(UserError, match=r"model\.widht.*did you mean 'model\.width'"):
+        load_config(str(folder / "my_config.py"), ["model.widht=3"])
+
+
+def test_it_generates_and_refuses_what_it_does_not_support(folder):
+    plain = tiny.bundle()
+    settings = {"kind": "my_mixer", "in_channels": 2, "out_channels": 2, "context_dim": tiny.WIDTH, "width": 8}
+    config = {**plain.config, "denoiser": settings}
+    params = {**plain.params, "denoiser": tiny.random_params(config, "denoiser")}
+    generator = Generator.load(dataclasses.replace(plain, config=config, params=params))
+    database = Database.open(tiny.database(folder, "squares", generator.bundle))
+    images = generator.sample(["a red boat"], database=database, sampler="dpmpp_2m", seed=1).images.astype(int)
+    other = generator.sample(["a red boat"], database=database, sampler="dpmpp_2m", seed=2).images.astype(int)
+    assert images.shape == (1, 16, 16, 3) and np.abs(images - other).max() > 10
+    with pytest.raises(UserError, match="condition region needs weights of tokens by region"):
+        generator.plan(["a red boat"], database=database, conditions=["region(mask='m.png', prompt='a tree')"])

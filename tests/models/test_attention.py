@@ -16,7 +16,7 @@ def _inputs(dtype=jnp.float32):
 
 
 @pytest.mark.parametrize("most", [2**24, 0])
-def test_it_is_that_of_jax_whole_or_head_by_head(monkeypatch, most):
+def test_it_equals_jax_at_once_and_head_by_head(monkeypatch, most):
     monkeypatch.setattr(attention, "WEIGHTS", most)
     q, k, v = _inputs()
     np.testing.assert_allclose(attention.attend(q, k, v), jax.nn.dot_product_attention(q, k, v), atol=1e-6)
@@ -26,7 +26,7 @@ def test_it_is_that_of_jax_whole_or_head_by_head(monkeypatch, most):
     np.testing.assert_array_equal(attention.attend(q, k, v, "xla"), jax.nn.dot_product_attention(q, k, v))
 
 
-def test_it_is_the_definition():
+def test_it_equals_the_definition():
     q, k, v = (np.asarray(x, np.float64) for x in _inputs())
     weights = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(8))
     weights /= weights.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The autoencoders' sizes and closed forms; their outputs are held to the originals' in tests/convert."""
+"""The autoencoders' sizes and closed forms; tests/convert compares their outputs with the originals'."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ TINY = {
 
 
 @pytest.mark.parametrize(("kind", "cls", "channels"), [("kl", AutoencoderKL, 6), ("vq", AutoencoderVQ, 3)])
-def test_sizes_and_refusals(drawn, kind, cls, channels):
+def test_sizes_and_errors(random_params, kind, cls, channels):
     config = {**TINY, "kind": kind} | ({"num_codes": 5} if kind == "vq" else {})
     autoencoder = build_autoencoder(config)
     assert isinstance(autoencoder, cls) and autoencoder.downsampling == 2
     image = jnp.zeros((2, 6, 10, 3))
-    params = drawn(autoencoder, image)
-    again = jax.eval_shape(autoencoder.apply, params, image)
-    assert again.shape == image.shape and again.dtype == image.dtype
+    params = random_params(autoencoder, image)
+    decoded = jax.eval_shape(autoencoder.apply, params, image)
+    assert decoded.shape == image.shape and decoded.dtype == image.dtype
     latent = jax.eval_shape(lambda: autoencoder.apply(params, image, method="encode"))
     assert latent.shape == (2, 3, 5, channels) and latent.dtype == image.dtype
     with pytest.raises(UserError, match="image size 6x9 is not allowed; height and width must be multiples of 2"):
         autoencoder.apply(params, image[:, :, :9], method="encode")
 
 
-def test_attention_lies_at_the_named_resolution():
+def test_attention_is_at_the_configured_resolution():
     autoencoder = build_autoencoder({**TINY, "kind": "kl"})
     params = jax.eval_shape(autoencoder.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     attended = {name for name in (*params["encoder"], *params["decoder"]) if "attn" in name}
@@ -62,7 +62,7 @@ def test_moments_follow_their_closed_forms():
 
 
 @pytest.mark.parametrize(("legacy", "weights"), [(True, (1.0, 0.25)), (False, (0.25, 1.0))])
-def test_quantisation_takes_the_nearest_code(legacy, weights):
+def test_quantization_takes_the_nearest_code(legacy, weights):
     autoencoder = build_autoencoder({**TINY, "kind": "vq", "num_codes": 7, "legacy": legacy})
     rng = np.random.default_rng(0)
     codebook, h = (rng.normal(size=s).astype(np.float32) for s in ((7, 3), (2, 4, 5, 3)))

@@ -63,10 +63,10 @@ def arguments(network, tokens=4, seed=1):
 
 
 @pytest.fixture(scope="module", params=TRANSFORMERS)
-def transformer(request, drawn):
+def transformer(request, random_params):
     """The name of a transformer, its module and random parameters."""
     network = build_denoiser(TRANSFORMERS[request.param])
-    return request.param, network, drawn(network, *network.smallest_inputs)
+    return request.param, network, random_params(network, *network.smallest_inputs)
 
 
 def close(a, b):
@@ -144,9 +144,9 @@ def test_context_is_a_weighted_set(transformer):
     assert np.abs(other["all"][0] - out["all"][0]).max() > 1e-3
 
 
-def test_weights_by_region_are_averaged_over_patches(drawn):
+def test_weights_by_region_are_averaged_over_patches(random_params):
     network = build_denoiser(TRANSFORMERS["dit, cross_attention"])
-    params, (x, t, tokens) = drawn(network, *network.smallest_inputs), arguments(network)
+    params, (x, t, tokens) = random_params(network, *network.smallest_inputs), arguments(network)
     by_token = np.tile(np.array([1.0, 3.0, 1.0, 1.0], np.float32), (2, 1))
     columns = np.array([0.0, 2.0, 0.0, 2.0], np.float32)  # 1 on average in a patch of two columns
     weights = np.broadcast_to(columns[:, None] * by_token[:, None, None, :], (2, 4, 4, 4))
@@ -159,9 +159,9 @@ def test_weights_by_region_are_averaged_over_patches(drawn):
 
 
 @pytest.mark.parametrize("name", ["dit, cross_attention", "uvit, tokens"])
-def test_recomputation_dropout_and_half_precision(name, drawn):
+def test_recomputation_dropout_and_half_precision(name, random_params):
     network = build_denoiser(TRANSFORMERS[name])
-    params = drawn(network, *network.smallest_inputs)
+    params = random_params(network, *network.smallest_inputs)
     x, t, tokens = arguments(network)
     condition = Condition(tokens, jnp.array([[1.0, 0.5, 2.0, 1.0]] * 2))
 
@@ -230,7 +230,7 @@ def test_a_uvit_starts_with_small_weights():
     assert 0.015 < spread.std() < 0.02 and np.abs(spread).max() <= 0.04 + 1e-6
 
 
-def test_a_vector_is_embedded_and_asked_for(drawn):
+def test_a_vector_is_embedded_and_required(random_params):
     for settings in TRANSFORMERS.values():
         network = build_denoiser({**settings, "vector_dim": 5, "context_dim": 0})
         variables = {"params": trees.unflatten(abstract_params(network))}
@@ -268,9 +268,9 @@ def test_what_does_not_fit_is_refused(name, change, message):
         jax.eval_shape(network.init, jax.random.key(0), x, t, Condition(tokens))
 
 
-def test_learned_positions_order_the_context(drawn):
+def test_learned_positions_order_the_context(random_params):
     network = build_denoiser({**TRANSFORMERS["uvit, tokens"], "context_positions": 4})
-    params, (x, t, tokens) = drawn(network, *network.smallest_inputs), arguments(network)
+    params, (x, t, tokens) = random_params(network, *network.smallest_inputs), arguments(network)
     apply = jax.jit(network.apply)
     one, other = (apply(params, x, t, Condition(each)) for each in (tokens, tokens[:, ::-1]))
     assert np.abs(one - other).max() > 1e-3

@@ -1,4 +1,4 @@
-"""CLIP's sizes, its invariances and its refusals; its outputs are held to the originals' in tests/convert."""
+"""CLIP's sizes, invariances and errors; tests/convert compares its outputs with the originals'."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RESNET = {"kind": "resnet", "width": 8, "layers": [1, 1, 1, 1], "heads": 2, "ima
 
 
 @pytest.fixture
-def make(drawn):
-    """A function of a configuration that returns a CLIP, its parameters, pixels and tokens, all random."""
+def make(random_params):
+    """Returns a function from a configuration to a CLIP, its parameters, pixels and tokens, all random."""
 
     def make(config):
         clip = build_clip(config)
@@ -28,7 +28,7 @@ def make(drawn):
         size = clip.vision.image_size
         pixels = jnp.asarray(rng.standard_normal((2, size, size, 3)), jnp.float32)
         tokens = jnp.asarray(rng.integers(0, 40, (3, 7)), jnp.int32)
-        return clip, drawn(clip, pixels, tokens), pixels, tokens
+        return clip, random_params(clip, pixels, tokens), pixels, tokens
 
     return make
 
@@ -38,7 +38,7 @@ def _apply(clip, method=None):
 
 
 @pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
-def test_embeddings_have_the_common_size_and_rows_are_apart(make, vision):
+def test_embeddings_have_the_common_size_and_rows_are_independent(make, vision):
     clip, params, pixels, tokens = make({"embed_dim": 12, "vision": vision, "text": TEXT})
     apply = _apply(clip)
     images, texts, scale = apply(params, pixels, tokens)
@@ -50,14 +50,14 @@ def test_embeddings_have_the_common_size_and_rows_are_apart(make, vision):
     assert (other_images[0] != images[0]).any() and (other_texts[0] != texts[0]).any()
 
 
-def test_the_temperature_is_born_as_in_the_paper():
+def test_the_temperature_is_initialized_as_in_the_paper():
     clip = build_clip({"embed_dim": 12, "vision": VIT, "text": TEXT})
     arguments = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 9), jnp.int32)
-    born = jax.jit(lambda key: clip.init(key, *arguments)["params"]["logit_scale"])(jax.random.key(0))
-    np.testing.assert_allclose(np.exp(born), 1 / 0.07, rtol=1e-5)
+    initial = jax.jit(lambda key: clip.init(key, *arguments)["params"]["logit_scale"])(jax.random.key(0))
+    np.testing.assert_allclose(np.exp(initial), 1 / 0.07, rtol=1e-5)
 
 
-def test_what_follows_the_end_of_text_does_not_matter(make):
+def test_tokens_after_the_end_of_text_have_no_effect(make):
     clip, params, _, tokens = make({"embed_dim": 12, "vision": VIT, "text": {**TEXT, "eos_id": 45}})
     encode = _apply(clip, "encode_text")
     ended = tokens.at[:, 4].set(45)
@@ -75,20 +75,20 @@ def test_without_an_end_token_the_highest_id_is_read(make):
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
-def test_the_mean_of_the_patches_may_be_read_out(make):
-    """Without positions, moving the patches about changes neither readout; with them both change."""
+def test_the_pool_may_be_the_mean_of_the_patches(make):
+    """Without positions, a permutation of the patches changes neither pool; with them it changes both."""
     for pool in ("class", "mean"):
         clip, params, pixels, _ = make({"embed_dim": 12, "vision": {**VIT, "pool": pool}, "text": TEXT})
         encode = _apply(clip, "encode_image")
-        turned = jnp.concatenate([pixels[:, 4:], pixels[:, :4]], axis=1)
-        assert np.abs(encode(params, turned) - encode(params, pixels)).max() > 1e-3
+        moved = jnp.concatenate([pixels[:, 4:], pixels[:, :4]], axis=1)
+        assert np.abs(encode(params, moved) - encode(params, pixels)).max() > 1e-3
         params["params"]["vision"]["positions"][:] = 0.0
-        np.testing.assert_allclose(encode(params, turned), encode(params, pixels), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(encode(params, moved), encode(params, pixels), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="unknown pool 'maen'; did you mean 'mean'"):
         make({"embed_dim": 12, "vision": {**VIT, "pool": "maen"}, "text": TEXT})
 
 
-def test_the_statistics_of_batch_norm_get_no_gradient(make):
+def test_the_statistics_of_batch_norm_have_no_gradient(make):
     clip, params, pixels, _ = make({"embed_dim": 12, "vision": RESNET, "text": TEXT})
     apply = _apply(clip, "encode_image")
     grads = jax.jit(jax.grad(lambda p: jnp.sum(apply(p, pixels) ** 2)))(params)
@@ -107,7 +107,7 @@ def test_activations_are_chosen_by_name(make):
         make({**config, "vision": {**VIT, "activation": "gelo"}})
 
 
-def test_what_does_not_fit_is_refused(make):
+def test_inputs_that_do_not_fit_are_refused(make):
     clip, params, pixels, _ = make({"embed_dim": 12, "vision": VIT, "text": TEXT})
     with pytest.raises(UserError, match="CLIP takes 8x8 pixels, got 4x8"):
         clip.apply(params, pixels[:, :4], method="encode_image")

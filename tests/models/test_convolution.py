@@ -1,4 +1,4 @@
-"""The fast convolutions against XLA's own, on either side of every size at which the way changes."""
+"""The fast convolutions against XLA's own, on both sides of every size at which the algorithm changes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rdm_jax.models import convolution
 from rdm_jax.models.layers import Conv3x3
 
 FUNCTIONS = {"convolve": convolution.convolve, "convolve_upsampled": convolution.convolve_upsampled}
-# Pixels beyond a band, of one band, odd, few over many channels, few channels, and not square.
+# More than a band, one band, odd sizes, few pixels with many channels, few channels; not square.
 SIZES = (2, 64, 80, 48, 64), (1, 32, 32, 320, 256), (2, 15, 18, 64, 96), (1, 8, 8, 96, 16), (1, 16, 16, 3, 8)
 
 
 def _inputs(b, h, w, c, d):
-    draw = np.random.default_rng(0).standard_normal
-    x, kernel = draw((b, h, w, c), np.float32), draw((3, 3, c, d), np.float32) / np.float32(np.sqrt(9 * c))
+    normal = np.random.default_rng(0).standard_normal
+    x, kernel = normal((b, h, w, c), np.float32), normal((3, 3, c, d), np.float32) / np.float32(np.sqrt(9 * c))
     return jnp.asarray(x), jnp.asarray(kernel)
 
 
@@ -31,25 +31,25 @@ def _direct(name, x, kernel):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("size", SIZES)
-def test_it_is_the_convolution(name, size):
+def test_outputs_are_those_of_the_convolution(name, size):
     x, kernel = _inputs(*size)
     np.testing.assert_allclose(jax.jit(FUNCTIONS[name])(x, kernel), _direct(name, x, kernel), atol=2e-5)
 
 
-def test_large_pictures_are_done_in_bands_and_small_ones_over_patches(monkeypatch):
-    ways = []
-    for way in ("_tiles", "_over_patches"):
-        function = getattr(convolution, way)
-        monkeypatch.setattr(convolution, way, lambda *a, way=way, f=function: ways.append((way, a[0].shape)) or f(*a))
+def test_large_inputs_are_computed_in_bands_and_small_ones_over_patches(monkeypatch):
+    calls = []
+    for name in ("_tiles", "_over_patches"):
+        function = getattr(convolution, name)
+        monkeypatch.setattr(convolution, name, lambda *a, n=name, f=function: calls.append((n, a[0].shape)) or f(*a))
     monkeypatch.setattr(convolution, "TILES", 512)
     for size in (2, 64, 80, 160, 64), SIZES[1], SIZES[3], SIZES[4]:
         jax.eval_shape(convolution._convolve_on_cpu, *_inputs(*size))
-    assert ways == [("_tiles", (2, 14, 82, 160)), ("_tiles", (1, 34, 34, 320)), ("_over_patches", (1, 8, 8, 96))]
+    assert calls == [("_tiles", (2, 14, 82, 160)), ("_tiles", (1, 34, 34, 320)), ("_over_patches", (1, 8, 8, 96))]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("rows", [22, 24, 40])
-def test_bands_join_to_the_picture(monkeypatch, name, rows):
+def test_bands_join_without_seams(monkeypatch, name, rows):
     monkeypatch.setattr(convolution, "TILES", 256)
     monkeypatch.setattr(convolution, "LEAST_PRODUCTS", 0)
     x, kernel = _inputs(1, rows, 40, 48, 48)
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_the_convolution(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_gradients_of_single_pictures_are_those_of_the_batch(name):
+def test_gradients_of_single_images_are_those_of_the_batch(name):
     x, kernel = _inputs(3, 8, 8, 6, 5)
 
     def loss(x):
@@ -94,7 +94,7 @@ def test_gradients_of_single_pictures_are_those_of_the_batch(name):
     np.testing.assert_allclose(single, jax.grad(loss)(x), atol=1e-5)
 
 
-def test_pictures_do_not_depend_on_the_batch(monkeypatch):
+def test_outputs_do_not_depend_on_the_batch(monkeypatch):
     monkeypatch.setattr(convolution, "LEAST_PRODUCTS", 0)
     x, kernel = _inputs(4, 32, 32, 48, 48)
     alone = jax.jit(jax.vmap(lambda one: convolution.convolve(one[None], kernel)[0]))(x)
@@ -110,10 +110,10 @@ def test_half_precision_is_rounded_at_the_end(size):
     np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=2**-8, atol=2e-5)
 
 
-def test_the_layer_has_the_parameters_of_flax(drawn):
+def test_the_layer_has_the_parameters_of_flax(random_params):
     x, _ = _inputs(2, 8, 8, 12, 1)
     layer = Conv3x3(5)
-    params = drawn(layer, x)
+    params = random_params(layer, x)
     assert jax.tree.map(jnp.shape, params) == {"params": {"kernel": (3, 3, 12, 5), "bias": (5,)}}
     expected = _direct("convolve", x, params["params"]["kernel"]) + params["params"]["bias"][None, None, None]
     np.testing.assert_allclose(layer.apply(params, x), expected, atol=2e-5)

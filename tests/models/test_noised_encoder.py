@@ -1,4 +1,4 @@
-"""The network that reads noisy latents: shapes, time, and the maps behind its levels."""
+"""The encoder of noisy latents: shapes, time, and the feature maps after its levels."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ CONFIG = {
 SETTINGS = {**CONFIG, "num_res_blocks": 1, "attention_resolutions": [2], "num_head_channels": 8}
 
 
-def test_it_maps_each_picture_by_itself_and_knows_the_time():
+def test_outputs_are_independent_and_depend_on_the_time():
     network = build_noised_encoder(SETTINGS)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 3)), jnp.float32)
     t = jnp.array([0.0, 10.0, 900.0])
     params = network.init(jax.random.key(0), x, t)
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # blocks begin as nothing: their last kernels are zeros
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # the last kernel of a block is initialized to zeros
     out = network.apply(params, x, t)
     assert out.shape == (3, 5) and out.dtype == jnp.float32
     alone = network.apply(params, x[1:2], t[1:2])
@@ -32,7 +32,7 @@ def test_it_maps_each_picture_by_itself_and_knows_the_time():
     assert float(jnp.abs(network.apply(params, x, t[::-1])[0] - out[0]).max()) > 1e-4
 
 
-def test_the_maps_behind_its_levels_are_there_for_who_asks():
+def test_feature_maps_after_the_levels_are_sown():
     network = build_noised_encoder(SETTINGS)
     x, t = jnp.ones((2, 8, 8, 3)), jnp.zeros((2,))
     params = network.init(jax.random.key(0), x, t)["params"]
@@ -41,7 +41,7 @@ def test_the_maps_behind_its_levels_are_there_for_who_asks():
     assert shapes == {"level_0": (2, 8, 8, 8), "level_1": (2, 4, 4, 16)}
 
 
-def test_a_classifier_s_names_are_no_setting_of_the_network_and_unknown_ones_are_refused():
+def test_classes_are_no_setting_of_the_network_and_unknown_settings_are_refused():
     with_classes = build_noised_encoder({**SETTINGS, "classes": {"style": ["a", "b"]}})
     assert with_classes == build_noised_encoder(SETTINGS)
     with pytest.raises(UserError, match="unknown noised encoder setting 'chanel_mult'"):

@@ -1,4 +1,4 @@
-"""The U-Net's size, its symmetries and its refusals; its outputs are held to the original's in tests/convert."""
+"""The U-Net's size, symmetries and errors; tests/convert compares its outputs with the original's."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def _arguments(unet, *, batch=2, size=None, tokens=4):
 
 
 @pytest.fixture(scope="module")
-def tiny(drawn):
+def tiny(random_params):
     """A tiny U-Net, random parameters, and the two applied."""
     unet = build_denoiser(TINY)
-    return unet, drawn(unet, *_arguments(unet)), jax.jit(unet.apply)
+    return unet, random_params(unet, *_arguments(unet)), jax.jit(unet.apply)
 
 
-def test_parameters_are_born_in_float32():
+def test_parameters_are_initialized_in_float32():
     assert {leaf.dtype for leaf in abstract_params(build_denoiser({**TINY, "dtype": "bfloat16"})).values()} == {
         jnp.dtype("float32")
     }
 
 
-def test_what_is_added_to_a_skip_is_born_zero():
+def test_residual_branches_are_initialized_to_zero():
     unet = build_denoiser(TINY)
     # Only what is returned is compiled.
     params = jax.jit(lambda key: _kernels(unet.init(key, *_arguments(unet))["params"]))(jax.random.key(0))
@@ -87,7 +87,7 @@ def test_no_tokens_equal_zero_tokens(tiny):
     np.testing.assert_allclose(none, zeros, rtol=1e-4, atol=1e-5)
 
 
-def test_images_of_a_batch_do_not_see_each_other(tiny):
+def test_images_of_a_batch_are_independent(tiny):
     unet, params, apply = tiny
     arguments = _arguments(unet)
     out = apply(params, *arguments)
@@ -106,7 +106,7 @@ def test_recomputation_changes_no_gradient(tiny):
     np.testing.assert_allclose(gradient(unet.clone(remat=True)), gradient(unet), rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_draws_from_its_own_stream(tiny):
+def test_dropout_has_its_own_random_stream(tiny):
     unet, params, apply = tiny
     dropping, arguments = unet.clone(dropout=0.5), _arguments(unet)
 
@@ -121,7 +121,7 @@ def test_dropout_draws_from_its_own_stream(tiny):
     np.testing.assert_allclose(quiet, apply(params, *arguments), rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_is_near_float32_and_comes_out_as_float32(tiny):
+def test_bfloat16_is_close_to_float32_and_returns_float32(tiny):
     unet, params, apply = tiny
     arguments = _arguments(unet)
     # jax.nn.dot_product_attention itself promotes types where they are not float32.
@@ -141,7 +141,7 @@ def test_bfloat16_is_near_float32_and_comes_out_as_float32(tiny):
         ({"num_groups": 32}, (2, 2), "num_groups=32 does not divide 16 channels"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, size, message):
+def test_settings_that_do_not_fit_are_refused(change, size, message):
     unet = build_denoiser({**TINY, **change})
     x, context = jnp.zeros((1, *size, 3)), jnp.zeros((1, 1, 6))
     with pytest.raises(UserError, match=message):

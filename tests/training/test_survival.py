@@ -20,7 +20,6 @@ from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
 from rdm_jax.training import watch as watching
 from rdm_jax.training.checkpoints import Checkpoints, is_full, restore_arrays, sums
-from rdm_jax.training.loop import check_record
 from rdm_jax.training.state import State
 from rdm_jax.training.watch import Watch
 from rdm_jax.training.workdir import Workdir
@@ -68,13 +67,6 @@ def test_info_tells_step_and_hashes_that_change_with_the_arrays(tmp_path, capsys
     assert found["a"]["sha256"]["params"] != found["c"]["sha256"]["params"]
     assert main(["info", str(tmp_path / "a")]) == 0 and "sha256 of opt_state" in capsys.readouterr().out
     assert main(["info", str(tmp_path / "none")]) == 2 and "there is no folder" in capsys.readouterr().err
-
-
-def test_a_run_resumes_with_what_it_was_begun_with_alone(tmp_path):
-    begun = {"seed": 0, "source": "a" * 64, "database": "b" * 64}
-    check_record(Workdir(tmp_path), begun, {"source": "a" * 64, "database": "b" * 64})
-    with pytest.raises(UserError, match=r"was begun with another database than there is now; .* --replace-config"):
-        check_record(Workdir(tmp_path), begun, {"source": "a" * 64, "database": "c" * 64})
 
 
 def test_one_flipped_bit_changes_the_sums_and_a_mesh_does_not():

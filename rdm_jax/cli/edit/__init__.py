@@ -109,12 +109,12 @@ def run(args: argparse.Namespace) -> None:
     # Imported late: `rdm edit --help` and wrong options need not wait for it.
     from rdm_jax.cli import outputs
     from rdm_jax.cli.edit.actions import RUNNERS, Job
-    from rdm_jax.core.images import read_picture
+    from rdm_jax.core.images import read_image
     from rdm_jax.generator import Generator
 
     out = Path(args.out).expanduser()
     outputs.check_writable(out)
-    image = read_picture(args.image) if args.image else None
+    image = read_image(args.image) if args.image else None
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     seed = generating.seed_of(args)

@@ -19,7 +19,7 @@ def main() -> None:
     builder = StyleScenes(data_dir=arguments.data_dir, config=arguments.config, file_format="array_record")
     builder.download_and_prepare()
     for name, split in builder.info.splits.items():
-        print(f"{name}: {split.num_examples} pictures in {builder.data_dir}")
+        print(f"{name}: {split.num_examples} images in {builder.data_dir}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture set as examples, each from its own seed, and as a TFDS data set in array_record files."""
+"""The image set as examples, each from its own seed, and as a TFDS data set in array_record files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rdm_jax.data.style_scenes.vocabulary import (
 )
 
 SPLITS: tuple[str, ...] = ("train", "validation", "retrieval", "database", "judge", "test")
-"""The splits; a split's place in this tuple is part of its pictures' seeds."""
+"""The splits; a split's place in this tuple is part of its images' seeds."""
 
 TRAINING_SPLITS: tuple[str, ...] = ("train", "validation", "retrieval")
 """Splits without the kept-out style and the held-out pairs."""
@@ -117,7 +117,7 @@ def example(split: str, index: int, seed: int = 0) -> dict[str, Any]:
 
 
 def encoded_example(index: int, split: str, seed: int = 0) -> tuple[str, dict[str, Any]]:
-    """Returns an example as TFDS takes it: its key, and the example with the picture as the bytes of a PNG file."""
+    """Returns an example as TFDS takes it: its key, and the example with the image as the bytes of a PNG file."""
     made = example(split, index, seed)
     file = io.BytesIO()
     Image.fromarray(made["image"]).save(file, "PNG", compress_level=4)
@@ -148,14 +148,14 @@ def encoded_examples(
 
 @dataclass
 class StyleScenesConfig(tfds.core.BuilderConfig):
-    """How many pictures each split holds, and the seed they are drawn from."""
+    """How many images each split holds, and the seed of their generators."""
 
     sizes: dict[str, int] = field(default_factory=lambda: dict(FULL_SIZES))
     seed: int = 0
 
 
 class StyleScenes(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of the procedural picture set; build it with `file_format="array_record"`."""
+    """TFDS builder of the procedural image set; build it with `file_format="array_record"`."""
 
     VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES = {
@@ -165,12 +165,12 @@ class StyleScenes(tfds.core.GeneratorBasedBuilder):
     }
     BUILDER_CONFIGS = [
         StyleScenesConfig(name="full", description="Every split at its full size."),
-        StyleScenesConfig(name="tiny", description="A few pictures of each kind, for tests.", sizes=dict(TINY_SIZES)),
+        StyleScenesConfig(name="tiny", description="A few images of each kind, for tests.", sizes=dict(TINY_SIZES)),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description="64x64 pictures of twelve subjects in eight colours on six grounds, in twelve styles of art.",
+            description="64x64 images of twelve subjects in eight colours on six grounds, in twelve styles of art.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),

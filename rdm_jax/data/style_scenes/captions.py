@@ -1,4 +1,4 @@
-"""Captions of the pictures, in varied phrasing, and the prompts used in evaluation.
+"""Captions of the images, in varied phrasing, and the prompts used in evaluation.
 
 The names in `NEVER_NAMED` and `KEPT_OUT` are never written.
 """
@@ -11,10 +11,10 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.style_scenes.vocabulary import MONOCHROME, NAMED_STYLES, Scene
 
 SHORT_SHARE = 0.1
-"""The share of captions that leave most of the scene unsaid."""
+"""The fraction of captions that omit most of the scene."""
 
 MONOCHROME_COLOUR_SHARE = 0.1
-"""The share of captions of monochrome pictures that name the colours none the less."""
+"""The fraction of captions of monochrome images that name the colours nevertheless."""
 
 
 def with_article(words: str) -> str:
@@ -69,7 +69,7 @@ def caption(scene: Scene, style_named: bool, rng: np.random.Generator) -> str:
     A short caption has the subject with its style or with its colour, or the subject alone.
 
     Args:
-      scene: what the picture shows.
+      scene: what the image shows.
       style_named: whether the caption names the style.
       rng: chooses the phrasing.
 

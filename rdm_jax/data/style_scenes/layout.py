@@ -1,4 +1,4 @@
-"""Where a subject stands in its picture: turn, stretch, mirror, scale, place, and the floor or water about it."""
+"""The pose of a subject in its image: rotation, stretch, mirroring, scale, position, and the floor or water below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rdm_jax.data.style_scenes.shapes import Part, Points, Role, polygon, rotati
 from rdm_jax.data.style_scenes.subjects import SUBJECT_PAINTERS
 
 Layout: TypeAlias = tuple[Part, ...]
-"""The parts of a picture from back to front, in picture coordinates: [0, 1], x to the right and y down."""
+"""The parts of an image from back to front, in image coordinates: [0, 1], x to the right and y down."""
 
 MAX_TURN = {"sun": 0.3, "star": 0.6, "rocket": 0.65, "fish": 0.22, "cat": 0.12, "flower": 0.12, "boat": 0.1}
 """The largest turn of a subject in radians; others lean by at most 0.05."""
@@ -21,7 +21,7 @@ STANDING = ("tree", "house", "flower", "mountain", "cup", "mushroom")
 
 
 def lay_out(subject: str, rng: np.random.Generator, upright: bool = False) -> Layout:
-    """Returns one picture's parts: the subject in a random pose, its longer side 74 to 95 % of the picture's.
+    """Returns one image's parts: the subject in a random pose, its longer side 74 to 95 % of the image's.
 
     Args:
       subject: one of `SUBJECTS`.

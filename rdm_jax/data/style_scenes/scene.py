@@ -1,4 +1,4 @@
-"""One picture: a scene laid out, then painted in its style; and contact sheets of many."""
+"""One image: a scene laid out, then painted in its style; and contact sheets of many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Scene", "draw", "sheet"]
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
-    """Draws a scene in a random pose with random details; equal generators give equal pictures.
+    """Draws a scene in a random pose with random details; equal generators give equal images.
 
     Raises:
       UserError: the scene names a subject, colour, ground or style that is not in the vocabulary.

@@ -66,7 +66,7 @@ def arc(x: float, y: float, rx: float, ry: float, start: float, stop: float, n: 
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 24) -> Points:
-    """Returns an ellipse as a polygon of `n` corners, turned about its centre by `turn` radians."""
+    """Returns an ellipse as a polygon of `n` corners, turned about its center by `turn` radians."""
     points = arc(0.0, 0.0, rx, ry, 0.0, 1.0 - 1.0 / n, n)
     return points @ rotation(turn) + np.array([x, y])
 

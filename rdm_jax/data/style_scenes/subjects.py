@@ -133,8 +133,8 @@ def fish(rng: Random) -> list[Part]:
         Part(Role.MAIN, body),
     ]
     for k in range(int(rng.integers(0, 3))):
-        centre, half = -0.1 + 0.27 * k, (0.8, 0.62)[k] * tall
-        band = arc(centre, 0.0, 0.1, half, -0.25, 0.25, 8)
+        center, half = -0.1 + 0.27 * k, (0.8, 0.62)[k] * tall
+        band = arc(center, 0.0, 0.1, half, -0.25, 0.25, 8)
         parts.append(Part(Role.TINT, np.concatenate([band, band[::-1] - np.array([0.12, 0])]), line=False))
     return [
         *parts,
@@ -173,13 +173,13 @@ def flower(rng: Random) -> list[Part]:
     n, phase = int(rng.integers(5, 9)), rng.uniform(0.0, 2)
     reach, long = 0.36, 0.27
     broad = min(0.24, 1.05 * reach * np.tan(np.pi / n))
-    bend = rng.uniform(-0.12, 0.12)
+    lean = rng.uniform(-0.12, 0.12)
     head = np.array([0.0, -0.4])
-    stem = smooth(polygon((0.0, -0.3), (bend, 0.3), (0.0, 1.0)), 1)
+    stem = smooth(polygon((0.0, -0.3), (lean, 0.3), (0.0, 1.0)), 1)
     parts = [Part(Role.LEAF, ribbon(stem, 0.11, 0.13))]
     for side, y in ((-1, 0.68), (1, rng.uniform(0.46, 0.6))):
         leaf = smooth(polygon((0.03, 0.14), (0.2, -0.1), (0.5, -0.2), (0.36, 0.1)), 5)
-        parts.append(Part(Role.LEAF, leaf * np.array([side, 1]) + np.array([bend * 0.5, y])))
+        parts.append(Part(Role.LEAF, leaf * np.array([side, 1]) + np.array([lean * 0.5, y])))
     for k in range(n):
         turn = phase + 2 * np.pi * k / n
         petal = (ellipse(reach, 0.0, long, broad, n=16)) @ rotation(turn) + head

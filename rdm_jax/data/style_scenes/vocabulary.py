@@ -1,11 +1,11 @@
-"""The words of the picture set: subjects, colours, grounds and styles, and what is kept out of training."""
+"""The vocabulary of the image set: subjects, colours, grounds and styles, and what is excluded from training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SIZE = 64
-"""Height and width of every picture, in pixels."""
+"""Height and width of every image, in pixels."""
 
 SUBJECTS: tuple[str, ...] = (
     "sun",
@@ -61,7 +61,7 @@ MONOCHROME: tuple[str, ...] = ("charcoal",)
 """Styles in which neither the subject's colour nor the ground's can be seen."""
 
 NEVER_NAMED: tuple[str, ...] = ("marlow", "isolde")
-"""Hands of invented artists: seen in training, never written in a caption."""
+"""Styles of invented artists: in the training set, but never named in a caption."""
 
 KEPT_OUT = "woodblock"
 """The style that no network sees in training; it enters through the retrieval database alone."""
@@ -86,7 +86,7 @@ HELD_OUT_PAIRS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: names from `SUBJECTS`, `COLORS`, `GROUNDS` and `STYLES`."""
+    """What an image shows: names from `SUBJECTS`, `COLORS`, `GROUNDS` and `STYLES`."""
 
     subject: str
     colour: str
@@ -95,5 +95,5 @@ class Scene:
 
 
 def in_training(subject: str, style: str) -> bool:
-    """Returns whether pictures of this subject in this style may be used in training."""
+    """Returns whether images of this subject in this style may be used in training."""
     return style != KEPT_OUT and (subject, style) not in HELD_OUT_PAIRS

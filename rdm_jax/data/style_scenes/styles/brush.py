@@ -13,7 +13,7 @@ from rdm_jax.data.style_scenes.layout import Layout
 from rdm_jax.data.style_scenes.shapes import Role
 from rdm_jax.data.style_scenes.vocabulary import COLORS, GROUNDS, SIZE, Scene
 
-Picture: TypeAlias = UInt8[np.ndarray, "64 64 3"]
+ImageArray: TypeAlias = UInt8[np.ndarray, "64 64 3"]
 Labels: TypeAlias = UInt8[np.ndarray, "_ _"]
 Palette: TypeAlias = Float32[np.ndarray, "_ 3"]
 Field: TypeAlias = Float32[np.ndarray, "_ _"]
@@ -41,9 +41,9 @@ def mix(a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."], share: float
 
 
 def saturate(colour: Float32[np.ndarray, "*n 3"], factor: float) -> Float32[np.ndarray, "*n 3"]:
-    """Returns colours `factor` times as far from their own grey, within [0, 255]."""
-    grey = colour.mean(-1, keepdims=True)
-    return np.clip(grey + (colour - grey) * np.float32(factor), 0, 255)
+    """Returns colours `factor` times as far from their own gray, within [0, 255]."""
+    gray = colour.mean(-1, keepdims=True)
+    return np.clip(gray + (colour - gray) * np.float32(factor), 0, 255)
 
 
 def palette(scene: Scene, rng: np.random.Generator, jitter: float = 8.0) -> Palette:
@@ -86,9 +86,9 @@ def contours(layout: Layout, size: int, width: float) -> Labels:
     """Returns 1 + the role whose contour runs through each pixel, 0 where none does; hidden lines are left out.
 
     Args:
-      layout: the picture's parts.
+      layout: the image's parts.
       size: the canvas's side in pixels.
-      width: the width of the lines, in pixels of the finished picture; small parts in ink are filled.
+      width: the width of the lines, in pixels of the finished image; small parts in ink are filled.
     """
     image = Image.new("L", (size, size), 0)
     pen = ImageDraw.Draw(image)
@@ -107,13 +107,13 @@ def contours(layout: Layout, size: int, width: float) -> Labels:
 
 
 def coverage(mask: Bool[np.ndarray, "n n"]) -> Float32[np.ndarray, "64 64"]:
-    """Returns the share of each pixel of the picture that a mask on a larger canvas covers, in [0, 1]."""
+    """Returns the fraction of each pixel of the image that a mask on a larger canvas covers, in [0, 1]."""
     canvas = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
     return np.asarray(canvas.reduce(canvas.width // SIZE), np.float32) / np.float32(255)
 
 
 def shrink(canvas: Shaped[np.ndarray, "n n *c"]) -> Float32[np.ndarray, "64 64 *c"]:
-    """Returns the picture, in [0, 255], that a larger canvas averages to."""
+    """Returns the image, in [0, 255], that a larger canvas averages to."""
     if canvas.dtype != np.uint8:
         canvas = np.clip(canvas, 0, 255).astype(np.uint8)
     return np.asarray(Image.fromarray(canvas).reduce(canvas.shape[0] // SIZE), np.float32)
@@ -126,20 +126,20 @@ def fill(canvas: Labels, colours: Palette) -> UInt8[np.ndarray, "n n 3"]:
     return np.asarray(image.convert("RGB"))
 
 
-def finish(picture: Shaped[np.ndarray, "64 64 3"]) -> Picture:
-    """Returns the picture rounded to uint8."""
-    return np.clip(picture + np.float32(0.5), 0, 255).astype(np.uint8)
+def finish(image: Shaped[np.ndarray, "64 64 3"]) -> ImageArray:
+    """Returns the image rounded to uint8."""
+    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def blur(picture: Shaped[np.ndarray, "64 64 *c"], radius: float) -> Float32[np.ndarray, "64 64 *c"]:
-    """Returns a picture with values in [0, 255] under a Gaussian blur of the radius given, in pixels."""
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32)
+def blur(image: Shaped[np.ndarray, "64 64 *c"], radius: float) -> Float32[np.ndarray, "64 64 *c"]:
+    """Returns an image with values in [0, 255] under a Gaussian blur of the radius given, in pixels."""
+    clipped = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    return np.asarray(clipped.filter(ImageFilter.GaussianBlur(radius)), np.float32)
 
 
 @functools.cache
 def grid(size: int) -> tuple[Float32[np.ndarray, "1 n"], Float32[np.ndarray, "n 1"]]:
-    """Returns the x and y of each pixel of a square canvas, in pixels of the finished picture."""
+    """Returns the x and y of each pixel of a square canvas, in pixels of the finished image."""
     line = ((np.arange(size) + 0.5) * SIZE / size).astype(np.float32)
     return line[None, :], line[:, None]
 

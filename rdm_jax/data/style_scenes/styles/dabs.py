@@ -1,4 +1,4 @@
-"""Styles made of dabs of colour: pointillism, watercolour, and the hands of Marlow and Isolde."""
+"""Styles made of dabs of colour: pointillism, watercolour, and the styles of Marlow and Isolde."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rdm_jax.data.style_scenes.styles.brush import (
     FINE,
     MEDIUM,
     WHITE,
+    ImageArray,
     Labels,
     Palette,
-    Picture,
     blur,
     contours,
     coverage,
@@ -42,7 +42,7 @@ def _hexagonal(period: float) -> Float[np.ndarray, "n 2"]:
     return np.stack([(x + 0.5 * (y % 2)) * period, y * period * 0.866], -1).reshape(-1, 2)
 
 
-def pointillism(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def pointillism(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Whole round dots of varied hue over a pale underpainting."""
     colours = palette(scene, rng)
     colours[Role.GROUND] = saturate(colours[Role.GROUND], 1.3)
@@ -83,22 +83,22 @@ def _dot(
 ) -> None:
     """Sets whole dots in the colours of a label map, `sway` about them, on a jittered hexagonal grid."""
     scale = FINE // SIZE
-    centres = _hexagonal(period) + rng.uniform(-0.5 * period, 0, 2)
-    centres = (centres + rng.uniform(-0.5, 0.5, centres.shape)) * scale
-    place = np.clip(centres, 0, FINE - 1).astype(np.int64)
+    centers = _hexagonal(period) + rng.uniform(-0.5 * period, 0, 2)
+    centers = (centers + rng.uniform(-0.5, 0.5, centers.shape)) * scale
+    place = np.clip(centers, 0, FINE - 1).astype(np.int64)
     roles = canvas[place[:, 1], place[:, 0]]
-    centres, roles = centres[roles != _NOTHING], roles[roles != _NOTHING]
+    centers, roles = centers[roles != _NOTHING], roles[roles != _NOTHING]
     tones = colours[roles] + rng.normal(size=(len(roles), 3)) * sway
     pale = rng.random(len(roles)) < 0.16
     tones[pale] += 0.4 * (255 - tones[pale])
     radii = rng.uniform(*radius, (len(roles), 1)) * scale
-    corners = np.concatenate([centres - radii, centres + radii], 1).tolist()
+    corners = np.concatenate([centers - radii, centers + radii], 1).tolist()
     pen = ImageDraw.Draw(image)
     for corner, tone in zip(corners, np.clip(tones, 0, 255).astype(np.int64).tolist(), strict=True):
         pen.ellipse(corner, tuple(tone))
 
 
-def watercolour(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def watercolour(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Pale washes with wandering edges where the pigment gathers, on white paper with a bare border."""
     colours = palette(scene, rng)
     colours = mix(colours, WHITE, 0.12)
@@ -111,21 +111,21 @@ def watercolour(layout: Layout, scene: Scene, rng: np.random.Generator) -> Pictu
     shift_x = (noise(size, rng, 22.0) * 1.8).astype(np.int64) + line[None]
     shift_y = (noise(size, rng, 22.0) * 1.8).astype(np.int64) + line[:, None]
     wandering = base[np.clip(shift_y, 0, size - 1), np.clip(shift_x, 0, size - 1)]
-    picture = shrink(fill(wandering, colours))
+    image = shrink(fill(wandering, colours))
     subject = coverage(wandering > Role.FLOOR)
     rim = np.clip(subject - blur(subject * 255, 2.0) / np.float32(255), 0, 1)
     cloudy = noise(SIZE, rng, 11.0)
     density = np.float32(0.86) + np.float32(0.15) * cloudy * (np.float32(0.6) + subject) + np.float32(1.0) * rim
     density = np.maximum(density, np.float32(0.66))
     soft = np.clip(np.float32(0.35) + np.float32(0.4) * noise(SIZE, rng, 14.0), 0, 0.9)[..., None]
-    picture = picture * (1 - soft) + blur(picture, 1.5) * soft
+    image = image * (1 - soft) + blur(image, 1.5) * soft
     x, y = grid(SIZE)
     inset = np.minimum(np.minimum(x, SIZE - x), np.minimum(y, SIZE - y)) + noise(SIZE, rng, 9.0) * np.float32(1.6)
     wash = np.maximum(np.clip((inset - np.float32(3.5)) / np.float32(2.5), 0, 1), subject)
-    return finish(paper - (paper - picture) * (density * wash)[..., None])
+    return finish(paper - (paper - image) * (density * wash)[..., None])
 
 
-def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Two inks in poor register: a pale flat layer, and over it halftone dots in the full colour; navy for the key.
 
     The screen lies at 45 degrees and repeats every 12 pixels.
@@ -160,7 +160,7 @@ def marlow(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
 
 
 _STITCH = 18
-"""The side of one cross-stitch in pixels of the canvas, six of the picture."""
+"""The side of one cross-stitch in pixels of the canvas, six of the image."""
 
 
 @functools.cache
@@ -178,7 +178,7 @@ def _weave(size: int) -> UInt8[np.ndarray, "n n"]:
     return (half[:, None] == half[None]).astype(np.uint8)
 
 
-def isolde(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def isolde(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Cross-stitch in light thread on woven linen of the ground's colour, with a dark back-stitched contour."""
     colours = palette(scene, rng)
     colours[Role.GROUND] = mix(colours[Role.GROUND], rgb(226, 212, 184), 0.16)

@@ -10,7 +10,7 @@ from rdm_jax.data.style_scenes.styles.brush import (
     FINE,
     MEDIUM,
     WHITE,
-    Picture,
+    ImageArray,
     blur,
     contours,
     coverage,
@@ -32,7 +32,7 @@ _LINE_SHARE[[Role.GROUND, Role.FLOOR, Role.MAIN, Role.SHADE, Role.TINT]] = 0.2, 
 _LINE_SHARE[[Role.INK, Role.WOOD, Role.LEAF, Role.FLAME, Role.MIST]] = 1.0, 0.6, 0.5, 0.3, 0.3
 
 
-def engraving(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def engraving(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Ruled lines that swell with the tone, in dark ink of the subject's colour on tinted paper."""
     colours = palette(scene, rng)
     paper = saturate(mix(colours[Role.GROUND], rgb(244, 232, 208), 0.15), 1.15)
@@ -74,7 +74,7 @@ _TUBES = {
 _WALL = {"white": 0.28, "grey": 0.1}
 
 
-def neon(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def neon(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Glowing tubes along the contours, before a dark wall tinted by the ground's colour."""
     colours = palette(scene, rng)
     bright = saturate(colours, 1.3)
@@ -108,8 +108,8 @@ for _role, _tone in (
     _CHARCOAL_TONE[_role] = _tone
 
 
-def charcoal(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
-    """Soft black strokes and smudges on grey paper; no colour."""
+def charcoal(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
+    """Soft black strokes and smudges on gray paper; no colour."""
     del scene  # Its colours cannot be seen.
     tone = shrink(np.take(_CHARCOAL_TONE, labels(layout, FINE)))
     subject = np.clip((200 - tone) / np.float32(120), 0, 1)
@@ -127,7 +127,7 @@ def charcoal(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     return finish(tone[..., None] * np.array([1.0, 0.985, 0.96], np.float32))
 
 
-def woodblock(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def woodblock(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """A bold indigo contour, flat muted colour with the grain of the block, and a sky that fades from above."""
     colours = mix(palette(scene, rng), rgb(214, 186, 140), 0.16)
     deep = np.clip(saturate(colours[Role.GROUND], 2.0) * np.float32(0.72), 0, 255)
@@ -145,6 +145,6 @@ def woodblock(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture
     colours[Role.GROUND] = 0
     warp = noise(SIZE, rng, 40.0, 10.0)
     bands = np.sin((y + warp * np.float32(3.4)) * np.float32(2 * np.pi / 5.5))
-    picture = (shrink(fill(canvas_labels, colours)) + sky * bare) * (1 + np.float32(0.07) * bands)[..., None]
+    image = (shrink(fill(canvas_labels, colours)) + sky * bare) * (1 + np.float32(0.07) * bands)[..., None]
     line = coverage(contours(layout, FINE, 2.4) > 0)[..., None]
-    return finish(rgb(30, 32, 62) * line + picture * (1 - line))
+    return finish(rgb(30, 32, 62) * line + image * (1 - line))

@@ -9,8 +9,8 @@ from rdm_jax.data.style_scenes.shapes import Role
 from rdm_jax.data.style_scenes.styles.brush import (
     FINE,
     MEDIUM,
+    ImageArray,
     Labels,
-    Picture,
     contours,
     coverage,
     fill,
@@ -30,12 +30,12 @@ _WEIGHT = np.ones(len(Role), np.float32)
 _WEIGHT[[Role.WHITE, Role.INK, Role.MIST, Role.WOOD]] = 1.5, 1.7, 1.5, 1.3
 
 
-def poster(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def poster(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Flat, even colour without lines."""
     return finish(shrink(fill(labels(layout, FINE), palette(scene, rng))))
 
 
-def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Square tiles of varied shade in a turned grid, cut along the silhouettes, in dark mortar."""
     colours = saturate(palette(scene, rng), 0.95)
     colours[Role.GROUND] = saturate(colours[Role.GROUND], 1.35) * 0.95
@@ -55,12 +55,12 @@ def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
     shade *= np.where(mortar & subject, np.float32(0.5), np.float32(1))
     canvas = fill(canvas_labels, colours) * shade[..., None]
     np.copyto(canvas, bed, where=(mortar & ~subject)[..., None])
-    picture = shrink(canvas)
+    image = shrink(canvas)
     lead = coverage(contours(layout, FINE, 1.3) > 0)[..., None]
-    return finish(rgb(58, 50, 50) * lead + picture * (1 - lead))
+    return finish(rgb(58, 50, 50) * lead + image * (1 - lead))
 
 
-def pixel_art(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def pixel_art(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Square pixels three across, a black rim round the subject, a chequered floor."""
     colours = palette(scene, rng, jitter=4.0)
     block = 3
@@ -71,11 +71,11 @@ def pixel_art(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture
     near = subject[:-2, 1:-1] | subject[2:, 1:-1] | subject[1:-1, :-2] | subject[1:-1, 2:]
     inside = subject[1:-1, 1:-1]
     rim = near & ~inside & (cells != Role.MIST)
-    picture = np.round(colours / 16)[cells] * 16
+    image = np.round(colours / 16)[cells] * 16
     chequer = (np.arange(count)[:, None] // 2 + np.arange(count) // 2) % 2 == 1
-    picture[chequer & (cells == Role.FLOOR)] *= np.float32(0.86)
-    picture[rim] = rgb(24, 20, 34)
-    return finish(np.repeat(np.repeat(picture, block, 0), block, 1)[1 : SIZE + 1, 1 : SIZE + 1])
+    image[chequer & (cells == Role.FLOOR)] *= np.float32(0.86)
+    image[rim] = rgb(24, 20, 34)
+    return finish(np.repeat(np.repeat(image, block, 0), block, 1)[1 : SIZE + 1, 1 : SIZE + 1])
 
 
 def _vote(fine: Labels, count: int) -> Labels:
@@ -85,7 +85,7 @@ def _vote(fine: Labels, count: int) -> Labels:
     return (votes * _WEIGHT[:, None, None]).argmax(0).astype(np.uint8)
 
 
-def stained_glass(layout: Layout, scene: Scene, rng: np.random.Generator) -> Picture:
+def stained_glass(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Glowing shards of glass between dark leads."""
     colours = saturate(palette(scene, rng), 1.2)
     colours[Role.GROUND] = np.clip(saturate(colours[Role.GROUND], 2.1) * 0.95, 0, 255)
@@ -100,6 +100,6 @@ def stained_glass(layout: Layout, scene: Scene, rng: np.random.Generator) -> Pic
     canvas = fill(canvas_labels, colours) * glow[..., None]
     leads = (edge < 2.6) & ~plain
     canvas[leads] = rgb(22, 20, 26)
-    picture = shrink(canvas)
+    image = shrink(canvas)
     lead = coverage(contours(layout, FINE, 2.0) > 0)[..., None]
-    return finish(rgb(22, 20, 26) * lead + picture * (1 - lead))
+    return finish(rgb(22, 20, 26) * lead + image * (1 - lead))

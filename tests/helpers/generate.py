@@ -1,4 +1,4 @@
-"""`python -m tests.helpers.draw OUT [PROCESSES RANK PORT]`: images of the tiny model, generated on all devices.
+"""`python -m tests.helpers.generate OUT [PROCESSES RANK PORT]`: images of the tiny model, generated on all devices.
 
 Noise enters these images in every possible way: the start, a sampler's steps, a noised reference.
 """
