@@ -31,6 +31,7 @@ from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.mesh import make_mesh, put, replicated
+from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.heads import all_options, head_of
 from rdm_jax.heads.base import FEATURES, Head, Model, Plan, Program
 from rdm_jax.heads.compiling import Compiler
@@ -43,7 +44,6 @@ __all__ = ["Generator", "Plan", "Result", "join"]
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[int, int], None]
 OnPreview = Callable[[list[int], int, np.ndarray], None]
 
 
@@ -154,7 +154,7 @@ class Generator:
         return dataclasses.replace(self, model=Model(bundle, self.encoder, self.model.mesh))
 
     def sample(
-        self, prompts: str | Sequence[str] = (), *, progress: OnProgress | None = None, **options: Any
+        self, prompts: str | Sequence[str] = (), *, progress: ProgressCallback | None = None, **options: Any
     ) -> Result:
         """Generates `num_images` images for each prompt, and for each image that is given as a query.
 
@@ -278,7 +278,7 @@ class Generator:
         return dataclasses.replace(plan, neighbors=found, builder=self._builder(request, retriever)).checked()
 
     def generate(
-        self, plan: Plan, progress: OnProgress | None = None, preview: OnPreview | None = None
+        self, plan: Plan, progress: ProgressCallback | None = None, preview: OnPreview | None = None
     ) -> Iterator[Result]:
         """Yields the images of a plan batch by batch, in the plan's order.
 
@@ -315,7 +315,7 @@ class Generator:
         plan: Plan,
         indices: Int[np.ndarray, " b"],
         rows: Int[np.ndarray, " b"],
-        report: OnProgress,
+        report: ProgressCallback,
         show: Callable[[int, np.ndarray], None] | None,
     ) -> Float[np.ndarray, "b h w 3"]:
         """Returns the images of one full batch, about [-1, 1]."""

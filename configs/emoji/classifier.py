@@ -1,8 +1,8 @@
 """The independent classifier of the style of emoji: style_scenes/classifier on other data.
 
 rdm train --config emoji/classifier --workdir runs/emoji/classifier
-rdm export runs/emoji/classifier --out runs/emoji/classifiers
-rdm evaluate guidance --model runs/emoji/model --classifier runs/emoji/classifiers \
+rdm export runs/emoji/classifier --out runs/emoji/classifier-bundle
+rdm evaluate guidance --model runs/emoji/model --classifier runs/emoji/classifier-bundle \
   --databases runs/emoji/databases --out DIR
 
 An image's folder is its style. Its content has no class: evaluations leave out subjects and colors.

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from rdm_jax.convert.tokenizer import read_tokenizer
 from rdm_jax.convert.torch_file import is_legacy, read_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.models import build_autoencoder, build_clip, build_denoiser, build_transformer
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ _WEIGHT_FILES = (
     "diffusion_pytorch_model.bin",
 )
 _PIPELINE = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Conversion:
     sources: tuple[Path, ...]
     tokenizer: PreTrainedTokenizerFast | None = None
 
-    def write(self, out: Path, progress: Progress | None = None) -> None:
+    def write(self, out: Path, progress: StageProgressCallback | None = None) -> None:
         """Writes the bundle atomically; tensors keep their stored types.
 
         Args:
@@ -94,7 +93,7 @@ class Conversion:
         """The parts that take context tokens, a CLIP's vectors."""
         return tuple(part for part in self.parts if self.config.get(part, {}).get("context_dim"))
 
-    def _write(self, folder: Path, progress: Progress) -> None:
+    def _write(self, folder: Path, progress: StageProgressCallback) -> None:
         hashes: dict[str, str] = {}
         for part, recipes in self.parts.items():
             target = folder / f"{part}.safetensors"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import ProgressCallback
 
 _TYPES = {
     "F64": np.float64,
@@ -32,8 +33,6 @@ _TYPES = {
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
 _ALIGNMENT = 8
-
-Progress = Callable[[int, int], None]
 
 
 @runtime_checkable
@@ -92,7 +91,7 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
         return len(self._entries)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], progress: Progress | None = None) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], progress: ProgressCallback | None = None) -> None:
     """Writes a new file: the header, then one tensor after another, each read just before.
 
     Args:

@@ -24,8 +24,9 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from rdm_jax.convert.safetensors_file import Progress, Tensor
+from rdm_jax.convert.safetensors_file import Tensor
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import ProgressCallback
 
 _STORAGES = {
     "DoubleStorage": np.float64,
@@ -329,7 +330,7 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def write_state_dict(path: Path, tensors: Mapping[str, Tensor], progress: Progress | None = None) -> None:
+def write_state_dict(path: Path, tensors: Mapping[str, Tensor], progress: ProgressCallback | None = None) -> None:
     """Writes a checkpoint that `torch.load(path, weights_only=True)["state_dict"]` reads, one tensor after another.
 
     Args:

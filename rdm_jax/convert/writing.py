@@ -11,16 +11,17 @@ import numpy as np
 
 from rdm_jax.bundle import TOKENIZER, locate, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers
-from rdm_jax.convert.conversion import RAW, Progress
+from rdm_jax.convert.conversion import RAW
 from rdm_jax.convert.mapping import Foreign, disassemble
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.models import build_autoencoder, build_denoiser
 
 
-def write_back(bundle: str | Path, to: str, out: Path, progress: Progress | None = None) -> list[Path]:
+def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCallback | None = None) -> list[Path]:
     """Writes a bundle for another program atomically, and returns the files.
 
     Args:
@@ -47,7 +48,7 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: Progress | None
         raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
 
 
-def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: StageProgressCallback) -> None:
     """Writes model.ckpt and config.yaml.
 
     The original programs have raw weights and EMA. A bundle with one of them gives it to both.
@@ -74,7 +75,7 @@ def _part(path: Path, part: str) -> Mapping[str, np.ndarray]:
     return SafetensorsFile(path / f"{part}.safetensors")
 
 
-def _diffusers(path: Path, config: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+def _diffusers(path: Path, config: Mapping[str, Any], folder: Path, progress: StageProgressCallback) -> None:
     """Writes the folders unet, vae and scheduler of a pipeline, clip and tokenizer if the bundle has them."""
     lacking = [part for part in ("denoiser", "autoencoder") if part not in config]
     if lacking:
@@ -120,7 +121,7 @@ _CLASSES = {
     "clip": ["transformers", "CLIPModel"],
 }
 
-WRITERS: Mapping[str, Callable[[Path, Mapping[str, Any], Path, Progress], None]] = {
+WRITERS: Mapping[str, Callable[[Path, Mapping[str, Any], Path, StageProgressCallback], None]] = {
     "compvis": _compvis,
     "diffusers": _diffusers,
 }

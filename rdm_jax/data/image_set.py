@@ -1,4 +1,4 @@
-"""A source's images at one size, decoded once into a memory-mapped array, with their captions and labels."""
+"""The images of a source at one size, decoded once into a memory-mapped array, with captions and labels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.lib.format import open_memmap
 
-from rdm_jax.core import files, images
+from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.data.examples import ImageSource, SelectedExamples
 
 _LOG = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-NEXT_AT_MOST = 16
+MAX_BROKEN = 16  # broken images in a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +29,14 @@ class ImageSet:
     """All images of a source at one size.
 
     Attributes:
-      images: [n, size, size, 3] uint8, memory-mapped, or decoded when indexed.
+      images: [n, size, size, 3] uint8, memory-mapped, or decoded on access.
       captions: n captions.
       attributes: n dictionaries of labels.
       rows: [n] the position of each image in its source (unreadable images leave gaps).
-      fingerprint: the hash of the source, and of the selected positions if it is a part of the source.
+      fingerprint: the hash of the source, and of the positions where these are a part of its images.
     """
 
-    images: UInt8[np.ndarray, "n size size 3"] | Decoded
+    images: UInt8[np.ndarray, "n size size 3"] | LazyImages
     captions: list[str]
     attributes: list[dict[str, str]]
     rows: np.ndarray
@@ -47,7 +48,7 @@ class ImageSet:
     def take(self, rows: np.ndarray) -> ImageSet:
         """Returns the images at the given positions."""
         return ImageSet(
-            self.images.take(rows) if isinstance(self.images, Decoded) else self.images[rows],
+            self.images.take(rows) if isinstance(self.images, LazyImages) else self.images[rows],
             [self.captions[i] for i in rows],
             [self.attributes[i] for i in rows],
             self.rows[rows],
@@ -55,11 +56,11 @@ class ImageSet:
         )
 
 
-def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progress | None = None) -> ImageSet:
+def load_images(source: ImageSource, size: int, cache_dir: Path, progress: ProgressCallback | None = None) -> ImageSet:
     """Returns the source's images, shorter side resized to `size` and the center cropped, cached in `cache_dir`.
 
-    The cache is named by the source's fingerprint and the size, and written whole or not at all; unreadable images
-    are skipped with a warning.
+    The cache is named by the source's fingerprint and the size, and written atomically; unreadable images are left out
+    with a warning.
 
     Raises:
       UserError: no image of the source can be read.
@@ -68,27 +69,27 @@ def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progr
     if not folder.is_dir():
         _decode(source, size, folder, progress)
     labels = json.loads((folder / "labels.json").read_text())
-    pixels = np.load(folder / "images.npy", mmap_mode="r")[: len(labels["captions"])]
+    images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels["captions"])]
     return ImageSet(
-        pixels, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
+        images, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
     )
 
 
-class Decoded:
-    """The images of a source at one size as an array [n, size, size, 3] that decodes the rows that are indexed."""
+class LazyImages:
+    """The images of a source at one size, as an array [n, size, size, 3] that decodes on access."""
 
     def __init__(self, source: ImageSource, size: int) -> None:
         self._source, self.shape = source, (len(source), size, size, 3)
 
-    def take(self, rows: np.ndarray) -> Decoded:
+    def take(self, rows: np.ndarray) -> LazyImages:
         """Returns the images at the given positions, none of them decoded yet."""
-        return Decoded(SelectedExamples(self._source, rows.tolist()), self.shape[1])
+        return LazyImages(SelectedExamples(self._source, rows.tolist()), self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> UInt8[np.ndarray, "..."]:
-        """Returns one image by its number, or several by a slice or an array of numbers; a tuple also crops."""
+        """Returns one image by its index, or several by a slice or an array of indices; a tuple also crops."""
         rows, *crop = key if isinstance(key, tuple) else (key,)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
@@ -97,41 +98,37 @@ class Decoded:
         return np.stack([self._image(int(row)) for row in rows])[(slice(None), *crop)]
 
     def _image(self, row: int) -> np.ndarray:
-        for step in range(NEXT_AT_MOST):
+        for step in range(MAX_BROKEN):
             try:
-                return images.resize_and_crop(self._source[(row + step) % len(self)].image, self.shape[1])
+                return resize_and_crop(self._source[(row + step) % len(self)].image, self.shape[1])
             except ValueError as error:
-                _LOG.warning(
-                    "image %d of %s cannot be decoded, the next one replaces it: %s", row, self._source.name, error
-                )
-        raise UserError(
-            f"{NEXT_AT_MOST} images of {self._source.name} from number {row} on cannot be decoded; check the files"
-        )
+                _LOG.warning("image %d of %s is broken and is replaced by the next: %s", row, self._source.name, error)
+        raise UserError(f"{MAX_BROKEN} images of {self._source.name} from index {row} on are broken; check the files")
 
 
 def stream_images(source: ImageSource, size: int) -> ImageSet:
-    """Returns the source's images as `load_images` does, each decoded when it is indexed, without a cache.
+    """Returns the source's images as `load_images` does, each decoded on access, without a cache.
 
-    For sets that do not fit on a disk when decoded. The next image replaces an unreadable one.
+    It serves sets whose decoded images would not fit a disk. The next image replaces an unreadable one.
     """
     labels = [source.labels(row) for row in range(len(source))]
     attributes = [{k: v for k, v in one.items() if k not in ("caption", "path")} for one in labels]
-    decoded: Any = Decoded(source, size)
+    lazy: Any = LazyImages(source, size)
     rows = np.arange(len(source))
-    return ImageSet(decoded, [one.get("caption") or "" for one in labels], attributes, rows, source.fingerprint)
+    return ImageSet(lazy, [one.get("caption") or "" for one in labels], attributes, rows, source.fingerprint)
 
 
-def _decode(source: ImageSource, size: int, folder: Path, progress: Progress | None) -> None:
+def _decode(source: ImageSource, size: int, folder: Path, progress: ProgressCallback | None) -> None:
     with files.new_directory(folder, first_wins=True) as temporary:
-        pixels = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
+        array = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
         captions, attributes, rows = [], [], []
         for row in range(len(source)):
             try:
                 example = source[row]
             except ValueError as error:
-                _LOG.warning("image %d of %s is skipped: %s", row, source.name, error)
+                _LOG.warning("image %d of %s is left out: %s", row, source.name, error)
                 continue
-            pixels[len(rows)] = images.resize_and_crop(example.image, size)
+            array[len(rows)] = resize_and_crop(example.image, size)
             captions.append(example.caption)
             attributes.append(example.attributes)
             rows.append(row)
@@ -139,17 +136,17 @@ def _decode(source: ImageSource, size: int, folder: Path, progress: Progress | N
                 progress(row + 1, len(source))
         if not rows:
             raise UserError(f"no image of {source.name} can be read; check the files")
-        pixels.flush()
+        array.flush()
         files.write_json(temporary / "labels.json", {"captions": captions, "attributes": attributes, "rows": rows})
 
 
 def cached_array(folder: Path, rows: int, chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
-    """Returns an array memory-mapped from `folder`, written there from `chunks()` first where it is not.
+    """Returns an array memory-mapped from `folder`, written there from `chunks()` first if it is missing.
 
     Args:
-      folder: a name that changes with what the array is computed from.
+      folder: named by what the array is made from.
       rows: the length of its first axis.
-      chunks: yields the array's parts in order, along the first axis, all of one type.
+      chunks: yields the parts in order, along the first axis, all of one type.
     """
     if not folder.is_dir():
         with files.new_directory(folder, first_wins=True) as temporary:
@@ -159,6 +156,6 @@ def cached_array(folder: Path, rows: int, chunks: Callable[[], Iterator[np.ndarr
                     array = open_memmap(temporary / "array.npy", "w+", chunk.dtype, (rows, *chunk.shape[1:]))
                 array[start : start + len(chunk)] = chunk
                 start += len(chunk)
-            assert array is not None and start == rows, f"{start} of {rows} rows were written"
+            assert array is not None and start == rows, f"{start} of {rows} rows were made"
             array.flush()
     return np.load(folder / "array.npy", mmap_mode="r")

@@ -23,6 +23,7 @@ from rdm_jax import factory
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import normal
+from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.samplers import Sampler
@@ -94,7 +95,7 @@ def learn(
     iterations: int = 10,
     perceptual_weight: float = PERCEPTUAL_WEIGHT,
     learning_rate: float = LEARNING_RATE,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> Learned:
     """Learns the weights of a plan's two conditions from its images, all of them at once.
 

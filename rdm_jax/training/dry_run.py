@@ -52,7 +52,7 @@ class Compiled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class CostReport:
     """What `dry_run` found.
 
     Attributes:
@@ -94,7 +94,7 @@ def dry_run(
     chips: Sequence[Chip] = tuple(CHIPS.values()),
     chip_counts: Sequence[int] = CHIP_COUNTS,
     topology: str | None = None,
-) -> Report:
+) -> CostReport:
     """Predicts what a training step costs on a mesh, from shapes alone.
 
     The step is traced here: attention should be `attention_implementation="xla"`, not what a CPU would choose.
@@ -134,7 +134,7 @@ def dry_run(
 
     here = on(mesh_shape)
     others = {n: on(mesh) for n, mesh in _meshes(mesh_shape, chip_counts)}
-    return Report(
+    return CostReport(
         mesh_shape=here[0],
         parameters=trees.count(state.params),
         batch_size=jax.tree.leaves(batch)[0].shape[0],
@@ -216,7 +216,7 @@ def tpu_topology(devices: int) -> str | None:
     return f"v5e:{known[devices]}" if devices in known and importlib.util.find_spec("libtpu") else None
 
 
-def table(report: Report) -> str:
+def table(report: CostReport) -> str:
     """Returns a report as aligned text."""
     mesh, memory, counts = report.mesh_shape, report.memory, report.counts
     devices = math.prod(mesh.values())
@@ -251,13 +251,13 @@ def _row(one: Prediction) -> list[str]:
     return [one.chip.name, *times, step, one.bound, _efficiency(one), "yes" if one.fits else "no"]
 
 
-def _scaling(report: Report) -> list[list[str]]:
+def _scaling(report: CostReport) -> list[list[str]]:
     counts = [str(n) for n, _ in next(iter(report.scaling.values()), ())]
     rows = [[name, *(_efficiency(one) for _, one in row)] for name, row in report.scaling.items()]
     return [["chips", *counts], *rows]
 
 
-def _compiled_lines(report: Report) -> list[str]:
+def _compiled_lines(report: CostReport) -> list[str]:
     one = report.compiled
     if one is None:
         return ["analytic: counted in the jaxpr and estimated, compiled for no device"]

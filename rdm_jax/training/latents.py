@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.images import to_float
+from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.factory import scaling_from
@@ -90,7 +91,7 @@ class Latents:
         return (encoded - shift) * scale
 
 
-def open_latents(base: Bundle, images: ImageSet, config: Config, progress: Callable[[str, int, int], None]) -> Latents:
+def open_latents(base: Bundle, images: ImageSet, config: Config, progress: StageProgressCallback) -> Latents:
     """Returns the latents of images; encodes all of them first if `config.data.cache_latents` is set.
 
     Args:
@@ -126,14 +127,14 @@ def mirrored(
 
 
 def encode_moments(
-    bundle: Bundle, images: ImageSet, folder: Path, progress: Callable[[int, int], None]
+    bundle: Bundle, images: ImageSet, folder: Path, progress: ProgressCallback
 ) -> Float[np.ndarray, "n h w m"]:
     """Returns the autoencoder's moments of all images in float16, cached in `folder` by the hashes of both."""
     name = f"moments-{bundle.hashes['autoencoder'][:16]}-{images.fingerprint[:16]}-{images.images.shape[1]}"
     return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress))
 
 
-def _encoded(bundle: Bundle, images: ImageSet, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> Iterator[np.ndarray]:
     """Yields the moments of one batch of images after another."""
     module: Any = bundle.autoencoder
     encode = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode").astype(jnp.float16))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.progress import StageProgressCallback
 
 if TYPE_CHECKING:  # `training.config` reads the schemas of tasks
     from rdm_jax.training.config import Config
@@ -40,9 +40,7 @@ def task_module(name: str) -> Any:
     return importlib.import_module(TASKS[name])
 
 
-def make_task(
-    config: Config, workdir: Path, progress: Callable[[str, int, int], None], start: Bundle | None = None
-) -> Task:
+def make_task(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> Task:
     """Returns the task that `config.task` names, its data opened and its caches filled.
 
     Args:

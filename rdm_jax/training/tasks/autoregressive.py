@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -22,7 +22,7 @@ from jaxtyping import Array, Integer, Key
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
-from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.models import AutoencoderVQ, build_transformer
@@ -100,7 +100,7 @@ class AutoregressiveTask(ConditionedTask):
 
 
 def encode_codes(
-    bundle: Bundle, images: ImageSet, folder: Path, progress: Callable[[int, int], None]
+    bundle: Bundle, images: ImageSet, folder: Path, progress: ProgressCallback
 ) -> Integer[np.ndarray, "n l"]:
     """Returns the codes of all images in row-major order, cached in `folder` by the hashes of both.
 
@@ -114,7 +114,7 @@ def encode_codes(
     return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress))
 
 
-def _encoded(bundle: Bundle, images: ImageSet, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> Iterator[np.ndarray]:
     """Yields the codes of one batch of images after another, in the smallest type that holds them."""
     module = bundle.autoencoder
     encode = jax.jit(lambda params, x: module.apply({"params": params}, x, method="codes"))

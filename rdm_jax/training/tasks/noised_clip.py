@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import cached_array
 from rdm_jax.diffusion.objective import by_bands
@@ -89,9 +89,7 @@ class NoisedClipTask(NoisedTask):
         return measured
 
 
-def encode_images(
-    base: Bundle, latents: Latents, folder: Path, progress: Callable[[int, int], None]
-) -> Float[np.ndarray, "n d"]:
+def encode_images(base: Bundle, latents: Latents, folder: Path, progress: ProgressCallback) -> Float[np.ndarray, "n d"]:
     """Returns the frozen tower's vectors of all images in float16, cached in `folder` by the hashes of both."""
     encoder, images = ClipEncoder(base), latents.images
 

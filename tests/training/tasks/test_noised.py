@@ -15,7 +15,7 @@ from PIL import Image
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
-from rdm_jax.data.image_set import Decoded, load_images
+from rdm_jax.data.image_set import LazyImages, load_images
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.schedule import signal_noise
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -144,7 +144,7 @@ def test_images_decoded_every_time_are_those_of_the_cache(make):
     np.testing.assert_array_equal(
         cached.latents.images.images[3, 2:9, 1:7], streamed.latents.images.images[3, 2:9, 1:7]
     )
-    assert isinstance(streamed.latents.images.images, Decoded)  # the held-out ones were taken out of them undecoded
+    assert isinstance(streamed.latents.images.images, LazyImages)  # the held-out ones were taken out of them undecoded
     assert cached.names == streamed.names == {"folder": ["left", "right"]}
 
 
