@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         text,
         pictures,
         args.negative,
-        picture_weight=args.image_weight,
+        image_weight=args.image_weight,
         negative_weight=args.negative_weight,
     )
     found = retriever.retrieve(query, args.k)
