@@ -20,7 +20,7 @@ from jaxtyping import Float16, Float32, Int64
 from rdm_jax.core import files, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.manifest import MANIFEST
 
@@ -174,7 +174,7 @@ class NeighborSidecar:
 
     def check(
         self,
-        examples: ImageSource | Pictures,
+        examples: ImageSource | ImageSet,
         database: Database | None = None,
         encoder: Mapping[str, Any] | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.images import to_float
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, cached_array
+from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.factory import scaling_from
 from rdm_jax.models.autoencoder import AutoencoderKL, sample_moments
 from rdm_jax.training.config import Config
@@ -38,7 +38,7 @@ class Latents:
     """
 
     base: Bundle
-    pictures: Pictures
+    pictures: ImageSet
     moments: Float[np.ndarray, "n h w m"] | None
     scaling: Mapping[str, Any]
     mirror: bool = False
@@ -76,7 +76,7 @@ class Latents:
 
 
 def open_latents(
-    base: Bundle, pictures: Pictures, config: Config, progress: Callable[[str, int, int], None]
+    base: Bundle, pictures: ImageSet, config: Config, progress: Callable[[str, int, int], None]
 ) -> Latents:
     """Returns the latents of pictures; encodes them all first where `config.data.cache_latents` asks for that.
 
@@ -97,7 +97,7 @@ def cache_folder(data: Config) -> Path:
     return Path(data.data_dir or "data") / "cache"
 
 
-def _some(base: Bundle, pictures: Pictures, moments: np.ndarray | None) -> np.ndarray:
+def _some(base: Bundle, pictures: ImageSet, moments: np.ndarray | None) -> np.ndarray:
     if moments is not None:
         return moments
     rows = np.linspace(0, len(pictures) - 1, min(len(pictures), 4 * ENCODE_BATCH)).astype(int)
@@ -113,14 +113,14 @@ def mirrored(
 
 
 def encode_moments(
-    bundle: Bundle, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
+    bundle: Bundle, pictures: ImageSet, folder: Path, progress: Callable[[int, int], None]
 ) -> Float[np.ndarray, "n h w m"]:
     """Returns the autoencoder's moments of all pictures in float16, cached in `folder` by the hashes of both."""
     name = f"moments-{bundle.hashes['autoencoder'][:16]}-{pictures.fingerprint[:16]}-{pictures.images.shape[1]}"
     return cached_array(folder / name, len(pictures), lambda: _encoded(bundle, pictures, progress))
 
 
-def _encoded(bundle: Bundle, pictures: Pictures, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+def _encoded(bundle: Bundle, pictures: ImageSet, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
     """Yields the moments of one batch of pictures after another."""
     module: Any = bundle.autoencoder
     encode = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode").astype(jnp.float16))

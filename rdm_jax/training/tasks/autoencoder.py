@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets
 from rdm_jax.core.images import to_float, to_uint8
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import kl_divergence, sample_moments, split_moments
 from rdm_jax.training.config import Config
@@ -43,8 +43,8 @@ class AutoencoderTask(Task):
     """Trains encoder and decoder, or the decoder alone where the optimizer's `frozen` holds the encoder."""
 
     config: Config
-    pictures: Pictures
-    held_out: Pictures
+    pictures: ImageSet
+    held_out: ImageSet
     module: Any
     settings: dict[str, Any]
     features: Perceptual | None = None

@@ -12,7 +12,7 @@ from jaxtyping import Array, Key, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, load_pictures, stream_pictures
+from rdm_jax.data.image_set import ImageSet, load_images, stream_images
 from rdm_jax.data.sources import open_source
 from rdm_jax.data.tfds_source import prepare_own
 from rdm_jax.training.config import Config
@@ -78,7 +78,7 @@ class Task(abc.ABC):
         """Returns the bundle of what was learned, from averaged parameters."""
 
 
-def training_pictures(data: Config, split: str, progress: Progress) -> Pictures:
+def training_pictures(data: Config, split: str, progress: Progress) -> ImageSet:
     """Returns the pictures that `config.data` names, of one split.
 
     Args:
@@ -91,12 +91,12 @@ def training_pictures(data: Config, split: str, progress: Progress) -> Pictures:
         prepare_own(data.source, data.data_dir or None)
     source = open_source(data.source, split=split or None, data_dir=data.data_dir or None)
     if not data.cache:
-        return stream_pictures(source, data.size)
+        return stream_images(source, data.size)
     cache = Path(data.data_dir or "data") / "cache"
-    return load_pictures(source, data.size, cache, lambda *at: progress(f"reading pictures {split}".strip(), *at))
+    return load_images(source, data.size, cache, lambda *at: progress(f"reading pictures {split}".strip(), *at))
 
 
-def training_and_held_out(data: Config, progress: Progress) -> tuple[Pictures, Pictures]:
+def training_and_held_out(data: Config, progress: Progress) -> tuple[ImageSet, ImageSet]:
     """Returns the pictures to train on and those to evaluate on.
 
     The latter are the split `data.held_out`; where that is empty, every `HELD_OUT_EVERY`-th picture of the source.
@@ -109,6 +109,6 @@ def training_and_held_out(data: Config, progress: Progress) -> tuple[Pictures, P
     return pictures.take(rows[~held_out]), pictures.take(rows[held_out])
 
 
-def blank_picture(size: int) -> Pictures:
+def blank_picture(size: int) -> ImageSet:
     """Returns one blank picture of a size, for tasks that nothing is to be learned in."""
-    return Pictures(np.zeros((1, size, size, 3), np.uint8), [""], [{}], np.arange(1), "0" * 64)
+    return ImageSet(np.zeros((1, size, size, 3), np.uint8), [""], [{}], np.arange(1), "0" * 64)

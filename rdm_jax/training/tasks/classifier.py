@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models.classifier import build_classifier
 from rdm_jax.training.config import Config
 from rdm_jax.training.state import Held
@@ -85,8 +85,8 @@ class ClassifierTask(Task):
 
     config: Config
     classes: dict[str, list[str]]
-    train: Pictures
-    test: Pictures
+    train: ImageSet
+    test: ImageSet
     train_labels: Int32[np.ndarray, "n a"]
     test_labels: Int32[np.ndarray, "m a"]
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
 from rdm_jax.models import build_clip
 from rdm_jax.training.config import Config
@@ -75,8 +75,8 @@ class ClipTask(Task):
     """Trains both towers from nothing on the pictures' captions."""
 
     config: Config
-    pictures: Pictures
-    held_out: Pictures
+    pictures: ImageSet
+    held_out: ImageSet
     tokenizer: PreTrainedTokenizerFast
     tokens: Int[np.ndarray, "n length"]
     held_out_tokens: Int[np.ndarray, "m length"]

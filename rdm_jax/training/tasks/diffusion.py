@@ -24,7 +24,7 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import Pictures, cached_array
+from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
@@ -74,7 +74,7 @@ class DiffusionTask(Task):
         return self.latents.base
 
     @property
-    def pictures(self) -> Pictures:
+    def pictures(self) -> ImageSet:
         """What is learned from."""
         return self.latents.pictures
 
@@ -302,7 +302,7 @@ def repeats(attributes: Sequence[Mapping[str, str]], emphasis: Config) -> np.nda
 
 
 def encode_captions(
-    encoder: ClipEncoder, pictures: Pictures, folder: Path, progress: Callable[[int, int], None]
+    encoder: ClipEncoder, pictures: ImageSet, folder: Path, progress: Callable[[int, int], None]
 ) -> Float[np.ndarray, "n d"]:
     """Returns the encoder's vectors of all captions in float16, cached in `folder` by the hashes of both."""
 
@@ -348,7 +348,7 @@ def make(config: Config, workdir: Path, progress: Progress, start: Bundle | None
     return DiffusionTask(config, latents, captions, neighbors, build_unet(settings), settings)
 
 
-def open_neighbors(config: Config, pictures: Pictures, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
+def open_neighbors(config: Config, pictures: ImageSet, encoder: ClipEncoder, progress: Progress) -> NeighborSidecar:
     """Returns the sidecar that `config.data.neighbors` names, computed now if it is not there and `compute` says how.
 
     Raises:

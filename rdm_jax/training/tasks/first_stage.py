@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import AutoencoderKL, kl_divergence, sample_moments, split_moments
 from rdm_jax.models.discriminator import PatchDiscriminator
@@ -138,6 +138,6 @@ def abstract(config: Config) -> FirstStageTask:
     return _task(config, blank, blank, None)
 
 
-def _task(config: Config, pictures: Pictures, held_out: Pictures, perceptual: Perceptual | None) -> FirstStageTask:
+def _task(config: Config, pictures: ImageSet, held_out: ImageSet, perceptual: Perceptual | None) -> FirstStageTask:
     settings, judge = config.model.to_dict(), PatchDiscriminator(num_layers=config.loss.adversarial.layers)
     return FirstStageTask(config, pictures, held_out, build_autoencoder(settings), settings, perceptual, judge)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.data.batches import Record
-from rdm_jax.data.pictures import cached_array
+from rdm_jax.data.image_set import cached_array
 from rdm_jax.diffusion.objective import by_bands
 from rdm_jax.guidance.semantic import cosine
 from rdm_jax.models import build_noised_encoder

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import build_autoencoder
 from rdm_jax.training.config import load_config
 from rdm_jax.training.perceptual import clip_features, open_perceptual
@@ -36,7 +36,7 @@ CONFIG = str(Path(__file__).parents[3] / "configs/style_scenes/autoencoder.py")
 def task():
     config = load_config(CONFIG, ("data.size=16", "crop=16", "model.ch=4", "model.ch_mult=[1,1]", "model.num_groups=2"))
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    pictures = Pictures(images, [""] * 8, [{}] * 8, np.arange(8), "0" * 64)
+    pictures = ImageSet(images, [""] * 8, [{}] * 8, np.arange(8), "0" * 64)
     settings = config.model.to_dict()
     return AutoencoderTask(config, pictures, pictures, build_autoencoder(settings), settings)
 

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.training.state import Held
 from rdm_jax.training.tasks import classifier
 
@@ -30,7 +30,7 @@ def make(images, attributes):
         }
     )
     rows = np.arange(len(images))
-    pictures = Pictures(images, ["" for _ in rows], attributes, rows, "0" * 64)
+    pictures = ImageSet(images, ["" for _ in rows], attributes, rows, "0" * 64)
     classes = classifier.class_names(attributes, config.attributes)
     found = classifier.labels(attributes, classes, UNSEEN)
     return classifier.ClassifierTask(config, classes, pictures, pictures, found, found)

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.pictures import Pictures
+from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models import build_autoencoder
 from rdm_jax.models.autoencoder import split_moments
 from rdm_jax.models.discriminator import PatchDiscriminator
@@ -34,7 +34,7 @@ def task_of(kind, start=0):
     }
     config = ConfigDict({"crop": 16, "loss": loss, "data": {"size": 16}})
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    pictures = Pictures(images, [""] * 4, [{}] * 4, np.arange(4), "0" * 64)
+    pictures = ImageSet(images, [""] * 4, [{}] * 4, np.arange(4), "0" * 64)
     settings, judge = SETTINGS[kind], PatchDiscriminator(ch=4, num_layers=1)
     return FirstStageTask(config, pictures, pictures, build_autoencoder(settings), settings, None, judge)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
-from rdm_jax.data.pictures import Decoded, load_pictures
+from rdm_jax.data.image_set import LazyImages, load_images
 from rdm_jax.data.sources import open_source
 from rdm_jax.diffusion.schedule import signal_noise
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -40,7 +40,7 @@ def make(tmp_path_factory):
             pixels = generator.normal(60, 20, (16, 16, 3))
             pixels[:, lit] += 130
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "pictures" / side / f"{i:03d}.png")
-    model, pictures = TINY.bundle(), load_pictures(open_source(str(root / "pictures")), 16, root / "cache")
+    model, pictures = TINY.bundle(), load_images(open_source(str(root / "pictures")), 16, root / "cache")
     quant = model.params["autoencoder"]["quant"]
     quant["kernel"], quant["bias"] = np.array(quant["kernel"]), np.array(quant["bias"])
     quant["kernel"][:, 2:], quant["bias"][2:] = 0.0, -10.0  # random weights would drown pictures in their own variance
@@ -143,7 +143,9 @@ def test_pictures_decoded_every_time_are_those_of_the_cache(make):
     np.testing.assert_array_equal(
         cached.latents.pictures.images[3, 2:9, 1:7], streamed.latents.pictures.images[3, 2:9, 1:7]
     )
-    assert isinstance(streamed.latents.pictures.images, Decoded)  # the held-out ones were taken out of them undecoded
+    assert isinstance(
+        streamed.latents.pictures.images, LazyImages
+    )  # the held-out ones were taken out of them undecoded
     assert cached.names == streamed.names == {"folder": ["left", "right"]}
 
 
