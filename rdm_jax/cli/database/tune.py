@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table and stores the index."""
     from rdm_jax.retrieval import scann_index
     from rdm_jax.retrieval.database import Database
-    from rdm_jax.retrieval.tune import Trial, picture_queries, text_queries, tune
+    from rdm_jax.retrieval.tune import Trial, image_queries, text_queries, tune
 
     database = Database.open(args.database)
     check_range("--k", args.k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")
