@@ -46,7 +46,7 @@ def test_a_database_that_was_never_seen_has_no_proposals():
         proposals.top(np.zeros(5, np.int64), 0.5)
 
 
-def test_draws_follow_the_shares():
+def test_samples_follow_the_shares():
     rows = proposals.top(COUNTS, 1)
     for weights, probabilities in ((None, np.full(5, 0.2)), (COUNTS[rows], COUNTS[rows] / 20)):
         samples = proposals.sample(rows, 2000, 3, weights)
@@ -54,7 +54,7 @@ def test_draws_follow_the_shares():
         assert stats.chisquare(observed, 2000 * probabilities).pvalue > 1e-3
 
 
-def test_a_draw_depends_on_the_seed_and_its_number_alone():
+def test_a_sample_depends_on_the_seed_and_its_number_alone():
     rows = np.arange(1000)
     np.testing.assert_array_equal(proposals.sample(rows, 20, 3)[:5], proposals.sample(rows, 5, 3))
     assert not np.array_equal(proposals.sample(rows, 20, 3), proposals.sample(rows, 20, 4))

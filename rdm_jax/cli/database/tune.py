@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     index = _index(args, database)
     encoder = encoder_of(database, args.encoder)
     database.check_encoder(encoder.identity)
-    queries = {"images": picture_queries(database), "texts": text_queries(database, encoder, texts)}
+    queries = {"images": image_queries(database), "texts": text_queries(database, encoder, texts)}
     kinds = [kind for kind, vectors in queries.items() if len(vectors)]
     write(f"{len(database)} rows, recall@{args.k} on " + ", ".join(f"{len(queries[kind])} {kind}" for kind in kinds))
     total = sum(map(len, queries.values()))
