@@ -229,7 +229,7 @@ def test_a_batch_that_does_not_divide_the_devices_and_a_task_without_a_dry_run_a
 
     config = load_config("smoke", ["batch_size=6", "accumulate=2"])
     with pytest.raises(
-        UserError, match=r"batch_size=6 does not divide by the 2 devices in accumulate=2 parts; .* of 4"
+        UserError, match=r"batch_size=6 is not divisible by the 2 devices in accumulate=2 parts; .* of 4"
     ):
         check_batch(config)
     with pytest.raises(UserError, match=r"task 'noised_clip' has no dry run; .*diffusion"):
