@@ -82,5 +82,5 @@ def test_a_run_on_gs_resumes_on_another_machine_and_ends_as_a_local_one(bucket, 
     there, here = (hashes(bucket, tmp_path / "two", place) for place in ("gs://bucket/run", str(tmp_path / "local")))
     assert len(here) == 5 and there == here
     kept = {path.removeprefix("bucket/run/").split("/")[0] for path in system.find("bucket/run")}
-    assert kept == {"config.json", "metrics.jsonl", "checkpoints", "figures", "tensorboard"}
+    assert kept == {"config.json", "model.json", "metrics.jsonl", "checkpoints", "figures", "tensorboard"}
     assert len(system.cat("bucket/run/metrics.jsonl").splitlines()) == 4
