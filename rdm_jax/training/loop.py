@@ -239,7 +239,7 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
             f"{', '.join(params)}; give a bundle with one of these parts"
         )
     joined = dict(params)
-    for part in shared:
+    for part in common:
         have, want = trees.flatten(bundle.params[part]), trees.flatten(params[part])
         fits = [name for name in want if name in have and have[name].shape == want[name].shape]
         wrong = sorted(have.keys() ^ want.keys() | want.keys() - set(fits))

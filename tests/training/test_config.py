@@ -156,7 +156,7 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path: Path, text: s
         ({"diffusion": {"schedule": "scaled_linear"}}, r"the scaled_linear schedule lacks beta_start, beta_end"),
         ({"time_weight": "min_snd"}, r"unknown time_weight 'min_snd'; did you mean 'min_snr'"),
         ({"latents": {"scal": 1.0}}, r"unknown config key 'latents.scal'; did you mean 'latents.scale'"),
-        ({"batch_size": 6, "accumulate": 4}, r"batch_size=6 does not divide by accumulate=4"),
+        ({"batch_size": 6, "accumulate": 4}, r"batch_size=6 is not divisible by accumulate=4"),
         ({"steps": 0}, r"steps=0 is out of range; give 1 or more"),
         ({"steps": "10"}, r"config key steps is '10', and must be a whole number"),
     ],
@@ -229,7 +229,7 @@ def test_a_batch_that_does_not_divide_the_devices_and_a_task_without_a_dry_run_a
 
     config = load_config("smoke", ["batch_size=6", "accumulate=2"])
     with pytest.raises(
-        UserError, match=r"batch_size=6 does not divide by the 2 devices in accumulate=2 parts; .* of 4"
+        UserError, match=r"batch_size=6 is not divisible by the 2 devices in accumulate=2 parts; .* of 4"
     ):
         check_batch(config)
     with pytest.raises(UserError, match=r"task 'noised_clip' has no dry run; .*diffusion"):
