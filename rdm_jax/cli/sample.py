@@ -183,10 +183,10 @@ def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: 
             raise UserError(
                 "--top-m and --weighted need the number of times each row was a neighbor; give --counts DIR"
             )
-        return proposals.draw(np.arange(len(database)), args.proposals, seed).tolist()
+        return proposals.sample(np.arange(len(database)), args.proposals, seed).tolist()
     counts = proposals.count_neighbors(NeighborSidecar.open(args.counts), database)
     rows = proposals.top(counts, TOP_M if args.top_m is None else args.top_m)
-    return proposals.draw(rows, args.proposals, seed, counts[rows] if args.weighted else None).tolist()
+    return proposals.sample(rows, args.proposals, seed, counts[rows] if args.weighted else None).tolist()
 
 
 def _conditions(args: argparse.Namespace, bundle: Bundle, proposed: bool) -> tuple[str | None, int | None]:

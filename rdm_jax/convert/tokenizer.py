@@ -31,7 +31,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         raise
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         raise UserError(
-            f"{path} is no readable tokenizer ({error}); give a tokenizer.json or OpenAI's merges file"
+            f"{path} is not a readable tokenizer ({error}); give a tokenizer.json or OpenAI's merges file"
         ) from error
 
 

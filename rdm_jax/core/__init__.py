@@ -1,1 +1,1 @@
-"""What every other room stands on: errors, files, images, random keys, trees, meshes."""
+"""What all other packages use: errors, files, images, random keys, trees, meshes."""

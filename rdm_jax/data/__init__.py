@@ -1,1 +1,1 @@
-"""Images and captions in (folders, zips, TFDS, the procedural set), batches out (grain)."""
+"""Images with captions from folders, zips, TFDS and the procedural set, and batches of them (grain)."""

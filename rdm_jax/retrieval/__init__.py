@@ -1,1 +1,1 @@
-"""Vectors of pictures and texts, databases of them, and the nearest rows of a query."""
+"""Embeddings of images and texts, databases of them, and the nearest rows of a query."""

@@ -1,4 +1,4 @@
-"""Neighbours that differ from each other: maximal marginal relevance, and a threshold for duplicates."""
+"""Neighbors that differ from each other: maximal marginal relevance, and a threshold for duplicates."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ def diverse(
     origins: Shaped[np.ndarray, " c"] | None = None,
     quotas: Mapping[str, int] | None = None,
 ) -> Int64[np.ndarray, " kept"]:
-    """Returns the places of k candidates, chosen one by one: near to the query, and far from those chosen before.
+    """Returns the places of k candidates that are near to the query and far from each other, in order of selection.
 
-    Each step takes the largest (1 - diversity) * score - diversity * (greatest cosine to a chosen one): maximal
-    marginal relevance (Carbonell and Goldstein 1998, with lambda = 1 - diversity). Fewer than k come back where too few
-    candidates are different enough.
+    Each step selects the candidate with the largest (1 - diversity) * score - diversity * (greatest cosine to a
+    selected candidate): maximal marginal relevance (Carbonell and Goldstein 1998, with lambda = 1 - diversity). Fewer
+    than k places are returned if too few candidates are different enough.
 
     Args:
-      scores: cosines to the query.
-      embeddings: of the candidates, of any length.
-      k: how many to choose.
-      diversity: in [0, 1]; 0 is by score alone.
-      duplicates: candidates with at least this cosine to a chosen one are left out; None leaves out none.
-      origins: the name of the database that each candidate comes from.
-      quotas: how many may come from each database at most; None takes any number.
+      scores: [c] cosines to the query.
+      embeddings: [c, d] of the candidates, of any length.
+      k: the number of candidates to select.
+      diversity: in [0, 1]; 0 selects by score alone.
+      duplicates: omits candidates with at least this cosine to a selected one; omits none if None.
+      origins: [c] the name of each candidate's database.
+      quotas: the largest number of candidates from each database; no limit if None.
     """
     left = dict(quotas or {})
     vectors = unit(embeddings, np.float32)
     nearest = np.full(len(scores), -1.0, np.float32)
     free = np.ones(len(scores), bool)
-    chosen: list[int] = []
-    while len(chosen) < k and free.any():
-        redundancy = nearest if chosen else np.zeros_like(nearest)
+    selected: list[int] = []
+    while len(selected) < k and free.any():
+        redundancy = nearest if selected else np.zeros_like(nearest)
         gain = np.where(free, (1 - diversity) * scores - diversity * redundancy, -np.inf)
         best = int(np.argmax(gain))
-        chosen.append(best)
+        selected.append(best)
         nearest = np.maximum(nearest, vectors @ vectors[best])
         free[best] = False
         if duplicates is not None:
@@ -53,4 +53,4 @@ def diverse(
             left[origins[best]] -= 1
             if not left[origins[best]]:
                 free &= origins != origins[best]
-    return np.array(chosen, np.int64)
+    return np.array(selected, np.int64)

@@ -1,4 +1,4 @@
-"""Several databases that are drawn from as one, each with its share of the neighbours."""
+"""Several databases that are searched as one, each with a fraction of the neighbors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rdm_jax.retrieval.database import Database
 class Mixture:
     """Databases and their weights; a single database is a mixture of one.
 
-    A row is known by its database's name and its number there, as `Neighbors` tell them.
+    A row is identified by the name of its database and its id there, as in `Neighbors`.
 
     Attributes:
-      databases: one or more, each under a name of its own.
-      weights: the share of the neighbours that each gives, of any sum; None takes the best of all.
+      databases: one or more, with distinct names.
+      weights: proportional to the number of neighbors from each database; if None, the best of all are taken.
     """
 
     databases: Sequence[Database]
@@ -33,7 +33,7 @@ class Mixture:
 
     @staticmethod
     def open(specs: Sequence[str]) -> Mixture:
-        """Opens databases by NAME or NAME:WEIGHT, a name or a folder each.
+        """Opens databases by NAME or NAME:WEIGHT, each a name or a folder.
 
         Raises:
           UserError: a database is unknown, or some have weights and others do not.
@@ -50,33 +50,34 @@ class Mixture:
 
     @property
     def name(self) -> str:
-        """The database's name; for several "ink:0.7+charcoal:0.3"."""
+        """The name of a single database; for several, such as "ink:0.7+charcoal:0.3"."""
         if len(self.databases) == 1:
             return self.databases[0].name
         weights = [f":{weight:g}" for weight in self.weights] if self.weights else [""] * len(self.databases)
-        return "+".join(f"{one.name}{weight}" for one, weight in zip(self.databases, weights, strict=True))
+        return "+".join(f"{database.name}{weight}" for database, weight in zip(self.databases, weights, strict=True))
 
     @functools.cached_property
     def digest(self) -> str:
-        """The database's hash; for several one over theirs and the weights."""
+        """The digest of a single database; for several, a hash over their digests and the weights."""
         if len(self.databases) == 1:
             return self.databases[0].digest
-        return sha256_json([[one.digest for one in self.databases], self.weights and list(self.weights)])
+        return sha256_json([[database.digest for database in self.databases], self.weights and list(self.weights)])
 
     def items(self, names: Shaped[np.ndarray, " n"], ids: Integer[np.ndarray, " n"]) -> list[dict[str, Any]]:
-        """Returns what is told of rows, each by its database's name and its number."""
+        """Returns the items of rows, each given by its database's name and its id there."""
         return [self._by_name[name].items([row])[0] for name, row in zip(names.tolist(), ids.tolist(), strict=True)]
 
     def thumbnails(
         self, names: Shaped[np.ndarray, " n"], ids: Integer[np.ndarray, " n"]
     ) -> UInt8[np.ndarray, "n size size 3"]:
-        """Returns the small pictures of rows, at the size of the largest."""
-        size = max(int(one.manifest["thumbnail_size"]) for one in self.databases)
-        pictures = np.zeros((len(ids), size, size, 3), np.uint8)
+        """Returns the thumbnails of rows, at the size of the largest."""
+        size = max(int(database.manifest["thumbnail_size"]) for database in self.databases)
+        thumbnails = np.zeros((len(ids), size, size, 3), np.uint8)
         for name in np.unique(names):
-            chosen = np.flatnonzero(names == name)
-            pictures[chosen] = [resize_and_crop(one, size) for one in self._by_name[str(name)].thumbnails(ids[chosen])]
-        return pictures
+            places = np.flatnonzero(names == name)
+            images = self._by_name[str(name)].thumbnails(ids[places])
+            thumbnails[places] = [resize_and_crop(image, size) for image in images]
+        return thumbnails
 
     def embeddings(self, names: Shaped[np.ndarray, " n"], ids: Integer[np.ndarray, " n"]) -> np.ndarray:
         """Returns rows [n, d] in float32."""
@@ -85,11 +86,11 @@ class Mixture:
 
     @functools.cached_property
     def _by_name(self) -> Mapping[str, Database]:
-        return {one.name: one for one in self.databases}
+        return {database.name: database for database in self.databases}
 
 
 def parse_weighted(text: str) -> tuple[str, float | None]:
-    """Returns a database's name, folder or address, and the weight behind its last colon if there is one."""
+    """Returns a database's name, folder or address, and the weight after its last colon if there is one."""
     name, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():
         return text, None

@@ -1,4 +1,4 @@
-"""Rows in two dimensions, for a map of a database."""
+"""Projects rows to two dimensions, for a map of a database."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Project = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n 2"]]
 
 
 def fit(rows: Float[np.ndarray, "n d"], method: str = "pca", seed: int = 0) -> Project:
-    """Returns what maps rows, and queries among them, to the plane; all at length 1.
+    """Returns a function that maps rows and queries, scaled to length 1, to the plane.
 
     Args:
-      rows: what the map is learned from, 3 or more.
-      method: "pca" (the two directions of the greatest variance), or "umap" (https://arxiv.org/abs/1802.03426), which
-        keeps neighbourhoods together and needs the extra "map".
-      seed: of UMAP.
+      rows: [n, d] the rows to fit, 3 or more.
+      method: "pca" (the two directions of largest variance), or "umap" (https://arxiv.org/abs/1802.03426), which
+        preserves neighborhoods and needs the extra "map".
+      seed: the seed of UMAP.
 
     Raises:
-      UserError: an unknown method, too few rows, or UMAP is not installed.
+      UserError: the method is unknown, there are too few rows, or UMAP is not installed.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -39,7 +39,7 @@ def fit(rows: Float[np.ndarray, "n d"], method: str = "pca", seed: int = 0) -> P
 def _pca(rows: np.ndarray) -> Project:
     mean = rows.mean(axis=0)
     _, _, axes = np.linalg.svd(rows - mean, full_matrices=False)
-    # The sign of an axis is arbitrary: its largest entry is made positive, so that the same rows give the same map.
+    # The sign of an axis is arbitrary. Its largest entry is made positive, so that the same rows give the same map.
     signs = np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])
     plane = (axes[:2] * signs[:, None]).T
     return lambda vectors: (unit(vectors, np.float32) - mean) @ plane
@@ -49,8 +49,8 @@ def _umap(rows: np.ndarray, seed: int) -> Project:
     try:
         import umap  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError("UMAP is not installed; pip install rdm_jax[map], or take the method 'pca'") from error
+        raise UserError("UMAP is not installed; pip install rdm_jax[map], or use the method 'pca'") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed makes it use one core
+        warnings.simplefilter("ignore")  # UMAP warns that a seed limits it to one core
         model: Any = umap.UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=seed).fit(rows)
     return lambda vectors: np.asarray(model.transform(unit(vectors, np.float32)), np.float32)

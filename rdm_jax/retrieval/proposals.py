@@ -1,7 +1,8 @@
-"""Queries for drawing without a prompt: rows of the database, those that training saw most often as neighbours.
+"""Queries for sampling without a prompt: rows that are frequent neighbors of training images.
 
-https://arxiv.org/abs/2204.11824, section 3.3: p_D(x) is how often x is a neighbour of a training picture; kept to its
-top m, few and typical rows make precise pictures, many rows make various ones.
+The proposal distribution p_D(x) of https://arxiv.org/abs/2204.11824, section 3.3, is the frequency of x among the
+neighbors of training images. It is truncated to its top m: few, typical rows give high precision, many rows give
+diversity.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Counts = Int64[np.ndarray, " n"]
 
 
 def count_neighbors(sidecar: NeighborSidecar, database: Database) -> Counts:
-    """Returns how often each row of a database is a neighbour of an example, [rows].
+    """Returns the number of examples that each row of a database is a neighbor of, [rows].
 
     Raises:
-      UserError: the neighbours come from another database.
+      UserError: the neighbors come from another database.
     """
     sidecar.check_database(database)
     counts = np.zeros(len(database), np.int64)
@@ -35,35 +36,35 @@ def count_neighbors(sidecar: NeighborSidecar, database: Database) -> Counts:
 
 
 def top(counts: Counts, m: float | int) -> Int64[np.ndarray, " kept"]:
-    """Returns the row ids of the top m that were seen at all, the most frequent first, equal ones in their order.
+    """Returns the ids of the top m rows with a count above 0, most frequent first, equal counts by ascending id.
 
     Args:
       counts: from `count_neighbors`.
-      m: a share of the rows in (0, 1], rounded up, or a whole number of rows above 1.
+      m: a fraction of the rows in (0, 1], rounded up, or a whole number of rows above 1.
 
     Raises:
-      UserError: `m` is neither, or no row was a neighbour.
+      UserError: `m` is neither, or no row is a neighbor.
     """
     if not m > 0 or (m > 1 and m != int(m)):
-        raise UserError(f"top-m {m} is neither a share in (0, 1] nor a whole number of rows; use 0.01, or 500")
+        raise UserError(f"top-m {m} is neither a fraction in (0, 1] nor a whole number of rows; use 0.01, or 500")
     size = math.ceil(m * len(counts)) if m <= 1 else int(m)
     kept = np.argsort(-counts, kind="stable")[:size]
     kept = kept[counts[kept] > 0]
     if not len(kept):
-        raise UserError("no row of the database is a neighbour of an example; compute neighbors for it")
+        raise UserError("no row of the database is a neighbor of an example; compute neighbors for it")
     return kept
 
 
-def draw(
+def sample(
     rows: Int64[np.ndarray, " kept"], number: int, seed: int, weights: Counts | None = None
 ) -> Int64[np.ndarray, " number"]:
-    """Returns `number` of the rows, with repetitions; draw i depends on the seed and i alone.
+    """Returns `number` rows, sampled with replacement; sample i depends on the seed and i alone.
 
     Args:
-      rows: ids to draw from, as `top` gives them.
-      number: how many.
-      seed: of the run.
-      weights: [kept] each row's share, such as its count; None draws all alike, as the released sampler does.
+      rows: [kept] the ids to sample from, as returned by `top`.
+      number: the number of samples.
+      seed: the seed of the run.
+      weights: [kept] proportional to the probabilities, such as counts; uniform if None, as in the released sampler.
     """
-    shares = None if weights is None else weights / weights.sum()
-    return np.array([np.random.default_rng([seed, i]).choice(rows, p=shares) for i in range(number)], np.int64)
+    probabilities = None if weights is None else weights / weights.sum()
+    return np.array([np.random.default_rng([seed, i]).choice(rows, p=probabilities) for i in range(number)], np.int64)

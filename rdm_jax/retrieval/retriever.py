@@ -1,4 +1,4 @@
-"""From query vectors to neighbours, in one database or several."""
+"""Finds the neighbors of query vectors in one database or several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rdm_jax.retrieval.index import Index
 from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.selected import SelectedIndex
 
-# Where neighbours should differ, they are chosen among so many times as many.
+# Diverse neighbors are selected from this many times as many candidates.
 POOL = 4
 
 
@@ -28,10 +28,10 @@ class Neighbors:
     """The nearest rows of each query, best first.
 
     Attributes:
-      ids: [q, k] row numbers, each in its own database.
+      ids: [q, k] row ids, each in its own database.
       scores: [q, k] cosines.
-      embeddings: [q, k, d] the rows as the encoder gave them, not normalised.
-      databases: [q, k] the name of the database that each comes from.
+      embeddings: [q, k, d] the rows as the encoder returned them, not normalized.
+      databases: [q, k] the name of each row's database.
     """
 
     ids: Int64[np.ndarray, "q k"]
@@ -42,20 +42,20 @@ class Neighbors:
 
 @dataclasses.dataclass(frozen=True)
 class Retriever:
-    """Finds neighbours in databases that one encoder made.
+    """Finds neighbors in databases that one encoder made.
 
     Attributes:
-      encoder: makes the queries.
-      databases: where to look, each under a name of its own.
-      weights: the share of the k neighbours that each database gives, of any sum; None takes the best of all.
+      encoder: the encoder of the queries.
+      databases: the databases to search, with distinct names.
+      weights: proportional to the number of neighbors from each database; if None, the best of all are taken.
       index: "auto", "exact" or "scann".
-      selection: the rows that may be found.
-      diversity: in [0, 1], how much neighbours should differ from each other; 0 takes the nearest.
-      duplicates: a neighbour with at least this cosine to a better one is left out; None leaves out none.
+      selection: the rows to search.
+      diversity: in [0, 1], how much neighbors should differ from each other; 0 takes the nearest.
+      duplicates: omits a neighbor with at least this cosine to a better one; omits none if None.
 
     Raises:
-      UserError: another encoder made a database, two bear the same name, the weights do not fit, or a number is out of
-        range.
+      UserError: another encoder made a database, two databases have the same name, the weights do not fit, or a number
+        is out of range.
     """
 
     encoder: RetrievalEncoder
@@ -68,10 +68,10 @@ class Retriever:
 
     def __post_init__(self) -> None:
         if not self.databases:
-            raise UserError("no database to retrieve from; give one or more")
+            raise UserError("there is no database to retrieve from; give one or more")
         names = [database.name for database in self.databases]
         if len(set(names)) < len(names):
-            raise UserError(f"databases {', '.join(names)} do not all have different names; give each only once")
+            raise UserError(f"databases {', '.join(names)} do not all have different names; give each one only once")
         for database in self.databases:
             database.check_encoder(self.encoder.identity)
         if not 0 <= self.diversity <= 1:
@@ -95,54 +95,56 @@ class Retriever:
 
         Args:
           queries: [q, d] vectors of the encoder, of any length.
-          k: how many neighbours in all.
+          k: the number of neighbors from all databases together.
 
         Raises:
-          UserError: k is below 1, or above the number of rows that the databases can give.
+          UserError: k is below 1, or above the number of rows.
         """
         sizes = [self._size(number) for number in range(len(self.databases))]
         if not 1 <= k <= sum(sizes):
             names = ", ".join(database.name for database in self.databases)
             limits = f", give 1 to {sum(sizes)}" if any(sizes) else ""
-            have = f"{names} has {sum(sizes)} rows{self._of_selection()}"
-            raise UserError(f"k {k} is out of range; {have}{limits}")
+            available = f"{names} has {sum(sizes)} rows{self._of_selection()}"
+            raise UserError(f"k {k} is out of range; {available}{limits}")
         if self.weights is None:
-            return self._chosen(queries, k, [min(k, size) for size in sizes], sizes)
-        counts = shares(self.weights, k)
+            return self._select(queries, k, [min(k, size) for size in sizes], sizes)
+        counts = apportion(self.weights, k)
         for database, count, size in zip(self.databases, counts, sizes, strict=True):
             if count > size:
-                have = f"database {database.name!r} has {size} rows{self._of_selection(database)}"
-                raise UserError(f"{have}, and its weight asks for {count}; lower k or its weight")
-        return self._chosen(queries, k, counts, sizes)
+                available = f"database {database.name!r} has {size} rows{self._of_selection(database)}"
+                raise UserError(f"{available}, and its weight requires {count}; lower k or its weight")
+        return self._select(queries, k, counts, sizes)
 
-    def _chosen(self, queries: np.ndarray, k: int, counts: Sequence[int], sizes: Sequence[int]) -> Neighbors:
-        """Returns k rows, up to `counts` of each database, different from each other where that is asked for."""
+    def _select(self, queries: np.ndarray, k: int, counts: Sequence[int], sizes: Sequence[int]) -> Neighbors:
+        """Returns k rows, at most `counts` from each database, by the diversity and the duplicate threshold."""
         if self.diversity == 0 and self.duplicates is None:
-            return _nearest([self._from_one(i, queries, count) for i, count in enumerate(counts)], k)
+            return _nearest([self._search(i, queries, count) for i, count in enumerate(counts)], k)
         quotas = {database.name: count for database, count in zip(self.databases, counts, strict=True)}
         times = POOL
         while True:
             pools = [min(times * count, size) for count, size in zip(counts, sizes, strict=True)]
-            found = _nearest([self._from_one(i, queries, pool) for i, pool in enumerate(pools)], times * k)
-            chosen = [
+            candidates = _nearest([self._search(i, queries, pool) for i, pool in enumerate(pools)], times * k)
+            selected = [
                 diverse(scores, embeddings, k, self.diversity, self.duplicates, origins, quotas)
-                for scores, embeddings, origins in zip(found.scores, found.embeddings, found.databases, strict=True)
+                for scores, embeddings, origins in zip(
+                    candidates.scores, candidates.embeddings, candidates.databases, strict=True
+                )
             ]
-            if all(len(places) == k for places in chosen):
-                return _taken(found, np.stack(chosen) if chosen else np.zeros((0, k), np.int64))
+            if all(len(places) == k for places in selected):
+                return _take(candidates, np.stack(selected) if selected else np.zeros((0, k), np.int64))
             exhausted = all(pool in (0, size) for pool, size in zip(pools, sizes, strict=True))
             if exhausted and times * k >= sum(pools):
                 raise UserError(
-                    f"there are only {min(map(len, chosen))} neighbours of a cosine below {self.duplicates} to each "
-                    f"other; lower k from {k}, or allow nearer ones"
+                    f"there are only {min(map(len, selected))} neighbors with a cosine below {self.duplicates} to each "
+                    f"other; lower k from {k}, or raise the threshold for duplicates"
                 )
             times *= POOL
 
     def _of_selection(self, database: Database | None = None) -> str:
         if not self.selection:
             return ""
-        known = (database or self.databases[0]).describe_values(self.selection)
-        return f" that the selection admits{f' ({known})' if known else ''}"
+        values = (database or self.databases[0]).describe_values(self.selection)
+        return f" that the selection admits{f' ({values})' if values else ''}"
 
     def _size(self, number: int) -> int:
         return len(self.databases[number]) if not self.selection else int(self._admitted[number].sum())
@@ -156,18 +158,20 @@ class Retriever:
         indexes = [make_index(database, self.index) for database in self.databases]
         if not self.selection:
             return indexes
-        together = zip(self.databases, indexes, self._admitted, strict=True)
-        return [SelectedIndex(database.rows, index, admitted) for database, index, admitted in together]
+        return [
+            SelectedIndex(database.rows, index, admitted)
+            for database, index, admitted in zip(self.databases, indexes, self._admitted, strict=True)
+        ]
 
-    def _from_one(self, number: int, queries: np.ndarray, k: int) -> Neighbors:
+    def _search(self, number: int, queries: np.ndarray, k: int) -> Neighbors:
         database = self.databases[number]
-        ids, scores = self._indexes[number].search(queries, k) if k else _none(len(queries))
+        ids, scores = self._indexes[number].search(queries, k) if k else _no_rows(len(queries))
         embeddings = database.embeddings(ids.reshape(-1)).reshape(*ids.shape, database.width)
         return Neighbors(ids, scores, embeddings, np.full(ids.shape, database.name))
 
 
-def shares(weights: Sequence[float], k: int) -> list[int]:
-    """Returns how many of k each weight gets: largest remainders, earlier ones first where they are equal."""
+def apportion(weights: Sequence[float], k: int) -> list[int]:
+    """Returns k split in proportion to the weights, by the largest remainders; of equal ones, the earlier first."""
     exact = np.asarray(weights, np.float64) / np.sum(weights) * k
     counts = np.floor(exact + 1e-9).astype(int)
     order = np.argsort(counts - exact, kind="stable")
@@ -175,7 +179,7 @@ def shares(weights: Sequence[float], k: int) -> list[int]:
     return counts.tolist()
 
 
-def _none(queries: int) -> tuple[np.ndarray, np.ndarray]:
+def _no_rows(queries: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((queries, 0), np.int64), np.zeros((queries, 0), np.float32)
 
 
@@ -189,14 +193,14 @@ def _nearest(parts: Sequence[Neighbors], k: int) -> Neighbors:
         embeddings=np.concatenate([part.embeddings for part in parts], axis=1),
         databases=np.concatenate([part.databases for part in parts], axis=1),
     )
-    return _taken(joined, np.argsort(-joined.scores, axis=1, kind="stable")[:, :k])
+    return _take(joined, np.argsort(-joined.scores, axis=1, kind="stable")[:, :k])
 
 
-def _taken(found: Neighbors, places: Int64[np.ndarray, "q k"]) -> Neighbors:
-    """Returns the neighbours at some places of each query's list."""
+def _take(neighbors: Neighbors, places: Int64[np.ndarray, "q k"]) -> Neighbors:
+    """Returns the neighbors at some places of each query's list."""
     return Neighbors(
-        ids=np.take_along_axis(found.ids, places, axis=1),
-        scores=np.take_along_axis(found.scores, places, axis=1),
-        embeddings=np.take_along_axis(found.embeddings, places[:, :, None], axis=1),
-        databases=np.take_along_axis(found.databases, places, axis=1),
+        ids=np.take_along_axis(neighbors.ids, places, axis=1),
+        scores=np.take_along_axis(neighbors.scores, places, axis=1),
+        embeddings=np.take_along_axis(neighbors.embeddings, places[:, :, None], axis=1),
+        databases=np.take_along_axis(neighbors.databases, places, axis=1),
     )

@@ -1,7 +1,7 @@
-"""Choosing an index: recall against exact search and time a query, on pictures and on texts.
+"""Chooses an index by its recall against exact search and its time per query, on images and on texts.
 
-Texts lie apart from the pictures that an index was learned from, so that its recall on pictures says little of theirs;
-the target is to be met on both.
+The embeddings of texts lie apart from those of the images that an index is trained on, so its recall on images does not
+predict its recall on texts. The target must be met on both.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from rdm_jax.retrieval.scann_index import ScannIndex
 
 QUERIES = 256
 SINGLES = 50
-# Shares of the leaves that are tried.
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
-# How many candidates are compared exactly.
+# The fractions of the leaves that are searched in the trials.
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
+# The numbers of candidates that are compared exactly in the trials.
 CANDIDATES = (100, 400, 1600)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What one setting of an index gave.
+    """The measurements of one setting of an index.
 
     Attributes:
-      name: of the setting.
-      index: with it.
-      recall: of each kind of query, the share of the exact neighbours that it finds.
-      single_ms: median time of one query.
-      batch_ms: time a query when all come at once.
+      name: the name of the setting.
+      index: the index with the setting.
+      recall: for each kind of query, the fraction of the exact neighbors that are found.
+      single_ms: the median time of one query.
+      batch_ms: the time per query if all queries are searched at once.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Trial:
 
     @property
     def worst(self) -> float:
-        """The recall of the kind of query that it serves worst."""
+        """The lowest recall of any kind of query."""
         return min(self.recall.values())
 
 
-def picture_queries(database: Database, count: int = QUERIES, seed: int = 0) -> Float[np.ndarray, "q d"]:
-    """Returns queries like new pictures of the database's kind: steps from a row towards another of its neighbours.
+def image_queries(database: Database, count: int = QUERIES, seed: int = 0) -> Float[np.ndarray, "q d"]:
+    """Returns queries that resemble new images of the database's kind: midpoints of a row and one of its neighbors.
 
-    A row itself would be found by its own quantised self; a point between a row and a neighbour lies where pictures of
-    the database's kind lie and is none of its rows.
+    A row itself would be found by its own quantized vector. A point between a row and a neighbor lies where images of
+    this kind lie, and is not a row.
     """
     generator = np.random.default_rng(seed)
     ids = generator.choice(len(database), min(count, len(database)), replace=False)
@@ -69,13 +69,13 @@ def picture_queries(database: Database, count: int = QUERIES, seed: int = 0) -> 
 def text_queries(
     database: Database, encoder: RetrievalEncoder, texts: Sequence[str] = (), count: int = QUERIES, seed: int = 0
 ) -> Float[np.ndarray, "q d"]:
-    """Returns the vectors of given texts, or of different captions of the database; none where it has none."""
-    known = list(dict.fromkeys(texts))
-    if not known:
+    """Returns the vectors of the texts, or of distinct captions of the database if there are no texts."""
+    texts = list(dict.fromkeys(texts))
+    if not texts:
         captions = sorted(set(database.column("caption").to_pylist()) - {None, ""})
         order = np.random.default_rng(seed).permutation(len(captions))[:count]
-        known = [captions[i] for i in order]
-    return encoder.encode_texts(known)
+        texts = [captions[i] for i in order]
+    return encoder.encode_texts(texts)
 
 
 def tune(
@@ -84,19 +84,19 @@ def tune(
     k: int = 10,
     target: float = 0.99,
     index: ScannIndex | None = None,
-    tell: Callable[[Trial], None] = lambda trial: None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> tuple[list[Trial], Trial]:
     """Measures exact search and settings of an index, and returns all trials and the best of them.
 
-    The best is the quickest that meets the target on every kind of query, exact search among them.
+    The best is the fastest setting, or exact search, that meets the target on every kind of query.
 
     Args:
-      database: what is searched.
-      queries: vectors of each kind, by its name.
-      k: neighbours that are looked for.
-      target: the recall that is wanted, in (0, 1].
-      index: whose settings are tried; exact search alone is measured if None.
-      tell: called with each trial.
+      database: the rows to search.
+      queries: [q, d] vectors of each kind, by the name of the kind.
+      k: the number of neighbors.
+      target: the required recall, in (0, 1].
+      index: the index whose settings are measured; only exact search is measured if None.
+      on_trial: called with each trial.
 
     Raises:
       UserError: the target is out of range, or there are no queries.
@@ -109,30 +109,30 @@ def tune(
     exact = ExactIndex(database.rows)
     truth = {name: exact.search(vectors, k)[0] for name, vectors in queries.items()}
     trials = [_trial("exact", exact, queries, truth, k)]
-    tell(trials[0])
+    on_trial(trials[0])
     for sweep in _sweeps(index):
         for name, setting in sweep:
             trials.append(_trial(name, setting, queries, truth, k))
-            tell(trials[-1])
+            on_trial(trials[-1])
             if trials[-1].worst >= target:
                 break
-        if trials[-1].worst >= target:  # more candidates would only take longer
+        if trials[-1].worst >= target:  # more candidates would only be slower
             break
     good = [trial for trial in trials if trial.worst >= target]
     return trials, min(good, key=lambda trial: trial.single_ms)
 
 
-def recall(found: Int64[np.ndarray, "q k"], truth: Int64[np.ndarray, "q k"]) -> float:
-    """Returns the share of the true neighbours that were found."""
-    return float(np.mean([np.isin(true, row).mean() for row, true in zip(found, truth, strict=True)]))
+def recall(ids: Int64[np.ndarray, "q k"], truth: Int64[np.ndarray, "q k"]) -> float:
+    """Returns the fraction of the true neighbors that were found."""
+    return float(np.mean([np.isin(true, row).mean() for row, true in zip(ids, truth, strict=True)]))
 
 
 def _sweeps(index: ScannIndex | None) -> list[list[tuple[str, ScannIndex]]]:
-    """Returns the settings that are tried: for each number of candidates, ever more leaves."""
+    """Returns the settings of the trials: for each number of candidates, an increasing number of leaves."""
     if index is None:
         return []
     leaves = index.parameters.leaves
-    counts = sorted({max(1, round(share * leaves)) for share in SHARES})
+    counts = sorted({max(1, round(fraction * leaves)) for fraction in FRACTIONS})
     return [
         [(f"{count}/{leaves} leaves, {candidates} rows", _with(index, count, candidates)) for count in counts]
         for candidates in CANDIDATES
@@ -151,14 +151,14 @@ def _trial(
     truth: Mapping[str, np.ndarray],
     k: int,
 ) -> Trial:
-    found = {kind: index.search(vectors, k)[0] for kind, vectors in queries.items()}
+    ids = {kind: index.search(vectors, k)[0] for kind, vectors in queries.items()}
     together = np.concatenate(list(queries.values()))
-    index.search(together[:1], k)
+    index.search(together[:1], k)  # compiles
     singles = [
         _seconds(lambda row=row: index.search(together[row : row + 1], k)) for row in range(min(SINGLES, len(together)))
     ]
     batch = _seconds(lambda: index.search(together, k)) / len(together)
-    scores = {kind: recall(found[kind], truth[kind]) for kind in queries}
+    scores = {kind: recall(ids[kind], truth[kind]) for kind in queries}
     return Trial(name, index, scores, 1000 * statistics.median(singles), 1000 * batch)
 
 

@@ -120,7 +120,7 @@ def test_texts_images_and_negatives_are_one_query(capsys, databases, sets, opene
     found = found_by(capsys, databases / "boats", *arguments)
     with Image.open(sets / "trees" / "03.png") as image:
         images = [np.asarray(image)]
-    weights = {"picture_weight": 0.6, "negative_weight": 0.25}
+    weights = {"image_weight": 0.6, "negative_weight": 0.25}
     query = mixed_query(encoder, ["a boat"], images, ["a sail"], **weights)
     expected = Retriever(encoder, opened[:1]).retrieve(query, 6)
     assert [row for _, row, _ in found] == expected.ids[0].tolist()

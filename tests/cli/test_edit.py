@@ -96,7 +96,7 @@ def test_inversion_writes_the_noise_and_generates_from_it(edit, places, home, tm
         "00001-3.png",
         "00001-3.png",
     ]
-    assert "latents come back to" in capsys.readouterr().err
+    assert "the latent returns with relative error" in capsys.readouterr().err
     again = (
         "sample",
         "a red boat",
@@ -150,7 +150,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
         (("mix", "--prompt", "a"), "there is nothing to mix with"),
         (("img2img", "--sampler", "dpmpp_2m", "--eta", 0.5), "sampler 'dpmpp_2m' has none"),
         (("img2img", "--steps", 2000), "2000"),
-        (("vary", "--guidance-interval", 0.8, 0.2), "is no interval"),
+        (("vary", "--guidance-interval", 0.8, 0.2), "is empty"),
         (("vary", "--guidance-rescale", 2), "guidance_rescale=2.0 is out of range"),
         (("vary", "--with", "region(mask='small.png', prompt='a')"), "mask small.png is 8x8"),
     ],

@@ -243,7 +243,7 @@ def test_a_tokenizer_of_another_size_is_refused(golden, tmp_path):
     (tmp_path / "merges.txt").write_text("#version\nr e\nre d</w>\n")
     with pytest.raises(UserError, match="has 516 tokens and the text tower"):
         convert(golden / "clip/openai_vit.pt", tokenizer=tmp_path / "merges.txt")
-    with pytest.raises(UserError, match="no tokenizer that can be read"):
+    with pytest.raises(UserError, match="is not a readable tokenizer"):
         convert(golden / "clip/openai_vit.pt", tokenizer=golden / "rdm_small.ckpt")
 
 

@@ -80,7 +80,7 @@ def test_every_method_has_the_guide_or_the_condition_that_it_names(bench, method
         made = {name: option(target) for name, option in bench.options_of(method, weight, learned).items()}
         plan = bench.generator.plan(target.prompt, **bench.options(target, method.base), **made)
         expected = (1, 0) if method.guide else (0, 1)
-        assert (len(plan.run.guides), len(plan.run.conditions)) == expected
+        assert (len(plan.run.guides), len(plan.request.conditions)) == expected
         (made,) = (*made["guides"], *made["conditions"])
         assert method.symbol not in vars(made) or len(method.weights) == 1 or getattr(made, method.symbol) == weight
 
@@ -129,7 +129,7 @@ def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
         for tree in (generator.bundle.config, generator.bundle.params)
     )
     bundle = dataclasses.replace(generator.bundle, config=config, params=params)
-    plain = dataclasses.replace(generator, bundle=bundle)
+    plain = dataclasses.replace(generator, model=dataclasses.replace(generator.model, bundle=bundle))
     databases = [Database.open(guided.database(tmp_path, name, plain.bundle, labelled=False)) for name in ("a", "bc")]
     classifier = AttributeClassifier(guided.classifier({"folder": ["a", "bc"]}))
     bench = open_bench(plain, databases, classifier, SIZES, tmp_path)

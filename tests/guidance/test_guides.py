@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from rdm_jax.cli.main import main
-from rdm_jax.core.calls import parse
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.options import from_json, to_json
 from rdm_jax.generator import Generator
 from rdm_jax.guidance import GUIDES, ILVR, SDG, Inpaint, Outpaint, describe_guides
+from rdm_jax.heads.diffusion.options import Options
 from tests.helpers import guided, tiny
 
 CLASSES = {"subject": ["boat", "cat"], "colour": ["blue", "green", "red"]}
@@ -80,8 +81,8 @@ def test_objects_and_texts_are_the_same_request(generator, generate, files):
     np.testing.assert_array_equal(objects, generate(pairs[0][0], pairs[1][1]))
     assert generator.compilations == before
     plan = generator.plan("a", condition="text", guides=[text for _, text in pairs])
-    assert plan.settings.guides == tuple(made for made, _ in pairs)
-    assert [parse(GUIDES, text, "guide") for text in plan.settings.to_json()["guides"]] == list(plan.settings.guides)
+    assert plan.options.guides == tuple(made for made, _ in pairs)
+    assert from_json(Options, to_json(plan.options)) == plan.options
 
 
 def test_a_margin_extends_each_side_by_its_edge_pixels():

@@ -33,7 +33,7 @@ class RandomEncoder:
     def encode_images(self, images):
         self.calls += 1
         pixels = [resize_and_crop(image, 8).reshape(-1).astype(np.float32) / 255 - 0.5 for image in images]
-        # A sum, not a matrix product, whose rounding depends on how many pictures come at once.
+        # A sum: the rounding of a matrix product depends on the number of images.
         return (np.stack(pixels)[:, :, None] * self.matrix).sum(axis=1)
 
     def encode_texts(self, texts):
@@ -42,28 +42,28 @@ class RandomEncoder:
 
 
 class Listed:
-    """A source from a list of pictures, None where one is broken; picture i is the work of artist i % 5."""
+    """A source from a list of images, None for a broken one; image i is by artist i % 5."""
 
-    def __init__(self, pictures, name="listed", shard_lengths=None):
-        self.pictures, self.name, self.captions = pictures, name, "a list"
-        self.shard_lengths = shard_lengths or (len(pictures),)
+    def __init__(self, images, name="listed", shard_lengths=None):
+        self.images, self.name, self.captions = images, name, "a list"
+        self.shard_lengths = shard_lengths or (len(images),)
 
     @property
     def fingerprint(self):
-        hashes = [hashlib.sha256(b"" if one is None else one.tobytes()).hexdigest() for one in self.pictures]
+        hashes = [hashlib.sha256(b"" if image is None else image.tobytes()).hexdigest() for image in self.images]
         return sha256_json([self.name, hashes])
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def labels(self, index):
         return {"caption": f"{self.name} no. {index}", "path": f"{self.name}/{index:03d}.png", **self._labels(index)}
 
     def __getitem__(self, index):
-        told = self.labels(index)
-        if self.pictures[index] is None:
-            raise ValueError(f"{told['path']}: broken")
-        return Example(self.pictures[index], told["caption"], told["path"], self._labels(index))
+        labels = self.labels(index)
+        if self.images[index] is None:
+            raise ValueError(f"{labels['path']}: broken")
+        return Example(self.images[index], labels["caption"], labels["path"], self._labels(index))
 
     def _labels(self, index):
         return {"artist": f"artist {index % 5}"}
@@ -80,19 +80,19 @@ def neighbors_of(source, encoder, database, options, out, **execution):
 
 
 def noise(count, seed=0, broken=()) -> list:
-    """Returns random pictures, far from each other."""
-    made = np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return [None if i in broken else picture for i, picture in enumerate(made)]
+    """Returns random images, far from each other."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return [None if i in broken else image for i, image in enumerate(images)]
 
 
-def coloured(numbers, size=12):
-    """Returns flat pictures whose colour tells their number."""
+def colored(numbers, size=12):
+    """Returns flat images whose color encodes their number."""
     return [np.full((size, size, 3), (number % 16 * 16, number // 16 * 16, 96), np.uint8) for number in numbers]
 
 
-def numbers_of(pictures):
-    """Returns the numbers that the colours of flat pictures tell."""
-    return [int(picture[0, 0, 0]) // 16 + int(picture[0, 0, 1]) // 16 * 16 for picture in pictures]
+def numbers_of(images):
+    """Returns the numbers that the colors of flat images encode."""
+    return [int(image[0, 0, 0]) // 16 + int(image[0, 0, 1]) // 16 * 16 for image in images]
 
 
 def without_dates(folder):
@@ -102,7 +102,7 @@ def without_dates(folder):
 
 
 def same_files(one, other):
-    """Says whether two databases are the same bit for bit, but for the dates in their manifests."""
+    """Returns whether two databases are equal bit for bit, except the dates in their manifests."""
     names = sorted(path.name for path in one.iterdir())
     return (
         names == sorted(path.name for path in other.iterdir())
@@ -117,7 +117,7 @@ def unit(rows):
 
 
 def kept_without_duplicates(rows, threshold):
-    """Returns the numbers of the rows that stay where each one near to an earlier kept one goes, by a slow loop."""
+    """Returns the numbers of the rows that are not near to an earlier kept row, by a slow loop."""
     vectors, kept = unit(rows), []
     for i, vector in enumerate(vectors):
         if all(vectors[j] @ vector < threshold for j in kept):
@@ -126,20 +126,20 @@ def kept_without_duplicates(rows, threshold):
 
 
 def write_images(root, count, seed=0, size=(12, 10)):
-    """Writes smooth random pictures into two class folders."""
+    """Writes smooth random images into two class folders."""
     generator = np.random.default_rng(seed)
     for i in range(count):
         path = root / ("cats", "dogs")[i % 2] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         small = generator.integers(0, 256, (3, 3, 3), dtype=np.uint8)
-        picture = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-        picture.save(path)
+        image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+        image.save(path)
     return root
 
 
-def picture_bytes(picture, kind="PNG"):
+def image_bytes(image, kind="PNG"):
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind)
+    Image.fromarray(image).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -149,13 +149,13 @@ def encoder():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("pictures") / "zoo", 300)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "zoo", 300)
 
 
 @pytest.fixture(scope="session")
-def source(pictures):
-    return open_source(str(pictures))
+def source(images):
+    return open_source(str(images))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Kills builds, appends and removals by SIGKILL at each step that changes a folder, and looks at what is left.
+"""Kills builds, appends and removals by SIGKILL at each step that changes a folder, and checks what is left.
 
-`python killing.py WORK FOLDER` writes the number of steps. Each try is a process of its own, forked before any library
-has threads.
+`python killing.py WORK FOLDER` prints the number of steps. Each attempt is a process of its own, forked before any
+library starts threads.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-# Imported here once, and not in each process.
+# Imported once here rather than in each process.
 import array_record.python.array_record_module  # noqa: F401
 import filelock  # noqa: F401
 import pyarrow.parquet  # noqa: F401
@@ -45,7 +45,7 @@ def append(out):
 
 
 def remove(out):
-    with contextlib.suppress(UserError):  # that none is left
+    with contextlib.suppress(UserError):  # no row is left to remove
         edit.remove(Database.open(out), Selection(where=(("artist", "artist 1"),)))
 
 
@@ -53,7 +53,7 @@ WORK = {"build": build, "append": append, "remove": remove}
 
 
 def forked(work):
-    """Runs something in a process of its own and returns its exit status, -9 where it was killed."""
+    """Runs a function in a process of its own and returns its exit status, -9 if it was killed."""
     child = os.fork()
     if not child:
         try:
@@ -66,19 +66,19 @@ def forked(work):
 
 
 def kill_at(step, folder, work):
-    """Does some work and kills this process before the step of that number in a folder."""
+    """Runs a function and kills this process before step number `step` in a folder."""
     steps = itertools.count()
 
-    def hook(event, given):
-        if event in STEPS and str(folder) in str(given[0]) and next(steps) == step:
+    def hook(event, args):
+        if event in STEPS and str(folder) in str(args[0]) and next(steps) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
     work()
 
 
-def look(name, out, expected):
-    """Says that a killed run has left the old database or the new one, does it again and compares."""
+def check(name, out, expected):
+    """Checks that a killed run leaves the old database or the new one, runs it again and compares."""
     if name != "build":
         database = Database.open(out)
         database.verify()
@@ -90,7 +90,7 @@ def look(name, out, expected):
 
 
 def main(name, top):
-    """Kills at every step and returns how many there are."""
+    """Kills at every step and returns the number of steps."""
     before, expected = top / "before" / "db", top / "expected" / "db"
     assert forked(lambda: build(before)) == 0
     for step in itertools.count(-1):
@@ -99,13 +99,13 @@ def main(name, top):
             shutil.copytree(before, out)
         status = forked(lambda out=out, step=step: kill_at(step, out.parent, lambda: WORK[name](out)))
         assert status in (0, -signal.SIGKILL), status
-        assert forked(lambda out=out: look(name, out, expected)) == 0, step
+        assert forked(lambda out=out: check(name, out, expected)) == 0, step
         if status == 0 and step >= 0:
             return step
 
 
 def together(top, processes=4, rounds=5):
-    """Lets processes share builds at the same time and returns how many did."""
+    """Runs builds that several processes share and returns the number of processes."""
     expected = top / "expected" / "db"
     assert forked(lambda: build(expected)) == 0
     for number in range(rounds):
@@ -117,7 +117,7 @@ def together(top, processes=4, rounds=5):
                 os._exit(forked(lambda out=out, index=index: build(out, process=ProcessIndex(index, processes))))
             children.append(child)
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
-        assert forked(lambda out=out: look("build", out, expected)) == 0
+        assert forked(lambda out=out: check("build", out, expected)) == 0
         assert [path.name for path in out.parent.iterdir()] == ["db"], list(out.parent.iterdir())
     return processes * rounds
 

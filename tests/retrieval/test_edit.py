@@ -1,4 +1,4 @@
-"""Databases made of the rows of others, against the same done with numpy arrays."""
+"""Databases changed of the rows of others, compared with the same operations on numpy arrays."""
 
 import dataclasses
 import errno
@@ -21,7 +21,7 @@ from rdm_jax.retrieval.shards import ShardContents, write_shard
 from tests.retrieval.conftest import (
     Listed,
     RandomEncoder,
-    coloured,
+    colored,
     kept_without_duplicates,
     noise,
     numbers_of,
@@ -31,9 +31,9 @@ from tests.retrieval.conftest import (
 OPTIONS = BuildOptions(part_size=16, thumbnail_size=12, quality=100)
 
 
-def build(folder, numbers, name, recipe=OPTIONS, **options):
-    """Builds a database of flat pictures whose colours tell their numbers."""
-    build_database(BuildJob.of(Listed(coloured(numbers), name), RandomEncoder(), recipe), folder / name, **options)
+def build(folder, numbers, name, options=OPTIONS):
+    """Builds a database of flat images whose colors encode their numbers."""
+    build_database(BuildJob.of(Listed(colored(numbers), name), RandomEncoder(), options), folder / name)
     return Database.open(folder / name)
 
 
@@ -55,8 +55,8 @@ def copy(first, tmp_path):
     return Database.open(shutil.copytree(first.path, tmp_path / "copy"))
 
 
-def told(database):
-    """Returns everything that a database says of its rows, but for their numbers."""
+def contents(database):
+    """Returns the rows, items and thumbnails of a database, without row numbers."""
     ids = range(len(database))
     items = [{key: value for key, value in item.items() if key != "row"} for item in database.items(ids)]
     return np.asarray(database.rows, np.float32), items, numbers_of(database.thumbnails(ids))
@@ -64,12 +64,12 @@ def told(database):
 
 def assert_rows(database, pieces):
     """Checks that a database holds the rows, items and thumbnails of (database, rows) in their order."""
-    expected = [told(piece) for piece, _ in pieces]
-    chosen = [list(rows) for _, rows in pieces]
-    rows, items, numbers = told(database)
-    np.testing.assert_array_equal(rows, np.concatenate([e[0][c] for e, c in zip(expected, chosen, strict=True)]))
-    assert items == [e[1][i] for e, c in zip(expected, chosen, strict=True) for i in c]
-    assert numbers == [e[2][i] for e, c in zip(expected, chosen, strict=True) for i in c]
+    expected = [contents(piece) for piece, _ in pieces]
+    selected = [list(rows) for _, rows in pieces]
+    rows, items, numbers = contents(database)
+    np.testing.assert_array_equal(rows, np.concatenate([e[0][c] for e, c in zip(expected, selected, strict=True)]))
+    assert items == [e[1][i] for e, c in zip(expected, selected, strict=True) for i in c]
+    assert numbers == [e[2][i] for e, c in zip(expected, selected, strict=True) for i in c]
     assert database.manifest["count"] == len(rows)
     database.verify()
 
@@ -77,7 +77,7 @@ def assert_rows(database, pieces):
 # Merging.
 
 
-def test_a_merge_holds_the_rows_of_all_in_their_order(first, second, tmp_path):
+def test_a_merge_has_the_rows_of_all_databases_in_order(first, second, tmp_path):
     assert edit.merge([second, first], tmp_path / "both") == 60
     both = Database.open(tmp_path / "both")
     assert_rows(both, [(second, range(20)), (first, range(40))])
@@ -86,15 +86,15 @@ def test_a_merge_holds_the_rows_of_all_in_their_order(first, second, tmp_path):
     assert both.manifest["history"][-1]["databases"] == ["second", "first"]
 
 
-def test_whole_shards_are_linked_and_not_copied(first, second, tmp_path):
+def test_complete_shards_are_linked_and_not_copied(first, second, tmp_path):
     edit.merge([first, second], tmp_path / "both")
     both = Database.open(tmp_path / "both")
-    for made, shard in zip(both.shards, [*first.shards, *second.shards], strict=True):
+    for linked, shard in zip(both.shards, [*first.shards, *second.shards], strict=True):
         for kind in shard.names:
-            assert os.path.samefile(both.path / made.names[kind], shard.folder / shard.names[kind])
+            assert os.path.samefile(both.path / linked.names[kind], shard.folder / shard.names[kind])
 
 
-def test_files_are_copied_where_they_cannot_be_linked(first, second, tmp_path, monkeypatch):
+def test_files_are_copied_if_they_cannot_be_linked(first, second, tmp_path, monkeypatch):
     edit.merge([first, second], tmp_path / "linked")
 
     def refuse(*_):
@@ -105,7 +105,7 @@ def test_files_are_copied_where_they_cannot_be_linked(first, second, tmp_path, m
     assert same_files(tmp_path / "copied", tmp_path / "linked")
 
 
-def test_the_rows_of_a_merge_are_float32_where_those_of_one_are(first, tmp_path):
+def test_the_rows_of_a_merge_are_float32_if_any_are(first, tmp_path):
     other = build(tmp_path, range(200, 220), "other", dataclasses.replace(OPTIONS, dtype="float32"))
     for order in ([first, other], [other, first]):
         out = tmp_path / "-".join(one.name for one in order)
@@ -114,8 +114,8 @@ def test_the_rows_of_a_merge_are_float32_where_those_of_one_are(first, tmp_path)
         assert_rows(Database.open(out), [(one, range(len(one))) for one in order])
 
 
-def without_pictures(folder, count, encoder):
-    """Writes a database of rows that came without their pictures."""
+def without_images(folder, count, encoder):
+    """Writes a database of rows that came without their images."""
     rows = np.random.default_rng(3).normal(size=(count, 24)).astype(np.float32)
     items = [{"path": f"{i}", "caption": f"row {i}", "attributes": {}, "sha256": ""} for i in range(count)]
     folder.mkdir()
@@ -126,8 +126,8 @@ def without_pictures(folder, count, encoder):
     return Database.open(folder)
 
 
-def test_a_database_without_pictures_is_merged_with_one_that_has_some(first, tmp_path):
-    bare = without_pictures(tmp_path / "bare", 5, first.encoder)
+def test_a_database_without_images_is_merged_with_one_with_images(first, tmp_path):
+    bare = without_images(tmp_path / "bare", 5, first.encoder)
     edit.merge([bare, first], tmp_path / "both")
     both = Database.open(tmp_path / "both")
     thumbnails = both.thumbnails([4, 5, 44, 0])
@@ -141,29 +141,29 @@ def test_a_database_without_pictures_is_merged_with_one_that_has_some(first, tmp
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.999, 1.0])
-def test_near_duplicates_across_databases_go(tmp_path, threshold):
-    encoder, pictures = RandomEncoder(), noise(60)
+def test_near_duplicates_across_databases_are_omitted(tmp_path, threshold):
+    encoder, images = RandomEncoder(), noise(60)
     generator = np.random.default_rng(1)
     for i in range(30, 60):
-        pictures[i] = np.clip(pictures[i - 30].astype(int) + generator.integers(0, 1 + i // 4), 0, 255).astype(np.uint8)
-    recipe = dataclasses.replace(OPTIONS, dtype="float32")
-    for name, part in (("a", pictures[:25]), ("b", pictures[25:])):
-        build_database(BuildJob.of(Listed(part, name), encoder, recipe), tmp_path / name)
+        images[i] = np.clip(images[i - 30].astype(int) + generator.integers(0, 1 + i // 4), 0, 255).astype(np.uint8)
+    options = dataclasses.replace(OPTIONS, dtype="float32")
+    for name, part in (("a", images[:25]), ("b", images[25:])):
+        build_database(BuildJob.of(Listed(part, name), encoder, options), tmp_path / name)
     databases = [Database.open(tmp_path / name) for name in ("a", "b")]
-    rows = encoder.encode_images(pictures)
+    rows = encoder.encode_images(images)
     kept = kept_without_duplicates(rows, min(threshold, 1 - 1e-6))
     assert edit.merge(databases, tmp_path / "both", duplicates=threshold) == len(kept) < 60
     np.testing.assert_array_equal(np.asarray(Database.open(tmp_path / "both").rows), rows[kept])
 
 
 def test_databases_of_different_encoders_are_not_merged(first, tmp_path):
-    build_database(BuildJob.of(Listed(coloured(range(3))), RandomEncoder("other", 1), OPTIONS), tmp_path / "other")
+    build_database(BuildJob.of(Listed(colored(range(3))), RandomEncoder("other", 1), OPTIONS), tmp_path / "other")
     with pytest.raises(UserError, match=r"was made by encoder 'other' .* and this is 'random'"):
         edit.merge([first, Database.open(tmp_path / "other")], tmp_path / "both")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_a_place_that_is_taken_is_refused_before_any_work(first, second, tmp_path, monkeypatch):
+def test_an_existing_folder_is_refused_before_any_work(first, second, tmp_path, monkeypatch):
     monkeypatch.setattr(edit, "distinct_rows", None)
     with pytest.raises(UserError, match="exists already"):
         edit.merge([first, second], tmp_path, duplicates=0.9)
@@ -188,7 +188,7 @@ def test_a_place_that_is_taken_is_refused_before_any_work(first, second, tmp_pat
     ],
 )
 @pytest.mark.parametrize("limit", [None, 3])
-def test_a_subset_holds_the_rows_that_a_selection_admits(first, tmp_path, selection, admits, limit):
+def test_a_subset_has_the_rows_that_a_selection_admits(first, tmp_path, selection, admits, limit):
     expected = [i for i in range(40) if admits(i)][:limit]
     assert edit.subset(first, tmp_path / "some", selection, limit=limit) == len(expected)
     some = Database.open(tmp_path / "some")
@@ -204,11 +204,11 @@ def test_a_subset_of_nothing_is_refused(first, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_near_duplicates_are_looked_for_among_the_chosen_rows_alone(tmp_path):
+def test_near_duplicates_are_searched_only_among_the_selected_rows(tmp_path):
     encoder = RandomEncoder()
-    pictures = noise(10)
-    pictures[6], pictures[7] = pictures[0], pictures[2]
-    build_database(BuildJob.of(Listed(pictures), encoder, OPTIONS), tmp_path / "db")
+    images = noise(10)
+    images[6], images[7] = images[0], images[2]
+    build_database(BuildJob.of(Listed(images), encoder, OPTIONS), tmp_path / "db")
     without_first = Selection(exclude=(("path", "listed/000.png"),))
     edit.subset(Database.open(tmp_path / "db"), tmp_path / "some", without_first, duplicates=0.97)
     some = Database.open(tmp_path / "some")
@@ -216,7 +216,7 @@ def test_near_duplicates_are_looked_for_among_the_chosen_rows_alone(tmp_path):
     assert paths == [1, 2, 3, 4, 5, 6, 8, 9]
 
 
-def test_ids_stay_with_their_rows(first, second, tmp_path):
+def test_ids_do_not_change(first, second, tmp_path):
     edit.merge([first, second], tmp_path / "both")
     edit.subset(Database.open(tmp_path / "both"), tmp_path / "some", Selection(exclude=(("artist", "artist 0"),)))
     some = Database.open(tmp_path / "some")
@@ -237,7 +237,7 @@ def bytes_of(folder):
     return raw + b"".join(tables)
 
 
-def test_what_is_removed_is_nowhere_in_the_folder(copy, first, tmp_path):
+def test_removed_rows_are_nowhere_in_the_folder(copy, first, tmp_path):
     before = copy.digest
     gone = [3, 8]
     captions = [f"first no. {i}" for i in gone]
@@ -247,34 +247,36 @@ def test_what_is_removed_is_nowhere_in_the_folder(copy, first, tmp_path):
     assert all(secret in bytes_of(copy.path) for secret in secrets)
     selection = Selection(exclude=tuple(("caption", caption) for caption in captions))
     assert edit.remove(copy, selection) == 2
-    made = Database.open(copy.path)
-    assert_rows(made, [(first, [i for i in range(40) if i not in gone])])
-    kept = [path for path in made.path.iterdir() if path.name != "manifest.json"]
-    assert not any(secret in bytes_of(made.path) for secret in secrets[2:])
-    assert not any(json.dumps(item).encode() in bytes_of(made.path) for item in first.items(gone))
+    changed = Database.open(copy.path)
+    assert_rows(changed, [(first, [i for i in range(40) if i not in gone])])
+    kept = [path for path in changed.path.iterdir() if path.name != "manifest.json"]
+    assert not any(secret in bytes_of(changed.path) for secret in secrets[2:])
+    assert not any(json.dumps(item).encode() in bytes_of(changed.path) for item in first.items(gone))
     assert not any(secret in path.read_bytes() for secret in secrets for path in kept)
-    assert made.digest != before and [path.name for path in tmp_path.iterdir()] == ["copy"]
-    event = made.manifest["history"][-1]
+    assert changed.digest != before and [path.name for path in tmp_path.iterdir()] == ["copy"]
+    event = changed.manifest["history"][-1]
     assert event["action"] == "remove" and event["rows"] == 2 and event["selection"] == selection.record()
 
 
-def test_shards_without_removed_rows_stay_as_they_are(copy, first):
+def test_shards_without_removed_rows_are_unchanged(copy, first):
     inodes = {path.name: path.stat().st_ino for path in copy.path.iterdir()}
     edit.remove(copy, Selection(exclude=(("path", "first/020.png"),)))
-    made = Database.open(copy.path)
-    changed = [made.path.joinpath(name).stat().st_ino != inodes[name] for name in sorted(made.manifest["files"])]
-    assert sorted(made.manifest["files"]) == sorted(first.manifest["files"])
-    assert changed == [False, True, False] * 3  # embeddings, items, thumbnails of three shards each
+    changed = Database.open(copy.path)
+    rewritten = [
+        changed.path.joinpath(name).stat().st_ino != inodes[name] for name in sorted(changed.manifest["files"])
+    ]
+    assert sorted(changed.manifest["files"]) == sorted(first.manifest["files"])
+    assert rewritten == [False, True, False] * 3  # embeddings, items, thumbnails of three shards each
 
 
-def test_a_shard_whose_rows_all_go_goes_too(copy, first):
+def test_a_shard_without_remaining_rows_is_removed(copy, first):
     edit.remove(copy, Selection(exclude=tuple(("path", f"first/{i:03d}.png") for i in range(16, 32))))
-    made = Database.open(copy.path)
-    assert len(made.shards) == 2 and len(list(made.path.iterdir())) == 7
-    assert_rows(made, [(first, [*range(16), *range(32, 40)])])
+    changed = Database.open(copy.path)
+    assert len(changed.shards) == 2 and len(list(changed.path.iterdir())) == 7
+    assert_rows(changed, [(first, [*range(16), *range(32, 40)])])
 
 
-def test_rows_go_where_any_line_of_a_list_or_all_of_where_hold(copy, first):
+def test_rows_that_any_line_of_a_list_or_all_terms_match_are_removed(copy, first):
     selection = Selection(where=(("artist", "artist 1"), ("path", "first/011.png")), exclude=(("artist", "artist 2"),))
     assert edit.remove(copy, selection) == 9
     assert_rows(Database.open(copy.path), [(first, [i for i in range(40) if i % 5 != 2 and i != 11])])
@@ -294,7 +296,7 @@ def test_removing_nothing_or_everything_is_refused(copy, first, selection, messa
     assert same_files(copy.path, first.path)
 
 
-def test_the_index_goes_with_the_rows(copy):
+def test_removing_rows_removes_the_index(copy):
     (copy.path / "index").mkdir()
     (copy.path / "index" / "scann").write_text("all rows")
     index = {"kind": "scann", "digest": copy.digest, "shards": [], "files": {}, "parameters": {}}
@@ -322,15 +324,15 @@ def test_a_removal_that_is_stopped_between_its_renames_is_recovered(copy, first,
     assert same_files(Database.open(copy.path).path, first.path)
 
 
-def test_a_reader_that_comes_between_the_renames_does_not_spoil_the_removal(copy, monkeypatch):
+def test_a_reader_between_the_renames_does_not_disturb_the_removal(copy, monkeypatch):
     rename, opened = type(copy.path).rename, []
 
     def interrupted(self, target):
-        made = rename(self, target)
+        result = rename(self, target)
         if target.name.endswith(".replaced"):
             opened.append(len(Database.open(copy.path)))
             monkeypatch.setattr(type(copy.path), "rename", rename)
-        return made
+        return result
 
     monkeypatch.setattr(type(copy.path), "rename", interrupted)
     edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
@@ -338,7 +340,7 @@ def test_a_reader_that_comes_between_the_renames_does_not_spoil_the_removal(copy
     assert [path.name for path in copy.path.parent.iterdir()] == ["copy"]
 
 
-def test_what_a_stopped_removal_has_left_goes_with_the_next(copy, tmp_path):
+def test_the_next_removal_cleans_up_after_a_stopped_one(copy, tmp_path):
     selection = Selection(where=(("artist", "artist 1"),))
     shutil.copytree(copy.path, tmp_path / ".copy.replaced")
     shutil.copytree(copy.path, tmp_path / ".copy.x1y2.new")
@@ -349,16 +351,16 @@ def test_what_a_stopped_removal_has_left_goes_with_the_next(copy, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_a_database_behind_a_link_is_replaced_where_it_lies(copy, tmp_path):
+def test_a_database_behind_a_link_is_replaced_in_place(copy, tmp_path):
     (tmp_path / "link").symlink_to(copy.path)
     edit.remove(Database.open(tmp_path / "link"), Selection(where=(("artist", "artist 1"),)))
     assert (tmp_path / "link").is_symlink() and len(Database.open(tmp_path / "link")) == 32
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "link"]
 
 
-def test_two_writers_at_once_are_told_apart(copy, first, tmp_path):
-    told = r"another process is writing to .*copy; wait for it, or stop it first"
-    with files.locked(tmp_path / ".copy.lock", copy.path), pytest.raises(UserError, match=told):
+def test_a_second_writer_and_a_stale_reader_are_refused(copy, first, tmp_path):
+    message = r"another process is writing to .*copy; wait for it, or stop it first"
+    with files.locked(tmp_path / ".copy.lock", copy.path), pytest.raises(UserError, match=message):
         edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
     stale = Database.open(copy.path)
     edit.remove(copy, Selection(where=(("artist", "artist 1"),)))
@@ -368,7 +370,7 @@ def test_two_writers_at_once_are_told_apart(copy, first, tmp_path):
 
 
 @pytest.mark.parametrize("call", ["link", "replace"])
-def test_a_full_disk_leaves_the_database_as_it_was(copy, first, monkeypatch, call):
+def test_a_full_disk_leaves_the_database_unchanged(copy, first, monkeypatch, call):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -30,12 +30,12 @@ def bundle(tmp_path_factory):
     return Bundle({"name": "tiny", "clip": {**config, "mean": MEAN, "std": STD}}, {"clip": params}, tokenizer)
 
 
-def pictures(count, size=16):
+def random_images(count, size=16):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def test_images_are_normalised_and_projected_by_the_clip(bundle):
-    images = pictures(3)
+def test_images_are_normalized_and_projected_by_the_clip(bundle):
+    images = random_images(3)
     pixels = (images.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     apply = jax.jit(lambda params, x: bundle.clip.apply({"params": params}, x, method="encode_image"))
     expected = apply(bundle.params["clip"], jnp.asarray(pixels))
@@ -45,15 +45,15 @@ def test_images_are_normalised_and_projected_by_the_clip(bundle):
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_results_do_not_depend_on_batches(bundle, batch_size):
     encoder = ClipEncoder(bundle, batch_size=batch_size)
-    images = pictures(19)
-    whole = encoder.encode_images(images)
-    assert whole.shape == (19, 12) and whole.dtype == np.float32
+    images = random_images(19)
+    expected = encoder.encode_images(images)
+    assert expected.shape == (19, 12) and expected.dtype == np.float32
     np.testing.assert_allclose(
-        np.concatenate([encoder.encode_images(images[i : i + 1]) for i in range(19)]), whole, atol=1e-5
+        np.concatenate([encoder.encode_images(images[i : i + 1]) for i in range(19)]), expected, atol=1e-5
     )
     texts = [f"{caption} {i}" for i in range(7) for caption in CAPTIONS]
-    whole = encoder.encode_texts(texts)
-    np.testing.assert_allclose(np.concatenate([encoder.encode_texts([text]) for text in texts]), whole, atol=1e-5)
+    expected = encoder.encode_texts(texts)
+    np.testing.assert_allclose(np.concatenate([encoder.encode_texts([text]) for text in texts]), expected, atol=1e-5)
     assert encoder.encode_texts([]).shape == encoder.encode_images([]).shape == (0, 12)
 
 
@@ -73,12 +73,12 @@ def test_tokens_are_those_of_training(bundle):
     assert tokens.dtype == np.int32 and (tokens == bundle.tokenizer.eos_token_id).any(axis=1).all()
 
 
-def test_what_does_not_fit_is_told(bundle):
+def test_the_truncated_tail_is_returned(bundle):
     long = "a red cat on a house a red cat on a House, and a boat"
     _, tails = ClipEncoder(bundle).tokenize(["a red cat", long])
     assert tails[0] == "" and tails[1] and long.endswith(tails[1])
-    kept = long[: -len(tails[1])].strip()
-    vectors = ClipEncoder(bundle).encode_texts([long, kept])
+    truncated = long[: -len(tails[1])].strip()
+    vectors = ClipEncoder(bundle).encode_texts([long, truncated])
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 

@@ -16,7 +16,7 @@ from rdm_jax.retrieval.scann_index import Parameters, ScannIndex, store
 
 
 def brute_force(rows, queries, k):
-    """Sorts all cosines in float64, equal ones by row."""
+    """Returns the k largest cosines in float64, equal ones by ascending id."""
     rows, queries = np.asarray(rows, np.float64), np.asarray(queries, np.float64)
     scores = (queries @ rows.T) / np.linalg.norm(rows, axis=1) / np.linalg.norm(queries, axis=1)[:, None]
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -38,12 +38,12 @@ def test_exact_search_is_brute_force(count, chunk):
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-6, atol=1e-6)
 
 
-def test_rows_that_do_not_stay_on_the_device_give_the_same():
+def test_rows_that_do_not_stay_on_the_device_give_the_same_result():
     rows, queries = random(3000), random(3, seed=1, dtype=np.float32)
-    kept = ExactIndex(rows, chunk_rows=1024).search(queries, 50)
-    sent = ExactIndex(rows, chunk_rows=1024, device_bytes=0).search(queries, 50)
-    np.testing.assert_array_equal(kept[0], sent[0])
-    np.testing.assert_array_equal(kept[1], sent[1])
+    resident = ExactIndex(rows, chunk_rows=1024).search(queries, 50)
+    transferred = ExactIndex(rows, chunk_rows=1024, device_bytes=0).search(queries, 50)
+    np.testing.assert_array_equal(resident[0], transferred[0])
+    np.testing.assert_array_equal(resident[1], transferred[1])
 
 
 @pytest.mark.parametrize("k", [1, 300, 1500, 2000])
@@ -54,7 +54,7 @@ def test_any_k_up_to_all_rows(k):
 
 
 @pytest.mark.parametrize("queries", [0, 1, 2, 8, 65, 300])
-def test_results_do_not_depend_on_how_many_queries_come_at_once(queries):
+def test_results_do_not_depend_on_the_number_of_queries(queries):
     rows, vectors = random(500), random(300, seed=1, dtype=np.float32)
     index = ExactIndex(rows)
     ids, scores = index.search(vectors[:queries], 7)
@@ -69,7 +69,7 @@ def test_cosines_ignore_lengths_and_find_a_row_itself():
     np.testing.assert_allclose(scores, 1, atol=1e-6)
 
 
-def test_equal_rows_come_by_ascending_id():
+def test_equal_rows_are_ordered_by_ascending_id():
     rows = np.repeat(random(1), 50, axis=0)
     for index in (ExactIndex(rows), ScannIndex.build(rows)):
         np.testing.assert_array_equal(index.search(random(1, dtype=np.float32), 50)[0][0], np.arange(50))
@@ -83,7 +83,7 @@ def test_zero_vectors_score_zero_and_break_nothing():
     assert np.isfinite(ExactIndex(rows).search(random(1, dtype=np.float32), 30)[1]).all()
 
 
-def test_databases_of_like_size_share_a_program():
+def test_databases_of_similar_size_share_a_program():
     queries = random(1, dtype=np.float32)
     ExactIndex(random(1500)).search(queries, 4)
     compiled = exact_index._search_chunk._cache_size()
@@ -104,14 +104,14 @@ def test_scann_equals_exact(count):
 
 def test_scann_with_a_tree_recalls_nearly_all():
     pytest.importorskip("scann")
-    centres = np.random.default_rng(2).normal(size=(200, 32))
-    rows = (centres[np.arange(21_000) % 200] + 0.3 * np.random.default_rng(3).normal(size=(21_000, 32))).astype(
+    centers = np.random.default_rng(2).normal(size=(200, 32))
+    rows = (centers[np.arange(21_000) % 200] + 0.3 * np.random.default_rng(3).normal(size=(21_000, 32))).astype(
         np.float16
     )
     queries = rows[::1050].astype(np.float32) + np.float32(0.05)
     ids, scores = ScannIndex.build(rows).search(queries, 10)
     expected, expected_scores = brute_force(rows, queries, 10)
-    assert np.mean([np.isin(found, right).mean() for found, right in zip(ids, expected, strict=True)]) > 0.95
+    assert np.mean([np.isin(row, right).mean() for row, right in zip(ids, expected, strict=True)]) > 0.95
     hit = ids == expected
     np.testing.assert_allclose(scores[hit], expected_scores[hit], rtol=1e-6)
 
@@ -134,7 +134,7 @@ def test_a_stored_index_moves_with_its_database_and_finds_the_same(copied, encod
     )
 
 
-def test_a_damaged_index_or_one_of_other_rows_is_refused(copied):
+def test_a_damaged_index_or_an_index_of_other_rows_is_refused(copied):
     pytest.importorskip("scann")
     stored = store(copied, ScannIndex.build(copied.rows))
     changed = dataclasses.replace(stored, manifest={**stored.manifest, "encoder": {**stored.encoder, "name": "x"}})
@@ -161,7 +161,7 @@ def test_a_pickle_in_an_index_is_never_opened(copied, tmp_path):
 
 
 class Evil:
-    """Writes a file where it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, proof):
         self.proof = proof
@@ -179,7 +179,7 @@ def test_shards_of_an_index_are_merged_by_score():
         np.testing.assert_array_equal(one, other)
 
 
-def test_leaves_that_hold_too_few_rows_are_filled_up():
+def test_leaves_with_too_few_rows_are_filled_up():
     pytest.importorskip("scann")
     rows = random(2000)
     index = ScannIndex.build(rows, Parameters(leaves=500, searched=1, candidates=50, training_rows=2000))
@@ -205,7 +205,7 @@ def test_k_out_of_range_is_refused(database, encoder, k):
             make_index(database, kind).search(encoder.encode_texts(["a"]), k)
 
 
-def test_bad_queries_and_kinds_are_refused(database):
+def test_bad_queries_and_names_are_refused(database):
     with pytest.raises(UserError, match="do not fit rows of width 24"):
         make_index(database).search(np.zeros((1, 7), np.float32), 1)
     with pytest.raises(UserError, match="a query is not finite"):
@@ -214,7 +214,7 @@ def test_bad_queries_and_kinds_are_refused(database):
         make_index(database, "exat")
 
 
-def test_without_scann_the_error_says_how_to_get_it(database, monkeypatch):
+def test_without_scann_the_error_names_the_package(database, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
@@ -223,14 +223,14 @@ def test_without_scann_the_error_says_how_to_get_it(database, monkeypatch):
 
 
 def test_shards_read_as_one_array():
-    whole = random(100)
-    rows = ShardedRows((whole[:1], whole[1:40], whole[40:40], whole[40:]))
+    array = random(100)
+    rows = ShardedRows((array[:1], array[1:40], array[40:40], array[40:]))
     assert rows.shape == (100, 16) and rows.dtype == np.float16 and len(rows) == 100
-    np.testing.assert_array_equal(np.asarray(rows), whole)
+    np.testing.assert_array_equal(np.asarray(rows), array)
     for start, stop in itertools.product((0, 1, 39, 40, 99, 100), repeat=2):
-        np.testing.assert_array_equal(rows[start:stop], whole[start:stop])
+        np.testing.assert_array_equal(rows[start:stop], array[start:stop])
     ids = np.random.default_rng(0).integers(0, 100, 64)
-    np.testing.assert_array_equal(rows[ids], whole[ids])
+    np.testing.assert_array_equal(rows[ids], array[ids])
     assert rows[[]].shape == (0, 16)
     queries = random(3, seed=1, dtype=np.float32)
-    np.testing.assert_array_equal(ExactIndex(rows).search(queries, 9)[0], brute_force(whole, queries, 9)[0])
+    np.testing.assert_array_equal(ExactIndex(rows).search(queries, 9)[0], brute_force(array, queries, 9)[0])

@@ -1,4 +1,4 @@
-"""Neighbours beside the examples that they belong to, where a data set lies in several files."""
+"""Neighbors joined to the examples of a data set in several files."""
 
 import pickle
 from typing import Any
@@ -28,19 +28,19 @@ def examples():
 
 @pytest.fixture(scope="module")
 def computed(examples, encoder, database, tmp_path_factory):
-    """Returns the folders of their neighbours, with rows and without."""
+    """Returns the folders of their neighbors, with rows and without."""
     root = tmp_path_factory.mktemp("computed")
     for name, embeddings in (("rows", True), ("ids", False)):
-        plan = NeighborOptions(4, embeddings=embeddings, duplicates=None, part_size=2)
-        neighbors_of(examples, encoder, database, plan, root / name, max_skip=0.1)
+        options = NeighborOptions(4, embeddings=embeddings, duplicates=None, part_size=2)
+        neighbors_of(examples, encoder, database, options, root / name, max_skip=0.1)
     return root
 
 
 def expected(examples, encoder, database, i):
-    """Returns example i's neighbours by searching for it alone."""
-    if examples.pictures[i] is None:
+    """Returns example i's neighbors by searching for it alone."""
+    if examples.images[i] is None:
         return np.full(4, -1), np.zeros(4, np.float32), np.zeros((4, 24), np.float16)
-    ids, scores = make_index(database).search(encoder.encode_images([examples.pictures[i]]), 4)
+    ids, scores = make_index(database).search(encoder.encode_images([examples.images[i]]), 4)
     return ids[0], scores[0], database.rows[ids[0]]
 
 
@@ -64,19 +64,19 @@ def test_records_are_read_in_any_order(computed, examples, encoder, database):
     sidecar = NeighborSidecar.open(computed / "rows")
     generator = np.random.default_rng(0)
     for indices in ([16, 0, 5, 4, 13, 14], [3, 3, 3], [4, 5], range(17), generator.permutation(17).tolist(), []):
-        found = sidecar.read(list(indices))
+        records = sidecar.read(list(indices))
         for place, i in enumerate(indices):
             ids, scores, rows = expected(examples, encoder, database, int(i))
-            np.testing.assert_array_equal(found[0][place], ids)
-            np.testing.assert_allclose(found[1][place], scores, rtol=1e-6)
-            np.testing.assert_array_equal(found[2][place], rows)
-        assert found[0].shape == (len(indices), 4) and found[2].shape == (len(indices), 4, 24)
+            np.testing.assert_array_equal(records[0][place], ids)
+            np.testing.assert_allclose(records[1][place], scores, rtol=1e-6)
+            np.testing.assert_array_equal(records[2][place], rows)
+        assert records[0].shape == (len(indices), 4) and records[2].shape == (len(indices), 4, 24)
     for outside in (17, -1):
         with pytest.raises(IndexError):
             sidecar.read([0, outside])
 
 
-def test_ids_alone_take_their_rows_from_the_database(computed, database):
+def test_records_without_rows_read_them_from_the_database(computed, database):
     with_rows = NeighborSidecar.open(computed / "rows").read(range(17))
     ids_only = NeighborSidecar.open(computed / "ids", database)
     for one, other in zip(ids_only.read(range(17)), with_rows, strict=True):
@@ -88,7 +88,7 @@ def test_ids_alone_take_their_rows_from_the_database(computed, database):
 
 
 @pytest.mark.parametrize("kind", ["rows", "ids"])
-def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples, encoder, database, kind):
+def test_a_joined_set_pairs_each_example_with_its_neighbors(computed, examples, encoder, database, kind):
     sidecar = NeighborSidecar.open(computed / kind, database)
     pairs: Any = number_examples(grain.MapDataset.range(17), examples, sidecar)
     batches = pairs.shuffle(seed=1).repeat(2).batch(4).map(JoinNeighbors(sidecar))
@@ -104,12 +104,12 @@ def test_a_joined_set_pairs_each_example_with_its_neighbours(computed, examples,
     assert sorted(seen[:17]) == list(range(17)) and seen != sorted(seen) and len(seen) == 34
 
 
-def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, examples, encoder, database, tmp_path):
+def test_the_neighbors_of_another_set_split_or_database_are_refused(computed, examples, encoder, database, tmp_path):
     sidecar, numbers = NeighborSidecar.open(computed / "rows"), grain.MapDataset.range(17)
     others = [
-        Listed(examples.pictures[::-1], "examples", LENGTHS),  # another order
-        Listed(examples.pictures[:12], "examples"),  # another split
-        Listed(examples.pictures, "others", LENGTHS),  # other captions
+        Listed(examples.images[::-1], "examples", LENGTHS),  # another order
+        Listed(examples.images[:12], "examples"),  # another split
+        Listed(examples.images, "others", LENGTHS),  # other captions
     ]
     for other in others:
         with pytest.raises(UserError, match=r"were computed for examples \(17 examples\), not for these"):
@@ -124,11 +124,13 @@ def test_the_neighbours_of_another_set_split_or_database_are_refused(computed, e
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_processes_that_share_the_work_end_the_same_as_one(computed, examples, encoder, database, tmp_path, order):
-    plan = NeighborOptions(4, duplicates=None)
+def test_processes_that_share_the_work_end_the_same_as_one_process(
+    computed, examples, encoder, database, tmp_path, order
+):
+    options = NeighborOptions(4, duplicates=None)
     missing = [
         neighbors_of(
-            examples, encoder, database, plan, tmp_path / "out", process=ProcessIndex(index, 2), max_skip=0.1
+            examples, encoder, database, options, tmp_path / "out", process=ProcessIndex(index, 2), max_skip=0.1
         ).missing
         for index in order
     ]

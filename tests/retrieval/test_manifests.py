@@ -1,4 +1,4 @@
-"""Manifests that lie, and databases in object storage."""
+"""Inconsistent manifests, and databases in object storage."""
 
 import json
 import shutil
@@ -50,9 +50,9 @@ def test_files_outside_the_folder_are_never_opened(copy, small, place):
     def in_shards(manifest):
         manifest["shards"][0]["embeddings"] = name
 
-    kept = (copy / "manifest.json").read_text()
+    original = (copy / "manifest.json").read_text()
     for change, message in ((in_files, "which is not a file of its folder"), (in_shards, "is not among the manifest")):
-        (copy / "manifest.json").write_text(kept)
+        (copy / "manifest.json").write_text(original)
         rewrite(copy, change)
         with pytest.raises(UserError, match=f"damaged database .*{message}"):
             Database.open(copy)
@@ -99,7 +99,7 @@ def test_verifying_names_the_file_of_a_flipped_byte(copy, kind):
         ("thumbnail_size", None),
     ],
 )
-def test_a_manifest_that_says_something_else_is_refused(copy, key, value):
+def test_a_manifest_with_a_wrong_value_is_refused(copy, key, value):
     rewrite(copy, lambda manifest: manifest.update({key: value}))
     with pytest.raises(UserError, match=f"damaged database .*{key.rstrip('s')}") as error:
         Database.open(copy)
@@ -114,7 +114,7 @@ def test_a_schema_of_the_future_is_named(copy, schema):
 
 
 @pytest.mark.parametrize("text", ["[]", "5", '"x"', "null", "", "{"])
-def test_a_manifest_that_is_no_object_is_refused(copy, text):
+def test_a_manifest_that_is_not_an_object_is_refused(copy, text):
     (copy / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"has schema None|manifest.json cannot be read"):
         Database.open(copy)
@@ -126,7 +126,7 @@ def test_counts_that_do_not_add_up_are_refused(copy):
         Database.open(copy)
 
 
-def test_an_empty_folder_is_no_database(tmp_path, encoder):
+def test_an_empty_folder_is_not_a_database(tmp_path, encoder):
     with pytest.raises(
         UserError, match=r"is not a database: it has no manifest.json; make one with rdm database build"
     ):
@@ -163,7 +163,7 @@ def test_a_database_in_object_storage_is_copied_once_and_again_when_it_changes(
     second.verify()
 
 
-def test_what_is_not_there_is_named(bucket, small):
+def test_a_missing_database_is_named(bucket, small):
     storage.upload(small, f"{bucket}/small", "manifest.json")
     with pytest.raises(UserError, match=f"{bucket}/larger has no manifest.json that can be read"):
         Database.open(f"{bucket}/larger")

@@ -17,7 +17,7 @@ from rdm_jax.retrieval.sidecar import NeighborSidecar
 from tests.retrieval.conftest import build, neighbors_of
 
 
-def write_more_pictures(root, count, seed, broken=()):
+def write_more_images(root, count, seed, broken=()):
     from PIL import Image
 
     generator = np.random.default_rng(seed)
@@ -33,7 +33,7 @@ def write_more_pictures(root, count, seed, broken=()):
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
     """Returns 70 examples, number 11 of them broken."""
-    return write_more_pictures(tmp_path_factory.mktemp("examples") / "set", 70, seed=5, broken=(11,))
+    return write_more_images(tmp_path_factory.mktemp("examples") / "set", 70, seed=5, broken=(11,))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def finished(examples, encoder, database, tmp_path_factory):
     return out
 
 
-def test_record_i_holds_the_neighbours_of_example_i(finished, examples, encoder, database):
+def test_record_i_has_the_neighbors_of_example_i(finished, examples, encoder, database):
     sidecar = NeighborSidecar.open(finished)
     assert len(sidecar) == 70 and sidecar.k == 6 and sidecar.width == 24
     index = make_index(database)
@@ -63,7 +63,7 @@ def test_record_i_holds_the_neighbours_of_example_i(finished, examples, encoder,
     sidecar.verify()
 
 
-def test_a_broken_picture_leaves_an_empty_record_in_its_place(finished):
+def test_a_broken_image_has_an_empty_record(finished):
     sidecar = NeighborSidecar.open(finished)
     ids, scores, embeddings = sidecar[11]
     assert (ids == -1).all() and (scores == 0).all() and (embeddings == 0).all()
@@ -82,7 +82,7 @@ def test_records_do_not_depend_on_the_size_of_parts(finished, examples, encoder,
 
 
 @pytest.mark.parametrize("stop_at", [0, 33, 65])
-def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, database, tmp_path, stop_at):
+def test_a_stopped_run_resumes_and_ends_the_same(finished, examples, encoder, database, tmp_path, stop_at):
     class Killed(BaseException):
         pass
 
@@ -103,7 +103,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(finished, examples, encoder, da
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
 
 
-def test_a_finished_run_says_so_and_encodes_nothing(finished, examples, encoder, database):
+def test_a_finished_run_is_reported_and_encodes_nothing(finished, examples, encoder, database):
     calls = encoder.calls
     report = neighbors_of(examples, encoder, database, NeighborOptions(6, duplicates=None), finished)
     assert report.resumed == report.count == 70 and len(report.skipped) == 1 and encoder.calls == calls
@@ -151,7 +151,7 @@ def test_an_unfinished_run_with_other_inputs_is_refused(examples, encoder, datab
         neighbors_of(examples, encoder, database, NeighborOptions(6, part_size=8, duplicates=None), tmp_path / "out")
 
 
-def test_after_bad_input_the_right_one_works(examples, encoder, database, tmp_path):
+def test_good_options_work_after_bad_ones(examples, encoder, database, tmp_path):
     with pytest.raises(UserError, match="has the attribute 'no-such'"):
         neighbors_of(
             examples, encoder, database, NeighborOptions(6, within="no-such", duplicates=None), tmp_path / "out"
@@ -161,7 +161,7 @@ def test_after_bad_input_the_right_one_works(examples, encoder, database, tmp_pa
     ).count == len(examples)
 
 
-def test_duplicates_are_excluded_only_when_asked(source, encoder, database, tmp_path):
+def test_duplicates_are_excluded_only_with_a_threshold(source, encoder, database, tmp_path):
     neighbors_of(source, encoder, database, NeighborOptions(4, duplicates=None), tmp_path / "with")
     neighbors_of(source, encoder, database, NeighborOptions(4, duplicates=SAME), tmp_path / "without")
     kept, excluded = (NeighborSidecar.open(tmp_path / name).read(range(300)) for name in ("with", "without"))
@@ -171,13 +171,13 @@ def test_duplicates_are_excluded_only_when_asked(source, encoder, database, tmp_
     np.testing.assert_array_equal(excluded[0][:, :3], kept[0][:, 1:])
 
 
-def test_many_duplicates_are_searched_past(encoder, tmp_path):
-    picture = np.arange(75, dtype=np.uint8).reshape(5, 5, 3)
-    same = write_more_pictures(tmp_path / "same", 40, seed=1)
+def test_the_search_passes_over_many_duplicates(encoder, tmp_path):
+    image = np.arange(75, dtype=np.uint8).reshape(5, 5, 3)
+    same = write_more_images(tmp_path / "same", 40, seed=1)
     from PIL import Image
 
     for i in range(30):
-        Image.fromarray(picture).save(tmp_path / "same" / f"{i:03d}.png")
+        Image.fromarray(image).save(tmp_path / "same" / f"{i:03d}.png")
     same = open_source(str(tmp_path / "same"))
     build(same, encoder, tmp_path / "db")
     database = Database.open(tmp_path / "db")
@@ -187,8 +187,8 @@ def test_many_duplicates_are_searched_past(encoder, tmp_path):
         neighbors_of(same, encoder, database, NeighborOptions(11, duplicates=SAME), tmp_path / "none")
 
 
-def test_too_many_broken_pictures_fail_unless_they_are_allowed(encoder, database, tmp_path):
-    examples = write_more_pictures(tmp_path / "set", 20, seed=3, broken=(2, 3))
+def test_too_many_broken_images_fail_unless_they_are_allowed(encoder, database, tmp_path):
+    examples = write_more_images(tmp_path / "set", 20, seed=3, broken=(2, 3))
     with pytest.raises(UserError, match=r"2 of the first 4 images of set cannot be read, at most 5.0% of 20"):
         neighbors_of(examples, encoder, database, NeighborOptions(2, duplicates=None), tmp_path / "out")
     report = neighbors_of(
@@ -223,10 +223,10 @@ def test_a_damaged_sidecar_is_refused(finished, tmp_path):
 
 
 def test_several_processes_share_the_parts_and_the_last_one_finishes(finished, examples, encoder, database, tmp_path):
-    out, plan = tmp_path / "out", NeighborOptions(6, part_size=32, duplicates=None)
-    first = neighbors_of(examples, encoder, database, plan, out, process=ProcessIndex(1, 2))
+    out, options = tmp_path / "out", NeighborOptions(6, part_size=32, duplicates=None)
+    first = neighbors_of(examples, encoder, database, options, out, process=ProcessIndex(1, 2))
     assert first.missing == 2 and not out.exists()
-    second = neighbors_of(examples, encoder, database, plan, out, process=ProcessIndex(0, 2))
+    second = neighbors_of(examples, encoder, database, options, out, process=ProcessIndex(0, 2))
     assert second.missing == 0 and second.resumed == 32 and second.skipped
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -239,9 +239,9 @@ def test_a_full_disk_is_one_line_and_loses_no_part(finished, examples, encoder, 
         write_records(path, records)
 
     write_records = neighbors.write_records
-    out, plan = tmp_path / "out", NeighborOptions(6, part_size=32, duplicates=None)
+    out, options = tmp_path / "out", NeighborOptions(6, part_size=32, duplicates=None)
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device; make room there"):
         patch.setattr(neighbors, "write_records", full)
-        neighbors_of(examples, encoder, database, plan, out)
-    assert neighbors_of(examples, encoder, database, plan, out).resumed == 32
+        neighbors_of(examples, encoder, database, options, out)
+    assert neighbors_of(examples, encoder, database, options, out).resumed == 32
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in finished.iterdir())

@@ -6,14 +6,14 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.parts import ProcessIndex, Workspace, difference, discard, working_folder
 
 
-def test_shares_are_disjoint_and_cover_all_parts(tmp_path):
+def test_the_parts_of_processes_are_disjoint_and_cover_all(tmp_path):
     work = Workspace.open(tmp_path / "out", {"a": 1}, 11)
     for count in (1, 2, 3, 11, 20):
         pending = [work.pending(ProcessIndex(index, count)) for index in range(count)]
         assert sorted(number for numbers in pending for number in numbers) == list(range(11))
 
 
-def test_a_part_counts_once_its_notes_are_there(tmp_path):
+def test_a_part_is_complete_once_its_notes_exist(tmp_path):
     work = Workspace.open(tmp_path / "out", {}, 3)
 
     def fails(folder):
@@ -28,7 +28,7 @@ def test_a_part_counts_once_its_notes_are_there(tmp_path):
     assert again.done() == [1] and again.notes(1) == {"rows": 7} and again.pending(ProcessIndex(0, 2)) == [0, 2]
 
 
-def test_clearing_leaves_the_parts_alone(tmp_path):
+def test_clearing_keeps_the_parts(tmp_path):
     work = Workspace.open(tmp_path / "out", {}, 1)
     work.write(0, lambda folder: (folder / "data").write_text("whole"))
     for leftover in (".lock-1-of-2", ".data.x7ak"):
@@ -37,9 +37,9 @@ def test_clearing_leaves_the_parts_alone(tmp_path):
     assert [path.name for path in work.folder.iterdir()] == ["data"]
 
 
-def test_a_share_is_held_by_one_and_a_killed_holder_lets_go(tmp_path):
+def test_the_parts_of_a_process_are_locked_until_it_ends_or_is_killed(tmp_path):
     work = Workspace.open(tmp_path / "out", {}, 2)
-    (work.folder / ".lock-0-of-1").write_text("")  # what a killed process leaves
+    (work.folder / ".lock-0-of-1").write_text("")  # left by a killed process
     with work.locked(ProcessIndex()):
         with pytest.raises(UserError, match="another process is writing to"), work.locked(ProcessIndex()):
             pass
@@ -49,7 +49,7 @@ def test_a_share_is_held_by_one_and_a_killed_holder_lets_go(tmp_path):
         pass
 
 
-def test_a_folder_that_another_process_removed_is_not_worked_in(tmp_path):
+def test_a_folder_that_another_process_removed_is_not_used(tmp_path):
     work = Workspace.open(tmp_path / "out", {}, 2)
     other = Workspace.open(tmp_path / "out", {}, 2)
     with pytest.raises(UserError, match="bad input"), other.locked(ProcessIndex(1, 2)):
@@ -64,7 +64,7 @@ def test_differences_are_named():
     assert difference({"a": 1}, {"a": 2, "part_size": 2}) == "a, part size"
 
 
-def test_only_parts_of_the_same_plan_are_discarded(tmp_path):
+def test_only_parts_with_the_same_record_are_discarded(tmp_path):
     out = tmp_path / "out"
     discard(out, {"a": 1})
     Workspace.open(out, {"a": 1}, 1)
@@ -75,13 +75,13 @@ def test_only_parts_of_the_same_plan_are_discarded(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/", "/2", "a/b", "-1/2", "1/2/3", "0.5/2"])
-def test_what_is_no_share_is_refused(text):
+def test_a_text_that_is_not_a_process_index_is_refused(text):
     with pytest.raises(UserError, match="is not I/N, as in 0/4"):
         ProcessIndex.parse(text)
 
 
 @pytest.mark.parametrize("text", ["2/2", "0/0"])
-def test_a_share_out_of_range_is_refused(text):
+def test_a_process_index_out_of_range_is_refused(text):
     with pytest.raises(UserError, match="is out of range"):
         ProcessIndex.parse(text)
     assert ProcessIndex.parse("2/8") == ProcessIndex(2, 8)

@@ -1,4 +1,4 @@
-"""Patches, pictures of odd kinds, and workers."""
+"""Patches, unusual image files, and workers."""
 
 import io
 import re
@@ -15,32 +15,32 @@ from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
-from tests.retrieval.conftest import Listed, build, noise, picture_bytes
+from tests.retrieval.conftest import Listed, build, image_bytes, noise
 
 # Patches.
 
 
-def picture_of(width, height, seed=0):
+def image_of(width, height, seed=0):
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 60), (33, 91), (17, 17), (1, 1), (900, 3)])
-def test_patches_are_squares_inside_the_picture(width, height):
+def test_patches_are_squares_inside_the_image(width, height):
     patches = Patches(number=40, size=16, shorter_side=24, seed=1)
     scale = 24 / min(width, height)
-    for patch, (left, top, right, bottom) in patches.cut(picture_of(width, height), 5):
+    for patch, (left, top, right, bottom) in patches.cut(image_of(width, height), 5):
         assert patch.shape == (16, 16, 3) and patch.dtype == np.uint8
         assert 0 <= left <= right <= width and 0 <= top <= bottom <= height
         assert abs(right - left - 16 / scale) <= 1.5 and abs(bottom - top - 16 / scale) <= 1.5
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 2, 3])
-def test_a_patch_is_a_crop_of_the_resized_picture(factor):
-    picture = picture_of(120, 80)
+def test_a_patch_is_a_crop_of_the_resized_image(factor):
+    image = image_of(120, 80)
     side = int(80 * factor)
-    resized = Image.fromarray(picture).resize((side * 120 // 80, side), Image.Resampling.BICUBIC)
-    for patch, box in Patches(number=10, size=24, shorter_side=side).cut(picture, 0):
+    resized = Image.fromarray(image).resize((side * 120 // 80, side), Image.Resampling.BICUBIC)
+    for patch, box in Patches(number=10, size=24, shorter_side=side).cut(image, 0):
         near = [
             np.abs(np.asarray(resized.crop((x, y, x + 24, y + 24))).astype(int) - patch).max()
             for x in range(max(0, round(box[0] * factor) - 3), min(resized.width - 24, round(box[0] * factor) + 3) + 1)
@@ -49,31 +49,31 @@ def test_a_patch_is_a_crop_of_the_resized_picture(factor):
         assert min(near) <= 1
 
 
-def test_patches_lie_all_over_the_picture():
-    boxes = np.array([box for _, box in Patches(number=400, size=16, shorter_side=64).cut(picture_of(128, 64), 0)])
+def test_patches_cover_the_image():
+    boxes = np.array([box for _, box in Patches(number=400, size=16, shorter_side=64).cut(image_of(128, 64), 0)])
     assert boxes[:, 0].min() <= 4 and boxes[:, 2].max() >= 124 and boxes[:, 1].min() <= 2 and boxes[:, 3].max() >= 62
     assert abs(boxes[:, 0].mean() - 56) < 6  # uniform in [0, 112]
 
 
-def test_patches_of_a_picture_do_not_depend_on_what_is_cut_before():
+def test_patches_of_an_image_do_not_depend_on_other_images():
     patches = Patches(number=3, size=8, shorter_side=16)
-    pictures = [picture_of(30, 20, seed) for seed in range(4)]
-    forth = [patches.cut(picture, i) for i, picture in enumerate(pictures)]
-    back = [patches.cut(pictures[i], i) for i in (3, 2, 1, 0)][::-1]
+    images = [image_of(30, 20, seed) for seed in range(4)]
+    forth = [patches.cut(image, i) for i, image in enumerate(images)]
+    back = [patches.cut(images[i], i) for i in (3, 2, 1, 0)][::-1]
     for one, other in zip(forth, back, strict=True):
         assert [box for _, box in one] == [box for _, box in other]
         np.testing.assert_array_equal([patch for patch, _ in one], [patch for patch, _ in other])
-    assert [box for _, box in Patches(3, 8, 16, seed=1).cut(pictures[0], 0)] != [box for _, box in forth[0]]
-    more = Patches(5, 8, 16).cut(pictures[0], 0)  # the first patches stay where more are wanted
+    assert [box for _, box in Patches(3, 8, 16, seed=1).cut(images[0], 0)] != [box for _, box in forth[0]]
+    more = Patches(5, 8, 16).cut(images[0], 0)  # the first patches do not depend on their number
     assert [box for _, box in more][:3] == [box for _, box in forth[0]]
 
 
-def test_patches_are_rows_with_their_boxes_and_the_manifest_tells_of_them(encoder, tmp_path):
-    source, patches = Listed([picture_of(40, 30, seed) for seed in range(9)]), Patches(4, 8, 16, seed=3)
-    recipe = BuildOptions(patches=patches, dtype="float32", thumbnail_size=8, quality=100, part_size=4)
-    build(source, encoder, tmp_path / "db", recipe)
+def test_patches_are_rows_with_their_boxes_and_are_in_the_manifest(encoder, tmp_path):
+    source, patches = Listed([image_of(40, 30, seed) for seed in range(9)]), Patches(4, 8, 16, seed=3)
+    options = BuildOptions(patches=patches, dtype="float32", thumbnail_size=8, quality=100, part_size=4)
+    build(source, encoder, tmp_path / "db", options)
     database = Database.open(tmp_path / "db")
-    cut = [one for i, picture in enumerate(source.pictures) for one in patches.cut(picture, i)]
+    cut = [patch for i, image in enumerate(source.images) for patch in patches.cut(image, i)]
     assert len(database) == 36
     np.testing.assert_array_equal(np.asarray(database.rows), encoder.encode_images([patch for patch, _ in cut]))
     np.testing.assert_array_equal(database.thumbnails(range(36)), np.stack([patch for patch, _ in cut]))
@@ -84,7 +84,7 @@ def test_patches_are_rows_with_their_boxes_and_the_manifest_tells_of_them(encode
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({"number": 0}, "patches 0 is out of range"),
         ({"number": 1, "size": 7}, "patch size 7 is out of range; give 8 to 1200"),
@@ -92,12 +92,12 @@ def test_patches_are_rows_with_their_boxes_and_the_manifest_tells_of_them(encode
         ({"number": 1, "seed": -1}, "patch seed -1 is out of range"),
     ],
 )
-def test_patches_out_of_range_are_refused(given, message):
+def test_patches_out_of_range_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        Patches(**given)
+        Patches(**arguments)
 
 
-# Pictures of odd kinds.
+# Unusual image files.
 
 
 def saved(image, kind, **options):
@@ -107,9 +107,9 @@ def saved(image, kind, **options):
 
 
 def claiming(width, height):
-    """Returns a small PNG whose header says that it is of some size."""
+    """Returns a small PNG whose header claims another size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = picture_bytes(np.zeros((4, 4, 3), np.uint8))
+    data = image_bytes(np.zeros((4, 4, 3), np.uint8))
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
@@ -122,8 +122,8 @@ def rotated():
     return saved(Image.fromarray(np.rot90(upright)), "PNG", exif=exif)
 
 
-def flat(mode, colour, size=(6, 6)):
-    return Image.new(mode, size, colour)
+def flat(mode, color, size=(6, 6)):
+    return Image.new(mode, size, color)
 
 
 RED, BLUE, WHITE = (200, 40, 40), (40, 40, 200), (255, 255, 255)
@@ -135,15 +135,15 @@ GOOD = {
     "cmyk.jpg": (saved(flat("CMYK", (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
     "deep.png": (saved(Image.fromarray(np.full((6, 6), 200 * 257, np.uint16)), "PNG"), (200, 200, 200)),
     "exif.png": (rotated(), RED),
-    "grey.png": (saved(flat("L", 99), "PNG"), (99, 99, 99)),
-    "one.png": (picture_bytes(np.full((1, 1, 3), 77, np.uint8)), (77, 77, 77)),
+    "gray.png": (saved(flat("L", 99), "PNG"), (99, 99, 99)),
+    "one.png": (image_bytes(np.full((1, 1, 3), 77, np.uint8)), (77, 77, 77)),
     "palette.png": (saved(flat("RGB", RED).quantize(4), "PNG"), RED),
     "transparent.png": (saved(flat("RGBA", (*RED, 0)), "PNG"), WHITE),
-    "wide.png": (picture_bytes(np.full((1, 9000, 3), 120, np.uint8)), (120, 120, 120)),
+    "wide.png": (image_bytes(np.full((1, 9000, 3), 120, np.uint8)), (120, 120, 120)),
 }
 BAD = {
     "bomb.png": (claiming(30000, 30000), "not a readable image: Image size"),
-    "cut.png": (picture_bytes(np.zeros((64, 64, 3), np.uint8))[:60], "not a readable image"),
+    "cut.png": (image_bytes(np.zeros((64, 64, 3), np.uint8))[:60], "not a readable image"),
     "empty.png": (b"", "not a readable image: none of"),
     "large.png": (claiming(10001, 10000), "not a readable image|10001x10000 is more than 100000000 pixels"),
     "text.png": (b"this is a text\n" * 9, "not a readable image: none of"),
@@ -152,7 +152,7 @@ BAD = {
 
 @pytest.fixture
 def odd(tmp_path):
-    """Returns a folder of pictures of all kinds."""
+    """Returns a folder of image files of all kinds."""
     folder = tmp_path / "odd"
     folder.mkdir()
     for name, (data, _) in {**GOOD, **BAD}.items():
@@ -161,28 +161,28 @@ def odd(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_pictures_of_odd_kinds_are_taken_or_skipped_with_a_reason(odd, encoder, tmp_path):
-    recipe = BuildOptions(thumbnail_size=8, quality=100)
-    report = build(open_source(str(odd)), encoder, tmp_path / "db", recipe, max_skip=0.5)
+def test_unusual_images_are_read_or_skipped_with_a_reason(odd, encoder, tmp_path):
+    options = BuildOptions(thumbnail_size=8, quality=100)
+    report = build(open_source(str(odd)), encoder, tmp_path / "db", options, max_skip=0.5)
     assert report.count == len(GOOD) and len(report.skipped) == len(BAD)
     for line, (name, (_, reason)) in zip(report.skipped, BAD.items(), strict=True):
         assert line.startswith(f"{name}: ") and re.search(reason, line) and "\n" not in line
     database = Database.open(tmp_path / "db")
     assert [item["path"] for item in database.items(range(len(GOOD)))] == list(GOOD)
-    for thumbnail, (name, (_, colour)) in zip(database.thumbnails(range(len(GOOD))), GOOD.items(), strict=True):
-        assert np.abs(thumbnail[1, 4].astype(int) - colour).max() <= 8, name
+    for thumbnail, (name, (_, color)) in zip(database.thumbnails(range(len(GOOD))), GOOD.items(), strict=True):
+        assert np.abs(thumbnail[1, 4].astype(int) - color).max() <= 8, name
     assert (np.abs(database.thumbnails([3])[0][6, 4].astype(int) - BLUE) <= 8).all()  # below, by the EXIF tag
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_patches_of_odd_pictures_are_cut_or_skipped(odd, encoder, tmp_path):
-    recipe = BuildOptions(patches=Patches(2, 8, 16))
-    report = build(open_source(str(odd)), encoder, tmp_path / "db", recipe, max_skip=0.5)
+def test_patches_of_unusual_images_are_cut_or_skipped(odd, encoder, tmp_path):
+    options = BuildOptions(patches=Patches(2, 8, 16))
+    report = build(open_source(str(odd)), encoder, tmp_path / "db", options, max_skip=0.5)
     assert report.count == 2 * len(GOOD) and len(report.skipped) == len(BAD)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_more_unreadable_pictures_than_allowed_fail(odd, encoder, tmp_path):
+def test_more_unreadable_images_than_allowed_fail(odd, encoder, tmp_path):
     with pytest.raises(
         UserError, match=r"images of odd cannot be read, at most 30.0% of 14 are allowed; the first: bomb.png"
     ):
@@ -203,7 +203,7 @@ def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
 
 def test_an_unreadable_file_is_skipped(tmp_path, encoder, monkeypatch):
     for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.png").write_bytes(picture_bytes(noise(1)[0]))
+        (tmp_path / f"{name}.png").write_bytes(image_bytes(noise(1)[0]))
     read = FolderFiles.read
 
     def denied(self, path):
@@ -216,10 +216,10 @@ def test_an_unreadable_file_is_skipped(tmp_path, encoder, monkeypatch):
     assert report.skipped == ["b.png: cannot read: Permission denied"] and report.count == 2
 
 
-def test_a_name_that_is_no_unicode_is_written_out(tmp_path, encoder):
+def test_a_name_that_is_not_unicode_is_escaped(tmp_path, encoder):
     (tmp_path / "in").mkdir()
     with open(bytes(tmp_path / "in") + b"/\xff.png", "wb") as file:
-        file.write(picture_bytes(noise(1)[0]))
+        file.write(image_bytes(noise(1)[0]))
     build(open_source(str(tmp_path / "in")), encoder, tmp_path / "db")
     assert Database.open(tmp_path / "db").items([0])[0]["path"] == r"\udcff.png"
 
@@ -230,9 +230,10 @@ def test_a_name_that_is_no_unicode_is_written_out(tmp_path, encoder):
 def test_workers_keep_the_order_and_stop_early():
     source = Listed(noise(300, broken=(7,)))
     with Workers(source, Preparation(8), 3) as workers:
-        found = list(workers.prepare(range(299, -1, -1)))
+        prepared = list(workers.prepare(range(299, -1, -1)))
         some = workers.prepare(range(300))
         assert next(some).index == 0
-    assert [one.index for one in found] == list(range(299, -1, -1))
-    assert [one.index for one in found if one.broken] == [7]
-    assert all(one.pixels[0].shape == (8, 8, 3) and one.thumbnails is None for one in found if not one.broken)
+    assert [example.index for example in prepared] == list(range(299, -1, -1))
+    assert [example.index for example in prepared if example.broken] == [7]
+    readable = [example for example in prepared if not example.broken]
+    assert all(example.pixels[0].shape == (8, 8, 3) and example.thumbnails is None for example in readable)

@@ -14,10 +14,10 @@ ROWS = (np.random.default_rng(0).normal(size=(200, 12)) * np.arange(1, 13)).asty
 
 def test_pca_keeps_the_two_directions_of_the_greatest_variance():
     points = fit(ROWS)(ROWS)
-    centred = unit(ROWS) - unit(ROWS).mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred)
+    centerd = unit(ROWS) - unit(ROWS).mean(axis=0)
+    variances, axes = np.linalg.eigh(centerd.T @ centerd)
     np.testing.assert_allclose((points**2).sum(axis=0), variances[[-1, -2]], rtol=1e-4)
-    np.testing.assert_allclose(np.abs(points), np.abs(centred @ axes[:, [-1, -2]]), atol=1e-4)
+    np.testing.assert_allclose(np.abs(points), np.abs(centerd @ axes[:, [-1, -2]]), atol=1e-4)
 
 
 def test_points_that_lie_on_a_plane_keep_their_distances():

@@ -5,7 +5,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.selection import Selection
 from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.retriever import Retriever, shares
+from rdm_jax.retrieval.retriever import Retriever, apportion
 from tests.retrieval.conftest import build
 
 
@@ -13,44 +13,44 @@ from tests.retrieval.conftest import build
 def halves(source, encoder, tmp_path_factory):
     """Returns the databases of the source's cats and of its dogs."""
     root = tmp_path_factory.mktemp("halves")
-    made = []
+    databases = []
     for name in ("cats", "dogs"):
         build(source, encoder, root / name, BuildOptions(selection=Selection(where=(("caption", name),))))
-        made.append(Database.open(root / name))
-    return made
+        databases.append(Database.open(root / name))
+    return databases
 
 
-def test_neighbours_carry_rows_scores_and_names(database, encoder):
+def test_neighbors_have_rows_scores_and_names(database, encoder):
     queries = encoder.encode_texts(["a", "b", "c"])
-    found = Retriever(encoder, [database]).retrieve(queries, 5)
-    assert found.ids.shape == (3, 5) and (found.databases == "zoo").all()
+    neighbors = Retriever(encoder, [database]).retrieve(queries, 5)
+    assert neighbors.ids.shape == (3, 5) and (neighbors.databases == "zoo").all()
     for row in range(3):
-        np.testing.assert_array_equal(found.embeddings[row], database.embeddings(found.ids[row]))
+        np.testing.assert_array_equal(neighbors.embeddings[row], database.embeddings(neighbors.ids[row]))
     unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-    rows = found.embeddings / np.linalg.norm(found.embeddings, axis=-1, keepdims=True)
-    np.testing.assert_allclose(found.scores, np.einsum("qd,qkd->qk", unit, rows), atol=1e-6)
+    rows = neighbors.embeddings / np.linalg.norm(neighbors.embeddings, axis=-1, keepdims=True)
+    np.testing.assert_allclose(neighbors.scores, np.einsum("qd,qkd->qk", unit, rows), atol=1e-6)
 
 
-def test_two_halves_without_weights_are_the_whole(database, halves, encoder):
+def test_two_halves_without_weights_equal_the_single_database(database, halves, encoder):
     queries = encoder.encode_texts(["a", "b"])
-    whole = Retriever(encoder, [database]).retrieve(queries, 30)
+    single = Retriever(encoder, [database]).retrieve(queries, 30)
     both = Retriever(encoder, halves).retrieve(queries, 30)
-    np.testing.assert_array_equal(both.embeddings, whole.embeddings)
-    np.testing.assert_array_equal(both.scores, whole.scores)
+    np.testing.assert_array_equal(both.embeddings, single.embeddings)
+    np.testing.assert_array_equal(both.scores, single.scores)
     by_name = {half.name: half for half in halves}
     for row, column in np.ndindex(2, 30):
         item = by_name[both.databases[row, column]].items(both.ids[row, [column]])[0]
-        assert item["path"] == database.items(whole.ids[row, [column]])[0]["path"]
+        assert item["path"] == database.items(single.ids[row, [column]])[0]["path"]
 
 
-def test_weights_are_the_shares_of_the_neighbours(halves, encoder):
+def test_weights_apportion_the_neighbors(halves, encoder):
     queries = encoder.encode_texts(["a", "b"])
-    found = Retriever(encoder, halves, weights=[3.0, 1.0]).retrieve(queries, 8)
-    assert ((found.databases == "cats").sum(axis=1) == 6).all()
-    assert (np.diff(found.scores, axis=1) <= 0).all()
+    neighbors = Retriever(encoder, halves, weights=[3.0, 1.0]).retrieve(queries, 8)
+    assert ((neighbors.databases == "cats").sum(axis=1) == 6).all()
+    assert (np.diff(neighbors.scores, axis=1) <= 0).all()
     alone = Retriever(encoder, halves[1:]).retrieve(queries, 2)
     for row in range(2):
-        np.testing.assert_array_equal(found.ids[row][found.databases[row] == "dogs"], alone.ids[row])
+        np.testing.assert_array_equal(neighbors.ids[row][neighbors.databases[row] == "dogs"], alone.ids[row])
     only = Retriever(encoder, halves, weights=[0.0, 5.0]).retrieve(queries, 8)
     assert (only.databases == "dogs").all()
 
@@ -66,8 +66,8 @@ def test_weights_are_the_shares_of_the_neighbours(halves, encoder):
         ([0.1, 0.2, 0.7], 10, [1, 2, 7]),
     ],
 )
-def test_shares_sum_to_k(weights, k, expected):
-    assert shares(weights, k) == expected
+def test_apportioned_counts_sum_to_k(weights, k, expected):
+    assert apportion(weights, k) == expected
 
 
 def test_bad_databases_weights_and_k_are_refused(database, halves, encoder):
@@ -89,11 +89,11 @@ def test_bad_databases_weights_and_k_are_refused(database, halves, encoder):
         with pytest.raises(UserError, match=rf"k {k} is out of range; cats, dogs has 300 rows"):
             Retriever(encoder, halves).retrieve(queries, k)
     assert Retriever(encoder, halves).retrieve(queries, 300).ids.shape == (1, 300)
-    with pytest.raises(UserError, match="database 'cats' has 150 rows, and its weight asks for 160"):
+    with pytest.raises(UserError, match="database 'cats' has 150 rows, and its weight requires 160"):
         Retriever(encoder, halves, weights=[1.0, 0.0]).retrieve(queries, 160)
 
 
-def test_swapping_databases_changes_the_neighbours_only(halves, encoder):
+def test_swapping_databases_changes_only_the_neighbors(halves, encoder):
     queries = encoder.encode_texts(["a"])
     cats, dogs = (Retriever(encoder, [half]).retrieve(queries, 4) for half in halves)
     assert cats.embeddings.shape == dogs.embeddings.shape and not np.array_equal(cats.embeddings, dogs.embeddings)

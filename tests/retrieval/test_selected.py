@@ -1,4 +1,4 @@
-"""Search among some rows, against all rows compared one by one."""
+"""Search among some rows, compared with brute force."""
 
 import dataclasses
 
@@ -27,21 +27,21 @@ def nearest(rows, queries, k, admitted):
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-    """An index that counts how often it is asked."""
+    """An index that records its calls."""
 
     index: ExactIndex
-    asked: list
+    calls: list
 
     def search(self, queries, k):
-        self.asked.append(k)
+        self.calls.append(k)
         return self.index.search(queries, k)
 
 
-@pytest.mark.parametrize("share", [0.002, 0.05, FEW, 0.11, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("fraction", [0.002, 0.05, FEW, 0.11, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize("k", [1, 5, 40])
-def test_the_nearest_admitted_rows_are_found(share, k):
+def test_the_nearest_admitted_rows_are_found(fraction, k):
     admitted = np.zeros(500, bool)
-    admitted[np.random.default_rng(2).permutation(500)[: round(share * 500)]] = True
+    admitted[np.random.default_rng(2).permutation(500)[: round(fraction * 500)]] = True
     index = Counting(ExactIndex(ROWS), [])
     selected = SelectedIndex(ROWS, index, admitted)
     if k > admitted.sum():
@@ -52,7 +52,7 @@ def test_the_nearest_admitted_rows_are_found(share, k):
     expected = nearest(ROWS, QUERIES, k, admitted)
     np.testing.assert_array_equal(ids, expected[0])
     np.testing.assert_allclose(scores, expected[1], atol=1e-6)
-    assert bool(index.asked) == (share > FEW)
+    assert bool(index.calls) == (fraction > FEW)
 
 
 def test_rows_that_are_the_farthest_of_all_are_found():
@@ -63,7 +63,7 @@ def test_rows_that_are_the_farthest_of_all_are_found():
     np.testing.assert_array_equal(ids[0], order[:60][::-1])
 
 
-def test_equal_scores_come_by_ascending_id():
+def test_equal_scores_are_ordered_by_ascending_id():
     rows = np.tile(ROWS[:1], (50, 1))
     for step in (2, 15):
         admitted = np.arange(50) % step == 1
@@ -100,8 +100,8 @@ def test_a_retriever_finds_what_its_selection_admits(database, encoder, selectio
     admitted = np.array([bool(admits(int(path[5:9]))) for path in paths])
     k = min(6, int(admitted.sum()))
     queries = encoder.encode_texts(["a", "b", "c"])
-    found = Retriever(encoder, [database], selection=selection).retrieve(queries, k)
-    np.testing.assert_array_equal(found.ids, nearest(np.asarray(database.rows), queries, k, admitted)[0])
+    neighbors = Retriever(encoder, [database], selection=selection).retrieve(queries, k)
+    np.testing.assert_array_equal(neighbors.ids, nearest(np.asarray(database.rows), queries, k, admitted)[0])
     with pytest.raises(UserError, match=rf"zoo has {admitted.sum()} rows that the selection admits"):
         Retriever(encoder, [database], selection=selection).retrieve(queries, int(admitted.sum()) + 1)
 
@@ -109,8 +109,8 @@ def test_a_retriever_finds_what_its_selection_admits(database, encoder, selectio
 def test_an_empty_selection_is_everything(database, encoder):
     queries = encoder.encode_texts(["a"])
     for selection in (EVERYTHING, Selection(exclude=(("style", "none"),))):
-        found = Retriever(encoder, [database], selection=selection).retrieve(queries, 300)
-        np.testing.assert_array_equal(found.ids, Retriever(encoder, [database]).retrieve(queries, 300).ids)
+        neighbors = Retriever(encoder, [database], selection=selection).retrieve(queries, 300)
+        np.testing.assert_array_equal(neighbors.ids, Retriever(encoder, [database]).retrieve(queries, 300).ids)
     nothing = Selection(where=(("style", "none"),))
     with pytest.raises(UserError, match="zoo has 0 rows that the selection admits"):
         Retriever(encoder, [database], selection=nothing).retrieve(queries, 1)

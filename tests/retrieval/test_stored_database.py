@@ -20,20 +20,20 @@ ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
 
 
 class Listed:
-    """A source from a list: pictures, or None where one is broken."""
+    """A source from a list of images, None for a broken one."""
 
-    def __init__(self, pictures):
-        self.pictures, self.name, self.captions, self.fingerprint = pictures, "listed", "a list", "0" * 64
+    def __init__(self, images):
+        self.images, self.name, self.captions, self.fingerprint = images, "listed", "a list", "0" * 64
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
         from rdm_jax.data.examples import Example
 
-        if self.pictures[index] is None:
+        if self.images[index] is None:
             raise ValueError(f"{index}.png: broken")
-        return Example(self.pictures[index], f"caption {index}", f"{index}.png", {"parity": str(index % 2)})
+        return Example(self.images[index], f"caption {index}", f"{index}.png", {"parity": str(index % 2)})
 
     @property
     def shard_lengths(self):
@@ -43,10 +43,10 @@ class Listed:
         return {"caption": f"caption {index}", "path": f"{index}.png", "parity": str(index % 2)}
 
 
-def random_pictures(count, broken=()):
+def random_images(count, broken=()):
     generator = np.random.default_rng(7)
-    made = [generator.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(count)]
-    return Listed([None if i in broken else picture for i, picture in enumerate(made)])
+    images = [generator.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(count)]
+    return Listed([None if i in broken else image for i, image in enumerate(images)])
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def copy(database, tmp_path):
     return shutil.copytree(database.path, tmp_path / "copy")
 
 
-def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, encoder):
+def test_rows_items_and_thumbnails_are_those_of_the_images(database, source, encoder):
     assert len(database) == len(source) == 300 and database.name == "zoo" and database.width == 24
-    pictures = [source[i].image for i in range(300)]
-    stored = encoder.encode_images(pictures).astype(np.float16)
+    images = [source[i].image for i in range(300)]
+    stored = encoder.encode_images(images).astype(np.float16)
     np.testing.assert_array_equal(np.asarray(database.rows), stored)
     ids = np.array([299, 0, 7, 7])
     np.testing.assert_array_equal(database.embeddings(ids), stored[ids].astype(np.float32))
@@ -78,7 +78,7 @@ def test_rows_items_and_thumbnails_are_those_of_the_pictures(database, source, e
         }
     thumbnails = database.thumbnails(ids)
     assert thumbnails.shape == (4, 64, 64, 3)
-    expected = np.stack([resize_and_crop(pictures[i], 64) for i in ids]).astype(int)
+    expected = np.stack([resize_and_crop(images[i], 64) for i in ids]).astype(int)
     assert np.abs(thumbnails - expected).mean() < 6
     assert database.items([]) == [] and database.thumbnails([]).shape == (0, 64, 64, 3)
 
@@ -109,19 +109,19 @@ def test_rows_are_memory_mapped_and_nothing_else_is_read_on_opening(database):
 
 def test_several_shards_and_row_groups_are_one_database(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "GROUP_ROWS", 9)
-    source = random_pictures(50)
-    recipe = BuildOptions(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
-    build(source, encoder, tmp_path / "db", recipe)
+    source = random_images(50)
+    options = BuildOptions(dtype="float32", quality=100, thumbnail_size=16, part_size=20)
+    build(source, encoder, tmp_path / "db", options)
     database = Database.open(tmp_path / "db")
     assert len(database.rows.shards) == 3 and isinstance(database.rows, ShardedRows)
-    np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.pictures), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(database.rows), encoder.encode_images(source.images), rtol=1e-6)
     assert [item["caption"] for item in database.items(range(50))] == [f"caption {i}" for i in range(50)]
-    np.testing.assert_array_equal(database.thumbnails(range(50)), np.stack(source.pictures))
+    np.testing.assert_array_equal(database.thumbnails(range(50)), np.stack(source.images))
 
 
-def test_broken_pictures_are_skipped_and_reported(encoder, tmp_path):
+def test_broken_images_are_skipped_and_reported(encoder, tmp_path):
     done = []
-    source = random_pictures(40, broken=(3, 17))
+    source = random_images(40, broken=(3, 17))
     report = build(source, encoder, tmp_path / "db", progress=lambda *counts: done.append(counts))
     assert report.count == 38 and report.skipped == ["3.png: broken", "17.png: broken"]
     database = Database.open(tmp_path / "db")
@@ -130,8 +130,8 @@ def test_broken_pictures_are_skipped_and_reported(encoder, tmp_path):
     assert done[-1] == (40, 40)
 
 
-def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
-    source = random_pictures(40, broken=(3, 17, 30))
+def test_too_many_broken_images_fail_and_leave_nothing(encoder, tmp_path):
+    source = random_images(40, broken=(3, 17, 30))
     with pytest.raises(
         UserError, match=r"3 of the first 31 images of listed .* 5.0% of 40 are allowed; the first: 3.png: broken"
     ):
@@ -139,19 +139,19 @@ def test_too_many_broken_pictures_fail_and_leave_nothing(encoder, tmp_path):
     assert list(tmp_path.iterdir()) == []
     build(source, encoder, tmp_path / "db", max_skip=0.1)
     with pytest.raises(UserError, match="cannot be read"):
-        build(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
+        build(random_images(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=0.5)
     with pytest.raises(UserError, match="no images of listed are left"):
-        build(random_pictures(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
+        build(random_images(2, broken=(0, 1)), encoder, tmp_path / "none", max_skip=1.0)
 
 
-def test_limit_and_where_choose(encoder, tmp_path):
+def test_limit_and_where_select(encoder, tmp_path):
     odd = Selection(where=(("parity", "1"),))
-    report = build(random_pictures(20), encoder, tmp_path / "db", BuildOptions(limit=4, selection=odd))
+    report = build(random_images(20), encoder, tmp_path / "db", BuildOptions(limit=4, selection=odd))
     paths = [item["path"] for item in Database.open(tmp_path / "db").items(range(4))]
     assert report.count == 4 and paths == ["1.png", "3.png", "5.png", "7.png"]
-    for recipe in (BuildOptions(limit=0), BuildOptions(selection=Selection(where=(("parity", "2"),)))):
+    for options in (BuildOptions(limit=0), BuildOptions(selection=Selection(where=(("parity", "2"),)))):
         with pytest.raises(UserError, match="no images"):
-            build(random_pictures(20), encoder, tmp_path / "none", recipe)
+            build(random_images(20), encoder, tmp_path / "none", options)
     with pytest.raises(UserError, match="unknown dtype 'float61'; did you mean 'float16'"):
         BuildOptions(dtype="float61")
 
@@ -162,16 +162,16 @@ def test_rows_that_overflow_are_refused(encoder, tmp_path):
             return super().encode_images(images) * np.float32(1e9)
 
     with pytest.raises(UserError, match=r"the embedding of 0.png is not finite in float16; use float32"):
-        build(random_pictures(3), Huge(), tmp_path / "db")
-    build(random_pictures(3), Huge(), tmp_path / "db", BuildOptions(dtype="float32"))
+        build(random_images(3), Huge(), tmp_path / "db")
+    build(random_images(3), Huge(), tmp_path / "db", BuildOptions(dtype="float32"))
 
 
 def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="exists already"):
-        build(random_pictures(3), encoder, tmp_path)
+        build(random_images(3), encoder, tmp_path)
     with pytest.raises(UserError, match="cannot write to"):
-        build(random_pictures(3), encoder, tmp_path / "file" / "db")
+        build(random_images(3), encoder, tmp_path / "file" / "db")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_unknown_names_rows_and_encoders_are_refused(database, tmp_path):
     database.check_encoder({**database.encoder, "name": "renamed"})
 
 
-def test_embedded_databases_are_known_by_name(database, tmp_path, monkeypatch):
+def test_embedded_databases_are_opened_by_name(database, tmp_path, monkeypatch):
     from rdm_jax.retrieval import database as module
 
     (tmp_path / "zoo").symlink_to(database.path)
@@ -272,9 +272,9 @@ def test_embedded_databases_are_known_by_name(database, tmp_path, monkeypatch):
         Database.open("zo")
 
 
-def test_a_zip_builds_the_database_of_its_folder(pictures, database, encoder, tmp_path):
+def test_a_zip_builds_the_database_of_its_folder(images, database, encoder, tmp_path):
     import shutil
 
-    archive = shutil.make_archive(str(tmp_path / "zoo"), "zip", pictures.parent, "zoo")
+    archive = shutil.make_archive(str(tmp_path / "zoo"), "zip", images.parent, "zoo")
     build(open_source(archive), encoder, tmp_path / "db")
     assert Database.open(tmp_path / "db").digest == database.digest

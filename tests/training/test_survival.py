@@ -78,7 +78,7 @@ def test_one_flipped_bit_changes_the_sums_and_a_mesh_does_not():
     assert [name for name in before if before[name] != after[name]] == [".params['net']['kernel']"]
 
 
-def test_a_checkpoint_whose_arrays_are_not_what_was_saved_is_passed_over(tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_whose_arrays_differ_from_what_was_saved_is_skipped(tmp_path, monkeypatch, caplog):
     checkpoints = saved(tmp_path, [1])
     true = sums(state_of(2, 2.0))
     monkeypatch.setattr("rdm_jax.training.checkpoints.sums", lambda state: {**true, ".step": 0})
@@ -88,7 +88,7 @@ def test_a_checkpoint_whose_arrays_are_not_what_was_saved_is_passed_over(tmp_pat
     with caplog.at_level(logging.WARNING, "rdm_jax"):
         state, _, _ = Checkpoints(Workdir(tmp_path), 2).restore(state_of(0, 0.0))
     assert int(state.step) == 1
-    assert "checkpoint 2 cannot be read and is passed over: .step is not what was saved" in caplog.text
+    assert "checkpoint 2 cannot be read and is skipped: .step differs from what was saved" in caplog.text
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_refused_before_the_run(tmp_path, monkeypatch):

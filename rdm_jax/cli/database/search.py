@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
         text,
         images,
         args.negative,
-        picture_weight=args.image_weight,
+        image_weight=args.image_weight,
         negative_weight=args.negative_weight,
     )
     neighbors = retriever.retrieve(query, args.k)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table and stores the index."""
     from rdm_jax.retrieval import scann_index
     from rdm_jax.retrieval.database import Database
-    from rdm_jax.retrieval.tune import Trial, picture_queries, text_queries, tune
+    from rdm_jax.retrieval.tune import Trial, image_queries, text_queries, tune
 
     database = Database.open(args.database)
     check_range("--k", args.k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     index = _index(args, database)
     encoder = encoder_of(database, args.encoder)
     database.check_encoder(encoder.identity)
-    queries = {"images": picture_queries(database), "texts": text_queries(database, encoder, texts)}
+    queries = {"images": image_queries(database), "texts": text_queries(database, encoder, texts)}
     kinds = [kind for kind, vectors in queries.items() if len(vectors)]
     write(f"{len(database)} rows, recall@{args.k} on " + ", ".join(f"{len(queries[kind])} {kind}" for kind in kinds))
     total = sum(map(len, queries.values()))

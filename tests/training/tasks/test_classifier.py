@@ -14,7 +14,7 @@ ATTRIBUTES = [
     {"subject": "cat", "colour": "blue", "style": "charcoal"},
     {"subject": "cat", "colour": "blue", "style": "neon"},
 ]
-UNSEEN = {"colour": {"style": ("charcoal",)}}
+UNSEEN = {"colour": {"style": ["charcoal"]}}
 
 
 def make(images, attributes):
@@ -92,7 +92,7 @@ def test_the_label_of_an_unseen_color_does_not_matter(task):
 def test_the_exported_bundle_names_its_classes(task):
     bundle = task.export(jax.jit(task.init)(jax.random.key(0))[0])
     assert bundle.config["classifier"]["classes"]["subject"] == ["cat", "sun"]
-    assert bundle.config["evaluation"]["unseen"] == {"colour": {"style": ("charcoal",)}}
+    assert bundle.config["evaluation"]["unseen"] == {"colour": {"style": ["charcoal"]}}
     assert bundle.config["evaluation"]["augment"]["shift"] == 0
     assert set(bundle.params) == {"classifier"}
 
@@ -107,13 +107,13 @@ def test_evaluation_names_every_image_once(task):
     assert {name for name, _ in task.evaluate(params)} == {"accuracy/subject", "accuracy/colour", "accuracy/style"}
 
 
-def test_moved_images_are_crops_of_the_reflected_one():
+def test_shifted_images_are_crops_of_the_reflected_one():
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
     crops = [padded[i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
     allowed = {crop.tobytes() for crop in crops} | {np.ascontiguousarray(crop[:, ::-1]).tobytes() for crop in crops}
     generator = np.random.default_rng(2)
-    found = {classifier.moved(image, 2, generator).tobytes() for _ in range(300)}
+    found = {classifier.shifted(image, 2, generator).tobytes() for _ in range(300)}
     assert found <= allowed
     assert len(found) > 40
 
