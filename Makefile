@@ -9,7 +9,7 @@ OUT ?= outputs/demo
 .PHONY: demo test test-all lint parity cloud environments clean help
 
 help:
-	@echo "make demo   install, and draw prompts in several styles into $(OUT)"
+	@echo "make demo   install, and generate images of two prompts in four styles in $(OUT)"
 	@echo "make test   install, and run the linters and the tests, but for the slow ones"
 	@echo "make test-all  the linters and all tests"
 	@echo "make parity install PyTorch too, in an environment of its own, and compare networks and samplers with it"

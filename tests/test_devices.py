@@ -49,6 +49,7 @@ def test_eight_devices_generate_what_one_does(tmp_path, here):
     assert devices == 8 and difference <= NEAR
 
 
+@pytest.mark.slow
 def test_two_processes_generate_what_one_does_and_both_have_it(tmp_path, here):
     with socket.socket() as free:
         free.bind(("localhost", 0))

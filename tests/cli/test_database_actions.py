@@ -264,6 +264,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_build_resumes_after_kill_9(capsys, sets, model, tmp_path):
     out = tmp_path / "boats"
     arguments = ["build", sets / "boats", "--out", out, "--encoder", model, "--part-size", 6, "--workers", 0]

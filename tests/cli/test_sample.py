@@ -61,6 +61,7 @@ def test_images_are_those_of_the_python_interface(sample, home, load):
         assert np.array_equal(pixels(f"outputs/{index:05d}-7.png"), image)
 
 
+@pytest.mark.slow
 def test_each_of_several_databases_has_a_folder_and_the_same_seeds(sample, home):
     assert sample("a red boat", "--database", home / "two", "--num-images", 2, "--seed", 7) == 0
     written = ["00000-7.png", "00001-7.png", "neighbors.png"]
@@ -104,6 +105,7 @@ def test_replay_generates_each_image_again_bit_for_bit(sample, rdm, capsys):
     assert Path("outputs/00001-7-replay-2.png").exists()
 
 
+@pytest.mark.slow
 def test_half_precision_is_recorded_and_replayed(sample, rdm, capsys):
     for dtype in ("float32", "bfloat16"):
         assert sample("a red boat", "--seed", 7, "--dtype", dtype, "--out", dtype) == 0
@@ -232,6 +234,7 @@ def test_the_spellings_of_other_tools(sample):
         (["--use_neighbors", "--k_nn", 3], {"condition": "text+neighbors", "neighbors": 2}),
     ],
 )
+@pytest.mark.slow
 def test_compvis_flags_set_what_they_mean(sample, arguments, expected):
     assert sample("a red boat", *arguments, "--seed", 7, "--out", "o") == 0
     run = json.loads(Path("o/run.json").read_text())

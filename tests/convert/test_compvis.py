@@ -60,6 +60,7 @@ def test_unet_computes_what_the_original_does(golden, rdm, nhwc, close):
     close(timestep_embedding(t, unet.model_channels), data["t_emb"], 1e-5)
 
 
+@pytest.mark.slow
 def test_unet_takes_other_sizes(golden, rdm, nhwc, close):
     state, unet, _ = rdm
     data = np.load(golden / "unet.npz")

@@ -123,6 +123,7 @@ def test_a_clip_is_added_to_a_model_of_its_width(golden, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "tokens", "guidance"), [("rdm_small", 11, 5.0), ("rdm_vq_small", 4, 2.0)])
+@pytest.mark.slow
 def test_a_converted_model_generates_with_its_own_defaults(golden, tmp_path, name, tokens, guidance):
     width = {**TINY.CONFIG["clip"], "embed_dim": 32}
     model = TINY.bundle(clip=width)

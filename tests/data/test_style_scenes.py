@@ -47,6 +47,7 @@ def test_the_vocabulary_fits_the_painters():
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.slow
 def test_every_subject_stands_out_in_every_style(subject: str, style: str):
     contrasts = []
     for k, colour in enumerate(COLORS):
@@ -62,6 +63,7 @@ def test_every_subject_stands_out_in_every_style(subject: str, style: str):
 
 
 @pytest.mark.parametrize("style", [style for style in STYLES if style not in MONOCHROME])
+@pytest.mark.slow
 def test_the_colour_can_be_read_from_the_subject(style: str):
     # The nearest mean colour, left one out, is a far weaker reader than a person; chance is 1 in 8.
     means, names = [], []
@@ -119,6 +121,7 @@ def blank_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("blank_images")
 @pytest.mark.parametrize("split", scenes.SPLITS)
+@pytest.mark.slow
 def test_what_is_kept_out_of_training_is_in_the_other_splits_only(split: str):
     examples = [scenes.example(split, index) for index in range(4_608)]
     styles = {e["style"] for e in examples}
@@ -182,6 +185,7 @@ def test_a_pool_makes_the_same_examples_in_order():
     assert [key for key, _ in alone] == [f"test/{k:06d}" for k in range(6)]
 
 
+@pytest.mark.slow
 def test_tfds_gives_back_what_was_drawn(tmp_path):
     builder = scenes.StyleScenes(data_dir=tmp_path, config="tiny", file_format="array_record")
     builder.download_and_prepare()

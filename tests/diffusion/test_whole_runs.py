@@ -84,6 +84,7 @@ def _golden(name):
     ("name", "steps", "eta"),
     [("ddim", 10, 0.0), ("ddim_eta1", 10, 1.0), ("ddim_noguidance", 5, 0.0), ("ddim_S30", 30, 0.0)],
 )
+@pytest.mark.slow
 def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
     golden = _golden(name)
     sampler = ddim.DDIM(eta=eta)
@@ -118,6 +119,7 @@ def test_the_training_loss_is_the_originals():
     assert bound.mean() == pytest.approx(float(golden["train__loss_vlb"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_one_step_of_adamw_and_the_average_are_the_originals():
     golden = np.load(Path(GOLDEN) / "train_step.npz")
     x0, noise = (jnp.asarray(np.moveaxis(golden[name], 1, -1)) for name in ("x0", "noise"))

@@ -53,6 +53,7 @@ def measured(bench):
     return results, shown, learned, calls
 
 
+@pytest.mark.slow
 def test_methods_are_measured_beside_the_same_noise_without_them(bench, measured):
     results, shown, _, _ = measured
     assert list(results["methods"]) == list(shown) == [method.name for method in SOME]

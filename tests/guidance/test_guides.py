@@ -98,6 +98,7 @@ def test_a_margin_extends_each_side_by_its_edge_pixels():
             Outpaint(**margins).canvas(image)
 
 
+@pytest.mark.slow
 def test_guides_combine_with_each_other_and_every_sampler(generate, files):
     both = generate("sdg(text='cat', weight=50)", f"ilvr(image='{files[0]}', factor=4)", sampler="dpmpp_2m")
     for alone in (generate("sdg(text='cat', weight=50)", sampler="dpmpp_2m"), generate(sampler="dpmpp_2m")):
@@ -105,6 +106,7 @@ def test_guides_combine_with_each_other_and_every_sampler(generate, files):
     assert generate("threshold(bound=1)", "sdg(text='cat')", sampler="heun", guidance_scale=1.0).shape == (2, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_in_any_batch(generate, files):
     # Random numbers of a step (the reference's noise, cutouts) come from the image's own key.
     guides = f"sdg(content='{files[0]}', weight=50)", "clip(text='cat', weight=100, cutouts=2)"

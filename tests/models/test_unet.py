@@ -96,6 +96,7 @@ def test_images_of_a_batch_are_independent(tiny):
     assert np.abs(changed[0] - out[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_recomputation_changes_no_gradient(tiny):
     unet, params, _ = tiny
     x, t, condition = _arguments(unet)

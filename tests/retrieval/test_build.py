@@ -91,6 +91,7 @@ def test_a_build_that_is_stopped_repeatedly_ends_the_same(listed, expected, tmp_
 
 
 @pytest.mark.parametrize("work", ["build", "append", "remove", "together"])
+@pytest.mark.slow
 def test_kill_9_at_any_step_loses_nothing(work, tmp_path):
     script = Path(__file__).with_name("killing.py")
     ran = subprocess.run(

@@ -201,6 +201,7 @@ def test_a_wrong_override_is_refused(spec: str, override: str, message: str) -> 
     # The latter are the counts of the released files; the discriminator of three layers has 2.8 M.
     [("rdm_imagenet", 400.9), ("first_stage:kl_f8", 83.7 + 2.8), ("first_stage:vq_f4", 55.3 + 2.8)],
 )
+@pytest.mark.slow
 def test_the_networks_have_the_published_sizes(spec: str, millions: float) -> None:
     import jax
 
@@ -211,6 +212,7 @@ def test_the_networks_have_the_published_sizes(spec: str, millions: float) -> No
     assert {value.shape[0] for value in batch.values()} == {config.batch_size}
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: Path, **options):
     return jax.device_get(state), logged
 
 
+@pytest.mark.slow
 def test_resuming_equals_going_straight_through_bit_for_bit(images: Path, tmp_path: Path) -> None:
     straight, logged = run(config_for(images, "steps=4", "optimizer.decay=constant"), tmp_path / "straight")
     assert [step for step, _ in logged] == [1, 2, 3, 4]

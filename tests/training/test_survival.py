@@ -189,6 +189,7 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_one_that_was_not(images, tmp_path):
     with begin(RDM, *command(images, tmp_path / "killed", "--config.steps=12")) as killed:
         for line in killed.stdout:
@@ -208,6 +209,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(images, tmp_path):
     assert len(lines[0]) == len(lines[1]) == 12  # what was logged and lost with the kill is written once
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_stop_together(images, tmp_path):
     endless = "--config.steps=100000", "--config.optimizer.decay=constant"
     local, output = (str(ROOT / "launch/local.sh"), "--processes", "2", "--"), []
@@ -227,6 +229,7 @@ def test_two_processes_learn_what_one_does_and_stop_together(images, tmp_path):
     assert restore_arrays(Workdir(tmp_path / "both"))[0] == max(together)
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does_and_two_resume_with_it(images, tmp_path):
     """The same losses on 1 device and on 8, and a checkpoint of the 8 is finished on 2, with another sharding."""
     rules = "--config.mesh.rules=[['.*kernel', 'split']]"

@@ -59,6 +59,7 @@ def marginal(alpha, sigma):
 
 
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
+@pytest.mark.slow
 def test_the_error_falls_with_the_order(name, order):
     # The probability flow of Gaussian data keeps each sample's standard score: its end is known exactly. The grid lies
     # within the schedule; lambda goes from -1.5 to 2.5 in equal steps. UniPC's corrector adds an order.
@@ -77,6 +78,7 @@ def test_the_error_falls_with_the_order(name, order):
 @pytest.mark.parametrize(
     ("name", "options"), [*((name, {}) for name in ORDERS), *STOCHASTIC, ("ddpm", {"variance": "large"})]
 )
+@pytest.mark.slow
 def test_samples_have_the_distribution_of_the_data(name, options):
     sampler = SAMPLERS[name](**({"spacing": "trailing"} | options))
     steps = with_keys(sampler.plan(LINEAR, 150), keys(16))
@@ -92,6 +94,7 @@ def test_samples_have_the_distribution_of_the_data(name, options):
 
 @pytest.mark.parametrize("spacing", [name for name in SPACINGS if name != "compvis"])
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.slow
 def test_the_exact_denoiser_of_one_image_returns_it(name, spacing):
     image, sampler = noise(2), SAMPLERS[name](spacing=spacing)
 
