@@ -1,1 +1,1 @@
-"""What a model is worth: statistics, classifiers that share nothing with it, and whether it swaps style."""
+"""Evaluation of models: statistics, independent classifiers, whether another database means another style, guidance."""

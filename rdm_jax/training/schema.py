@@ -209,5 +209,5 @@ class Run:
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:
             raise UserError(
-                f"batch_size={self.batch_size} does not divide by accumulate={self.accumulate}; choose a multiple"
+                f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}; choose a multiple"
             )

@@ -156,7 +156,7 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path: Path, text: s
         ({"diffusion": {"schedule": "scaled_linear"}}, r"the scaled_linear schedule lacks beta_start, beta_end"),
         ({"time_weight": "min_snd"}, r"unknown time_weight 'min_snd'; did you mean 'min_snr'"),
         ({"latents": {"scal": 1.0}}, r"unknown config key 'latents.scal'; did you mean 'latents.scale'"),
-        ({"batch_size": 6, "accumulate": 4}, r"batch_size=6 does not divide by accumulate=4"),
+        ({"batch_size": 6, "accumulate": 4}, r"batch_size=6 is not divisible by accumulate=4"),
         ({"steps": 0}, r"steps=0 is out of range; give 1 or more"),
         ({"steps": "10"}, r"config key steps is '10', and must be a whole number"),
     ],
