@@ -11,6 +11,7 @@ from PIL import Image
 
 from rdm_jax.core import files, images, keys, trees
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.vectors import unit
 
 
 def png(image: Image.Image, fmt: str = "PNG", **options) -> bytes:
@@ -127,3 +128,20 @@ def test_leaves_are_replaced_one_by_one() -> None:
     tree = {"a": {"b": 1, "c": 2}, "d": 3}
     assert trees.map_in_place(lambda leaf: 10 * leaf, tree) is tree
     assert tree == {"a": {"b": 10, "c": 20}, "d": 30}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_unit_vectors_have_length_1_and_zero_vectors_stay_zero(dtype) -> None:
+    vectors = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(dtype)
+    vectors[1, 2] = 0
+    before, exact = vectors.copy(), vectors.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
+    expected = exact / np.where(lengths == 0, 1, lengths)
+    assert unit(vectors).dtype == dtype and unit(vectors, np.float32).dtype == np.float32
+    np.testing.assert_allclose(unit(vectors), expected, atol=2 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(unit(vectors, np.float32), expected, atol=1e-6)
+    np.testing.assert_array_equal(vectors, before)
+
+
+def test_the_length_of_a_short_vector_is_1_too() -> None:
+    np.testing.assert_allclose(unit(np.array([[3e-13, 4e-13]])), [[0.6, 0.8]], rtol=1e-12)
