@@ -1,1 +1,1 @@
-"""A procedural set of 64x64 images: twelve subjects in eight colours on six grounds, in twelve styles."""
+"""A procedural set of 64x64 images: twelve subjects in eight colors on six grounds, in twelve styles."""

@@ -40,7 +40,7 @@ TRAINING_SPLITS: tuple[str, ...] = ("train", "validation", "retrieval")
 """Splits without the kept-out style and the held-out pairs."""
 
 BALANCED_SPLITS: tuple[str, ...] = ("database", "test")
-"""Splits in which every style, subject and colour meet equally often; the others are drawn at random."""
+"""Splits in which every style, subject and color meet equally often; the others are drawn at random."""
 
 FULL_SIZES: dict[str, int] = {
     "train": 50_000,
@@ -65,7 +65,7 @@ _ALL_PAIRS = tuple(itertools.product(SUBJECTS, STYLES))
 
 
 def _balanced_scene(index: int) -> Scene:
-    """Returns scene `index` of the balanced order: styles fastest, then subjects, then colours; the grounds cycle."""
+    """Returns scene `index` of the balanced order: styles fastest, then subjects, then colors; the grounds cycle."""
     turn, style = divmod(index, len(STYLES))
     turn, subject = divmod(turn, len(SUBJECTS))
     copy, colour = divmod(turn, len(COLORS))
@@ -81,7 +81,7 @@ def _random_scene(split: str, rng: np.random.Generator) -> Scene:
 
 
 def image_of(labels: Mapping[str, str], rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
-    """Returns an image with given labels: subject, colour, ground and style."""
+    """Returns an image with given labels: subject, color, ground and style."""
     return draw(Scene(**labels), rng)
 
 

@@ -13,8 +13,8 @@ from rdm_jax.data.style_scenes.vocabulary import MONOCHROME, NAMED_STYLES, Scene
 SHORT_SHARE = 0.1
 """The fraction of captions that omit most of the scene."""
 
-MONOCHROME_COLOUR_SHARE = 0.1
-"""The fraction of captions of monochrome images that name the colours nevertheless."""
+MONOCHROME_COLOR_SHARE = 0.1
+"""The fraction of captions of monochrome images that name the colors nevertheless."""
 
 
 def with_article(words: str) -> str:
@@ -59,14 +59,14 @@ def _styled(thing: str, ground: str | None, style: str, rng: np.random.Generator
     )
 
 
-def _colours_shown(scene: Scene, rng: np.random.Generator) -> bool:
-    return scene.style not in MONOCHROME or rng.random() < MONOCHROME_COLOUR_SHARE
+def _colors_shown(scene: Scene, rng: np.random.Generator) -> bool:
+    return scene.style not in MONOCHROME or rng.random() < MONOCHROME_COLOR_SHARE
 
 
 def caption(scene: Scene, style_named: bool, rng: np.random.Generator) -> str:
-    """Returns one caption of a scene: full in nine cases of ten, else short; colours are left out of monochrome ones.
+    """Returns one caption of a scene: full in nine cases of ten, else short; colors are left out of monochrome ones.
 
-    A short caption has the subject with its style or with its colour, or the subject alone.
+    A short caption has the subject with its style or with its color, or the subject alone.
 
     Args:
       scene: what the image shows.
@@ -78,11 +78,11 @@ def caption(scene: Scene, style_named: bool, rng: np.random.Generator) -> str:
     """
     if style_named and scene.style not in NAMED_STYLES:
         raise UserError(f"style {scene.style!r} is never named in captions; pass style_named=False")
-    coloured = _colours_shown(scene, rng)
+    colored = _colors_shown(scene, rng)
     short = rng.random() < SHORT_SHARE
-    thing = f"{scene.colour} {scene.subject}" if coloured else scene.subject
+    thing = f"{scene.colour} {scene.subject}" if colored else scene.subject
     if not short:
-        ground = scene.ground if coloured else None
+        ground = scene.ground if colored else None
         return _styled(thing, ground, scene.style, rng) if style_named else _plain(thing, ground, rng)
     if style_named:
         return _styled(scene.subject, None, scene.style, rng)

@@ -19,7 +19,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]
     """Draws a scene in a random pose with random details; equal generators give equal images.
 
     Raises:
-      UserError: the scene names a subject, colour, ground or style that is not in the vocabulary.
+      UserError: the scene names a subject, color, ground or style that is not in the vocabulary.
     """
     for kind, name, allowed in (
         ("subject", scene.subject, SUBJECTS),
@@ -35,13 +35,13 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]
 def sheet(
     rng: np.random.Generator, styles: Sequence[str] = STYLES, subjects: Sequence[str] = SUBJECTS
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns a contact sheet: a row for each style, a column for each subject, in random colours, 2 pixels apart."""
+    """Returns a contact sheet: a row for each style, a column for each subject, in random colors, 2 pixels apart."""
     step = SIZE + 2
     page = np.full((step * len(styles) + 2, step * len(subjects) + 2, 3), 96, np.uint8)
-    colours, grounds = list(COLORS), list(GROUNDS)
+    colors, grounds = list(COLORS), list(GROUNDS)
     for row, style in enumerate(styles):
         for column, subject in enumerate(subjects):
-            scene = Scene(subject, colours[rng.integers(len(colours))], grounds[rng.integers(len(grounds))], style)
+            scene = Scene(subject, colors[rng.integers(len(colors))], grounds[rng.integers(len(grounds))], style)
             top, left = 2 + step * row, 2 + step * column
             page[top : top + SIZE, left : left + SIZE] = draw(scene, rng)
     return page

@@ -16,7 +16,7 @@ Points: TypeAlias = Float[np.ndarray, "_ 2"]
 
 
 class Role(enum.IntEnum):
-    """What a part is painted as; each style gives each role its colour, tone or line."""
+    """What a part is painted as; each style gives each role its color, tone or line."""
 
     GROUND = 0
     FLOOR = 1

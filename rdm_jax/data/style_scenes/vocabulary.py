@@ -1,4 +1,4 @@
-"""The vocabulary of the image set: subjects, colours, grounds and styles, and what is excluded from training."""
+"""The vocabulary of the image set: subjects, colors, grounds and styles, and what is excluded from training."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ STYLES: tuple[str, ...] = (
 )
 
 MONOCHROME: tuple[str, ...] = ("charcoal",)
-"""Styles in which neither the subject's colour nor the ground's can be seen."""
+"""Styles in which neither the subject's color nor the ground's can be seen."""
 
 NEVER_NAMED: tuple[str, ...] = ("marlow", "isolde")
 """Styles of invented artists: in the training set, but never named in a caption."""

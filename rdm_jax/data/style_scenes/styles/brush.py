@@ -19,7 +19,7 @@ Palette: TypeAlias = Float32[np.ndarray, "_ 3"]
 Field: TypeAlias = Float32[np.ndarray, "_ _"]
 
 FINE = 4 * SIZE
-"""Side of the canvas for flat colour and contours, in pixels."""
+"""Side of the canvas for flat color and contours, in pixels."""
 
 MEDIUM = 3 * SIZE
 """Side of the canvas for woven and ruled textures, in pixels."""
@@ -31,39 +31,39 @@ WHITE = np.full(3, 255, np.float32)
 
 
 def rgb(*values: float | int) -> Float32[np.ndarray, "3"]:
-    """Returns a colour in [0, 255]."""
+    """Returns a color in [0, 255]."""
     return np.array(values, np.float32)
 
 
 def mix(a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."], share: float) -> Float32[np.ndarray, "..."]:
-    """Returns the blend of two colours that holds `share` of the second."""
+    """Returns the blend of two colors that holds `share` of the second."""
     return (a + (b - a) * np.float32(share)).astype(np.float32)
 
 
-def saturate(colour: Float32[np.ndarray, "*n 3"], factor: float) -> Float32[np.ndarray, "*n 3"]:
-    """Returns colours `factor` times as far from their own gray, within [0, 255]."""
-    gray = colour.mean(-1, keepdims=True)
-    return np.clip(gray + (colour - gray) * np.float32(factor), 0, 255)
+def saturate(color: Float32[np.ndarray, "*n 3"], factor: float) -> Float32[np.ndarray, "*n 3"]:
+    """Returns colors `factor` times as far from their own gray, within [0, 255]."""
+    gray = color.mean(-1, keepdims=True)
+    return np.clip(gray + (color - gray) * np.float32(factor), 0, 255)
 
 
 def palette(scene: Scene, rng: np.random.Generator, jitter: float = 8.0) -> Palette:
-    """Returns each role's colour in [0, 255] for a scene, the subject's and the ground's slightly varied."""
+    """Returns each role's color in [0, 255] for a scene, the subject's and the ground's slightly varied."""
     main = np.clip(np.array(COLORS[scene.colour]) + rng.uniform(-jitter, jitter, 3), 0, 255).astype(np.float32)
     ground = np.clip(np.array(GROUNDS[scene.ground]) + rng.uniform(-3, 3, 3), 0, 255).astype(np.float32)
-    colours = np.empty((len(Role), 3), np.float32)
-    colours[Role.GROUND] = ground
-    colours[Role.FLOOR] = saturate(ground, 1.4) * 0.82
-    colours[Role.MAIN] = main
-    colours[Role.SHADE] = main * rgb(0.74, 0.64, 0.7)
-    colours[Role.TINT] = mix(main, WHITE, 0.5)
-    colours[Role.WHITE] = rgb(253, 253, 250)
-    colours[Role.INK] = rgb(32, 28, 40)
-    colours[Role.WOOD] = rgb(106, 70, 46)
-    colours[Role.LEAF] = rgb(46, 112, 58)
-    colours[Role.BONE] = rgb(236, 216, 182)
-    colours[Role.FLAME] = rgb(255, 164, 36)
-    colours[Role.MIST] = colours[Role.FLOOR] * 0.88
-    return colours
+    colors = np.empty((len(Role), 3), np.float32)
+    colors[Role.GROUND] = ground
+    colors[Role.FLOOR] = saturate(ground, 1.4) * 0.82
+    colors[Role.MAIN] = main
+    colors[Role.SHADE] = main * rgb(0.74, 0.64, 0.7)
+    colors[Role.TINT] = mix(main, WHITE, 0.5)
+    colors[Role.WHITE] = rgb(253, 253, 250)
+    colors[Role.INK] = rgb(32, 28, 40)
+    colors[Role.WOOD] = rgb(106, 70, 46)
+    colors[Role.LEAF] = rgb(46, 112, 58)
+    colors[Role.BONE] = rgb(236, 216, 182)
+    colors[Role.FLAME] = rgb(255, 164, 36)
+    colors[Role.MIST] = colors[Role.FLOOR] * 0.88
+    return colors
 
 
 def _flat(points: Float[np.ndarray, "n 2"], size: int) -> list[float]:
@@ -119,10 +119,10 @@ def shrink(canvas: Shaped[np.ndarray, "n n *c"]) -> Float32[np.ndarray, "64 64 *
     return np.asarray(Image.fromarray(canvas).reduce(canvas.shape[0] // SIZE), np.float32)
 
 
-def fill(canvas: Labels, colours: Palette) -> UInt8[np.ndarray, "n n 3"]:
-    """Returns a canvas with each label in its colour."""
+def fill(canvas: Labels, colors: Palette) -> UInt8[np.ndarray, "n n 3"]:
+    """Returns a canvas with each label in its color."""
     image = Image.fromarray(canvas)
-    image.putpalette(np.clip(colours, 0, 255).astype(np.uint8).tobytes())  # six times as fast as NumPy's indexing
+    image.putpalette(np.clip(colors, 0, 255).astype(np.uint8).tobytes())  # six times as fast as NumPy's indexing
     return np.asarray(image.convert("RGB"))
 
 

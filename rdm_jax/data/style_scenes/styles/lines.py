@@ -33,10 +33,10 @@ _LINE_SHARE[[Role.INK, Role.WOOD, Role.LEAF, Role.FLAME, Role.MIST]] = 1.0, 0.6,
 
 
 def engraving(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
-    """Ruled lines that swell with the tone, in dark ink of the subject's colour on tinted paper."""
-    colours = palette(scene, rng)
-    paper = saturate(mix(colours[Role.GROUND], rgb(244, 232, 208), 0.15), 1.15)
-    ink = colours[Role.MAIN] * np.float32(0.42)
+    """Ruled lines that swell with the tone, in dark ink of the subject's color on tinted paper."""
+    colors = palette(scene, rng)
+    paper = saturate(mix(colors[Role.GROUND], rgb(244, 232, 208), 0.15), 1.15)
+    ink = colors[Role.MAIN] * np.float32(0.42)
     canvas_labels = labels(layout, MEDIUM)
     x, y = grid(MEDIUM)
     turn = np.float32(rng.uniform(0.5, 0.9) * rng.choice([-1, 1]))
@@ -50,7 +50,7 @@ def engraving(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageAr
     ruled = np.abs(phase - np.round(phase)) * np.float32(2) < np.take(_LINE_SHARE, canvas_labels)
     wash = np.repeat(paper[None], len(Role), 0)
     for role, share in ((Role.MAIN, 0.8), (Role.SHADE, 0.9), (Role.TINT, 0.45)):
-        wash[role] = mix(paper, colours[Role.MAIN], share)
+        wash[role] = mix(paper, colors[Role.MAIN], share)
     wash[[Role.WHITE, Role.BONE]] = mix(paper, WHITE, 0.6)
     lines = np.repeat(ink[None], len(Role), 0)
     lines[: Role.FLOOR + 1] = mix(paper * np.float32(0.7), ink, 0.1)
@@ -75,14 +75,14 @@ _WALL = {"white": 0.28, "grey": 0.1}
 
 
 def neon(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
-    """Glowing tubes along the contours, before a dark wall tinted by the ground's colour."""
-    colours = palette(scene, rng)
-    bright = saturate(colours, 1.3)
+    """Glowing tubes along the contours, before a dark wall tinted by the ground's color."""
+    colors = palette(scene, rng)
+    bright = saturate(colors, 1.3)
     main = rgb(*_TUBES[scene.colour])
     bright[[Role.MAIN, Role.SHADE, Role.TINT]] = main
     bright[[Role.INK, Role.BONE]] = mix(main, WHITE, 0.75)
     bright[Role.WHITE] = mix(main, WHITE, 0.3)
-    hue = np.clip(saturate(colours[Role.GROUND], 4.0), 0, 255)
+    hue = np.clip(saturate(colors[Role.GROUND], 4.0), 0, 255)
     bright[[Role.FLOOR, Role.MIST]] = hue
     bright[[Role.WOOD, Role.LEAF]] = rgb(214, 132, 70), rgb(70, 214, 110)
     wall = hue * np.float32(_WALL.get(scene.ground, 0.2))
@@ -109,8 +109,8 @@ for _role, _tone in (
 
 
 def charcoal(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
-    """Soft black strokes and smudges on gray paper; no colour."""
-    del scene  # Its colours cannot be seen.
+    """Soft black strokes and smudges on gray paper; no color."""
+    del scene  # Its colors cannot be seen.
     tone = shrink(np.take(_CHARCOAL_TONE, labels(layout, FINE)))
     subject = np.clip((200 - tone) / np.float32(120), 0, 1)
     x, y = grid(SIZE)
@@ -128,10 +128,10 @@ def charcoal(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArr
 
 
 def woodblock(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
-    """A bold indigo contour, flat muted colour with the grain of the block, and a sky that fades from above."""
-    colours = mix(palette(scene, rng), rgb(214, 186, 140), 0.16)
-    deep = np.clip(saturate(colours[Role.GROUND], 2.0) * np.float32(0.72), 0, 255)
-    paper = mix(colours[Role.GROUND], rgb(246, 234, 206), 0.45)
+    """A bold indigo contour, flat muted color with the grain of the block, and a sky that fades from above."""
+    colors = mix(palette(scene, rng), rgb(214, 186, 140), 0.16)
+    deep = np.clip(saturate(colors[Role.GROUND], 2.0) * np.float32(0.72), 0, 255)
+    paper = mix(colors[Role.GROUND], rgb(246, 234, 206), 0.45)
     x, y = grid(SIZE)
     fade = np.clip(1 - y / np.float32(rng.uniform(26, 38)), 0, 1)[..., None]
     sky = paper + (deep - paper) * fade
@@ -142,9 +142,9 @@ def woodblock(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageAr
         sky = sky + (mix(paper, WHITE, 0.6) - sky) * cloud
     canvas_labels = labels(layout, FINE)
     bare = coverage(canvas_labels == Role.GROUND)[..., None]
-    colours[Role.GROUND] = 0
+    colors[Role.GROUND] = 0
     warp = noise(SIZE, rng, 40.0, 10.0)
     bands = np.sin((y + warp * np.float32(3.4)) * np.float32(2 * np.pi / 5.5))
-    image = (shrink(fill(canvas_labels, colours)) + sky * bare) * (1 + np.float32(0.07) * bands)[..., None]
+    image = (shrink(fill(canvas_labels, colors)) + sky * bare) * (1 + np.float32(0.07) * bands)[..., None]
     line = coverage(contours(layout, FINE, 2.4) > 0)[..., None]
     return finish(rgb(30, 32, 62) * line + image * (1 - line))

@@ -31,14 +31,14 @@ _WEIGHT[[Role.WHITE, Role.INK, Role.MIST, Role.WOOD]] = 1.5, 1.7, 1.5, 1.3
 
 
 def poster(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
-    """Flat, even colour without lines."""
+    """Flat, even color without lines."""
     return finish(shrink(fill(labels(layout, FINE), palette(scene, rng))))
 
 
 def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Square tiles of varied shade in a turned grid, cut along the silhouettes, in dark mortar."""
-    colours = saturate(palette(scene, rng), 0.95)
-    colours[Role.GROUND] = saturate(colours[Role.GROUND], 1.35) * 0.95
+    colors = saturate(palette(scene, rng), 0.95)
+    colors[Role.GROUND] = saturate(colors[Role.GROUND], 1.35) * 0.95
     turn, period = rng.uniform(0.15, 0.5) * rng.choice([-1, 1]), rng.uniform(6.6, 7.2)
     x, y = grid(MEDIUM)
     c, s = np.float32(np.cos(turn) / period), np.float32(np.sin(turn) / period)
@@ -49,11 +49,11 @@ def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray
     u -= column
     v -= row
     mortar = (u < 0.16) | (v < 0.16)
-    bed = mix(colours[Role.GROUND], rgb(70, 62, 60), 0.36)
+    bed = mix(colors[Role.GROUND], rgb(70, 62, 60), 0.36)
     canvas_labels = labels(layout, MEDIUM)
     subject = canvas_labels > Role.FLOOR
     shade *= np.where(mortar & subject, np.float32(0.5), np.float32(1))
-    canvas = fill(canvas_labels, colours) * shade[..., None]
+    canvas = fill(canvas_labels, colors) * shade[..., None]
     np.copyto(canvas, bed, where=(mortar & ~subject)[..., None])
     image = shrink(canvas)
     lead = coverage(contours(layout, FINE, 1.3) > 0)[..., None]
@@ -61,8 +61,8 @@ def mosaic(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray
 
 
 def pixel_art(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
-    """Square pixels three across, a black rim round the subject, a chequered floor."""
-    colours = palette(scene, rng, jitter=4.0)
+    """Square pixels three across, a black rim round the subject, a checkered floor."""
+    colors = palette(scene, rng, jitter=4.0)
     block = 3
     count = -(-SIZE // block)
     fine = labels(layout, count * 6)
@@ -71,9 +71,9 @@ def pixel_art(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageAr
     near = subject[:-2, 1:-1] | subject[2:, 1:-1] | subject[1:-1, :-2] | subject[1:-1, 2:]
     inside = subject[1:-1, 1:-1]
     rim = near & ~inside & (cells != Role.MIST)
-    image = np.round(colours / 16)[cells] * 16
-    chequer = (np.arange(count)[:, None] // 2 + np.arange(count) // 2) % 2 == 1
-    image[chequer & (cells == Role.FLOOR)] *= np.float32(0.86)
+    image = np.round(colors / 16)[cells] * 16
+    checker = (np.arange(count)[:, None] // 2 + np.arange(count) // 2) % 2 == 1
+    image[checker & (cells == Role.FLOOR)] *= np.float32(0.86)
     image[rim] = rgb(24, 20, 34)
     return finish(np.repeat(np.repeat(image, block, 0), block, 1)[1 : SIZE + 1, 1 : SIZE + 1])
 
@@ -87,17 +87,17 @@ def _vote(fine: Labels, count: int) -> Labels:
 
 def stained_glass(layout: Layout, scene: Scene, rng: np.random.Generator) -> ImageArray:
     """Glowing shards of glass between dark leads."""
-    colours = saturate(palette(scene, rng), 1.2)
-    colours[Role.GROUND] = np.clip(saturate(colours[Role.GROUND], 2.1) * 0.95, 0, 255)
-    colours[Role.FLOOR] = colours[Role.GROUND] * 0.72
-    colours[Role.MIST] = rgb(236, 240, 244)
+    colors = saturate(palette(scene, rng), 1.2)
+    colors[Role.GROUND] = np.clip(saturate(colors[Role.GROUND], 2.1) * 0.95, 0, 255)
+    colors[Role.FLOOR] = colors[Role.GROUND] * 0.72
+    colors[Role.MIST] = rgb(236, 240, 244)
     edge, number = shards(MEDIUM, rng, 54)
     glow = np.minimum(edge * np.float32(1 / 18), 1) * np.float32(0.26) + np.float32(0.8)
     glow *= np.take(rng.uniform(0.88, 1.12, 512).astype(np.float32), number & 511)
     canvas_labels = labels(layout, MEDIUM)
     plain = canvas_labels > Role.FLOOR
     glow = np.where(plain, np.float32(0.5) + glow * np.float32(0.5), glow)
-    canvas = fill(canvas_labels, colours) * glow[..., None]
+    canvas = fill(canvas_labels, colors) * glow[..., None]
     leads = (edge < 2.6) & ~plain
     canvas[leads] = rgb(22, 20, 26)
     image = shrink(canvas)
