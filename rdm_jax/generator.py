@@ -213,15 +213,8 @@ class Generator:
             queries = np.concatenate([queries, retriever.databases[0].embeddings(rows).astype(np.float32)])
         builder = dataclasses.replace(plan.builder, queries=queries)
         queries = change_queries(request.conditions, builder).queries
-        indices = list(range(len(queries) * request.num_images))
-        return dataclasses.replace(
-            plan,
-            prompts=labels,
-            queries=queries,
-            neighbors=retriever.retrieve(queries, request.neighbors) if retriever else None,
-            indices=indices,
-            rows=[index // request.num_images for index in indices],
-        ).checked()
+        neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
+        return plan.with_queries(labels, queries, neighbors)
 
     def plan_vectors(
         self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q k d"] | None, **options: Any
@@ -239,16 +232,9 @@ class Generator:
         if neighbors is not None:
             options = {**options, "neighbors": neighbors.shape[1]}
         request, chosen = self.resolve(len(queries), **options)
-        plan = self.open_plan(request, chosen, None)
-        indices = list(range(len(queries) * request.num_images))
-        return dataclasses.replace(
-            plan,
-            prompts=[f"query {number}" for number in range(1, len(queries) + 1)],
-            queries=np.asarray(queries, np.float32),
-            neighbors=None if neighbors is None else _unnamed(neighbors),
-            indices=indices,
-            rows=[index // request.num_images for index in indices],
-        ).checked()
+        labels = [f"query {number}" for number in range(1, len(queries) + 1)]
+        found = None if neighbors is None else _unnamed(neighbors)
+        return self.open_plan(request, chosen, None).with_queries(labels, np.asarray(queries, np.float32), found)
 
     def open_plan(self, request: Request, options: Any, retriever: Retriever | None) -> Plan:
         """Returns the plan of a request without queries: files are read, references encoded, steps planned.

@@ -1,6 +1,6 @@
-"""What every request has, whatever the head that makes the images: prompts aside, these options.
+"""The options that every request has beside its prompts, whatever the head that makes the images.
 
-    request, options = resolve(bundle.config, given, queries=2)
+    request, options = resolve(bundle.config, head, given, queries=2)
 
 `given` may mix the options of `Request` with those of the model's head.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 8
 MAX_GUIDANCE = 1000.0
-CONDITIONS = ("neighbors", "text", "text+neighbors")
+CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
 
 

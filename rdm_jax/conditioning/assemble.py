@@ -15,7 +15,6 @@ from jaxtyping import Float
 from rdm_jax.core.vectors import unit
 from rdm_jax.models.condition import Condition
 
-CONDITIONS = ("neighbors", "text", "text+neighbors")
 NULL = ""  # no condition: a single null token
 
 
@@ -30,8 +29,8 @@ def assemble(
     """Returns the tokens [b, n, d] that images are conditioned on, with weights [b, n] where some are absent.
 
     Args:
-      conditions: a name in `CONDITIONS`, or `NULL`, for all images; or a list with one for each image, whose result has
-        every place and weights, so that batches of different mixtures have one shape.
+      conditions: a name in `request.CONDITIONS`, or `NULL`, for all images; or a list with one for each image, whose
+        result has every place and weights, so that batches of different mixtures have one shape.
       queries: the vectors of prompts, captions or query images; not read where no condition has the query.
       neighbors: the vectors of each query's neighbors, nearest first; None if no condition has neighbors.
       null: the token of no condition; zeros if None.

@@ -94,7 +94,7 @@ class ConditionBuilder:
       queries: [q, d] the run's own.
       retrieve: (queries, name of a database, "" for the run's own) to the neighbors' vectors [q, k, d]; None where the
         condition has no neighbors.
-      condition: a name in `assemble.CONDITIONS`.
+      condition: a name in `request.CONDITIONS`.
       null: [d] the token of no condition.
       unit_tokens: whether tokens are scaled to length 1.
     """

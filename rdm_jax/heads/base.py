@@ -3,7 +3,7 @@
 A request says what is wanted (`request.Request`); a head says how it is made: its own options, what it compiles, and
 which guides, conditions and edits it supports. The generator knows this contract alone:
 
-    run = head.plan(request, options, model, builder)        reads files, plans steps, checks everything
+    run = head.plan(request, options, model)        reads files, plans steps, checks everything
     program = head.compile(head.shape(plan, batch), plan, compiler)   once for each shape
     state = program.start(plan, params, indices, rows)       one batch
     while state.done < state.total:
@@ -98,6 +98,15 @@ class Plan:
         return apply_conditioners(
             self.request.conditions, builder, self.neighbors.embeddings if self.neighbors else None
         )
+
+    def with_queries(self, prompts: list[str], queries: Float[np.ndarray, "q d"], neighbors: Neighbors | None) -> Plan:
+        """Returns the plan of `num_images` images for each query; raises UserError if a condition cannot be built."""
+        count = self.request.num_images
+        indices = list(range(len(queries) * count))
+        rows = [index // count for index in indices]
+        return dataclasses.replace(
+            self, prompts=prompts, queries=queries, neighbors=neighbors, indices=indices, rows=rows
+        ).checked()
 
     def checked(self) -> Plan:
         """Returns the plan after its conditions were built; raises UserError if they cannot be."""

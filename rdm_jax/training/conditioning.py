@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from rdm_jax.conditioning.assemble import CONDITIONS, NULL, assemble
+from rdm_jax.conditioning.assemble import NULL, assemble
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.progress import StageProgressCallback
@@ -25,7 +25,7 @@ from rdm_jax.core.schema import one_of
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.models.condition import Condition
-from rdm_jax.request import NULLS
+from rdm_jax.request import CONDITIONS, NULLS
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import Config
@@ -217,7 +217,7 @@ class ImageConditions:
     def groups(self) -> dict[str | None, np.ndarray]:
         """The images that share the attribute within which neighbors were searched; all under None if there is none.
 
-        Extras-out images are among them: evaluation looks up their groups too.
+        Images that are held out are among them: evaluation looks up their groups too.
         """
         rows: dict[str | None, list[int]] = {}
         for row in range(len(self.images)):

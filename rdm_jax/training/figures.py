@@ -36,7 +36,7 @@ class Figures:
           bundle: a whole model, of the same networks in every call.
           queries: the query vectors.
           neighbors: the vectors of their neighbors; None where the condition has none.
-          condition: a name in `conditioning.assemble.CONDITIONS`.
+          condition: a name in `request.CONDITIONS`.
           seed: of the random numbers; image i's are the same in every call.
         """
         if self.generator is None:
