@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from rdm_jax import parts
 from rdm_jax.core import trees
 from rdm_jax.core.calls import Call, build, parse_call
 from rdm_jax.core.errors import UserError, unknown
@@ -22,30 +23,21 @@ from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import SPACINGS
-from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_denoiser
+from rdm_jax.models import abstract_params
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
-from rdm_jax.parts import PREPROCESSING
 
 
 def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
-    """Returns the number of parameters of each network of a configuration, without creating any; 0 if it has none.
+    """Returns the number of parameters of each part of a configuration, {part: count}, without creating any.
 
     Args:
-      config: of a file in configs/models/ or of a bundle: "denoiser", "autoencoder", "clip", or some of them.
-
-    Returns:
-      counts by the keys denoiser, autoencoder and clip.
+      config: of a file in configs/models/ or of a bundle.
 
     Raises:
-      UserError: a network's settings lack a key or have an unknown one.
+      UserError: a part's settings lack a key or have an unknown one.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
-    networks = {
-        "denoiser": lambda: build_denoiser(config["denoiser"]),
-        "autoencoder": lambda: build_autoencoder(config["autoencoder"]),
-        "clip": lambda: build_clip({key: config["clip"][key] for key in config["clip"] if key not in PREPROCESSING}),
-    }
-    return {part: trees.count(abstract_params(build())) if part in config else 0 for part, build in networks.items()}
+    return {part: trees.count(abstract_params(parts.build(config, part))) for part in parts.PARTS if part in config}
 
 
 def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:

@@ -15,9 +15,7 @@ from rdm_jax.convert.conversion import convert
 from rdm_jax.core.errors import UserError
 from rdm_jax.heads.autoregressive import decoding
 from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling, choose, filtered
-from rdm_jax.models import abstract_params, build_transformer
 from rdm_jax.models.condition import Condition
-from rdm_jax.training.config import load_architecture
 from tests.helpers import tiny
 
 
@@ -203,12 +201,6 @@ def test_codes_are_chosen_by_the_inverse_of_the_cumulative_probability():
     logits = jnp.log(jnp.asarray([0.5, 0.0, 0.25, 0.25]))
     uniform = jnp.asarray([0.0, 0.49, 0.51, 0.74, 0.76, 0.999999])
     np.testing.assert_array_equal(choose(jnp.broadcast_to(logits, (6, 4)), uniform), [0, 0, 2, 2, 3, 3])
-
-
-def test_the_released_architecture_has_the_released_size():
-    config = load_architecture("rarm_imagenet").to_dict()
-    shapes = abstract_params(build_transformer(config["transformer"])).values()
-    assert sum(int(np.prod(leaf.shape)) for leaf in shapes) == 230_874_112
 
 
 def test_the_bundle_follows_the_original_script(bundle):
