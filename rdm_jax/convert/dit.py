@@ -55,9 +55,7 @@ def config(state: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> dic
       UserError: a tensor is missing, the arguments do not fit, or the heads are unknown.
     """
     needed = ("pos_embed", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight", "y_embedder.embedding_table.weight")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise UserError(f"the {KIND} lacks {', '.join(missing)}; download the weights again")
+    common.require_tensors(KIND, state, needed)
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     rows = state["y_embedder.embedding_table.weight"].shape[0]
     side = common.square_root(state["pos_embed"].shape[1], KIND)

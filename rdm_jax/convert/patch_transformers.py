@@ -45,6 +45,13 @@ def read_arguments(source: Path, config: Path | None) -> tuple[Path | None, Mapp
     return file, arguments
 
 
+def require_tensors(what: str, state: Mapping[str, np.ndarray], names: tuple[str, ...]) -> None:
+    """Raises UserError unless all the tensors are there."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise UserError(f"the {what} lacks {', '.join(missing)}; download the weights again")
+
+
 def check_arguments(what: str, arguments: Mapping[str, Any], found: Mapping[str, Any], others: tuple[str, ...]) -> None:
     """Checks that a network's arguments fit its tensors.
 

@@ -14,7 +14,6 @@ import numpy as np
 from rdm_jax.convert import patch_transformers as common
 from rdm_jax.convert.compvis import LEAVES
 from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
-from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_denoiser
 
 KIND = "U-ViT"
@@ -56,9 +55,7 @@ def config(state: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> dic
       UserError: a tensor is missing, the arguments do not fit, or the heads are unknown.
     """
     needed = ("pos_embed", "patch_embed.proj.weight", "in_blocks.0.mlp.fc1.weight")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise UserError(f"the {KIND} lacks {', '.join(missing)}; download the weights again")
+    common.require_tensors(KIND, state, needed)
     width, channels, patch, _ = state["patch_embed.proj.weight"].shape
     table, context = state.get("label_emb.weight"), state.get("context_embed.weight")
     rows, context_dim = (0 if table is None else table.shape[0]), (0 if context is None else context.shape[1])

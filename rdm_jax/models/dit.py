@@ -14,10 +14,18 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
-from rdm_jax.models.attention import Attention, Implementation
+from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.layers import timestep_embedding
-from rdm_jax.models.vit_layers import MLP, PatchEmbedding, PatchTransformer, SelfAttention, VectorEmbedding, unpatchify
+from rdm_jax.models.vit_layers import (
+    MLP,
+    Block,
+    PatchEmbedding,
+    PatchTransformer,
+    SelfAttention,
+    VectorEmbedding,
+    unpatchify,
+)
 
 FREQUENCIES = 256  # of the sinusoidal time embedding
 XAVIER = nn.initializers.xavier_uniform()
@@ -27,24 +35,11 @@ ZEROS = nn.initializers.zeros
 PATCHES = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3)
 
 
-class DiTBlock(nn.Module):
+class DiTBlock(Block):
     """Self-attention, cross-attention if there is a context, and MLP, each with a shift, a scale and a gate.
 
     All gates are zero at initialization: the block starts as the identity (adaLN-zero, section 3.2 of the paper).
-
-    Attributes:
-      heads: the number of heads.
-      mlp_width: the hidden channels of the MLP.
-      dropout: of each sublayer's output.
-      implementation: passed to `attend`.
-      dtype: what products are computed in.
     """
-
-    heads: int
-    mlp_width: int
-    dropout: float = 0.0
-    implementation: Implementation = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -137,10 +132,8 @@ class DiT(PatchTransformer):
             tokens = jnp.concatenate([tokens, embedded], axis=1)
             bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (rows * columns, 0)))
             context = None
-        block_class = nn.remat(DiTBlock, static_argnums=(5,)) if self.remat else DiTBlock
-        settings = (self.heads, self.mlp_width, self.dropout, self.attention_implementation, dtype)
         for i in range(self.depth):
-            block = block_class(*settings, name=f"block_{i}")
+            block = self.block(DiTBlock, f"block_{i}")
             tokens = block(tokens, c, context, bias, deterministic)
         tokens = tokens[:, : rows * columns]
         modulation = nn.Dense(2 * self.width, kernel_init=ZEROS, dtype=dtype, name="modulation_out")(nn.silu(c))

@@ -12,11 +12,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.models.attention import Attention, Implementation
+from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.layers import Conv3x3, LayerNorm, timestep_embedding
 from rdm_jax.models.vit_layers import (
     MLP,
+    Block,
     ContextMode,
     PatchEmbedding,
     PatchTransformer,
@@ -28,22 +29,8 @@ from rdm_jax.models.vit_layers import (
 INIT = nn.initializers.truncated_normal(0.02)
 
 
-class UViTBlock(nn.Module):
-    """Self-attention, cross-attention if there is a context, and MLP, each behind a norm and around a skip.
-
-    Attributes:
-      heads: the number of heads.
-      mlp_width: the hidden channels of the MLP.
-      dropout: of each sublayer's output.
-      implementation: passed to `attend`.
-      dtype: what products are computed in.
-    """
-
-    heads: int
-    mlp_width: int
-    dropout: float = 0.0
-    implementation: Implementation = None
-    dtype: Any = jnp.float32
+class UViTBlock(Block):
+    """Self-attention, cross-attention if there is a context, and MLP, each behind a norm and around a skip."""
 
     @nn.compact
     def __call__(
@@ -157,13 +144,11 @@ class UViT(PatchTransformer):
         if inside is not None:
             bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (before, patches)))
             context = None
-        block_class = nn.remat(UViTBlock, static_argnums=(5,)) if self.remat else UViTBlock
-        settings = (self.heads, self.mlp_width, self.dropout, self.attention_implementation, dtype)
         names = [f"in_{i}" for i in range(self.depth // 2)] + ["mid"] + [f"out_{i}" for i in range(self.depth // 2)]
         skips: list[Array] = []
         for name in names:
             skip = skips.pop() if name.startswith("out") else None
-            block = block_class(*settings, name=name)
+            block = self.block(UViTBlock, name)
             tokens = block(tokens, skip, context, bias, deterministic)
             skips += [tokens] if name.startswith("in") else []
         tokens = LayerNorm(dtype=dtype, name="norm_out")(tokens)[:, -patches:]

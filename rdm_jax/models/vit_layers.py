@@ -17,6 +17,24 @@ from rdm_jax.models.condition import Condition, attention_bias, require_features
 ContextMode = Literal["cross_attention", "tokens"]
 
 
+class Block(nn.Module):
+    """The settings of a transformer block, whose fifth argument is `deterministic`.
+
+    Attributes:
+      heads: the number of heads.
+      mlp_width: the hidden channels of the MLP.
+      dropout: of each sublayer's output.
+      implementation: passed to `attend`.
+      dtype: what products are computed in.
+    """
+
+    heads: int
+    mlp_width: int
+    dropout: float = 0.0
+    implementation: Implementation = None
+    dtype: Any = jnp.float32
+
+
 class PatchTransformer(nn.Module):
     """The settings of a transformer over the patches of a latent, and the checks of its inputs.
 
@@ -123,6 +141,12 @@ class PatchTransformer(nn.Module):
             raise UserError(f"patch_size={self.patch_size} does not divide latent_size={self.latent_size}")
         if self.width % self.heads or self.width % 4:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads} and of 4")
+
+    def block(self, block_class: type[Block], name: str) -> Block:
+        """Returns a block with this network's settings."""
+        made = nn.remat(block_class, static_argnums=(5,)) if self.remat else block_class
+        dtype = jnp.dtype(self.dtype)
+        return made(self.heads, self.mlp_width, self.dropout, self.attention_implementation, dtype, name=name)
 
     def read_context(self, condition: Condition, batch: int) -> tuple[Array | None, Array | None]:
         """Returns the context tokens [b, n, context_dim] and the bias [b, m or 1, n] of attention to them, or None.
