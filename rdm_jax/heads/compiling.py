@@ -63,6 +63,11 @@ class Compiler:
         return self.shared[key]
 
 
+def chunk_size(total: int, most: int) -> int:
+    """Returns the largest divisor of `total` up to `most`: chunks of one size need one program."""
+    return next(size for size in range(most, 0, -1) if total % size == 0)
+
+
 def compiler_options(bundle: Bundle, network: str) -> dict[str, str | bool] | None:
     """Returns XLA's options for the programs of a model; None where its defaults are right."""
     if jax.default_backend() != "cpu":

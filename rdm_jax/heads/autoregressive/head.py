@@ -14,7 +14,7 @@ from rdm_jax.heads.autoregressive.options import Options
 from rdm_jax.heads.autoregressive.program import AutoregressiveProgram, Shape, compile_program
 from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling
 from rdm_jax.heads.base import FEATURES, Model, Plan
-from rdm_jax.heads.compiling import Compiler
+from rdm_jax.heads.compiling import Compiler, chunk_size
 from rdm_jax.request import Request, check_guidance
 
 MAX_CHUNK = 64  # tokens between two reports of progress: one compiled loop decodes so many, or a divisor of all
@@ -48,10 +48,10 @@ class AutoregressiveHead:
 
     def shape(self, plan: Plan, batch: int) -> Shape:
         """Returns what a plan's program is compiled for."""
-        size, total = plan.run.size, plan.run.size[0] * plan.run.size[1]
+        size = plan.run.size
         return Shape(
             guided=plan.options.guidance_scale != 1,
-            chunk=next(count for count in range(MAX_CHUNK, 0, -1) if total % count == 0),
+            chunk=chunk_size(size[0] * size[1], MAX_CHUNK),
             batch=batch,
             size=size,
             context=plan.context.form,

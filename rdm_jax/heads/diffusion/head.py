@@ -11,7 +11,7 @@ from rdm_jax import factory
 from rdm_jax.bundle import Bundle
 from rdm_jax.guidance.base import GuideContext
 from rdm_jax.heads.base import Model, Plan
-from rdm_jax.heads.compiling import Compiler
+from rdm_jax.heads.compiling import Compiler, chunk_size
 from rdm_jax.heads.diffusion.options import Options
 from rdm_jax.heads.diffusion.plan import Run, plan_run
 from rdm_jax.heads.diffusion.program import DiffusionProgram, Shape, compile_program
@@ -41,7 +41,7 @@ class DiffusionHead:
         return Shape(
             sampler=run.sampler,
             guided=run.guided,
-            chunk=next(size for size in range(MAX_CHUNK, 0, -1) if run.total % size == 0),
+            chunk=chunk_size(run.total, MAX_CHUNK),
             batch=batch,
             latent=tuple(run.start.latent.shape[1:]),
             context=plan.context.form,

@@ -39,7 +39,6 @@ from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, Scaling, open_latents
-from rdm_jax.training.neighbors import NeighborData
 from rdm_jax.training.schema import Positive, network, sampling_options
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.conditioned import (
@@ -85,7 +84,6 @@ class Schema(ConditionedRun):
       sampling: the defaults of the exported model.
     """
 
-    data: NeighborData
     model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
     diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
     time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
