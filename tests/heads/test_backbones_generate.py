@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import to_uint8
+from rdm_jax.core.keys import image_keys, normal
+from rdm_jax.diffusion.denoiser import make_denoiser
+from rdm_jax.diffusion.samplers import SAMPLERS, sample, with_keys
+from rdm_jax.factory import decoder_from
 from rdm_jax.generator import Generator
+from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.database import Database
 from rdm_jax.training import flops
 from rdm_jax.training.config import load_config
@@ -49,6 +55,25 @@ def test_neighbors_and_their_weights_change_the_images(generator, database):
     assert plain.shape == (1, 16, 16, 3)
     assert np.abs(sample("weights(of_query=1, of_neighbors=1)") - plain).max() <= 1
     assert np.abs(sample("weights(of_query=0)") - plain).max() > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_evaluates_the_backbone(generator, database, name):
+    settings = {"database": database, "condition": "text+neighbors", "guidance_scale": 1.0, "sampler": name}
+    plan = generator.plan(PROMPT, steps=4, seed=5, **settings)
+    bundle, run = generator.bundle, plan.run
+    keys = image_keys(5, jnp.arange(1))
+    steps = with_keys(run.steps, keys) if run.sampler.needs_noise else run.steps
+    apply = jax.jit(
+        lambda x, t, condition: bundle.denoiser.apply({"params": bundle.params["denoiser"]}, x, t, condition)
+    )
+    denoiser = make_denoiser(apply, Condition(plan.context.given.tokens), bundle.config["diffusion"]["prediction"])
+    latent = sample(run.sampler, steps, normal(keys, (8, 8, 2)), denoiser)
+    decode = decoder_from(bundle.autoencoder, bundle.config["latents"])
+    expected = to_uint8(np.asarray(decode(bundle.params["autoencoder"], latent)))
+    (result,) = generator.generate(plan)
+    assert np.abs(result.images.astype(int) - expected).max() <= 1 and expected.std() > 10
 
 
 def test_what_a_backbone_does_not_support_is_refused_before_anything_runs(generator, database):

@@ -23,19 +23,8 @@ from rdm_jax.models.condition import FEATURES, Condition
 from rdm_jax.models.dit import positions
 from rdm_jax.parts import PARTS
 from rdm_jax.training.loop import matching_parts
+from tests.helpers.networks import UNET
 
-UNET = {
-    "kind": "unet",
-    "in_channels": 3,
-    "out_channels": 4,
-    "model_channels": 16,
-    "channel_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attention_resolutions": [2],
-    "num_head_channels": 8,
-    "context_dim": 6,
-    "num_groups": 8,
-}
 PATCHES = {
     "in_channels": 3,
     "out_channels": 4,

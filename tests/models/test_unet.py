@@ -12,19 +12,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_denoiser
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.layers import GroupNorm, LayerNorm, timestep_embedding
-
-TINY = {
-    "kind": "unet",
-    "in_channels": 3,
-    "out_channels": 4,
-    "model_channels": 16,
-    "channel_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attention_resolutions": [2],
-    "num_head_channels": 8,
-    "context_dim": 6,
-    "num_groups": 8,
-}
+from tests.helpers.networks import UNET
 
 
 def _arguments(unet, *, batch=2, size=None, tokens=4):
@@ -38,18 +26,18 @@ def _arguments(unet, *, batch=2, size=None, tokens=4):
 @pytest.fixture(scope="module")
 def tiny(random_params):
     """A tiny U-Net, random parameters, and the two applied."""
-    unet = build_denoiser(TINY)
+    unet = build_denoiser(UNET)
     return unet, random_params(unet, *_arguments(unet)), jax.jit(unet.apply)
 
 
 def test_parameters_are_initialized_in_float32():
-    assert {leaf.dtype for leaf in abstract_params(build_denoiser({**TINY, "dtype": "bfloat16"})).values()} == {
+    assert {leaf.dtype for leaf in abstract_params(build_denoiser({**UNET, "dtype": "bfloat16"})).values()} == {
         jnp.dtype("float32")
     }
 
 
 def test_residual_branches_are_initialized_to_zero():
-    unet = build_denoiser(TINY)
+    unet = build_denoiser(UNET)
     # Only what is returned is compiled.
     params = jax.jit(lambda key: _kernels(unet.init(key, *_arguments(unet))["params"]))(jax.random.key(0))
     assert {name.split("/")[-2] for name in params} == {"conv2", "proj_out", "conv_out"}
@@ -143,7 +131,7 @@ def test_bfloat16_is_close_to_float32_and_returns_float32(tiny):
     ],
 )
 def test_settings_that_do_not_fit_are_refused(change, size, message):
-    unet = build_denoiser({**TINY, **change})
+    unet = build_denoiser({**UNET, **change})
     x, context = jnp.zeros((1, *size, 3)), jnp.zeros((1, 1, 6))
     with pytest.raises(UserError, match=message):
         jax.eval_shape(unet.init, jax.random.key(0), x, jnp.zeros(1), Condition(context))
@@ -159,11 +147,11 @@ def test_wrong_channels_and_tokens_are_refused(tiny):
 
 
 def test_configurations_are_checked():
-    assert build_denoiser(TINY).channel_mult == (1, 2)
+    assert build_denoiser(UNET).channel_mult == (1, 2)
     with pytest.raises(UserError, match="unknown denoiser unet setting 'chanel_mult'; did you mean 'channel_mult'"):
-        build_denoiser({**TINY, "chanel_mult": [1]})
+        build_denoiser({**UNET, "chanel_mult": [1]})
     with pytest.raises(UserError, match="lacks in_channels"):
-        build_denoiser({k: v for k, v in TINY.items() if k != "in_channels"})
+        build_denoiser({k: v for k, v in UNET.items() if k != "in_channels"})
 
 
 def test_time_embedding_is_a_row_of_cosines_then_sines():
