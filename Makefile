@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PARITY_VENV ?= .venv-parity
 CLOUD_VENV ?= .venv-cloud
 OUT ?= outputs/demo
+# What is imported is compiled to bytecode then; pip would do it for all that is installed.
+export PIP_NO_COMPILE = 1
 
 .PHONY: demo test test-all lint parity cloud environments clean help
 

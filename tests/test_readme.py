@@ -21,6 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_python_example_runs_as_printed() -> None:
     (example,) = blocks("python")
     # In a process of its own: here every annotation is checked, and an integer is no float.

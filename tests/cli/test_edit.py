@@ -83,6 +83,7 @@ def test_variations_have_the_image_as_their_query(edit, places, tmp_path):
     assert (pixels(tmp_path / "out" / "00000-3.png") != pixels(tmp_path / "out" / "00001-3.png")).any()
 
 
+@pytest.mark.slow
 def test_inversion_writes_the_noise_and_generates_from_it(edit, places, home, tmp_path, capsys):
     options = ("--prompt", "a red boat", "--to", "a blue tree", "--to-database", home / "two", "--iterations", 8)
     assert edit("invert", *places, *options) == 0
@@ -144,7 +145,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
         (("inpaint",), "required: --mask"),
         (("outpaint",), "extend nothing"),
         (("outpaint", "--left", -4), "extend nothing; give 0 pixels or more"),
-        (("outpaint", "--left", 3), "width 19 is not a multiple of 4"),
+        (("outpaint", "--left", 3), "width 19 is not a multiple of 2"),
         (("invert", "--sampler", "plms"), "inversion reverses DDIM"),
         (("invert", "--to", "a"), "describe the image by --prompt"),
         (("mix", "--prompt", "a"), "there is nothing to mix with"),

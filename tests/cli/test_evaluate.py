@@ -72,7 +72,8 @@ def evaluate(home, monkeypatch, tmp_path):
     places = {"--model": home / "model", "--classifier": home / "classifier", "--databases": home / "databases"}
 
     def run(*arguments):
-        given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
+        replaced = {*arguments, "--classifier"} if "--train-classifier" in arguments else arguments
+        given = [str(part) for pair in places.items() if pair[0] not in replaced for part in pair]
         return main(["evaluate", "style-swap", *given, *arguments])
 
     return run
@@ -129,6 +130,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(evaluate, capsys, tmp_path, ar
     error = capsys.readouterr().err.strip()
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+QUICK_CLASSIFIER = """
+from rdm_jax.training.config import base_config
+
+def get_config():
+    config = base_config("style_scenes/classifier")
+    data = {"source": "style_scenes/tiny", "prepare": True, "size": 16}
+    model = {"stem": (4,), "widths": (8,), "num_groups": 2}
+    config.update({"steps": 2, "batch_size": 4, "eval_every": 0, "checkpoint_every": 2, "data": data, "model": model})
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_a_classifier_may_be_trained_first(evaluate, monkeypatch, tmp_path, capsys):
+    (tmp_path / "quick.py").write_text(QUICK_CLASSIFIER)
+    monkeypatch.setattr("rdm_jax.cli.evaluate.CLASSIFIER_CONFIG", "quick.py")
+    arguments = ("--out", "out", "--quick", "--arm", "kept_out_style", "--arm-samples", "12")
+    assert evaluate(*arguments, "--train-classifier", "runs/classifier") == 0, capsys.readouterr().err
+    trained = json.loads((tmp_path / "runs/classifier/metrics.jsonl").read_text().splitlines()[-1])
+    assert trained["step"] == 2
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert found["arms"]["kept_out_style"]["samples"] == 12
+    assert found["classifier"]["style"]["rate"] < 0.5  # two steps recognize little, where the embedded one is right
 
 
 def test_a_measure_must_be_named(capsys):

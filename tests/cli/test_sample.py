@@ -304,7 +304,7 @@ def test_an_interrupted_run_keeps_its_images_and_records_that_it_is_incomplete(s
         (["a", "--neighbors", "13"], "12 rows"),
         (["a", "--steps", "0"], "steps 0 is too small"),
         (["a", "--steps", "1001"], "1001 sampling steps do not fit a schedule of 1000"),
-        (["a", "--height", "17"], "height 17 is not a multiple of 4"),
+        (["a", "--height", "17"], "height 17 is not a multiple of 2"),
         (["a", "--guidance-scale", "nan"], "guidance scale nan"),
         (["a", "--guidance-scale", "inf"], "guidance scale inf"),
         (["a", "--guidance-scale", "1e39"], "guidance scale 1e+39"),
@@ -360,6 +360,7 @@ def test_images_need_not_be_square(sample):
     assert {"grid.png", "neighbors.png"} < set(files())
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing_again(home, tmp_path):
     command = [sys.executable, "-m", "rdm_jax", "sample", "a red boat", "--seed", "7", "--out", str(tmp_path / "out")]
     command += ["--model", str(home / "model"), "--database", str(home / "one")]

@@ -92,8 +92,12 @@ def near(a, b, levels=1):
     [
         ("also(prompt='a blue tree', scale=2)", "also(prompt='cat', scale=-1.5)"),
         ("also(database='{two}', scale=2)",) * 2,
-        ("negative(prompt='a blue tree')", "negative(database='{two}')"),
-        ("interleave(query_scale=4, neighbor_scale=1, query_share=0.5)", "interleave(query_share=0.25)"),
+        pytest.param("negative(prompt='a blue tree')", "negative(database='{two}')", marks=pytest.mark.slow),
+        pytest.param(
+            "interleave(query_scale=4, neighbor_scale=1, query_share=0.5)",
+            "interleave(query_share=0.25)",
+            marks=pytest.mark.slow,
+        ),
         ("weights(of_query=3)", "weights(of_query=0.5, of_neighbors=[0.0, 2.5])"),
         ("region(mask='{left}', prompt='a blue tree')", "region(mask='{half}', database='{two}', weight=2)"),
         ("interpolate(prompt='a blue tree', share=0.5)", "interpolate(database='{two}', share=0.8)"),
@@ -160,12 +164,12 @@ def test_a_region_acts_where_it_is_painted():
     module = Attention(2, 4)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 16, 8)), jnp.float32)
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((1, 5, 6)), jnp.float32)
-    params = module.init(jax.random.key(0), x, tokens)
+    params, apply = jax.jit(module.init)(jax.random.key(0), x, tokens), jax.jit(module.apply)
     mask = np.zeros((1, 8, 8, 1), np.float32)
     mask[:, :, 4:] = 1.0
     weights = np.concatenate([np.repeat(1.0 - mask, 2, -1), np.repeat(mask, 3, -1)], axis=-1)
-    out = module.apply(params, x, tokens, attention_bias(jnp.asarray(weights), 2)).reshape(4, 4, 8)
-    first, second = (module.apply(params, x, part).reshape(4, 4, 8) for part in (tokens[:, :2], tokens[:, 2:]))
+    out = apply(params, x, tokens, attention_bias(jnp.asarray(weights), 2)).reshape(4, 4, 8)
+    first, second = (apply(params, x, part).reshape(4, 4, 8) for part in (tokens[:, :2], tokens[:, 2:]))
     np.testing.assert_allclose(out[:, :2], first[:, :2], atol=1e-5)
     np.testing.assert_allclose(out[:, 2:], second[:, 2:], atol=1e-5)
 

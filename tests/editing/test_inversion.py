@@ -98,6 +98,7 @@ def test_noise_of_another_size_is_refused(generator, tmp_path):
         generator.plan("a", condition="text", init=tmp_path / "broken.npy")
 
 
+@pytest.mark.slow
 def test_an_image_with_little_noise_stays(generator, image):
     settings = {"condition": "text", "steps": 20, "spacing": "trailing", "guidance_scale": 1.0}
     decoded = invert(generator, generator.plan("a", init=image, **settings), 1).decoded.astype(int)

@@ -58,6 +58,7 @@ def test_a_rematerialized_run_equals_the_run_and_so_does_its_gradient(name):
     np.testing.assert_allclose(slope, (around[1] - around[0]) / 2e-2, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_learning_reduces_the_loss_and_starts_at_the_initial_weights(generator):
     plan = plan_of(generator, "switch(prompt='a blue tree', after=0.5)")
     reports = []

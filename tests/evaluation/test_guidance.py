@@ -86,6 +86,7 @@ def test_every_method_has_the_guide_or_the_condition_that_it_names(bench, method
         assert method.symbol not in vars(made) or len(method.weights) == 1 or getattr(made, method.symbol) == weight
 
 
+@pytest.mark.slow
 def test_what_must_hold_for_any_model_holds(bench, measured):
     methods = measured[0]["methods"]
     assert methods["inpaint"]["rows"][-1]["known"] == 0
@@ -97,6 +98,7 @@ def test_what_must_hold_for_any_model_holds(bench, measured):
     )
 
 
+@pytest.mark.slow
 def test_weights_are_learned_once_on_a_seed_of_their_own(bench, measured):
     learned = measured[2]
     assert len(learned) == 1 and learned[0][:2] == (bench.targets[0].prompt, bench.targets[0].changed)
@@ -104,12 +106,14 @@ def test_weights_are_learned_once_on_a_seed_of_their_own(bench, measured):
     assert len(generated) == SIZES.targets and learned[0][2] not in generated
 
 
+@pytest.mark.slow
 def test_progress_counts_every_image_to_its_end(measured):
     for stage in ("generating samples", "CLIP alone", "comparing samplers"):
         calls = [(done, total) for what, done, total in measured[3] if what == stage]
         assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
 
 
+@pytest.mark.slow
 def test_the_report_has_every_table_and_the_images(bench, measured):
     results, shown, _, _ = measured
     text = guidance_report.markdown(results, "Guidance of tiny")
@@ -123,6 +127,7 @@ def test_the_report_has_every_table_and_the_images(bench, measured):
     assert grid.shape[0] > 32 * len(SOME) and grid.shape[1] > 32 * 9
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_left_out_with_the_reason(generator, tmp_path):
     # The same programs without the noised networks.
     config, params = (
@@ -173,6 +178,7 @@ def test_a_measure_has_an_interval():
     assert interval_of({"a": None}, "a") is None and interval_of({}, "a") is None
 
 
+@pytest.mark.slow
 def test_clip_alone_comes_nearer_to_its_text(generator):
     target = unit(generator.encoder.encode_texts(["a red boat"]))
 

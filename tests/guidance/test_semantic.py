@@ -77,11 +77,15 @@ def test_the_similarity_of_the_noised_reference_itself_is_one():
 def test_images_are_independent_and_have_noise_of_their_own():
     # The released code's Gram matrices mix the batch.
     guide = gradient_guidance([semantic(encode, [Text(TEXT, 5.0), Reference(REFERENCE, 5.0, 5.0, 5.0)])])
-    together = guide(mixture)(X, INFO)
+    together = jax.jit(guide(mixture))(X, INFO)
+
+    @jax.jit
+    def guided(x, text, reference, keys):
+        guide = gradient_guidance([semantic(encode, [Text(text, 5.0), Reference(reference, 5.0, 5.0, 5.0)])])
+        return guide(mixture)(x, dataclasses.replace(INFO, keys=keys))
+
     for i in (0, 3):
-        alone = gradient_guidance(
-            [semantic(encode, [Text(TEXT[i : i + 1], 5.0), Reference(REFERENCE[i : i + 1], 5.0, 5.0, 5.0)])]
-        )(mixture)(X[i : i + 1], dataclasses.replace(INFO, keys=KEYS[i : i + 1]))
+        alone = guided(*(value[i : i + 1] for value in (X, TEXT, REFERENCE, KEYS)))
         np.testing.assert_allclose(alone.eps[0], together.eps[i], rtol=1e-4, atol=1e-5)
     assert gram(encode(X, jnp.full(4, 400))[1][0]).shape == (4, 6, 6)
 

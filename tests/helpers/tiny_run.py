@@ -19,6 +19,8 @@ SETTINGS = {
     "log_every": 1,
     "eval_every": 0,
     "checkpoint_every": 2,
+    "loss.half_scale_weight": 0.0,
+    "optimizer.decay": "constant",  # runs of other lengths have the same program
     "model.ch": 4,
     "model.ch_mult": "[1, 2]",
     "model.num_groups": 2,

@@ -164,7 +164,7 @@ def test_the_loss_of_one_view_is_that_of_the_paper_and_views_add_theirs(make) ->
     extras = Extras({}, {})
     loss, (metrics, _) = jax.jit(one.loss)(params, extras, batch, key, step)
     flipped = crop_and_flip(batch["image"] / 255.0, jax.random.split(key)[0], 0)
-    image, text, scale = one.module.apply({"params": params["clip"]}, (flipped - 0.5) / 0.25, batch["tokens"])
+    image, text, scale = jax.jit(one.module.apply)({"params": params["clip"]}, (flipped - 0.5) / 0.25, batch["tokens"])
     np.testing.assert_allclose(loss, contrastive_loss(image, text, scale, batch["tokens"]), rtol=1e-4)
     assert 0.0 <= float(metrics["accuracy"]) <= 1.0
     captions, _ = jax.jit(two.loss)(params, extras, batch, key, step)

@@ -67,6 +67,7 @@ def test_an_exported_model_generates_and_evaluation_is_deterministic(make_diffus
     assert generated.images.shape == (1, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_a_learned_null_token_has_a_gradient_is_exported_and_guides(make_diffusion_task):
     task = make_diffusion_task("conditioning.null=learned", "conditioning.null_probability=1.0")
     params, stats = jax.jit(task.init)(jax.random.key(0))
@@ -88,6 +89,7 @@ def test_a_learned_null_token_has_a_gradient_is_exported_and_guides(make_diffusi
     assert (generated[0] != generated[1]).any()
 
 
+@pytest.mark.slow
 def test_figures_show_images_their_neighbors_and_what_is_generated(make_diffusion_task):
     sampling = "sampling.steps=2", "sampling.height=16", "sampling.width=16", "sampling.condition=neighbors"
     task = make_diffusion_task(*sampling)

@@ -49,7 +49,7 @@ def norms(grads):
     return {part: float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(grads[part])))) for part in grads}
 
 
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("kind", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
 def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
     task = task_of(kind, start=5)
     params, extras, batch, key = ready(task)
@@ -62,6 +62,7 @@ def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
     assert np.isfinite(list(map(float, parts.values()))).all()
 
 
+@pytest.mark.slow
 def test_each_network_learns_from_its_own_terms_alone():
     task = task_of("kl")
     discriminator = task.discriminator
@@ -143,7 +144,7 @@ def test_without_a_discriminator_the_loss_has_the_other_terms():
     loss, (parts, stats) = jax.jit(without.loss)(params, extras, batch, key, jnp.asarray(0))
     expected = parts["absolute"] + parts["quantization"] + 0.5 * parts["entropy"]
     assert float(loss) == pytest.approx(float(expected), rel=1e-5) and stats == {}
-    assert list(with_one.init(jax.random.key(0))[0]) == ["autoencoder", "discriminator"]
+    assert list(jax.eval_shape(with_one.init, jax.random.key(0))[0]) == ["autoencoder", "discriminator"]
 
 
 def test_the_entropy_term_is_lowest_where_all_codes_are_used_equally():
