@@ -1,0 +1,141 @@
+"""Trained models side by side: what each cost, its held-out loss, its style swap, and the time of an image.
+
+python benchmarks/heads.py runs/unet runs/dit runs/uvit runs/rarm --style-swap runs/swap --out docs/images/heads.png
+
+A model is the workdir of a `rdm train`. Its style swap is DIR/NAME/results.json with the workdir's name, as
+`rdm evaluate style-swap --model BUNDLE --out DIR/NAME` writes it. All models generate with their own defaults, in
+interleaved rounds. The image has a row for each model: the same prompts, databases and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import machine
+from PIL import Image
+from rounds import interleave, paired
+
+from rdm_jax.core import sheets
+from rdm_jax.core.errors import UserError
+from rdm_jax.evaluation.report import markdown_table, with_interval
+from rdm_jax.factory import parameter_counts
+from rdm_jax.generator import Generator
+from rdm_jax.training.export import export_run
+from rdm_jax.training.workdir import CONFIG, METRICS
+
+ATTRIBUTES = ("style", "subject", "colour")
+NETWORKS = ("denoiser", "transformer")
+HEADER = ("model", "parameters", "images seen", "TFLOP", "held-out loss", "ms per image", "ratio")
+PROMPTS = ("a red boat", "a blue cat")
+DATABASES = ("poster", "stained-glass", "watercolour", "neon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model and the records of its run.
+
+    Attributes:
+      name: of the workdir.
+      generator: of its images.
+      metrics: the lines of metrics.jsonl.
+      config: of the run.
+      arms: of the style swap; empty if it was not measured.
+    """
+
+    name: str
+    generator: Generator
+    metrics: list[dict[str, float]]
+    config: dict[str, Any]
+    arms: dict[str, Any]
+
+    def flops(self) -> float:
+        """Returns the floating-point operations of the whole training, from those of a step."""
+        steps = [line for line in self.metrics if "tflops_per_device" in line]
+        step = statistics.median(line["tflops_per_device"] * line["seconds_per_step"] for line in steps)
+        return 1e12 * step * self.metrics[-1]["step"]
+
+    def loss(self) -> str:
+        """Returns the last loss of held-out images, in the unit of the head."""
+        last = [line for line in self.metrics if "eval/loss" in line][-1]
+        return f"{last['eval/bits_per_code']:.2f} bits" if "eval/bits_per_code" in last else f"{last['eval/loss']:.4f}"
+
+    def row(self, seconds: list[float], others: list[float], count: int) -> list[str]:
+        """Returns its row of the first table, from the seconds of `count` images here and by the first model."""
+        (size,) = (size for part, size in parameter_counts(self.generator.bundle.config).items() if part in NETWORKS)
+        images = self.metrics[-1]["step"] * self.config["batch_size"]
+        cost = [f"{size / 1e6:.1f} M", f"{images:,.0f}", f"{self.flops() / 1e12:.0f}", self.loss()]
+        return [self.name, *cost, f"{1e3 * statistics.median(seconds) / count:.0f}", f"{paired(seconds, others):.2f}"]
+
+
+def open_run(workdir: Path, swaps: Path | None) -> Trained:
+    """Opens a run: its newest checkpoint, its metrics and its style swap.
+
+    Raises:
+      UserError: it is no run, or it has no checkpoint.
+    """
+    bundle = export_run(workdir)
+    metrics = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
+    results = swaps / workdir.name / "results.json" if swaps else None
+    arms = json.loads(results.read_text())["arms"] if results and results.is_file() else {}
+    return Trained(workdir.name, Generator.load(bundle), metrics, json.loads((workdir / CONFIG).read_text()), arms)
+
+
+def sheet(runs: list[Trained]) -> np.ndarray:
+    """Returns a row of images for each model: every prompt in every style."""
+    rows = []
+    for run in runs:
+        pairs = [(prompt, database) for prompt in PROMPTS for database in DATABASES]
+        rows.append([run.generator.sample(prompt, database=database, seed=7).images[0] for prompt, database in pairs])
+    columns = [f"{prompt}, {database}" for prompt in PROMPTS for database in DATABASES]
+    return sheets.grid(np.asarray(rows), [run.name for run in runs], columns)
+
+
+def swap_rows(runs: list[Trained]) -> list[list[str]]:
+    """Returns the rows of the second table: of each arm and model, how often style, subject and color are right."""
+    measured = [run for run in runs if run.arms]
+    return [
+        [arm["title"], run.name, str(arm["samples"]), *(with_interval(arm[name]) for name in ATTRIBUTES)]
+        for key in (measured[0].arms if measured else {})
+        for run in measured
+        for arm in [run.arms[key]]
+    ]
+
+
+def main() -> int:
+    """Prints the tables, and writes the image."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="WORKDIR")
+    parser.add_argument("--style-swap", type=Path, metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="FILE.png")
+    parser.add_argument("--num-images", type=int, default=8, help="in each round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    args = parser.parse_args()
+    try:
+        runs = [open_run(workdir, args.style_swap) for workdir in args.runs]
+    except UserError as error:
+        print(f"heads.py: {error}", file=sys.stderr)
+        return 2
+    options = {"database": "poster", "num_images": args.num_images, "batch_size": args.num_images}
+    calls = {run.name: lambda run=run: run.generator.sample("a red boat", **options) for run in runs}
+    for call in calls.values():
+        call()  # compiles
+    times = interleave(calls, args.rounds)
+    print(f"{args.num_images} images at once, medians of {args.rounds} rounds; {machine()}\n")
+    rows = [run.row(times[run.name], times[runs[0].name], args.num_images) for run in runs]
+    print(markdown_table(HEADER, rows))
+    if args.style_swap:
+        print("\n" + markdown_table(("arm", "model", "samples", *ATTRIBUTES), swap_rows(runs)))
+    if args.out:
+        Image.fromarray(sheet(runs)).save(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
