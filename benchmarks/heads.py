@@ -14,6 +14,7 @@ import dataclasses
 import json
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,12 @@ from rounds import interleave, paired
 
 from rdm_jax.core import sheets
 from rdm_jax.core.errors import UserError
-from rdm_jax.evaluation.report import markdown_table, with_interval
+from rdm_jax.evaluation.report import markdown_table, plain, with_interval
 from rdm_jax.factory import parameter_counts
 from rdm_jax.generator import Generator
 from rdm_jax.training.export import export_run
 from rdm_jax.training.workdir import CONFIG, METRICS
 
-ATTRIBUTES = ("style", "subject", "colour")
 NETWORKS = ("denoiser", "transformer")
 HEADER = ("model", "parameters", "images seen", "TFLOP", "held-out loss", "ms per image", "ratio")
 PROMPTS = ("a red boat", "a blue cat")
@@ -74,17 +74,18 @@ class Trained:
         return [self.name, *cost, f"{1e3 * statistics.median(seconds) / count:.0f}", f"{paired(seconds, others):.2f}"]
 
 
-def open_run(workdir: Path, swaps: Path | None) -> Trained:
-    """Opens a run: its newest checkpoint, its metrics and its style swap.
+def open_run(workdir: Path, swaps: Path | None, bundles: Path) -> Trained:
+    """Exports a run's newest checkpoint into a folder of `bundles`, and opens it with its metrics and its style swap.
 
     Raises:
       UserError: it is no run, or it has no checkpoint.
     """
-    bundle = export_run(workdir)
+    export_run(workdir).save(bundles / workdir.name)
     metrics = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
     results = swaps / workdir.name / "results.json" if swaps else None
     arms = json.loads(results.read_text())["arms"] if results and results.is_file() else {}
-    return Trained(workdir.name, Generator.load(bundle), metrics, json.loads((workdir / CONFIG).read_text()), arms)
+    config = json.loads((workdir / CONFIG).read_text())
+    return Trained(workdir.name, Generator.load(bundles / workdir.name), metrics, config, arms)
 
 
 def sheet(runs: list[Trained]) -> np.ndarray:
@@ -98,13 +99,15 @@ def sheet(runs: list[Trained]) -> np.ndarray:
 
 
 def swap_rows(runs: list[Trained]) -> list[list[str]]:
-    """Returns the rows of the second table: of each arm and model, how often style, subject and color are right."""
-    measured = [run for run in runs if run.arms]
+    """Returns the rows of the second table: for each arm and model the style with its interval / subject / color."""
+
+    def cell(arm: dict[str, Any]) -> str:
+        return " / ".join([with_interval(arm["style"]), *(plain(arm[name]["rate"]) for name in ("subject", "colour"))])
+
+    arms = {key: arm for run in runs for key, arm in run.arms.items()}
     return [
-        [arm["title"], run.name, str(arm["samples"]), *(with_interval(arm[name]) for name in ATTRIBUTES)]
-        for key in (measured[0].arms if measured else {})
-        for run in measured
-        for arm in [run.arms[key]]
+        [arm["title"], str(arm["samples"]), *(cell(run.arms[key]) if run.arms else "-" for run in runs)]
+        for key, arm in arms.items()
     ]
 
 
@@ -118,7 +121,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     args = parser.parse_args()
     try:
-        runs = [open_run(workdir, args.style_swap) for workdir in args.runs]
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [open_run(workdir, args.style_swap, Path(folder)) for workdir in args.runs]
     except UserError as error:
         print(f"heads.py: {error}", file=sys.stderr)
         return 2
@@ -131,7 +135,7 @@ def main() -> int:
     rows = [run.row(times[run.name], times[runs[0].name], args.num_images) for run in runs]
     print(markdown_table(HEADER, rows))
     if args.style_swap:
-        print("\n" + markdown_table(("arm", "model", "samples", *ATTRIBUTES), swap_rows(runs)))
+        print("\n" + markdown_table(("arm", "samples", *(run.name for run in runs)), swap_rows(runs)))
     if args.out:
         Image.fromarray(sheet(runs)).save(args.out)
     return 0
