@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import runpy
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +21,18 @@ from rdm_jax.models.condition import Condition
 from rdm_jax.request import resolve
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
+from tests.helpers import tiny
 
 PROMPTS = ["a red boat", "a blue tree"]
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "helpers" / "tiny.py")))
-
-
-@pytest.fixture(scope="module")
-def generator(tiny):
+def generator():
     return Generator.load(tiny.bundle())
 
 
 @pytest.fixture(scope="module")
-def databases(tiny, generator, tmp_path_factory):
+def databases(generator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("databases")
     return [
         Database.open(tiny.database(folder, name, generator.bundle, seed=i)) for i, name in enumerate(["one", "two"])
@@ -163,7 +156,7 @@ def test_replan_swaps_the_database(generator, databases):
     assert np.array_equal(swapped.queries, plans[1].queries)
 
 
-def test_an_image_of_the_database_finds_itself(tiny, generator, databases):
+def test_an_image_of_the_database_finds_itself(generator, databases):
     plan = generator.plan(images=[tiny.Squares(12, 0)[5].image], database=databases[0])
     assert plan.neighbors.ids[0, 0] == 5
     assert plan.neighbors.scores[0, 0] > 0.999
@@ -184,7 +177,7 @@ def test_text_alone_needs_no_database(generator):
 
 
 @pytest.mark.parametrize(("images", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)])
-def test_batches_are_filled_evenly(tiny, images, size, expected):
+def test_batches_are_filled_evenly(images, size, expected):
     given = {"height": size, "width": size, "num_images": images}
     request, _ = resolve(tiny.CONFIG, head_of(tiny.CONFIG), given, queries=1)
     assert request.batch_size == expected
@@ -270,7 +263,7 @@ def test_an_option_of_another_head_is_refused_by_name(sample, monkeypatch):
         sample(warmth=2.0)
 
 
-def test_a_database_of_another_encoder_is_refused(tiny, generator, databases):
+def test_a_database_of_another_encoder_is_refused(generator, databases):
     params = tiny.randomize(generator.bundle.params, seed=1)
     other = Generator.load(dataclasses.replace(generator.bundle, params=params))
     with pytest.raises(UserError, match="made by encoder"):

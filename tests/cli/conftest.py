@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from rdm_jax.cli.main import main
 from rdm_jax.generator import Generator
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
-
-
-@pytest.fixture(scope="session")
-def home(tiny, tmp_path_factory):
+def home(tmp_path_factory):
     """A folder with a model, two of its databases, and one that another encoder made."""
     folder = tmp_path_factory.mktemp("home")
     bundle = tiny.bundle()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +19,7 @@ from rdm_jax.evaluation.bench import Sizes
 from rdm_jax.evaluation.classifiers import RealImages
 from rdm_jax.generator import Generator
 from rdm_jax.models.classifier import build_classifier
-from tests.helpers import guided
+from tests.helpers import guided, tiny
 
 QUICK = Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
 CLASSES = {"subject": list(SUBJECTS), "colour": list(COLORS), "style": list(STYLES)}
@@ -53,7 +50,6 @@ def random_images_like(labels, seed):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a model, a classifier, and one small database under all the names that are needed."""
-    tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
     folder = tmp_path_factory.mktemp("home")
     tiny.bundle().save(folder / "model", "float32")
     random_classifier().save(folder / "classifier", "float32")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from rdm_jax.generator import Generator
+from tests.helpers import tiny
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_setting_of_the_model_may_be_changed_and_is_replayed(sample, rdm, caps
     assert "identical to the image in the file" in capsys.readouterr().err
 
 
-def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys, tiny):
+def test_replay_of_an_image_query_needs_no_image(sample, rdm, capsys):
     Image.fromarray(tiny.Squares(12, 0)[3].image).save("secret-name.png")
     assert sample("--image", "secret-name.png", "--num-images", 4, "--seed", 7) == 0
     Path("secret-name.png").unlink()
@@ -258,7 +259,7 @@ def test_rows_of_the_database_are_queries_where_there_is_no_prompt(sample, rdm, 
     assert prompts == ["a red boat", next(iter(first))]
 
 
-def test_rows_are_sampled_by_how_often_they_were_neighbors(sample, home, tiny, tmp_path, monkeypatch, capsys):
+def test_rows_are_sampled_by_how_often_they_were_neighbors(sample, home, tmp_path, monkeypatch, capsys):
     from rdm_jax.retrieval import proposals
 
     opened = []

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +22,7 @@ from rdm_jax.factory import decoder_from
 from rdm_jax.generator import Generator
 from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.database import Database
-
-TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +121,12 @@ def test_a_clip_is_added_to_a_model_of_its_width(golden, tmp_path):
 @pytest.mark.parametrize(("name", "tokens", "guidance"), [("rdm_small", 11, 5.0), ("rdm_vq_small", 4, 2.0)])
 @pytest.mark.slow
 def test_a_converted_model_generates_with_its_own_defaults(golden, tmp_path, name, tokens, guidance):
-    width = {**TINY.CONFIG["clip"], "embed_dim": 32}
-    model = TINY.bundle(clip=width)
+    width = {**tiny.CONFIG["clip"], "embed_dim": 32}
+    model = tiny.bundle(clip=width)
     model.save(tmp_path / "tower", dtype="float32")
     convert(golden / f"{name}.ckpt", clip_source=tmp_path / "tower").write(tmp_path / "model")
     # The database was built with the CLIP before it was added: its weights are the same file.
-    database = TINY.database(tmp_path, "squares", Bundle.open(tmp_path / "tower"))
+    database = tiny.database(tmp_path, "squares", Bundle.open(tmp_path / "tower"))
     generator = Generator.load(tmp_path / "model")
     plan = generator.plan("a red boat", database=Database.open(database), steps=4, height=128, width=128)
     assert plan.options.guidance_scale == guidance and plan.request.neighbors == tokens - 1

@@ -1,7 +1,4 @@
-import runpy
 from collections import Counter
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +8,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.evaluation.arms import Cell
 from rdm_jax.evaluation.generation import CellGenerator, ModelCellGenerator, reconstructor
 from rdm_jax.generator import Generator
+from tests.helpers import tiny
 
 
 def cell(prompt, database, noise, random_neighbors=False, condition=None):
@@ -28,7 +26,6 @@ CELLS = [
 
 @pytest.fixture(scope="module")
 def cell_generator(tmp_path_factory):
-    tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "tiny.py")))
     generator = Generator.load(tiny.bundle())
     folder = tmp_path_factory.mktemp("databases")
     for seed, name in enumerate(("one", "two")):

@@ -1,9 +1,6 @@
 """The autoencoder's loss against its definition, and what its terms are for."""
 
 import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +23,8 @@ from rdm_jax.training.tasks.autoencoder import (
     reconstruction_error,
     structural_similarity,
 )
+from tests.helpers import tiny
 
-TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
 EMPTY = Extras({}, {})
 CONFIG = "style_scenes/autoencoder"
 
@@ -78,7 +75,7 @@ def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task)
 
 
 def test_features_are_the_unit_tokens_behind_every_block():
-    bundle = TINY.bundle()
+    bundle = tiny.bundle()
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     found = np.asarray(jax.jit(clip_features(bundle))(bundle.params["clip"], jnp.asarray(to_float(images))))
     assert found.shape == (3, 1, 1 + 4, 16)
@@ -96,7 +93,7 @@ def test_features_are_the_unit_tokens_behind_every_block():
 def test_the_distance_of_features_joins_the_loss_by_its_weight(task, tmp_path):
     config = task.config.copy_and_resolve_references()
     config.loss.feature_weight = 0.7
-    TINY.bundle().save(tmp_path / "base")
+    tiny.bundle().save(tmp_path / "base")
     perceptual = open_perceptual(ConfigDict({"kind": "clip", "bundle": str(tmp_path / "base")}), 16)
     seeing = dataclasses.replace(task, config=config, features=perceptual)
     (params, stats), batch = jax.jit(task.init)(jax.random.key(0)), {"image": jnp.asarray(task.images.images)}
@@ -108,7 +105,7 @@ def test_the_distance_of_features_joins_the_loss_by_its_weight(task, tmp_path):
 
 
 def test_features_of_another_size_are_refused(tmp_path):
-    TINY.bundle().save(tmp_path / "base")
+    tiny.bundle().save(tmp_path / "base")
     config = load_config(CONFIG, ("loss.feature_weight=0.5", f"base={tmp_path / 'base'}", "crop=32"))
     with pytest.raises(UserError, match=r"crop=32: the CLIP of .* takes 16 pixels"):
         make(config, tmp_path, lambda *_: None)

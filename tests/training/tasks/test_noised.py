@@ -1,9 +1,6 @@
 """Networks on noisy latents: their inputs, that they are trained, and that their bundle opens again."""
 
 import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +21,7 @@ from rdm_jax.training.latents import encode_moments, latent_statistics
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.tasks.noised import noised_latents
+from tests.helpers import tiny
 
 MODEL = {
     "model_channels": 8,
@@ -32,7 +30,6 @@ MODEL = {
     "num_groups": 4,
     "num_head_channels": 8,
 }
-TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "tiny.py")))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +43,7 @@ def make(tmp_path_factory):
             pixels = generator.normal(60, 20, (16, 16, 3))
             pixels[:, lit] += 130
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / side / f"{i:03d}.png")
-    model, images = TINY.bundle(), load_images(open_source(str(root / "images")), 16, root / "cache")
+    model, images = tiny.bundle(), load_images(open_source(str(root / "images")), 16, root / "cache")
     quant = model.params["autoencoder"]["quant"]
     quant["kernel"], quant["bias"] = np.array(quant["kernel"]), np.array(quant["bias"])
     quant["kernel"][:, 2:], quant["bias"][2:] = 0.0, -10.0  # random weights would drown images in their own variance
@@ -149,7 +146,7 @@ def test_images_decoded_every_time_are_those_of_the_cache(make):
 
 
 def test_a_model_without_a_unet_is_refused(make, tmp_path):
-    whole = TINY.bundle()
+    whole = tiny.bundle()
     config = {key: whole.config[key] for key in ("schema", "name", "clip")}
     Bundle(config, {"clip": whole.params["clip"]}, whole.tokenizer).save(tmp_path / "clip")
     with pytest.raises(UserError, match="autoencoder"):
