@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	  --database neon --num-images 1 --seed 7 --out $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
