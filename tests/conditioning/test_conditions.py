@@ -146,6 +146,7 @@ def test_the_other_condition_alone_is_the_other_condition(sample, databases, mas
     assert near(sample(f"negative(prompt='{PROMPT}')", guidance_scale=5.0), sample(guidance_scale=1.0))
 
 
+@pytest.mark.slow
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
     apply, params = jax.jit(generator.bundle.denoiser.apply), {"params": generator.bundle.params["denoiser"]}
     weighted = lambda tokens, weights=None: apply(params, x, t, Condition(tokens, weights))  # noqa: E731

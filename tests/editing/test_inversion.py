@@ -71,6 +71,7 @@ def image(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_noise_of_an_image_generates_the_image(generator, image, tmp_path):
     settings = {"condition": "text", "steps": 8, "guidance_scale": 1.0, "spacing": "trailing"}
     found = invert(generator, generator.plan("a red boat", init=image, **settings), iterations=12)

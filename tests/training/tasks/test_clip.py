@@ -154,6 +154,7 @@ def test_a_view_knows_nothing_of_the_other_view_s_patches(make) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_view_is_that_of_the_paper_and_views_add_theirs(make) -> None:
     batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))}
     one, two, both = (make(f"views={v}", f"image_weight={w}") for v, w in ((1, 0.0), (2, 0.0), (2, 0.7)))

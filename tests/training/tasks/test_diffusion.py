@@ -54,6 +54,7 @@ def test_held_out_images_are_spread_over_the_set(make_diffusion_task):
         make_diffusion_task("data.held_out_rows=24")
 
 
+@pytest.mark.slow
 def test_an_exported_model_generates_and_evaluation_is_deterministic(make_diffusion_task):
     task = make_diffusion_task()
     params, stats = jax.jit(task.init)(jax.random.key(0))

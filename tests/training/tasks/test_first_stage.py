@@ -49,7 +49,8 @@ def norms(grads):
     return {part: float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(grads[part])))) for part in grads}
 
 
-@pytest.mark.parametrize("kind", [pytest.param("kl", marks=pytest.mark.slow), "vq"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
     task = task_of(kind, start=5)
     params, extras, batch, key = ready(task)

@@ -77,7 +77,8 @@ def test_what_is_read_is_noised_by_the_model_s_own_schedule(make):
     assert len(set(np.asarray(t).tolist())) == 8
 
 
-@pytest.mark.parametrize("name", [pytest.param("noised_clip", marks=pytest.mark.slow), "noised_classifier"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["noised_clip", "noised_classifier"])
 def test_it_learns_evaluates_and_its_bundle_opens_again(make, name, tmp_path):
     task = make(name)
     params, stats = jax.jit(task.init)(jax.random.key(0))
