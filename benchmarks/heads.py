@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import sys
@@ -28,10 +29,10 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.evaluation.report import markdown_table, plain, with_interval
 from rdm_jax.factory import parameter_counts
 from rdm_jax.generator import Generator
+from rdm_jax.heads import head_of
 from rdm_jax.training.export import export_run
 from rdm_jax.training.workdir import CONFIG, METRICS
 
-NETWORKS = ("denoiser", "transformer")
 HEADER = ("model", "parameters", "images seen", "TFLOP", "held-out loss", "ms per image", "ratio")
 PROMPTS = ("a red boat", "a blue cat")
 DATABASES = ("poster", "stained-glass", "watercolour", "neon")
@@ -55,11 +56,11 @@ class Trained:
     config: dict[str, Any]
     arms: dict[str, Any]
 
-    def flops(self) -> float:
-        """Returns the floating-point operations of the whole training, from those of a step."""
+    def teraflops(self) -> float:
+        """Returns 1e-12 of the floating-point operations of the whole training, from those of a step on one device."""
         steps = [line for line in self.metrics if "tflops_per_device" in line]
         step = statistics.median(line["tflops_per_device"] * line["seconds_per_step"] for line in steps)
-        return 1e12 * step * self.metrics[-1]["step"]
+        return step * self.metrics[-1]["step"]
 
     def loss(self) -> str:
         """Returns the last loss of held-out images, in the unit of the head."""
@@ -68,9 +69,10 @@ class Trained:
 
     def row(self, seconds: list[float], others: list[float], count: int) -> list[str]:
         """Returns its row of the first table, from the seconds of `count` images here and by the first model."""
-        (size,) = (size for part, size in parameter_counts(self.generator.bundle.config).items() if part in NETWORKS)
+        config = self.generator.bundle.config
+        size = parameter_counts(config)[head_of(config).network]
         images = self.metrics[-1]["step"] * self.config["batch_size"]
-        cost = [f"{size / 1e6:.1f} M", f"{images:,.0f}", f"{self.flops() / 1e12:.0f}", self.loss()]
+        cost = [f"{size / 1e6:.1f} M", f"{images:,.0f}", f"{self.teraflops():.0f}", self.loss()]
         return [self.name, *cost, f"{1e3 * statistics.median(seconds) / count:.0f}", f"{paired(seconds, others):.2f}"]
 
 
@@ -90,12 +92,12 @@ def open_run(workdir: Path, swaps: Path | None, bundles: Path) -> Trained:
 
 def sheet(runs: list[Trained]) -> np.ndarray:
     """Returns a row of images for each model: every prompt in every style."""
-    rows = []
-    for run in runs:
-        pairs = [(prompt, database) for prompt in PROMPTS for database in DATABASES]
-        rows.append([run.generator.sample(prompt, database=database, seed=7).images[0] for prompt, database in pairs])
-    columns = [f"{prompt}, {database}" for prompt in PROMPTS for database in DATABASES]
-    return sheets.grid(np.asarray(rows), [run.name for run in runs], columns)
+    pairs = list(itertools.product(PROMPTS, DATABASES))
+    rows = [
+        [run.generator.sample(prompt, database=database, seed=7).images[0] for prompt, database in pairs]
+        for run in runs
+    ]
+    return sheets.grid(np.asarray(rows), [run.name for run in runs], [", ".join(pair) for pair in pairs])
 
 
 def swap_rows(runs: list[Trained]) -> list[list[str]]:

@@ -110,7 +110,7 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "held_out_pairs",
-        "pairs held out of training, the style's database",
+        "pairs never seen together, the style's database",
         HELD_OUT_PAIRS,
         targets={"style": 0.90, "subject": 0.85},
     ),
@@ -123,10 +123,10 @@ ARMS: tuple[Arm, ...] = (
         named=True,
         at_chance=("style",),
     ),
-    Arm("kept_out_style", "style kept out of training, its database", tuple((s, KEPT_OUT) for s in SUBJECTS)),
+    Arm("kept_out_style", "style excluded from training, its database", tuple((s, KEPT_OUT) for s in SUBJECTS)),
     Arm(
         "text_random_neighbors",
-        "random images of the style as neighbors: the prompt alone has the content",
+        "random images of the style as neighbors: the prompt alone determines the subject",
         tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
         random_neighbors=True,
         condition="text+neighbors",

@@ -12,8 +12,9 @@ from rdm_jax.core import sheets
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
 from rdm_jax.evaluation.comparisons import ClassifiedArm
 
-COLUMNS = ("samples", "style", "subject", "colour", "neighbors")
 ATTRIBUTES = ("style", "subject", "colour")
+HEADINGS = ("style", "subject", "color")
+COLUMNS = ("samples", *HEADINGS, "neighbors")
 LEGEND = (
     "Percent classified as requested, with Wilson's 95 % interval; color without the styles that show none. Neighbors: "
     "percent with the requested style, subject and color."
@@ -23,7 +24,7 @@ LEGEND = (
 def arm_rows(results: Mapping[str, Any]) -> list[list[str]]:
     """Returns the table of arms: a row for the classifier on real images and one for each arm, with intervals."""
     classifier = results["classifier"]
-    rows = [["held-out real images (the classifier's accuracy)", str(classifier["style"]["count"])]]
+    rows = [["real images, held out (the classifier itself)", str(classifier["style"]["count"])]]
     rows[0] += [*(with_interval(classifier[name]) for name in ATTRIBUTES), ""]
     for arm in results["arms"].values():
         cells = [with_interval(arm[name]) + _mark(arm, name) for name in ATTRIBUTES]
@@ -87,9 +88,9 @@ def markdown(results: Mapping[str, Any], title: str) -> str:
         markdown_table(("arm", *COLUMNS), arm_rows(results)),
         markdown_table(("", "samples", "real"), comparison_rows(results)),
         f"## {first['title']}, by style",
-        markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "style")),
+        markdown_table(("", *HEADINGS), breakdown_rows(first, "style")),
         f"## {first['title']}, by subject",
-        markdown_table(("", *ATTRIBUTES), breakdown_rows(first, "subject")),
+        markdown_table(("", *HEADINGS), breakdown_rows(first, "subject")),
     ]
     if results.get("autoencoder"):
         rows = autoencoder_rows(results)

@@ -149,9 +149,12 @@ def test_the_other_condition_alone_is_the_other_condition(sample, databases, mas
 @pytest.mark.slow
 def test_a_token_of_weight_two_is_a_token_twice_and_of_weight_zero_is_none(generator):
     apply, params = jax.jit(generator.bundle.denoiser.apply), {"params": generator.bundle.params["denoiser"]}
-    weighted = lambda tokens, weights=None: apply(params, x, t, Condition(tokens, weights))  # noqa: E731
     x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 2)), jnp.float32), jnp.array([3.0, 500.0])
     tokens = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, tiny.WIDTH)), jnp.float32)
+
+    def weighted(tokens, weights=None):
+        return apply(params, x, t, Condition(tokens, weights))
+
     twice = weighted(tokens[:, [0, 0, 2]])
     np.testing.assert_allclose(weighted(tokens, jnp.array([[2.0, 0.0, 1.0]] * 2)), twice, atol=1e-5)
     spread = jnp.broadcast_to(jnp.array([2.0, 0.0, 1.0]), (2, 8, 8, 3))

@@ -18,7 +18,7 @@ NOISED = {
     "features": tiny.WIDTH,
     "latent_size": 8,
     "model_channels": 8,
-    "channel_mult": [1],
+    "channel_mult": [1, 2],
     "num_res_blocks": 1,
     "num_head_channels": 8,
     "num_groups": 4,
