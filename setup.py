@@ -62,6 +62,7 @@ setup(
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "beartype>=0.22",
+            "hypothesis>=6.150,<7",
             "scipy>=1.16",
             "ruff==0.17.5",
             "pyright==1.1.414",

@@ -10,16 +10,14 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-import yaml
 
-from rdm_jax.core import files, storage, trees
+from rdm_jax.core import files, paths, storage, text, trees, values
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.parts import PARTS, SECTIONS, build, check
 
@@ -185,9 +183,9 @@ def locate(name_or_path: str | Path) -> Path:
     embedded = EMBEDDED / str(name_or_path)
     if str(name_or_path) in Bundle.names():
         return embedded
-    if storage.is_remote(name_or_path):
+    if paths.is_remote(name_or_path):
         return storage.staged(str(name_or_path), "config.json")
-    path = Path(name_or_path)
+    path = paths.local(name_or_path)
     if path.is_dir():
         return path
     raise unknown("model", str(name_or_path), Bundle.names(), hint="or give the folder of a bundle")
@@ -197,7 +195,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Returns a bundle's config.json; raises UserError if it is missing, damaged or of another schema."""
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = text.read_json(file)
     except FileNotFoundError as error:
         raise UserError(f"{path} is no model bundle: it has no config.json") from error
     except (OSError, ValueError) as error:
@@ -222,7 +220,7 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
 
     Args:
       config: of the bundle.
-      changes: each "section.key=value", of a section in `parts.SECTIONS`; the value is YAML of the key's type.
+      changes: each "section.key=value", of a section in `parts.SECTIONS`; its value is of the key's type now.
 
     Raises:
       UserError: there is no such key, no value, or one of another type.
@@ -230,7 +228,7 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
     changed = copy.deepcopy(dict(config))
     known = [f"{section}.{key}" for section in SECTIONS for key in config.get(section, {})]
     for change in changes:
-        key, equals, text = change.partition("=")
+        key, equals, written = change.partition("=")
         if not equals:
             raise UserError(f"setting {change} has no value; write {change}=VALUE")
         if key not in known:
@@ -238,13 +236,10 @@ def override(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
         section, _, name = key.partition(".")
         old = changed[section][name]
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"setting {change}: the value cannot be read; give one like {old!r}") from error
-        value = float(value) if isinstance(old, float) and type(value) is int else value
-        if type(value) is not type(old):
-            raise UserError(f"setting {change}: the value must be of type {type(old).__name__}, like {old!r}")
-        changed[section][name] = value
+            value = values.parse(values.kind_of(old), written)
+        except ValueError as error:
+            raise UserError(f"setting {change}: {error}; now it is {old!r}") from error
+        changed[section][name] = list(value) if isinstance(value, tuple) else value
     return {**changed, "overrides": [*config.get("overrides", []), *changes]} if changes else changed
 
 

@@ -12,6 +12,15 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_llv
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
+
+# `make fuzz` takes the second one: other examples each time, many more of them.
+_QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large)
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=40, database=None, suppress_health_check=_QUIET
+)
+settings.register_profile("fuzz", deadline=None, max_examples=2000, suppress_health_check=_QUIET, print_blob=True)
+settings.load_profile(os.environ.get("RDM_HYPOTHESIS", "ci"))
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

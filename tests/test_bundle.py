@@ -92,9 +92,9 @@ def test_settings_of_sampling_may_be_changed() -> None:
         ("conditioning.unit_token=true", "did you mean 'conditioning.unit_tokens'"),
         ("denoiser.in_channels=3", "unknown setting"),
         ("sampling.steps", "write sampling.steps=VALUE"),
-        ("sampling.steps=many", "must be of type int, like 4"),
-        ("conditioning.unit_tokens=1", "must be of type bool"),
-        ("sampling.steps=[1", "the value cannot be read; give one like 4"),
+        ("sampling.steps=many", "'many' is not a whole number; now it is 4"),
+        ("conditioning.unit_tokens=1", "'1' is not true or false"),
+        ("sampling.steps=[1", "is not a whole number; now it is 4"),
     ],
 )
 def test_settings_that_are_none_are_refused(change: str, message: str) -> None:

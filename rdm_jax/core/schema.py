@@ -16,18 +16,15 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
-
+from rdm_jax.core import values as texts
 from rdm_jax.core.errors import UserError, unknown
-
-NUMBERS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 Check = Callable[[str, Any], Any]
 """(key, value) to the value, changed or as it is; raises UserError for an invalid one."""
 
 
 class Text(str):
-    """A value as the command line has it: YAML, whose type the schema decides."""
+    """A value as the command line has it: a text, whose type the schema decides (`core.values`)."""
 
 
 def read(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,10 +135,15 @@ def _section(schema: type, value: Any, key: str) -> Any:
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:
     """Returns a section's values; raises UserError if it is none."""
-    values = _loaded(Mapping, value)
-    if not isinstance(values, Mapping):
+    try:
+        entries = (
+            {name: Text(text) for name, text in texts.section(value).items()} if isinstance(value, Text) else value
+        )
+    except ValueError:
+        entries = None
+    if not isinstance(entries, Mapping):
         raise UserError(f"config key {key} is {str(value)!r}, and it is a section; give its keys, as {key}.KEY=VALUE")
-    return values
+    return entries
 
 
 def _check_keys(
@@ -186,44 +188,35 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         return functools.reduce(lambda checked, check: check(key, checked), checks, _value(inner, value, key))
     if dataclasses.is_dataclass(hint):
         return _section(typing.cast(type, hint), value, key)
-    loaded = _loaded(hint, value)
-    converted = _converted(hint, loaded, isinstance(value, Text), key)
+    wrong = UserError(f"config key {key} is {str(value)!r}, and must be {texts.words(hint)}")
+    if isinstance(value, Text):
+        try:
+            return texts.parse(hint, value)
+        except ValueError as error:
+            raise wrong from error
+    converted = _converted(hint, value, key)
     may_be_none = hint is Any or type(None) in get_args(hint)
-    if converted is None and not (loaded is None and may_be_none):
+    if converted is None and not (value is None and may_be_none):
         if isinstance(value, Mapping) and value and not _is_mapping(hint):
             raise unknown("config key", f"{key}.{next(iter(value))}", [key])
-        raise UserError(f"config key {key} is {str(value)!r}, and must be {_words(hint)}")
+        raise wrong
     return converted
 
 
-def _loaded(hint: Any, value: Any) -> Any:
-    """Returns a plain value; the command line's is YAML."""
-    if not isinstance(value, Text):
-        return value
-    try:
-        loaded = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return str(value)
-    if hint is str:
-        return loaded if isinstance(loaded, str) else "" if loaded is None else str(value)
-    return loaded
-
-
-def _converted(hint: Any, value: Any, lenient: bool, key: str) -> Any:
+def _converted(hint: Any, value: Any, key: str) -> Any:
     """Returns a plain value as a type, None where it is of another.
 
     Args:
       hint: the type: int, float, str, bool, tuple, Mapping, Literal, a union of them, or Any.
       value: a plain value.
-      lenient: whether it is from the command line, where a number may be a text and a tuple one value.
       key: where it is.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        found = (_converted(one, value, lenient, key) for one in arguments if one is not type(None))
+        found = (_converted(one, value, key) for one in arguments if one is not type(None))
         return next((one for one in found if one is not None), None)
     if origin is tuple:
-        return _tuple(arguments, value, lenient, key)
+        return _tuple(arguments, value, key)
     if _is_mapping(hint):
         if not isinstance(value, Mapping):
             return None
@@ -231,40 +224,19 @@ def _converted(hint: Any, value: Any, lenient: bool, key: str) -> Any:
         return {str(name): _value(inner, each, f"{key}.{name}") for name, each in value.items()}
     if origin is Literal:
         return value if value in arguments else None
-    if hint is float and not isinstance(value, bool):
-        return _float(value) if lenient or isinstance(value, int | float) else None
+    if hint is float:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
     return value if hint is Any or type(value) is hint else None
 
 
-def _tuple(hints: tuple[Any, ...], value: Any, lenient: bool, key: str) -> tuple[Any, ...] | None:
+def _tuple(hints: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...] | None:
     if not isinstance(value, list | tuple):
-        if not lenient or value is None:
-            return None
-        value = (value,)
+        return None
     each = [hints[0]] * len(value) if len(hints) == 2 and hints[1] is ... else list(hints)
-    converted = [_converted(hint, one, lenient, key) for hint, one in zip(each, value, strict=False)]
+    converted = [_converted(hint, one, key) for hint, one in zip(each, value, strict=False)]
     fits = len(each) == len(value) and all(one is not None for one in converted)
     return tuple(converted) if fits else None
 
 
-def _float(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
 def _is_mapping(hint: Any) -> bool:
     return (get_origin(hint) or hint) in (dict, Mapping)
-
-
-def _words(hint: Any) -> str:
-    """Returns a type in words."""
-    arguments = get_args(hint)
-    if get_origin(hint) is tuple:
-        return f"a list, each {_words(arguments[0])}"
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, arguments))
-    if arguments and not _is_mapping(hint):
-        return " or ".join("nothing" if one is type(None) else _words(one) for one in arguments)
-    return "a section" if _is_mapping(hint) else NUMBERS.get(hint, str(hint))

@@ -17,11 +17,6 @@ IDENTITY = ("size", "etag", "ETag", "md5Hash", "updated", "mtime", "LastModified
 """Metadata that changes with the content of a file; each file system provides some of it."""
 
 
-def is_remote(place: str | Path) -> bool:
-    """Returns whether a place is an address such as gs://bucket/folder."""
-    return "://" in str(place)
-
-
 def cache_folder() -> Path:
     """Returns the folder of local copies: $RDM_CACHE, or rdm_jax in the user's cache folder."""
     given = os.environ.get("RDM_CACHE")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rdm_jax.bundle import locate
-from rdm_jax.core import storage
+from rdm_jax.core import paths, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import open_source
 
@@ -93,7 +93,7 @@ def test_nothing_there_and_unknown_kinds_of_storage_are_refused(bucket):
         storage.staged(f"{bucket}/nothing", "manifest.json")
     with pytest.raises(UserError, match="cannot open nowhere://x"):
         storage.staged("nowhere://x", "manifest.json")
-    assert storage.is_remote("gs://a/b") and not storage.is_remote("/a/b") and not storage.is_remote("a:0.7")
+    assert paths.is_remote("gs://a/b") and not paths.is_remote("/a/b") and not paths.is_remote("a:0.7")
 
 
 def test_small_files_are_written_read_named_and_removed(bucket):
