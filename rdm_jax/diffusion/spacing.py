@@ -40,6 +40,10 @@ class Grid:
     def __len__(self) -> int:
         return len(self.t) - 1
 
+    def since(self, step: int) -> Grid:
+        """Returns the grid of the steps from one of them on, whose noisiest level is where that step begins."""
+        return Grid(self.t[step:], self.alpha[step:], self.sigma[step:])
+
     @property
     def log_snr(self) -> Float64[np.ndarray, " levels"]:
         """[n + 1] lambda = log(alpha / sigma), half the signal-to-noise ratio's logarithm; infinite without noise."""

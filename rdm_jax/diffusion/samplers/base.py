@@ -33,6 +33,14 @@ class Sampler(Protocol):
         """Returns all steps, stacked, the noisiest first, without keys."""
         ...
 
+    def grid(self, schedule: Schedule, num_steps: int) -> Grid:
+        """Returns the levels that a number of steps visits."""
+        ...
+
+    def plan_on(self, grid: Grid, schedule: Schedule) -> StepInfo:
+        """Returns the steps through the levels of a grid, or of a part of one: a run that starts in the middle."""
+        ...
+
     def init(self, x: Float[Array, "b h w c"]) -> Any:
         """Returns the carry before the first step."""
         ...
@@ -58,7 +66,11 @@ class OnGrid(abc.ABC):
         Raises:
           UserError: the spacing is unknown, or the number of steps does not fit the schedule.
         """
-        return self.plan_on(make_grid(schedule, num_steps, self.spacing), schedule)
+        return self.plan_on(self.grid(schedule, num_steps), schedule)
+
+    def grid(self, schedule: Schedule, num_steps: int) -> Grid:
+        """Returns the grid of `spacing`; raises UserError as `plan` does."""
+        return make_grid(schedule, num_steps, self.spacing)
 
     @property
     def needs_noise(self) -> bool:
