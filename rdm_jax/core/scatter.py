@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from rdm_jax.core.sheets import BACKGROUND, INK, load_font
+from rdm_jax.core.fonts import Font
+from rdm_jax.core.sheets import BACKGROUND, INK
 
 DOT = (176, 178, 184)
 MARK = (214, 62, 46)
@@ -43,7 +44,7 @@ def scatter(
     places = ((every - low) / span * [1, -1] + [0, 1]) * room + [MARGIN + edge, top + edge]
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 8), title, fill=INK, font=load_font(20))
+    Font(20).write(draw, (MARGIN, MARGIN - 8), title, INK)
     for x, y in places[: len(points)]:
         draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=DOT)
     for number in _apart(places[: len(points)], thumbnail, neighbors):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from rdm_jax.core import text as text_lines
+from rdm_jax.core.fonts import Font
 
 BACKGROUND = (246, 246, 244)
 INK = (38, 38, 42)
@@ -72,8 +74,8 @@ def grid(
     rows, columns, height, width, _ = images.shape
     _check_labels(rows, columns, row_labels, column_labels, cell_labels)
     cell = (height * zoom, width * zoom)
-    font = load_font(min(18, max(11, cell[1] // 9)))
-    title_font = load_font(min(26, max(14, cell[1] // 7)))
+    font = Font(min(18, max(11, cell[1] // 9)))
+    title_font = Font(min(26, max(14, cell[1] // 7)))
     gap, margin = max(6, cell[1] // 12), max(12, cell[1] // 7)
 
     row_width = min(max(cell[1], 140), 260)
@@ -81,7 +83,7 @@ def grid(
     label_limit = cell[1] - gap // 2
     column_lines = [_wrap(text, label_limit, font) for text in column_labels or []]
     cell_lines = [[_wrap(text, label_limit, font) for text in texts] for texts in cell_labels or []]
-    label_width = max((_width(line, font) for lines in row_lines for line in lines), default=0)
+    label_width = max((font.width(line) for lines in row_lines for line in lines), default=0)
     left = margin + (label_width + 2 * gap if label_width else 0)
     title_lines = _wrap(title or "", max(columns * (cell[1] + gap) - gap, 200), title_font, 3)
     top = margin + _band(title_lines, title_font, 2 * gap) + max((_band(c, font, gap) for c in column_lines), default=0)
@@ -90,7 +92,7 @@ def grid(
     layout = _Layout(cell, margin, gap, left, tops, tops[-1] + cell[0] + bands[-1])
 
     sheet_width, sheet_height = layout.size(columns)
-    title_width = max((_width(line, title_font) for line in title_lines), default=0)
+    title_width = max((title_font.width(line) for line in title_lines), default=0)
     sheet = Image.new("RGB", (max(sheet_width, left + title_width + margin), sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     _write(draw, (left, margin), title_lines, title_font)
@@ -138,53 +140,39 @@ def _check_labels(
         raise ValueError(f"cell labels do not form {rows} rows of {columns}")
 
 
-@functools.cache
-def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns the sheets' font, `size` pixels high."""
-    return ImageFont.load_default(size)
+def _fitting(height: int, font: Font) -> int:
+    return max(1, height // font.line_height)
 
 
-def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return int(np.ceil(font.getlength(text)))
-
-
-def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return int(font.getbbox("Agjpq|")[3]) + 2
-
-
-def _fitting(height: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return max(1, height // _line_height(font))
-
-
-def _band(lines: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, space: int) -> int:
-    return len(lines) * _line_height(font) + space if lines else 0
+def _band(lines: Sequence[str], font: Font, space: int) -> int:
+    return len(lines) * font.line_height + space if lines else 0
 
 
 def _write(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     lines: Sequence[str],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     anchor: str = "la",
 ) -> None:
     x, y = corner
     for number, line in enumerate(lines):
-        draw.text((x, y + number * _line_height(font)), line, fill=INK, font=font, anchor=anchor)
+        font.write(draw, (x, y + number * font.line_height), line, INK, anchor)
 
 
 def _zoomed(image: UInt8[np.ndarray, "h w 3"], zoom: int) -> Image.Image:
     return Image.fromarray(np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1))
 
 
-def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, max_lines: int = 4) -> list[str]:
+def _wrap(text: str, width: int, font: Font, max_lines: int = 4) -> list[str]:
     """Breaks a text at spaces, and a word that is too long behind its punctuation, into lines of at most `width`."""
     lines: list[str] = []
-    for paragraph in text.splitlines():
+    for paragraph in text_lines.lines(text):
         line = ""
         for word in paragraph.split():
             for piece in _pieces(word, width, font):
                 joined = f"{line} {piece}" if line else piece
-                if not line or _width(joined, font) <= width:
+                if not line or font.width(joined) <= width:
                     line = joined
                 else:
                     lines.append(line)
@@ -196,10 +184,10 @@ def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageF
     return [*lines[: max_lines - 1], _shortened(lines[max_lines - 1], width, font)]
 
 
-def _pieces(word: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def _pieces(word: str, width: int, font: Font) -> list[str]:
     pieces = [""]
     for letter in word:
-        if pieces[-1] and _width(pieces[-1] + letter, font) > width:
+        if pieces[-1] and font.width(pieces[-1] + letter) > width:
             head = BREAKABLE.match(pieces[-1])
             kept = head.end() if head else len(pieces[-1])
             pieces[-1:] = [pieces[-1][:kept], pieces[-1][kept:]]
@@ -207,7 +195,7 @@ def _pieces(word: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Imag
     return pieces
 
 
-def _shortened(line: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    while line and _width(line + ELLIPSIS, font) > width:
+def _shortened(line: str, width: int, font: Font) -> str:
+    while line and font.width(line + ELLIPSIS) > width:
         line = line[:-1]
     return line.rstrip() + ELLIPSIS

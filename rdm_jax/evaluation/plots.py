@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from rdm_jax.core.sheets import BACKGROUND, INK, load_font
+from rdm_jax.core.fonts import Font
+from rdm_jax.core.sheets import BACKGROUND, INK
 
 COLORS = ((34, 78, 206), (214, 34, 38), (44, 152, 48), (242, 118, 12), (122, 44, 168), (0, 150, 155), (150, 90, 40))
 GRID = (216, 216, 212)
@@ -80,7 +81,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def _panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
     """Draws one panel from a left edge on."""
-    font = load_font(FONT)
+    font = Font(FONT)
     points = [point for curve in panel.curves for point in curve.points]
     level = [panel.level[0]] if panel.level else []
     across = ticks(min(x for x, _ in points), max(x for x, _ in points))
@@ -93,24 +94,24 @@ def _panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
         above = (y - up[0]) / (up[-1] - up[0])
         return left + LEFT + width * right, TOP + height * (1 - above)
 
-    draw.text((left + 12, 12), panel.title, fill=INK, font=load_font(FONT + 2))
+    Font(FONT + 2).write(draw, (left + 12, 12), panel.title, INK)
     for x in across:
         draw.line([place(x, up[0]), place(x, up[-1])], fill=GRID)
-        draw.text((place(x, up[0])[0], HEIGHT - BOTTOM + 6), f"{x:g}", fill=INK, font=font, anchor="ma")
+        font.write(draw, (place(x, up[0])[0], HEIGHT - BOTTOM + 6), f"{x:g}", INK, "ma")
     for y in up:
         draw.line([place(across[0], y), place(across[-1], y)], fill=GRID)
-        draw.text((left + LEFT - 6, place(across[0], y)[1]), f"{y:g}", fill=INK, font=font, anchor="rm")
-    draw.text((left + LEFT + width // 2, HEIGHT - 26), panel.x, fill=INK, font=font, anchor="ma")
-    draw.text((left + 12, TOP - 28), panel.y, fill=INK, font=font)
+        font.write(draw, (left + LEFT - 6, place(across[0], y)[1]), f"{y:g}", INK, "rm")
+    font.write(draw, (left + LEFT + width // 2, HEIGHT - 26), panel.x, INK, "ma")
+    font.write(draw, (left + 12, TOP - 28), panel.y, INK)
     if panel.level:
         _dashed(draw, place(across[0], panel.level[0]), place(across[-1], panel.level[0]))
-        draw.text(place(across[0], panel.level[0]), f" {panel.level[1]}", fill=INK, font=font, anchor="ls")
+        font.write(draw, place(across[0], panel.level[0]), f" {panel.level[1]}", INK, "ls")
     for number, curve in enumerate(panel.curves):
         _curve(draw, [place(*point) for point in curve.points], curve.notes, COLORS[number % len(COLORS)])
         # At the bottom, where the curves of distances to real images seldom are.
         under = HEIGHT - BOTTOM - 26 - 18 * (len(panel.curves) - 1 - number)
         color = COLORS[number % len(COLORS)]
-        draw.text((left + WIDTH - RIGHT - 6, under), curve.name, anchor="rs", font=font, fill=color)
+        font.write(draw, (left + WIDTH - RIGHT - 6, under), curve.name, color, "rs")
 
 
 def _curve(
@@ -122,7 +123,7 @@ def _curve(
     for x, y in points:
         draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=color)
     for (x, y), note in zip(points, notes, strict=False):
-        draw.text((x + 5, y - 4), note, fill=color, font=load_font(FONT - 3), anchor="ls")
+        Font(FONT - 3).write(draw, (x + 5, y - 4), note, color, "ls")
 
 
 def _dashed(draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rdm_jax.core import sheets
+from rdm_jax.core.fonts import Font
 
 LONG = "a very long description of a thing that nobody could ever fit under one small image, " * 3 + "x" * 300
 
@@ -61,11 +62,11 @@ def test_row_labels_keep_to_their_rows():
 
 
 def test_a_short_label_is_drawn_whole_and_a_long_one_ends_in_an_ellipsis():
-    font = sheets.load_font(14)
+    font = Font(14)
     assert sheets._wrap("red cat", 200, font) == ["red cat"]
     lines = sheets._wrap(LONG, 100, font)
     assert len(lines) == 4 and lines[-1].endswith(sheets.ELLIPSIS)
-    assert all(font.getlength(line) <= 100 for line in lines)
+    assert all(font.width(line) <= 100 for line in lines)
     assert " ".join(lines[:3]) in LONG
 
 
@@ -90,7 +91,7 @@ def test_a_sheet_without_images_is_refused():
 
 
 def test_words_are_broken_behind_their_punctuation_where_they_have_some():
-    font = sheets.load_font(12)
+    font = Font(12)
     broken = sheets._wrap("dynamic_threshold(bound=4, share='mosaic')", 80, font, max_lines=9)
     assert "".join(broken).replace(" ", "") == "dynamic_threshold(bound=4,share='mosaic')"
     assert all(line[-1] in "_(,=)" for line in broken)
