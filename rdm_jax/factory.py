@@ -183,21 +183,37 @@ def noised_encoder_from(
     return encode
 
 
-def latent_shape(denoiser: Any, autoencoder: Any, height: int, width: int) -> tuple[int, int, int]:
+def latent_shape(
+    denoiser: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False
+) -> tuple[int, int, int]:
     """Returns (h, w, c) of the latent of an image.
+
+    Args:
+      denoiser: the module.
+      autoencoder: the first stage's module.
+      height: of the image.
+      width: of the image.
+      padded: whether the image may be padded to the next size that the networks take.
 
     Raises:
       UserError: height or width is not a positive multiple of what the networks take, or the denoiser takes latents of
         one size alone.
     """
     factor = autoencoder.downsampling
+    multiple = factor * denoiser.size_multiple
     only = None if "any_size" in denoiser.supports else factor * denoiser.latent_size
+    if padded:
+        least = only if only is not None else multiple
+        height, width = (max(least, -(-side // multiple) * multiple) for side in (height, width))
     if only is not None and (height, width) != (only, only):
         raise UserError(
             f"height {height}, width {width}: this model generates images of {only}x{only} only, as its denoiser has "
-            "learned positions; use these or omit them"
+            + (
+                "learned positions; edit at that size by --fit shrink or crop"
+                if padded
+                else "learned positions; use these or omit them"
+            )
         )
-    multiple = factor * denoiser.size_multiple
     for side, size in (("height", height), ("width", width)):
         if size < multiple or size % multiple:
             below, above = size // multiple * multiple, (size // multiple + 1) * multiple

@@ -12,6 +12,7 @@ once for each shape; prompts, databases, seeds and scales are traced.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -174,7 +175,8 @@ class Generator:
         Raises:
           UserError: an option is unknown or out of range.
         """
-        return resolve(self.bundle.config, self.head, options, queries, all_options())
+        edited = functools.partial(self.head.edited, bundle=self.bundle)
+        return resolve(self.bundle.config, self.head, options, queries, all_options(), edited)
 
     def plan(
         self,
@@ -204,6 +206,8 @@ class Generator:
         images = [] if images is None else list(images)
         request, chosen = self.resolve(len(prompts) + len(images) + len(rows), **options)
         retriever = None if request.condition == "text" else open_retriever(self.encoder, database)
+        if retriever and options.get("neighbors") is None:  # a default fits any database
+            request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
         plan = self.open_plan(request, chosen, retriever)
         labels, queries = self._encode(prompts, images)
         if len(rows):
@@ -290,7 +294,7 @@ class Generator:
             def show(done: int, images: np.ndarray, of: list[int] = indices) -> None:
                 """Passes on a batch's images without its padding."""
                 if preview:
-                    preview(of, done, to_uint8(images[: len(of)]))
+                    preview(of, done, to_uint8(_unpadded(plan, images[: len(of)])))
 
             # The last batch is padded with its own images, so that every batch has one shape.
             images = self._batch(plan, np.resize(indices, size), np.resize(rows, size), report, preview and show)
@@ -347,11 +351,8 @@ class Generator:
         for number, prompt in enumerate(prompts, 1):
             if not prompt.strip():
                 raise UserError(f"prompt {number} is empty; write what to generate, or leave it out")
-        for prompt, tail in zip(prompts, self.encoder.tokenize(prompts)[1], strict=True):
-            if tail:
-                logger.warning("the prompt %r is too long for the text encoder; this is cut off: %r", prompt, tail)
         # In small groups, for all to go through the same program, however many there are.
-        groups = [self.encoder.encode_texts(prompts[i : i + SMALL_BATCH]) for i in range(0, len(prompts), SMALL_BATCH)]
+        groups = list(self.encoder.encode_texts_in_chunks(prompts, SMALL_BATCH))
         groups += [self.encoder.encode_images(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
         labels = [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))]
         return labels, np.concatenate([np.zeros((0, self.encoder.identity["width"]), np.float32), *groups])
@@ -363,7 +364,7 @@ class Generator:
                 scale = getattr(plan.options, "guidance_scale", 1.0)
                 raise UserError(f"image {index} is not finite; lower the guidance scale, {scale} now")
         return Result(
-            images=self.head.finish(plan, to_uint8(images[: len(indices)])),
+            images=_unpadded(plan, self.head.finish(plan, to_uint8(images[: len(indices)]))),
             prompts=[plan.prompts[row] for row in rows],
             indices=indices,
             queries=plan.queries[rows],
@@ -385,6 +386,11 @@ def join(results: Sequence[Result]) -> Result:
         request=results[0].request,
         options=results[0].options,
     )
+
+
+def _unpadded(plan: Plan, images: np.ndarray) -> np.ndarray:
+    """Returns images [b, h, w, 3] at the request's size, without what an edited one was padded with."""
+    return images[:, : plan.request.height, : plan.request.width]
 
 
 def _unnamed(vectors: Float[np.ndarray, "q k d"]) -> Neighbors:

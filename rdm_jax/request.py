@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rdm_jax.core import options
@@ -22,9 +23,13 @@ from rdm_jax.core.options import option
 if TYPE_CHECKING:
     from rdm_jax.conditioning import Conditioner
 
+logger = logging.getLogger(__name__)
+
 MAX_BATCH = 8
 MAX_GUIDANCE = 1000.0
+MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
+FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
 
 
@@ -44,6 +49,9 @@ class Request:
       seed: of the run.
       height: of an image in pixels.
       width: of an image in pixels.
+      fit: how an image that is edited gets its size: "keep" leaves it as it is, up to `MAX_EDITED` pixels; "shrink"
+        scales a larger one down to the model's size, and keeps its proportions; "crop" scales it until it fills height
+        x width and crops its center. "" is "crop" where height or width is given, otherwise "keep".
       conditions: conditioners beside the query (`rdm_jax.conditioning`).
     """
 
@@ -54,6 +62,12 @@ class Request:
     seed: int = option(0, "random if omitted; printed and recorded", metavar="I", label="Seed")
     height: int = option(256, "in pixels", metavar="H")
     width: int = option(256, "in pixels", metavar="W")
+    fit: str = option(
+        "",
+        "size of an edited image: keep it, shrink a larger one to the model's, or crop it to that (default: keep; crop "
+        "where --height or --width is given)",
+        metavar="F",
+    )
     conditions: tuple[Conditioner, ...] = option(
         (),
         "a condition beside the query, as \"region(mask='left.png', database='neon')\" (repeatable; --list-guides)",
@@ -65,7 +79,12 @@ class Request:
 
 
 def resolve(
-    config: Mapping[str, Any], head: Any, given: Mapping[str, Any], queries: int, others: Mapping[str, type] = {}
+    config: Mapping[str, Any],
+    head: Any,
+    given: Mapping[str, Any],
+    queries: int,
+    others: Mapping[str, type] = {},
+    edited: Callable[[Any], tuple[int, int] | None] = lambda options: None,
 ) -> tuple[Request, Any]:
     """Returns the request and the head's options: what is given, else the model's own defaults, checked.
 
@@ -75,6 +94,7 @@ def resolve(
       given: options of `Request` and of the head by name; None takes the default.
       queries: the number of prompts, images and rows.
       others: {head's name: its options}, for the error that names whose an option is.
+      edited: from the head's options to (height, width) of the image that the run edits; None where it edits none.
 
     Raises:
       UserError: a value is out of range, or the model has no such option.
@@ -94,7 +114,33 @@ def resolve(
     chosen = options.build(head.Options, *({k: v for k, v in one.items() if k in own} for one in (given, defaults)))
     if given.get("batch_size") is not None:  # 0 is the default, which fills batches evenly
         at_least_one("batch_size", request.batch_size)
-    return _complete(request, queries), chosen
+    if request.condition == "text" and given.get("neighbors") is not None:
+        logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
+    sized = any(given.get(name) is not None for name in ("height", "width"))
+    return _complete(_fitted(request, edited(chosen), sized), queries), chosen
+
+
+def _fitted(request: Request, edited: tuple[int, int] | None, sized: bool) -> Request:
+    """Returns the request with the size of the image that it edits; `sized` says whether the user gave another one."""
+    if request.fit and request.fit not in FITS:
+        raise unknown("fit", request.fit, FITS)
+    if edited is None:
+        if request.fit:
+            raise UserError(f"fit {request.fit!r} has no effect: this run edits no image; leave it out")
+        return request
+    if sized or request.fit == "crop":
+        return dataclasses.replace(request, fit=request.fit or "crop")
+    (height, width), fit = edited, request.fit or "keep"
+    longest = max(request.height, request.width)
+    small = max(height, width) <= longest
+    shrunk = (height, width) if small else tuple(max(1, round(side * longest / max(edited))) for side in edited)
+    if fit == "keep" and height * width > MAX_EDITED:
+        raise UserError(
+            f"the image is {width}x{height} pixels, and {MAX_EDITED} are edited at its own size; give --fit shrink for "
+            f"{shrunk[1]}x{shrunk[0]}, --fit crop for {request.width}x{request.height}, or --height and --width"
+        )
+    height, width = shrunk if fit == "shrink" else edited
+    return dataclasses.replace(request, height=height, width=width, fit=fit)
 
 
 def _no_such_option(name: str, head: Any, others: Mapping[str, type], known: list[str]) -> UserError:

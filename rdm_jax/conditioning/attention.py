@@ -15,6 +15,7 @@ from rdm_jax.conditioning.base import (
     ScheduledCondition,
     spatial_weights,
 )
+from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required
 from rdm_jax.core.errors import UserError
 
@@ -47,7 +48,7 @@ class Weights(Conditioner):
 class Region(OtherCondition):
     """Conditions on another prompt or database where a mask is white, and on the run's own where it is black."""
 
-    mask: str = ""
+    mask: File = ""
     weight: float = 1.0
     source: ClassVar[str] = "arXiv 2211.01324, section 4.3 (paint with words), for retrieved tokens too"
     requires: ClassVar[tuple[str, ...]] = ("token_weights", "spatial_weights")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.assemble import NULL, assemble
-from rdm_jax.core.calls import set_types
+from rdm_jax.core.calls import File, set_types
 from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.models.condition import Condition
@@ -90,7 +90,8 @@ class ConditionBuilder:
     Attributes:
       encoder: the model's CLIP.
       latent: (h, w) of a latent.
-      size: (height, width) of an image.
+      size: (height, width) of a finished image.
+      factor: pixels of a latent, on each side.
       queries: [q, d] the run's own.
       retrieve: (queries, name of a database, "" for the run's own) to the neighbors' vectors [q, k, d]; None where the
         condition has no neighbors.
@@ -102,6 +103,7 @@ class ConditionBuilder:
     encoder: ClipEncoder
     latent: tuple[int, int]
     size: tuple[int, int]
+    factor: int
     queries: Float[np.ndarray, "q d"]
     retrieve: Callable[[Float[np.ndarray, "q d"], str], Float[np.ndarray, "q k d"] | None]
     condition: str
@@ -133,8 +135,10 @@ class ConditionBuilder:
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:
         """Returns a mask at the latents' size: the mean of the pixels that a latent stands for."""
-        height, width = self.latent
-        return read_mask(file, self.size).reshape(height, self.size[0] // height, width, -1).mean(axis=(1, 3))
+        (height, width), mask = self.latent, read_mask(file, self.size)
+        sides = zip((height, width), mask.shape, strict=True)
+        padded = np.pad(mask, [(0, side * self.factor - there) for side, there in sides], mode="edge")
+        return padded.reshape(height, self.factor, width, self.factor).mean(axis=(1, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +177,7 @@ class OtherCondition(Conditioner):
     """Another prompt or image, another database, or both; what is left out is the run's own."""
 
     prompt: str = ""
-    image: str = ""
+    image: File = ""
     database: str = ""
 
     def build(self, builder: ConditionBuilder) -> ScheduledCondition:

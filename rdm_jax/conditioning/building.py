@@ -45,6 +45,7 @@ def condition_builder(
         encoder=encoder,
         latent=size,
         size=(request.height, request.width),
+        factor=bundle.autoencoder.downsampling,
         queries=np.zeros((0, width), np.float32),
         retrieve=retrieve,
         condition=request.condition,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from rdm_jax.conditioning.base import ConditionBuilder, Context, OtherCondition, StepSchedule, resample
+from rdm_jax.core import paths, text
+from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required, share
 from rdm_jax.core.errors import UserError
 
@@ -45,7 +45,7 @@ class Switch(_Turning):
 class Mix(_Turning):
     """Mixes the condition with another one by the weights of a file, one for each step, as `rdm edit mix` learns."""
 
-    weights: str = ""
+    weights: File = ""
     source: ClassVar[str] = "arXiv 2212.08698, eq. 3 (disentangled editing)"
 
     def change_schedule(self, schedule: StepSchedule) -> StepSchedule:
@@ -57,7 +57,7 @@ class Mix(_Turning):
 def read_weights(file: str) -> list[float]:
     """Returns the weights that a JSON file holds, a list or under "weights"; raises UserError where it has none."""
     try:
-        content = json.loads(Path(file).expanduser().read_text())
+        content = text.read_json(paths.local(file))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read weights from {file}: {error}") from error
     values = content.get("weights") if isinstance(content, dict) else content

@@ -1,7 +1,8 @@
 """Objects written as calls, "euler(churn=20)": text to an object of a table's classes, and back.
 
 A table maps names to frozen dataclasses whose fields are the options; each has a default and a type hint: `int`,
-`float`, `str`, `bool`, a list of one of these, or a union. Values are parsed as literals and never evaluated.
+`float`, `str`, `bool`, a list of one of these, or a union; a text that names a file has the type `File`. Values are
+parsed as literals and never evaluated.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from rdm_jax.core.errors import UserError, unknown
 
 _WORDS = {int: "an integer", float: "a number", str: "a text in quotes", bool: "True or False"}
 _PLURALS = {int: "integers", float: "numbers", str: "texts in quotes", bool: "True or False"}
+
+
+File = Annotated[str, "names a file"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,12 @@ def build(table: Mapping[str, type], call: Call, what: str) -> Any:
         if option not in names:
             raise unknown(f"option of {what} {call.name}:", option, names)
     return cls(**_typed(cls, call.options, f"{what} {call.name}"))
+
+
+def files_of(instance: Any) -> list[str]:
+    """Returns the names of the files in the fields of type `File` of a dataclass; empty ones name none."""
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    return [value for name, value in _values(instance).items() if hints[name] == File and value]
 
 
 def set_types(instance: Any) -> None:

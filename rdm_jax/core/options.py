@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rdm_jax.core import calls
 from rdm_jax.core.calls import format_call, parse
 from rdm_jax.core.errors import UserError, unknown
 
@@ -27,6 +28,7 @@ class Declaration:
       label: the key in the `parameters` text of an image file; "" leaves the option out of it.
       table: for options whose values are calls ("sdg(text='neon')"): returns {name: class}, imported when needed.
       what: what such a value is, for errors ("guide").
+      file: whether the value names a file.
       everywhere: whether each verb that generates images has it; otherwise verbs add it themselves.
     """
 
@@ -36,6 +38,7 @@ class Declaration:
     label: str = ""
     table: Callable[[], Mapping[str, type]] | None = None
     what: str = ""
+    file: bool = False
     everywhere: bool = True
 
 
@@ -104,6 +107,18 @@ def from_json(cls: type, values: Mapping[str, Any]) -> Any:
       UserError: an option is unknown, or a value is of another type.
     """
     return build(cls, values, {})
+
+
+def files_of(options: Any) -> list[str]:
+    """Returns the names of all files that options name, those in calls ("inpaint(mask='m.png')") too."""
+    names: list[str] = []
+    for name, declaration in declarations(type(options)).items():
+        value = getattr(options, name)
+        if declaration.table:
+            names += [file for one in value for file in calls.files_of(one)]
+        elif declaration.file and value:
+            names.append(value)
+    return list(dict.fromkeys(names))
 
 
 def labelled(options: Any) -> dict[str, Any]:

@@ -100,4 +100,5 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inversion:
     if not np.isfinite(noise).all():
         raise UserError(f"the inversion diverged at guidance scale {plan.options.guidance_scale}; use 1")
     error = float(np.sqrt(np.mean(np.square(again - x0)) / np.mean(np.square(x0))))
-    return Inversion(noise, error, to_uint8(image)[0], to_uint8(decoded)[0])
+    height, width = plan.request.height, plan.request.width  # what the image was padded with is left out
+    return Inversion(noise, error, to_uint8(image)[0, :height, :width], to_uint8(decoded)[0, :height, :width])

@@ -49,7 +49,8 @@ def bind_guides(methods: Sequence[GuidanceMethod], context: GuideContext) -> tup
       context: the model.
 
     Raises:
-      UserError: the model lacks a network, an option is out of range, or a file cannot be read.
+      UserError: the model lacks a network, a network takes latents of another size, an option is out of range, or a
+        file cannot be read.
     """
     guides = []
     for method in methods:
@@ -60,8 +61,22 @@ def bind_guides(methods: Sequence[GuidanceMethod], context: GuideContext) -> tup
                     f"guide {text!r} needs the model's {part}, and {context.bundle.name!r} has none; train it by "
                     f"`rdm train --config {config} --config.base=MODEL` and `rdm export`"
                 )
+            if config:
+                _check_size(text, part, context)
         guides.append(BoundGuide(text, method, method.inputs(context)))
     return tuple(guides)
+
+
+def _check_size(text: str, part: str, context: GuideContext) -> None:
+    """Raises UserError if a network of noisy latents was trained on latents of another size than the run's."""
+    side = int(getattr(context.bundle, part).latent_size)
+    if context.latent[:2] != (side, side):
+        height, width = context.size
+        pixels = side * height // context.latent[0]
+        raise UserError(
+            f"height {height}, width {width}: guide {text!r} is for images of {pixels}x{pixels} only, as the model's "
+            f"{part} has learned positions; use this size, or omit the guide"
+        )
 
 
 def describe_guides() -> str:

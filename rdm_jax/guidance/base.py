@@ -32,6 +32,7 @@ class GuideContext:
       bundle: the model.
       encoder: its CLIP.
       latent: (h, w, c) of an image's latent.
+      image_size: (height, width) of a finished image, which `size` may pad below and to the right.
       timesteps: the length of the schedule.
       encode: images [b, h, w, 3] in [-1, 1] to latents as the denoiser takes them.
     """
@@ -39,12 +40,13 @@ class GuideContext:
     bundle: Bundle
     encoder: ClipEncoder
     latent: tuple[int, int, int]
+    image_size: tuple[int, int]
     timesteps: int
     encode: Callable[[np.ndarray], np.ndarray]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of an image in pixels."""
+        """(height, width) of what is generated, in pixels."""
         factor = self.bundle.autoencoder.downsampling
         return self.latent[0] * factor, self.latent[1] * factor
 
@@ -53,8 +55,9 @@ class GuideContext:
         return self.encoder.encode_texts([text])
 
     def latent_of(self, file: str) -> Float[np.ndarray, "1 h w c"]:
-        """Returns the latent of an image file, cropped and resized to the run's size."""
-        return self.encode(images.to_float(images.fit(images.read_image(file), *self.size)[None]))
+        """Returns the latent of an image file, cropped and resized to the size of a finished image, then padded."""
+        fitted = images.fit(images.read_image(file), *self.image_size)
+        return self.encode(images.to_float(images.pad(fitted, *self.size)[None]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,10 @@ class GuidanceMethod(abc.ABC):
 
     def __post_init__(self) -> None:
         set_types(self)
+
+    def edited(self) -> tuple[int, int] | None:
+        """Returns (height, width) of the image that the method keeps parts of; None where it keeps none."""
+        return None
 
     @property
     def static(self) -> tuple[Any, ...]:

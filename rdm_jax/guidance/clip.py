@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from rdm_jax.core.calls import File
 from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image
@@ -112,7 +113,7 @@ class CLIPGuidance(GuidanceMethod):
     """Guides the denoised estimate towards a text, an image, or both, by the model's own CLIP on random cutouts."""
 
     text: str = ""
-    image: str = ""
+    image: File = ""
     weight: float | list[float] = 100.0
     cutouts: int = 8
     smoothness: float = 0.0

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rdm_jax.core import images
+from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required
 from rdm_jax.diffusion.denoiser import Prediction, StepInfo
 from rdm_jax.diffusion.parameterization import per_image
@@ -35,15 +36,16 @@ def with_x0(
 class KnownRegion(GuidanceMethod):
     """An image file, part of which is known and stays as it is."""
 
-    image: str = ""
+    image: File = ""
 
     @abc.abstractmethod
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-        """Returns the image and its mask, 255 where it is generated, at the run's size (height, width)."""
+        """Returns the image and its mask, 255 where it is generated, at the size of a finished image."""
 
     def inputs(self, context: GuideContext) -> dict[str, Any]:
         """Returns the image's latent and its mask; the mask of a latent pixel is the maximum over its image pixels."""
-        known, generated = self.fitted(context.size)
+        known, generated = self.fitted(context.image_size)
+        known, generated = images.pad(known, *context.size), images.pad(generated[..., None], *context.size)[..., 0]
         height, width, _ = context.latent
         factor = context.size[0] // height
         largest = generated.reshape(1, height, factor, width, factor, 1).max(axis=(2, 4)).astype(np.float32) / 255.0
@@ -60,7 +62,11 @@ class KnownRegion(GuidanceMethod):
 class MaskedImage(KnownRegion):
     """An image file that is known where the mask in another file is black."""
 
-    mask: str = ""
+    mask: File = ""
+
+    def edited(self) -> tuple[int, int] | None:
+        """Returns (height, width) of the image."""
+        return images.read_image(required("image", self.image, "an image file")).shape[:2]
 
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns both; raises UserError unless the files are images of one size."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required, share
 from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.denoiser import Prediction, StepHook, StepInfo
@@ -60,7 +61,7 @@ class ILVR(GuidanceMethod):
     """Gives images the low frequencies of a reference: means over factor x factor latents, until this fraction of the
     schedule is left."""
 
-    image: str = ""
+    image: File = ""
     factor: int = 4
     until: float = 0.0
     source: ClassVar[str] = "arXiv 2108.02938, algorithm 1"

@@ -44,6 +44,10 @@ class Outpaint(KnownRegion):
         mask = np.pad(np.zeros(image.shape[:2], np.uint8), margins, constant_values=255)
         return np.pad(image, (*margins, (0, 0)), mode="edge"), mask
 
+    def edited(self) -> tuple[int, int] | None:
+        """Returns (height, width) of the canvas."""
+        return self.canvas(images.read_image(required("image", self.image, "an image file")))[1].shape
+
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns the canvas and its mask; raises UserError unless it has the run's size."""
         image = images.read_image(required("image", self.image, "an image file"))

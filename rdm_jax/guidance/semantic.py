@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rdm_jax.core.calls import File
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import normal
 from rdm_jax.diffusion.denoiser import StepInfo
@@ -131,9 +132,9 @@ class SDG(GuidanceMethod):
     """Semantic diffusion guidance: guides x_t towards a text, or an image's content, structure or style."""
 
     text: str = ""
-    content: str = ""
-    structure: str = ""
-    style: str = ""
+    content: File = ""
+    structure: File = ""
+    style: File = ""
     weight: float | list[float] = 100.0
     source: ClassVar[str] = "arXiv 2112.05744"
     needs: ClassVar[Mapping[str, str]] = {"noised_clip": "noised_clip"}

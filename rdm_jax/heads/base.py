@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,12 +26,14 @@ from jaxtyping import Float, Int, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning import ConditionBuilder, Context, apply_conditioners
+from rdm_jax.conditioning import ConditionBuilder, Context, Negative, apply_conditioners
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
 from rdm_jax.request import Request
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
+
+logger = logging.getLogger(__name__)
 
 FEATURES: Mapping[str, str] = {
     **NETWORK_FEATURES,
@@ -114,6 +117,22 @@ class Plan:
         return self
 
 
+def warn_unused(unused: Mapping[str, bool], reason: str) -> None:
+    """Warns of each option that is set and has no effect.
+
+    Args:
+      unused: {option and value, as the warning names it: whether it has no effect}.
+      reason: why, as a clause.
+    """
+    for name in (name for name, useless in unused.items() if useless):
+        logger.warning("%s has no effect: %s", name, reason)
+
+
+def negative_conditions(request: Request) -> dict[str, bool]:
+    """Returns the entries of `warn_unused` for conditions that only classifier-free guidance uses."""
+    return {"a negative prompt or condition": any(isinstance(one, Negative) for one in request.conditions)}
+
+
 @runtime_checkable
 class State(Protocol):
     """A batch in progress.
@@ -194,8 +213,16 @@ class Head(Protocol):
         """Returns the program of a shape."""
         ...
 
+    def edited(self, options: Any, bundle: Bundle) -> tuple[int, int] | None:
+        """Returns (height, width) of the image that a run edits, None where it edits none.
+
+        Raises:
+          UserError: the image cannot be read.
+        """
+        ...
+
     def size(self, request: Request, bundle: Bundle) -> tuple[int, int]:
-        """Returns (h, w) of the latents or tokens of an image.
+        """Returns (h, w) of the latents or tokens of an image; an edited image (`request.fit`) may be padded.
 
         Raises:
           UserError: the model cannot make images of the request's size.

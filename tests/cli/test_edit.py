@@ -65,8 +65,51 @@ def test_inpainting_leaves_the_known_pixels_as_they_are(edit, places, original, 
 def test_a_large_image_and_its_mask_are_fitted_together(edit, places, original, mask, tmp_path):
     for path in (original, mask):
         Image.open(path).resize((64, 64), Image.Resampling.NEAREST).save(path)
-    assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat") == 0
+    assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--fit", "shrink") == 0
     assert pixels(tmp_path / "out" / "00000-3.png").shape == (16, 16, 3)
+
+
+def test_an_edited_image_keeps_its_size(edit, places, original, mask, tmp_path):
+    """21 x 9 pixels are padded to what the network takes; what is painted lies outside a centered square."""
+    Image.open(original).resize((21, 9)).save(original)
+    painted = np.zeros((9, 21), np.uint8)
+    painted[2:, 18:] = 255
+    Image.fromarray(painted).save(mask)
+    assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--previews") == 0
+    edited, known = pixels(tmp_path / "out" / "00000-3.png"), pixels(original)
+    assert edited.shape == (9, 21, 3)
+    np.testing.assert_array_equal(edited[painted == 0], known[painted == 0])
+    assert np.abs(edited - known)[painted > 0].mean() > 5
+    assert {pixels(file).shape for file in (tmp_path / "out" / "previews").iterdir()} == {(9, 21, 3)}
+    assert edit("img2img", *places, "--prompt", "a red boat", "--strength", 0.5) == 0
+    assert pixels(tmp_path / "out" / "run-002" / "00000-3.png").shape == (9, 21, 3)
+    assert edit("outpaint", *places, "--right", 3, "--prompt", "a red boat") == 0
+    canvas = pixels(tmp_path / "out" / "run-003" / "00000-3.png")
+    assert canvas.shape == (9, 24, 3)
+    np.testing.assert_array_equal(canvas[:, :21], known)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [(("--fit", "shrink"), (16, 5)), (("--fit", "crop"), (16, 16)), (("--width", 24), (24, 16)), ((), (80, 24))],
+)
+def test_the_size_of_an_edited_image_is_the_one_asked_for(home, load, original, options, size):
+    Image.open(original).resize((80, 24)).save(original)
+    given = dict(zip(("--fit", "--width"), (None, None), strict=True)) | dict([options] if options else [])
+    request, _ = load(str(home / "model"), "float32", ()).resolve(
+        1, init=str(original), fit=given["--fit"], width=given["--width"]
+    )
+    assert (request.width, request.height) == size
+
+
+def test_an_image_too_large_to_keep_is_named_with_what_can_be_done(
+    edit, places, original, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("rdm_jax.request.MAX_EDITED", 255)
+    assert edit("img2img", *places, "--prompt", "a boat") == 2
+    error = capsys.readouterr().err
+    assert "16x16 pixels" in error and "--fit shrink" in error and "--fit crop" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_outpainting_keeps_the_image_where_it_is(edit, places, original, tmp_path):
@@ -140,12 +183,11 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
     ("arguments", "message"),
     [
         (("img2img", "--strength", 0), "strength=0.0 is out of range"),
-        (("inpaint", "--mask", "nowhere.png"), "cannot read nowhere.png as an image"),
+        (("inpaint", "--mask", "nowhere.png"), "cannot read nowhere.png: No such file"),
         (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its image 16x16"),
         (("inpaint",), "required: --mask"),
         (("outpaint",), "extend nothing"),
         (("outpaint", "--left", -4), "extend nothing; give 0 pixels or more"),
-        (("outpaint", "--left", 3), "width 19 is not a multiple of 2"),
         (("invert", "--sampler", "plms"), "inversion reverses DDIM"),
         (("invert", "--to", "a"), "describe the image by --prompt"),
         (("mix", "--prompt", "a"), "there is nothing to mix with"),

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.core.images import read_image
     from rdm_jax.generator import Generator
 
-    out = Path(args.out).expanduser()
+    out = args.out
     outputs.check_writable(out)
     image = read_image(args.image) if args.image else None
     generator = Generator.load(args.model, args.dtype, tuple(args.set))

@@ -62,10 +62,17 @@ class Job:
         return self.generator.plan(prompts, database=self.databases[0], images=images, **options)
 
     def write(self, plan: Plan, out: Path | None = None, extra: Write | None = None) -> tuple[Path, int]:
-        """Generates a plan with every database, and writes a sheet of the image and the results."""
+        """Generates a plan with every database, and writes a sheet of the image and the results.
+
+        Args:
+          plan: of the first database.
+          out: a folder that is this run's own already; by default the run claims one in the output folder.
+          extra: writes another sheet.
+        """
         plans = [plan, *(self.generator.replan(plan, database) for database in self.databases[1:])]
+        extra, claimed = extra or self._write_comparison, out is not None
         return generating.write_run(
-            self.generator, self.databases, plans, out or self.out, self.args, extra or self._write_comparison
+            self.generator, self.databases, plans, out or self.out, self.args, extra, claimed=claimed
         )
 
     def _write_comparison(self, folder: Path, results: list[tuple[str, Result]]) -> None:
@@ -107,11 +114,9 @@ def inpaint(job: Job) -> tuple[Path, int]:
 
 def outpaint(job: Job) -> tuple[Path, int]:
     """Continues the image beyond its edges."""
-    args, image = job.args, job.image
-    assert image is not None
+    args = job.args
     guide = Outpaint(image=args.image, left=args.left, right=args.right, up=args.up, down=args.down)
-    height, width = guide.canvas(image)[0].shape[:2]
-    return job.write(job.plan(guides=[guide], height=height, width=width))
+    return job.write(job.plan(guides=[guide]))
 
 
 def vary(job: Job) -> tuple[Path, int]:
@@ -152,7 +157,8 @@ def _inverted(job: Job, folder: Path, iterations: int) -> dict[str, Any]:
     buffer = io.BytesIO()
     np.save(buffer, inverted.noise)
     outputs.write_new(folder / "noise.npy", buffer.getvalue())
-    return {"init": str(folder / "noise.npy"), **fixed}
+    size = {"height": plan.request.height, "width": plan.request.width, "fit": plan.request.fit}
+    return {"init": str(folder / "noise.npy"), **size, **fixed}
 
 
 def mix(job: Job) -> tuple[Path, int]:

@@ -13,7 +13,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.heads.autoregressive.options import Options
 from rdm_jax.heads.autoregressive.program import AutoregressiveProgram, Shape, compile_program
 from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling
-from rdm_jax.heads.base import FEATURES, Model, Plan
+from rdm_jax.heads.base import FEATURES, Model, Plan, negative_conditions, warn_unused
 from rdm_jax.heads.compiling import Compiler, chunk_size
 from rdm_jax.request import Request, check_guidance
 
@@ -43,6 +43,8 @@ class AutoregressiveHead:
     def plan(self, request: Request, options: Options, model: Model) -> Run:
         """Returns what all images of a run share; raises UserError for what is invalid."""
         check_guidance(options.guidance_scale)
+        if options.guidance_scale == 1:
+            warn_unused(negative_conditions(request), "the guidance scale is 1")
         sampling = check_sampling(**dataclasses.asdict(options), num_codes=model.bundle.autoencoder.num_codes)
         return Run(sampling, self.size(request, model.bundle))
 
@@ -60,6 +62,9 @@ class AutoregressiveHead:
     def compile(self, shape: Shape, plan: Plan, compiler: Compiler) -> AutoregressiveProgram:
         """Returns the program of a shape."""
         return compile_program(shape, plan, compiler)
+
+    def edited(self, options: Options, bundle: Bundle) -> None:
+        """Returns None: the head edits no image."""
 
     def size(self, request: Request, bundle: Bundle) -> tuple[int, int]:
         """Returns (h, w) of the codes; raises UserError unless the transformer has as many positions."""

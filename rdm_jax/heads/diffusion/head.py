@@ -10,10 +10,10 @@ from jaxtyping import UInt8
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
 from rdm_jax.guidance.base import GuideContext
-from rdm_jax.heads.base import Model, Plan
+from rdm_jax.heads.base import Model, Plan, negative_conditions, warn_unused
 from rdm_jax.heads.compiling import Compiler, chunk_size
 from rdm_jax.heads.diffusion.options import Options
-from rdm_jax.heads.diffusion.plan import Run, plan_run
+from rdm_jax.heads.diffusion.plan import Run, edited_size, plan_run, starts_from_image
 from rdm_jax.heads.diffusion.program import DiffusionProgram, Shape, compile_program
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
 from rdm_jax.request import Request
@@ -32,8 +32,11 @@ class DiffusionHead:
         """Returns what all images of a run share; raises UserError for what is invalid."""
         timesteps = len(factory.schedule_from(model.bundle.config["diffusion"]))
         latent = self._latent(request, model.bundle)
-        context = GuideContext(model.bundle, model.encoder, latent, timesteps, model.encode_latent)
-        return plan_run(options, request.conditions, context)
+        size = (request.height, request.width)
+        context = GuideContext(model.bundle, model.encoder, latent, size, timesteps, model.encode_latent)
+        run = plan_run(options, request.conditions, context)
+        self._warn_unused(request, options, run)
+        return run
 
     def shape(self, plan: Plan, batch: int) -> Shape:
         """Returns what a plan's program is compiled for."""
@@ -53,6 +56,10 @@ class DiffusionHead:
         """Returns the program of a shape."""
         return compile_program(shape, plan, compiler)
 
+    def edited(self, options: Options, bundle: Bundle) -> tuple[int, int] | None:
+        """Returns (height, width) of the image or noise that the run starts from, or of the one that guides keep."""
+        return edited_size(options, bundle.autoencoder.downsampling)
+
     def size(self, request: Request, bundle: Bundle) -> tuple[int, int]:
         """Returns (h, w) of the latents; raises UserError if the model cannot make images of that size."""
         return self._latent(request, bundle)[:2]
@@ -69,8 +76,21 @@ class DiffusionHead:
             return None
         return f"its denoiser, a {bundle.config['denoiser']['kind']}, does not support {NETWORK_FEATURES[feature]}"
 
+    def _warn_unused(self, request: Request, options: Options, run: Run) -> None:
+        """Warns of options that have no effect on this run."""
+        start = {f"strength {options.strength:g}": options.strength != 1 and not starts_from_image(options)}
+        warn_unused(start, "the run starts from no image (--init)")
+        if not run.guided:
+            begin, end = options.guidance_interval
+            unused = {
+                f"guidance interval {begin:g} to {end:g}": (begin, end) != (0.0, 1.0),
+                f"guidance rescale {options.guidance_rescale:g}": options.guidance_rescale != 0,
+            }
+            warn_unused(unused | negative_conditions(request), "the guidance scale is 1 in every step")
+
     def _latent(self, request: Request, bundle: Bundle) -> tuple[int, int, int]:
-        return factory.latent_shape(bundle.denoiser, bundle.autoencoder, request.height, request.width)
+        size, padded = (request.height, request.width), bool(request.fit)
+        return factory.latent_shape(bundle.denoiser, bundle.autoencoder, *size, padded=padded)
 
 
 HEAD: Any = DiffusionHead()

@@ -61,7 +61,7 @@ class Options:
         what="guide",
     )
     init: str = option(
-        "", "start from this image, or from a .npy of `rdm edit invert`", metavar="FILE", everywhere=False
+        "", "start from this image, or from a .npy of `rdm edit invert`", metavar="FILE", file=True, everywhere=False
     )
     strength: float = option(
         1.0, "how noisy the initial image is made, above 0, up to 1 (default: 1)", metavar="S", everywhere=False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -15,10 +14,14 @@ from jaxtyping import Array, Float
 
 from rdm_jax import factory
 from rdm_jax.conditioning import Conditioner, StepSchedule, schedule_steps
+from rdm_jax.core import paths
 from rdm_jax.core.checks import at_least_one, part, share
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import read_image
 from rdm_jax.diffusion.denoiser import StepInfo
-from rdm_jax.diffusion.samplers import Sampler, num_steps, slice_steps
+from rdm_jax.diffusion.samplers import Sampler, num_steps
+from rdm_jax.diffusion.schedule import Schedule
+from rdm_jax.diffusion.spacing import Grid
 from rdm_jax.guidance import bind_guides
 from rdm_jax.guidance.base import BoundGuide, GuideContext
 from rdm_jax.heads.diffusion.options import Options
@@ -50,8 +53,8 @@ class Run:
 
     Attributes:
       sampler: computes the steps.
-      steps: those that are left, where the run starts in the middle.
-      skipped: the number of steps of the sampler's plan before them.
+      steps: those of the run, planned from its first level.
+      skipped: how many a whole run has before them.
       schedule: what changes from step to step.
       start: what the run starts from.
       guides: of the run, with their arrays.
@@ -95,20 +98,34 @@ def plan_run(options: Options, conditions: Sequence[Conditioner], context: Guide
     """
     check(options)
     sampler = factory.sampler_from(options.sampler, options.eta, options.spacing)
-    steps = sampler.plan(factory.schedule_from(context.bundle.config["diffusion"]), options.steps)
-    skipped = 0
-    if options.init and not options.init.endswith(".npy"):
-        skipped = num_steps(steps) - max(1, round(options.strength * num_steps(steps)))
-        steps = slice_steps(steps, skipped, num_steps(steps))
+    schedule = factory.schedule_from(context.bundle.config["diffusion"])
+    grid, steps, skipped = plan_sampler(options, sampler, schedule)
     return Run(
         sampler=sampler,
         steps=steps,
         skipped=skipped,
         schedule=schedule_steps(conditions, _step_schedule(options, steps, context.timesteps)),
-        start=_start(options, steps, context),
+        start=_start(options, grid, context),
         guides=bind_guides(options.guides, context),
         rescale=options.guidance_rescale,
     )
+
+
+def plan_sampler(options: Options, sampler: Sampler, schedule: Schedule) -> tuple[Grid, StepInfo, int]:
+    """Returns the levels of a run, its steps, and how many of the whole plan's steps it leaves out.
+
+    A run from an image with noise added begins at the level that leaves a fraction `strength` of the grid's steps, at
+    least one. It is planned from that level on: a step in the middle of a plan relies on what those before it computed.
+
+    Raises:
+      UserError: the spacing is unknown, or the number of steps does not fit the schedule.
+    """
+    whole = sampler.grid(schedule, options.steps)
+    grid = (
+        whole.since(len(whole) - max(1, round(options.strength * len(whole)))) if starts_from_image(options) else whole
+    )
+    steps = sampler.plan_on(grid, schedule)
+    return grid, steps, num_steps(sampler.plan_on(whole, schedule)) - num_steps(steps)
 
 
 def check(options: Options) -> None:
@@ -126,30 +143,63 @@ def check(options: Options) -> None:
     part("strength", options.strength)
 
 
+def edited_size(options: Options, downsampling: int) -> tuple[int, int] | None:
+    """Returns (height, width) of the image that a run starts from, or of the first one that a guide keeps; else None.
+
+    Args:
+      options: of the run.
+      downsampling: of the first stage, for the noise of a file.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    if starts_from_image(options):
+        return read_image(options.init).shape[:2]
+    if options.init:
+        height, width = load_noise(options.init).shape[1:3]
+        return height * downsampling, width * downsampling
+    sizes = (guide.edited() for guide in options.guides)
+    return next((size for size in sizes if size is not None), None)
+
+
 def read_noise(file: str, latent: tuple[int, int, int]) -> Float[np.ndarray, "1 h w c"]:
     """Returns the noise that a .npy file holds.
 
     Raises:
       UserError: the file cannot be read, or holds noise of another size.
     """
-    try:
-        noise = np.load(Path(file).expanduser(), allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read noise from {file}: {error}") from error
+    noise = load_noise(file)
     if noise.shape != (1, *latent):
         raise UserError(f"{file} holds noise of shape {noise.shape}, and this run takes {(1, *latent)}; invert again")
     return noise.astype(np.float32)
 
 
-def _start(options: Options, steps: StepInfo, context: GuideContext) -> Start:
+def load_noise(file: str) -> Float[np.ndarray, "1 h w c"]:
+    """Returns the noise that a .npy file holds, of any size; raises UserError if it cannot be read."""
+    try:
+        noise = np.load(paths.local(file), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read noise from {file}: {error}") from error
+    if not isinstance(noise, np.ndarray) or noise.ndim != 4 or not np.issubdtype(noise.dtype, np.floating):
+        raise UserError(
+            f"{file} holds no noise, an array of shape [1, h, w, c]; give the noise.npy of `rdm edit invert`"
+        )
+    return noise
+
+
+def starts_from_image(options: Options) -> bool:
+    """Returns whether a run starts from an image with noise added."""
+    return bool(options.init) and not options.init.endswith(".npy")
+
+
+def _start(options: Options, grid: Grid, context: GuideContext) -> Start:
     """Returns what a run starts from: random noise, an image with noise added, or the noise of a file."""
     one, zero = np.ones((), np.float32), np.zeros((), np.float32)
     if not options.init:
         return Start(np.zeros((1, *context.latent), np.float32), zero, one)
-    if options.init.endswith(".npy"):
+    if not starts_from_image(options):
         return Start(read_noise(options.init, context.latent), one, zero)
-    alpha, sigma = (np.asarray(steps.coefficients[name][0], np.float32) for name in ("alpha", "sigma"))
-    return Start(context.latent_of(options.init), alpha, sigma)
+    return Start(context.latent_of(options.init), np.float32(grid.alpha[0]), np.float32(grid.sigma[0]))
 
 
 def _step_schedule(options: Options, steps: StepInfo, timesteps: int) -> StepSchedule:
