@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import re
 import secrets
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from rdm_jax.cli.options import add_options, given
 from rdm_jax.cli.progress import Progress, note
-from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
     add_options(parser, everything=everything)
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out", default=DEFAULT_OUT, metavar="DIR", help="the folder; a used one gets run-002/ (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        metavar="DIR",
+        help="the folder; a used one gets run-002/ (default: %(default)s)",
     )
     add_writing_options(output)
     output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
@@ -139,6 +143,8 @@ def write_run(
     out: Path,
     args: argparse.Namespace,
     extra: Extra | None = None,
+    *,
+    claimed: bool = False,
 ) -> tuple[Path, int]:
     """Generates the images of each database's plan into a folder, with a record of how.
 
@@ -149,6 +155,7 @@ def write_run(
       out: the folder; a used one gets another within.
       args: `disable_metadata`, `skip_grid`, `previews` and `quiet`.
       extra: called with the folder and the results, to write more sheets.
+      claimed: whether `out` is this run's own already (`outputs.run_folder`).
 
     Returns:
       the folder and the number of images in it.
@@ -157,20 +164,16 @@ def write_run(
 
     _read_neighbors(databases, plans)
     names = _folder_names(databases)
-    with outputs.run_folder(out, [name for name in names if name]) as folder:
-        writer = _Writer(generator, folder, args)
+    read = outputs.read_files(plans[0].request, plans[0].options)
+    with outputs.run_folder(out, [name for name in names if name], claimed=claimed) as folder:
+        writer = _Writer(generator, databases, plans[0], folder, args, read)
         results: list[tuple[str, Result]] = []
-        try:
-            for database, plan, name in zip(databases, plans, names, strict=True):
-                results.append((name, writer.generate(database, plan, name)))
-            if not args.skip_grid:
-                _write_sheets(folder, results, databases)
-            if extra:
-                extra(folder, results)
-        finally:
-            # Written for an interrupted run too: the images are there, and this is the record of them.
-            if writer.entries:
-                _write_record(folder, generator, databases, plans[0], writer.entries)
+        for database, plan, name in zip(databases, plans, names, strict=True):
+            results.append((name, writer.generate(database, plan, name)))
+        if not args.skip_grid:
+            _write_sheets(folder, results, databases)
+        if extra:
+            extra(folder, results)
     return folder, len(writer.entries)
 
 
@@ -200,20 +203,24 @@ class _Writer:
 
     Attributes:
       generator: the model.
+      databases: of the run.
+      plan: of the first database.
       folder: of the run.
       args: `disable_metadata`, `previews` and `quiet`.
+      read: the hashes of the files that the run has read.
       entries: run.json's record of each image that was written.
     """
 
     generator: Generator
+    databases: list[Mixture | None]
+    plan: Plan
     folder: Path
     args: argparse.Namespace
+    read: dict[str, str]
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def generate(self, database: Mixture | None, plan: Plan, name: str) -> Result:
         """Generates the images of a plan and writes each one, to a subfolder, as soon as it is finished."""
-        from rdm_jax.cli import outputs
-        from rdm_jax.cli.png import encode_png
         from rdm_jax.generator import join
 
         results, args = [], self.args
@@ -221,12 +228,34 @@ class _Writer:
             previews = _previews(self.folder / name, plan) if args.previews else None
             for result in self.generator.generate(plan, progress, previews):
                 results.append(result)
-                records = outputs.records(result, self.generator, database)
-                for image, record in zip(result.images, records, strict=True):
-                    file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
-                    outputs.write_new(self.folder / file, encode_png(image, None if args.disable_metadata else record))
-                    self.entries.append(outputs.run_entry(file, record, database))
+                self._write(result, database, name)
         return join(results)
+
+    def _write(self, result: Result, database: Mixture | None, name: str) -> None:
+        """Writes the images of a batch, then the record of all images so far: a killed run has both."""
+        from rdm_jax.cli import outputs
+        from rdm_jax.cli.png import encode_png
+
+        records = outputs.records(result, self.generator, database, self.read)
+        try:
+            for image, record in zip(result.images, records, strict=True):
+                file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
+                data = encode_png(image, None if self.args.disable_metadata else record)
+                outputs.write_new(self.folder / file, data)
+                self.entries.append(outputs.run_entry(file, record, database))
+        except BaseException:
+            with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to show
+                self._write_record()
+            raise
+        self._write_record()
+
+    def _write_record(self) -> None:
+        from rdm_jax.cli import outputs
+
+        opened = [database for database in self.databases if database is not None]
+        planned = len(self.plan.indices) * len(self.databases)
+        run = outputs.run_record(self.generator, opened, self.plan, self.read, self.entries, planned)
+        outputs.write_record(self.folder / outputs.RUN, run)
 
 
 def _previews(folder: Path, plan: Plan) -> Callable[[list[int], int, np.ndarray], None]:
@@ -254,17 +283,3 @@ def _write_sheets(folder: Path, results: list[tuple[str, Result]], databases: li
         if database is not None:
             sheet = outputs.neighbor_sheet(result, database)
             outputs.write_new(folder / name / "neighbors.png", encode_png(sheet))
-
-
-def _write_record(
-    folder: Path,
-    generator: Generator,
-    databases: list[Mixture | None],
-    plan: Plan,
-    entries: list[dict[str, Any]],
-) -> None:
-    from rdm_jax.cli import outputs
-
-    opened = [database for database in databases if database is not None]
-    run = outputs.run_record(generator, opened, plan, entries, planned=len(plan.indices) * len(databases))
-    outputs.write_new(folder / outputs.RUN, files.json_bytes(run))

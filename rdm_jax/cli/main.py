@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import importlib
+import io
+import itertools
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rdm_jax.cli.progress import note, shown_log
+from rdm_jax.core import paths, values
 from rdm_jax.core.errors import UserError, unknown
 
 
@@ -52,6 +56,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.children: Any = None
         self._intermixing = False
+        for kind in (int, float):
+            self.register("type", kind, _reader(functools.partial(values.parse, kind), ValueError))
+        self.register("type", Path, _reader(paths.local, UserError))
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         """Adds sub-verbs and keeps them, so that suggestions for an unknown option include theirs."""
@@ -79,9 +86,26 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._intermixing = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            placed = [_Placed.at(place, argument) for place, argument in enumerate(args)]
+            parsed, extras = self.parse_known_intermixed_args(placed, namespace)
         finally:
             self._intermixing = False
+        self._check_together(parsed, args)
+        return parsed, extras
+
+    def _check_together(self, parsed: argparse.Namespace, args: Sequence[str]) -> None:
+        """Raises UserError where positionals of one list stand apart: one of them is more likely an option's value."""
+        for action in self._actions:
+            if action.option_strings or action.nargs not in ("*", "+"):
+                continue
+            places = [one.place for one in getattr(parsed, action.dest) or () if isinstance(one, _Placed)]
+            for before, after in itertools.pairwise(places):
+                between = [argument for argument in args[before + 1 : after] if argument != "--"]
+                if between:
+                    raise UserError(
+                        f"unexpected argument {args[after]!r} after {' '.join(between)}; "
+                        f"give every {action.metavar or action.dest} in one place, before the options or after them"
+                    )
 
     def _unexpected(self, extras: Sequence[str]) -> UserError:
         options = [extra.partition("=")[0] for extra in extras if extra.startswith("-")]
@@ -97,6 +121,32 @@ class Parser(argparse.ArgumentParser):
         return sorted({*own, *(option for child in children for option in child._options())})
 
 
+class _Placed(str):
+    """An argument that knows its place on the command line."""
+
+    place: int
+
+    @staticmethod
+    def at(place: int, argument: str) -> _Placed:
+        """Returns an argument with its place."""
+        placed = _Placed(argument)
+        placed.place = place
+        return placed
+
+
+def _reader(parse: Callable[[str], Any], error: type[Exception]) -> Callable[[str], Any]:
+    """Returns a parser of one value for argparse, which shows the message of its own error alone."""
+
+    def read(text: str) -> Any:
+        """Returns the value."""
+        try:
+            return parse(text)
+        except error as wrong:
+            raise argparse.ArgumentTypeError(str(wrong)) from wrong
+
+    return read
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status.
 
@@ -104,6 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments after the program's name, `sys.argv[1:]` by default. `--debug` anywhere shows tracebacks.
     """
     given = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the locale may lack a prompt's characters
     _set_environment()
     with shown_log(logging.DEBUG if "--debug" in given else logging.INFO) as log:
         return _status([argument for argument in given if argument != "--debug"], log)
@@ -112,20 +165,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status(arguments: list[str], log: logging.Logger) -> int:
     """Runs the verb and returns its exit status; reports errors in one line."""
     try:
-        return _dispatch(arguments)
+        _check_utf8(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except SystemExit as exit:  # raised by argparse after --help and --version
         return exit.code if isinstance(exit.code, int) else 0
     except KeyboardInterrupt:
         note("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader of standard output has closed it (`rdm ... | head`); nothing may be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_broken_streams()
         return 1
     except Exception as error:
         line = _one_line(error)
         log.exception(line)  # the log shows the traceback only with --debug
         return 2 if isinstance(error, UserError) else 1
+
+
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument whose bytes are not UTF-8: no prompt, and no name that a record can hold."""
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise UserError(
+                f"argument {number}, {shown!r}, is not UTF-8; write it as UTF-8, or rename the file"
+            ) from error
+
+
+def _close_broken_streams() -> None:
+    """Sends what is left for a closed reader (`rdm ... | head`) to nowhere: nothing may fail at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (BrokenPipeError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -182,5 +258,6 @@ def _one_line(error: Exception) -> str:
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         return "error: out of memory; try a smaller --batch-size, or run with --debug for the details"
     if isinstance(error, OSError):
-        return f"error: {text}"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"error: {where}{error.strerror or text}"
     return f"internal error: {type(error).__name__}: {text[:300]}; run again with --debug for the traceback"

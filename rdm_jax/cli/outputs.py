@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import importlib.metadata
 import itertools
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from PIL import Image, ImageOps
 from rdm_jax import __version__
 from rdm_jax.bundle import Bundle
 from rdm_jax.cli.png import SCHEMA
-from rdm_jax.core import files, options, sheets
+from rdm_jax.cli.progress import note
+from rdm_jax.conditioning import Negative
+from rdm_jax.core import files, images, options, sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator, Plan, Result
+from rdm_jax.request import Request
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.retrieval.retriever import Neighbors
 
 RUN = "run.json"
 RESULTS = "results.json"
+# The content of a record before the run has written anything.
+UNFINISHED = {"schema": SCHEMA, "complete": False, "images": []}
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
 # A single row of samples is wrapped after so many.
 COLUMNS = 8
@@ -49,28 +55,37 @@ def check_writable(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, names: Sequence[str] = ()) -> Iterator[Path]:
+def run_folder(out: Path, names: Sequence[str] = (), record: str = RUN, claimed: bool = False) -> Iterator[Path]:
     """Creates and yields the folder of a run: `out`, or `out/run-002` and so on where `out` holds a run already.
 
-    Folders that are still empty at the end are removed, so that a failed run leaves nothing.
+    The run claims its folder by creating its record, which no other process can then create: two runs with one `out`
+    never share a folder. A run that fails before it writes anything leaves nothing.
 
     Args:
       out: the output folder.
       names: subfolders that the run will write to.
+      record: the name of the run's record.
+      claimed: whether the folder is this run's own already.
 
     Raises:
       UserError: the folder cannot be created.
     """
     created: list[Path] = []
+    folder = out
     try:
         try:
-            folder = _claim(out, names, created)
+            if not claimed:
+                folder = _claim(out, names, record, created)
             for name in names:
                 _make(folder / name, created)
         except OSError as error:
             raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+        if folder != out:
+            note(f"{out} holds a run already, finished or not; this one is in {folder}")
         yield folder
     finally:
+        if not claimed:
+            _unclaim(folder / record)
         for path in reversed(created):
             with contextlib.suppress(OSError):  # something was written: the folder stays
                 path.rmdir()
@@ -90,9 +105,30 @@ def write_new(path: Path, data: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
     try:
         files.write_bytes(path, data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritten(path, error) from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def write_record(path: Path, value: Any) -> None:
+    """Writes the record of a run in place of the one before.
+
+    Raises:
+      UserError: it cannot be written; the one before stays.
+    """
+    try:
+        files.write_json(path, value)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; make room or choose another --out, and run it again"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -123,8 +159,24 @@ def _model_record(generator: Generator) -> dict[str, Any]:
     return {**identity(bundle), "head": generator.head.name, "dtype": bundle.dtype, "overrides": overrides}
 
 
-def records(result: Result, generator: Generator, database: Mixture | None) -> list[dict[str, Any]]:
-    """Returns a record for each image of a result, as JSON values, from which it can be generated again."""
+def read_files(request: Request, chosen: Any) -> dict[str, str]:
+    """Returns {file: SHA-256} of the files that a request and the head's options name, as they are named there."""
+    names = [*options.files_of(request), *options.files_of(chosen)]
+    return {name: hashlib.sha256(images.read_bytes(name)).hexdigest() for name in names}
+
+
+def records(
+    result: Result, generator: Generator, database: Mixture | None, read: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Returns a record for each image of a result, as JSON values, from which it can be generated again.
+
+    Args:
+      result: the images.
+      generator: of the model.
+      database: that neighbors are from; None without.
+      read: the hashes of the files that the run has read, from `read_files`.
+    """
+    negative = [one.prompt for one in result.request.conditions if isinstance(one, Negative) and one.prompt]
     shared = {
         "schema": SCHEMA,
         "versions": versions(),
@@ -132,6 +184,8 @@ def records(result: Result, generator: Generator, database: Mixture | None) -> l
         "database": None if database is None else identity(database),
         "request": options.to_json(result.request),
         "options": options.to_json(result.options),
+        "files": dict(read),
+        "negative_prompt": ", ".join(negative),
         "labels": options.labelled(result.options) | options.labelled(result.request),
     }
     neighbors = result.neighbors
@@ -178,7 +232,12 @@ def run_entry(file: Path, record: dict[str, Any], database: Mixture | None) -> d
 
 
 def run_record(
-    generator: Generator, databases: Sequence[Mixture], plan: Plan, entries: Sequence[dict[str, Any]], planned: int
+    generator: Generator,
+    databases: Sequence[Mixture],
+    plan: Plan,
+    read: Mapping[str, str],
+    entries: Sequence[dict[str, Any]],
+    planned: int,
 ) -> dict[str, Any]:
     """Returns the content of run.json.
 
@@ -186,6 +245,7 @@ def run_record(
       generator: the model.
       databases: that it retrieved from.
       plan: of the first database; the others differ in their neighbors alone.
+      read: the hashes of the files that the run has read, from `read_files`.
       entries: from `run_entry`, one for each image that was written.
       planned: the number of images of the whole run.
     """
@@ -195,6 +255,7 @@ def run_record(
         "prompts": plan.prompts,
         "request": options.to_json(plan.request),
         "options": options.to_json(plan.options),
+        "files": dict(read),
         "versions": versions(),
         "model": {**_model_record(generator), "parts": generator.bundle.hashes},
         "databases": [{**identity(database), "rows": len(database)} for database in databases],
@@ -248,19 +309,40 @@ def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w
     )
 
 
-def _claim(out: Path, names: Sequence[str], created: list[Path]) -> Path:
+def _claim(out: Path, names: Sequence[str], record: str, created: list[Path]) -> Path:
+    """Returns the first folder that holds no run, with a record in it that claims it."""
     _make(out, created)
     folders = [out, *(out / name for name in names)]
-    used = any((out / name).exists() for name in (RUN, RESULTS))
-    if not used and not any(any(folder.glob("*.png")) for folder in folders):
+    used = any((out / name).exists() for name in (RUN, RESULTS)) or any(any(one.glob("*.png")) for one in folders)
+    if not used and _create(out / record):
         return out
     for number in itertools.count(2):
         folder = out / f"run-{number:03d}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             created.append(folder)
-            return folder
+            if _create(folder / record):
+                return folder
     raise AssertionError("there is always a next number")
+
+
+def _create(record: Path) -> bool:
+    """Creates the record of a run that has no images yet; returns whether this process was the first."""
+    try:
+        with open(record, "xb") as file:
+            file.write(files.json_bytes(UNFINISHED))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _unclaim(record: Path) -> None:
+    """Removes the record of a run that wrote nothing else."""
+    with contextlib.suppress(OSError):
+        files_of_it = (path for path in record.parent.rglob("*") if path.is_file() and path != record)
+        others = any(not path.relative_to(record.parent).parts[0].startswith("run-") for path in files_of_it)
+        if not others and record.read_bytes() == files.json_bytes(UNFINISHED):
+            record.unlink()
 
 
 def _make(folder: Path, created: list[Path]) -> None:

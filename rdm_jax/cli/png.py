@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 
 SCHEMA = 2
@@ -25,17 +24,17 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any] | No
       image: the image.
       record: of its generation, from `outputs.records`; None leaves the metadata out.
     """
-    info = PngImagePlugin.PngInfo()
-    if record is not None:
-        info.add_text("parameters", parameters_text(record))
-        info.add_text(CHUNK, json.dumps(record, ensure_ascii=True, separators=(",", ":")))
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    if record is None:
+        return images.encode(image)
+    chunk = json.dumps(record, ensure_ascii=True, separators=(",", ":"))
+    return images.encode(image, {"parameters": parameters_text(record), CHUNK: chunk})
 
 
 def parameters_text(record: Mapping[str, Any]) -> str:
-    """Returns a record as the `parameters` text that galleries read: the prompt, then one line of `Key: value`."""
+    """Returns a record as the `parameters` text that galleries read.
+
+    The prompt, a line with the negative prompt if there is one, then one line of `Key: value`.
+    """
     request, database = record["request"], record["database"]
     values = {
         **record["labels"],
@@ -48,7 +47,8 @@ def parameters_text(record: Mapping[str, Any]) -> str:
         values |= {"Database": database["name"], "Database hash": database["sha256"][:10], "kNN": request["neighbors"]}
     values["Version"] = f"rdm_jax {record['versions']['rdm_jax']}"
     line = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
-    return f"{record['prompt']}\n{line}"
+    negative = [f"Negative prompt: {record['negative_prompt']}"] if record.get("negative_prompt") else []
+    return "\n".join([record["prompt"], *negative, line])
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]:
@@ -57,14 +57,12 @@ def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]
     Raises:
       UserError: the file cannot be read, is no PNG, or carries no record that this version reads.
     """
+    data = images.read_bytes(path)
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-            text = getattr(image, "text", {}).get(CHUNK)
-    except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        pixels, texts = images.decode_png(data)
+    except ValueError as error:
         raise UserError(f"{path} is not a readable PNG ({error})") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    text = texts.get(CHUNK)
     if text is None:
         raise UserError(
             f"{path} carries no parameters: rdm did not generate it, or did so with --disable-metadata, or another "

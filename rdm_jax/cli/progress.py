@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-LINE_SECONDS = 5.0
+# Where the output is no terminal, the first line comes after so many seconds; the pauses double up to the longest.
+LINE_SECONDS, LONGEST_SECONDS = 5.0, 60.0
 
 
 def note(text: str) -> None:
@@ -98,18 +99,26 @@ class Progress:
             return
         if now - self._last < self._seconds:
             return
-        self._last = now
+        self._last, self._seconds = now, min(2 * self._seconds, LONGEST_SECONDS)
         rate = (done - self._before) / (now - start)
         if total is None or not rate:
-            note(f"{self._label}: {done} {self._unit}s, {rate:.3g} per second")
+            note(f"{self._label}: {done} {self._unit}s, {format_rate(rate)}")
         else:
             left = format_seconds((total - done) / rate)
-            note(f"{self._label}: {done}/{total} {self._unit}s, {rate:.3g} per second, {left} left")
+            note(f"{self._label}: {done}/{total} {self._unit}s, {format_rate(rate)}, {left} left")
 
     def _write_end(self, total: int, seconds: float) -> None:
         if total != self._ended:
             note(f"{self._label}: {total}/{total} {self._unit}s in {format_seconds(seconds)}")
         self._ended = total
+
+
+def format_rate(rate: float) -> str:
+    """Returns a rate as text: "1,234 per second", "2.5 per second", or below 0.1 "30.0 s each"."""
+    if 0 < rate < 0.1:
+        return f"{format_seconds(1.0 / rate)} each"
+    digits = 0 if rate >= 100 else 1 if rate >= 10 else 2
+    return f"{rate:,.{digits}f} per second"
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from rdm_jax.cli.generating import add_writing_options
 from rdm_jax.cli.progress import Progress, note
+from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +34,10 @@ On the same machine with the same versions the image is the same bit for bit; el
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rdm replay`."""
-    parser.add_argument("file", metavar="FILE.png", help="an image that rdm sample wrote")
-    parser.add_argument("--out", metavar="FILE.png", help="the file to write (default: FILE-replay.png in its folder)")
+    parser.add_argument("file", type=Path, metavar="FILE.png", help="an image that rdm sample wrote")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="the file to write (default: FILE-replay.png in its folder)"
+    )
     parser.add_argument("--model", metavar="NAME|DIR", help="the model, if it is not found by its name")
     parser.add_argument(
         "--database",
@@ -47,9 +52,9 @@ def run(args: argparse.Namespace) -> None:
     """Generates the image, writes it, and compares it with the one in the file."""
     from rdm_jax.cli.png import encode_png, read_record
 
-    path = Path(args.file).expanduser()
+    path = args.file
     record, pixels = read_record(path)
-    out = _free_name(path) if args.out is None else Path(args.out).expanduser()
+    out = _free_name(path) if args.out is None else args.out
 
     from rdm_jax.cli import outputs
 
@@ -60,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
     with Progress("generating", quiet=args.quiet) as progress:
         (result,) = generator.generate(plan, progress)
     place = record["index"] % plan.request.batch_size
-    image, again = result.images[place], outputs.records(result, generator, database)[place]
+    read = outputs.read_files(plan.request, plan.options)
+    image, again = result.images[place], outputs.records(result, generator, database, read)[place]
     out.parent.mkdir(parents=True, exist_ok=True)
     outputs.write_new(out, encode_png(image, None if args.disable_metadata else again))
     note(_comparison(image, pixels))
@@ -95,6 +101,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{args.file} carries damaged parameters ({error}); generate it again") from error
     _is_same("model", model, generator.bundle)
+    _check_files(record.get("files", {}))
     database = Mixture.open(args.database or _specs(entry)) if entry else None
     same = database is not None and _is_same("database", entry, database)
     query = query_vector(record)[None]
@@ -110,7 +117,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     return generator, database, plan
 
 
-def _check_head(file: str, recorded: dict[str, Any], generator: Generator) -> None:
+def _check_head(file: Path, recorded: dict[str, Any], generator: Generator) -> None:
     """Raises UserError if the model generates in another way than the one that generated a file."""
     if recorded.get("head") != generator.head.name:
         raise UserError(
@@ -154,6 +161,17 @@ def _is_same(kind: str, recorded: dict[str, Any], found: Bundle | Mixture) -> bo
         f"{recorded['name']!r} (sha256 {recorded['sha256'][:10]}); the new image will differ"
     )
     return False
+
+
+def _check_files(recorded: Mapping[str, str]) -> None:
+    """Warns of each file that the image was made with and that holds something else now."""
+    for name, digest in recorded.items():
+        found = hashlib.sha256(images.read_bytes(name)).hexdigest()
+        if found != digest:
+            note(
+                f"warning: {name} (sha256 {found[:10]}) is not the recorded file (sha256 {digest[:10]}); "
+                "the new image will differ"
+            )
 
 
 def _comparison(image: np.ndarray, pixels: np.ndarray) -> str:

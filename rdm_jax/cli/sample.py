@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
+from rdm_jax.core import paths, text
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
         "width": ("--W",),
     }
     floats = {"eta": ("--ddim_eta",), "guidance_scale": ("--scale", "--guidance_scale"), "top_m": ("--top_m",)}
-    texts = {"out": ("--outdir",), "from_file": ("--from_file",), "model": ("--model_path",)}
+    texts = {"from_file": ("--from_file",), "model": ("--model_path",)}
     constants = {
         "--plms": ("sampler", "plms"),
         "--only_caption": ("condition", "text"),
@@ -83,7 +84,8 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag, dest=name, action="store_const", const=value, default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-    for kind, aliases in ((int, integers), (float, floats), (str, texts)):
+    folders = {"out": ("--outdir",)}
+    for kind, aliases in ((int, integers), (float, floats), (str, texts), (Path, folders)):
         for name, flags in aliases.items():
             parser.add_argument(*flags, dest=name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -95,9 +97,9 @@ def _add_aliases(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Generates the images; everything is checked before the output folder is created."""
     begin = time.monotonic()
-    out = Path(args.out).expanduser()
+    out = args.out
     prompts = [*args.prompts, *args.more_prompts, *(_read_prompts(args.from_file) if args.from_file else [])]
-    images = [_read_image(Path(name)) for name in args.image]
+    images = [_read_image(name) for name in args.image]
     # Imported late: `rdm --help` and wrong file names need not wait for it.
     from rdm_jax.cli import outputs
     from rdm_jax.generator import Generator
@@ -112,29 +114,29 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read_prompts(name: str) -> list[str]:
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is no UTF-8 text; save the prompts as plain text, one on each line") from error
-    except OSError as error:
-        raise UserError(f"cannot read prompts from {name}: {error.strerror}") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    written = _standard_input() if name == "-" else text.read_given(paths.local(name), "prompts")
+    prompts = [line.strip() for line in text.lines(written) if line.strip()]
     if not prompts:
         raise UserError(f"{name} holds no prompts; write one on each line")
     return prompts
 
 
-def _read_image(path: Path) -> tuple[str, np.ndarray]:
-    """Returns a label that identifies the image by its contents, not by its name, and its pixels."""
-    from rdm_jax.core.images import decode
-
+def _standard_input() -> str:
     try:
-        data = path.expanduser().read_bytes()
-        return f"image {hashlib.sha256(data).hexdigest()[:10]}", decode(data)
-    except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror}") from error
+        return text.decode(sys.stdin.buffer.read())
     except ValueError as error:
-        raise UserError(f"cannot read image {path}: {error}") from error
+        raise UserError(f"cannot read prompts from standard input: {error}") from error
+
+
+def _read_image(name: str) -> tuple[str, np.ndarray]:
+    """Returns a label that identifies the image by its contents, not by its name, and its pixels."""
+    from rdm_jax.core import images
+
+    data = images.read_bytes(name)
+    try:
+        return f"image {hashlib.sha256(data).hexdigest()[:10]}", images.decode(data)
+    except ValueError as error:
+        raise UserError(f"cannot read {name} as an image: {error}") from error
 
 
 def _plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import rdm_jax
 from rdm_jax.cli import main as cli
-from rdm_jax.cli.progress import Progress, format_seconds, note, shown_log
+from rdm_jax.cli.progress import Progress, format_rate, format_seconds, note, shown_log
 from rdm_jax.core.errors import UserError
 
 
@@ -79,7 +80,7 @@ def test_importing_the_package_imports_no_jax():
         (["smaple"], "rdm: error: unknown verb 'smaple'; did you mean 'sample'?"),
         (["--versio"], "rdm: error: unknown option --versio; did you mean --version?"),
         (["do", "--stpes", "3"], "rdm: error: unknown option --stpes; did you mean --steps?"),
-        (["do", "--steps=x"], "rdm: error: argument --steps: invalid int value: 'x'; see rdm do --help"),
+        (["do", "--steps=x"], "rdm: error: argument --steps: 'x' is not a whole number; see rdm do --help"),
         (["do", "--steps"], "rdm: error: argument --steps: expected one argument; see rdm do --help"),
         (["do", "a", "--step", "3"], "rdm: error: unknown option --step; did you mean --steps"),
     ],
@@ -103,16 +104,55 @@ def test_options_of_sub_verbs_are_suggested_too(verb, capsys):
     assert "did you mean --limit?" in capsys.readouterr().err
 
 
-def test_positionals_may_stand_between_options(verb):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a red boat", "a tree", "--size", "3"],
+        ["--size", "3", "a red boat", "a tree"],
+        ["--size=3", "--", "a red boat", "a tree"],
+        ["a red boat", "--", "a tree", "--size"],
+    ],
+)
+def test_positionals_stand_before_options_or_after_them(verb, arguments):
     seen = []
 
     def add_arguments(parser):
         parser.add_argument("words", nargs="*")
         parser.add_argument("--size", type=int)
 
-    verb(lambda args: seen.append((args.words, args.size)), add_arguments)
-    assert cli.main(["do", "a red boat", "--size", "3", "a tree"]) == 0
-    assert seen == [(["a red boat", "a tree"], 3)]
+    verb(lambda args: seen.append(args.words), add_arguments)
+    assert cli.main(["do", *arguments]) == 0
+    assert seen[0][:2] == ["a red boat", "a tree"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "odd"),
+    [
+        (["a red boat", "--size", "3", "2", "5"], "2"),
+        (["2", "--size", "2", "2"], "2"),
+        (["a", "--size=1", "b", "c"], "b"),
+    ],
+)
+def test_a_value_too_many_of_an_option_is_no_positional(verb, capsys, arguments, odd):
+    def add_arguments(parser):
+        parser.add_argument("words", nargs="*", metavar="WORD")
+        parser.add_argument("--size", type=int)
+
+    verb(lambda args: None, add_arguments)
+    assert cli.main(["do", *arguments]) == 2
+    assert f"unexpected argument {odd!r} after --size" in capsys.readouterr().err
+
+
+def test_a_positional_of_one_value_may_stand_between_options(verb):
+    seen = []
+
+    def add_arguments(parser):
+        parser.add_argument("source")
+        parser.add_argument("--size", type=int)
+
+    verb(lambda args: seen.append((args.source, args.size)), add_arguments)
+    assert cli.main(["do", "--size", "3", "folder"]) == cli.main(["do", "folder", "--size", "3"]) == 0
+    assert seen == [("folder", 3)] * 2
 
 
 @pytest.mark.parametrize(
@@ -120,7 +160,8 @@ def test_positionals_may_stand_between_options(verb):
     [
         (UserError("k 0 is too\nsmall"), 2, "rdm: error: k 0 is too small"),
         (KeyboardInterrupt(), 130, "rdm: interrupted"),
-        (OSError(28, "No space left on device"), 1, "rdm: error: [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), 1, "rdm: error: No space left on device"),
+        (OSError(28, "No space left", "a/b.png"), 1, "rdm: error: a/b.png: No space left"),
         (MemoryError(), 1, "rdm: error: out of memory; try a smaller --batch-size"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 1, "rdm: error: out of memory; try a smaller --batch-size"),
         (ValueError("odd"), 1, "rdm: internal error: ValueError: odd; run again with --debug"),
@@ -185,7 +226,34 @@ def test_progress_prints_a_line_now_and_then_without_a_terminal(capsys, monkeypa
         progress(1, 10)
         progress(6, 10)
         progress(7, 10)
-    assert capsys.readouterr().err == "rdm: sampling: 6/10 steps, 1 per second, 4.0 s left\n"
+    assert capsys.readouterr().err == "rdm: sampling: 6/10 steps, 1.00 per second, 4.0 s left\n"
+
+
+def test_the_pauses_between_lines_grow(capsys, monkeypatch):
+    clock = iter(map(float, itertools.count()))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Progress("sampling") as progress:
+        for done in range(400):
+            progress(done, 1000)
+    places = [int(line.split("/")[0].rsplit(" ", 1)[1]) for line in capsys.readouterr().err.splitlines()]
+    assert [after - before for before, after in itertools.pairwise(places)] == [10, 20, 40, *[60] * (len(places) - 4)]
+    assert len(places) > 5
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (1234.5, "1,234 per second"),
+        (1e6, "1,000,000 per second"),
+        (99.96, "100.0 per second"),
+        (2.5, "2.50 per second"),
+        (0.025, "40.0 s each"),
+        (1e-4, "2 h 46 min each"),
+        (0.0, "0.00 per second"),
+    ],
+)
+def test_rates_are_plain_numbers(rate, text):
+    assert format_rate(rate) == text
 
 
 def test_progress_prints_the_end_once_however_soon_after_the_last_line(capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import numpy as np
@@ -162,9 +163,18 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rdm_jax.core.files.write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"a\.png: No space left on device; make room"):
         outputs.write_new(tmp_path / "a.png", b"x")
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_overlap_have_folders_of_their_own(tmp_path, capsys):
+    with outputs.run_folder(tmp_path / "out") as first, outputs.run_folder(tmp_path / "out") as second:
+        assert (first, second) == (tmp_path / "out", tmp_path / "out" / "run-002")
+        outputs.write_new(first / "00000-1.png", b"x")
+    assert "holds a run already, finished or not; this one is in" in capsys.readouterr().err
+    assert json.loads((first / "run.json").read_text())["complete"] is False
+    assert not second.exists()  # it wrote nothing
 
 
 def test_folders_that_cannot_be_written_are_refused_before_anything_is_done(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax.core import files as core_files
 from rdm_jax.generator import Generator
 from tests.helpers import tiny
 
@@ -184,9 +185,9 @@ def test_prompts_from_a_file(sample, monkeypatch):
     Path("prompts.txt").write_text("\ufeffa red boat\n\n  a blue tree \n", encoding="utf-8")
     assert sample("--from-file", "prompts.txt", "--num-images", 2, "--seed", 7) == 0
     assert json.loads(Path("outputs/run.json").read_text())["prompts"] == ["a red boat", "a blue tree"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a tree\na boat\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a tréé\u2028 of one line\r\na boat".encode())))
     assert sample("--from-file", "-", "--num-images", 2, "--seed", 7, "--out", "piped") == 0
-    assert json.loads(Path("piped/run.json").read_text())["prompts"] == ["a tree", "a boat"]
+    assert json.loads(Path("piped/run.json").read_text())["prompts"] == ["a tréé\u2028 of one line", "a boat"]
 
 
 def test_text_alone_generates_without_neighbors(rdm, home):
@@ -290,6 +291,68 @@ def test_an_interrupted_run_keeps_its_images_and_records_that_it_is_incomplete(s
     assert len(run["images"]) == 4
 
 
+def test_a_full_disk_is_named_and_leaves_the_images_with_their_record(sample, capsys, monkeypatch):
+    write, written = core_files.write_bytes, []
+
+    def full(path, data):
+        written.append(path)
+        if len(written) > 6:  # four images, their record, one image more
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(core_files, "write_bytes", full)
+    assert sample("a red boat", "--num-images", 8, "--batch-size", 4, "--seed", 7) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("rdm: error: cannot write outputs/00005-7.png: No space left on device; make room")
+    assert files() == [*(f"0000{i}-7.png" for i in range(5)), "run.json"]
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert not run["complete"] and len(run["images"]) == 4  # the record of the batch that was finished
+
+
+def test_replay_says_that_a_file_has_changed(sample, rdm, capsys):
+    for seed in (0, 1):
+        pixels_of = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels_of).save(f"start{seed}.png")
+    Image.open("start0.png").save("start.png")
+    arguments = ("--init", "start.png", "--strength", 0.5, "--num-images", 4, "--seed", 7)
+    assert sample("a red boat", *arguments) == 0
+    run = json.loads(Path("outputs/run.json").read_text())
+    assert run["files"] == {"start.png": core_files.sha256(Path("start.png"))}
+    assert rdm("replay", "outputs/00000-7.png") == 0
+    assert "identical" in capsys.readouterr().err
+    Image.open("start1.png").save("start.png")
+    assert rdm("replay", "outputs/00000-7.png") == 0
+    printed = capsys.readouterr().err
+    assert "warning: start.png (sha256 " in printed and "is not the recorded file" in printed
+    assert "differs by at most" in printed
+    Path("start.png").unlink()
+    assert rdm("replay", "outputs/00000-7.png") == 2
+    assert "cannot read start.png: No such file" in capsys.readouterr().err
+
+
+def test_a_negative_prompt_is_in_the_parameters(sample):
+    options = ("--negative-prompt", "blur, noise", "--guidance-scale", 2, "--num-images", 4, "--seed", 7)
+    assert sample("a red boat", *options) == 0
+    lines = Image.open("outputs/00000-7.png").text["parameters"].split("\n")
+    assert lines[:2] == ["a red boat", "Negative prompt: blur, noise"] and lines[2].startswith("Steps: 4, ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conditions": ["negative(prompt='a cat')"]}, "a negative prompt or condition has no effect: the guidance"),
+        ({"strength": 0.5}, "strength 0.5 has no effect: the run starts from no image"),
+        ({"guidance_interval": (0.2, 0.8)}, "guidance interval 0.2 to 0.8 has no effect"),
+        ({"guidance_rescale": 0.5}, "guidance rescale 0.5 has no effect"),
+        ({"condition": "text", "neighbors": 2}, "neighbors 2 has no effect"),
+        ({"conditions": ["negative(prompt='a cat')"], "guidance_scale": 2.0}, ""),
+    ],
+)
+def test_options_without_effect_are_named(home, load, caplog, options, message):
+    load(home / "model").plan("a red boat", database=home / "one", **{"guidance_scale": 1.0, **options})
+    assert message in caplog.text and bool(message) == ("has no effect" in caplog.text)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -306,16 +369,16 @@ def test_an_interrupted_run_keeps_its_images_and_records_that_it_is_incomplete(s
         (["a", "--steps", "0"], "steps 0 is too small"),
         (["a", "--steps", "1001"], "1001 sampling steps do not fit a schedule of 1000"),
         (["a", "--height", "17"], "height 17 is not a multiple of 2"),
-        (["a", "--guidance-scale", "nan"], "guidance scale nan"),
+        (["a", "--guidance-scale", "nan"], "argument --guidance-scale: 'nan' is not a number"),
         (["a", "--guidance-scale", "inf"], "guidance scale inf"),
         (["a", "--guidance-scale", "1e39"], "guidance scale 1e+39"),
         (["a", "--seed", "-1"], "seed -1 is out of range"),
         (["a", "--num-images", "0"], "num images 0 is too small"),
         (["a", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["--from-file", "empty.txt"], "empty.txt holds no prompts"),
-        (["--from-file", "image.png"], "image.png is no UTF-8 text"),
-        (["--image", "missing.png"], "cannot read image missing.png: No such file"),
-        (["--image", "empty.txt"], "cannot read image empty.txt: not a readable image"),
+        (["--from-file", "image.png"], "cannot read prompts from image.png: byte 0x89 in line 1 is not UTF-8"),
+        (["--image", "missing.png"], "cannot read missing.png: No such file"),
+        (["--image", "empty.txt"], "cannot read empty.txt as an image: not a readable image"),
         (["a", "--out", "empty.txt"], "cannot write to empty.txt"),
         (["a", "--out", "empty.txt/out"], "cannot write to empty.txt/out"),
         (["a", "--model", "style-scene"], "unknown model 'style-scene'"),
