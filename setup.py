@@ -32,6 +32,7 @@ setup(
         "chex>=0.1.92,<0.2",
         "transformers>=5.17,<6",
         "tokenizers>=0.22",
+        "ftfy>=6.3,<7",
         "tensorflow-datasets>=4.9.10,<5",
         "array_record>=0.8.6,<0.9",
         "grain>=0.2.18,<0.3",

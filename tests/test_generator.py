@@ -170,6 +170,16 @@ def test_several_databases_are_searched_as_one(generator, databases):
     assert np.array_equal(kept.neighbors.ids, both.neighbors.ids)
 
 
+def test_a_default_number_of_neighbors_fits_a_small_database(generator, tmp_path, caplog):
+    small = Database.open(tiny.database(tmp_path, "small", generator.bundle, count=1))
+    with caplog.at_level(logging.INFO, "rdm_jax"):
+        plan = generator.plan("a red boat", database=small)
+    assert plan.request.neighbors == 1 and plan.neighbors.ids.shape == (1, 1)
+    assert "1 neighbors and not 2, the default: small has no more of them" in caplog.text
+    with pytest.raises(UserError, match="k 2 is out of range; small has 1 rows"):
+        generator.plan("a red boat", database=small, neighbors=2)
+
+
 def test_text_alone_needs_no_database(generator):
     plan = generator.plan(PROMPTS, condition="text")
     assert plan.neighbors is None

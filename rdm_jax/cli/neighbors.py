@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rdm_jax.cli.database.build import RUNNERS
-from rdm_jax.cli.database.common import DEFAULT_ENCODER, check_range, report_skipped
+from rdm_jax.cli.database.common import add_encoder, check_local, check_range, encoder_place, report_skipped
 from rdm_jax.cli.progress import Progress, note, shown_log
 from rdm_jax.core.errors import unknown
 
@@ -18,6 +17,8 @@ HELP = """compute the neighbors of a training set ahead of time
 Writes ArrayRecord files with one record for each example, in order: the k nearest rows of the database, their scores
 and embeddings. After an interruption, the same command continues."""
 
+K = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -25,14 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
     parser.add_argument("--database", required=True, metavar="DB", help="a name or a folder")
-    parser.add_argument("--k", type=int, default=20, help="neighbors of each example (%(default)s)")
+    parser.add_argument("--k", type=int, help=f"neighbors of each example ({K}, or all if there are fewer)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument(
-        "--encoder",
-        default=DEFAULT_ENCODER,
-        metavar="BUNDLE",
-        help="a model with the CLIP that built the database (%(default)s)",
-    )
+    add_encoder(parser)
     parser.add_argument(
         "--embeddings",
         action=argparse.BooleanOptionalAction,
@@ -60,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
     )
-    parser.add_argument("--beam-options", default="", metavar="TEXT", help="of the pipeline (docs/scale.md)")
+    parser.add_argument("--beam-options", metavar="TEXT", help="of the pipeline (docs/scale.md)")
     parser.add_argument(
         "--max-skip",
         type=float,
@@ -83,34 +79,49 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.duplicates import SAME
     from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.retrieval.jobs import Execution
+    from rdm_jax.retrieval.manifest import MANIFEST
     from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
     from rdm_jax.retrieval.parts import ProcessIndex
 
+    out = None if args.runner == "beam" else check_local(args.out, "--out")
     database = Database.open(args.database)
     source = open_source(args.dataset, args.split, args.data_dir)
-    duplicates = None if args.keep_duplicates else args.duplicates or SAME
-    options = NeighborOptions(args.k, args.embeddings, duplicates, args.within, args.index)
-    if args.runner == "beam":
-        _with_beam(args, source, options)
+    duplicates = None if args.keep_duplicates else SAME if args.duplicates is None else args.duplicates
+    options = NeighborOptions(_k(args, database), args.embeddings, duplicates, args.within, args.index)
+    place = encoder_place(database, args.encoder)
+    if out is None:
+        _with_beam(args, place, source, options)
         return
-    encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
+    encoder = ClipEncoder(Bundle.open(place, parts=("clip",)), args.batch_size)
     with Progress("neighbors", unit="example") as progress:
         execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
-        report = compute_neighbors(NeighborJob(source, encoder, database, options), Path(args.out), execution)
-    report_skipped(report.skipped)
+        report = compute_neighbors(NeighborJob(source, encoder, database, options), out, execution)
+    report_skipped(report.skipped, f"{out}/{MANIFEST}")
     if report.missing:
         note(f"{args.out}: this process is done; {report.missing} parts remain for other processes")
     elif report.resumed == report.count:
         note(f"{report.path}: finished before, {report.count} examples")
     else:
         before = f", {report.resumed} of them by an earlier run" if report.resumed else ""
-        note(f"{report.path}: {args.k} neighbors of {report.count} examples in {database.name!r}{before}")
+        note(f"{report.path}: {options.k} neighbors of {report.count} examples in {database.name!r}{before}")
 
 
-def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
+def _k(args: argparse.Namespace, database: Any) -> int:
+    """Returns --k, or as many neighbors as every example has, up to the default."""
+    from rdm_jax.retrieval.neighbor_search import most_neighbors
+
+    if args.k is not None:
+        return args.k
+    k = min(K, most_neighbors(database, args.within, not args.keep_duplicates))
+    if k < K:
+        note(f"{k} neighbors and not {K}, the default: database {database.name!r} has no more for every example")
+    return k
+
+
+def _with_beam(args: argparse.Namespace, encoder: str, source: Any, options: Any) -> None:
     from rdm_jax.retrieval.beam import EncoderSpec, NeighborSpec, neighbors_with_beam
 
     with shown_log():
-        spec = NeighborSpec(source, EncoderSpec(args.encoder, args.batch_size), args.database, options)
-        neighbors_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=args.beam_options.split())
-    note(f"{args.out}: {args.k} neighbors of {len(source)} examples")
+        spec = NeighborSpec(source, EncoderSpec(encoder, args.batch_size), args.database, options)
+        neighbors_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=(args.beam_options or "").split())
+    note(f"{args.out}: {options.k} neighbors of {len(source)} examples")

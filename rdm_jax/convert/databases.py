@@ -3,14 +3,21 @@
 A CompVis database is one .npz or a folder of shards, with `embedding` [n, d], `img_id` [n] and `patch_coords` [n, 4],
 the corners of the patch in pixels. A clip-retrieval folder has `img_emb/*.npy` and, in the same order,
 `metadata/*.parquet` with captions and addresses. Neither holds images. Rows are streamed.
+
+A vector that is not finite, or zero, has no direction and is nobody's neighbor: such rows are left out with their
+metadata, reported, and listed in the database's skipped.jsonl. Files whose numbers of rows differ are refused, because
+nobody knows which vector belongs to which caption.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import re
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,15 +26,19 @@ import numpy as np
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.left_out import of_lines
 from rdm_jax.core.progress import ProgressCallback
-from rdm_jax.retrieval.manifest import DTYPES, ManifestDraft, write_manifest
+from rdm_jax.retrieval.manifest import BUNDLE, DTYPES, ManifestDraft, write_manifest
 from rdm_jax.retrieval.shards import ShardContents, write_shard
+
+_LOG = logging.getLogger(__name__)
 
 CHUNK = 8192
 SHARD_ROWS = 2**17
 THUMBNAIL_SIZE = 64  # of the gray squares that stand for the images
 CAPTIONS = ("caption", "text", "TEXT")
 PATHS = ("image_path", "url", "URL", "key")
+LARGEST = 2**31 - 1  # corner of a patch in pixels
 
 Chunk = tuple[np.ndarray, list[dict[str, Any]]]
 
@@ -41,6 +52,7 @@ def import_database(
     dtype: str = "float16",
     limit: int | None = None,
     licence: str = "",
+    bundle: str = "",
     progress: ProgressCallback | None = None,
 ) -> int:
     """Writes a database of a foreign one's rows, a few thousand at a time, and returns their number.
@@ -53,44 +65,67 @@ def import_database(
       dtype: of the stored rows, "float16" or "float32".
       limit: the largest number of rows.
       licence: of the images, recorded in the manifest.
+      bundle: the folder of the encoder's bundle, recorded to find it again; "" if it has none.
       progress: called with (rows done, rows in all).
 
     Raises:
-      UserError: the source is neither, is damaged, has rows of another width or no numbers, or `out` exists.
+      UserError: the source is neither, is damaged, has rows of another width or no numbers, or another number of rows
+        in its metadata; no row is left, or `out` exists.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit} leaves no rows; give 1 or more")
     kind, shards = _shards(source)
-    counts = [_shape(shard, encoder["width"])[0] for shard, _ in shards]
+    counts = [_rows(shard, encoder["width"]) for shard, _ in shards]
     total = min(sum(counts), limit or sum(counts))
     if not total:
         raise UserError(f"{source} holds no rows; download it again")
-    of = -(-total // SHARD_ROWS)
-    chunks = itertools.chain.from_iterable(_read(shard, table) for shard, table in shards)
-    description = {
-        "name": name or out.name,
-        "width": int(encoder["width"]),
-        "dtype": dtype,
-        "encoder": dict(encoder),
-        "thumbnail_size": THUMBNAIL_SIZE,
-        "licence": licence,
-        "sources": [{"name": source.name, "captions": kind, "licence": licence, "rows": total}],
-    }
+    for (shard, table), count in zip(shards, counts, strict=True):
+        _check_metadata(shard, table, count)
+    skipped: list[str] = []
+    chunks = _directed(itertools.chain.from_iterable(_read(shard, table) for shard, table in shards), skipped)
     with files.new_directory(out) as folder:
-        written, done = [], 0
-        for rows, items in _regrouped(chunks, total):
-            written.append(write_shard(folder, len(written), of, ShardContents(items, rows), dtype))
-            done += len(rows)
-            if progress:
-                progress(done, total)
-        write_manifest(folder, written, ManifestDraft(description, {"action": "import", "rows": total}))
-    return total
+        # How many shards there are is part of their names, and known at the end.
+        with tempfile.TemporaryDirectory(dir=folder) as parts:
+            shards, done = [], 0
+            for rows, items in _regrouped(chunks, total):
+                shards.append(write_shard(Path(parts), len(shards), len(counts), ShardContents(items, rows), dtype))
+                done += len(rows)
+                if progress:
+                    progress(done, total)
+            if not done:
+                raise UserError(f"{source} holds no usable rows; {of_lines(skipped, 'row')}")
+            linked = [shard.link(folder, number, len(shards)) for number, shard in enumerate(shards)]
+        description = {
+            "name": name or out.name,
+            "width": int(encoder["width"]),
+            "dtype": dtype,
+            "encoder": dict(encoder),
+            **({BUNDLE: bundle} if bundle else {}),
+            "thumbnail_size": THUMBNAIL_SIZE,
+            "licence": licence,
+            "sources": [{"name": source.name, "captions": kind, "licence": licence, "rows": done}],
+        }
+        write_manifest(folder, linked, ManifestDraft(description, {"action": "import", "rows": done}, skipped))
+    if skipped:
+        _LOG.warning("%s: %s", source, str(of_lines(skipped, "row")))
+    return done
+
+
+def _directed(chunks: Iterator[Chunk], skipped: list[str]) -> Iterator[Chunk]:
+    """Yields the rows that have a direction; adds a line for each of the others to `skipped`."""
+    for rows, items in chunks:
+        finite = np.asarray(np.isfinite(rows).all(axis=1))
+        nonzero = np.asarray(np.any(rows != 0, axis=1))
+        for number in np.flatnonzero(~(finite & nonzero)).tolist():
+            skipped.append(f"{items[number]['path']}: {'zero' if finite[number] else 'not finite'}")
+        kept = np.flatnonzero(finite & nonzero)
+        yield rows[kept], [items[number] for number in kept.tolist()]
 
 
 def _regrouped(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
-    """Yields the first `total` rows and items in chunks of a shard's size."""
+    """Yields at most the first `total` rows and items in chunks of a shard's size."""
     rows: list[np.ndarray] = []
     items: list[dict[str, Any]] = []
     left = total
@@ -99,12 +134,14 @@ def _regrouped(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
         rows.append(chunk[:taken])
         items += chunk_items[:taken]
         left -= taken
-        while len(items) >= SHARD_ROWS or (items and not left):
+        while len(items) >= SHARD_ROWS:
             joined = np.concatenate(rows)
             yield joined[:SHARD_ROWS], items[:SHARD_ROWS]
             rows, items = [joined[SHARD_ROWS:]], items[SHARD_ROWS:]
         if not left:
-            return
+            break
+    if items:
+        yield np.concatenate(rows), items
 
 
 def _shards(source: Path) -> tuple[str, list[tuple[Path, Path | None]]]:
@@ -115,7 +152,9 @@ def _shards(source: Path) -> tuple[str, list[tuple[Path, Path | None]]]:
     if rows:
         tables = _in_order(source / "metadata", "*.parquet")
         if tables and len(tables) != len(rows):
-            raise UserError(f"{source} has {len(rows)} files of rows and {len(tables)} of metadata; download it again")
+            raise UserError(
+                f"{source} has {len(rows)} files of vectors and {len(tables)} of metadata; {_together(source)}"
+            )
         return "clip-retrieval", list(zip(rows, tables or [None] * len(rows), strict=True))
     packed = _in_order(source, "*.npz")
     if not packed:
@@ -133,15 +172,66 @@ def _in_order(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern), key=key)
 
 
-def _shape(shard: Path, width: int) -> tuple[int, int]:
-    """Returns [n, d] of a file's rows; raises UserError unless they are numbers of this width."""
-    with _opened(shard, "embedding") as (_, shape, dtype):
-        pass
+def _together(source: Path) -> str:
+    """Returns what to do if vectors and metadata do not belong together."""
+    return (
+        f"put the files of one run of clip-retrieval there, or move {source / 'metadata'} away to import the vectors "
+        "without captions"
+    )
+
+
+def _check_metadata(shard: Path, table: Path | None, count: int) -> None:
+    """Raises UserError unless what describes the rows of a file has as many entries."""
+    if shard.suffix == ".npz":
+        _check_columns(shard, count)
+    if table is not None:
+        _check_table(shard, table, count)
+
+
+def _rows(shard: Path, width: int) -> int:
+    """Returns the number of a file's rows; raises UserError unless they are numbers of this width."""
+    shape, dtype = _header(shard, "embedding")
     if len(shape) != 2 or dtype.kind != "f":
         raise UserError(f"{shard} holds {list(shape)} {dtype}, and rows of numbers [n, d] are needed")
     if shape[1] != width:
         raise UserError(f"the rows of {shard} are {shape[1]} numbers long, and the encoder's {width}; name its encoder")
-    return shape
+    return shape[0]
+
+
+def _check_columns(shard: Path, count: int) -> None:
+    """Raises UserError unless the other arrays of an .npz fit its rows."""
+    for name, rest, kinds in (("img_id", (), "iufUS"), ("patch_coords", (4,), "iuf")):
+        shape, dtype = _header(shard, name)
+        if len(shape) == 1 + len(rest) and shape[1:] == rest and dtype.kind in kinds and shape[0] != count:
+            raise UserError(
+                f"{shard} has {count} vectors and {shape[0]} entries in {name!r}; save as many of each, in one order"
+            )
+        if shape != (count, *rest) or dtype.kind not in kinds:
+            raise UserError(
+                f"{shard} holds {list(shape)} {dtype} in {name!r}, and needs {[count, *rest]} for its {count} vectors"
+            )
+
+
+def _check_table(shard: Path, table: Path, count: int) -> None:
+    """Raises UserError unless a table describes the rows of a file, one by one."""
+    numbers = [re.findall(r"\d+", path.stem)[-1:] for path in (shard, table)]
+    if all(numbers) and int(numbers[0][0]) != int(numbers[1][0]):
+        raise UserError(
+            f"{shard.name} has no metadata of its number, the next file is {table.name}; "
+            f"{_together(shard.parent.parent)}"
+        )
+    with _table(table) as file:
+        described = file.metadata.num_rows
+    if described != count:
+        raise UserError(
+            f"{shard.name} has {count} vectors, and {table.name} describes {described}; "
+            f"{_together(shard.parent.parent)}"
+        )
+
+
+def _header(file: Path, array: str) -> tuple[tuple[int, ...], np.dtype]:
+    with _opened(file, array) as (_, shape, dtype):
+        return shape, dtype
 
 
 def _read(shard: Path, table: Path | None) -> Iterator[Chunk]:
@@ -151,8 +241,15 @@ def _read(shard: Path, table: Path | None) -> Iterator[Chunk]:
 def _read_npz(shard: Path) -> Iterator[Chunk]:
     columns = [_chunks(shard, name) for name in ("embedding", "img_id", "patch_coords")]
     for rows, ids, corners in zip(*columns, strict=True):
-        pairs = zip(ids.tolist(), corners.tolist(), strict=True)
-        yield rows, [{**_item(str(i), "", {"img_id": str(i)}), "box": [int(edge) for edge in box]} for i, box in pairs]
+        boxes = _boxes(shard, corners)
+        yield rows, [{**_item(str(i), "", {"img_id": str(i)}), "box": box} for i, box in zip(ids, boxes, strict=True)]
+
+
+def _boxes(shard: Path, corners: np.ndarray) -> list[list[int]]:
+    """Returns the corners of patches in pixels; raises UserError if they are none."""
+    if not (np.isfinite(corners).all() and (np.abs(corners) <= LARGEST).all()):
+        raise UserError(f"{shard} holds numbers in 'patch_coords' that are no pixels; save the corners of each patch")
+    return corners.astype(np.int64).tolist()
 
 
 def _read_npy(shard: Path, table: Path | None) -> Iterator[Chunk]:
@@ -160,8 +257,6 @@ def _read_npy(shard: Path, table: Path | None) -> Iterator[Chunk]:
     done = 0
     for rows in _chunks(shard, "embedding"):
         taken = list(itertools.islice(records, len(rows)))
-        if len(taken) < len(rows):
-            raise UserError(f"{table} has {done + len(taken)} rows, fewer than {shard.name}; download it again")
         yield rows, [_item_of(record, f"{shard.stem}/{number}") for number, record in enumerate(taken, start=done)]
         done += len(rows)
 
@@ -172,14 +267,21 @@ def _item_of(record: Mapping[str, Any], default: str) -> dict[str, Any]:
 
 
 def _records(table: Path) -> Iterator[dict[str, Any]]:
+    with _table(table) as file:
+        for batch in file.iter_batches(CHUNK):
+            yield from batch.to_pylist()
+
+
+@contextlib.contextmanager
+def _table(table: Path) -> Iterator[Any]:
+    """Yields an open Parquet file; raises UserError for what is damaged in it."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(table) as file:
-            for batch in file.iter_batches(CHUNK):
-                yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+            yield file
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{table} cannot be read ({error}); download it again") from error
 
 
@@ -222,12 +324,12 @@ def _opened(file: Path, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]
             shape, column_major, dtype = read(stream)
         except KeyError as error:
             raise UserError(f"{file} has no array {array!r}; CompVis's databases have one") from error
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # each damage has an error of its own
             raise UserError(f"{file} cannot be read ({error}); download it again") from error
         if dtype.hasobject or column_major:
             reason = "Python objects" if dtype.hasobject else "numbers in column-major order"
             raise UserError(f"{file} holds {reason} in {array!r}; save plain numbers in row-major order")
         try:
             yield stream, shape, dtype
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError) as error:
             raise UserError(f"{file} is damaged ({error}); download it again") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.lib.format import open_memmap
 
-from rdm_jax.core import files
+from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.left_out import LeftOut
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.data.examples import ImageSource, SelectedExamples
 
@@ -60,7 +60,7 @@ def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progr
     """Returns the source's images, shorter side resized to `size` and the center cropped, cached in `cache_dir`.
 
     The cache is named by the source's fingerprint and the size, and written atomically; unreadable images are left out
-    with a warning.
+    and reported.
 
     Raises:
       UserError: no image of the source can be read.
@@ -68,7 +68,7 @@ def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progr
     folder = cache_dir / f"{source.fingerprint[:16]}-{size}"
     if not folder.is_dir():
         _decode(source, size, folder, progress)
-    labels = json.loads((folder / "labels.json").read_text())
+    labels = text.read_json(folder / "labels.json")
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels["captions"])]
     return ImageSet(
         images, labels["captions"], labels["attributes"], np.asarray(labels["rows"], np.int64), source.fingerprint
@@ -76,10 +76,14 @@ def load_images(source: ImageSource, size: int, cache_dir: Path, progress: Progr
 
 
 class LazyImages:
-    """The images of a source at one size, as an array [n, size, size, 3] that decodes on access."""
+    """The images of a source at one size, as an array [n, size, size, 3] that decodes on access.
+
+    An image that cannot be read is replaced by the next one, and reported once.
+    """
 
     def __init__(self, source: ImageSource, size: int) -> None:
         self._source, self.shape = source, (len(source), size, size, 3)
+        self._left_out, self._reported = LeftOut("image"), set[int]()
 
     def take(self, rows: np.ndarray) -> LazyImages:
         """Returns the images at the given positions, none of them decoded yet."""
@@ -99,11 +103,20 @@ class LazyImages:
 
     def _image(self, row: int) -> np.ndarray:
         for step in range(MAX_BROKEN):
+            place = (row + step) % len(self)
             try:
-                return resize_and_crop(self._source[(row + step) % len(self)].image, self.shape[1])
+                return resize_and_crop(self._source[place].image, self.shape[1])
             except ValueError as error:
-                _LOG.warning("image %d of %s is broken and is replaced by the next: %s", row, self._source.name, error)
+                self._report(place, str(error))
         raise UserError(f"{MAX_BROKEN} images of {self._source.name} from index {row} on are broken; check the files")
+
+    def _report(self, row: int, line: str) -> None:
+        """Reports the broken images so far, at their first, second, fourth and so on."""
+        if row in self._reported:
+            return
+        self._reported.add(row)
+        if self._left_out.add_line(line):
+            _LOG.warning("%s: %s; the next one replaces each", self._source.name, str(self._left_out))
 
 
 def stream_images(source: ImageSource, size: int) -> ImageSet:
@@ -121,12 +134,12 @@ def stream_images(source: ImageSource, size: int) -> ImageSet:
 def _decode(source: ImageSource, size: int, folder: Path, progress: ProgressCallback | None) -> None:
     with files.new_directory(folder, first_wins=True) as temporary:
         array = open_memmap(temporary / "images.npy", "w+", np.uint8, (len(source), size, size, 3))
-        captions, attributes, rows = [], [], []
+        captions, attributes, rows, left_out = [], [], [], LeftOut("image")
         for row in range(len(source)):
             try:
                 example = source[row]
             except ValueError as error:
-                _LOG.warning("image %d of %s is left out: %s", row, source.name, error)
+                left_out.add_line(str(error))
                 continue
             array[len(rows)] = resize_and_crop(example.image, size)
             captions.append(example.caption)
@@ -135,7 +148,9 @@ def _decode(source: ImageSource, size: int, folder: Path, progress: ProgressCall
             if progress:
                 progress(row + 1, len(source))
         if not rows:
-            raise UserError(f"no image of {source.name} can be read; check the files")
+            raise UserError(f"no image of {source.name} can be read; check the files; {left_out}")
+        if len(left_out):
+            _LOG.warning("%s: %s", source.name, str(left_out))
         array.flush()
         files.write_json(temporary / "labels.json", {"captions": captions, "attributes": attributes, "rows": rows})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 
 # Keys of every image besides its attributes.
@@ -21,7 +23,8 @@ Term = tuple[str, str]
 class Selection:
     """Terms (key, value) on the attributes of images, or on their id, path, caption or sha256.
 
-    A path that ends in "/" matches all paths below it.
+    A path that ends in "/" matches all paths below it. Two texts are equal if they differ in their Unicode form alone
+    ("é" as one character or two); in paths a backslash is a slash.
 
     Attributes:
       where: all of these must be true.
@@ -52,23 +55,30 @@ EVERYTHING = Selection()
 
 def holds(term: Term, labels: Mapping[str, str]) -> bool:
     """Returns whether a term is true of an image."""
-    key, value = term
-    given = labels.get(key)
-    return given == value or (is_folder(term) and given is not None and given.startswith(value))
+    key, value = term[0], comparable(*term)
+    if key not in labels:
+        return False
+    given = comparable(key, labels[key])
+    return given == value or (is_folder(term) and given.startswith(value))
+
+
+def comparable(key: str, value: str) -> str:
+    """Returns the value of a key in the form in which values are compared."""
+    return text.same_name(value) if key == "path" else unicodedata.normalize("NFC", value)
 
 
 def is_folder(term: Term) -> bool:
     """Returns whether a term matches all paths below a folder."""
-    return term[0] == "path" and term[1].endswith("/")
+    return term[0] == "path" and comparable(*term).endswith("/")
 
 
 def parse_terms(texts: Sequence[str], option: str) -> tuple[Term, ...]:
     """Returns the terms of texts KEY=VALUE; raises UserError, which names the option, for an invalid text."""
     terms = []
-    for text in texts:
-        key, equals, value = text.partition("=")
+    for given in texts:
+        key, equals, value = given.partition("=")
         if not key or not equals:
-            raise UserError(f"{option} {text!r} is not KEY=VALUE, as in {option} style=mosaic")
+            raise UserError(f"{option} {given!r} is not KEY=VALUE, as in {option} style=mosaic")
         terms.append((key, value))
     return tuple(terms)
 
@@ -79,10 +89,7 @@ def read_exclusions(path: Path) -> tuple[Term, ...]:
     Raises:
       UserError: the list cannot be read.
     """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the exclusion list {path}: {error}; give a text file") from error
+    lines = text.lines(text.read_given(path, "the exclusion list"))
     entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     for line in entries:
         if line.startswith("="):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rdm_jax.core import storage
+from rdm_jax.core import paths, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.file_source import open_files
@@ -25,7 +23,7 @@ def open_source(spec: str, split: str | None = None, data_dir: str | None = None
     Raises:
       UserError: nothing has this name, it has no images or no such split, or its metadata cannot be read.
     """
-    path = storage.fetched(spec) if storage.is_remote(spec) else Path(spec).expanduser()
+    path = storage.fetched(spec) if paths.is_remote(spec) else paths.local(spec)
     if path.is_dir():
         if (path / "dataset_info.json").is_file():
             return open_tfds_folder(path, split)
@@ -36,4 +34,4 @@ def open_source(spec: str, split: str | None = None, data_dir: str | None = None
         raise UserError(f"{spec} is neither a folder nor a .zip of images; give one of these or a TFDS name")
     if path.is_absolute() or path.suffix.lower() == ".zip" or spec.startswith("."):
         raise UserError(f"no folder or .zip {spec}; check the path")
-    return open_tfds(spec, split, data_dir)
+    return open_tfds(spec, split, data_dir and paths.expanded(data_dir))

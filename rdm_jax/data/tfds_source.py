@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.core import images
+from rdm_jax.core import images, text
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.files import sha256_json
 from rdm_jax.data.examples import Example
@@ -124,7 +124,7 @@ class TfdsSource:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        row = self.rows[index]
+        row = self._row(index)
         path = self._path(row, index)
         try:
             image = images.decode(row[self.image])
@@ -133,12 +133,23 @@ class TfdsSource:
         return Example(image, self._caption(row), path, self._attributes(row))
 
     def labels(self, index: int) -> Mapping[str, str]:
-        """Returns the path, the caption and the attributes of an example."""
-        row = self.rows[index]
+        """Returns the path, the caption and the attributes of an example; without attributes if it cannot be read."""
+        try:
+            row = self._row(index)
+        except ValueError:
+            return {"path": _number(index), "caption": ""}
         return {**self._attributes(row), "path": self._path(row, index), "caption": self._caption(row)}
 
+    def _row(self, index: int) -> Mapping[str, Any]:
+        try:
+            return self.rows[index]
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged record raises anything; it concerns this example only
+            raise ValueError(f"{_number(index)}: damaged record: {_first_line(error)}") from error
+
     def _path(self, row: Mapping[str, Any], index: int) -> str:
-        return self._value(row, self.path) if self.path else f"{index:08d}"
+        return self._value(row, self.path) if self.path else _number(index)
 
     def _caption(self, row: Mapping[str, Any]) -> str:
         return self._value(row, self.caption) if self.caption else ""
@@ -150,7 +161,7 @@ class TfdsSource:
     def _value(self, row: Mapping[str, Any], name: str) -> str:
         value = row[name]
         if name in self.class_labels:
-            return self.class_labels[name].int2str(int(value))
+            return _class_name(self.class_labels[name], int(value))
         if not _scalar(value):
             value = value[0] if len(value) else ""
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -214,9 +225,18 @@ def _shards(info: Any) -> tuple[str, ...]:
     return tuple(f"{name}:{part.num_bytes}:{list(part.shard_lengths)}" for name, part in sorted(info.splits.items()))
 
 
+def _class_name(labels: Any, number: int) -> str:
+    """Returns the name of a class; -1 stands for none in sets whose test split has no labels."""
+    return labels.int2str(number) if 0 <= number < labels.num_classes else str(number)
+
+
+def _number(index: int) -> str:
+    return f"{index:08d}"
+
+
 def _scalar(value: Any) -> bool:
     return isinstance(value, (bytes, str)) or np.ndim(value) == 0
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (text.lines(str(error).strip()) or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import storage
+from rdm_jax.core import paths, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
 from rdm_jax.retrieval import build, neighbors, sidecar
@@ -119,7 +119,7 @@ def build_with_beam(spec: BuildSpec, out: str, *, max_skip: float = 0.05, pipeli
     shards, skipped = build.collect_parts(work, job.source.name)
     check_skipped(skipped, len(job.source), len(job.source), job.source.name, max_skip)
     if not isinstance(work, RemoteWorkspace):
-        count = build.finish(job, work, Path(out)).count
+        count = build.finish(job, work, paths.local(out)).count
         work.remove()
         return count
     rows = sum(shard.rows for shard in shards)
@@ -143,7 +143,7 @@ def neighbors_with_beam(
     work = _workspace(out, job)
     _run(work, spec, pipeline_options)
     if not isinstance(work, RemoteWorkspace):
-        neighbors.finish(job, work, Path(out), max_skip)
+        neighbors.finish(job, work, paths.local(out), max_skip)
         return
     manifest = neighbors.collect_parts(job, work, max_skip)
     with tempfile.TemporaryDirectory() as folder:
@@ -199,11 +199,11 @@ class RemoteWorkspace(Workspace):
 
 
 def _workspace(out: str, job: Job) -> Workspace:
-    if storage.is_remote(out):
+    if paths.is_remote(out):
         return RemoteWorkspace.at(out, job.record, len(job.parts))
-    if Path(out).exists():
+    if paths.local(out).exists():
         raise UserError(f"{out} exists already; choose another folder or remove it first")
-    return Workspace.open(Path(out), job.record, len(job.parts))
+    return Workspace.open(paths.local(out), job.record, len(job.parts))
 
 
 def _run(work: Workspace, spec: JobSpec, pipeline_options: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.left_out import of_lines
 from rdm_jax.data.examples import ImageSource, select_examples
 from rdm_jax.data.selection import EVERYTHING, Selection
 from rdm_jax.retrieval.database import Database
@@ -25,7 +26,7 @@ from rdm_jax.retrieval.jobs import (
     ignore_progress,
     write_parts,
 )
-from rdm_jax.retrieval.manifest import DTYPES, MANIFEST, ManifestDraft, inherited, new_manifest
+from rdm_jax.retrieval.manifest import BUNDLE, DTYPES, MANIFEST, ManifestDraft, inherited, new_manifest
 from rdm_jax.retrieval.parts import Workspace, discard
 from rdm_jax.retrieval.prepare import Patches, Preparation, Workers
 from rdm_jax.retrieval.shards import Shard, ShardContents, write_shard
@@ -49,6 +50,7 @@ class BuildOptions:
       part_size: the number of images in a part; chosen from their total if None.
       duplicates: omits a row whose cosine to an earlier one is at least this, in (0, 1]; keeps all rows if None.
       name: the name of the database; the name of its folder if None.
+      bundle: the folder of the encoder's bundle, which helps to find it again; "" if it has none. No row depends on it.
 
     Raises:
       UserError: the dtype is unknown, or a number is out of range.
@@ -64,6 +66,7 @@ class BuildOptions:
     part_size: int | None = None
     duplicates: float | None = None
     name: str | None = None
+    bundle: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -166,6 +169,7 @@ class BuildJob:
             "width": int(identity["width"]),
             "dtype": options.dtype,
             "encoder": {**identity, "preprocessing": self.encoder.preprocessing},
+            **({BUNDLE: options.bundle} if options.bundle else {}),
             "thumbnail_size": options.thumbnail_size,
             "licence": options.license,
             "sources": [source],
@@ -255,7 +259,8 @@ def collect_parts(work: Workspace, name: str) -> tuple[list[Shard], list[str]]:
     skipped = [line for note in notes for line in note["skipped"]]
     shards = [Shard(work.folder, note["rows"], note["names"], note["hashes"]) for note in notes if note["rows"]]
     if not shards:
-        raise UserError(f"no images of {name} are left for a database; the lines above name those that were skipped")
+        reason = of_lines(skipped) if skipped else "check --where and the exclusions"
+        raise UserError(f"no images of {name} are left for a database; {reason}")
     return shards, skipped
 
 
@@ -276,7 +281,8 @@ def finish(job: BuildJob, work: Workspace, out: Path, existing: Database | None 
     masks = distinct_rows(databases, threshold) if threshold is not None else [None] * len(databases)
     if existing is not None:
         sources = [*existing.manifest["sources"], *description["sources"]]
-        description = {**inherited(existing.manifest), "sources": sources}
+        bundle = {BUNDLE: job.options.bundle} if job.options.bundle else {}
+        description = {**inherited(existing.manifest), **bundle, "sources": sources}
         skipped = existing.skipped() + skipped
     dropped = sum(int((~mask).sum()) for mask in masks if mask is not None)
     action = {"action": "append" if existing else "build", "rows": len(new)}

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from rdm_jax.core import files, images, storage
+from rdm_jax.core import files, images, paths, storage
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.data.selection import Selection, is_folder
+from rdm_jax.data.selection import Selection, comparable, is_folder
 from rdm_jax.retrieval.manifest import MANIFEST, read_manifest, read_skipped, verify_files
 from rdm_jax.retrieval.rows import Ids, ShardedRows
 from rdm_jax.retrieval.shards import EMBEDDINGS, THUMBNAILS, Shard, damaged
@@ -148,11 +148,11 @@ class Database:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        column = self.column(terms[0][0])
-        values = pa.array([value for _, value in terms], pa.string())
+        column = _comparable(terms[0][0], self.column(terms[0][0]))
+        values = pa.array([comparable(*term) for term in terms], pa.string())
         matches = pc.call_function("is_in", [column], pc.SetLookupOptions(values, skip_nulls=True))
         for term in filter(is_folder, terms):
-            below = pc.call_function("starts_with", [column], pc.MatchSubstringOptions(term[1]))
+            below = pc.call_function("starts_with", [column], pc.MatchSubstringOptions(comparable(*term)))
             matches = pc.call_function("or", [matches, pc.fill_null(below, False)])
         return np.asarray(matches).astype(bool)
 
@@ -218,12 +218,21 @@ class Database:
         return [StoredShard(shard) for shard in self.shards]
 
 
+def _comparable(key: str, column: Any) -> Any:
+    """Returns a pyarrow array of the texts of `data.selection.comparable`."""
+    import pyarrow.compute as pc
+
+    if key == "path":
+        column = pc.call_function("replace_substring", [column], pc.ReplaceSubstringOptions("\\", "/"))
+    return pc.call_function("utf8_normalize", [column], pc.Utf8NormalizeOptions("NFC"))
+
+
 def _locate(name_or_path: str | Path) -> Path:
     if str(name_or_path) in Database.names():
         return EMBEDDED / str(name_or_path)
-    if storage.is_remote(name_or_path):
+    if paths.is_remote(name_or_path):
         return storage.staged(str(name_or_path), MANIFEST)
-    path = Path(name_or_path).expanduser()
+    path = paths.local(name_or_path)
     files.recover(path)
     if path.is_dir():
         return path

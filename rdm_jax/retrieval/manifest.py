@@ -1,8 +1,8 @@
 """The manifest of a database: how it is written, read and checked.
 
-`manifest.json` holds the schema, name, count, width, dtype, the encoder with its preprocessing, the sources, the
-license, the history (with what was excluded and when), the shards, the SHA-256 of each file, and the record of the
-index if there is one. A folder is a database once its manifest is written.
+`manifest.json` holds the schema, name, count, width, dtype, the encoder with its preprocessing, where its bundle was
+(`BUNDLE`), the sources, the license, the history (with what was excluded and when), the shards, the SHA-256 of each
+file, and the record of the index if there is one. A folder is a database once its manifest is written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.core import files
+from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, Shard, damaged
 
@@ -33,7 +33,10 @@ NEEDED = {
     "files": dict,
     "thumbnail_size": int,
 }
-INHERITED = ("name", "encoder", "thumbnail_size", "licence", "sources", "history", "created")
+BUNDLE = "encoder_bundle"
+"""The key of the folder of the encoder's bundle, missing if it has none. It helps to find the encoder on the same
+machine and is part of no hash: the SHA-256 of a bundle there decides whether it is the encoder."""
+INHERITED = ("name", "encoder", BUNDLE, "thumbnail_size", "licence", "sources", "history", "created")
 """The keys of a manifest that stay true of a database made from this one."""
 
 
@@ -76,7 +79,7 @@ def write_manifest(folder: Path, shards: Sequence[Shard], draft: ManifestDraft) 
     history = [*draft.description.get("history", []), {**draft.action, "date": now}]
     manifest = new_manifest(shards, {"created": now, **draft.description, "history": history})
     if draft.skipped:
-        (folder / SKIPPED).write_text("".join(json.dumps(line) + "\n" for line in draft.skipped))
+        files.write_bytes(folder / SKIPPED, "".join(json.dumps(line) + "\n" for line in draft.skipped).encode())
         manifest["files"][SKIPPED] = files.sha256(folder / SKIPPED)
     files.write_json(folder / MANIFEST, manifest)
 
@@ -116,7 +119,10 @@ def read_skipped(path: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Returns one line for each image of the sources that was omitted, with the reason."""
     if SKIPPED not in manifest["files"]:
         return []
-    return [json.loads(line) for line in (path / SKIPPED).read_text().splitlines()]
+    try:
+        return [json.loads(line) for line in text.lines(text.read(path / SKIPPED))]
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"{SKIPPED} cannot be read ({error})") from error
 
 
 def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -129,7 +135,7 @@ def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = text.read_json(path / MANIFEST)
     except FileNotFoundError as error:
         raise UserError(f"{path} is not a database: it has no {MANIFEST}; make one with rdm database build") from error
     except (OSError, ValueError) as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
+from rdm_jax.core import paths
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import resize_and_crop
@@ -92,7 +92,7 @@ class Mixture:
 def parse_weighted(text: str) -> tuple[str, float | None]:
     """Returns a database's name, folder or address, and the weight after its last colon if there is one."""
     name, colon, weight = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or (not paths.is_remote(text) and paths.local(text).exists()):
         return text, None
     try:
         return name, float(weight)

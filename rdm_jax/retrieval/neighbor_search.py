@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,24 @@ class NeighborOptions:
 
     def __post_init__(self) -> None:
         check_threshold(self.duplicates)
+
+
+def most_neighbors(database: Database, within: str | None, duplicates: bool) -> int:
+    """Returns the number of neighbors that every example has, 1 or more; a default k is not larger.
+
+    Args:
+      database: the rows.
+      within: the attribute that neighbors share with their example.
+      duplicates: whether the rows of an example's own image are omitted.
+    """
+    values = [None] * len(database) if within is None else database.column(within).to_pylist()
+    hashes = database.image_hashes() if duplicates else [""] * len(database)
+    rows = Counter(value for value in values if within is None or value is not None)
+    own = Counter(pair for pair in zip(values, hashes, strict=True) if pair[1])
+    largest: Counter[str | None] = Counter()
+    for (value, _), count in own.items():
+        largest[value] = max(largest[value], count)
+    return max(1, min((count - largest[value] for value, count in rows.items()), default=1))
 
 
 @dataclasses.dataclass(frozen=True)

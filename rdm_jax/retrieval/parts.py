@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.core import files
+from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
 
 RECORD = "plan.json"
@@ -41,11 +40,11 @@ class ProcessIndex:
             raise UserError(f"process {self.index}/{self.count} is out of range; give 0/{self.count} and so on")
 
     @staticmethod
-    def parse(text: str) -> ProcessIndex:
+    def parse(given: str) -> ProcessIndex:
         """Returns the position that "2/8" stands for, the third of eight processes."""
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdigit() and count.isdigit()):
-            raise UserError(f"--process {text!r} is not I/N, as in 0/4 for the first of four")
+        index, slash, count = given.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise UserError(f"--process {given!r} is not I/N, as in 0/4 for the first of four")
         return ProcessIndex(int(index), int(count))
 
 
@@ -85,7 +84,7 @@ class Workspace:
                 f"cannot write to {out.parent}: {error.strerror}; choose a folder that can be written"
             ) from error
         try:
-            begun = json.loads((folder / RECORD).read_text())
+            begun = text.read_json(folder / RECORD)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds a damaged run ({error}); remove it") from error
         if differing := difference(begun, record):
@@ -112,7 +111,7 @@ class Workspace:
 
     def notes(self, number: int) -> Any:
         """Returns the notes of a complete part."""
-        return json.loads(self._notes(number).read_text())
+        return text.read_json(self._notes(number))
 
     @contextlib.contextmanager
     def locked(self, process: ProcessIndex) -> Iterator[None]:
@@ -161,7 +160,7 @@ def discard(out: Path, record: Mapping[str, Any]) -> None:
     """Removes the working folder of a finished run, which a process that was killed at its end leaves behind."""
     folder = working_folder(out)
     try:
-        begun = json.loads((folder / RECORD).read_text())
+        begun = text.read_json(folder / RECORD)
     except (OSError, ValueError):
         return
     if not difference(begun, record):

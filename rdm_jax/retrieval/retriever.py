@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from rdm_jax.retrieval.encoder import RetrievalEncoder
 from rdm_jax.retrieval.index import Index
 from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.selected import SelectedIndex
+
+_LOG = logging.getLogger(__name__)
 
 # Diverse neighbors are selected from this many times as many candidates.
 POOL = 4
@@ -90,16 +93,34 @@ class Retriever:
                     "one weight of 0 or more for each, not all 0"
                 )
 
-    def retrieve(self, queries: Float[np.ndarray, "q d"], k: int) -> Neighbors:
+    def at_most(self, k: int) -> int:
+        """Returns k, or the largest number of neighbors that there are, with a note in the log if that is less.
+
+        It is for a default, which fits any database; a number that the user gives is not lowered.
+        """
+        sizes = [self._size(number) for number in range(len(self.databases))]
+        lowered = min(k, sum(sizes))
+        while self.weights is not None and lowered > 1:
+            if all(count <= size for count, size in zip(apportion(self.weights, lowered), sizes, strict=True)):
+                break
+            lowered -= 1
+        lowered = max(1, lowered)
+        if lowered < k:
+            self._note_lower(k, lowered)
+        return lowered
+
+    def retrieve(self, queries: Float[np.ndarray, "q d"], k: int, *, default: bool = False) -> Neighbors:
         """Returns the k nearest rows of each query vector.
 
         Args:
           queries: [q, d] vectors of the encoder, of any length.
           k: the number of neighbors from all databases together.
+          default: k is nobody's choice: where there are fewer neighbors, these are returned.
 
         Raises:
           UserError: k is below 1, or above the number of rows.
         """
+        k = self.at_most(k) if default else k
         sizes = [self._size(number) for number in range(len(self.databases))]
         if not 1 <= k <= sum(sizes):
             names = ", ".join(database.name for database in self.databases)
@@ -107,15 +128,17 @@ class Retriever:
             available = f"{names} has {sum(sizes)} rows{self._of_selection()}"
             raise UserError(f"k {k} is out of range; {available}{limits}")
         if self.weights is None:
-            return self._select(queries, k, [min(k, size) for size in sizes], sizes)
+            return self._select(queries, k, [min(k, size) for size in sizes], sizes, default)
         counts = apportion(self.weights, k)
         for database, count, size in zip(self.databases, counts, sizes, strict=True):
             if count > size:
                 available = f"database {database.name!r} has {size} rows{self._of_selection(database)}"
                 raise UserError(f"{available}, and its weight requires {count}; lower k or its weight")
-        return self._select(queries, k, counts, sizes)
+        return self._select(queries, k, counts, sizes, default)
 
-    def _select(self, queries: np.ndarray, k: int, counts: Sequence[int], sizes: Sequence[int]) -> Neighbors:
+    def _select(
+        self, queries: np.ndarray, k: int, counts: Sequence[int], sizes: Sequence[int], default: bool
+    ) -> Neighbors:
         """Returns k rows, at most `counts` from each database, by the diversity and the duplicate threshold."""
         if self.diversity == 0 and self.duplicates is None:
             return _nearest([self._search(i, queries, count) for i, count in enumerate(counts)], k)
@@ -134,11 +157,19 @@ class Retriever:
                 return _take(candidates, np.stack(selected) if selected else np.zeros((0, k), np.int64))
             exhausted = all(pool in (0, size) for pool, size in zip(pools, sizes, strict=True))
             if exhausted and times * k >= sum(pools):
+                fewest = min(map(len, selected))
+                if default:
+                    self._note_lower(k, fewest)
+                    return _take(candidates, np.stack([places[:fewest] for places in selected]))
                 raise UserError(
-                    f"there are only {min(map(len, selected))} neighbors with a cosine below {self.duplicates} to each "
+                    f"there are only {fewest} neighbors with a cosine below {self.duplicates} to each "
                     f"other; lower k from {k}, or raise the threshold for duplicates"
                 )
             times *= POOL
+
+    def _note_lower(self, k: int, lowered: int) -> None:
+        names = ", ".join(database.name for database in self.databases)
+        _LOG.info("%d neighbors and not %d, the default: %s has no more of them", lowered, k, names)
 
     def _of_selection(self, database: Database | None = None) -> str:
         if not self.selection:

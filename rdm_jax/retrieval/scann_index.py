@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from rdm_jax.core import files
+from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.core.vectors import unit
@@ -150,7 +150,7 @@ class ScannIndex:
         try:
             searchers = [_scann().load_searcher(str(folder / name)) for name in record["shards"]]
         except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (text.lines(str(error)) or [type(error).__name__])[0]
             raise UserError(f"damaged index {folder}: {reason}; make it again with rdm database tune") from error
         return ScannIndex(database.rows, searchers, Parameters(**record["parameters"]))
 

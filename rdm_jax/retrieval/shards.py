@@ -144,10 +144,13 @@ def _stored_rows(contents: ShardContents, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         rows = contents.rows.astype(dtype)
     finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        path = contents.items[int(np.flatnonzero(~finite)[0])]["path"]
+    if finite.all():
+        return rows
+    row = int(np.flatnonzero(~finite)[0])
+    path = contents.items[row]["path"]
+    if np.isfinite(contents.rows[row]).all():
         raise UserError(f"the embedding of {path} is not finite in {dtype}; use float32 rows")
-    return rows
+    raise UserError(f"the embedding of {path} is not finite; check the weights of the encoder")
 
 
 def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:

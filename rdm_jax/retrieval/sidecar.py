@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
-from rdm_jax.core import files, storage
+from rdm_jax.core import files, paths, storage, text
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import ImageSource
 from rdm_jax.data.image_set import ImageSet
@@ -53,8 +52,8 @@ class NeighborSidecar:
         Raises:
           UserError: the neighbors are not finished, a file is missing, or they come from another database.
         """
-        remote = storage.is_remote(place)
-        return NeighborSidecar(storage.staged(str(place), MANIFEST) if remote else Path(place).expanduser(), database)
+        remote = paths.is_remote(place)
+        return NeighborSidecar(storage.staged(str(place), MANIFEST) if remote else paths.local(place), database)
 
     def __post_init__(self) -> None:
         missing = [name for name in self.manifest["files"] if not (self.path / name).is_file()]
@@ -253,7 +252,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """Returns the contents of manifest.json; raises UserError if the folder has no finished neighbors."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = text.read_json(path / MANIFEST)
     except OSError as error:
         raise UserError(
             f"{path} has no finished neighbors: {MANIFEST} cannot be read; compute them with rdm neighbors"

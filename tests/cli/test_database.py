@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -77,7 +78,8 @@ def test_build_reports_rows_and_skipped_files(capsys, model, images, tmp_path):
     assert status == 0
     text = "\n".join(err)
     assert "zoo: 24 images, captions from metadata.jsonl (24)" in text
-    assert "skipped 05.png: not a readable image" in text
+    assert "1 image is left out: 1 not a readable image" in text and "(05.png)" in text
+    assert f"{out}/skipped.jsonl lists all of them" in text
     assert f"{out}: 23 rows by encoder 'tiny', 1 skipped" in text
     built = Database.open(out)
     assert built.name == "my zoo" and built.items([5])[0]["path"] == "06.png"
@@ -135,6 +137,62 @@ def test_search_by_text_prints_the_nearest_rows(capsys, database, model, tmp_pat
         assert image.format == "PNG" and image.width > 5 * 128
 
 
+def test_the_encoder_is_found_again_where_it_was(capsys, database, model, images, tmp_path):
+    """Its hash decides, not its name or place, and the rows do not depend on the place."""
+    place, out = shutil.copytree(model, tmp_path / "model"), tmp_path / "db"
+    arguments = ["database", "build", images, "--out", out]
+    assert call(capsys, *arguments, "--encoder", place)[0] == 0
+    assert Database.open(out).digest == Database.open(database).digest
+    assert call(capsys, *arguments, "--encoder", model)[2][-1].endswith("nothing has changed")
+    shown = dict(line.split(":", 1) for line in call(capsys, "database", "info", out)[1])
+    assert shown["its bundle"].strip() == str(place)
+    arguments = [["search", out, "a"], ["map", out, "--query", "a", "--out", tmp_path / "map.png"]]
+    assert call(capsys, "database", "subset", out, "--out", tmp_path / "some", "--limit", 20)[0] == 0
+    arguments += [
+        ["tune", out, "--dry-run"],
+        ["search", tmp_path / "some", "a"],
+        ["search", shutil.copytree(out, tmp_path / "copy"), "a"],
+    ]
+    for given in arguments:
+        assert call(capsys, "database", *given)[0] == 0
+    assert (
+        call(capsys, "neighbors", "--dataset", images, "--database", out, "--out", tmp_path / "near", "--k", 2)[0] == 0
+    )
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copy(images / "00.png", more / "new.png")
+    assert call(capsys, "database", "build", more, "--out", out, "--append")[0] == 0
+    place.rename(tmp_path / "moved")
+    line = refused(capsys, "database", "search", out, "a")
+    assert "made by encoder 'tiny', which does not come with this installation" in line
+    assert f"no longer in {place}; give its model by --encoder" in line
+    shown = dict(line.split(":", 1) for line in call(capsys, "database", "info", out)[1])
+    assert shown["its bundle"].strip() == f"{place} (no longer there)"
+    bundle = Bundle.open(model)
+    params = {"clip": jax.tree.map(lambda leaf: leaf * np.float32(0.5), bundle.params["clip"])}
+    Bundle(bundle.config, params, bundle.tokenizer).save(place, "float32")
+    assert f"no longer in {place}" in refused(capsys, "database", "search", out, "a")
+
+
+def test_a_default_k_fits_a_database_of_two_rows(capsys, model, images, tmp_path):
+    out = tmp_path / "two"
+    assert call(capsys, "database", "build", images, "--out", out, "--encoder", model, "--limit", 2)[0] == 0
+    status, lines, err = call(capsys, "database", "search", out, "a")
+    assert status == 0 and len(lines) == 3
+    assert any("2 neighbors and not 10, the default: two has no more of them" in line for line in err)
+    assert "k 3 is out of range; two has 2 rows" in refused(capsys, "database", "search", out, "a", "--k", 3)
+    assert call(capsys, "database", "tune", out, "--dry-run")[1][0].startswith("2 rows, recall@2 on")
+    assert "--k 10 is out of range" in refused(capsys, "database", "tune", out, "--dry-run", "--k", 10)
+    arguments = ["neighbors", "--dataset", images, "--split", "none"][:3]
+    for extra, k in ([], 1), (["--keep-duplicates"], 2), (["--within", "style"], 1):
+        place = tmp_path / f"near-{k}-{len(extra)}"
+        if extra[:1] == ["--within"]:
+            extra = [*extra, "--keep-duplicates"]
+        status, _, err = call(capsys, *arguments, "--database", out, "--out", place, *extra)
+        assert status == 0 and NeighborSidecar.open(place).k == k, err
+        assert any(f"{k} neighbors and not 20, the default: database 'two' has no more" in line for line in err)
+
+
 def test_search_by_image_finds_the_image_itself(capsys, database, model, images, tmp_path):
     arguments = ["--image", images / "07.png", "--encoder", model, "--k", 3, "--sheet", tmp_path / "found.jpg"]
     status, out, _ = call(capsys, "database", "search", database, *arguments)
@@ -171,8 +229,7 @@ def test_list_names_the_embedded_databases(capsys):
             ["search", "{database}", "a", "--encoder", "{model}", "--k", "24"],
             "k 24 is out of range; zoo has 23 rows",
         ),
-        (["search", "{database}", "a", "--k", "many"], "invalid int value: 'many'"),
-        (["search", "{database}", "a"], "made by encoder 'tiny', which does not come with this installation"),
+        (["search", "{database}", "a", "--k", "many"], "'many' is not a whole number"),
         (["search", "{database}", "a", "--encoder", "tiny-er"], "unknown model 'tiny-er'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--index", "exakt"], "unknown index 'exakt'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown image format '.tga'"),

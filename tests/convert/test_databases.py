@@ -87,6 +87,26 @@ def test_without_metadata_rows_are_named_by_their_file(tmp_path):
     assert [item["path"] for item in database.items([0, 10])] == ["img_emb_0/0", "img_emb_1/0"] and len(database) == 11
 
 
+@pytest.mark.parametrize("limit", [None, 6])
+def test_rows_without_a_direction_are_left_out_with_their_captions(tmp_path, caplog, monkeypatch, limit):
+    monkeypatch.setattr(databases, "SHARD_ROWS", 4)
+    rows = _rows(14)
+    rows[1, 3], rows[2], rows[4, 0], rows[12] = np.nan, 0, -np.inf, 0
+    kept = [row for row in range(14) if row not in (1, 2, 4, 12)][:limit]
+    assert import_database(_clip_retrieval(tmp_path / "laion", rows), ENCODER, tmp_path / "out", limit=limit) == len(
+        kept
+    )
+    database = Database.open(tmp_path / "out")
+    database.verify()
+    np.testing.assert_array_equal(database.embeddings(range(len(kept))), rows[kept].astype(np.float16))
+    assert [item["caption"] for item in database.items(range(len(kept)))] == [f"caption {row}" for row in kept]
+    assert [len(shard) for shard in database.rows.shards] == ([4, 4, 2] if limit is None else [4, 2])
+    assert sorted(path.name for path in database.path.iterdir() if path.is_dir()) == []
+    lines = ["here/1.jpg: not finite", "here/2.jpg: zero", "here/4.jpg: not finite", "here/12.jpg: zero"]
+    assert database.skipped() == lines[: None if limit is None else 3]
+    assert "2 not finite (here/1.jpg, here/4.jpg)" in caplog.text and "zero (here/2.jpg" in caplog.text
+
+
 def test_thumbnails_are_gray_without_images(tmp_path):
     import_database(_npz(tmp_path / "a.npz", _rows(3)), ENCODER, tmp_path / "out")
     database = Database.open(tmp_path / "out")
@@ -108,9 +128,24 @@ def _short_npy(folder):
     return folder / "laion"
 
 
-def _short_table(folder):
-    _clip_retrieval(folder / "laion", _rows(5))
-    pq.write_table(pa.table({"caption": ["only one"]}), folder / "laion/metadata/metadata_0.parquet")
+def _table_of(count):
+    def make(folder):
+        _clip_retrieval(folder / "laion", _rows(5))
+        pq.write_table(pa.table({"caption": ["x"] * count}), folder / "laion/metadata/metadata_0.parquet")
+        return folder / "laion"
+
+    return make
+
+
+def _no_table(folder):
+    _clip_retrieval(folder / "laion", _rows(15))
+    (folder / "laion/metadata/metadata_1.parquet").unlink()
+    return folder / "laion"
+
+
+def _other_number(folder):
+    metadata = _clip_retrieval(folder / "laion", _rows(5)) / "metadata"
+    (metadata / "metadata_0.parquet").rename(metadata / "metadata_1.parquet")
     return folder / "laion"
 
 
@@ -128,7 +163,15 @@ def _one(**arrays):
         (lambda folder: folder / "none", r"is no \.npz file, and has neither"),
         (_cut, r"a\.npz cannot be read"),
         (_short_npy, "is truncated: embedding has 5 rows by its header"),
-        (_short_table, "has 1 rows, fewer than"),
+        (_table_of(1), r"img_emb_0\.npy has 5 vectors, and metadata_0\.parquet describes 1; .*move .* away"),
+        (_table_of(6), r"img_emb_0\.npy has 5 vectors, and metadata_0\.parquet describes 6"),
+        (_no_table, "has 2 files of vectors and 1 of metadata"),
+        (_other_number, r"img_emb_0\.npy has no metadata of its number, the next file is metadata_1\.parquet"),
+        (_one(embedding=_rows(3), img_id=np.arange(2), patch_coords=np.zeros((3, 4))), "3 vectors and 2 entries"),
+        (_one(embedding=_rows(8), img_id=np.arange(8), patch_coords=np.zeros((9, 4))), "8 vectors and 9 entries"),
+        (_one(embedding=_rows(3), img_id=np.arange(3), patch_coords=np.zeros((3, 2))), r"\[3, 2\] .* needs \[3, 4\]"),
+        (_one(embedding=_rows(3), img_id=np.arange(3), patch_coords=np.full((3, 4), np.nan)), "that are no pixels"),
+        (_one(embedding=0 * _rows(2), img_id=np.arange(2), patch_coords=np.zeros((2, 4))), "no usable rows; 2 rows"),
         (_one(rows=_rows(3)), "has no array 'embedding'"),
         (_one(embedding=np.array([{}, {}], dtype=object)), "holds Python objects in 'embedding'"),
         (_one(embedding=np.asfortranarray(_rows(3))), "in column-major order"),

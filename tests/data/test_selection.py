@@ -1,16 +1,18 @@
 """Terms that choose and exclude images."""
 
+import re
+
 import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.selection import EVERYTHING, Selection, parse_terms, read_exclusions
+from rdm_jax.data.selection import EVERYTHING, Selection, holds, parse_terms, read_exclusions
 
 LABELS = {"path": "cats/a/1.png", "caption": "a cat", "style": "ink", "artist": "Jane Doe"}
 
 
 @pytest.mark.parametrize(
-    ("term", "holds"),
+    ("term", "expected"),
     [
         (("style", "ink"), True),
         (("style", "in"), False),
@@ -27,9 +29,9 @@ LABELS = {"path": "cats/a/1.png", "caption": "a cat", "style": "ink", "artist": 
         (("artist", "Jane/"), False),  # only paths have folders
     ],
 )
-def test_a_term_holds_of_equal_values_and_of_what_lies_in_a_folder(term, holds):
-    assert Selection(where=(term,)).admits(LABELS) == holds
-    assert Selection(exclude=(term,)).admits(LABELS) != holds
+def test_a_term_holds_of_equal_values_and_of_what_lies_in_a_folder(term, expected):
+    assert Selection(where=(term,)).admits(LABELS) == expected
+    assert Selection(exclude=(term,)).admits(LABELS) != expected
 
 
 def test_all_of_where_and_none_of_exclude_must_hold_and_exclusions_win():
@@ -77,7 +79,32 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\xd8")
     (tmp_path / "keyless").write_text("cats/\n = Jane Doe\n")
     for name in ("nothing", "binary", "."):
-        with pytest.raises(UserError, match=r"cannot read the exclusion list .*; give a text file"):
+        with pytest.raises(
+            UserError, match=rf"cannot read the exclusion list from {re.escape(str(tmp_path / name))}: "
+        ):
             read_exclusions(tmp_path / name)
     with pytest.raises(UserError, match="'= Jane Doe' has no KEY before ="):
         read_exclusions(tmp_path / "keyless")
+
+
+def test_lines_end_as_in_an_editor_only(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_bytes("artist=Jane\u2028Doe\x85x\x0cy\r\ncats/a.png\r# no\nzoo/".encode())
+    assert read_exclusions(file) == (("artist", "Jane\u2028Doe\x85x\x0cy"), ("path", "cats/a.png"), ("path", "zoo/"))
+
+
+@pytest.mark.parametrize(
+    ("term", "labels", "expected"),
+    [
+        (("path", "caf\u00e9/a.png"), {"path": "cafe\u0301/a.png"}, True),
+        (("path", "cafe\u0301\\a.png"), {"path": "caf\u00e9/a.png"}, True),
+        (("path", "caf\u00e9\\"), {"path": "cafe\u0301/a.png"}, True),
+        (("artist", "Jos\u00e9"), {"artist": "Jose\u0301"}, True),
+        (("artist", "a\\b"), {"artist": "a/b"}, False),
+        (("artist", "x/"), {"artist": "x/y"}, False),
+        (("artist", ""), {}, False),
+    ],
+)
+def test_names_are_compared_whatever_their_unicode_form(term, labels, expected):
+    assert holds(term, labels) is expected
+    assert Selection(exclude=(term,)).admits(labels) is not expected

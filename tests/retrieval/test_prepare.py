@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -237,3 +238,20 @@ def test_workers_keep_the_order_and_stop_early():
     assert [example.index for example in prepared if example.broken] == [7]
     readable = [example for example in prepared if not example.broken]
     assert all(example.pixels[0].shape == (8, 8, 3) and example.thumbnails is None for example in readable)
+
+
+@pytest.mark.slow  # it starts processes
+def test_processes_name_what_they_cannot_read(tmp_path, monkeypatch):
+    """A broken image and a damaged member of a zip, which each process opens for itself."""
+    monkeypatch.setattr("rdm_jax.retrieval.prepare.PROCESSES_FROM", 1)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for i, image in enumerate(noise(80)):
+            archive.writestr(f"{i:02d}.png", b"no image" if i == 7 else image_bytes(image))
+    data = (tmp_path / "set.zip").read_bytes()
+    damaged = data.index(b"40.png") + len(b"40.png")
+    (tmp_path / "set.zip").write_bytes(data[:damaged] + bytes(40) + data[damaged + 40 :])
+    source = open_source(str(tmp_path / "set.zip"))
+    with Workers(source, Preparation(8), 2) as workers:
+        broken = {example.index: example.broken for example in workers.prepare(range(80)) if example.broken}
+    assert list(broken) == [7, 40]
+    assert broken[7].startswith("07.png: not a readable image") and "40.png: cannot read from the zip" in broken[40]

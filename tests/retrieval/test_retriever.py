@@ -56,6 +56,37 @@ def test_weights_apportion_the_neighbors(halves, encoder):
 
 
 @pytest.mark.parametrize(
+    ("weights", "where", "expected"),
+    [(None, (), 300), ([1.0, 1.0], (), 300), ([3.0, 1.0], (), 200), ([0.0, 1.0], (), 150), (None, "cats/0000.png", 1)],
+)
+def test_a_default_k_is_lowered_to_what_there_is(halves, encoder, caplog, weights, where, expected):
+    """Of 150 cats and 150 dogs."""
+    selection = Selection(where=(("path", where),)) if where else Selection()
+    retriever = Retriever(encoder, halves, weights, selection=selection)
+    queries = encoder.encode_texts(["a", "b"])
+    with caplog.at_level("INFO", "rdm_jax"):
+        assert retriever.retrieve(queries, 400, default=True).ids.shape == (2, expected)
+    assert f"{expected} neighbors and not 400, the default: cats, dogs has no more" in caplog.text
+    assert retriever.at_most(1) == 1
+    np.testing.assert_array_equal(
+        retriever.retrieve(queries, 1, default=True).embeddings, retriever.retrieve(queries, 1).embeddings
+    )
+    with pytest.raises(UserError, match=r"k 400 is out of range|requires"):
+        retriever.retrieve(queries, 400)
+
+
+def test_a_default_k_is_lowered_where_duplicates_leave_fewer(database, encoder, caplog):
+    queries = encoder.encode_texts(["a", "b"])
+    retriever = Retriever(encoder, [database], duplicates=0.05)
+    with pytest.raises(UserError, match=r"there are only \d+ neighbors") as error:
+        retriever.retrieve(queries, 200)
+    fewest = int(str(error.value).split("only ")[1].split()[0])
+    few = retriever.retrieve(queries, 200, default=True)
+    assert few.ids.shape == (2, fewest) and fewest < 200
+    np.testing.assert_array_equal(few.ids, retriever.retrieve(queries, fewest).ids)
+
+
+@pytest.mark.parametrize(
     ("weights", "k", "expected"),
     [
         ([1.0, 1.0], 4, [2, 2]),

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 
@@ -7,7 +8,7 @@ import pytest
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.files import sha256
 from rdm_jax.core.images import resize_and_crop
-from rdm_jax.data.selection import Selection
+from rdm_jax.data.selection import Selection, holds
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import shards
 from rdm_jax.retrieval.build import BuildOptions
@@ -55,6 +56,37 @@ def copy(database, tmp_path):
     import shutil
 
     return shutil.copytree(database.path, tmp_path / "copy")
+
+
+def test_selections_match_names_whatever_their_unicode_form(encoder, tmp_path):
+    """As `data.selection.holds` does for labels."""
+    paths = ["caf\u00e9/a.png", "cafe\u0301/b.png", "win\\c.png", "d.png"]
+
+    class Named(Listed):
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), **self.labelled(index))
+
+        def labelled(self, index):
+            return {"path": paths[index], "attributes": {"artist": ("Jos\u00e9", "Jose\u0301", "a\\b", "a/b")[index]}}
+
+    build(Named(random_images(4).images), encoder, tmp_path / "db")
+    database = Database.open(tmp_path / "db")
+    assert [item["path"] for item in database.items(range(4))] == paths
+    labels = [{**item["attributes"], "path": item["path"]} for item in database.items(range(4))]
+    values = [*paths, "caf\u00e9/", "cafe\u0301\\", "win/", "win/c.png"]
+    terms = [("path", value) for value in values] + [("artist", one["artist"]) for one in labels]
+    for term in terms:
+        expected = [holds(term, one) for one in labels]
+        assert any(expected) and database.mask(Selection(where=(term,))).tolist() == expected, term
+        assert database.mask(Selection(exclude=(term,))).tolist() == [not one for one in expected], term
+
+
+def test_a_row_that_is_not_finite_is_named_with_the_right_advice(tmp_path):
+    item = {"path": "a.png", "caption": "", "attributes": {}, "sha256": ""}
+    for value, message in ((np.nan, "check the weights of the encoder"), (1e6, "not finite in float16; use float32")):
+        contents = shards.ShardContents([item], np.full((1, 3), value, np.float32))
+        with pytest.raises(UserError, match=f"the embedding of a.png is .*{message}"):
+            shards.write_shard(tmp_path, 0, 1, contents, "float16")
 
 
 def test_rows_items_and_thumbnails_are_those_of_the_images(database, source, encoder):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rdm_jax.cli.database.common import (
     DEFAULT_ENCODER,
     add_duplicates,
     add_selection,
+    bundle_folder,
     check_local,
     check_range,
+    encoder_place,
     report_skipped,
     selection,
     update_index,
@@ -46,7 +47,9 @@ def add_actions(actions: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--append", action="store_true", help="add the images to an existing database")
     parser.add_argument(
-        "--encoder", default=DEFAULT_ENCODER, metavar="BUNDLE", help="a model with a CLIP (%(default)s)"
+        "--encoder",
+        metavar="BUNDLE",
+        help=f"a model with a CLIP ({DEFAULT_ENCODER}, or with --append the one that built the database)",
     )
     parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
@@ -73,7 +76,7 @@ def add_actions(actions: Any) -> None:
     )
     stored.add_argument("--quality", type=int, default=80, help="of their JPEG encoding, 1 to 100 (%(default)s)")
     stored.add_argument("--dtype", default="float16", metavar="TYPE", help="of the embeddings: float16 or float32")
-    stored.add_argument("--licence", default="", metavar="TEXT", help="of the images, recorded in the manifest")
+    stored.add_argument("--licence", metavar="TEXT", help="of the images, recorded in the manifest")
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
         "--max-skip",
@@ -96,7 +99,6 @@ def add_actions(actions: Any) -> None:
     )
     work.add_argument(
         "--beam-options",
-        default="",
         metavar="TEXT",
         help='of the pipeline, such as "--runner=DataflowRunner --project=..." (docs/scale.md)',
     )
@@ -110,8 +112,6 @@ def run(args: argparse.Namespace) -> None:
     check_range("--batch-size", args.batch_size, 1, 65536)
     if args.runner not in RUNNERS:
         raise unknown("runner", args.runner, RUNNERS)
-    if args.runner == "local":
-        check_local(args.out, "--out")
 
     from rdm_jax.bundle import Bundle
     from rdm_jax.data.sources import open_source
@@ -119,12 +119,19 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.retrieval.jobs import Execution
+    from rdm_jax.retrieval.manifest import SKIPPED
     from rdm_jax.retrieval.parts import ProcessIndex
     from rdm_jax.retrieval.prepare import Patches
 
     patches = None
     if args.patches is not None:
         patches = Patches(args.patches, args.patch_size, args.shorter_side, args.patch_seed)
+    out = None if args.runner == "beam" else check_local(args.out, "--out")
+    earlier = Database.open(out) if args.append and out is not None and out.exists() else None
+    place = encoder_place(earlier, args.encoder) if earlier else args.encoder or DEFAULT_ENCODER
+    source = open_source(args.source, args.split, args.data_dir)
+    note(f"{source.name}: {len(source)} images, captions from {source.captions}")
+    encoder = ClipEncoder(Bundle.open(place, parts=("clip",)), args.batch_size)
     options = BuildOptions(
         thumbnail_size=args.thumbnail_size,
         quality=args.quality,
@@ -132,19 +139,15 @@ def run(args: argparse.Namespace) -> None:
         patches=patches,
         selection=selection(args),
         limit=args.limit,
-        license=args.licence,
+        license=args.licence or "",
         part_size=args.part_size,
         duplicates=args.duplicates,
         name=args.name,
+        bundle=bundle_folder(encoder.bundle.path),
     )
-    source = open_source(args.source, args.split, args.data_dir)
-    note(f"{source.name}: {len(source)} images, captions from {source.captions}")
-    encoder = ClipEncoder(Bundle.open(args.encoder, parts=("clip",)), args.batch_size)
-    if args.runner == "beam":
-        _with_beam(args, source, options)
+    if out is None:
+        _with_beam(args, place, source, options)
         return
-    out = Path(args.out)
-    earlier = Database.open(out).manifest if args.append and out.exists() else {}
     with Progress("embedding", unit="image") as progress:
         execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
         report = build_database(BuildJob.of(source, encoder, options), out, execution, append=args.append)
@@ -154,15 +157,15 @@ def run(args: argparse.Namespace) -> None:
     if report.state == "finished before":
         note(f"{out}: finished before, {report.count} rows; nothing has changed")
         return
-    report_skipped(report.skipped)
+    report_skipped(report.skipped, f"{out}/{SKIPPED}")
     details = [f"{len(report.skipped)} skipped"]
     details += [f"{report.duplicates} near-duplicates dropped"] if args.duplicates is not None else []
     details += [f"{report.resumed} images were done before"] if report.resumed else []
     note(f"{out}: {report.count} rows by encoder {encoder.identity['name']!r}, {', '.join(details)}")
-    update_index(out, earlier)
+    update_index(out, earlier.manifest if earlier else {})
 
 
-def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
+def _with_beam(args: argparse.Namespace, encoder: str, source: Any, options: Any) -> None:
     from rdm_jax.cli.progress import shown_log
     from rdm_jax.core.errors import UserError
     from rdm_jax.retrieval.beam import BuildSpec, EncoderSpec, build_with_beam
@@ -170,6 +173,8 @@ def _with_beam(args: argparse.Namespace, source: Any, options: Any) -> None:
     if args.append or args.duplicates is not None:
         raise UserError("a Beam pipeline builds a new database of all images; append or drop duplicates afterwards")
     with shown_log():
-        spec = BuildSpec(source, EncoderSpec(args.encoder, args.batch_size), options)
-        count = build_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=args.beam_options.split())
-    note(f"{args.out}: {count} rows by encoder {args.encoder!r}")
+        spec = BuildSpec(source, EncoderSpec(encoder, args.batch_size), options)
+        count = build_with_beam(
+            spec, args.out, max_skip=args.max_skip, pipeline_options=(args.beam_options or "").split()
+        )
+    note(f"{args.out}: {count} rows by encoder {encoder!r}")

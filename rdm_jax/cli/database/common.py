@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rdm_jax.retrieval.encoder import ClipEncoder
 
 DEFAULT_ENCODER = "style-scenes"
-SHOWN_SKIPS = 10
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -73,34 +72,90 @@ def check_range(option: str, value: float | int, low: float | int, high: float |
         raise UserError(f"{option} {value} is out of range; give {low} to {high}{hint}")
 
 
-def check_local(place: str, option: str) -> None:
-    """Raises UserError if an option names a folder in object storage, and a local one is needed."""
-    from rdm_jax.core.storage import is_remote
+def check_local(place: str, option: str) -> Path:
+    """Returns the folder of an option; raises UserError if it is in object storage, and a local one is needed."""
+    from rdm_jax.core import paths
 
-    if is_remote(place):
+    if paths.is_remote(place):
         raise UserError(f"{option} {place} is no local folder; use a local one and copy it afterwards")
+    return paths.local(place)
 
 
-def report_skipped(skipped: list[str]) -> None:
-    """Reports the images that could not be read, the first few by name."""
-    for line in skipped[:SHOWN_SKIPS]:
-        note(f"skipped {line}")
-    if len(skipped) > SHOWN_SKIPS:
-        note(f"skipped {len(skipped) - SHOWN_SKIPS} more; skipped.jsonl lists all of them")
+def report_skipped(skipped: list[str], record: str) -> None:
+    """Reports the images that could not be read, the first few by name.
+
+    Args:
+      skipped: one line for each, with its path and the reason.
+      record: the file that lists all of them.
+    """
+    from rdm_jax.core.left_out import of_lines
+
+    if skipped:
+        note(f"{of_lines(skipped)}; {record} lists all of them")
 
 
 def encoder_of(database: Database, given: str | None) -> ClipEncoder:
-    """Returns the encoder of a model, or by default the one that built a database, found by its name."""
+    """Returns the encoder of a model, or by default the one that built a database."""
     from rdm_jax.bundle import Bundle
     from rdm_jax.retrieval.encoder import ClipEncoder
 
-    name = given or str(database.encoder["name"])
-    if given is None and name not in Bundle.names():
-        raise UserError(
-            f"database {database.name!r} was made by encoder {name!r}, which does not come with this installation; "
-            "give its model by --encoder"
-        )
-    return ClipEncoder(Bundle.open(name, parts=("clip",)))
+    return ClipEncoder(Bundle.open(encoder_place(database, given), parts=("clip",)))
+
+
+def encoder_place(database: Database, given: str | None) -> str:
+    """Returns the name or folder of a model: the given one, or the one that built a database.
+
+    Raises:
+      UserError: no model is given, and the one that built the database is neither where it was nor in the package.
+    """
+    from rdm_jax.bundle import Bundle
+
+    if given is not None:
+        return given
+    name, folder = str(database.encoder["name"]), encoder_folder(database)
+    if folder and is_encoder_of(database, folder):
+        return folder
+    if name in Bundle.names():
+        return name
+    where = f", and is no longer in {folder}" if folder else ""
+    raise UserError(
+        f"database {database.name!r} was made by encoder {name!r}, which does not come with this installation{where}; "
+        "give its model by --encoder"
+    )
+
+
+def encoder_folder(database: Database) -> str:
+    """Returns the folder in which the bundle of a database's encoder was when it was built, "" if it is unknown."""
+    from rdm_jax.retrieval.manifest import BUNDLE
+
+    return str(database.manifest.get(BUNDLE) or "")
+
+
+def is_encoder_of(database: Database, folder: str) -> bool:
+    """Returns whether a folder holds the bundle of a database's encoder, by the SHA-256 in its config."""
+    from rdm_jax.bundle import encoder_identity
+
+    try:
+        identity = encoder_identity(Path(folder))
+    except UserError:
+        return False
+    return all(identity[key] == database.encoder[key] for key in ("sha256", "width"))
+
+
+def bundle_folder(folder: Path | None) -> str:
+    """Returns the folder of a bundle for the manifest of its databases, "" for one that comes with the package."""
+    from rdm_jax.bundle import EMBEDDED
+
+    return "" if folder is None or folder.parent == EMBEDDED else str(folder.resolve())
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Adds --encoder, of an action on a database that exists."""
+    parser.add_argument(
+        "--encoder",
+        metavar="BUNDLE",
+        help="the model that built the database (default: where it was then, or in the package)",
+    )
 
 
 def update_index(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
@@ -122,9 +177,9 @@ def read_image(path: Path) -> Any:
     try:
         return decode(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read --image {path}: {error.strerror}; give an image file") from error
+        raise UserError(f"cannot read --image {path}: {error.strerror or error}; give an image file") from error
     except ValueError as error:
-        raise UserError(f"--image {path}: {error}; give a JPEG, PNG, WebP, BMP, TIFF or GIF") from error
+        raise UserError(f"--image {path}: {error}; give another image file") from error
 
 
 def check_image_path(path: Path | None, option: str) -> None:
@@ -149,7 +204,7 @@ def write_image(path: Path, image: np.ndarray, option: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"cannot write {option} {path}: {error.strerror}; choose another path") from error
+        raise UserError(f"cannot write {option} {path}: {error.strerror or error}; choose another path") from error
 
 
 def write(*lines: str) -> None:

@@ -50,8 +50,8 @@ def run_merge(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
 
-    check_local(args.out, "--out")
-    databases, out = [Database.open(name) for name in args.databases], Path(args.out)
+    out = check_local(args.out, "--out")
+    databases = [Database.open(name) for name in args.databases]
     count = edit.merge(databases, out, args.name, args.duplicates)
     dropped = sum(map(len, databases)) - count
     note(f"{out}: {count} rows of {len(databases)} databases, {dropped} near-duplicates dropped")
@@ -63,12 +63,11 @@ def run_subset(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
 
-    check_local(args.out, "--out")
+    out = check_local(args.out, "--out")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit} leaves no rows; give 1 or more")
     database = Database.open(args.database)
     chosen = selection(args)
-    out = Path(args.out)
     count = edit.subset(database, out, chosen, limit=args.limit, duplicates=args.duplicates, name=args.name)
     note(f"{out}: {count} of the {len(database)} rows of {database.name!r}")
     update_index(out)

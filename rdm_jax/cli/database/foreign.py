@@ -6,13 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rdm_jax.cli.database.common import bundle_folder
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.core.errors import UserError
 
 
 def add_actions(actions: Any) -> None:
     """Adds the action."""
-    parser = actions.add_parser("import", help="convert CompVis's .npz files or a clip-retrieval folder to a database")
+    parser = actions.add_parser(
+        "import",
+        help="convert CompVis's .npz files or a clip-retrieval folder to a database",
+        description="Converts CompVis's .npz files or a clip-retrieval folder to a database. Rows that are not finite, "
+        "or zero, have no direction: they are omitted and named.",
+    )
     parser.set_defaults(perform=run)
     parser.add_argument("source", type=Path, metavar="SRC", help="an .npz file, a folder of them, or one with img_emb")
     parser.add_argument("--encoder", required=True, metavar="BUNDLE", help="the model with the CLIP of the embeddings")
@@ -20,7 +26,7 @@ def add_actions(actions: Any) -> None:
     parser.add_argument("--name", help="of the database (default: the name of --out)")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most the first N rows")
     parser.add_argument("--dtype", default="float16", metavar="TYPE", help="of the embeddings: float16 or float32")
-    parser.add_argument("--licence", default="", metavar="TEXT", help="of the images, recorded in the manifest")
+    parser.add_argument("--licence", metavar="TEXT", help="of the images, recorded in the manifest")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.bundle import encoder_identity, locate
     from rdm_jax.convert.databases import import_database
 
-    identity = encoder_identity(locate(args.encoder))
+    folder = locate(args.encoder)
+    identity = encoder_identity(folder)
     with Progress("importing", unit="row") as progress:
         count = import_database(
             args.source,
@@ -40,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
             name=args.name,
             dtype=args.dtype,
             limit=args.limit,
-            licence=args.licence,
+            licence=args.licence or "",
+            bundle=bundle_folder(folder),
             progress=progress,
         )
     note(f"{args.out}: {count} rows by encoder {identity['name']!r}, without images")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdm_jax.cli.database.common import (
+    add_encoder,
     add_selection,
     check_image_path,
     encoder_of,
@@ -21,7 +22,6 @@ from rdm_jax.core.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.retriever import Neighbors
 
@@ -35,6 +35,7 @@ DESCRIPTION = """Finds the nearest images to a text, an image, or both.
 With weights, each database contributes neighbors in proportion; without, the nearest of all are found."""
 
 SHEET_COLUMNS = 6
+K = 10
 
 
 def add_actions(actions: Any) -> None:
@@ -73,7 +74,7 @@ def add_actions(actions: Any) -> None:
     parser.add_argument(
         "--negative-weight", type=float, default=0.5, metavar="W", help="of a negative text (%(default)s)"
     )
-    parser.add_argument("--k", type=int, default=10, help="neighbors to find (%(default)s)")
+    parser.add_argument("--k", type=int, help=f"neighbors to find ({K}, or all if there are fewer)")
     add_selection(parser, "rows")
     parser.add_argument(
         "--diversity",
@@ -89,9 +90,7 @@ def add_actions(actions: Any) -> None:
         help="drop neighbors with at least this cosine to a nearer one, such as 0.97",
     )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the neighbors as an image (.png, .jpg)")
-    parser.add_argument(
-        "--encoder", metavar="BUNDLE", help="the model that built the database (default: found by its name)"
-    )
+    add_encoder(parser)
     parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
 
 
@@ -118,7 +117,6 @@ def run(args: argparse.Namespace) -> None:
         diversity=args.diversity,
         duplicates=args.duplicates,
     )
-    _warn_of_truncation(encoder, [*text, *args.negative])
     query = mixed_query(
         encoder,
         text,
@@ -127,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
         image_weight=args.image_weight,
         negative_weight=args.negative_weight,
     )
-    neighbors = retriever.retrieve(query, args.k)
+    neighbors = retriever.retrieve(query, K if args.k is None else args.k, default=args.k is None)
     items = mixture.items(neighbors.databases[0], neighbors.ids[0])
     several = len(databases) > 1
     write(f"   score      row  {'database  ' if several else ''}caption (file)")
@@ -178,8 +176,3 @@ def _names_and_text(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     if text and not text[0].strip():
         raise UserError('the TEXT is empty; write what to search for, as in "a red boat"')
     return names, text
-
-
-def _warn_of_truncation(encoder: ClipEncoder, texts: list[str]) -> None:
-    for tail in filter(None, encoder.tokenize(texts)[1]):
-        note(f"warning: the text is too long for the encoder; this is cut off: {tail!r}")

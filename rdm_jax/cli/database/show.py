@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.database.common import write
+from rdm_jax.cli.database.common import encoder_folder, is_encoder_of, write
 from rdm_jax.cli.progress import note
 
 
@@ -45,6 +45,7 @@ def run_info(args: argparse.Namespace) -> None:
         "folder": str(database.path),
         "rows": f"{len(database)} of width {database.width}, {manifest['dtype']}, in {len(manifest['shards'])} shards",
         "encoder": f"{database.encoder['name']} (sha256 {database.encoder['sha256'][:12]})",
+        "its bundle": _bundle(database),
         "thumbnails": f"{manifest['thumbnail_size']} pixels" if database.has_thumbnails else "none",
         "index": _index(manifest),
         "sources": "; ".join(map(_source, manifest["sources"])),
@@ -103,11 +104,23 @@ def _is_database(path: Path, top: Path, schema: int) -> bool:
     """Returns whether a manifest is a database's, and not one that an interrupted process left in a hidden folder."""
     if any(part.startswith(".") for part in path.relative_to(top).parts):
         return False
+    from rdm_jax.core import text
+
     try:
-        manifest = json.loads(path.read_text())
+        manifest = text.read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and manifest.get("schema") == schema and "shards" in manifest
+
+
+def _bundle(database: Any) -> str:
+    """Returns where the bundle of the encoder was when the database was built, and whether it is still there."""
+    from rdm_jax.bundle import Bundle
+
+    folder = encoder_folder(database)
+    if not folder:
+        return "comes with the package" if database.encoder["name"] in Bundle.names() else "no folder recorded"
+    return folder if is_encoder_of(database, folder) else f"{folder} (no longer there)"
 
 
 def _index(manifest: Any) -> str:

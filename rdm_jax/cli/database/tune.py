@@ -7,13 +7,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.database.common import check_range, encoder_of, write
+from rdm_jax.cli.database.common import add_encoder, check_range, encoder_of, write
 from rdm_jax.cli.progress import Progress, note, shown_log
 from rdm_jax.core.errors import UserError
 
 DESCRIPTION = """Measures the recall of an index relative to exact search, on images and on texts, and its time per
 query, and stores the fastest setting that reaches the target in the database. Texts are the captions of the database,
 or those of --queries."""
+
+K = 10
 
 
 def add_actions(actions: Any) -> None:
@@ -23,14 +25,12 @@ def add_actions(actions: Any) -> None:
     )
     parser.set_defaults(perform=run)
     parser.add_argument("database", metavar="DB", help="a name or a folder")
-    parser.add_argument("--k", type=int, default=10, help="neighbors to find (%(default)s)")
+    parser.add_argument("--k", type=int, help=f"neighbors to find ({K}, or all if there are fewer)")
     parser.add_argument("--target", type=float, default=0.99, metavar="RECALL", help="recall to reach (%(default)s)")
     parser.add_argument("--queries", type=Path, metavar="FILE", help="texts to search for, one on each line")
     parser.add_argument("--leaves", type=int, metavar="N", help="of the tree (default: about 2 sqrt(rows))")
     parser.add_argument("--shard-rows", type=int, metavar="N", help="rows indexed together (default: a million)")
-    parser.add_argument(
-        "--encoder", metavar="BUNDLE", help="the model that built the database (default: found by its name)"
-    )
+    add_encoder(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the table and store nothing")
 
 
@@ -41,14 +41,15 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.tune import Trial, image_queries, text_queries, tune
 
     database = Database.open(args.database)
-    check_range("--k", args.k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")
+    k = min(K, len(database)) if args.k is None else args.k
+    check_range("--k", k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")
     texts = _texts(args.queries) if args.queries else []
     index = _index(args, database)
     encoder = encoder_of(database, args.encoder)
     database.check_encoder(encoder.identity)
     queries = {"images": image_queries(database), "texts": text_queries(database, encoder, texts)}
     kinds = [kind for kind, vectors in queries.items() if len(vectors)]
-    write(f"{len(database)} rows, recall@{args.k} on " + ", ".join(f"{len(queries[kind])} {kind}" for kind in kinds))
+    write(f"{len(database)} rows, recall@{k} on " + ", ".join(f"{len(queries[kind])} {kind}" for kind in kinds))
     total = sum(map(len, queries.values()))
     write(f"{'index':28} {' '.join(f'{kind:>9}' for kind in kinds)}  ms/query  ms/query of {total}")
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         scores = " ".join(f"{trial.recall[kind]:9.4f}" for kind in kinds)
         write(f"{trial.name:28} {scores}  {trial.single_ms:8.2f}  {trial.batch_ms:8.3f}")
 
-    _, best = tune(database, queries, args.k, args.target, index, show)
+    _, best = tune(database, queries, k, args.target, index, show)
     note(f"fastest with a recall of {args.target} or more: {best.name}")
     if args.dry_run:
         return
@@ -88,10 +89,9 @@ def _index(args: argparse.Namespace, database: Any) -> Any:
 
 
 def _texts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read --queries {path}: {error}; give a text file") from error
+    from rdm_jax.core import text
+
+    lines = text.lines(text.read_given(path, "--queries"))
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UserError(f"--queries {path} holds no text; write one on each line")

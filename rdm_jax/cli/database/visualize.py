@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdm_jax.cli.database.common import (
+    add_encoder,
     add_selection,
     check_image_path,
     check_range,
@@ -20,6 +21,7 @@ from rdm_jax.core.errors import UserError
 
 THUMBNAIL = 128  # pixels to which small thumbnails are enlarged
 MAX_SEED = 2**32 - 1
+K = 8
 
 
 def add_actions(actions: Any) -> None:
@@ -39,7 +41,7 @@ def add_actions(actions: Any) -> None:
     chart.add_argument("--method", default="pca", metavar="NAME", help="pca (default) or umap (the extra 'map')")
     chart.add_argument("--query", metavar="TEXT", help="a text to search for")
     chart.add_argument("--image", type=Path, metavar="FILE", help="an image to search for")
-    chart.add_argument("--k", type=int, default=8, help="neighbors to show (%(default)s)")
+    chart.add_argument("--k", type=int, help=f"neighbors to show ({K}, or all if there are fewer)")
     chart.add_argument(
         "--number",
         type=int,
@@ -48,7 +50,7 @@ def add_actions(actions: Any) -> None:
         help="at most so many random rows (%(default)s)",
     )
     chart.add_argument("--seed", type=int, default=0, help="of the choice of rows (%(default)s)")
-    chart.add_argument("--encoder", metavar="BUNDLE", help="the model that built the database (default: by its name)")
+    add_encoder(chart)
     add_selection(chart, "rows")
 
 
@@ -128,4 +130,5 @@ def _search(database: Any, args: argparse.Namespace) -> tuple[Any, Any]:
     encoder = encoder_of(database, args.encoder)
     images = [read_image(args.image)] if args.image else []
     query = mixed_query(encoder, [args.query] if args.query else [], images)
-    return query, Retriever(encoder, [database], selection=selection(args)).retrieve(query, args.k).ids[0]
+    retriever = Retriever(encoder, [database], selection=selection(args))
+    return query, retriever.retrieve(query, K if args.k is None else args.k, default=args.k is None).ids[0]
