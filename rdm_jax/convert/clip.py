@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.mapping import Parameter, Source, Table, assemble, plan, rename
+from rdm_jax.convert.mapping import Parameter, Source, Table, assemble, plan, rename, shape_of
+from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import CLIP, abstract_params
 
@@ -69,6 +71,29 @@ _OPENAI: Table = (
     *_NAMES,
 )
 
+WHAT = "CLIP"  # in errors
+
+# What a config.json may leave out: the defaults of transformers' CLIPConfig, CLIPTextConfig and CLIPVisionConfig.
+_CLIP_DEFAULTS = {"projection_dim": 512}
+_TOWER_DEFAULTS = {"num_hidden_layers": 12, "hidden_act": "quick_gelu"}
+_VISION_DEFAULTS = {
+    **_TOWER_DEFAULTS,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "patch_size": 32,
+    "image_size": 224,
+}
+_TEXT_DEFAULTS = {
+    **_TOWER_DEFAULTS,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_attention_heads": 8,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "eos_token_id": 2,
+}
+
 # Stored sizes and counters, which are no weights.
 _ASIDE = re.compile(r".*(position_ids|num_batches_tracked)|input_resolution|context_length|vocab_size")
 
@@ -89,7 +114,7 @@ def clip_plan(
     source_of = openai_source if is_openai_layout(state) else hugging_face_source
     targets = abstract_params(clip)
     return plan(
-        state, targets, source_of, what="CLIP", ignored=lambda name: bool(_ASIDE.fullmatch(name)), allowed=allowed
+        state, targets, source_of, what=WHAT, ignored=lambda name: bool(_ASIDE.fullmatch(name)), allowed=allowed
     )
 
 
@@ -112,43 +137,53 @@ def openai_source(path: str) -> Source:
 def config_from_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_clip` that a Hugging Face config.json describes.
 
-    An `eos_token_id` of 2, a mistake in the first published files, stands for the highest id of the row.
+    An `eos_token_id` of 2, a mistake in the first published files, stands for the highest id of the row. One that is
+    left out does too: the class had that default then, and has the highest id of its vocabulary now.
 
     Raises:
-      UserError: it describes no CLIP, or one whose feed-forward layers are not four times as wide.
+      UserError: it describes no CLIP, one whose feed-forward layers are not four times as wide, or a setting has no
+        valid value.
     """
-    if "vision_config" not in config or "text_config" not in config:
-        raise UserError(f"config.json describes a {config.get('model_type')!r}, not a CLIP; give a CLIP's folder")
-    vision, text = config["vision_config"], config["text_config"]
-    for part in (vision, text):
-        if part.get("intermediate_size", 4 * part["hidden_size"]) != 4 * part["hidden_size"]:
-            raise UserError(
-                f"intermediate_size={part['intermediate_size']} is not 4 x {part['hidden_size']}; not supported"
-            )
-    eos = text.get("eos_token_id", 2)
+    kind = config.get("model_type", "clip" if "vision_config" in config and "text_config" in config else None)
+    if kind != "clip":
+        raise UserError(f"config.json describes a {kind!r}, not a CLIP; give a CLIP's folder")
+    own = Settings("config.json", config, _CLIP_DEFAULTS)
+    vision, text = _section(own, "vision_config", _VISION_DEFAULTS), _section(own, "text_config", _TEXT_DEFAULTS)
+    vision.require({"num_channels": 3})
+    eos = text.whole("eos_token_id")
     return {
-        "embed_dim": config["projection_dim"],
+        "embed_dim": own.whole("projection_dim"),
         "vision": {
             "kind": "vit",
             **_hugging_face_tower(vision),
-            "patch_size": vision["patch_size"],
-            "image_size": vision["image_size"],
+            "patch_size": vision.whole("patch_size"),
+            "image_size": vision.whole("image_size"),
         },
         "text": {
             **_hugging_face_tower(text),
-            "vocab_size": text["vocab_size"],
-            "context_length": text["max_position_embeddings"],
+            "vocab_size": text.whole("vocab_size"),
+            "context_length": text.whole("max_position_embeddings"),
             "eos_id": None if eos == 2 else eos,
         },
     }
 
 
-def _hugging_face_tower(part: Mapping[str, Any]) -> dict[str, Any]:
+def _section(config: Settings, key: str, defaults: Mapping[str, Any]) -> Settings:
+    """Returns a tower's settings; those under "KEY_dict", of older files, come first as they do in transformers."""
+    own = config.section(key) if config.has(key) else Settings(f"config.json: {key}", {})
+    older = config.section(f"{key}_dict").given if config.has(f"{key}_dict") else {}
+    return Settings(own.what, {**own.given, **older}, defaults)
+
+
+def _hugging_face_tower(part: Settings) -> dict[str, Any]:
+    width, inner = part.whole("hidden_size"), part.whole("intermediate_size")
+    if inner != 4 * width:
+        raise UserError(f"{part.what}: intermediate_size={inner} is not 4 x {width}; not supported")
     return {
-        "width": part["hidden_size"],
-        "layers": part["num_hidden_layers"],
-        "heads": part["num_attention_heads"],
-        "activation": part.get("hidden_act", "quick_gelu"),
+        "width": width,
+        "layers": part.whole("num_hidden_layers"),
+        "heads": part.whole("num_attention_heads"),
+        "activation": part.text("hidden_act"),
     }
 
 
@@ -200,28 +235,27 @@ def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply; heads have 64 channels.
 
     Raises:
-      UserError: the names are not OpenAI's.
+      UserError: the names are not OpenAI's, or a tensor is missing or has another number of axes.
     """
     if not is_openai_layout(state):
         raise UserError("the tensors are not in OpenAI's CLIP layout (no visual.conv1.weight); give a CLIP's weights")
-    width = state["ln_final.weight"].shape[0]
-    context_length, vocab_size = state["positional_embedding"].shape[0], state["token_embedding.weight"].shape[0]
+    vocab_size, width = shape_of(state, "token_embedding.weight", 2, WHAT)
     return {
-        "embed_dim": state["text_projection"].shape[1],
+        "embed_dim": shape_of(state, "text_projection", 2, WHAT)[1],
         "vision": _openai_resnet(state) if "visual.attnpool.c_proj.weight" in state else _openai_vit(state),
         "text": {
             "width": width,
             "layers": _count(state, r"transformer\.resblocks\.(\d+)\."),
             "heads": width // 64,
             "vocab_size": vocab_size,
-            "context_length": context_length,
+            "context_length": shape_of(state, "positional_embedding", 2, WHAT)[0],
         },
     }
 
 
 def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    width, _, patch, _ = state["visual.conv1.weight"].shape
-    side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    width, _, patch, _ = shape_of(state, "visual.conv1.weight", 4, WHAT)
+    side = math.isqrt(shape_of(state, "visual.positional_embedding", 2, WHAT)[0] - 1)
     return {
         "kind": "vit",
         "width": width,
@@ -233,8 +267,8 @@ def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _openai_resnet(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    width = state["visual.layer1.0.conv1.weight"].shape[0]
-    side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    width = shape_of(state, "visual.layer1.0.conv1.weight", 4, WHAT)[0]
+    side = math.isqrt(shape_of(state, "visual.attnpool.positional_embedding", 2, WHAT)[0] - 1)
     return {
         "kind": "resnet",
         "width": width,

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from rdm_jax.convert.settings import Settings
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 
 # Keys of the U-Net without effect on its output, and keys with one supported value.
@@ -20,6 +22,16 @@ _UNET_FIXED = {
     "n_embed": None,
 }
 _SCHEDULES = {"linear": "scaled_linear"}
+_STAGE_OTHER = ("double_z", "attn_type", "out_ch", "dropout")  # keys of a first stage that have another name, or none
+_DEFAULTS = {
+    "image_size": 64,
+    "timesteps": 1000,
+    "linear_start": 1e-4,
+    "linear_end": 2e-2,
+    "scale_factor": 1.0,
+    "beta_schedule": "linear",
+    "parameterization": "eps",
+}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -29,11 +41,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
       UserError: it cannot be read, or has none.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(text.read(path))
         return dict(content["model"]["params"])
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give the model's yaml by --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; give the model's yaml by --config") from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no yaml with model.params; give the one that came with the checkpoint") from error
 
 
@@ -41,20 +53,20 @@ def autoencoder_config(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_autoencoder` of a first stage's parameters, alone or in a whole model.
 
     Raises:
-      UserError: a key that is needed is missing.
+      UserError: a key that is needed is missing or has no valid value.
     """
-    own = _get(params, "first_stage_config")["params"] if "first_stage_config" in params else params
-    stage = dict(_get(own, "ddconfig"))
-    double_z = bool(stage.pop("double_z", True))
-    attention = stage.pop("attn_type", "vanilla")
+    own = Settings("the yaml", params)
+    own = own.section("first_stage_config").section("params") if own.has("first_stage_config") else own
+    stage = own.section("ddconfig", {"double_z": True, "attn_type": "vanilla", "out_ch": 3})
+    kl = stage.flag("double_z")
     config = {
-        "kind": "kl" if double_z else "vq",
-        "embed_dim": _get(own, "embed_dim"),
-        "out_channels": stage.pop("out_ch", 3),
-        "mid_attention": attention != "none",
-        **{key: value for key, value in stage.items() if key != "dropout"},
+        "kind": "kl" if kl else "vq",
+        "embed_dim": own.whole("embed_dim"),
+        "out_channels": stage.whole("out_ch"),
+        "mid_attention": stage.text("attn_type") != "none",
+        **{str(key): value for key, value in stage.given.items() if key not in _STAGE_OTHER},
     }
-    return config if double_z else {**config, "num_codes": _get(own, "n_embed")}
+    return config if kl else {**config, "num_codes": own.whole("n_embed")}
 
 
 def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrieval_only: bool) -> dict[str, Any]:
@@ -68,27 +80,27 @@ def latent_diffusion_config(params: Mapping[str, Any], downsampling: int, retrie
         (https://arxiv.org/abs/2207.13038): unit tokens, the text's and ten neighbors', guidance 5, 50 steps.
 
     Raises:
-      UserError: a setting has a value that these networks do not support.
+      UserError: a setting is missing, or has a value that these networks do not support.
     """
-    unet = _unet_config(dict(_get(_get(params, "unet_config"), "params")))
-    schedule = params.get("beta_schedule", "linear")
-    prediction = params.get("parameterization", "eps")
+    own = Settings("the yaml", params, _DEFAULTS)
+    unet = _unet_config(own.section("unet_config").section("params", {"channel_mult": (1, 2, 4, 8)}))
+    schedule, prediction = own.text("beta_schedule"), own.text("parameterization")
     if schedule not in _SCHEDULES:
         raise UserError(f"beta_schedule {schedule!r} is not supported; allowed is {', '.join(_SCHEDULES)}")
     if prediction not in ("eps", "x0", "v"):
         raise UserError(f"parameterization {prediction!r} is not supported; allowed are eps, x0, v")
-    side = int(params.get("image_size", 64)) * downsampling
+    side = own.whole("image_size") * downsampling
     return {
         "head": "diffusion",
         "denoiser": unet,
         "diffusion": {
-            "num_timesteps": params.get("timesteps", 1000),
+            "num_timesteps": own.whole("timesteps"),
             "schedule": _SCHEDULES[schedule],
-            "beta_start": params.get("linear_start", 1e-4),
-            "beta_end": params.get("linear_end", 2e-2),
+            "beta_start": own.number("linear_start"),
+            "beta_end": own.number("linear_end"),
             "prediction": prediction,
         },
-        "latents": {"scale": params.get("scale_factor", 1.0)},
+        "latents": {"scale": own.number("scale_factor")},
         **conventions(side, retrieval_only),
     }
 
@@ -114,22 +126,15 @@ def conventions(side: int, retrieval_only: bool) -> dict[str, Any]:
     }
 
 
-def _unet_config(params: dict[str, Any]) -> dict[str, Any]:
+def _unet_config(own: Settings) -> dict[str, Any]:
     for key, value in _UNET_FIXED.items():
-        if params.pop(key, value) != value:
+        if own.given.get(key, value) != value:
             raise UserError(f"the U-Net's {key} is set, and only {key}={value} is supported")
-    for key in _UNET_IGNORED:
-        params.pop(key, None)
-    if params.pop("num_heads", -1) != -1:
+    if own.given.get("num_heads", -1) != -1:
         raise UserError("the U-Net's num_heads is set, and only num_head_channels is supported")
-    params["channel_mult"] = list(params.get("channel_mult", (1, 2, 4, 8)))
-    return {"kind": "unet", **params}
-
-
-def _get(params: Mapping[str, Any], key: str) -> Any:
-    if key not in params:
-        raise UserError(f"the yaml lacks {key}; give the one that came with the checkpoint")
-    return params[key]
+    other = (*_UNET_FIXED, *_UNET_IGNORED, "num_heads")
+    params = {str(key): value for key, value in own.given.items() if key not in other}
+    return {"kind": "unet", **params, "channel_mult": own.wholes("channel_mult")}
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

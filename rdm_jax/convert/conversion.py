@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +14,15 @@ import numpy as np
 from rdm_jax import __version__
 from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers, dit, metrics, patch_transformers, rarm, uvit
-from rdm_jax.convert.mapping import Parameter
+from rdm_jax.convert.mapping import Parameter, built, number_of
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
+from rdm_jax.convert.settings import Settings
 from rdm_jax.convert.tokenizer import read_tokenizer
-from rdm_jax.convert.torch_file import is_legacy, read_state_dict
-from rdm_jax.core import files
+from rdm_jax.convert.weights import read_tensors, weights_of
+from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.diffusion.schedule import build_schedule
 from rdm_jax.models import build_autoencoder, build_clip, build_denoiser, build_transformer
 
 if TYPE_CHECKING:
@@ -33,13 +33,8 @@ WEIGHTS = ("ema", "raw", "both")
 RAW = "denoiser_raw"  # the weights without EMA; not a part of the bundle, but the start of further training
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+_PIXELS = {"image_mean": OPENAI_MEAN, "image_std": OPENAI_STD}
 
-_WEIGHT_FILES = (
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.bin",
-)
 _PIPELINE = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
 
 
@@ -195,24 +190,6 @@ def _convert_one(
     )
 
 
-def read_tensors(path: Path) -> Mapping[str, np.ndarray]:
-    """Returns the tensors of a PyTorch checkpoint or a safetensors file, each read on access.
-
-    Raises:
-      UserError: the file is missing, damaged, or neither.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a file of weights or a CLIP's folder") from error
-    if zipfile.is_zipfile(path) or start.startswith(b"PK") or is_legacy(path):
-        return read_state_dict(path)
-    if start[8:] == b"{":
-        return SafetensorsFile(path)
-    raise UserError(f"{path} is neither a PyTorch checkpoint nor a safetensors file; give one of these")
-
-
 def _checkpoint(
     source: Path, state: Mapping[str, np.ndarray], config: Path | None, weights: str, allowed: frozenset[str]
 ) -> Conversion:
@@ -222,14 +199,15 @@ def _checkpoint(
     file = _yaml_of(source, config)
     params = compvis_config.read_yaml(file)
     stage = compvis_config.autoencoder_config(params)
-    autoencoder = build_autoencoder(stage)
+    autoencoder = built("autoencoder", build_autoencoder, stage)
     retrieval_only = stage["kind"] == "vq" or compvis.GUIDANCE_VECTOR in state
     settings = compvis_config.latent_diffusion_config(params, autoencoder.downsampling, retrieval_only)
     if stage["kind"] == "vq":
         settings["latents"] |= {"quantize": True}
     if "scale_factor" in state:
-        settings["latents"] |= {"scale": float(state["scale_factor"])}
-    unet = build_denoiser(settings["denoiser"])
+        settings["latents"] |= {"scale": number_of(state, "scale_factor")}
+    build_schedule(settings["diffusion"])  # raises UserError if there is none of these numbers
+    unet = built("U-Net", build_denoiser, settings["denoiser"])
     parts: dict[str, dict[str, Parameter] | Path] = {
         "denoiser": compvis.unet_plan(state, unet, ema=weights != "raw", allowed=allowed)
     }
@@ -249,8 +227,8 @@ def _rarm(source: Path, state: Mapping[str, np.ndarray], config: Path | None, al
     params = compvis_config.read_yaml(file)
     stage, settings = rarm.first_stage_config(state, params), rarm.transformer_config(state, params)
     parts: dict[str, dict[str, Parameter] | Path] = {
-        "transformer": rarm.transformer_plan(state, build_transformer(settings), allowed),
-        "autoencoder": compvis.autoencoder_plan(state, build_autoencoder(stage), allowed=allowed),
+        "transformer": rarm.transformer_plan(state, built("transformer", build_transformer, settings), allowed),
+        "autoencoder": compvis.autoencoder_plan(state, built("autoencoder", build_autoencoder, stage), allowed=allowed),
     }
     conventions = rarm.conventions(settings, stage)
     named = {"name": source.stem, "transformer": settings, "autoencoder": stage, **conventions}
@@ -273,7 +251,8 @@ def _first_stage(
 ) -> Conversion:
     file = _yaml_of(source, config)
     stage = compvis_config.autoencoder_config(compvis_config.read_yaml(file))
-    recipes = compvis.autoencoder_plan(state, build_autoencoder(stage), prefix="", allowed=allowed)
+    autoencoder = built("autoencoder", build_autoencoder, stage)
+    recipes = compvis.autoencoder_plan(state, autoencoder, prefix="", allowed=allowed)
     named = {"name": source.stem, "autoencoder": stage}
     return Conversion("CompVis first stage", named, {"autoencoder": recipes}, (source, file))
 
@@ -283,23 +262,25 @@ def _pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> 
     settings = {part: _settings(source / part / file) for part, file in _PIPELINE.items()}
     unet_settings = diffusers.unet_config(settings["unet"])
     stage = diffusers.vae_config(settings["vae"])
-    unet, autoencoder = build_denoiser(unet_settings), build_autoencoder(stage)
-    files_of = {part: _weights_of(source / part) for part in ("unet", "vae")}
+    unet = built("U-Net", build_denoiser, unet_settings)
+    autoencoder = built("autoencoder", build_autoencoder, stage)
+    (unet_state, unet_files), (vae_state, vae_files) = (weights_of(source / part) for part in ("unet", "vae"))
     parts: dict[str, dict[str, Parameter] | Path] = {
-        "denoiser": diffusers.unet_plan(read_tensors(files_of["unet"]), unet, allowed),
-        "autoencoder": diffusers.vae_plan(read_tensors(files_of["vae"]), autoencoder, allowed),
+        "denoiser": diffusers.unet_plan(unet_state, unet, allowed),
+        "autoencoder": diffusers.vae_plan(vae_state, autoencoder, allowed),
     }
-    side = settings["unet"].get("sample_size", 48) * autoencoder.downsampling
+    side = diffusers.latent_side(settings["unet"]) * autoencoder.downsampling
     config = {
         "name": source.name,
         "head": "diffusion",
         "denoiser": unet_settings,
         "autoencoder": stage,
         "diffusion": diffusers.diffusion_config(settings["scheduler"]),
-        "latents": {"scale": settings["vae"].get("scaling_factor", 1.0)},
+        "latents": diffusers.latents_config(settings["vae"]),
         **compvis_config.conventions(side, retrieval_only=False),
     }
-    conversion = Conversion("diffusers pipeline", config, parts, (source / "model_index.json", *files_of.values()))
+    build_schedule(config["diffusion"])  # raises UserError if there is none of these numbers
+    conversion = Conversion("diffusers pipeline", config, parts, (source / "model_index.json", *unet_files, *vae_files))
     if not (source / "clip").is_dir():
         return conversion
     own = source / "tokenizer"
@@ -318,7 +299,7 @@ def _openai_clip(
     source: Path, state: Mapping[str, np.ndarray], tokenizer: Path | None, allowed: frozenset[str]
 ) -> Conversion:
     settings = clip.config_from_openai(state)
-    recipes = clip.clip_plan(state, build_clip(settings), allowed)
+    recipes = clip.clip_plan(state, built("CLIP", build_clip, settings), allowed)
     return _clip("OpenAI CLIP", source.stem, settings, recipes, (source,), tokenizer)
 
 
@@ -328,14 +309,14 @@ def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[
         raise UserError(f"{source} has no config.json; give a Hugging Face CLIP's folder or a file of weights")
     if "sha256" in description and "schema" in description:
         return _bundle_clip(source, tokenizer)
-    weights = _weights_of(source)
     settings = clip.config_from_hugging_face(description)
-    recipes = clip.clip_plan(read_tensors(weights), build_clip(settings), allowed)
+    state, weights = weights_of(source)
+    recipes = clip.clip_plan(state, built("CLIP", build_clip, settings), allowed)
     if any((source / name).is_file() for name in (TOKENIZER, "vocab.json")):
         tokenizer = tokenizer or source
-    pixels = _read_json(source / "preprocessor_config.json") or {}
-    settings |= {"mean": pixels.get("image_mean", OPENAI_MEAN), "std": pixels.get("image_std", OPENAI_STD)}
-    return _clip("Hugging Face CLIP", source.name, settings, recipes, (weights, source / "config.json"), tokenizer)
+    pixels = Settings("preprocessor_config.json", _read_json(source / "preprocessor_config.json") or {}, _PIXELS)
+    settings |= {"mean": pixels.numbers("image_mean", 3), "std": pixels.numbers("image_std", 3)}
+    return _clip("Hugging Face CLIP", source.name, settings, recipes, (*weights, source / "config.json"), tokenizer)
 
 
 def _bundle_clip(source: Path, tokenizer: Path | None) -> Conversion:
@@ -403,13 +384,6 @@ def _yaml_of(source: Path, config: Path | None) -> Path:
     return chosen[0]
 
 
-def _weights_of(folder: Path) -> Path:
-    file = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise UserError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}; download it again")
-    return file
-
-
 def _settings(file: Path) -> dict[str, Any]:
     settings = _read_json(file)
     if settings is None:
@@ -419,7 +393,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(file.read_text())
+        content = text.read_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

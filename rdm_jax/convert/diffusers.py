@@ -10,6 +10,7 @@ import numpy as np
 
 from rdm_jax.convert.compvis import LEAVES, TRANSFORMER
 from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
+from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import AutoencoderKL, AutoencoderVQ, UNet, abstract_params
 
@@ -56,19 +57,81 @@ _POINTWISE = re.compile(r".*(conv_shortcut|quant_conv|attentions\.\d+\.proj_(in|
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
-# Settings of a U-Net with the only supported values.
+# Settings with the only supported values, which are those that the class has if they are left out.
 _UNET_FIXED = {
     "act_fn": "silu",
+    "addition_embed_type": None,
+    "attention_type": "default",
     "center_input_sample": False,
     "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
     "dual_cross_attention": False,
+    "encoder_hid_dim": None,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-5,
+    "num_class_embeds": None,
     "only_cross_attention": False,
+    "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
-    "use_linear_projection": False,
+    "time_embedding_type": "positional",
     "upcast_attention": False,
+    "use_linear_projection": False,
 }
+_VAE_FIXED = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
+_SCHEDULER_FIXED = {"rescale_betas_zero_snr": False, "trained_betas": None}
+
+# What a configuration may leave out: the defaults of diffusers' UNet2DConditionModel and AutoencoderKL.
+_UNET_DEFAULTS = {
+    "sample_size": 48,  # the class has none; that of the released pipeline
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 1280,
+    "attention_head_dim": 8,
+    "transformer_layers_per_block": 1,
+    "norm_num_groups": 32,
+}
+_VAE_DEFAULTS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",),
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+    "shift_factor": 0.0,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+
+# Defaults of its schedulers, which differ: three groups of classes.
+_SCHEDULER_DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+}
+_STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012}
+_OTHER_SCHEDULERS = {
+    "DPMSolverSDEScheduler": _STABLE_DIFFUSION,
+    "HeunDiscreteScheduler": _STABLE_DIFFUSION,
+    "KDPM2AncestralDiscreteScheduler": _STABLE_DIFFUSION,
+    "KDPM2DiscreteScheduler": _STABLE_DIFFUSION,
+    "LCMScheduler": {**_STABLE_DIFFUSION, "beta_schedule": "scaled_linear"},
+    "TCDScheduler": {**_STABLE_DIFFUSION, "beta_schedule": "scaled_linear"},
+}
+_SCHEDULES = ("scaled_linear", "linear")  # there and here
 
 
 def unet_source(unet: UNet) -> Callable[[str], Source]:
@@ -114,17 +177,19 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_denoiser` of a UNet2DConditionModel's.
 
     Raises:
-      UserError: it has a setting that this network does not support, or heads of several sizes.
+      UserError: it has a setting that this network does not support, or without a valid value, or heads of several
+        sizes.
     """
-    for key, value in _UNET_FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(f"the U-Net's {key} is {config[key]!r}, and only {value!r} is supported")
-    channels = config["block_out_channels"]
+    own = Settings("unet/config.json", config, _UNET_DEFAULTS)
+    own.require(_UNET_FIXED)
+    channels = own.wholes("block_out_channels")
     levels = len(channels)
     # diffusers' attention_head_dim is the number of heads, a mistake that checkpoints depend on.
-    heads = config.get("num_attention_heads") or config["attention_head_dim"]
-    heads = [heads] * levels if isinstance(heads, int) else heads
-    attention = ["CrossAttn" in block for block in config["down_block_types"]]
+    key = "num_attention_heads" if own.has("num_attention_heads") else "attention_head_dim"
+    heads = own.wholes(key) if isinstance(own.value(key), list | tuple) else [own.whole(key)] * levels
+    if len(heads) != levels:
+        raise UserError(f"{own.what}: {key} has {len(heads)} entries for {levels} levels")
+    attention = ["CrossAttn" in block for block in own.texts("down_block_types", levels)]
     sizes = {width // count for width, count in zip(channels, heads, strict=True)}
     if len(sizes) > 1:
         raise UserError(f"the U-Net's heads have {sorted(sizes)} channels, and only heads of one size are supported")
@@ -132,64 +197,86 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"the U-Net's channels {channels} are not multiples of {channels[0]}; not supported")
     return {
         "kind": "unet",
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
+        "in_channels": own.whole("in_channels"),
+        "out_channels": own.whole("out_channels"),
         "model_channels": channels[0],
         "channel_mult": [width // channels[0] for width in channels],
-        "num_res_blocks": config["layers_per_block"],
+        "num_res_blocks": own.for_all("layers_per_block"),
         "attention_resolutions": [2**level for level in range(levels) if attention[level]],
         "num_head_channels": sizes.pop(),
-        "context_dim": config["cross_attention_dim"],
-        "transformer_depth": config.get("transformer_layers_per_block", 1),
-        "num_groups": config.get("norm_num_groups", 32),
+        "context_dim": own.for_all("cross_attention_dim"),
+        "transformer_depth": own.for_all("transformer_layers_per_block"),
+        "num_groups": own.whole("norm_num_groups"),
     }
+
+
+def latent_side(config: Mapping[str, Any]) -> int:
+    """Returns the side of the latents that a UNet2DConditionModel was trained on; raises UserError if it is none."""
+    return Settings("unet/config.json", config, _UNET_DEFAULTS).for_all("sample_size")
 
 
 def vae_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_autoencoder` of an AutoencoderKL's.
 
     Raises:
-      UserError: channels are not multiples of the first level's, or the quantizing convolutions are missing.
+      UserError: channels are not multiples of the first level's, the quantizing convolutions are missing, or a setting
+        has no valid value.
     """
-    channels = config["block_out_channels"]
+    own = Settings("vae/config.json", config, _VAE_DEFAULTS)
+    own.require(_VAE_FIXED)
+    channels = own.wholes("block_out_channels")
     if any(width % channels[0] for width in channels):
         raise UserError(f"the autoencoder's channels {channels} are not multiples of {channels[0]}; not supported")
-    if not (config.get("use_quant_conv", True) and config.get("use_post_quant_conv", True)):
+    if not (own.flag("use_quant_conv") and own.flag("use_post_quant_conv")):
         raise UserError("the autoencoder has no quant_conv or post_quant_conv, and both are needed")
     resolution = 2 ** (len(channels) + 4)
-    attention = [resolution >> i for i, block in enumerate(config["down_block_types"]) if "Attn" in block]
+    blocks = own.texts("down_block_types", len(channels))
+    attention = [resolution >> level for level, block in enumerate(blocks) if "Attn" in block]
     return {
         "kind": "kl",
         "ch": channels[0],
         "ch_mult": [width // channels[0] for width in channels],
-        "num_res_blocks": config["layers_per_block"],
+        "num_res_blocks": own.whole("layers_per_block"),
         "attn_resolutions": attention,
         "resolution": resolution,
-        "z_channels": config["latent_channels"],
-        "embed_dim": config["latent_channels"],
-        "out_channels": config.get("out_channels", 3),
-        "in_channels": config.get("in_channels", 3),
-        "mid_attention": config.get("mid_block_add_attention", True),
-        "num_groups": config.get("norm_num_groups", 32),
+        "z_channels": own.whole("latent_channels"),
+        "embed_dim": own.whole("latent_channels"),
+        "out_channels": own.whole("out_channels"),
+        "in_channels": own.whole("in_channels"),
+        "mid_attention": own.flag("mid_block_add_attention"),
+        "num_groups": own.whole("norm_num_groups"),
     }
+
+
+def latents_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scaling of the latents of an AutoencoderKL, (z - shift) scale; raises UserError if it is none."""
+    own = Settings("vae/config.json", config, _VAE_DEFAULTS)
+    shift = own.any_number("shift_factor")
+    return {"scale": own.number("scaling_factor"), **({"shift": [shift]} if shift else {})}
 
 
 def diffusion_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the noise schedule of a scheduler's configuration.
 
     Raises:
-      UserError: it is a schedule or a prediction that is not supported.
+      UserError: it is a schedule or a prediction that is not supported, or a setting has no valid value.
     """
-    schedule, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
-    if schedule != "scaled_linear":
-        raise UserError(f"the scheduler's beta_schedule is {schedule!r}, and only 'scaled_linear' is supported")
+    name = config.get("_class_name", "DDIMScheduler")
+    defaults = _SCHEDULER_DEFAULTS | _OTHER_SCHEDULERS.get(str(name), {})
+    own = Settings("scheduler/scheduler_config.json", config, defaults)
+    own.require(_SCHEDULER_FIXED)
+    schedule, prediction = own.text("beta_schedule"), own.text("prediction_type")
+    if "Flow" in str(name) or config.get("use_flow_sigmas"):
+        raise UserError(f"the scheduler {name} is one of flow matching, which these networks do not have")
+    if schedule not in _SCHEDULES:
+        raise UserError(f"beta_schedule {schedule!r} is not supported; allowed are {', '.join(_SCHEDULES)}")
     if prediction not in _PREDICTIONS:
         raise UserError(f"prediction_type {prediction!r} is not supported; allowed are {', '.join(_PREDICTIONS)}")
     return {
-        "num_timesteps": config.get("num_train_timesteps", 1000),
-        "schedule": "scaled_linear",
-        "beta_start": config["beta_start"],
-        "beta_end": config["beta_end"],
+        "num_timesteps": own.whole("num_train_timesteps"),
+        "schedule": schedule,
+        "beta_start": own.number("beta_start"),
+        "beta_end": own.number("beta_end"),
         "prediction": _PREDICTIONS[prediction],
     }
 
@@ -246,13 +333,16 @@ def to_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: diffusers has no such schedule.
     """
-    if config.get("schedule", "scaled_linear") != "scaled_linear":
-        raise UserError(f"diffusers has no {config['schedule']} schedule of these times; only scaled_linear is written")
+    schedule = config.get("schedule", "scaled_linear")
+    if schedule not in _SCHEDULES:
+        raise UserError(
+            f"diffusers has no {schedule} schedule of these times; only {', '.join(_SCHEDULES)} are written"
+        )
     return {
         "_class_name": "DDIMScheduler",
         "beta_start": config["beta_start"],
         "beta_end": config["beta_end"],
-        "beta_schedule": "scaled_linear",
+        "beta_schedule": schedule,
         "num_train_timesteps": config["num_timesteps"],
         "prediction_type": next(name for name, ours in _PREDICTIONS.items() if ours == config["prediction"]),
         "clip_sample": False,

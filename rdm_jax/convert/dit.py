@@ -14,7 +14,8 @@ import numpy as np
 
 from rdm_jax.convert import patch_transformers as common
 from rdm_jax.convert.compvis import LEAVES
-from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
+from rdm_jax.convert.mapping import Parameter, Source, Table, built, plan, rename, shape_of
+from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_denoiser
 from rdm_jax.models.dit import positions
@@ -52,22 +53,23 @@ def config(state: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> dic
       arguments: the constructor's, which need not be there for the published widths.
 
     Raises:
-      UserError: a tensor is missing, the arguments do not fit, or the heads are unknown.
+      UserError: a tensor is missing or has other axes, the arguments do not fit, or the heads are unknown.
     """
-    needed = ("pos_embed", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight", "y_embedder.embedding_table.weight")
-    common.require_tensors(KIND, state, needed)
-    width, channels, patch, _ = state["x_embedder.proj.weight"].shape
-    rows = state["y_embedder.embedding_table.weight"].shape[0]
-    side = common.square_root(state["pos_embed"].shape[1], KIND)
-    out = state["final_layer.linear.weight"].shape[0] // patch**2
+    width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", 4, KIND)
+    rows = shape_of(state, "y_embedder.embedding_table.weight", 2, KIND)[0]
+    side = common.square_root(shape_of(state, "pos_embed", 3, KIND)[1], KIND)
+    out = shape_of(state, "final_layer.linear.weight", 2, KIND)[0] // patch**2
+    dropped = Settings(f"arguments of the {KIND}", arguments, {"class_dropout_prob": 0.1}).any_number(
+        "class_dropout_prob"
+    )
     found = {
         "input_size": side * patch,
         "patch_size": patch,
         "in_channels": channels,
         "hidden_size": width,
         "depth": common.count_blocks(state, "blocks"),
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
-        "num_classes": rows - (arguments.get("class_dropout_prob", 0.1) > 0),
+        "mlp_ratio": shape_of(state, "blocks.0.mlp.fc1.weight", 2, KIND)[0] / width,
+        "num_classes": rows - (dropped > 0),
         "learn_sigma": out == 2 * channels,
     }
     common.check_arguments(KIND, arguments, found, OTHERS)
@@ -94,11 +96,13 @@ def recipes(
       UserError: names are missing, unexpected or mis-shaped, or the stored positions are not the sinusoidal ones.
     """
     side, width = settings["latent_size"] // settings["patch_size"], settings["width"]
-    if not np.allclose(state["pos_embed"][0], positions(side, side, side, width), atol=1e-3):
+    denoiser = built(KIND, build_denoiser, settings)
+    stored, expected = state["pos_embed"][0], positions(side, side, side, width)
+    if stored.shape != expected.shape or not np.allclose(stored, expected, atol=1e-3):
         raise UserError(f"the {KIND}'s stored positions are not the sinusoidal ones; only those are supported")
     return plan(
         state,
-        abstract_params(build_denoiser(settings)),
+        abstract_params(denoiser),
         lambda path: Source((rename(path, _NAMES),), as_stored=path == "vector/kernel"),
         what=KIND,
         ignored=lambda name: name == "pos_embed",

@@ -18,8 +18,11 @@ import numpy as np
 
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
+from rdm_jax.models import abstract_params
 
 Table = tuple[tuple[str, str], ...]
+
+_NUMBERS = "fiuV"  # kinds of types with numbers; V is bfloat16's
 
 # Types that are kept as stored; the network computes in float32.
 KEPT_TYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
@@ -112,6 +115,62 @@ def rename(name: str, table: Table) -> str:
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def built(what: str, build: Callable[[Any], Any], settings: Mapping[str, Any]) -> Any:
+    """Returns the network of settings that were read from a foreign file or from the shapes of its tensors.
+
+    Args:
+      what: the network's name in the error.
+      build: the function from settings to the network.
+      settings: of any values.
+
+    Raises:
+      UserError: the settings describe no network.
+    """
+    try:
+        network = build(settings)
+        abstract_params(network)
+    except UserError:
+        raise
+    except Exception as error:  # Flax and JAX have an error of their own for every number that does not fit
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"the configuration describes no {what} that can be built ({reason}); take the one that came with the "
+            "weights"
+        ) from error
+    return network
+
+
+def shape_of(state: Mapping[str, np.ndarray], name: str, rank: int, what: str) -> tuple[int, ...]:
+    """Returns the shape of a tensor with `rank` axes.
+
+    Args:
+      state: the foreign tensors.
+      name: of the tensor.
+      rank: the number of its axes, none of which is empty.
+      what: the network's name in the error.
+
+    Raises:
+      UserError: it is missing, or has another number of axes or an empty one.
+    """
+    if name not in state:
+        raise UserError(f"the {what} lacks {name}; download the weights again")
+    shape = tuple(state[name].shape)
+    if len(shape) != rank or 0 in shape:
+        raise UserError(
+            f"{name} of the {what} has shape {shape}, and one with {rank} axes is needed; download the weights again"
+        )
+    return shape
+
+
+def number_of(state: Mapping[str, np.ndarray], name: str) -> float:
+    """Returns the number that a tensor of one element holds, whatever its axes; raises UserError if it is none."""
+    value = np.asarray(state[name])
+    number = float(value.reshape(-1)[0]) if value.size == 1 and value.dtype.kind in _NUMBERS else np.nan
+    if not np.isfinite(number):
+        raise UserError(f"{name} has shape {value.shape} and type {value.dtype}, and one number is needed")
+    return number
 
 
 def plan(
@@ -241,6 +300,8 @@ def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
 
 def _shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:
     """Returns the shape of float tensors concatenated along their last axis; None if they cannot be."""
+    if len(parts) > 1 and not all(part.ndim for part in parts):
+        return None
     if len({part.shape[:-1] for part in parts}) > 1 or not all(jnp.issubdtype(p.dtype, jnp.floating) for p in parts):
         return None
     return parts[0].shape if len(parts) == 1 else (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))

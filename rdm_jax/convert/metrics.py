@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
+from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename, shape_of
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_inception, build_lpips
 
@@ -83,7 +83,7 @@ def lpips_plan(
 
 def inception_config(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the configuration of the Inception-v3 that a state dict holds."""
-    return {"classes": int(state["fc.bias"].shape[0])} if "fc.bias" in state else {}
+    return {"classes": shape_of(state, "fc.bias", 1, "Inception-v3")[0]} if "fc.bias" in state else {}
 
 
 def inception_source(path: str) -> Source:

@@ -6,7 +6,6 @@ published width, or of the constructor's arguments in a .json file.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError, unknown
 
 LATENT_CHANNELS, LATENT_SCALE, DOWNSAMPLING = 4, 0.18215, 8  # of Stable Diffusion's first stage, KL-f8
@@ -35,21 +35,14 @@ def read_arguments(source: Path, config: Path | None) -> tuple[Path | None, Mapp
     if config is None and not file.is_file():
         return None, {}
     try:
-        arguments = json.loads(file.read_text())
+        arguments = text.read_json(file)
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; {_GIVE}") from error
+        raise UserError(f"cannot read {file}: {error.strerror or error}; {_GIVE}") from error
     except ValueError as error:
         raise UserError(f"{file} is no JSON; {_GIVE}") from error
     if not isinstance(arguments, dict):
         raise UserError(f"{file} is no JSON object; {_GIVE}")
     return file, arguments
-
-
-def require_tensors(what: str, state: Mapping[str, np.ndarray], names: tuple[str, ...]) -> None:
-    """Raises UserError unless all the tensors are there."""
-    missing = [name for name in names if name not in state]
-    if missing:
-        raise UserError(f"the {what} lacks {', '.join(missing)}; download the weights again")
 
 
 def check_arguments(what: str, arguments: Mapping[str, Any], found: Mapping[str, Any], others: tuple[str, ...]) -> None:

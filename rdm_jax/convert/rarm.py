@@ -15,7 +15,8 @@ import numpy as np
 
 from rdm_jax.convert import compvis
 from rdm_jax.convert.compvis_config import autoencoder_config
-from rdm_jax.convert.mapping import Parameter, Source, Subset, Table, plan, rename
+from rdm_jax.convert.mapping import Parameter, Source, Subset, Table, number_of, plan, rename, shape_of
+from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_autoencoder
 from rdm_jax.models.token_transformer import TokenTransformer
@@ -57,21 +58,19 @@ def transformer_config(state: Mapping[str, np.ndarray], params: Mapping[str, Any
     Raises:
       UserError: a tensor or a setting is missing, or a setting has a value that this transformer does not have.
     """
-    own = params.get("transformer_config", {}).get("params", {})
+    own = Settings("the yaml", params).section("transformer_config").section("params")
     for key, value in _FIXED.items():
-        if own.get(key, value) != value:
-            raise UserError(f"the transformer's {key} is {own[key]}, and only {key}={value} is supported")
-    if "d_head" not in own:
-        raise UserError("the yaml lacks transformer_config.params.d_head; give the one that came with the checkpoint")
+        if own.given.get(key, value) != value:
+            raise UserError(f"the transformer's {key} is {own.given[key]}, and only {key}={value} is supported")
     blocks = {match[1] for name in state if (match := re.match(r"transformer\.transformer_blocks\.(\d+)\.", name))}
-    width, num_tokens = _tensor(state, "positional_encoding").shape
+    width, num_tokens = _shape(state, "positional_encoding")
     return {
-        "num_codes": _tensor(state, "proj_out.weight").shape[0],
+        "num_codes": _first_axis(state, "proj_out.weight"),
         "num_tokens": num_tokens,
         "width": width,
         "depth": len(blocks),
-        "context_dim": _tensor(state, "transformer_blocks.0.attn2.to_k.weight").shape[1],
-        "head_channels": own["d_head"],
+        "context_dim": _shape(state, "transformer_blocks.0.attn2.to_k.weight")[1],
+        "head_channels": own.whole("d_head"),
     }
 
 
@@ -82,9 +81,7 @@ def first_stage_config(state: Mapping[str, np.ndarray], params: Mapping[str, Any
       UserError: the codebooks differ, or a key or the codebook is missing.
     """
     config = autoencoder_config(params)
-    if _CODEBOOK not in state:
-        raise UserError(f"the checkpoint lacks {_CODEBOOK}, its first stage's codebook; download it again")
-    stored, described = state[_CODEBOOK].shape, (config.get("num_codes"), config["embed_dim"])
+    stored, described = shape_of(state, _CODEBOOK, 2, "checkpoint"), (config.get("num_codes"), config["embed_dim"])
     if stored != described:
         raise UserError(
             f"the yaml's first stage has a codebook of {described[0]} codes with {described[1]} channels, and the "
@@ -127,7 +124,7 @@ def transformer_plan(
     """
     expected = {"sos_token": transformer.start_token, "mask_token": transformer.mask_token}
     for name in expected.keys() & set(state):
-        stored = int(np.asarray(state[name]).reshape(-1)[0])
+        stored = int(number_of(state, name))
         if stored != expected[name]:
             raise UserError(f"the checkpoint's {name} is {stored}, and only {expected[name]} is supported")
     return plan(
@@ -142,7 +139,11 @@ def transformer_source(path: str) -> Source:
     return Source((name,), transposed=path == "positions", pointwise=path == "logits/kernel")
 
 
-def _tensor(state: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if PREFIX + name not in state:
-        raise UserError(f"the checkpoint lacks {PREFIX}{name}; download it again")
-    return state[PREFIX + name]
+def _shape(state: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    return shape_of(state, PREFIX + name, 2, "checkpoint")
+
+
+def _first_axis(state: Mapping[str, np.ndarray], name: str) -> int:
+    """Returns the first axis of a matrix that may be stored as a convolution, with one axis more or two."""
+    rank = state[PREFIX + name].ndim if PREFIX + name in state else 2
+    return shape_of(state, PREFIX + name, max(2, min(rank, 4)), "checkpoint")[0]

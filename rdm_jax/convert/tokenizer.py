@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.tokenizer import END, START, load_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from rdm_jax.data.tokenizer import END, START, CaptionTokenizer, load_tokenizer, wrapped
 
 # OpenAI's tokenizer uses only the first merges of its file: 49152 tokens less 2 x 256 bytes and two special tokens.
 OPENAI_MERGES = 49152 - 256 - 2
 
+_GZIP = b"\x1f\x8b"
 
-def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+
+def read_tokenizer(path: Path) -> CaptionTokenizer:
     """Returns the tokenizer of a file (tokenizer.json, or OpenAI's bpe_simple_vocab_16e6.txt.gz) or of a folder.
 
     Raises:
@@ -30,27 +29,31 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     except UserError:
         raise
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} is not a readable tokenizer ({error}); give a tokenizer.json or OpenAI's merges file"
+            f"{path} is not a readable tokenizer ({reason}); give a tokenizer.json or OpenAI's merges file"
         ) from error
 
 
-def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
+def _from_folder(folder: Path) -> CaptionTokenizer:
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder / "tokenizer.json")
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        lines = (folder / "merges.txt").read_text().splitlines()
-        return _clip_tokenizer(json.loads((folder / "vocab.json").read_text()), _pairs(lines))
+        lines = text.lines(text.read(folder / "merges.txt"))
+        vocabulary = text.read_json(folder / "vocab.json")
+        if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
+            raise ValueError("vocab.json is no table of tokens with their numbers")
+        return _clip_tokenizer(vocabulary, _pairs(lines))
     raise UserError(f"{folder} has no tokenizer.json and no vocab.json with merges.txt; give one by --tokenizer")
 
 
-def _from_openai(path: Path) -> PreTrainedTokenizerFast:
+def _from_openai(path: Path) -> CaptionTokenizer:
     """Returns OpenAI's tokenizer: bytes, bytes at the end of a word, merges in order, and two special tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    merges = _pairs(text.splitlines()[: OPENAI_MERGES + 1])
+    lines = text.lines(text.decode(gzip.decompress(data) if data.startswith(_GZIP) else data))
+    merges = _pairs(lines[: OPENAI_MERGES + 1])
     symbols = list(bytes_to_unicode().values())
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *map("".join, merges), START, END]
     return _clip_tokenizer({token: number for number, token in enumerate(tokens)}, merges)
@@ -58,14 +61,14 @@ def _from_openai(path: Path) -> PreTrainedTokenizerFast:
 
 def _pairs(lines: list[str]) -> list[tuple[str, str]]:
     """Returns the merges of a file's lines; the first line is the version."""
-    pairs = [tuple(line.split()) for line in lines[1:] if line.strip()]
+    pairs = [tuple(line.strip(" ").split(" ")) for line in lines[1:] if line]
     if any(len(pair) != 2 for pair in pairs) or not pairs:
         raise ValueError("its lines are not pairs of symbols")
     return [(first, second) for first, second in pairs]
 
 
-def _clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+def _clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> CaptionTokenizer:
     from transformers import CLIPTokenizer
 
     arguments: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
-    return CLIPTokenizer(**arguments)
+    return wrapped(CLIPTokenizer(**arguments).backend_tokenizer)

@@ -16,6 +16,7 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,15 +46,20 @@ _STORAGES = {
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_VERSION = 1001
 
+# What a damaged pickle or archive raises; RuntimeError is that of an encrypted archive, or of too deep a nesting.
 _DAMAGE = (
     pickle.UnpicklingError,
     struct.error,
+    zlib.error,
     EOFError,
     KeyError,
     ValueError,
     IndexError,
     TypeError,
     AttributeError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
 )
 
 # Names in Lightning's other records. None of them is imported or kept.
@@ -104,6 +110,8 @@ def read_state_dict(path: Path | str) -> StateDict:
     path = Path(path)
     try:
         content = _read_pickles(path) if is_legacy(path) else _read_archive(path)
+        if isinstance(content, _Module):
+            return StateDict(content.tensors())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a PyTorch checkpoint") from error
     except (zipfile.BadZipFile, OSError) as error:
@@ -112,12 +120,11 @@ def read_state_dict(path: Path | str) -> StateDict:
         ) from error
     except _DAMAGE as error:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint ({error}); download it again") from error
-    if isinstance(content, _Module):
-        return StateDict(content.tensors())
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a checkpoint")
-    return StateDict({name: value for name, value in state.items() if isinstance(value, _Tensor)})
+    tensors = {name: value for name, value in state.items() if isinstance(value, _Tensor)}
+    return StateDict({name: value for name, value in tensors.items() if isinstance(name, str)})
 
 
 def is_legacy(path: Path) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 
 from rdm_jax.convert import patch_transformers as common
 from rdm_jax.convert.compvis import LEAVES
-from rdm_jax.convert.mapping import Parameter, Source, Table, plan, rename
+from rdm_jax.convert.mapping import Parameter, Source, Table, built, plan, rename, shape_of
+from rdm_jax.convert.settings import Settings
 from rdm_jax.models import abstract_params, build_denoiser
 
 KIND = "U-ViT"
@@ -52,22 +53,21 @@ def config(state: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> dic
       arguments: the constructor's, which need not be there for the published widths.
 
     Raises:
-      UserError: a tensor is missing, the arguments do not fit, or the heads are unknown.
+      UserError: a tensor is missing or has other axes, the arguments do not fit, or the heads are unknown.
     """
-    needed = ("pos_embed", "patch_embed.proj.weight", "in_blocks.0.mlp.fc1.weight")
-    common.require_tensors(KIND, state, needed)
-    width, channels, patch, _ = state["patch_embed.proj.weight"].shape
-    table, context = state.get("label_emb.weight"), state.get("context_embed.weight")
-    rows, context_dim = (0 if table is None else table.shape[0]), (0 if context is None else context.shape[1])
-    tokens = arguments.get("num_clip_token", CLIP_TOKENS) if context_dim else 0
-    side = common.square_root(state["pos_embed"].shape[1] - 1 - (rows > 0) - tokens, KIND)
+    width, channels, patch, _ = shape_of(state, "patch_embed.proj.weight", 4, KIND)
+    rows = shape_of(state, "label_emb.weight", 2, KIND)[0] if "label_emb.weight" in state else 0
+    context_dim = shape_of(state, "context_embed.weight", 2, KIND)[1] if "context_embed.weight" in state else 0
+    own = Settings(f"arguments of the {KIND}", arguments, {"num_clip_token": CLIP_TOKENS})
+    tokens = own.whole("num_clip_token") if context_dim else 0
+    side = common.square_root(shape_of(state, "pos_embed", 3, KIND)[1] - 1 - (rows > 0) - tokens, KIND)
     found = {
         "img_size": side * patch,
         "patch_size": patch,
         "in_chans": channels,
         "embed_dim": width,
         "depth": 2 * common.count_blocks(state, "in_blocks"),
-        "mlp_ratio": state["in_blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "mlp_ratio": shape_of(state, "in_blocks.0.mlp.fc1.weight", 2, KIND)[0] / width,
         "qkv_bias": "in_blocks.0.attn.qkv.bias" in state,
         "mlp_time_embed": "time_embed.0.weight" in state,
         "skip": "out_blocks.0.skip_linear.weight" in state,
@@ -100,7 +100,7 @@ def recipes(
     """Returns how the parameters are made; raises UserError if names are missing, unexpected or mis-shaped."""
     return plan(
         state,
-        abstract_params(build_denoiser(settings)),
+        abstract_params(built(KIND, build_denoiser, settings)),
         lambda path: Source((rename(path, _NAMES),), as_stored=path == "vector/kernel"),
         what=KIND,
         allowed=allowed,

@@ -57,7 +57,7 @@ def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: Stag
         raise UserError(
             f"{path} has no autoencoder, and CompVis's programs need one; give a complete model or a first stage"
         )
-    (folder / "config.yaml").write_text(compvis_config.to_yaml(config))
+    (folder / "config.yaml").write_text(compvis_config.to_yaml(config), encoding="utf-8")
     prefix = compvis.FIRST_STAGE_PREFIX if "denoiser" in config else ""
     tensors: dict[str, Foreign] = {}
     if "denoiser" in config:

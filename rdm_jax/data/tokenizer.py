@@ -1,17 +1,68 @@
-"""The byte-level BPE tokenizer of a text tower: trained on captions, loaded through transformers."""
+"""The byte-level BPE tokenizer of a text tower: trained on captions, or converted; loaded through transformers."""
 
 from __future__ import annotations
 
+import functools
+import html
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerFast
 
-from rdm_jax.core import files
+from rdm_jax.core import files, text
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.unread import Unread
+from rdm_jax.data.vocabulary import Vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+
+_WORD_END = (
+    "</w>"  # at the end of a word's last token in OpenAI's vocabulary, and in no vocabulary that is trained here
+)
+
+
+class CaptionTokenizer(PreTrainedTokenizerFast):
+    """A tokenizer that cleans a text as the programs did that its text tower was trained with.
+
+    OpenAI's vocabulary implies the cleaning of OpenAI's program, which no tokenizer.json can describe; tokenizers that
+    are trained here take every text as it is, and their own normalizer is in the file.
+    """
+
+    @functools.cached_property
+    def cleans(self) -> bool:
+        """Whether texts are cleaned."""
+        return getattr(self.backend_tokenizer.model, "end_of_word_suffix", None) == _WORD_END
+
+    @functools.cached_property
+    def words(self) -> Vocabulary:
+        """The words that are known."""
+        return Vocabulary.of(self.backend_tokenizer)
+
+    def cleaned(self, given: Any) -> Any:
+        """Returns a text, or the texts of a list, as they are split into tokens."""
+        if isinstance(given, list | tuple):
+            return [self.cleaned(one) for one in given]
+        return openai_cleaned(given) if self.cleans and isinstance(given, str) else given
+
+    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Cleans the texts on every way to the tokens: a call, `encode` and `tokenize`."""
+        return super()._encode_plus(self.cleaned(text), self.cleaned(text_pair), *args, **kwargs)
+
+
+def openai_cleaned(given: str) -> str:
+    """Returns a text as OpenAI's CLIP cleans it: broken encodings and HTML entities repaired, in lower case.
+
+    This is `whitespace_clean(basic_clean(text)).lower()` of https://github.com/openai/CLIP (clip/simple_tokenizer.py),
+    which the programs of CompVis call too.
+    """
+    import ftfy
+
+    repaired = html.unescape(html.unescape(ftfy.fix_text(given)))
+    return re.sub(r"\s+", " ", repaired).strip().lower()
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, file: Path) -> None:
@@ -47,12 +98,64 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, file: Path) -> Non
     files.write_bytes(file, tokenizer.to_str(pretty=True).encode())
 
 
-def load_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(file: Path) -> CaptionTokenizer:
     """Returns the tokenizer of a tokenizer.json, padding with its end token as CLIP's does."""
-    return PreTrainedTokenizerFast(tokenizer_file=str(file), bos_token=START, eos_token=END, pad_token=END)
+    from tokenizers import Tokenizer
+
+    return wrapped(Tokenizer.from_str(text.read(file)))
+
+
+def wrapped(tokenizer: Any) -> CaptionTokenizer:
+    """Returns a `tokenizers.Tokenizer` with CLIP's two special tokens, padding with its end token."""
+    return CaptionTokenizer(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=END)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> Int[np.ndarray, "n length"]:
-    """Returns token ids [n, length], longer texts cut so that the end token stays, shorter ones padded."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=length, padding="max_length")
-    return np.asarray(encoded["input_ids"], np.int32)
+    """Returns token ids [n, length]; warns of what is lost, see `encode`."""
+    unread = Unread()
+    rows, _ = encode(tokenizer, texts, length, unread)
+    unread.warn()
+    return rows
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int, unread: Unread
+) -> tuple[Int[np.ndarray, "n length"], list[str]]:
+    """Returns token ids, int32 [n, length], and for each text the tail that is cut off, "" if none.
+
+    A row has the start token, the text's tokens, the end token, and more end tokens as padding. The text tower reads
+    out at the first end token, so the padding has no effect.
+
+    Args:
+      tokenizer: with a start and an end token.
+      texts: any number of them.
+      length: of a row; longer texts are cut so that the end token stays.
+      unread: counts what is cut off, and the words that are not known.
+
+    Raises:
+      UserError: a text is no valid Unicode.
+    """
+    for given in texts:
+        _check_unicode(given)
+    rows = np.full((len(texts), length), tokenizer.eos_token_id, np.int32)
+    words: Vocabulary | None = getattr(tokenizer, "words", None)
+    tails = []
+    for row, given in zip(rows, texts, strict=True):
+        read = tokenizer.cleaned(given) if isinstance(tokenizer, CaptionTokenizer) else given
+        encoded = tokenizer(given, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        kept = ids[: length - 2]
+        row[: len(kept) + 1] = [tokenizer.bos_token_id, *kept]
+        end = offsets[len(kept)][0] if len(ids) > len(kept) else len(read)
+        tails.append(read[end:].strip())
+        unread.add(given, tails[-1], words.unknown(read, end) if words else [], words)
+    return rows, tails
+
+
+def _check_unicode(given: str) -> None:
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text {given!r} is no valid Unicode at character {error.start + 1}; write it anew"
+        ) from None

@@ -19,6 +19,7 @@ from rdm_jax.models.attention import PixelAttention
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample
 
 EPSILON = 1e-6
+LOGVAR_RANGE = (-30.0, 20.0)  # beyond it a log-variance is clipped
 
 
 def attention_levels(attn_resolutions: tuple[int, ...], resolution: int, levels: int) -> tuple[bool, ...]:
@@ -191,9 +192,9 @@ class AutoencoderKL(Autoencoder):
 
 
 def split_moments(moments: Float[Array, "b h w m"]) -> tuple[Float[Array, "b h w e"], Float[Array, "b h w e"]]:
-    """Returns mean and log-variance, [b, h, w, embed_dim] each, the latter clipped to [-30, 20]."""
+    """Returns mean and log-variance, [b, h, w, embed_dim] each, the latter clipped to `LOGVAR_RANGE`."""
     mean, logvar = jnp.split(moments, 2, axis=-1)
-    return mean, jnp.clip(logvar, -30.0, 20.0)
+    return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
 
 def sample_moments(moments: Float[Array, "b h w m"], noise: Float[Array, "b h w e"]) -> Float[Array, "b h w e"]:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import PixelAttention
 from rdm_jax.models.clip import AttentionPool
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, timestep_embedding
@@ -65,8 +66,17 @@ class NoisedEncoder(nn.Module):
         """Maps x_t [b, h, w, in_channels] and times [b] in [0, 1000) to [b, features], float32.
 
         The feature maps after the levels are sown as "level_0", "level_1", ... into the collection "intermediates". h
-        and w are multiples of 2 ** (levels - 1), and the same in every call: the pool has positions.
+        and w are `latent_size`: the pool has learned positions.
+
+        Raises:
+          UserError: the latents have another size, or another number of channels.
         """
+        expected = (self.latent_size, self.latent_size, self.in_channels)
+        if x.shape[1:] != expected:
+            raise UserError(
+                f"latents {'x'.join(map(str, x.shape[1:]))} do not fit the network of noisy latents, whose learned "
+                f"positions are those of {'x'.join(map(str, expected))}; use latents of this size"
+            )
         dtype = jnp.dtype(self.dtype)
         emb = timestep_embedding(t, self.model_channels).astype(dtype)
         emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,6 +16,8 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.mesh import batch_sharding, local_mesh, put_locally, replicated
+from rdm_jax.data.tokenizer import encode
+from rdm_jax.data.unread import Unread
 
 # A few inputs, such as a prompt, use one small compiled program; many inputs use one large program.
 SMALL_BATCH = 8
@@ -112,24 +114,37 @@ class ClipEncoder:
         """Maps texts to embeddings, as projected, not normalized; long texts are truncated, see `tokenize`."""
         return self._in_batches(self._encode_texts, self.tokenize(texts)[0])
 
+    def encode_texts_in_chunks(self, texts: Sequence[str], size: int) -> Iterator[Float[np.ndarray, "n d"]]:
+        """Yields the embeddings of `size` texts after another, and warns of all of them together.
+
+        Args:
+          texts: any number of them.
+          size: of a chunk. Chunks of at most `SMALL_BATCH` go through one program, however many there are.
+        """
+        unread = Unread()
+        for start in range(0, len(texts), size):
+            rows, _ = self._tokenize(texts[start : start + size], unread)
+            yield self._in_batches(self._encode_texts, rows)
+        unread.warn()
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n length"], list[str]]:
         """Returns token ids, int32 [n, context_length], and for each text the tail that was truncated, "" if none.
 
-        A row has the start token, the text's tokens, the end token, and more end tokens as padding. The text tower
-        reads out at the first end token, so the padding has no effect.
+        Warns of texts that are truncated and of words that the tokenizer does not know, in one line if they are many.
+
+        Raises:
+          UserError: the bundle has no tokenizer, or a text is no valid Unicode.
         """
+        unread = Unread()
+        encoded = self._tokenize(texts, unread)
+        unread.warn()
+        return encoded
+
+    def _tokenize(self, texts: Sequence[str], unread: Unread) -> tuple[Int[np.ndarray, "n length"], list[str]]:
         tokenizer, length = self.bundle.tokenizer, int(self.bundle.clip.text.context_length)
         if tokenizer is None or tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
             raise UserError(f"model {self.bundle.name!r} has no tokenizer; export or convert it again")
-        rows = np.full((len(texts), length), tokenizer.eos_token_id, np.int32)
-        tails = []
-        for row, text in zip(rows, texts, strict=True):
-            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-            kept = ids[: length - 2]
-            row[: len(kept) + 1] = [tokenizer.bos_token_id, *kept]
-            tails.append(text[offsets[len(kept)][0] :].strip() if len(ids) > len(kept) else "")
-        return rows, tails
+        return encode(tokenizer, texts, length, unread)
 
     @functools.cached_property
     def _params(self) -> Any:

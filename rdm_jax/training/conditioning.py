@@ -290,9 +290,9 @@ def encode_captions(encoder: ClipEncoder, images: ImageSet, folder: Path, progre
 
     def chunks() -> Iterator[np.ndarray]:
         """Yields the vectors of one batch of captions after another."""
-        for start in range(0, len(images), CAPTION_BATCH):
-            yield encoder.encode_texts(images.captions[start : start + CAPTION_BATCH]).astype(np.float16)
-            progress(min(start + CAPTION_BATCH, len(images)), len(images))
+        for number, vectors in enumerate(encoder.encode_texts_in_chunks(images.captions, CAPTION_BATCH), 1):
+            yield vectors.astype(np.float16)
+            progress(min(number * CAPTION_BATCH, len(images)), len(images))
 
     name = f"captions-{encoder.identity['sha256'][:16]}-{images.fingerprint[:16]}-{len(images)}"
     return cached_array(folder / name, len(images), chunks)

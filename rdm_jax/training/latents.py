@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import paths
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.factory import scaling_from
-from rdm_jax.models.autoencoder import AutoencoderKL, sample_moments
+from rdm_jax.models.autoencoder import LOGVAR_RANGE, AutoencoderKL, sample_moments
 from rdm_jax.training.config import Config
 
 ENCODE_BATCH = 64
@@ -48,7 +50,8 @@ class Latents:
     Attributes:
       base: the bundle with the autoencoder.
       images: what is encoded.
-      moments: [n, h, w, m] float16, the autoencoder's output for every image; None encodes images in every step.
+      moments: [n, h, w, m] float16, the autoencoder's output for every image (of a VQ first stage the latents
+        themselves); None encodes images in every step.
       scaling: {"scale", "shift"} of the latents.
       mirror: whether half of the images are mirrored, where they are encoded in every step.
     """
@@ -102,13 +105,20 @@ def open_latents(base: Bundle, images: ImageSet, config: Config, progress: Stage
     """
     report = functools.partial(progress, "encoding latents")
     moments = encode_moments(base, images, cache_folder(config.data), report) if config.data.cache_latents else None
-    scaling = config.latents.to_dict() or latent_statistics(_some(base, images, moments))
+    gaussian = isinstance(base.autoencoder, AutoencoderKL)
+    scaling = config.latents.to_dict() or latent_statistics(_some(base, images, moments), gaussian=gaussian)
     return Latents(base, images, moments, scaling, config.data.mirror)
 
 
 def cache_folder(data: Config) -> Path:
-    """Returns the folder of what is computed ahead."""
-    return Path(data.data_dir or "data") / "cache"
+    """Returns the folder of what is computed ahead: in `data.data_dir`, or in data/ where that is in object storage."""
+    folder = data.data_dir or "data"
+    return paths.local("data" if paths.is_remote(folder) else folder) / "cache"
+
+
+def sets_folder(data: Config) -> str | None:
+    """Returns the folder or the address of TFDS sets, None for the default of TFDS."""
+    return paths.expanded(data.data_dir) if data.data_dir else None
 
 
 def _some(base: Bundle, images: ImageSet, moments: np.ndarray | None) -> np.ndarray:
@@ -146,10 +156,27 @@ def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> It
         progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
 
-def latent_statistics(moments: Float[np.ndarray, "n h w m"], rows: int = MEASURED) -> dict[str, Any]:
-    """Returns the {"scale", "shift"} of latents with zero mean in each channel and unit variance over all."""
-    some = moments[np.linspace(0, len(moments) - 1, min(rows, len(moments))).astype(int)].astype(np.float64)
-    mean, logvar = np.split(some, 2, axis=-1)
+def latent_statistics(
+    encoded: Float[np.ndarray, "n h w m"], rows: int = MEASURED, *, gaussian: bool = True
+) -> dict[str, Any]:
+    """Returns the {"scale", "shift"} of latents with zero mean in each channel and unit variance over all.
+
+    Args:
+      encoded: a first stage's output for n images.
+      rows: at most so many images are used.
+      gaussian: whether the output is the means and log-variances of a KL first stage; otherwise it is the latents.
+
+    Raises:
+      UserError: the latents are not finite, or all alike.
+    """
+    some = encoded[np.linspace(0, len(encoded) - 1, min(rows, len(encoded))).astype(int)].astype(np.float64)
+    mean, logvar = np.split(some, 2, axis=-1) if gaussian else (some, None)
     shift = mean.mean(axis=(0, 1, 2))
-    variance = np.mean((mean - shift) ** 2) + np.mean(np.exp(logvar))
+    posterior = 0.0 if logvar is None else np.mean(np.exp(np.clip(logvar, *LOGVAR_RANGE)))
+    variance = float(np.mean((mean - shift) ** 2) + posterior)
+    if not 0.0 < variance < np.inf:
+        raise UserError(
+            f"the first stage's latents of these images have the variance {variance:g}, so no scale makes it 1; train "
+            "the first stage longer, or set latents.scale"
+        )
     return {"scale": round(float(variance**-0.5), 6), "shift": [round(float(value), 6) for value in shift]}

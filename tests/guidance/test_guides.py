@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,7 +70,9 @@ SLOW = ("sdg content", "sdg structure", "sdg style", "clip", "clip of an image",
 def test_a_guide_changes_the_images_and_other_options_compile_nothing(generator, generate, files, pair):
     first, second = (text.format(*files) for text in pair)
     size = {"width": 32} if first.startswith("outpaint") else {}
-    plain, guided_images = generate(**size), generate(first, **size)
+    plain = generate(**size)
+    size |= {"fit": "crop"} if first.startswith(("inpaint", "project")) else {}  # the images have other sizes
+    guided_images = generate(first, **size)
     assert np.abs(plain.astype(int) - guided_images.astype(int)).max() > 3
     before = generator.compilations
     again = generate(second, **size)
@@ -81,12 +85,12 @@ def test_objects_and_texts_are_the_same_request(generator, generate, files):
         (SDG(text="cat", weight=[50.0, 20.0]), "sdg(text='cat', weight=[50, 20])"),
         (Inpaint(image=files[0], mask=files[1]), f"inpaint(image={files[0]!r}, mask={files[1]!r})"),
     ]
-    objects = generate(*(made for made, _ in pairs))
+    objects = generate(*(made for made, _ in pairs), fit="crop")
     before = generator.compilations
-    np.testing.assert_array_equal(objects, generate(*(text for _, text in pairs)))
-    np.testing.assert_array_equal(objects, generate(pairs[0][0], pairs[1][1]))
+    np.testing.assert_array_equal(objects, generate(*(text for _, text in pairs), fit="crop"))
+    np.testing.assert_array_equal(objects, generate(pairs[0][0], pairs[1][1], fit="crop"))
     assert generator.compilations == before
-    plan = generator.plan("a", condition="text", guides=[text for _, text in pairs])
+    plan = generator.plan("a", condition="text", guides=[text for _, text in pairs], fit="crop")
     assert plan.options.guides == tuple(made for made, _ in pairs)
     assert from_json(Options, to_json(plan.options)) == plan.options
 
@@ -127,6 +131,37 @@ def test_each_image_has_its_own_weight(generate):
 
 
 @pytest.mark.parametrize(
+    "guide", ["sdg(text='cat')", "sdg(style='{0}')", "classifier(attribute='colour', label='red')"]
+)
+@pytest.mark.parametrize("size", [(32, 32), (16, 32), (8, 32)])
+def test_a_size_that_the_network_of_a_guide_does_not_take_is_refused_with_the_right_one(generator, files, guide, size):
+    height, width = size
+    with pytest.raises(UserError, match=rf"height {height}, width {width}: guide .* for images of 16x16 only"):
+        generator.plan("a", condition="text", guides=[guide.format(*files)], height=height, width=width)
+
+
+LONG = "a blue tree " * 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"guides": [f"sdg(text='{LONG}')"]},
+        {"guides": [f"clip(text='{LONG}')"]},
+        {"conditions": [f"negative(prompt='{LONG}')"]},
+        {"conditions": [f"also(prompt='{LONG}')"]},
+        {"conditions": [f"interpolate(prompt='{LONG}')"]},
+    ],
+    ids=lambda options: str(options)[:30],
+)
+def test_every_text_that_is_too_long_is_named_once(generator, caplog, options):
+    with caplog.at_level(logging.WARNING, "rdm_jax"):
+        generator.plan("a red boat", condition="text", **options)
+    (record,) = caplog.records
+    assert "is too long for the text encoder; this is cut off: 'a blue tree" in record.getMessage()
+
+
+@pytest.mark.parametrize(
     ("guide", "message"),
     [
         ("sgd(text='a')", r"unknown guide 'sgd'; did you mean 'sdg'"),
@@ -135,7 +170,7 @@ def test_each_image_has_its_own_weight(generate):
         ("sdg(text='a', weight=1e39)", r"weight=1e\+39 is out of range"),
         ("sdg(text='a', weight=[1, 1e999])", r"weight=\[1.0, inf\] is out of range"),
         ("sdg()", r"guide sdg has no target"),
-        ("sdg(style='nowhere.png')", r"cannot read nowhere.png as an image"),
+        ("sdg(style='nowhere.png')", r"cannot read nowhere.png: No such file"),
         ("clip()", r"guide clip has no target"),
         ("clip(text='a', cutouts=0)", r"cutouts 0 is too small; use 1 or more"),
         ("clip(text='a', cutouts=2.5)", r"guide clip: cutouts=2.5 is not an integer; its default is 8"),

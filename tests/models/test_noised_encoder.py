@@ -32,6 +32,14 @@ def test_outputs_are_independent_and_depend_on_the_time():
     assert float(jnp.abs(network.apply(params, x, t[::-1])[0] - out[0]).max()) > 1e-4
 
 
+@pytest.mark.parametrize("shape", [(4, 16, 3), (16, 16, 3), (8, 4, 3), (8, 8, 2)])
+def test_latents_of_another_size_are_refused_with_the_right_one(shape):
+    network = build_noised_encoder(SETTINGS)
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)), jnp.zeros(1))
+    with pytest.raises(UserError, match=f"latents {'x'.join(map(str, shape))} .* those of 8x8x3; use"):
+        jax.eval_shape(network.apply, params, jnp.ones((1, *shape)), jnp.zeros(1))
+
+
 def test_feature_maps_after_the_levels_are_sown():
     network = build_noised_encoder(SETTINGS)
     x, t = jnp.ones((2, 8, 8, 3)), jnp.zeros((2,))

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import jax
@@ -7,9 +8,10 @@ import pytest
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
+from rdm_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rdm_jax.models import build_clip
 from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.query import mixed_query
 
 CAPTIONS = ["a red cat on a house", "two blue dogs under a tree", "the green boat"]
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -67,7 +69,7 @@ def test_other_sizes_are_resized_and_cropped(bundle):
 
 def test_tokens_are_those_of_training(bundle):
     texts = [*CAPTIONS, "", "A  Red\tCAT", " ".join(["cat"] * 40)]
-    expected = tokenize(bundle.tokenizer, texts, 10)
+    expected = bundle.tokenizer(texts, truncation=True, max_length=10, padding="max_length")["input_ids"]
     tokens, _ = ClipEncoder(bundle).tokenize(texts)
     np.testing.assert_array_equal(tokens, expected)
     assert tokens.dtype == np.int32 and (tokens == bundle.tokenizer.eos_token_id).any(axis=1).all()
@@ -80,6 +82,67 @@ def test_the_truncated_tail_is_returned(bundle):
     truncated = long[: -len(tails[1])].strip()
     vectors = ClipEncoder(bundle).encode_texts([long, truncated])
     np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+LONG = "a red cat on a house under a tree and a green boat"
+
+
+@pytest.fixture
+def warned(caplog):
+    """The function that returns the warnings since it was called last."""
+
+    def lines():
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    with caplog.at_level(logging.WARNING, "rdm_jax"):
+        yield lines
+
+
+def test_every_text_that_is_cut_is_named_with_its_tail(bundle, warned):
+    encoder = ClipEncoder(bundle)
+    encoder.encode_texts(["a red cat", LONG, f"the {LONG}", LONG])
+    first, second = warned()
+    tail = encoder.tokenize([LONG])[1][0]
+    assert repr(LONG) in first and first.endswith(repr(tail)) and repr(f"the {LONG}") in second
+    assert len(warned()) == 1
+    mixed_query(encoder, ["a red cat"], negatives=[LONG])
+    assert len(warned()) == 1
+
+
+def test_many_texts_that_are_cut_have_one_line(bundle, warned):
+    encoder = ClipEncoder(bundle)
+    texts = [f"{LONG} {number}" for number in range(40)]
+    vectors = list(encoder.encode_texts_in_chunks([*texts, "a red cat"], 8))
+    (line,) = warned()
+    assert "40 of 41 texts" in line and repr(texts[0]) in line
+    np.testing.assert_allclose(np.concatenate(vectors), encoder.encode_texts([*texts, "a red cat"]), atol=1e-5)
+    assert [len(part) for part in vectors] == [8] * 5 + [1] and len(warned()) == 1
+
+
+def test_a_word_that_is_unknown_is_named_with_the_nearest_known_ones(bundle, warned):
+    encoder = ClipEncoder(bundle)
+    encoder.encode_texts(["a red goat", "a red cat", "it is"])
+    (line,) = warned()
+    assert "'goat'" in line and line.endswith(": boat")
+    encoder.encode_texts(["the zyx"])
+    (line,) = warned()
+    assert "'zyx'" in line and line.endswith("in pieces")
+    encoder.encode_texts([f"word{chr(97 + number)}" for number in range(20)])
+    (line,) = warned()
+    assert "20 words of 20 texts" in line and "'worda'" in line
+
+
+def test_words_that_are_cut_off_are_not_named_as_unknown(bundle, warned):
+    ClipEncoder(bundle).encode_texts([f"{LONG} zeppelin"])
+    (line,) = warned()
+    assert "cut off" in line
+
+
+def test_a_text_that_is_no_unicode_is_refused(bundle):
+    with pytest.raises(UserError, match="no valid Unicode at character 3"):
+        ClipEncoder(bundle).encode_texts(["a \udcff"])
 
 
 def test_the_identity_is_that_of_the_weights(bundle):
