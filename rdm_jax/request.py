@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 8
+# Beyond these a number is a slip, and would fill the memory before anything else noticed.
+MOST = {"num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
 MAX_GUIDANCE = 1000.0
 MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
@@ -113,7 +115,7 @@ def resolve(
     request = options.build(Request, *({k: v for k, v in one.items() if k in shared} for one in (given, defaults)))
     chosen = options.build(head.Options, *({k: v for k, v in one.items() if k in own} for one in (given, defaults)))
     if given.get("batch_size") is not None:  # 0 is the default, which fills batches evenly
-        at_least_one("batch_size", request.batch_size)
+        at_least_one("batch_size", request.batch_size, MOST["batch_size"])
     if request.condition == "text" and given.get("neighbors") is not None:
         logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
     sized = any(given.get(name) is not None for name in ("height", "width"))
@@ -163,7 +165,7 @@ def _complete(request: Request, queries: int) -> Request:
         request = dataclasses.replace(request, neighbors=0)
     counted = ("num_images", "height", "width")
     for name in counted if request.condition == "text" else ("neighbors", *counted):
-        at_least_one(name, getattr(request, name))
+        at_least_one(name, getattr(request, name), MOST[name])
     if not 0 <= request.seed < 2**32:
         raise UserError(f"seed {request.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
     even = _even_batches(queries * request.num_images, request.height * request.width)

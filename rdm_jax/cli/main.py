@@ -59,10 +59,13 @@ class Parser(argparse.ArgumentParser):
         for kind in (int, float):
             self.register("type", kind, _reader(functools.partial(values.parse, kind), ValueError))
         self.register("type", Path, _reader(paths.local, UserError))
+        self.register("type", None, _not_empty)
+        self.register("type", str, _not_empty)
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         """Adds sub-verbs and keeps them, so that suggestions for an unknown option include theirs."""
         self.children = super().add_subparsers(**kwargs)
+        self.children.type = _as_it_is  # the rest of the command line, which the sub-verb's parser reads
         return self.children
 
     def error(self, message: str) -> NoReturn:
@@ -134,6 +137,18 @@ class _Placed(str):
         return placed
 
 
+def _as_it_is(text: str) -> str:
+    """Returns a text."""
+    return text
+
+
+def _not_empty(text: str) -> str:
+    """Returns a text; raises argparse's error for an empty one, which a shell makes of an unset variable."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
+    return text
+
+
 def _reader(parse: Callable[[str], Any], error: type[Exception]) -> Callable[[str], Any]:
     """Returns a parser of one value for argparse, which shows the message of its own error alone."""
 
@@ -191,7 +206,7 @@ def _check_utf8(arguments: Sequence[str]) -> None:
         except UnicodeEncodeError as error:
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
             raise UserError(
-                f"argument {number}, {shown!r}, is not UTF-8; write it as UTF-8, or rename the file"
+                f"argument {number}, '{shown}', is not UTF-8; write it as UTF-8, or rename the file"
             ) from error
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from rdm_jax.core.errors import UserError
 
 
-def at_least_one(name: str, value: int) -> int:
-    """Returns the value; raises UserError unless it is 1 or more."""
+def at_least_one(name: str, value: int, most: int | None = None) -> int:
+    """Returns the value; raises UserError unless it is 1 or more, and at most `most`."""
     if value < 1:
         raise UserError(f"{name.replace('_', ' ')} {value} is too small; use 1 or more")
+    if most is not None and value > most:
+        raise UserError(f"{name.replace('_', ' ')} {value} is too large; use 1 to {most}")
     return value
 
 

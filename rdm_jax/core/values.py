@@ -17,6 +17,7 @@ import yaml
 WORDS: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 _INT = re.compile(r"[+-]?[0-9]+(_[0-9]+)*", re.ASCII)
+DIGITS = 40  # longer numbers are too large in any case
 _NOTHING = ("", "none", "null")
 
 
@@ -70,6 +71,8 @@ def words(hint: Any) -> str:
 def _int(text: str) -> int:
     if not _INT.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is not {words(int)}")
+    if len(text) > DIGITS or abs(int(text)) >= 2**63:
+        raise ValueError(f"{text[:DIGITS]!r} is too large for a whole number; the most is {2**63 - 1}")
     return int(text)
 
 

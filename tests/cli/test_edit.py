@@ -93,7 +93,7 @@ def test_an_edited_image_keeps_its_size(edit, places, original, mask, tmp_path):
     ("options", "size"),
     [(("--fit", "shrink"), (16, 5)), (("--fit", "crop"), (16, 16)), (("--width", 24), (24, 16)), ((), (80, 24))],
 )
-def test_the_size_of_an_edited_image_is_the_one_asked_for(home, load, original, options, size):
+def test_the_size_of_an_edited_image_is_the_requested_one(home, load, original, options, size):
     Image.open(original).resize((80, 24)).save(original)
     given = dict(zip(("--fit", "--width"), (None, None), strict=True)) | dict([options] if options else [])
     request, _ = load(str(home / "model"), "float32", ()).resolve(

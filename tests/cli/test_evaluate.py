@@ -119,6 +119,14 @@ def test_nothing_is_overwritten_and_one_arm_may_be_measured_alone(evaluate, caps
         (["--model", "nowhere"], "unknown model 'nowhere'"),
         (["--databases", "nowhere"], "unknown database 'nowhere"),
         (["--classifier", "nowhere"], "unknown model 'nowhere'"),
+        (["--classifier", "nosuch://nowhere"], "cannot open nosuch://nowhere"),
+        (["--classifier", ""], "'' is no path"),
+        (["--train-classifier", ""], "'' is no path"),
+        (["--databases", "gs://bucket/databases"], "gs://bucket/databases lies in object storage"),
+        (["--databases", "~nobody-here/x"], "the home folder of an unknown user"),
+        (["--condition", "text"], "condition 'text' uses no database"),
+        (["--steps", "100000"], "100000 sampling steps do not fit"),
+        (["--seed", "-1"], "seed -1 is out of range"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(evaluate, capsys, tmp_path, arguments, message):
@@ -153,6 +161,13 @@ def test_a_classifier_may_be_trained_first(evaluate, monkeypatch, tmp_path, caps
     assert found["classifier"]["style"]["rate"] < 0.5  # two steps recognize little, where the embedded one is right
 
 
+def test_a_classifier_that_is_not_trained_yet_is_not_measured_with(evaluate, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("rdm_jax.cli.train.train_in", lambda *_: 300)  # a signal stopped it
+    assert evaluate("--out", "out", "--quick", "--train-classifier", "runs/classifier") == 2
+    assert "runs/classifier is trained to step 300 of 1500; the same command resumes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_measure_must_be_named(capsys):
     assert main(["evaluate"]) == 2
     assert "rdm evaluate --help" in capsys.readouterr().err
@@ -177,7 +192,8 @@ def evaluate_guidance(guided_home, monkeypatch, tmp_path):
     places["--classifier"] = guided_home / "classifier"
 
     def run(*arguments):
-        given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
+        replaced = {*arguments, "--classifier"} if "--train-classifier" in arguments else arguments
+        given = [str(part) for pair in places.items() if pair[0] not in replaced for part in pair]
         return main(["evaluate", "guidance", "--out", "out", "--quick", "--quiet", *given, *arguments])
 
     return run
@@ -203,6 +219,10 @@ def test_guidance_leaves_tables_curves_and_a_grid(evaluate_guidance, capsys, tmp
         (["--targets", "1"], "--targets 1 is too few"),
         (["--databases", "."], ". has no database; give a folder"),
         (["--model", "nowhere"], "unknown model 'nowhere'"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
+        (["--seed", "4294967295"], "--seed 4294967295 is out of range; give 0 to"),
+        (["--steps", "100000"], "100000 sampling steps do not fit"),
+        (["--train-classifier", ""], "'' is no path"),
     ],
 )
 def test_what_guidance_cannot_measure_is_one_line_and_leaves_nothing(
@@ -212,3 +232,23 @@ def test_what_guidance_cannot_measure_is_one_line_and_leaves_nothing(
     error = capsys.readouterr().err.strip()
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_guidance_takes_a_classifier_that_is_trained_first(evaluate_guidance, monkeypatch, tmp_path, capsys):
+    (tmp_path / "quick.py").write_text(QUICK_CLASSIFIER)
+    monkeypatch.setattr("rdm_jax.cli.evaluate.CLASSIFIER_CONFIG", "quick.py")
+    arguments = ("--method", "ilvr", "--targets", "2", "--train-classifier", "runs/classifier")
+    assert evaluate_guidance(*arguments) == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert found["classifier_model"]["name"] == "style-scenes-classifier" and list(found["methods"]) == ["ilvr"]
+
+
+@pytest.mark.parametrize(
+    "classes", [{"weather": ["wet", "dry"]}, {"style": ["x", "y"]}], ids=lambda classes: next(iter(classes))
+)
+@pytest.mark.slow
+def test_guidance_takes_a_classifier_of_other_things(evaluate_guidance, tmp_path, capsys, classes):
+    guided.classifier(classes).save(tmp_path / "other", "float32")
+    status = evaluate_guidance("--method", "ilvr", "--targets", "2", "--classifier", str(tmp_path / "other"))
+    assert status == 0, capsys.readouterr().err

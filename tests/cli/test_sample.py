@@ -357,7 +357,8 @@ def test_options_without_effect_are_named(home, load, caplog, options, message):
     ("arguments", "message"),
     [
         ([], "nothing to generate"),
-        ([""], "prompt 1 is empty"),
+        ([""], "argument PROMPT: the value is empty"),
+        ([" "], "prompt 1 is empty"),
         (["a", "--set", "conditioning.units=true"], "unknown setting 'conditioning.units'"),
         (["--proposals", "-1"], "proposals -1 is too small"),
         (["--proposals", "2", "--top-m", "0.1"], "give --counts DIR"),

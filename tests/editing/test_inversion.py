@@ -90,13 +90,21 @@ def test_an_invalid_inversion_is_refused(generator, image, options):
         invert(generator, plan)
 
 
-def test_noise_of_another_size_is_refused(generator, tmp_path):
-    np.save(tmp_path / "noise.npy", np.zeros((1, 4, 4, 2), np.float32))
-    with pytest.raises(UserError, match=r"noise of shape \(1, 4, 4, 2\), and this run takes \(1, 8, 8, 2\)"):
-        generator.plan("a", condition="text", init=tmp_path / "noise.npy")
-    (tmp_path / "broken.npy").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot read noise from"):
-        generator.plan("a", condition="text", init=tmp_path / "broken.npy")
+def test_noise_gives_the_run_its_size_and_another_model_s_is_refused(generator, tmp_path):
+    np.save(tmp_path / "noise.npy", np.zeros((1, 4, 6, 2), np.float32))
+    request = generator.plan("a", condition="text", init=tmp_path / "noise.npy").request
+    assert (request.height, request.width) == (8, 12)
+    np.save(tmp_path / "other.npy", np.zeros((1, 8, 8, 3), np.float32))
+    with pytest.raises(UserError, match=r"noise of shape \(1, 8, 8, 3\), and this run takes \(1, 8, 8, 2\)"):
+        generator.plan("a", condition="text", init=tmp_path / "other.npy")
+    for content in (b"nothing", b"", b"\x93NUMPY"):
+        (tmp_path / "broken.npy").write_bytes(content)
+        with pytest.raises(UserError, match="cannot read noise from"):
+            generator.plan("a", condition="text", init=tmp_path / "broken.npy")
+    for values in (np.zeros((8, 8, 2), np.float32), np.zeros((1, 8, 8, 2), np.int32)):
+        np.save(tmp_path / "other.npy", values)
+        with pytest.raises(UserError, match="holds no noise"):
+            generator.plan("a", condition="text", init=tmp_path / "other.npy")
 
 
 @pytest.mark.slow
