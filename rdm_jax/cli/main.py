@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
 import importlib
 import io
 import itertools
@@ -19,12 +18,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rdm_jax.cli.progress import note, shown_log
-from rdm_jax.core import paths, values
+from rdm_jax.cli.readers import READERS
 from rdm_jax.core.errors import UserError, unknown
 
 
@@ -56,11 +55,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.children: Any = None
         self._intermixing = False
-        for kind in (int, float):
-            self.register("type", kind, _reader(functools.partial(values.parse, kind), ValueError))
-        self.register("type", Path, _reader(paths.local, UserError))
-        self.register("type", None, _not_empty)
-        self.register("type", str, _not_empty)
+        for kind, read in READERS.items():
+            self.register("type", kind, read)
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         """Adds sub-verbs and keeps them, so that suggestions for an unknown option include theirs."""
@@ -140,26 +136,6 @@ class _Placed(str):
 def _as_it_is(text: str) -> str:
     """Returns a text."""
     return text
-
-
-def _not_empty(text: str) -> str:
-    """Returns a text; raises argparse's error for an empty one, which a shell makes of an unset variable."""
-    if not text:
-        raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
-    return text
-
-
-def _reader(parse: Callable[[str], Any], error: type[Exception]) -> Callable[[str], Any]:
-    """Returns a parser of one value for argparse, which shows the message of its own error alone."""
-
-    def read(text: str) -> Any:
-        """Returns the value."""
-        try:
-            return parse(text)
-        except error as wrong:
-            raise argparse.ArgumentTypeError(str(wrong)) from wrong
-
-    return read
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from rdm_jax.cli.database.build import RUNNERS
-from rdm_jax.cli.database.common import add_encoder, check_local, check_range, encoder_place, report_skipped
+from rdm_jax.cli.database.common import add_encoder, check_local, encoder_place, report_skipped
 from rdm_jax.cli.progress import Progress, note, shown_log
+from rdm_jax.cli.readers import number
 from rdm_jax.core.errors import unknown
 
 HELP = """compute the neighbors of a training set ahead of time
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
     parser.add_argument("--database", required=True, metavar="DB", help="a name or a folder")
-    parser.add_argument("--k", type=int, help=f"neighbors of each example ({K}, or all if there are fewer)")
+    parser.add_argument("--k", type=number(int, 1), help=f"neighbors of each example ({K}, or all if there are fewer)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     add_encoder(parser)
     parser.add_argument(
@@ -48,18 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only neighbors with the example's value of this attribute, from its own collection, as in sampling",
     )
     parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images; 0 decodes in threads")
+    parser.add_argument(
+        "--workers", type=number(int, 0, 1024), metavar="N", help="processes that decode images; 0 decodes in threads"
+    )
     parser.add_argument(
         "--process", default="0/1", metavar="I/N", help="compute the Ith of N subsets, all with the same --out"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images encoded at once (%(default)s)")
+    parser.add_argument(
+        "--batch-size", type=number(int, 1, 65536), default=64, metavar="N", help="images encoded at once (%(default)s)"
+    )
     parser.add_argument(
         "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
     )
     parser.add_argument("--beam-options", metavar="TEXT", help="of the pipeline (docs/scale.md)")
     parser.add_argument(
         "--max-skip",
-        type=float,
+        type=number(float, 0, 1),
         default=0.05,
         metavar="FRACTION",
         help="fail if more than this fraction of the images cannot be read (%(default)s)",
@@ -68,8 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Computes the neighbors and reports the result."""
-    check_range("--max-skip", args.max_skip, 0, 1)
-    check_range("--batch-size", args.batch_size, 1, 65536)
     if args.runner not in RUNNERS:
         raise unknown("runner", args.runner, RUNNERS)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
+from rdm_jax.cli.readers import MOST, number
 from rdm_jax.core import paths, text
 from rdm_jax.core.errors import UserError
 
@@ -46,14 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
     proposals = parser.add_argument_group("without a prompt: rows of the database as queries")
-    proposals.add_argument("--proposals", type=int, default=0, metavar="N", help="choose N rows at random as queries")
+    proposals.add_argument(
+        "--proposals", type=number(int, 0, 100_000), default=0, metavar="N", help="choose N rows at random as queries"
+    )
     proposals.add_argument(
         "--counts",
         metavar="DIR",
         help="neighbors of the training images (rdm neighbors): counts how often each row was one",
     )
     proposals.add_argument(
-        "--top-m", type=float, metavar="M", help="only the M most frequent rows, or that fraction of all"
+        "--top-m",
+        type=number(float, 0, MOST),
+        metavar="M",
+        help="only the M most frequent rows, or that fraction of all",
     )
     proposals.add_argument("--weighted", action="store_true", help="choose a row as often as it was a neighbor")
     generating.add_arguments(parser, everything=True)
@@ -175,8 +181,6 @@ def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: 
     from rdm_jax.retrieval import proposals
     from rdm_jax.retrieval.sidecar import NeighborSidecar
 
-    if args.proposals < 0:
-        raise UserError(f"proposals {args.proposals} is too small; use 1 or more")
     if len(databases) > 1 or databases[0] is None or len(databases[0].databases) > 1:
         raise UserError("--proposals chooses rows of one database; give one --database, and a condition with neighbors")
     database = databases[0].databases[0]

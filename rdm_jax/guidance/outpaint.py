@@ -34,19 +34,25 @@ class Outpaint(KnownRegion):
         Raises:
           UserError: all margins are 0, or one is negative.
         """
+        margins = self._margins()
+        mask = np.pad(np.zeros(image.shape[:2], np.uint8), margins, constant_values=255)
+        return np.pad(image, (*margins, (0, 0)), mode="edge"), mask
+
+    def edited(self) -> tuple[int, int] | None:
+        """Returns (height, width) of the canvas; raises UserError as `canvas` does."""
+        height, width, _ = images.read_image(required("image", self.image, "an image file")).shape
+        (up, down), (left, right) = self._margins()
+        return height + up + down, width + left + right
+
+    def _margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns ((up, down), (left, right)); raises UserError if they extend nothing."""
         sides = (self.left, self.right, self.up, self.down)
         if min(sides) < 0 or not any(sides):
             raise UserError(
                 f"margins {sides} (left, right, up, down) extend nothing; give 0 pixels or more, and 1 or more on "
                 "one side"
             )
-        margins = ((self.up, self.down), (self.left, self.right))
-        mask = np.pad(np.zeros(image.shape[:2], np.uint8), margins, constant_values=255)
-        return np.pad(image, (*margins, (0, 0)), mode="edge"), mask
-
-    def edited(self) -> tuple[int, int] | None:
-        """Returns (height, width) of the canvas."""
-        return self.canvas(images.read_image(required("image", self.image, "an image file")))[1].shape
+        return (self.up, self.down), (self.left, self.right)
 
     def fitted(self, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Returns the canvas and its mask; raises UserError unless it has the run's size."""

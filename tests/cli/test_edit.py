@@ -187,7 +187,7 @@ def test_learning_needs_the_tower(rdm, places, tmp_path, capsys):
         (("inpaint", "--mask", "small.png"), "mask small.png is 8x8 pixels and its image 16x16"),
         (("inpaint",), "required: --mask"),
         (("outpaint",), "extend nothing"),
-        (("outpaint", "--left", -4), "extend nothing; give 0 pixels or more"),
+        (("outpaint", "--left", -4), "argument --left: -4 is out of range; give 0 to 32768"),
         (("invert", "--sampler", "plms"), "inversion reverses DDIM"),
         (("invert", "--to", "a"), "describe the image by --prompt"),
         (("mix", "--prompt", "a"), "there is nothing to mix with"),

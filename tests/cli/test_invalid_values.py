@@ -44,6 +44,9 @@ OF_ANOTHER_TYPE = {
     None: [""],
     str: [""],
 }
+# Such a number is no slip: it means "all", or the option has no effect on so small a database.
+TAKEN = {("database build", "--limit"), ("database build", "--part-size"), ("database subset", "--limit")}
+TAKEN |= {("database tune", "--leaves"), ("database tune", "--shard-rows")}
 OUT_OF_RANGE = {int: ["-1", "9" * 18], float: ["inf", "-inf"]}
 
 
@@ -120,7 +123,13 @@ def test_a_value_of_another_type_is_one_line(place, capsys, command, flag, value
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "flag", "value", "count"), [case for case in cases(OUT_OF_RANGE) if case[0] in BASES], ids=name_of
+    ("command", "flag", "value", "count"),
+    [
+        case
+        for case in cases(OUT_OF_RANGE)
+        if case[0] in BASES and not (case[2].startswith("9") and (name_of(case[0]), case[1]) in TAKEN)
+    ],
+    ids=name_of,
 )
 def test_a_number_out_of_range_is_one_line(place, capsys, command, flag, value, count):
     line, name = refused(place, capsys, command, flag, value, count), flag.strip("-")

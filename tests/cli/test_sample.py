@@ -360,7 +360,7 @@ def test_options_without_effect_are_named(home, load, caplog, options, message):
         ([""], "argument PROMPT: the value is empty"),
         ([" "], "prompt 1 is empty"),
         (["a", "--set", "conditioning.units=true"], "unknown setting 'conditioning.units'"),
-        (["--proposals", "-1"], "proposals -1 is too small"),
+        (["--proposals", "-1"], "argument --proposals: -1 is out of range; give 0 to 100000"),
         (["--proposals", "2", "--top-m", "0.1"], "give --counts DIR"),
         (["--proposals", "2", "--condition", "text"], "--proposals chooses rows of one database"),
         (["a", "--condition", "neighbor"], "did you mean 'neighbors'"),

@@ -11,16 +11,17 @@ from rdm_jax.cli.database.common import (
     add_selection,
     bundle_folder,
     check_local,
-    check_range,
     encoder_place,
     report_skipped,
     selection,
     update_index,
 )
 from rdm_jax.cli.progress import Progress, note
+from rdm_jax.cli.readers import MAX_SEED, number
 from rdm_jax.core.errors import unknown
 
 RUNNERS = ("local", "beam")
+MAX_SIDE = 2**15  # pixels
 
 DESCRIPTION = """Builds a database of images. After an interruption, the same command continues.
 
@@ -54,40 +55,57 @@ def add_actions(actions: Any) -> None:
     parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
     parser.add_argument("--name", help="of the database (default: the name of --out)")
-    parser.add_argument("--limit", type=int, metavar="N", help="use at most the first N images")
+    parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use at most the first N images")
     add_selection(parser, "images")
     add_duplicates(parser, "images")
     patches = parser.add_argument_group("patches, as of the released database of OpenImages")
     patches.add_argument(
-        "--patches", type=int, metavar="N", help="use N random square patches of each image, not the whole image"
+        "--patches",
+        type=number(int, 1, 10_000),
+        metavar="N",
+        help="use N random square patches of each image, not the whole image",
     )
-    patches.add_argument("--patch-size", type=int, default=256, metavar="PIXELS", help="their side (%(default)s)")
+    patches.add_argument(
+        "--patch-size", type=number(int, 8, MAX_SIDE), default=256, metavar="PIXELS", help="their side (%(default)s)"
+    )
     patches.add_argument(
         "--shorter-side",
-        type=int,
+        type=number(int, 8, MAX_SIDE),
         default=1200,
         metavar="PIXELS",
         help="to which an image's shorter side is resized first (%(default)s)",
     )
-    patches.add_argument("--patch-seed", type=int, default=0, metavar="N", help="of their positions (%(default)s)")
+    patches.add_argument(
+        "--patch-seed", type=number(int, 0, MAX_SEED), default=0, metavar="N", help="of their positions (%(default)s)"
+    )
     stored = parser.add_argument_group("what is stored")
     stored.add_argument(
-        "--thumbnail-size", type=int, default=64, metavar="PIXELS", help="of stored thumbnails (%(default)s)"
+        "--thumbnail-size",
+        type=number(int, 8, 1024),
+        default=64,
+        metavar="PIXELS",
+        help="of stored thumbnails (%(default)s)",
     )
-    stored.add_argument("--quality", type=int, default=80, help="of their JPEG encoding, 1 to 100 (%(default)s)")
+    stored.add_argument(
+        "--quality", type=number(int, 1, 100), default=80, help="of their JPEG encoding, 1 to 100 (%(default)s)"
+    )
     stored.add_argument("--dtype", default="float16", metavar="TYPE", help="of the embeddings: float16 or float32")
     stored.add_argument("--licence", metavar="TEXT", help="of the images, recorded in the manifest")
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
         "--max-skip",
-        type=float,
+        type=number(float, 0, 1),
         default=0.05,
         metavar="FRACTION",
         help="fail if more than this fraction of the images cannot be read (%(default)s)",
     )
-    work.add_argument("--batch-size", type=int, default=64, metavar="N", help="images encoded at once (%(default)s)")
-    work.add_argument("--part-size", type=int, metavar="N", help="images in a part, the unit of resuming")
-    work.add_argument("--workers", type=int, metavar="N", help="processes that decode images; 0 decodes in threads")
+    work.add_argument(
+        "--batch-size", type=number(int, 1, 65536), default=64, metavar="N", help="images encoded at once (%(default)s)"
+    )
+    work.add_argument("--part-size", type=number(int, 1), metavar="N", help="images in a part, the unit of resuming")
+    work.add_argument(
+        "--workers", type=number(int, 0, 1024), metavar="N", help="processes that decode images; 0 decodes in threads"
+    )
     work.add_argument(
         "--process",
         default="0/1",
@@ -106,10 +124,6 @@ def add_actions(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Builds the database and reports the result."""
-    check_range("--thumbnail-size", args.thumbnail_size, 8, 1024)
-    check_range("--quality", args.quality, 1, 100)
-    check_range("--max-skip", args.max_skip, 0, 1)
-    check_range("--batch-size", args.batch_size, 1, 65536)
     if args.runner not in RUNNERS:
         raise unknown("runner", args.runner, RUNNERS)
 

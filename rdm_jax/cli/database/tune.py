@@ -9,6 +9,7 @@ from typing import Any
 
 from rdm_jax.cli.database.common import add_encoder, check_range, encoder_of, write
 from rdm_jax.cli.progress import Progress, note, shown_log
+from rdm_jax.cli.readers import number
 from rdm_jax.core.errors import UserError
 
 DESCRIPTION = """Measures the recall of an index relative to exact search, on images and on texts, and its time per
@@ -25,11 +26,13 @@ def add_actions(actions: Any) -> None:
     )
     parser.set_defaults(perform=run)
     parser.add_argument("database", metavar="DB", help="a name or a folder")
-    parser.add_argument("--k", type=int, help=f"neighbors to find ({K}, or all if there are fewer)")
+    parser.add_argument("--k", type=number(int, 1), help=f"neighbors to find ({K}, or all if there are fewer)")
     parser.add_argument("--target", type=float, default=0.99, metavar="RECALL", help="recall to reach (%(default)s)")
     parser.add_argument("--queries", type=Path, metavar="FILE", help="texts to search for, one on each line")
-    parser.add_argument("--leaves", type=int, metavar="N", help="of the tree (default: about 2 sqrt(rows))")
-    parser.add_argument("--shard-rows", type=int, metavar="N", help="rows indexed together (default: a million)")
+    parser.add_argument("--leaves", type=number(int, 1), metavar="N", help="of the tree (default: about 2 sqrt(rows))")
+    parser.add_argument(
+        "--shard-rows", type=number(int, 1), metavar="N", help="rows indexed together (default: a million)"
+    )
     add_encoder(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the table and store nothing")
 

@@ -10,17 +10,16 @@ from rdm_jax.cli.database.common import (
     add_encoder,
     add_selection,
     check_image_path,
-    check_range,
     encoder_of,
     read_image,
     selection,
     write_image,
 )
 from rdm_jax.cli.progress import note
+from rdm_jax.cli.readers import MAX_SEED, number
 from rdm_jax.core.errors import UserError
 
 THUMBNAIL = 128  # pixels to which small thumbnails are enlarged
-MAX_SEED = 2**32 - 1
 K = 8
 
 
@@ -30,9 +29,13 @@ def add_actions(actions: Any) -> None:
     sheet.set_defaults(perform=run_sheet)
     sheet.add_argument("database", metavar="DB", help="a name or a folder")
     sheet.add_argument("--out", required=True, type=Path, metavar="FILE", help="the image to write (.png, .jpg)")
-    sheet.add_argument("--number", type=int, default=48, metavar="N", help="the number of random rows (%(default)s)")
-    sheet.add_argument("--columns", type=int, default=8, metavar="N", help="images in a line (%(default)s)")
-    sheet.add_argument("--seed", type=int, default=0, help="of the choice of rows (%(default)s)")
+    sheet.add_argument(
+        "--number", type=number(int, 1, 2000), default=48, metavar="N", help="the number of random rows (%(default)s)"
+    )
+    sheet.add_argument(
+        "--columns", type=number(int, 1, 40), default=8, metavar="N", help="images in a line (%(default)s)"
+    )
+    sheet.add_argument("--seed", type=number(int, 0, MAX_SEED), default=0, help="of the choice of rows (%(default)s)")
     add_selection(sheet, "rows")
     chart = actions.add_parser("map", help="project a database to two dimensions, with a query and its neighbors")
     chart.set_defaults(perform=run_map)
@@ -41,15 +44,15 @@ def add_actions(actions: Any) -> None:
     chart.add_argument("--method", default="pca", metavar="NAME", help="pca (default) or umap (the extra 'map')")
     chart.add_argument("--query", metavar="TEXT", help="a text to search for")
     chart.add_argument("--image", type=Path, metavar="FILE", help="an image to search for")
-    chart.add_argument("--k", type=int, help=f"neighbors to show ({K}, or all if there are fewer)")
+    chart.add_argument("--k", type=number(int, 1), help=f"neighbors to show ({K}, or all if there are fewer)")
     chart.add_argument(
         "--number",
-        type=int,
+        type=number(int, 3, 100_000),
         default=2000,
         metavar="N",
         help="at most so many random rows (%(default)s)",
     )
-    chart.add_argument("--seed", type=int, default=0, help="of the choice of rows (%(default)s)")
+    chart.add_argument("--seed", type=number(int, 0, MAX_SEED), default=0, help="of the choice of rows (%(default)s)")
     add_encoder(chart)
     add_selection(chart, "rows")
 
@@ -57,9 +60,6 @@ def add_actions(actions: Any) -> None:
 def run_sheet(args: argparse.Namespace) -> None:
     """Writes the sheet."""
     check_image_path(args.out, "--out")
-    check_range("--number", args.number, 1, 2000)
-    check_range("--columns", args.columns, 1, 40)
-    check_range("--seed", args.seed, 0, MAX_SEED)
 
     from rdm_jax.core import sheets
     from rdm_jax.retrieval.database import Database
@@ -83,8 +83,6 @@ def run_sheet(args: argparse.Namespace) -> None:
 def run_map(args: argparse.Namespace) -> None:
     """Writes the map."""
     check_image_path(args.out, "--out")
-    check_range("--number", args.number, 3, 100_000)
-    check_range("--seed", args.seed, 0, MAX_SEED)
 
     import numpy as np
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
+from rdm_jax.cli.readers import number
+
+MAX_MARGIN = 2**15  # pixels
 
 HELP = """edit an image
 
@@ -65,11 +68,15 @@ def _inpaint_arguments(action: argparse.ArgumentParser) -> None:
 
 def _outpaint_arguments(action: argparse.ArgumentParser) -> None:
     for side in ("left", "right", "up", "down"):
-        action.add_argument(f"--{side}", type=int, default=0, metavar="PIXELS", help=f"continue it {side}")
+        action.add_argument(
+            f"--{side}", type=number(int, 0, MAX_MARGIN), default=0, metavar="PIXELS", help=f"continue it {side}"
+        )
 
 
 def _invert_arguments(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--iterations", type=int, default=3, metavar="N", help="per step (default: %(default)s)")
+    action.add_argument(
+        "--iterations", type=number(int, 1, 1000), default=3, metavar="N", help="per step (default: %(default)s)"
+    )
     action.add_argument("--to", metavar="TEXT", help="also generate this prompt from the image's noise")
     action.add_argument("--to-database", metavar="NAME|DIR", help="also generate with another database from the noise")
 
@@ -78,11 +85,19 @@ def _mix_arguments(action: argparse.ArgumentParser) -> None:
     action.add_argument("--to", metavar="TEXT", help="the second condition's prompt")
     action.add_argument("--to-database", metavar="NAME|DIR", help="the second condition's database")
     action.add_argument("--weights", metavar="FILE", help="reuse weights.json of another run; nothing is learned")
-    action.add_argument("--iterations", type=int, default=10, metavar="N", help="updates (default: %(default)s)")
     action.add_argument(
-        "--keep", type=float, default=0.05, metavar="W", help="weight of the loss that keeps it (default: %(default)s)"
+        "--iterations", type=number(int, 1, 100_000), default=10, metavar="N", help="updates (default: %(default)s)"
     )
-    action.add_argument("--learning-rate", type=float, default=0.05, metavar="R", help="(default: %(default)s)")
+    action.add_argument(
+        "--keep",
+        type=number(float, 0),
+        default=0.05,
+        metavar="W",
+        help="weight of the loss that keeps it (default: %(default)s)",
+    )
+    action.add_argument(
+        "--learning-rate", type=number(float, 0), default=0.05, metavar="R", help="(default: %(default)s)"
+    )
     action.add_argument(
         "--start",
         type=float,

@@ -131,6 +131,7 @@ def invert(job: Job) -> tuple[Path, int]:
     prompts = [one for one in (args.prompt, args.to) if one]
     if args.to and not args.prompt:
         raise UserError("--to generates another prompt from the noise; describe the image by --prompt")
+    job.generator.resolve(1, **job.options)  # before anything is written
     with outputs.run_folder(job.out) as folder:
         start = _inverted(job, folder, args.iterations)
         if args.to_database:
@@ -169,6 +170,7 @@ def mix(job: Job) -> tuple[Path, int]:
     if len(job.databases) > 1:
         raise UserError("mix takes one --database, and another by --to-database")
     other = {"prompt": args.to or "", "database": args.to_database or ""}
+    job.generator.resolve(1, **job.options)  # before anything is written
     with outputs.run_folder(job.out) as folder:
         start = _inverted(job, folder, 3) if args.image else {}
         weights = args.weights or str(_learned(job, other, start, folder))
