@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdm_jax.cli.progress import Progress, format_seconds, note
+from rdm_jax.core import paths
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ GENERAL = "general"
 DEFAULT_MODEL = "style-scenes"
 CLASSIFIER_CONFIG = "style_scenes/classifier"
 SCHEMA = 1
+MAX_SEED = 2**32 - 1_000_000  # of guidance, which adds to it
 
 HELP = """measure a model
 
@@ -72,20 +74,21 @@ def _add_common(parser: argparse.ArgumentParser, databases: str, quick: str) -> 
       databases: the help of --databases.
       quick: the help of --quick.
     """
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; a used one gets run-002/")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the folder to write; a used one gets run-002/"
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     parser.add_argument("--databases", type=Path, metavar="DIR", help=databases)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--seed", type=int, default=0, metavar="I", help="(default: %(default)s)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
-        "--classifier", type=Path, metavar="DIR", help="a trained classifier; the embedded one by default"
+        "--classifier", metavar="DIR", help="a trained classifier, a folder or an address; the embedded one by default"
     )
     group.add_argument(
         "--train-classifier",
-        type=Path,
         metavar="DIR",
-        help=f"train the classifier in this folder first, by {CLASSIFIER_CONFIG}",
+        help=f"train the classifier in this folder or address first, by {CLASSIFIER_CONFIG}",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -95,8 +98,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.cli import outputs
 
     begin = time.monotonic()
-    out = Path(args.out).expanduser()
-    measured = (_style_swap if args.measure == "style-swap" else _guidance)(args, out)
+    measured = (_style_swap if args.measure == "style-swap" else _guidance)(args, args.out)
     record = {
         "schema": SCHEMA,
         "arguments": measured.arguments,
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         **measured.results,
         "seconds": round(time.monotonic() - begin, 1),
     }
-    folder = _write(out, record, measured)
+    folder = _write(args.out, record, measured)
     note(f"done in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
@@ -177,7 +179,7 @@ def _guidance(args: argparse.Namespace, out: Path) -> _Measured:
     methods, sizes = _methods(args.method), _guidance_sizes(args)
     from rdm_jax.cli import outputs
     from rdm_jax.evaluation import guidance_report as report
-    from rdm_jax.evaluation.bench import open_bench
+    from rdm_jax.evaluation.bench import SAMPLER, open_bench
     from rdm_jax.evaluation.guidance import measure
     from rdm_jax.generator import Generator
 
@@ -186,6 +188,7 @@ def _guidance(args: argparse.Namespace, out: Path) -> _Measured:
     databases = _databases(args.databases)
     for database in databases:
         database.check_encoder(generator.encoder.identity)
+    generator.resolve(1, steps=sizes.steps, sampler=SAMPLER, seed=args.seed)
     classifier = _classifier(args)
     _introduce(generator.bundle, classifier, databases)
     with tempfile.TemporaryDirectory() as folder:
@@ -233,6 +236,8 @@ def _guidance_sizes(args: argparse.Namespace) -> GuidanceSizes:
     from rdm_jax.evaluation.bench import Sizes as GuidanceSizes
 
     sizes = QUICK if args.quick else GuidanceSizes()
+    if not 0 <= args.seed <= MAX_SEED:
+        raise UserError(f"--seed {args.seed} is out of range; give 0 to {MAX_SEED}")
     for option, number in (("--targets", args.targets), ("--steps", args.steps)):
         if number is not None and number < 2:
             raise UserError(f"{option} {number} is too few; give 2 or more")
@@ -278,29 +283,33 @@ def _arms(names: list[str]) -> tuple[Arm, ...]:
 def _classifier(args: argparse.Namespace) -> AttributeClassifier:
     from rdm_jax.evaluation.classifiers import AttributeClassifier
 
-    if not args.train_classifier:
+    if args.train_classifier is None:
         return AttributeClassifier.open(args.classifier)
-    from rdm_jax.cli import train
+    place = paths.expanded(args.train_classifier)
+    from rdm_jax.cli.train import train_in
+    from rdm_jax.training.config import load_config
     from rdm_jax.training.export import export_run
 
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    train.run(parser.parse_args(["--config", CLASSIFIER_CONFIG, "--workdir", str(args.train_classifier)]))
-    return AttributeClassifier(export_run(args.train_classifier))
+    config = load_config(CLASSIFIER_CONFIG)
+    step = train_in(place, config)
+    if step < config.steps:
+        raise UserError(
+            f"the classifier in {place} is trained to step {step} of {config.steps}; the same command resumes"
+        )
+    return AttributeClassifier(export_run(place))
 
 
 def _write(out: Path, record: dict[str, Any], measured: _Measured) -> Path:
     """Writes the images, the tables and, last of all, results.json; prints the tables."""
     from rdm_jax.cli import outputs
     from rdm_jax.cli.png import encode_png
-    from rdm_jax.core import files
 
-    with outputs.run_folder(out) as folder:
+    with outputs.run_folder(out, record=outputs.RESULTS) as folder:
         for name, image in measured.images.items():
             if image is not None:
                 outputs.write_new(folder / name, encode_png(image))
         outputs.write_new(folder / "results.md", measured.markdown.encode())
-        outputs.write_new(folder / "results.json", files.json_bytes(record))
+        outputs.write_record(folder / outputs.RESULTS, record)
     sys.stdout.write(measured.screen + "\n")
     return folder
 

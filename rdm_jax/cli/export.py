@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rdm_jax.cli.progress import note
+from rdm_jax.core.errors import some
 
 HELP = """write the bundle of a trained model
 
@@ -25,10 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes the bundle and prints its parts."""
     from rdm_jax.bundle import merge
+    from rdm_jax.cli.train import quiet_orbax
     from rdm_jax.core import trees
     from rdm_jax.training.export import export_run
 
+    quiet_orbax()
     bundle = merge([export_run(workdir) for workdir in args.workdirs], **({"name": args.name} if args.name else {}))
     bundle.save(args.out, args.dtype)
-    parts = ", ".join(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
+    parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

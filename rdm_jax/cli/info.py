@@ -24,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the description."""
+    from rdm_jax.cli.train import quiet_orbax
     from rdm_jax.core import trees
     from rdm_jax.training.checkpoints import restore_arrays
     from rdm_jax.training.workdir import CONFIG, Workdir
 
+    quiet_orbax()
     workdir = Workdir.existing(args.workdir)
     config = workdir.read_json(CONFIG)
     if config is None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rdm_jax.cli.progress import Progress, format_seconds, note
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.numbers import plain
 
 HELP = """train a model from a config
 
@@ -25,6 +28,10 @@ several machines every process runs the same command, with --distributed where t
 
 
 NOT_PRINTED = ("param_norm", "ema_decay", "seconds_per_step")  # they are in metrics.jsonl
+FIRST = ("loss", "eval/loss")
+LETTERS = 400  # of the metrics in a line; all of them are in metrics.jsonl
+INTERRUPTED = 130  # the exit status, as of `cli.main`
+NAME_LETTERS = 60  # of a metric's name there, which may hold a name from the data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +83,6 @@ def run(args: argparse.Namespace) -> None:
     for name in ("config", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; --list-configs prints the shipped configs")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of every checkpoint of a single process
     unexpected = [override for override in args.overrides if "=" not in override]
     if unexpected:
         raise UserError(f"unexpected argument {unexpected[0]!r}; settings are written --config.KEY=VALUE")
@@ -87,26 +93,53 @@ def run(args: argparse.Namespace) -> None:
     cluster = args.coordinator, args.processes, args.process
     if args.distributed or any(value is not None for value in cluster):
         distributed.join(*cluster)
+    train_in(args.workdir, config, init_from=args.init_from, replace_config=args.replace_config)
 
+
+def train_in(workdir: str, config: Any, *, init_from: str | None = None, replace_config: bool = False) -> int:
+    """Trains in a folder, prints where the run is, and returns the step at which it ends.
+
+    Args:
+      workdir: the run's folder or address.
+      config: from `load_config`.
+      init_from: a bundle whose parts the parameters start from.
+      replace_config: continue even if the folder has another configuration.
+
+    Raises:
+      UserError: as `training.loop.train` does.
+    """
+    from rdm_jax.core import distributed
     from rdm_jax.training.loop import train
+    from rdm_jax.training.stopping import StoppedAtOnce
 
+    quiet_orbax()
     first = distributed.is_first()
     if first:
         note(
-            f"{config.task} {config.name!r}: {config.steps} steps of {config.batch_size}, in {args.workdir}; "
+            f"{config.task} {config.name!r}: {config.steps} steps of {config.batch_size}, in {workdir}; "
             "the first step compiles"
         )
-
-    state = train(
-        config,
-        args.workdir,
-        init_from=args.init_from,
-        report=_StepPrinter() if first else lambda *_: None,
-        progress=_CachePrinter() if first else lambda *_: None,
-        replace_config=args.replace_config,
-    )
+    try:
+        state = train(
+            config,
+            workdir,
+            init_from=init_from,
+            report=_StepPrinter() if first else lambda *_: None,
+            progress=_CachePrinter() if first else lambda *_: None,
+            replace_config=replace_config,
+        )
+    except StoppedAtOnce:
+        note("interrupted")
+        os._exit(INTERRUPTED)  # without waiting for the checkpoint that is being written in the background
     if first:
-        note(f"{args.workdir}: step {int(state.step)} of {config.steps}")
+        note(f"{workdir}: step {int(state.step)} of {config.steps}")
+    return int(state.step)
+
+
+def quiet_orbax() -> None:
+    """Silences Orbax's log, which has a traceback for each error that it also raises, unless --debug is given."""
+    debug = logging.getLogger("rdm_jax").level <= logging.DEBUG
+    logging.getLogger("absl").setLevel(logging.ERROR if debug else logging.CRITICAL)
 
 
 def _listed() -> str:
@@ -154,11 +187,26 @@ class _StepPrinter:
 
     def __call__(self, step: int, steps: int, values: dict[str, float]) -> None:
         now = time.monotonic()
-        text = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in NOT_PRINTED)
         if self._start is None:
             self._start = (step, now)
         first, since = self._start
         left = ""
         if step > first:
             left = f", {format_seconds((now - since) / (step - first) * (steps - step))} left"
-        note(f"step {step}/{steps}: {text}{left}")
+        note(f"step {step}/{steps}: {metrics_text(values)}{left}")
+
+
+def metrics_text(values: Mapping[str, float]) -> str:
+    """Returns metrics in one line of bounded length: the loss first, those of single classes or attributes last."""
+    names = [name for name in values if name not in NOT_PRINTED]
+    names.sort(key=lambda name: (name not in FIRST, name.count("/")))
+    shown, length = [], 0
+    for name in names:
+        short = name if len(name) <= NAME_LETTERS else name[:NAME_LETTERS] + "..."
+        text = f"{short} {plain(values[name])}"
+        length += len(text) + 2
+        if length > LETTERS:
+            break
+        shown.append(text)
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f", {more} more in metrics.jsonl" if more else "")

@@ -24,3 +24,16 @@ def unknown(kind: str, name: str, allowed: Iterable[str], *, hint: str = "") -> 
     did_you_mean = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     hint = f"; {hint}" if hint else ""
     return UserError(f"unknown {kind} {name!r}{did_you_mean} (known: {', '.join(names) or 'none'}){hint}")
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Returns the first line of an error of a library, the name of its type where it has none, at a bounded length."""
+    text = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def some(names: Iterable[str], most: int = 8) -> str:
+    """Returns names for a message: the first ones, and how many more there are."""
+    listed = [name if len(name) <= 80 else name[:80] + "..." for name in names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -98,7 +98,7 @@ class Fields:
 
     def read(self, key: str, value: Any) -> dict[str, Any]:
         """Returns the section at a key, its values of the fields' types."""
-        values = dict(_mapping(key, value))
+        values = dict(section_values(key, value))
         if self.optional and not values:
             return values
         cls, chosen = self._class(key, values)
@@ -124,7 +124,7 @@ class Fields:
 
 def _section(schema: type, value: Any, key: str) -> Any:
     """Returns an instance of a dataclass from a section's values."""
-    values, fields, hints = _mapping(key, value), dataclasses.fields(schema), _hints(schema)
+    values, fields, hints = section_values(key, value), dataclasses.fields(schema), _hints(schema)
     required = [field.name for field in fields if _is_required(field, hints)]
     _check_keys(values, [field.name for field in fields], required, key)
     prefix = f"{key}." if key else ""
@@ -133,8 +133,8 @@ def _section(schema: type, value: Any, key: str) -> Any:
     return schema(**given, **{name: _section(hints[name], {}, prefix + name) for name in absent})
 
 
-def _mapping(key: str, value: Any) -> Mapping[str, Any]:
-    """Returns a section's values; raises UserError if it is none."""
+def section_values(key: str, value: Any) -> Mapping[str, Any]:
+    """Returns the values of the section at a key; raises UserError if it is none."""
     try:
         entries = (
             {name: Text(text) for name, text in texts.section(value).items()} if isinstance(value, Text) else value

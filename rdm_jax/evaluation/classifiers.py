@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.images import to_float
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.evaluation.statistics import Proportion
@@ -57,7 +57,7 @@ class AttributeClassifier:
     bundle: Bundle
 
     @staticmethod
-    def open(path: Path | None = None) -> AttributeClassifier:
+    def open(path: str | Path | None = None) -> AttributeClassifier:
         """Opens the classifier that ships with the package, or that of a folder.
 
         Raises:
@@ -67,7 +67,7 @@ class AttributeClassifier:
             raise UserError(
                 "no classifier ships with this copy of the package; give one by --classifier, or --train-classifier"
             )
-        bundle = Bundle.open(path or EMBEDDED)
+        bundle = Bundle.open(EMBEDDED if path is None else path)
         bundle.require("classifier")
         return AttributeClassifier(bundle)
 
@@ -82,8 +82,7 @@ class AttributeClassifier:
             missing = sorted(set(names) - set(self.classes.get(attribute, ())))
             if missing:
                 raise UserError(
-                    f"classifier {self.bundle.name!r} does not know the {attribute} {', '.join(missing)}; train it on "
-                    "these"
+                    f"classifier {self.bundle.name!r} does not know the {attribute} {some(missing)}; train it on these"
                 )
 
     def is_visible(self, labels: Mapping[str, str], attribute: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.retrieval.database import Database
 
@@ -95,7 +95,7 @@ def open_gallery(databases: Sequence[Database], classes: Mapping[str, Sequence[s
                 labels = _labels(item["attributes"], database.name, classes)
                 found.setdefault(item["sha256"], (image, item["caption"], labels))
     if len(found) < LEAST or not all(database.has_thumbnails for database in databases):
-        names = ", ".join(database.name for database in databases)
+        names = some(database.name for database in databases)
         raise UserError(f"databases {names} hold too few images with captions; build them with thumbnails")
     images = list(found.values())
     order = np.random.default_rng(0).permutation(len(images)).tolist()

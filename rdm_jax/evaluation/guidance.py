@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rdm_jax.conditioning import Switch
-from rdm_jax.core.errors import UserError
+from rdm_jax.core import files
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.editing.mixing import KEPT_AT_FIRST, learn
 from rdm_jax.evaluation import few_steps, similarity
@@ -66,7 +66,9 @@ def measure(
     lacking = {method.name: _lacks(method, bench) for method in methods}
     ready = [method for method in methods if not lacking[method.name]]
     if not ready:
-        raise UserError("nothing can be measured: " + "; ".join(f"{name}: {why}" for name, why in lacking.items()))
+        raise UserError(
+            "nothing can be measured: " + some((f"{name}: {why}" for name, why in lacking.items()), len(METHODS))
+        )
     count = len(bench.targets) * bench.sizes.images
     sets = sum(len(_weights(method, bench)) + bool(method.outright) for method in ready)
     total = (sets + len({method.base for method in ready})) * count
@@ -201,7 +203,7 @@ def _learn(bench: Bench, learner: Learner) -> Path:
     options = {**bench.options(target, ""), "seed": bench.seed + LEARNING_SEED}
     weights = learner(bench.generator, target.prompt, target.changed, options)
     file = bench.mask.with_name("weights.json")
-    file.write_text(json.dumps([float(weight) for weight in weights]))
+    files.write_json(file, [float(weight) for weight in weights])
     return file
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rdm_jax.core import sheets
+from rdm_jax.core.numbers import plain
 from rdm_jax.evaluation.gallery import Target
 from rdm_jax.evaluation.measures import PLACES, EncodedImages, interval_of
 from rdm_jax.evaluation.plots import Curve, Panel, plot
@@ -201,6 +202,6 @@ def value(found: Any) -> str:
     if isinstance(found, Mapping) and "rate" in found:
         return with_interval(found)
     if isinstance(found, Mapping):
-        ends = "" if found["low"] is None else f" ({found['low']:.3g}-{found['high']:.3g})"
-        return f"{found['mean']:.3g}{ends}"
-    return f"{found:.4g}"
+        ends = "" if found["low"] is None else f" ({plain(found['low'], 3)}-{plain(found['high'], 3)})"
+        return f"{plain(found['mean'], 3)}{ends}"
+    return plain(found)

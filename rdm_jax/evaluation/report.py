@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from rdm_jax.core import sheets
+from rdm_jax.core import numbers, sheets
 from rdm_jax.data.style_scenes.vocabulary import STYLES, SUBJECTS
 from rdm_jax.evaluation.comparisons import ClassifiedArm
 
@@ -163,7 +163,7 @@ def percent(rate: float | None) -> str:
 
 def number(value: float | None) -> str:
     """Returns a number in four digits, "-" if there is none."""
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else numbers.plain(value)
 
 
 def _mark(arm: Mapping[str, Any], name: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, first_line, some
 from rdm_jax.training.state import State, abstract_like
-from rdm_jax.training.workdir import Workdir
+from rdm_jax.training.stopping import StoppedAtOnce
+from rdm_jax.training.workdir import CHECKPOINTS, Workdir
 
 _LOG = logging.getLogger(__name__)
-FULL = (errno.ENOSPC, errno.EDQUOT)
+_OS_ERROR = re.compile(r"\[OS error \d+: ([^\]]+)\]|(No space left on device)")
 
 
 class Checkpoints:
@@ -43,6 +44,16 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # An error elsewhere does not cost the checkpoint that is being written. Of several processes the others may not
+        # come to this point, and would be waited for.
+        if kind is not None and not issubclass(kind, StoppedAtOnce) and jax.process_count() == 1:
+            with contextlib.suppress(Exception):
+                self._saver.close()
 
     @property
     def steps(self) -> list[int]:
@@ -82,12 +93,13 @@ class Checkpoints:
                 position = json.loads(items["data"]["json"])
                 _check_sums(items["state"], position["sums"])
             except Exception as error:  # Orbax raises many types for a damaged folder
-                _LOG.warning("checkpoint %d cannot be read and is skipped: %s", step, _first_line(error))
+                _LOG.warning("checkpoint %d cannot be read and is skipped: %s", step, first_line(error))
                 continue
             return items["state"], position["data"], position["record"]
         if steps:
             raise UserError(
-                f"none of the checkpoints {steps} in {self._saver.directory} can be read; use another workdir"
+                f"none of the checkpoints {some(map(str, steps))} in {self._saver.directory} can be read; use another "
+                "workdir"
             )
         return None
 
@@ -114,21 +126,25 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if not is_full(error):
+            reason = unwritten(error)
+            if not reason:
                 raise
             kept = f"step {self.steps[0]} is kept" if self.steps else "none was written before"
             raise UserError(
-                f"no space left for a checkpoint in {self._workdir} ({kept}); make room, and the same command resumes"
+                f"cannot write a checkpoint to {self._workdir.checkpoints}: {reason} ({kept}); make room there or give "
+                "write access, and the same command resumes"
             ) from error
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Returns whether an error is, or comes from, a full disk."""
+def unwritten(error: BaseException | None) -> str:
+    """Returns why the system could not write a file, where an error is or comes from that; "" for other errors."""
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or "No space left" in str(error):
-            return True
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        if match := _OS_ERROR.search(str(error)):
+            return match[1] or match[2]
         error = error.__cause__ or error.__context__
-    return False
+    return ""
 
 
 def _bit_sum(leaf: Array) -> UInt32[Array, ""]:
@@ -158,26 +174,31 @@ def _check_sums(state: State, expected: Mapping[str, int]) -> None:
         raise ValueError(f"{wrong[0]} differs from what was saved")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def restore_arrays(workdir: Workdir) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """Returns the step, the state (numpy, as a dictionary) and the record of a run's newest checkpoint.
+    """Returns the step, the state (numpy, as a dictionary) and the record of a run's newest sound checkpoint.
 
     Raises:
-      UserError: the folder holds no checkpoint.
+      UserError: the folder holds no checkpoint, or none that can be read.
     """
     from orbax.checkpoint import v1 as ocp
 
-    if not workdir.is_remote and not (workdir.local / "checkpoints").is_dir():
+    if not workdir.is_remote and not (workdir.local / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} has no checkpoints; train there first with `rdm train --workdir {workdir}`")
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.training.Checkpointer(workdir.checkpoints) as saver:
-        if saver.latest is None:
-            raise UserError(f"{workdir} has no finished checkpoint yet; let `rdm train` save one first")
-        step = saver.latest.step
-        stored = saver.checkpointables_metadata(step).metadata["state"]
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
-        items = saver.load_checkpointables(step, {"state": target, "data": None})
-    return step, jax.device_get(items["state"]), json.loads(items["data"]["json"])["record"]
+        steps = sorted((checkpoint.step for checkpoint in saver.checkpoints), reverse=True)
+        for step in steps:
+            try:
+                stored = saver.checkpointables_metadata(step).metadata["state"]
+                target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
+                items = saver.load_checkpointables(step, {"state": target, "data": None})
+                record = json.loads(items["data"]["json"])["record"]
+            except Exception as error:  # Orbax raises many types for a damaged folder
+                _LOG.warning("checkpoint %d cannot be read and is skipped: %s", step, first_line(error))
+                continue
+            return step, jax.device_get(items["state"]), record
+    if steps:
+        raise UserError(
+            f"none of the checkpoints {some(map(str, steps))} in {workdir.checkpoints} can be read; train again"
+        )
+    raise UserError(f"{workdir} has no finished checkpoint yet; let `rdm train` save one first")

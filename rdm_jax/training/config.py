@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ml_collections import ConfigDict
 
-from rdm_jax.core import schema
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core import paths, schema, text
+from rdm_jax.core.errors import UserError, first_line, unknown
 
 # ml_collections declares every value as the union of all types; a type checker cannot know a setting's own.
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
 
     Args:
       spec: a shipped config ("style_scenes/rdm") or a file ("mine.py"); after a colon the argument of its `get_config`.
-      overrides: "key.subkey=value" each; the value is YAML.
+      overrides: "key.subkey=value" each; the value is of the type that the schema declares.
 
     Raises:
       UserError: there is no such config, it fails, a key is unknown or missing, or a value is of another type.
@@ -72,7 +72,8 @@ def base_config(spec: str) -> Config:
     Raises:
       UserError: there is no such config, or it fails.
     """
-    name, _, argument = spec.partition(":")
+    is_file = paths.is_remote(spec) or spec.endswith(".py")
+    name, _, argument = (spec, "", "") if is_file else spec.rpartition(":") if ".py:" in spec else spec.partition(":")
     return _call(_find(name), argument)
 
 
@@ -98,8 +99,8 @@ def shipped_configs() -> dict[str, str]:
     """Returns {name: first line of its docstring} of the configs that describe a run."""
     folder = configs_folder()
     names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("[!_]*.py")}
-    lines = {name: ast.get_docstring(ast.parse(file.read_text())) or "" for name, file in sorted(names.items())}
-    return {name: text.partition("\n")[0] for name, text in lines.items() if not name.startswith(f"{ARCHITECTURES}/")}
+    docs = {name: ast.get_docstring(ast.parse(text.read(file))) or "" for name, file in sorted(names.items())}
+    return {name: doc.partition("\n")[0] for name, doc in docs.items() if not name.startswith(f"{ARCHITECTURES}/")}
 
 
 def _find(name: str) -> Path:
@@ -109,9 +110,10 @@ def _find(name: str) -> Path:
         if shipped.is_file():
             return shipped
         raise unknown("config", name, shipped_configs(), hint="or give a file, as mine.py")
-    if not Path(name).is_file():
+    file = paths.local(name)
+    if not file.is_file():
         raise UserError(f"there is no config file {name}; `rdm train --list-configs` prints the shipped configs")
-    return Path(name)
+    return file
 
 
 def _call(file: Path, argument: str) -> Config:
@@ -142,4 +144,4 @@ def _reason(file: Path, error: Exception) -> str:
         return f"{error.msg} in line {error.lineno}"
     frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     line = f" in line {frames[-1]}" if frames else ""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{line}"
+    return f"{type(error).__name__}: {first_line(error)}{line}"

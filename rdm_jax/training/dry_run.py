@@ -19,7 +19,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, first_line
 from rdm_jax.training.flops import Counts, count_jaxpr, nbytes, trace
 from rdm_jax.training.hardware import CHIPS, Chip
 from rdm_jax.training.liveness import peak_bytes_of_jaxpr
@@ -198,7 +198,7 @@ def compile_for(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"the step cannot be compiled for {topology}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the step cannot be compiled for {topology}: {first_line(error)}") from error
     memory: Any = compiled.memory_analysis()
     cost: Any = compiled.cost_analysis()
     return Compiled(
@@ -341,8 +341,9 @@ def _tpu_mesh(topology: str, mesh_shape: tuple[int, int]) -> Mesh:
     try:
         devices = topologies.get_topology_desc(topology, platform="tpu").devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"libtpu gives no topology {topology!r} (they read as v5e:16x16): {reason}") from error
+        raise UserError(
+            f"libtpu gives no topology {topology!r} (they read as v5e:16x16): {first_line(error)}"
+        ) from error
     if len(devices) != math.prod(mesh_shape):
         raise UserError(
             f"{topology} has {len(devices)} chips, the mesh {math.prod(mesh_shape)}; choose one for the other"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer
 from rdm_jax.training.checkpoints import restore_arrays
@@ -37,7 +38,7 @@ def export_run(place: str | Path) -> Bundle:
     if stored is None:
         raise UserError(f"{workdir} has no {MODEL}; start `rdm train` there once more, which writes it")
     step, state, _ = restore_arrays(workdir)
-    record = ModelRecord(**stored)
+    record = ModelRecord.read(stored, str(workdir))
     bundle = record.bundle(state["ema"], record.open_base(str(workdir)), _tokenizer(workdir))
     run = {"steps": step, "batch_size": config["batch_size"], "seed": config["seed"]}
     training = dict(bundle.config.get("training", {}))
@@ -51,6 +52,7 @@ def _tokenizer(workdir: Workdir) -> PreTrainedTokenizerFast | None:
     if written is None:
         return None
     file = workdir.local / TOKENIZER
-    if not file.is_file():
-        file.write_bytes(written)
+    if workdir.is_remote:
+        with files.writing(file):
+            files.write_bytes(file, written)
     return load_tokenizer(file)

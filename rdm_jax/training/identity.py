@@ -8,7 +8,7 @@ from typing import Any
 
 from rdm_jax.core import files, trees
 from rdm_jax.core.distributed import is_first
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.training.config import Config
 from rdm_jax.training.workdir import CONFIG, Workdir
 
@@ -42,7 +42,7 @@ def claim_workdir(workdir: Workdir, config: Config, *, begun: bool) -> None:
     changed = [name for name in _differences(before, settings) if not _is_mutable(name)] if before else []
     if changed:
         raise UserError(
-            f"{workdir} belongs to a run with another config (it differs in {', '.join(changed)}); use another "
+            f"{workdir} belongs to a run with another config (it differs in {some(changed)}); use another "
             "--workdir, or the config of that run, or --replace-config"
         )
     if is_first():

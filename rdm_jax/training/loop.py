@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,13 +20,14 @@ import rdm_jax
 from rdm_jax import models
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
-from rdm_jax.core.distributed import first_then_others, is_first, should_stop
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.distributed import first_then_others, is_first
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import training_batches
 from rdm_jax.training import flops, hardware
 from rdm_jax.training.checkpoints import Checkpoints
+from rdm_jax.training.claim import claimed
 from rdm_jax.training.config import Config
 from rdm_jax.training.export import write_record
 from rdm_jax.training.identity import check_record, claim_workdir, settings_hash
@@ -45,6 +45,7 @@ from rdm_jax.training.step import (
     make_update,
     with_params,
 )
+from rdm_jax.training.stopping import Stopping
 from rdm_jax.training.tasks import make_task
 from rdm_jax.training.tasks.base import Task
 from rdm_jax.training.watch import Watch
@@ -76,15 +77,21 @@ def train(
       the last state; on SIGTERM it is saved and returned early.
 
     Raises:
-      UserError: the workdir belongs to another configuration or cannot be written, the batch size is not a multiple of
-        the number of devices, the loss is not finite, or the disk is full.
+      UserError: another process trains in the workdir, it belongs to another configuration or cannot be written, the
+        batch size is not a multiple of the number of devices, the loss is not finite, or the disk is full.
+      KeyboardInterrupt: Ctrl-C was pressed; after the first time the state is saved.
     """
-    # 1. From its first checkpoint on, the workdir belongs to one configuration.
     place = Workdir(workdir)
-    checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
-    claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
+    with (
+        claimed(place) as claim,
+        Checkpoints(place, config.keep_checkpoints, config.keep_every) as checkpoints,
+        Watch(place, config.process_timeout),
+        Stopping() as stop,
+        contextlib.ExitStack() as opened,
+    ):
+        # 1. From its first checkpoint on, the workdir belongs to one configuration.
+        claim_workdir(place, config, begun=bool(checkpoints.steps) and not replace_config)
 
-    with Watch(place, config.process_timeout):
         # 2. Data, parameters, optimizer: initialized on the mesh.
         mesh = make_mesh(config.mesh.fsdp)
         check_batch(config)
@@ -104,8 +111,9 @@ def train(
         # 4. The loop. A step is dispatched to the devices before the metrics of the previous one are read.
         first, last = int(state.step) + 1, config.steps
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
-        stop, profile = _stop_on_sigterm(), Profile(config, place, first)
-        log, running = Log(place, config, first, report), _Running()
+        log = opened.enter_context(Log(place, config, first, report))
+        running, profile = _Running(), Profile(config, place, first)
+        stop.catch()
         meter: Meter | None = None
         for step in range(first, last + 1):
             due = functools.partial(_due, step, last)
@@ -121,20 +129,24 @@ def train(
             else:  # the first step compiles, and is not timed
                 meter = _meter(config, train_step.trace(state, frozen, batch).jaxpr)
             profile.after(step, metrics)
-            stopping = stop.is_set() or should_stop(step)
             if due(config.log_every):
+                claim.check()
                 log.metrics(step, running.check_last() | _rates(config, step) | meter.read())
             if due(config.eval_every) or due(config.figures_every):
                 evaluate(config, task, on_host(state.ema, mesh), log, step)
                 meter.restart()
+            stopping = stop.due(step)
             if due(config.checkpoint_every) or stopping:
                 running.check_last()  # parameters that are not finite are never saved
+                claim.check()
                 checkpoints.save(state, batches.get_state(), record)
             if stopping:
-                _log_once("stopped by a signal: saved step %d; the same command resumes there", step)
                 break
-        log.close()
         checkpoints.close()
+        if stop.requested:
+            _log_once("stopped by a signal: saved step %d; the same command resumes there", int(state.step))
+        if stop.interrupted:
+            raise KeyboardInterrupt
     return state
 
 
@@ -235,7 +247,7 @@ def matching_parts(bundle: Bundle, params: dict[str, Any], *, partial: bool = Fa
     common = [part for part in params if bundle.has(part)]
     if not common:
         raise UserError(
-            f"--init-from {bundle.name}: it has {', '.join(bundle.params)}, and this run trains "
+            f"--init-from {bundle.name}: it has {some(bundle.params)}, and this run trains "
             f"{', '.join(params)}; give a bundle with one of these parts"
         )
     joined = dict(params)
@@ -277,7 +289,7 @@ class _Running:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise UserError(
-                f"{', '.join(bad)} is not finite at step {self._step}; the last checkpoint is kept: lower "
+                f"{some(bad)} is not finite at step {self._step}; the last checkpoint is kept: lower "
                 "--config.optimizer.learning_rate and start again from it"
             )
         return values
@@ -287,11 +299,3 @@ def _meter(config: Config, jaxpr: Any) -> Meter:
     chip = hardware.chip_of(jax.devices()[0])
     work = flops.count_jaxpr(flops.live(jaxpr)).flops
     return Meter(config.batch_size, jax.device_count(), work, chip.bfloat16 if chip else None)
-
-
-def _stop_on_sigterm() -> threading.Event:
-    stop = threading.Event()
-    # With several processes JAX receives the signal, and all of them stop at the same step.
-    if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    return stop

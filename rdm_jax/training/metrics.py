@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import UInt8
 from rdm_jax.core import images
 from rdm_jax.core.distributed import is_first
 from rdm_jax.core.errors import UserError
+from rdm_jax.training.board import Board
 from rdm_jax.training.config import Config
 from rdm_jax.training.workdir import METRICS, Workdir
 
@@ -91,16 +93,22 @@ class Log:
 
     def __init__(self, workdir: Workdir, config: Config, first: int, report: MetricsCallback) -> None:
         self._workdir, self._steps, self._report = workdir, config.steps, report
-        self._board: Any = None
+        self._board: Board | None = None
         self._wandb = None
         if not is_first():
             return
-        from tensorboardX import SummaryWriter
-
         workdir.write(METRICS, _before(workdir.read(METRICS) or b"", first))
-        self._board = SummaryWriter(str(workdir.local / TENSORBOARD), purge_step=first)
+        with workdir.writing(TENSORBOARD):
+            self._board = Board(workdir.local / TENSORBOARD, first)
         if config.wandb:
             self._wandb = _wandb_run(config, workdir)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(*(() if kind is None else (UserError,))):  # of two errors the first one counts
+            self.close()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Writes and reports values of a step."""
@@ -113,29 +121,35 @@ class Log:
         if not is_first():
             return
         self._workdir.write(f"{FIGURES}/{name}-{step:08d}.png", images.encode(figure))
-        self._board.add_image(name, figure, step, dataformats="HWC")
-        self._flush()
+        with self._writing_board() as board:
+            board.image(step, name, figure)
 
     def close(self) -> None:
         """Writes what is still open."""
         if self._board:
-            self._board.close()
+            with self._workdir.writing(TENSORBOARD):
+                self._board.close()
         if self._wandb:
             self._wandb.finish()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         self._workdir.append(METRICS, {"step": step, **values})
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        self._flush()
+        with self._writing_board() as board:
+            for name, value in values.items():
+                board.scalar(step, name, value)
         if self._wandb:
             self._wandb.log(dict(values), step=step)
 
-    def _flush(self) -> None:
-        self._board.flush()
-        if self._workdir.is_remote:
-            for file in (self._workdir.local / TENSORBOARD).iterdir():
-                self._workdir.publish(str(Path(TENSORBOARD) / file.name))
+    @contextlib.contextmanager
+    def _writing_board(self) -> Iterator[Board]:
+        """Yields the board, and writes what the block adds to it."""
+        assert self._board is not None  # of the first process, which alone writes
+        with self._workdir.writing(TENSORBOARD):
+            yield self._board
+            self._board.flush()
+            if self._workdir.is_remote:
+                for file in (self._workdir.local / TENSORBOARD).iterdir():
+                    self._workdir.publish(f"{TENSORBOARD}/{file.name}")
 
 
 class Profile:
@@ -159,15 +173,17 @@ class Profile:
             _LOG.info("the profile of steps %d to %d is in %s", self._steps[0], step, self._folder)
 
 
-def _before(lines: bytes, first: int) -> bytes:
+def _before(data: bytes, first: int) -> bytes:
     """Returns the lines of steps before one; a line that a kill cut short is left out."""
-    kept = []
-    for line in lines.splitlines(keepends=True):
-        try:
-            kept += [line] if json.loads(line)["step"] < first else []
-        except ValueError:
-            continue
-    return b"".join(kept)
+    return b"".join(line + b"\n" for line in data.split(b"\n") if _step_of(line) < first)
+
+
+def _step_of(line: bytes) -> float:
+    """Returns the step of a line of metrics, infinity where it has none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _wandb_run(config: Config, workdir: Workdir) -> Any:

@@ -55,6 +55,21 @@ class ModelRecord:
         sections = {part: base.config[part] for part in kept} | ({"training": training} if training else {})
         return ModelRecord(_plain({**sections, **config}), name, {part: base.hashes[part] for part in kept})
 
+    @staticmethod
+    def read(stored: Any, workdir: str) -> ModelRecord:
+        """Returns the record that a workdir holds.
+
+        Raises:
+          UserError: it is of another version, or damaged.
+        """
+        try:
+            return ModelRecord(**stored)
+        except TypeError as error:
+            raise UserError(
+                f"the model's record in {workdir} is none that this version reads; start `rdm train` there once more, "
+                "which writes it"
+            ) from error
+
     def bundle(
         self,
         params: Mapping[str, Any],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 
-from rdm_jax.core import storage
+from rdm_jax.core import paths
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.image_set import ImageSet
@@ -17,6 +16,7 @@ from rdm_jax.retrieval.jobs import Execution
 from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
 from rdm_jax.training.config import Config
+from rdm_jax.training.latents import sets_folder
 from rdm_jax.training.schema import Count, LatentData
 
 FEW_IMAGES = 5_000
@@ -69,14 +69,14 @@ def open_neighbors(
     """
     data, place = config.data, config.data.neighbors
     database = Database.open(data.database) if data.database else None
-    exists = storage.is_remote(place) or Path(place, MANIFEST).exists()
+    exists = paths.is_remote(place) or (paths.local(place) / MANIFEST).exists()
     if data.compute.k and database is not None and not exists:
-        source = open_source(data.source, split=data.split or None, data_dir=data.data_dir or None)
+        source = open_source(data.source, split=data.split or None, data_dir=sets_folder(data))
         options = NeighborOptions(data.compute.k, within=data.compute.within or None)
         report = functools.partial(progress, "finding neighbors")
         workers = 0 if len(source) < FEW_IMAGES else None  # for few images, processes take longer to start than to work
         execution = Execution(workers=workers, progress=report)
-        compute_neighbors(NeighborJob(source, encoder, database, options), Path(place), execution)
+        compute_neighbors(NeighborJob(source, encoder, database, options), paths.local(place), execution)
     sidecar = NeighborSidecar.open(place, database)
     if database is None and not sidecar.manifest["embeddings"]:
         raise UserError(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from rdm_jax.bundle import DTYPES
-from rdm_jax.core import options
+from rdm_jax.core import options, values
 from rdm_jax.core.errors import UserError, unknown
-from rdm_jax.core.schema import Check, Fields, missing, one_of, within
+from rdm_jax.core.schema import Fields, Text, missing, one_of, section_values, within
 from rdm_jax.heads import options_of
 from rdm_jax.request import Request
 from rdm_jax.training.step import DECAYS
@@ -24,29 +24,49 @@ def network(classes: Mapping[str, Any], filled: tuple[str, ...] = (), by: str = 
     return Fields(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)})
 
 
-def sampling_options(head: str) -> Check:
-    """Returns the check of an exported model's `sampling` section.
+@dataclasses.dataclass(frozen=True)
+class Sampling(Fields):
+    """An exported model's `sampling` section.
 
-    Its keys are options of `Request` and of the head, and `database`, the default one; those of figures are required.
+    Its keys are options of `classes`, `Request` and the head's, and `database`, the default one. Those of figures are
+    required.
     """
-    owners = {name: cls for cls in (Request, options_of(head)) for name in options.declarations(cls)}
 
-    def check(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the section, its values of the options' types."""
-        for name in values:
+    def read(self, key: str, value: Any) -> dict[str, Any]:
+        """Returns the section at a key, its values of the options' types."""
+        owners = {name: cls for cls in self.classes.values() for name in options.declarations(cls)}
+        given = dict(section_values(key, value))
+        for name in given:
             if name != "database" and name not in owners:
                 raise unknown("config key", f"{key}.{name}", [f"{key}.{known}" for known in ("database", *owners)])
         for name in ("condition", "height", "width"):
-            if name not in values:
+            if name not in given:
                 raise missing(f"{key}.{name}")
-        checked = dict(values)
-        for cls in {owners[name] for name in values if name != "database"}:
-            own = {name: value for name, value in values.items() if owners.get(name) is cls}
+        checked = {
+            name: _parsed(owners.get(name), name, key, one) if isinstance(one, Text) else one
+            for name, one in given.items()
+        }
+        if not isinstance(checked.get("database", ""), str):
+            raise UserError(f"config key {key}.database is {checked['database']!r}, and must be a text")
+        for cls in {owners[name] for name in checked if name != "database"}:
+            own = {name: one for name, one in checked.items() if owners.get(name) is cls}
             built = options.build(cls, own, {})
             checked |= {name: getattr(built, name) for name in own if not options.declarations(cls)[name].table}
         return checked
 
-    return check
+
+def _parsed(owner: type | None, name: str, key: str, text: Text) -> Any:
+    """Returns a text from the command line as the type of an option; calls, and options of no class, stay texts."""
+    kind = str if owner is None or options.declarations(owner)[name].table else options.kind_of(owner, name)
+    try:
+        return values.parse(tuple[float, ...] if kind is tuple else kind, str(text))
+    except ValueError as error:
+        raise UserError(f"config key {key}.{name}: {error}") from error
+
+
+def sampling_options(head: str) -> Sampling:
+    """Returns the section of an exported model's default options for a head."""
+    return Sampling({"request": Request, "head": options_of(head)}, by="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +76,7 @@ class Data:
     Attributes:
       source: a folder, a zip file or the name of a TFDS set.
       split: of the source; "" for a folder or zip file that has none.
-      data_dir: where sets and caches are.
+      data_dir: where sets and caches are; caches of sets in object storage are in data/.
       size: of the images in pixels.
       cache: decode all images once, into `data_dir`; otherwise each time one is read.
       prepare: make a procedural set that is not there yet.

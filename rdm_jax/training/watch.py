@@ -14,7 +14,7 @@ import time
 
 import jax
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.training.workdir import Workdir
 
 _LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Watch:
             time.sleep(self._seconds / BEATS)
 
     def _leave(self, missing: list[int]) -> None:
-        names = ", ".join(f"{process} ({self._host(process)})" for process in missing)
+        names = some((f"{process} ({self._host(process)})" for process in missing), 4)
         _LOG.error(
             "process %s of %d has been silent for %.0f s; this one, %d, stops too: the same command resumes from the "
             "last checkpoint",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.core import files, storage
-from rdm_jax.core.errors import UserError
+from rdm_jax.core import files, paths, storage, text
+from rdm_jax.core.errors import UserError, first_line
 
 CONFIG = "config.json"
 MODEL = "model.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: more than the shell's `ulimit -f`
+NOT_WRITABLE = "choose a --workdir that can be written"
 
 
 class Workdir:
@@ -29,11 +34,10 @@ class Workdir:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.place = str(place)
-        self.is_remote = storage.is_remote(place)
-        self.local = (
-            storage.cache_folder() / "runs" / files.sha256_json(self.place)[:16] if self.is_remote else Path(place)
-        )
+        self.is_remote = paths.is_remote(place)
+        self.place = str(place).rstrip("/") if self.is_remote else str(place)
+        cache = storage.cache_folder() / "runs" / files.sha256_json(self.place)[:16]
+        self.local = cache if self.is_remote else paths.local(place)
         try:
             self.local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,7 +50,7 @@ class Workdir:
         Raises:
           UserError: there is no such folder.
         """
-        if not storage.is_remote(place) and not Path(place).is_dir():
+        if not paths.is_remote(place) and not paths.local(place).is_dir():
             raise UserError(f"there is no folder {place}; give a --workdir of `rdm train`")
         return Workdir(place)
 
@@ -78,17 +82,25 @@ class Workdir:
           UserError: it cannot be written.
         """
         path = self.local / name
-        try:
+        with self.writing(name):
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(path, data)
-        except OSError as error:
-            raise self.unwritable(error) from error
-        self.publish(name)
+            self.publish(name)
 
     def read_json(self, name: str) -> Any | None:
-        """Returns what a JSON file holds, None where there is none."""
-        found = self.read(name)
-        return None if found is None else json.loads(found)
+        """Returns what a JSON file holds, None where there is none.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        data = self.read(name)
+        try:
+            return None if data is None else json.loads(text.decode(data))
+        except ValueError as error:
+            raise UserError(
+                f"{self.place}/{name} is damaged ({first_line(error)}); remove it, and start `rdm train` there once "
+                "more, which writes it"
+            ) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole.
@@ -99,14 +111,19 @@ class Workdir:
         self.write(name, files.json_bytes(value))
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
-        """Adds a line of JSON to a file; object storage, which cannot add, has the file written anew."""
+        """Adds a line of JSON to a file; object storage, which cannot add, has the file written anew.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         path = self.local / name
         before = self.read(name) if self.is_remote and not path.exists() else None
-        if before is not None:
-            path.write_bytes(before)
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.publish(name)
+        with self.writing(name):
+            if before is not None:
+                files.write_bytes(path, before)
+            with open(path, "ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+            self.publish(name)
 
     def publish(self, name: str) -> None:
         """Sends a file below `local` to object storage, where the run lies there."""
@@ -117,6 +134,16 @@ class Workdir:
         """Returns how many bytes the disk has left, None in object storage."""
         return None if self.is_remote else shutil.disk_usage(self.local).free
 
-    def unwritable(self, error: OSError) -> UserError:
-        """Returns the error for a folder that cannot be written to."""
-        return UserError(f"cannot write to {self.place}: {error.strerror}; choose a --workdir that can be written")
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Raises UserError for an OSError inside the block, which writes a file: the disk is full, say."""
+        try:
+            yield
+        except OSError as error:
+            raise self.unwritable(error, name) from error
+
+    def unwritable(self, error: OSError, name: str = "") -> UserError:
+        """Returns the error for a folder, or for a file in it, that cannot be written to."""
+        place = f"{self.place}/{name}" if name else self.place
+        advice = "make room, and the same command resumes" if error.errno in FULL else NOT_WRITABLE
+        return UserError(f"cannot write to {place}: {error.strerror or first_line(error)}; {advice}")

@@ -1,15 +1,23 @@
 """Config files: where they are found, what they set, and how wrong ones are refused."""
 
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rdm_jax.cli.main import main
-from rdm_jax.core import trees
+from rdm_jax.core import trees, values
 from rdm_jax.core.errors import UserError
-from rdm_jax.training.config import configs_folder, load_architecture, load_config, shipped_configs
-from rdm_jax.training.tasks import TASKS, make_abstract_task
+from rdm_jax.core.schema import Fields
+from rdm_jax.training.config import base_config, configs_folder, load_architecture, load_config, shipped_configs
+from rdm_jax.training.latents import cache_folder, sets_folder
+from rdm_jax.training.schema import Sampling
+from rdm_jax.training.tasks import TASKS, make_abstract_task, task_module
 
 VARIANTS = {
     "cifar10": ["clip", "autoencoder", "ldm", "classifier"],
@@ -54,6 +62,100 @@ def test_every_shipped_config_is_valid(spec: str) -> None:
     assert config.task in TASKS and config.is_locked
     text = (configs_folder() / f"{spec.partition(':')[0]}.py").read_text()
     assert f"rdm train --config {spec.partition(':')[0]}" in text.split('"""')[1]  # its command
+
+
+def as_text(value: Any) -> str:
+    """Returns a value as a user writes it on the command line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(quoted, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {quoted(entry)}" for name, entry in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quoted(value: Any) -> str:
+    """Returns an entry of a list or a section; texts stand in quotes."""
+    return json.dumps(value) if isinstance(value, str) else as_text(value)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_value_of_every_shipped_config_can_be_written_on_the_command_line(spec: str) -> None:
+    config = load_config(spec)
+    texts = [f"{name.replace('/', '.')}={as_text(value)}" for name, value in trees.flatten(config.to_dict()).items()]
+    assert load_config(spec, texts).to_dict() == config.to_dict()
+
+
+EXAMPLES = {int: "7", float: "0.5", str: "/data/set #1: [a]", bool: "true"}
+
+
+def settings(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted name and the type of every setting of a schema, those of networks among them."""
+    for name, hint in typing.get_type_hints(schema, include_extras=True).items():
+        checks = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+        inner = typing.get_args(hint)[0] if checks else hint
+        if dataclasses.is_dataclass(inner):
+            yield from settings(typing.cast(type, inner), f"{prefix}{name}.")
+        elif isinstance(next(iter(checks), None), Sampling):
+            continue  # the test below
+        elif checks and isinstance(checks[0], Fields):
+            for cls in checks[0].classes.values():
+                ours = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
+                hints = typing.get_type_hints(cls, include_extras=True)
+                yield from ((f"{prefix}{name}.{key}", hints[key]) for key in ours)
+        else:
+            yield f"{prefix}{name}", inner
+
+
+def example(hint: Any) -> tuple[str, Any]:
+    """Returns a text of a type, and the type or the types that its value may have."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return example(arguments[0])
+    if origin is tuple:
+        inner = [one for one in arguments if one is not ...]
+        texts = ['"a, b"' if one is str else example(one)[0] for one in inner]
+        return f"[{', '.join(texts)}]", tuple
+    if origin in (typing.Union, types.UnionType):
+        return example(next(one for one in arguments if one is not type(None)))
+    if (origin or hint) in (dict, Mapping):
+        return "{a b: " + (example(arguments[1])[0] if arguments and arguments[1] is not str else "c") + "}", dict
+    if origin is typing.Literal:
+        return str(arguments[0]), type(arguments[0])
+    return ("7", int) if hint is Any else (EXAMPLES[hint], hint)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_text_has_the_type_of_every_setting_of_every_task(task: str) -> None:
+    found = dict(settings(task_module(task).Schema))
+    assert {"steps", "data.source", "optimizer.frozen", "mesh.rules"} < found.keys()
+    for name, hint in found.items():
+        text, kind = example(hint)
+        value = values.parse(typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint, text)
+        assert isinstance(value, kind), (name, hint, text, value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("database=123", "123"),
+        ("database=", ""),
+        ("steps=50", 50),
+        ("guidance_scale=2", 2.0),
+        ("condition=neighbors", "neighbors"),
+        ("sampler=heun", "heun"),
+        ("steps=many", r"config key sampling.steps: 'many' is not a whole number"),
+        ("steps=1e2", r"config key sampling.steps: '1e2' is not a whole number"),
+        ("guidance_scale=yes", r"config key sampling.guidance_scale: 'yes' is not a number"),
+    ],
+)
+def test_a_text_has_the_type_of_the_options_of_sampling(override: str, value: Any) -> None:
+    name = override.partition("=")[0]
+    if isinstance(value, str) and value.startswith("config key"):
+        with pytest.raises(UserError, match=value):
+            load_config("style_scenes/rdm", [f"sampling.{override}"])
+        return
+    found = load_config("style_scenes/rdm", [f"sampling.{override}"]).sampling[name]
+    assert found == value and type(found) is type(value)
 
 
 def test_the_configs_are_listed_by_name_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +326,87 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
     assert main([*arguments[:-1], "3"]) == 2
     assert "mesh '3' is not of the form DATAxFSDP" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["style_scenes/dit", "base=style-scenes"],
+        ["style_scenes/uvit", "base=style-scenes"],
+        ["style_scenes/rdm", "base=style-scenes-rarm"],  # a base of another head
+        ["style_scenes/rarm", "base=style-scenes-rarm"],
+        ["rdm_imagenet", "model={kind: dit, patch_size: 2, width: 64, depth: 2, heads: 2}"],
+        ["rdm_imagenet:ldm", "model={kind: uvit, patch_size: 2, width: 64, depth: 2, heads: 2}"],
+        ["rdm_ffhq"],
+        ["rdm_768"],
+        ["rarm:dogs", "batch_size=64"],
+        ["smoke"],
+        ["first_stage:vq_f8"],
+        ["style_scenes/vq"],
+        ["emoji/autoencoder"],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+@pytest.mark.slow
+def test_a_dry_run_of_every_kind_of_model_prints_its_table(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, *overrides = arguments
+    given = [f"--config.{override}" for override in overrides]
+    assert (
+        main(["train", "--config", config, "--workdir", "w", "--dry-run", "--analytic", "--mesh", "2x2", *given]) == 0
+    )
+    assert "4 devices, data 2 x fsdp 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["base=rdm_jax/assets/classifiers/style-scenes"], r"base 'rdm_jax/.*' has no autoencoder and no clip, which"),
+        (["architecture=dit_xl2"], r"architecture 'dit_xl2' has no autoencoder and no clip, .* --config.architecture="),
+        (["architecture=kl_f8"], r"architecture 'kl_f8' has no clip, which the dry run takes from it"),
+        (["architecture=dit"], r"unknown architecture 'dit'"),
+        (["base=nowhere"], r"unknown model 'nowhere'"),
+    ],
+)
+def test_a_dry_run_says_what_its_base_lacks(
+    overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(configs_folder().parent)
+    with pytest.raises(UserError, match=message):
+        make_abstract_task(load_config("style_scenes/dit", overrides))
+
+
+def test_a_config_file_may_lie_in_the_home_folder_and_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / "mine.py").write_text("def get_config(arg='none'):\n    return {'name': arg}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert base_config("~/a:b/mine.py").name == "none" and base_config("~/a:b/mine.py:other").name == "other"
+    with pytest.raises(UserError, match=r"there is no config file ~/none\.py"):
+        base_config("~/none.py")
+    with pytest.raises(UserError, match="lies in object storage"):
+        base_config("gs://bucket/mine.py")
+
+
+def test_an_error_without_a_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def get_config():\n    raise ValueError('\\n')\n")
+    with pytest.raises(UserError, match=r"mine.py fails: ValueError.* in line 2"):
+        base_config(str(tmp_path / "mine.py"))
+
+
+def test_the_folder_of_sets_is_the_users_and_caches_are_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, sets, caches in (
+        ("~/sets", str(tmp_path / "sets"), tmp_path / "sets/cache"),
+        ("gs://bucket/sets", "gs://bucket/sets", Path("data/cache")),
+        ("", None, Path("data/cache")),
+    ):
+        data = load_config("smoke", [f"data.data_dir={given}"]).data
+        assert sets_folder(data) == sets and cache_folder(data) == caches
 
 
 def test_a_batch_that_does_not_divide_the_devices_and_a_task_without_a_dry_run_are_refused() -> None:

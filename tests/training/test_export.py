@@ -75,6 +75,15 @@ def test_a_folder_that_cannot_be_exported_says_why(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"has no model\.json; start `rdm train` there once more"):
         export_run(tmp_path)
+    (tmp_path / "model.json").write_text('{"config"')
+    with pytest.raises(UserError, match=r"model\.json is damaged"):
+        export_run(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"config": {}}))
     with pytest.raises(UserError, match="has no checkpoints"):
         export_run(tmp_path)
+
+
+@pytest.mark.parametrize("stored", [{"config": {}, "another": 1}, {}, [1]])
+def test_a_record_of_another_version_is_one_line(stored: object) -> None:
+    with pytest.raises(UserError, match="the model's record in runs/a is none that this version reads"):
+        ModelRecord.read(stored, "runs/a")

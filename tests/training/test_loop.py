@@ -1,7 +1,10 @@
 """Whole runs on a folder of a few images: resuming, refusing, stopping."""
 
 import json
+import logging
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import chex
@@ -11,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.cli.main import main
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.parts import PARTS
@@ -72,6 +76,28 @@ def test_before_its_first_checkpoint_a_workdir_takes_another_config(images: Path
         run(config_for(images, "steps=1", "data.source=no-such"), tmp_path)
     state, _ = run(config_for(images, "steps=1"), tmp_path)
     assert state.step == 1
+
+
+def test_an_interruption_saves_the_state_and_the_run_resumes_there(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupt(step: int, *_: object) -> None:
+        if step == 3:
+            with pytest.raises(UserError, match=rf"another process is writing .*process {os.getpid()} on"):
+                run(config, tmp_path)  # while this one has the folder
+            signal.raise_signal(signal.SIGINT)
+
+    config = config_for(images, "steps=5", "checkpoint_every=5")
+    with caplog.at_level(logging.INFO, "rdm_jax"), pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, init_from=None, report=interrupt, progress=lambda *_: None)
+    assert "Ctrl-C again stops at once" in caplog.text and "saved step 3; the same command resumes" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 4, "lo')
+    assert main(["info", str(tmp_path)]) == 0
+    _, logged = run(config, tmp_path)
+    assert [step for step, _ in logged] == [4, 5]
 
 
 @pytest.mark.slow

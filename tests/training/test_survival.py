@@ -19,7 +19,7 @@ import pytest
 from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
 from rdm_jax.training import watch as watching
-from rdm_jax.training.checkpoints import Checkpoints, is_full, restore_arrays, sums
+from rdm_jax.training.checkpoints import Checkpoints, restore_arrays, sums, unwritten
 from rdm_jax.training.state import State
 from rdm_jax.training.watch import Watch
 from rdm_jax.training.workdir import Workdir
@@ -69,6 +69,23 @@ def test_info_tells_step_and_hashes_that_change_with_the_arrays(tmp_path, capsys
     assert main(["info", str(tmp_path / "none")]) == 2 and "there is no folder" in capsys.readouterr().err
 
 
+def damage(checkpoint):
+    for file in (checkpoint / "state").rglob("*"):
+        if file.is_file() and "ocdbt" not in file.name:
+            file.write_bytes(b"")
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_by_info_and_export_too(tmp_path, caplog):
+    saved(tmp_path, [2, 5])
+    damage(tmp_path / "checkpoints/5")
+    with caplog.at_level(logging.WARNING, "rdm_jax"):
+        assert restore_arrays(Workdir(tmp_path))[0] == 2
+    assert "checkpoint 5 cannot be read and is skipped" in caplog.text
+    damage(tmp_path / "checkpoints/2")
+    with pytest.raises(UserError, match=r"none of the checkpoints 5, 2 in .* can be read"):
+        restore_arrays(Workdir(tmp_path))
+
+
 def test_one_flipped_bit_changes_the_sums_and_a_mesh_does_not():
     state = state_of(1)
     flipped = np.array(state.params["net"]["kernel"])
@@ -105,10 +122,14 @@ def test_a_disk_that_fills_up_costs_no_earlier_checkpoint(tmp_path, monkeypatch)
         raise ValueError("writing failed") from OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints._saver, "save_checkpointables_async", full)
-    with pytest.raises(UserError, match=r"no space left for a checkpoint in .* \(step 4 is kept\); make room"):
+    with pytest.raises(
+        UserError, match=r"cannot write a checkpoint to .*checkpoints: No space .* \(step 4 is kept\); make room"
+    ):
         checkpoints.save(state_of(5), {}, {})
     assert saved(tmp_path, []).steps == [4]
-    assert not is_full(ValueError("another")) and is_full(OSError(122, "Disk quota exceeded"))
+    assert not unwritten(ValueError("another")) and unwritten(OSError(122, "Disk quota exceeded"))
+    tensorstore = ValueError("INTERNAL: Failed to write x [OS error 27: EFBIG File too large]")
+    assert unwritten(tensorstore) == "EFBIG File too large"
 
 
 def test_a_process_that_falls_silent_is_named(tmp_path, monkeypatch, caplog):

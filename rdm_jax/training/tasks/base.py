@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from rdm_jax.data.image_set import ImageSet, load_images, stream_images
 from rdm_jax.data.sources import open_source
 from rdm_jax.data.tfds_source import prepare_own
 from rdm_jax.training.config import Config
+from rdm_jax.training.latents import cache_folder, sets_folder
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.state import Extras
 
@@ -93,12 +93,13 @@ def training_images(data: Config, split: str, progress: StageProgressCallback) -
       progress: called with (stage, done, total).
     """
     if data.prepare:
-        prepare_own(data.source, data.data_dir or None)
-    source = open_source(data.source, split=split or None, data_dir=data.data_dir or None)
+        prepare_own(data.source, sets_folder(data))
+    source = open_source(data.source, split=split or None, data_dir=sets_folder(data))
     if not data.cache:
         return stream_images(source, data.size)
-    cache = Path(data.data_dir or "data") / "cache"
-    return load_images(source, data.size, cache, lambda *at: progress(f"reading images {split}".strip(), *at))
+    return load_images(
+        source, data.size, cache_folder(data), lambda *at: progress(f"reading images {split}".strip(), *at)
+    )
 
 
 def training_and_held_out(data: Config, progress: StageProgressCallback) -> tuple[ImageSet, ImageSet]:

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.images import to_float
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.image_set import ImageSet
@@ -96,7 +96,7 @@ def class_names(attributes: Sequence[Mapping[str, str]], names: Sequence[str]) -
     """
     for name in names:
         if any(name not in labels for labels in attributes):
-            known = ", ".join(attributes[0]) or "none"
+            known = some(attributes[0]) or "none"
             raise UserError(f"the images have no attribute {name!r} (the first one has: {known}); change attributes")
     return {name: sorted({labels[name] for labels in attributes}) for name in names}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from transformers import PreTrainedTokenizerFast
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import within
@@ -282,10 +283,9 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     """Returns the task; where the workdir has no tokenizer, takes that of `start` or trains one on the captions."""
     images, held_out = training_and_held_out(config.data, progress)
     file = workdir / TOKENIZER
-    if not file.exists() and start and start.tokenizer:
-        start.tokenizer.backend_tokenizer.save(str(file))
-    elif not file.exists():
-        train_tokenizer(images.captions, config.tokenizer.vocab_size, file)
+    if not file.exists():
+        with files.writing(file), files.replaced(file) as temporary:
+            _write_tokenizer(temporary, images.captions, config.tokenizer.vocab_size, start)
     tokenizer = load_tokenizer(file)
     length = config.model.text.context_length
     model = config.model.to_dict()
@@ -301,3 +301,11 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
         build_clip(model),
         settings,
     )
+
+
+def _write_tokenizer(file: Path, captions: Sequence[str], vocab_size: int, start: Bundle | None) -> None:
+    """Writes the tokenizer of a bundle, or one that is trained on captions."""
+    if start and start.tokenizer:
+        file.write_bytes(start.tokenizer.backend_tokenizer.to_str(pretty=True).encode())
+    else:
+        train_tokenizer(captions, vocab_size, file)

@@ -208,8 +208,18 @@ def abstract_base(config: Config) -> tuple[Bundle, ImageConditions]:
     """Returns a base without parameters and conditions without data.
 
     Their settings are those of `config.architecture`, or else of the bundle `config.base`.
+
+    Raises:
+      UserError: it has no encoder or no first stage.
     """
-    parts = load_architecture(config.architecture) if config.architecture else Bundle.open(config.base).config
+    parts: Any = load_architecture(config.architecture) if config.architecture else Bundle.open(config.base).config
+    lacking = [part for part in ("autoencoder", "clip") if part not in parts]
+    if lacking:
+        name = f"architecture {config.architecture!r}" if config.architecture else f"base {config.base!r}"
+        raise UserError(
+            f"{name} has no {' and no '.join(lacking)}, which the dry run takes from it; set --config.base to a bundle "
+            "that has both, and --config.architecture= to nothing"
+        )
     settings = dict(parts["autoencoder"])
     frozen = trees.unflatten(abstract_params(build_autoencoder(settings)))
     base = Bundle({"name": config.name, "autoencoder": settings}, {"autoencoder": frozen})
