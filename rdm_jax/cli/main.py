@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rdm_jax.cli.progress import note, shown_log
 from rdm_jax.cli.readers import READERS
+from rdm_jax.core import paths
 from rdm_jax.core.errors import UserError, unknown
 
 
@@ -214,7 +215,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _set_environment() -> None:
     """Sets the environment variables of JAX and transformers before they are imported, unless the user has set them."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rdm_jax")
+    cache = paths.local(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdm_jax"
     # Compiled programs are kept for the next run, however short their compilation was.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import jax
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, first_line
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"cannot join the other processes ({reason}); on no known cluster give --coordinator HOST:PORT, "
             "--processes N and --process I"

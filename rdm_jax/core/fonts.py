@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from rdm_jax.core import paths
+
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "fonts" / "DejaVuSans.ttf"
@@ -134,7 +136,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _folders() -> list[Path]:
     """Returns where this system keeps its fonts."""
-    home = Path(os.path.expanduser("~"))
+    home = paths.local("~")
     if sys.platform == "darwin":
         return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"]
     if sys.platform == "win32":

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.core import files
+from rdm_jax.core import files, paths
 from rdm_jax.core.errors import UserError
 
 IDENTITY = ("size", "etag", "ETag", "md5Hash", "updated", "mtime", "LastModified", "created")
@@ -20,7 +20,7 @@ IDENTITY = ("size", "etag", "ETag", "md5Hash", "updated", "mtime", "LastModified
 def cache_folder() -> Path:
     """Returns the folder of local copies: $RDM_CACHE, or rdm_jax in the user's cache folder."""
     given = os.environ.get("RDM_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "rdm_jax"
+    return paths.local(given or "~/.cache/rdm_jax")
 
 
 def staged(address: str, manifest: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
-from rdm_jax.core import paths
+from rdm_jax.core import paths, values
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import resize_and_crop
@@ -95,6 +95,6 @@ def parse_weighted(text: str) -> tuple[str, float | None]:
     if not colon or (not paths.is_remote(text) and paths.local(text).exists()):
         return text, None
     try:
-        return name, float(weight)
+        return name, values.parse(float, weight)
     except ValueError:
         return text, None
