@@ -256,16 +256,24 @@ class Generator:
         builder = self._builder(request, retriever)
         return Plan(request, options, [], builder.queries, None, [], [], builder, run)
 
-    def replan(self, plan: Plan, database: Databases | None) -> Plan:
+    def replan(self, plan: Plan, database: Databases | None, *, default: bool = False) -> Plan:
         """Returns the plan of the same images with neighbors from another database.
+
+        Args:
+          plan: of the images.
+          database: as of `plan`.
+          default: the number of neighbors is nobody's choice: it is lowered where the database has fewer rows.
 
         Raises:
           UserError: the database is unknown, has too few rows, or was built by another encoder.
         """
         request = plan.request
         retriever = None if request.condition == "text" else open_retriever(self.encoder, database)
+        if retriever and default:
+            request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
         found = retriever.retrieve(plan.queries, request.neighbors) if retriever else None
-        return dataclasses.replace(plan, neighbors=found, builder=self._builder(request, retriever)).checked()
+        builder = self._builder(request, retriever)
+        return dataclasses.replace(plan, request=request, neighbors=found, builder=builder).checked()
 
     def generate(
         self, plan: Plan, progress: ProgressCallback | None = None, preview: OnPreview | None = None

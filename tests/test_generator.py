@@ -178,6 +178,11 @@ def test_a_default_number_of_neighbors_fits_a_small_database(generator, tmp_path
     assert "1 neighbors and not 2, the default: small has no more of them" in caplog.text
     with pytest.raises(UserError, match="k 2 is out of range; small has 1 rows"):
         generator.plan("a red boat", database=small, neighbors=2)
+    other = Database.open(tiny.database(tmp_path, "other", generator.bundle, count=4))
+    whole = generator.plan("a red boat", database=other)
+    assert generator.replan(whole, small, default=True).request.neighbors == 1
+    with pytest.raises(UserError, match="k 2 is out of range"):
+        generator.replan(whole, small)
 
 
 def test_text_alone_needs_no_database(generator):

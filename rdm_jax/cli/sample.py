@@ -166,7 +166,7 @@ def _plan(
     labels = [label for label, _ in images]
     first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])
     note(f"model {generator.bundle.name}, seed {seed}")
-    return [first, *(generator.replan(first, database) for database in databases[1:])]
+    return [first, *(generator.replan(first, database, default=neighbors is None) for database in databases[1:])]
 
 
 def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: int) -> Sequence[int]:

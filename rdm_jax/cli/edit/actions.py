@@ -69,7 +69,8 @@ class Job:
           out: a folder that is this run's own already; by default the run claims one in the output folder.
           extra: writes another sheet.
         """
-        plans = [plan, *(self.generator.replan(plan, database) for database in self.databases[1:])]
+        default = "neighbors" not in self.options
+        plans = [plan, *(self.generator.replan(plan, one, default=default) for one in self.databases[1:])]
         extra, claimed = extra or self._write_comparison, out is not None
         return generating.write_run(
             self.generator, self.databases, plans, out or self.out, self.args, extra, claimed=claimed
