@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdm_jax import __version__
-from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config
+from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config, tokenizer_bytes
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers, dit, metrics, patch_transformers, rarm, uvit
 from rdm_jax.convert.mapping import Parameter, built, number_of
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
@@ -20,7 +20,7 @@ from rdm_jax.convert.settings import Settings
 from rdm_jax.convert.tokenizer import read_tokenizer
 from rdm_jax.convert.weights import read_tensors, weights_of
 from rdm_jax.core import files, text
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError, some, unknown
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.diffusion.schedule import build_schedule
 from rdm_jax.models import build_autoencoder, build_clip, build_denoiser, build_transformer
@@ -66,11 +66,8 @@ class Conversion:
         Raises:
           UserError: `out` exists or cannot be written, the disk is full, or a tensor holds numbers that are not finite.
         """
-        try:
-            with files.new_directory(out) as folder:
-                self._write(folder, progress or (lambda *_: None))
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
+        with files.writing(out), files.new_directory(out) as folder:
+            self._write(folder, progress or (lambda *_: None))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -98,7 +95,7 @@ class Conversion:
                 write_safetensors(target, recipes, lambda *at, part=part: progress(f"writing {part}", *at))
             hashes[part] = files.sha256(target)
         if self.tokenizer is not None:
-            self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+            files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
             hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
         sources = {f"{path.parent.name}/{path.name}": files.sha256(path) for path in self.sources}
         files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
@@ -183,9 +180,9 @@ def _convert_one(
         return Conversion("Inception-v3", settings, {"inception": part}, (source,))
     if metrics.is_vgg(state):
         raise UserError(f"{source} is a VGG-16 alone; give LPIPS's weights, and this file by --vgg")
-    some = ", ".join(sorted(state)[:3])
+    first = ", ".join(sorted(state)[:3])
     raise UserError(
-        f"{source} holds {len(state)} tensors ({some} ...) of no known model; known are CompVis checkpoints, RARM and "
+        f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
         "first stages, folders of diffusers, DiT, U-ViT, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
@@ -195,7 +192,9 @@ def _checkpoint(
 ) -> Conversion:
     unexpected = set(compvis.unexpected_names(state)) - allowed
     if unexpected:
-        raise UserError(f"the checkpoint holds {len(unexpected)} unexpected names: {', '.join(sorted(unexpected))}")
+        raise UserError(f"the checkpoint holds {len(unexpected)} unexpected names: {some(sorted(unexpected))}")
+    if weights != "raw" and not any(name.startswith(compvis.EMA_PREFIX) for name in state):
+        raise UserError(f"{source} holds no moving average of its weights (model_ema.); give --weights raw")
     file = _yaml_of(source, config)
     params = compvis_config.read_yaml(file)
     stage = compvis_config.autoencoder_config(params)
@@ -222,7 +221,7 @@ def _rarm(source: Path, state: Mapping[str, np.ndarray], config: Path | None, al
     """Returns the parts of an autoregressive model: transformer and autoencoder."""
     unexpected = set(rarm.unexpected_names(state)) - allowed
     if unexpected:
-        raise UserError(f"the checkpoint holds {len(unexpected)} unexpected names: {', '.join(sorted(unexpected))}")
+        raise UserError(f"the checkpoint holds {len(unexpected)} unexpected names: {some(sorted(unexpected))}")
     file = _yaml_of(source, config)
     params = compvis_config.read_yaml(file)
     stage, settings = rarm.first_stage_config(state, params), rarm.transformer_config(state, params)

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, some
 from rdm_jax.models import abstract_params
 
 Table = tuple[tuple[str, str], ...]
@@ -195,7 +195,7 @@ def plan(
       allowed: names that may be missing (their parameters are zeros) or unused.
 
     Raises:
-      UserError: names are missing, unexpected or mis-shaped; the message lists all.
+      UserError: names are missing, unexpected or mis-shaped; the message counts them and lists the first.
     """
     sources = {path: source_of(path) for path in targets}
     required = {name for source in sources.values() for name in source.names}
@@ -216,7 +216,7 @@ def plan(
         recipes[path] = Recipe(state, source, path, shape, dtype)
     problems = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
     if any(problems.values()):
-        report = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        report = "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names)
         raise UserError(f"the weights do not fit the {what}, check its configuration; {report}")
     return recipes
 

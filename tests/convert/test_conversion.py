@@ -53,6 +53,27 @@ def test_a_checkpoint_computes_what_the_original_does(golden, bundles, nhwc, clo
     close(decode(bundle.params["autoencoder"], nhwc(run["samples"][:1])), run["decoded0"])
 
 
+def test_a_checkpoint_without_moving_averages_says_so(golden, tmp_path):
+    state = read_state_dict(golden / "rdm_small.ckpt")
+    save_file({name: np.array(state[name]) for name in state if "ema" not in name}, tmp_path / "model.safetensors")
+    shutil.copy(golden / "rdm_small.yaml", tmp_path / "model.yaml")
+    for weights in (None, "ema", "both"):
+        with pytest.raises(UserError, match="holds no moving average of its weights .*; give --weights raw") as caught:
+            convert(tmp_path / "model.safetensors", weights=weights)
+        assert len(str(caught.value)) < 400
+    assert convert(tmp_path / "model.safetensors", weights="raw").config["weights"] == "raw"
+
+
+def test_reports_of_names_stay_short(golden, tmp_path):
+    state = read_state_dict(golden / "rdm_small.ckpt")
+    kept = {name: np.array(state[name]) for name in state if "input_blocks" not in name}
+    save_file(kept, tmp_path / "model.safetensors")
+    shutil.copy(golden / "rdm_small.yaml", tmp_path / "model.yaml")
+    with pytest.raises(UserError, match=r"\d+ missing: .* and \d+ more") as caught:
+        convert(tmp_path / "model.safetensors")
+    assert len(str(caught.value)) < 1500
+
+
 def test_the_models_of_april_2023_have_their_own_conventions(bundles):
     bundle = bundles("rdm_vq_small.ckpt")
     assert bundle.config["conditioning"] == {"neighbors": 3, "unit_tokens": False, "null": "zeros"}
@@ -179,7 +200,7 @@ def test_a_full_disk_writes_nothing(golden, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(conversion, "write_safetensors", full)
-    with pytest.raises(UserError, match="No space left on device; nothing was written"):
+    with pytest.raises(UserError, match="No space left on device; make room there"):
         convert(golden / "clip/openai_vit.pt").write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
