@@ -58,7 +58,7 @@ def test_a_checkpoint_without_moving_averages_says_so(golden, tmp_path):
     save_file({name: np.array(state[name]) for name in state if "ema" not in name}, tmp_path / "model.safetensors")
     shutil.copy(golden / "rdm_small.yaml", tmp_path / "model.yaml")
     for weights in (None, "ema", "both"):
-        with pytest.raises(UserError, match="holds no moving average of its weights .*; give --weights raw") as caught:
+        with pytest.raises(UserError, match=r"holds no moving average of its weights .*; give --weights raw") as caught:
             convert(tmp_path / "model.safetensors", weights=weights)
         assert len(str(caught.value)) < 400
     assert convert(tmp_path / "model.safetensors", weights="raw").config["weights"] == "raw"
