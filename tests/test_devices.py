@@ -43,6 +43,7 @@ def largest_difference(path, images):
 NEAR = 2
 
 
+@pytest.mark.slow
 def test_eight_devices_generate_what_one_does(tmp_path, here):
     generate_elsewhere(tmp_path, 8)
     devices, difference = largest_difference(tmp_path / "0" / "images.npz", here)

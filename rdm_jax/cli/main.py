@@ -19,7 +19,6 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rdm_jax.cli.progress import note, shown_log

@@ -242,13 +242,19 @@ def test_list_names_the_embedded_databases(capsys):
             ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--limit", "0"],
             "argument --limit: 0 is out of range; give 1 or more",
         ),
-        (["build", "{images}", "--out", "{new}", "--max-skip", "2"], "argument --max-skip: 2 is out of range; give 0 to 1"),
+        (
+            ["build", "{images}", "--out", "{new}", "--max-skip", "2"],
+            "argument --max-skip: 2 is out of range; give 0 to 1",
+        ),
         (
             ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--max-skip", "0"],
             "1 of the first 6 images",
         ),
         (["build", "{images}", "--out", "{new}", "--where", "oil"], "--where 'oil' is not KEY=VALUE"),
-        (["build", "{images}", "--out", "{new}", "--quality", "0"], "argument --quality: 0 is out of range; give 1 to 100"),
+        (
+            ["build", "{images}", "--out", "{new}", "--quality", "0"],
+            "argument --quality: 0 is out of range; give 1 to 100",
+        ),
         (
             ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--split", "train"],
             "unknown split 'train'",

@@ -347,7 +347,10 @@ SEARCH = ["search", BOATS, "a boat", "--encoder", "{model}"]
         (["build", "{sets}/boats", "--out", NEW, "--process", "half"], "--process 'half' is not I/N"),
         (["build", "{sets}/boats", "--out", NEW, "--patches", "0"], "argument --patches: 0 is out of range"),
         (["build", "{sets}/boats", "--out", NEW, "--patches", "1", "--patch-size", "2000"], "patch size 2000 is out"),
-        (["build", "{sets}/boats", "--out", NEW, "--patches", "1", "--patch-seed", "-1"], "argument --patch-seed: -1 is out"),
+        (
+            ["build", "{sets}/boats", "--out", NEW, "--patches", "1", "--patch-seed", "-1"],
+            "argument --patch-seed: -1 is out",
+        ),
         (["build", "{sets}/boats", "--out", NEW, "--part-size", "0"], "argument --part-size: 0 is out of range"),
         (["build", "{sets}/boats", "--out", NEW, "--workers", "-1"], "argument --workers: -1 is out of range"),
         (["build", "{sets}/boats", "--out", NEW, "--duplicates", "-1"], "duplicates -1.0 is not a cosine"),

@@ -199,6 +199,7 @@ def evaluate_guidance(guided_home, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_guidance_leaves_tables_curves_and_a_grid(evaluate_guidance, capsys, tmp_path):
     assert evaluate_guidance("--method", "ilvr", "--targets", "3") == 0
     out = tmp_path / "out"

@@ -55,7 +55,7 @@ def run(sampler, grid, steps, first, denoiser):
     variant=st.sampled_from(VARIANTS),
     spacing=st.sampled_from(sorted(SPACINGS)),
     schedule=st.sampled_from(sorted(SCHEDULES)),
-    steps=st.integers(1, 16),
+    steps=st.integers(1, 10),
     strength=st.floats(0.01, 1.0),
 )
 def test_a_run_from_an_image_is_planned_from_its_level(variant, spacing, schedule, steps, strength) -> None:

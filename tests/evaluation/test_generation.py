@@ -94,6 +94,7 @@ def test_thumbnails_have_the_size_of_samples(cell_generator):
     assert cell_generator.thumbnails("two").shape == (12, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_reconstructions_go_through_the_means(cell_generator):
     bundle = cell_generator.generator.bundle
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)

@@ -19,6 +19,7 @@ CONFIG = {
 SETTINGS = {**CONFIG, "num_res_blocks": 1, "attention_resolutions": [2], "num_head_channels": 8}
 
 
+@pytest.mark.slow
 def test_outputs_are_independent_and_depend_on_the_time():
     network = build_noised_encoder(SETTINGS)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 3)), jnp.float32)

@@ -62,6 +62,7 @@ def test_half_a_scale_is_the_mean_of_squares():
     np.testing.assert_allclose(halved(x), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_holds_every_term_and_half_the_scale_counts_by_its_weight(task):
     params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.images.images)}
