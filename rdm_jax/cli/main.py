@@ -156,8 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status(arguments: list[str], log: logging.Logger) -> int:
     """Runs the verb and returns its exit status; reports errors in one line."""
     try:
-        _check_utf8(arguments)
-        status = _dispatch(arguments)
+        status = _dispatch(_decoded(arguments))
         sys.stdout.flush()
         return status
     except SystemExit as exit:  # raised by argparse after --help and --version
@@ -174,16 +173,27 @@ def _status(arguments: list[str], log: logging.Logger) -> int:
         return 2 if isinstance(error, UserError) else 1
 
 
-def _check_utf8(arguments: Sequence[str]) -> None:
-    """Raises UserError for an argument whose bytes are not UTF-8: no prompt, and no name that a record can hold."""
+def _decoded(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments as UTF-8, whatever the locale that Python has read them in.
+
+    Raises:
+      UserError: the bytes of one are not UTF-8: no prompt, and no name that a record can hold.
+    """
+    decoded = []
     for number, argument in enumerate(arguments, start=1):
         try:
-            argument.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
-            raise UserError(
-                f"argument {number}, '{shown}', is not UTF-8; write it as UTF-8, or rename the file"
-            ) from error
+            argument.encode()  # fails where Python could not decode the bytes
+            decoded.append(argument)
+        except UnicodeEncodeError:
+            data = os.fsencode(argument)
+            try:
+                decoded.append(data.decode())
+            except UnicodeDecodeError as error:
+                shown = data.decode("utf-8", "backslashreplace")
+                raise UserError(
+                    f"argument {number}, '{shown}', is not UTF-8; write it as UTF-8, or rename the file"
+                ) from error
+    return decoded
 
 
 def _close_broken_streams() -> None:

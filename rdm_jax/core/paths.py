@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -28,11 +29,20 @@ def local(place: str | Path) -> Path:
     if is_remote(text):
         raise UserError(f"{text} lies in object storage, and this takes a path of this machine; copy it here first")
     try:
-        return Path(place).expanduser()
+        return Path(_encodable(text)).expanduser()
     except RuntimeError as error:
         raise UserError(
             f"{text} starts with the home folder of an unknown user; write ./{text} for a file of that name"
         ) from error
+
+
+def _encodable(text: str) -> str:
+    """Returns a path as the file system of this locale takes it: its bytes are UTF-8 in any case."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode())
+    return text
 
 
 def expanded(place: str | Path) -> str:

@@ -155,6 +155,16 @@ def test_a_positional_of_one_value_may_stand_between_options(verb):
     assert seen == [("folder", 3)] * 2
 
 
+def test_arguments_are_utf8_whatever_the_locale_read(verb, capsys):
+    seen = []
+    verb(lambda args: seen.append(args.word), lambda parser: parser.add_argument("word"))
+    # An ASCII locale leaves the bytes of other letters as surrogates.
+    assert cli.main(["do", "Böot 船".encode().decode("ascii", "surrogateescape")]) == 0
+    assert seen == ["Böot 船"]
+    assert cli.main(["do", b"caf\xe9".decode("ascii", "surrogateescape")]) == 2
+    assert "argument 2, 'caf\\xe9', is not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [

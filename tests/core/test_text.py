@@ -56,6 +56,16 @@ def test_a_file_is_read_as_utf8_in_any_locale(tmp_path):
     assert printed.stdout.strip() == ascii({"É": "ü"}), printed.stderr
 
 
+def test_a_path_is_found_in_any_locale(tmp_path):
+    (tmp_path / "löc").mkdir()
+    program = "import sys; from rdm_jax.core import paths; print(paths.local(sys.argv[1] + '/l\\xf6c').is_dir())"
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": "/usr/bin"}
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "True", run.stderr
+
+
 @given(ANY_TEXT)
 def test_names_are_compared_in_one_form(name):
     forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}
