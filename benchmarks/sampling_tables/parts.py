@@ -87,7 +87,7 @@ def measure(job: Job) -> tuple[Clock, float]:
         again = dataclasses.replace(plan, request=dataclasses.replace(plan.request, seed=repeat))
         result = join(list(timed.generate(again)))
         with clock.part("writing"), tempfile.TemporaryDirectory() as folder:
-            described = records(result, job.generator, Mixture(job.retriever.databases))
+            described = records(result, job.generator, Mixture(job.retriever.databases), {})
             for image, record in zip(result.images, described, strict=True):
                 write_new(Path(folder) / f"{record['index']:05d}.png", encode_png(image, record))
     return clock, first
