@@ -90,18 +90,19 @@ class Bundle:
         Raises:
           UserError: `path` exists or cannot be written.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        with files.new_directory(path) as folder:
+        with files.writing(path), files.new_directory(path) as folder:
             hashes = {}
             for part in self.params:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
-                save_file({name: np.array(leaf, dtype, order="C") for name, leaf in flat.items()}, target)
-                files.share(target)  # safetensors makes a new file readable by its owner only
+                with files.library_writes(SafetensorError), files.replaced(target) as new:
+                    save_file({name: np.array(leaf, dtype, order="C") for name, leaf in flat.items()}, new)
                 hashes[part] = files.sha256(target)
             if self.tokenizer is not None:
-                self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+                files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
                 hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
             files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
 
@@ -154,6 +155,11 @@ class Bundle:
         """The record of the encoder in its databases: its name, the hash of its weights and its width."""
         self.require("clip")
         return _identity(self.config, self.hashes["clip"])
+
+
+def tokenizer_bytes(tokenizer: PreTrainedTokenizerFast) -> bytes:
+    """Returns the content of a tokenizer's file."""
+    return tokenizer.backend_tokenizer.to_str(pretty=True).encode()
 
 
 def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:

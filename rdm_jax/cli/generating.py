@@ -262,8 +262,10 @@ def _previews(folder: Path, plan: Plan) -> Callable[[list[int], int, np.ndarray]
     """Returns the callback that writes an estimate of each image after every chunk."""
     from rdm_jax.cli import outputs
     from rdm_jax.cli.png import encode_png
+    from rdm_jax.core import files
 
-    (folder / "previews").mkdir(exist_ok=True)
+    with files.writing(folder / "previews"):
+        (folder / "previews").mkdir(exist_ok=True)
 
     def write(indices: list[int], done: int, images: np.ndarray) -> None:
         """Writes the images of one batch."""

@@ -79,7 +79,7 @@ def run_folder(out: Path, names: Sequence[str] = (), record: str = RUN, claimed:
             for name in names:
                 _make(folder / name, created)
         except OSError as error:
-            raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+            raise files.unwritten(out, error) from error
         if folder != out:
             note(f"{out} holds a run already, finished or not; this one is in {folder}")
         yield folder
@@ -92,25 +92,17 @@ def run_folder(out: Path, names: Sequence[str] = (), record: str = RUN, claimed:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Writes a new file atomically.
+    """Writes a new file atomically: a killed process leaves no part of it under its name.
 
     Raises:
       UserError: there is a file of this name already, or it cannot be written.
     """
     try:
-        path.touch(exist_ok=False)  # reserves the name, so that no other run can take it
+        files.write_bytes(path, data, new=True)
     except FileExistsError as error:
         raise UserError(f"{path} exists already and is not overwritten; choose another --out") from error
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-    try:
-        files.write_bytes(path, data)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise _unwritten(path, error) from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        raise files.unwritten(path, error) from error
 
 
 def write_record(path: Path, value: Any) -> None:
@@ -119,16 +111,8 @@ def write_record(path: Path, value: Any) -> None:
     Raises:
       UserError: it cannot be written; the one before stays.
     """
-    try:
+    with files.writing(path):
         files.write_json(path, value)
-    except OSError as error:
-        raise _unwritten(path, error) from error
-
-
-def _unwritten(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}; make room or choose another --out, and run it again"
-    )
 
 
 def versions() -> dict[str, str]:
@@ -329,8 +313,7 @@ def _claim(out: Path, names: Sequence[str], record: str, created: list[Path]) ->
 def _create(record: Path) -> bool:
     """Creates the record of a run that has no images yet; returns whether this process was the first."""
     try:
-        with open(record, "xb") as file:
-            file.write(files.json_bytes(UNFINISHED))
+        files.write_bytes(record, files.json_bytes(UNFINISHED), new=True)
     except FileExistsError:
         return False
     return True

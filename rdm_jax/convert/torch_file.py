@@ -348,9 +348,9 @@ def write_state_dict(path: Path, tensors: Mapping[str, Tensor], progress: Progre
     total = sum(_size(tensor) for tensor in tensors.values())
     done = 0
     with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", _pickled(tensors))
-        archive.writestr("archive/byteorder", b"little")
-        archive.writestr("archive/version", b"3\n")
+        texts = {"data.pkl": _pickled(tensors), "byteorder": b"little", "version": b"3\n"}
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), text)  # without a date: the same bytes every time
         for key, tensor in enumerate(tensors.values()):
             with archive.open(f"archive/data/{key}", "w", force_zip64=True) as file:
                 file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)

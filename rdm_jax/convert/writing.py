@@ -40,12 +40,9 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     kind = config.get("denoiser", {}).get("kind", "unet")
     if kind != "unet":
         raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
-    try:
-        with files.new_directory(out) as folder:
-            WRITERS[to](path, config, folder, progress or (lambda *_: None))
-            return [out / file.name for file in sorted(folder.iterdir())]
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
+    with files.writing(out), files.new_directory(out) as folder:
+        WRITERS[to](path, config, folder, progress or (lambda *_: None))
+        return [out / file.name for file in sorted(folder.iterdir())]
 
 
 def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: StageProgressCallback) -> None:

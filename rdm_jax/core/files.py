@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,10 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, first_line
 
 # The end of the name of a folder that is being made.
 NEW = ".new"
+# EFBIG: more than the shell's `ulimit -f`.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+GONE = (errno.ENOENT, errno.ESTALE)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# The answers of file systems that have no hard links.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def sha256(path: Path) -> str:
@@ -29,15 +36,26 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file by a temporary sibling and a rename, so that a reader sees the old file or the new one."""
-    with replaced(path) as temporary:
+def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
+    """Writes a file by a temporary sibling and a rename, so that a reader sees the old file or the new one.
+
+    Args:
+      path: the file.
+      data: its content.
+      new: raises FileExistsError if there is a file of this name; of several processes one writes it.
+    """
+    with replaced(path, new=new) as temporary:
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary sibling that takes the place of `path` when the block ends well, and vanishes else."""
+def replaced(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary sibling that takes the place of `path` when the block ends well, and vanishes else.
+
+    Args:
+      path: the file.
+      new: raises FileExistsError if there is a file of this name already.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
@@ -46,7 +64,7 @@ def replaced(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         share(temporary)
-        os.replace(temporary, path)
+        (_take_new_name if new else os.replace)(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -74,9 +92,34 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write to {place}: {error.strerror or error}; make room there, and run the same command again"
-        ) from error
+        raise unwritten(place, error) from error
+
+
+def unwritten(place: Path, error: OSError) -> UserError:
+    """Returns the error for a place that cannot be written to, with what to do about it."""
+    reason = os.strerror(error.errno) if error.errno else first_line(error)
+    if error.errno in FORBIDDEN:
+        return UserError(f"cannot write to {place}: {reason}; choose a folder that can be written")
+    if error.errno in GONE:
+        return UserError(f"cannot write to {place}: it was removed meanwhile ({reason}); run the same command again")
+    advice = "make room there" if error.errno in FULL else "check the folder and its disk"
+    return UserError(f"cannot write to {place}: {reason}; {advice}, and run the same command again")
+
+
+@contextlib.contextmanager
+def library_writes(*kinds: type[Exception]) -> Iterator[None]:
+    """Raises an OSError for the errors of a library that writes files itself and has types of its own for its errors.
+
+    Args:
+      kinds: the types; an error whose text names no error of the system is raised as it is.
+    """
+    try:
+        yield
+    except kinds as error:
+        code = next((code for code in errno.errorcode if os.strerror(code) in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code)) from error
 
 
 @contextlib.contextmanager
@@ -99,9 +142,7 @@ def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(NEW, f".{path.name}.", path.parent))
     except OSError as error:
-        raise UserError(
-            f"cannot write to {path.parent}: {error.strerror}; choose a folder that can be written"
-        ) from error
+        raise unwritten(path.parent, error) from error
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
@@ -120,7 +161,7 @@ def new_directory(path: Path, first_wins: bool = False, replace: bool = False) -
 
 
 @contextlib.contextmanager
-def locked(lock: Path, what: Path, wait: bool = False) -> Iterator[None]:
+def locked(lock: Path, what: Path | str, wait: bool = False) -> Iterator[None]:
     """Holds a lock file while the block runs; a killed process lets go of it.
 
     Args:
@@ -139,9 +180,7 @@ def locked(lock: Path, what: Path, wait: bool = False) -> Iterator[None]:
     except filelock.Timeout as error:
         raise UserError(f"another process is writing to {what}; wait for it, or stop it first") from error
     except OSError as error:
-        raise UserError(
-            f"cannot write to {lock.parent}: {error.strerror}; choose a folder that can be written"
-        ) from error
+        raise unwritten(lock.parent, error) from error
     try:
         yield
     finally:
@@ -194,6 +233,19 @@ def _take_place(temporary: Path, path: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
         return
+
+
+def _take_new_name(temporary: Path, path: Path) -> None:
+    """Renames a file to a name that no file has, for one of several processes; raises FileExistsError in the others."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(path, "xb"):  # reserves the name
+            os.replace(temporary, path)
+        return
+    os.unlink(temporary)
 
 
 def _replaced_name(path: Path) -> Path:

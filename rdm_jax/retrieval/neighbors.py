@@ -198,12 +198,13 @@ def finish(job: NeighborJob, work: Workspace, out: Path, max_skip: float) -> lis
     """Writes the manifest of complete parts, moves the folder to `out`, and returns what was skipped.
 
     Raises:
-      UserError: too many images are broken.
+      UserError: too many images are broken, or the folder cannot be written.
     """
     manifest = collect_parts(job, work, max_skip)
-    write_manifest(work.folder, manifest)
-    work.clear()
-    work.folder.rename(out)
+    with files.writing(out):
+        write_manifest(work.folder, manifest)
+        work.clear()
+        work.folder.rename(out)
     return manifest["skipped"]
 
 

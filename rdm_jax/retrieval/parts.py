@@ -80,9 +80,7 @@ class Workspace:
                 if not (folder / RECORD).exists() and not work.done():
                     files.write_json(folder / RECORD, record)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {out.parent}: {error.strerror}; choose a folder that can be written"
-            ) from error
+            raise files.unwritten(out.parent, error) from error
         try:
             begun = text.read_json(folder / RECORD)
         except (OSError, ValueError) as error:
@@ -144,7 +142,8 @@ class Workspace:
 
     def clear(self) -> None:
         """Removes the record, the notes, the locks and the temporary files of killed processes; keeps the parts."""
-        for path in [self.folder / RECORD, *self.folder.glob("part-*.json"), *self.folder.glob(".*")]:
+        # The record is last: a run that is killed before resumes, and notes without a record would be a damaged run.
+        for path in [*self.folder.glob("part-*.json"), *self.folder.glob(".*"), self.folder / RECORD]:
             path.unlink(missing_ok=True)
 
     def _notes(self, number: int) -> Path:

@@ -123,16 +123,14 @@ def encode_thumbnail(image: UInt8[np.ndarray, "h w 3"], size: int, quality: int)
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
-    """Writes an ArrayRecord file for random access; raises OSError if the disk is full."""
+    """Writes an ArrayRecord file for random access; raises OSError if it cannot be written."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-    try:
+    with files.library_writes(RuntimeError):
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         for record in records:
             writer.write(record)
         writer.close()
-    except RuntimeError as error:  # for example a full disk
-        raise OSError(str(error)) from error
 
 
 def damaged(path: Path, reason: str) -> UserError:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from rdm_jax.training.stopping import StoppedAtOnce
 from rdm_jax.training.workdir import CHECKPOINTS, Workdir
 
 _LOG = logging.getLogger(__name__)
-_OS_ERROR = re.compile(r"\[OS error \d+: ([^\]]+)\]|(No space left on device)")
+_OS_ERROR = re.compile(r"\[OS error \d+: ([^\]]+)\]|(No space left on device)|: ([^:]+) \[os_error_code=")
 
 
 class Checkpoints:
@@ -129,7 +130,9 @@ class Checkpoints:
             reason = unwritten(error)
             if not reason:
                 raise
+            removed = not self._workdir.is_remote and not Path(self._workdir.checkpoints).is_dir()
             kept = f"step {self.steps[0]} is kept" if self.steps else "none was written before"
+            kept = "the folder was removed meanwhile" if removed else kept
             raise UserError(
                 f"cannot write a checkpoint to {self._workdir.checkpoints}: {reason} ({kept}); make room there or give "
                 "write access, and the same command resumes"
@@ -142,7 +145,7 @@ def unwritten(error: BaseException | None) -> str:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
         if match := _OS_ERROR.search(str(error)):
-            return match[1] or match[2]
+            return next(filter(None, match.groups()))
         error = error.__cause__ or error.__context__
     return ""
 

@@ -159,7 +159,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
-    def full(path, data):
+    def full(path, data, **_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rdm_jax.core.files.write_bytes", full)

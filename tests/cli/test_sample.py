@@ -294,16 +294,16 @@ def test_an_interrupted_run_keeps_its_images_and_records_that_it_is_incomplete(s
 def test_a_full_disk_is_named_and_leaves_the_images_with_their_record(sample, capsys, monkeypatch):
     write, written = core_files.write_bytes, []
 
-    def full(path, data):
+    def full(path, data, **options):
         written.append(path)
-        if len(written) > 6:  # four images, their record, one image more
+        if len(written) > 7:  # the empty record, four images, their record, one image more
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(path, data, **options)
 
     monkeypatch.setattr(core_files, "write_bytes", full)
     assert sample("a red boat", "--num-images", 8, "--batch-size", 4, "--seed", 7) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("rdm: error: cannot write outputs/00005-7.png: No space left on device; make room")
+    assert error.startswith("rdm: error: cannot write to outputs/00005-7.png: No space left on device; make room")
     assert files() == [*(f"0000{i}-7.png" for i in range(5)), "run.json"]
     run = json.loads(Path("outputs/run.json").read_text())
     assert not run["complete"] and len(run["images"]) == 4  # the record of the batch that was finished
