@@ -8,12 +8,13 @@ OUT ?= outputs/demo
 # What is imported is compiled to bytecode then; pip would do it for all that is installed.
 export PIP_NO_COMPILE = 1
 
-.PHONY: demo test test-all lint parity cloud environments clean help
+.PHONY: demo test test-all fuzz lint parity cloud environments clean help
 
 help:
 	@echo "make demo   install, and generate images of two prompts in four styles in $(OUT)"
 	@echo "make test   install, and run the linters and the tests, but for the slow ones"
 	@echo "make test-all  the linters and all tests"
+	@echo "make fuzz   many more random examples of the property tests, and a fault at every write of every operation"
 	@echo "make parity install PyTorch too, in an environment of its own, and compare networks and samplers with it"
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
@@ -29,6 +30,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+fuzz: $(VENV)/.tested
+	RDM_HYPOTHESIS=fuzz RDM_FAULTS=all $(BIN)/python -m pytest -n auto tests/faults \
+	  $$(grep -rl --include='test_*.py' 'from hypothesis' tests)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

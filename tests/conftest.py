@@ -44,3 +44,13 @@ def golden() -> Path:
     if not folder or not Path(folder, "README.md").is_file():  # without a folder this would be the project's README
         pytest.skip("RDM_GOLDEN names no folder with golden outputs")
     return Path(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Writes in the closing lines how many faults were injected (tests/faults)."""
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, [])]
+    counts = [value for one in reports for name, value in one.user_properties if name == "faults"]
+    if counts:
+        terminalreporter.write_line(
+            f"faults: {sum(one for one, _ in counts)} of {sum(all_ for _, all_ in counts)} points"
+        )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,10 +129,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = unwritten(error)
+            removed = not self._workdir.is_remote and not Path(self._workdir.checkpoints).is_dir()
+            removed |= "does not exist" in str(error)  # Orbax's own error
+            reason = unwritten(error) or (os.strerror(errno.ENOENT) if removed else "")
             if not reason:
                 raise
-            removed = not self._workdir.is_remote and not Path(self._workdir.checkpoints).is_dir()
             kept = f"step {self.steps[0]} is kept" if self.steps else "none was written before"
             kept = "the folder was removed meanwhile" if removed else kept
             raise UserError(

@@ -4,8 +4,8 @@ A step ("point") is one call that creates, writes, flushes, renames, links, or r
 Python's own calls are replaced one by one. Libraries that write from C++ or Rust are one point each, at the call that
 writes the file. Three faults:
 
-- KILL: the step is torn (half of the data is written), and nothing that the program does afterwards has an effect, so
-  that no `finally` tidies up.
+- KILL: the folder is copied as it is at the step, half of whose data is written. The copy is what a process
+  leaves that is killed there: no `finally` has tidied up. The program itself runs on.
 - FULL: from the step on, nothing new can be written, and removing still works.
 - GONE: a folder is removed just before the step.
 """
@@ -33,10 +33,6 @@ GROWING = ("create", "write", "fsync", "mkdir", "rename", "replace", "link", "fi
 CHANGING = ("fsync", "rename", "replace", "link", "mkdir", "unlink", "remove", "rmdir", "chmod", "utime", "truncate")
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: `except Exception` does not see it."""
-
-
 class Shim:
     """Counts the points below a root and injects a fault at one of them, while its block runs.
 
@@ -44,7 +40,7 @@ class Shim:
       root: points of other folders are not counted.
       fault: one of `FAULTS`; "" to count alone.
       at: the number of the point.
-      folder: the folder that GONE removes.
+      folder: the folder that GONE removes, or the copy that KILL makes.
 
     Attributes:
       points: the points so far, each as "kind path".
@@ -54,7 +50,7 @@ class Shim:
     def __init__(self, root: Path, fault: str = "", at: int = -1, folder: Path | None = None) -> None:
         self.points: list[str] = []
         self.injected = False
-        self._root, self._fault, self._at, self._folder = root, fault, at, folder
+        self._root, self._fault, self._at, self._folder = root, fault, at, folder or root
         self._lock = threading.RLock()  # libraries write in threads
         self._off = False  # while the shim itself changes files
         self._patches = pytest.MonkeyPatch()
@@ -73,24 +69,45 @@ class Shim:
     def __exit__(self, *_: object) -> None:
         self._patches.undo()
 
-    def point(self, kind: str, path: str | None) -> Callable[[bytes], bytes] | None:
-        """Counts a point, and raises its fault; None for a path outside the root."""
+    def point(self, kind: str, path: str | None, data: Any = b"", offset: int = 0) -> bool:
+        """Counts a point, and raises its fault.
+
+        Args:
+          kind: of the step.
+          path: of the file; None outside the root.
+          data: what will be written.
+          offset: where in the file.
+
+        Returns:
+          whether the fault is at this point.
+        """
         if path is None or self._off:
-            return None
+            return False
         with self._lock:
             number = len(self.points)
             self.points.append(f"{kind} {os.path.relpath(path, self._root)}")
-            self.injected |= number == self._at
-            if self._at < 0 or number < self._at:
-                return None
-            if self._fault == KILL and (number > self._at or kind not in ("write", "file")):
-                raise Killed(self.points[self._at])
-            if self._fault == GONE and number == self._at:
+            here = number == self._at
+            self.injected |= here
+            if here and self._fault == GONE:
                 with self.off():
-                    shutil.rmtree(self._folder or self._root, ignore_errors=True)
-            if self._fault == FULL and kind in GROWING and kind != "file":
+                    shutil.rmtree(self._folder, ignore_errors=True)
+            if here and self._fault == KILL and kind != "file":
+                self._copy(path, offset, bytes(data)[: len(bytes(data)) // 2])
+            if self.is_full and kind in GROWING and kind != "file":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-            return _half if self._fault == KILL else None
+            return here
+
+    def _copy(self, path: Any, offset: int = 0, data: bytes = b"") -> Path:
+        """Copies the root with half of what is being written, and returns the place of a file in the copy."""
+        with self.off(), contextlib.suppress(shutil.Error):  # other threads remove files meanwhile
+            shutil.copytree(self._root, self._folder, symlinks=True)
+        copied = self._folder / os.path.relpath(path, self._root)
+        with self.off():
+            if data and copied.is_file():
+                with open(copied, "r+b") as file:
+                    file.seek(offset)
+                    file.write(data)
+        return copied
 
     @property
     def is_full(self) -> bool:
@@ -128,8 +145,7 @@ class Shim:
             folder = options.get("dir_fd") or options.get("src_dir_fd")
             paths = args[:2] if kind in ("rename", "replace", "link") else args[:1]
             place = next((one for one in (self.inside(path, folder) for path in paths) if one), None)
-            if self.point(kind, place):
-                raise Killed(kind)
+            self.point(kind, place)
             return function(*args, **options)
 
         return step
@@ -144,9 +160,8 @@ class Shim:
 
     def _os_write(self, function: Callable[..., int]) -> Callable[..., int]:
         def step(file: int, data: Any) -> int:
-            if torn := self.point("write", self.inside(file)):
-                function(file, torn(bytes(data)))
-                raise Killed("write")
+            if place := self.inside(file):
+                self.point("write", place, data, os.lseek(file, 0, os.SEEK_CUR))
             return function(file, data)
 
         return step
@@ -197,12 +212,13 @@ class Shim:
 
     def _file(self, path: Any, write: Callable[..., None], *args: Any, **options: Any) -> None:
         """Lets a library write a file, half of it at the kill; a full disk is a limit of zero bytes for a file."""
-        torn = self.point("file", self.inside(path))
+        here = self.point("file", self.inside(path))
         with self.off(), _no_room() if self.is_full else contextlib.nullcontext():
             write(*args, **options)
-        if torn:
-            os.truncate(path, os.path.getsize(path) // 2)
-            raise Killed("file")
+        if here and self._fault == KILL:
+            copied = self._copy(path)
+            with self.off():
+                os.truncate(copied, copied.stat().st_size // 2)
 
 
 class _Raw(io.FileIO):
@@ -213,10 +229,8 @@ class _Raw(io.FileIO):
         self._shim = shim
 
     def write(self, data: Any) -> int:
-        """Writes data, half of it at the kill."""
-        if torn := self._shim.point("write", self._shim.inside(self.fileno())):
-            super().write(torn(bytes(data)))
-            raise Killed("write")
+        """Writes data."""
+        self._shim.point("write", self._shim.inside(self.fileno()), data, self.tell())
         return super().write(data)
 
 
@@ -240,10 +254,6 @@ class _Records:
         for record in self._records:
             writer.write(record)
         writer.close()
-
-
-def _half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -18,9 +17,12 @@ import numpy as np
 import pytest
 
 from tests.faults.operations import OPERATIONS, Home, Operation
-from tests.faults.shim import FAULTS, FULL, GONE, GROWING, KILL, Killed, Shim
+from tests.faults.shim import FAULTS, FULL, GONE, GROWING, KILL, Shim
 
 POINTS = 6
+# After an error in a thread of its own, Orbax waits for minutes at the end of the process: its checkpoints are killed
+# here, and tests/training/test_survival.py fills their disk.
+CASES = [(name, fault) for name in OPERATIONS for fault in FAULTS if name != "checkpoint" or fault == KILL]
 KEPT = "kept.txt"
 
 
@@ -56,10 +58,7 @@ def recorded(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 
 @pytest.mark.slow
-# Orbax and TensorStore write in threads, whose callbacks find a closed event loop after a fault.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(("name", "fault"), CASES)
 def test_a_fault_at_any_point_costs_nothing_that_was_complete(
     name: str,
     fault: str,
@@ -78,8 +77,12 @@ def test_a_fault_at_any_point_costs_nothing_that_was_complete(
     injected = 0
     for at in _chosen(candidates):
         place = shutil.copytree(before, tmp_path / f"{at}", symlinks=True)
-        shim = Shim(place, fault, at, place / "out")
-        status = _attempt(operation, home, place, shim)
+        copy = tmp_path / f"{at}-killed"
+        with Shim(place, fault, at, copy if fault == KILL else place / "out") as shim:
+            status = operation.run(home, place)
+        if copy.exists():
+            shutil.rmtree(place)
+            copy.rename(place)
         message = capsys.readouterr().err
         where = f"{fault} at {at}, {expected.points[at]}: status {status}, {message}"
         injected += shim.injected
@@ -87,7 +90,7 @@ def test_a_fault_at_any_point_costs_nothing_that_was_complete(
         operation.check(place)
         if fault != KILL and shim.injected:
             _check_message(status, message, place, where)
-        if status == 0 and fault != GONE:
+        if status == 0 and fault == FULL:
             assert operation.same(place, expected.place), where
         if fault == GONE:
             operation.prepare(home, place)
@@ -104,19 +107,7 @@ def _chosen(candidates: list[int]) -> list[int]:
     return [candidates[i] for i in np.linspace(0, len(candidates) - 1, POINTS).round().astype(int)]
 
 
-def _attempt(operation: Operation, home: Home, place: Path, shim: Shim) -> int | None:
-    """Runs an operation with a fault and returns its exit status, None if it was killed."""
-    try:
-        with shim:
-            try:
-                return operation.run(home, place)
-            except Killed:
-                return None
-    finally:
-        gc.collect()  # a killed process lets go of its locks
-
-
-def _check_message(status: int | None, message: str, place: Path, where: str) -> None:
+def _check_message(status: int, message: str, place: Path, where: str) -> None:
     """Checks that a failure is one line that names the place and what to do next."""
     errors = [line for line in message.splitlines() if line.startswith("rdm: error:")]
     assert "Traceback" not in message and "internal error" not in message, where
