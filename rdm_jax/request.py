@@ -119,13 +119,11 @@ def resolve(
     if request.condition == "text" and given.get("neighbors") is not None:
         logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
     sized = any(given.get(name) is not None for name in ("height", "width"))
-    return _complete(_fitted(request, edited(chosen), sized), queries), chosen
+    return _complete(_fitted(check(request), edited(chosen), sized), queries), chosen
 
 
 def _fitted(request: Request, edited: tuple[int, int] | None, sized: bool) -> Request:
     """Returns the request with the size of the image that it edits; `sized` says whether the user gave another one."""
-    if request.fit and request.fit not in FITS:
-        raise unknown("fit", request.fit, FITS)
     if edited is None:
         if request.fit:
             raise UserError(f"fit {request.fit!r} has no effect: this run edits no image; leave it out")
@@ -157,17 +155,25 @@ def _no_such_option(name: str, head: Any, others: Mapping[str, type], known: lis
     )
 
 
-def _complete(request: Request, queries: int) -> Request:
-    """Returns the request with the batch size and the neighbors that follow from the rest; checks all ranges."""
+def check(request: Request) -> Request:
+    """Returns a request; raises UserError for the first value that is out of range."""
     if request.condition not in CONDITIONS:
         raise unknown("condition", request.condition, CONDITIONS)
-    if request.condition == "text":
-        request = dataclasses.replace(request, neighbors=0)
     counted = ("num_images", "height", "width")
     for name in counted if request.condition == "text" else ("neighbors", *counted):
         at_least_one(name, getattr(request, name), MOST[name])
     if not 0 <= request.seed < 2**32:
         raise UserError(f"seed {request.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
+    if request.fit and request.fit not in FITS:
+        raise unknown("fit", request.fit, FITS)
+    return request
+
+
+def _complete(request: Request, queries: int) -> Request:
+    """Returns the request with the batch size and the neighbors that follow from the rest; checks all ranges."""
+    if request.condition == "text":
+        request = dataclasses.replace(request, neighbors=0)
+    check(request)
     even = _even_batches(queries * request.num_images, request.height * request.width)
     return dataclasses.replace(request, batch_size=request.batch_size or even)
 

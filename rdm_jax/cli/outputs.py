@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import importlib.metadata
@@ -15,13 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 from rdm_jax import __version__
 from rdm_jax.bundle import Bundle
 from rdm_jax.cli.png import SCHEMA
 from rdm_jax.cli.progress import note
+from rdm_jax.cli.record import encoded_vector
 from rdm_jax.conditioning import Negative
 from rdm_jax.core import files, images, options, sheets
 from rdm_jax.core.errors import UserError
@@ -178,7 +178,7 @@ def records(
             **shared,
             "prompt": result.prompts[row],
             "index": index,
-            "query": base64.b64encode(result.queries[row].astype("<f4").tobytes()).decode(),
+            "query": encoded_vector(result.queries[row]),
             "neighbors": neighbors and _neighbors_record(neighbors, row, database),
         }
         for row, index in enumerate(result.indices)
@@ -196,11 +196,6 @@ def neighbor_names(record: dict[str, Any], database: Mixture) -> Shaped[np.ndarr
     """Returns the name of the database that each neighbor of a record is from."""
     neighbors = record["neighbors"]
     return np.array(neighbors.get("databases") or [database.databases[0].name] * len(neighbors["ids"]))
-
-
-def query_vector(record: dict[str, Any]) -> Float[np.ndarray, " d"]:
-    """Returns the query vector of a record."""
-    return np.frombuffer(base64.b64decode(record["query"]), "<f4").astype(np.float32)
 
 
 def run_entry(file: Path, record: dict[str, Any], database: Mixture | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from rdm_jax.cli.record import check
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 
@@ -77,6 +78,10 @@ def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]
         raise UserError(
             f"{path} carries parameters of schema {schema!r}, and this version reads {SCHEMA}; generate it again"
         )
+    try:
+        check(record)
+    except UserError as error:
+        raise UserError(f"{path} carries damaged parameters ({error}); generate it again") from error
     return record, pixels
 
 

@@ -84,27 +84,32 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     The batch has the size of the original one, and the image is at every place, its own included: the result is then
     the same bit for bit.
     """
-    from rdm_jax.cli.outputs import query_vector
+    from rdm_jax.cli.record import query_vector
     from rdm_jax.core import options
+    from rdm_jax.core.checks import at_least_one
     from rdm_jax.generator import Generator
-    from rdm_jax.request import Request
+    from rdm_jax.request import MOST, Request
+    from rdm_jax.request import check as check_request
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.opening import open_retriever
 
+    model, entry, index = record["model"], record["database"], record["index"]
+    overrides = tuple(model.get("overrides", ()))
+    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
+    _check_head(args.file, model, generator)
     try:
-        model, entry, index = record["model"], record["database"], int(record["index"])
-        overrides = tuple(model.get("overrides", ()))
-        generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
-        _check_head(args.file, model, generator)
-        request = options.from_json(Request, record["request"])
+        request = check_request(options.from_json(Request, record["request"]))
+        at_least_one("batch_size", request.batch_size, MOST["batch_size"])
         chosen = options.from_json(generator.head.Options, record["options"])
-    except (KeyError, TypeError, ValueError) as error:
+        query = query_vector(record)[None]
+        if query.shape[1] != generator.encoder.identity["width"]:
+            raise UserError(f"its query has {query.shape[1]} numbers, and the model's encoder makes other vectors")
+    except UserError as error:
         raise UserError(f"{args.file} carries damaged parameters ({error}); generate it again") from error
     _is_same("model", model, generator.bundle)
     _check_files(record.get("files", {}))
     database = Mixture.open(args.database or _specs(entry)) if entry else None
     same = database is not None and _is_same("database", entry, database)
-    query = query_vector(record)[None]
     plan = generator.open_plan(request, chosen, open_retriever(generator.encoder, database) if database else None)
     plan = dataclasses.replace(
         plan,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +72,18 @@ def within(least: int | float, most: int | float = float("inf")) -> Check:
             if not least <= number <= most:
                 limits = f"{least} or more" if most == float("inf") else f"a number from {least} to {most}"
                 raise UserError(f"config key {key}={number} is out of range; give {limits}")
+        return value
+
+    return check
+
+
+def matching(pattern: str, what: str) -> Check:
+    """Returns the check that a text matches a pattern; `what` says in words what it is."""
+
+    def check(key: str, value: Any) -> Any:
+        """Returns the text."""
+        if not re.fullmatch(pattern, value):
+            raise UserError(f"config key {key}={value[:80]!r} is not {what}")
         return value
 
     return check

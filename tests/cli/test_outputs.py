@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import json
 import re
@@ -12,7 +14,8 @@ from PIL import Image
 
 from rdm_jax.cli import outputs
 from rdm_jax.cli.png import encode_png, read_record
-from rdm_jax.core import sheets
+from rdm_jax.cli.record import encoded_vector, query_vector
+from rdm_jax.core import images, sheets
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Result
 from rdm_jax.heads.diffusion.options import Options
@@ -194,7 +197,37 @@ def test_folders_without_permission_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_query_vector_survives_bit_for_bit():
-    assert outputs.query_vector(record()).tolist() == [1.0, -2.0]
+    assert query_vector(record()).tolist() == [1.0, -2.0]
+    vector = RNG.standard_normal(7).astype(np.float32)
+    assert query_vector(record(query=encoded_vector(vector))).tolist() == vector.tolist()
+
+
+def changes(value, path=()):
+    """Yields (path, value) of every value of a record, and others in its place."""
+    for key, inner in value.items():
+        for other in (None, 5, -1, 2**70, "x", [], {}, [5], float("inf"), "removed"):
+            yield (*path, key), other
+        if isinstance(inner, dict):
+            yield from changes(inner, (*path, key))
+
+
+def test_a_record_with_any_other_value_is_read_or_refused_in_one_line(tmp_path):
+    """Whatever stands in a file of others: a record that is read has values of the declared types."""
+    refused = 0
+    for path, other in changes(record()):
+        changed = copy.deepcopy(record())
+        place = functools.reduce(lambda inner, key: inner[key], path[:-1], changed)
+        place.pop(path[-1]) if other == "removed" else place.update({path[-1]: other})
+        chunk = {"rdm": json.dumps(changed)}
+        (tmp_path / "a.png").write_bytes(images.encode(np.zeros((8, 8, 3), np.uint8), chunk))
+        try:
+            read, _ = read_record(tmp_path / "a.png")
+            assert isinstance(read["index"], int) and isinstance(read["model"]["sha256"], str)
+            query_vector(read)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 100
 
 
 def at(sheet, image, zoom):
