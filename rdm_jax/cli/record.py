@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float
 
-from rdm_jax.core import schema
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.schema import matching, read, section_values, within
 
-Digest = Annotated[str, schema.matching(r"[0-9a-f]{64}", "the SHA-256 in 64 hexadecimal digits")]
+Digest = Annotated[str, matching(r"[0-9a-f]{64}", "the SHA-256 in 64 hexadecimal digits")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Record:
     options: Mapping[str, Any]
     labels: Mapping[str, Any]
     prompt: str
-    index: Annotated[int, schema.within(0, 2**31 - 1)]
+    index: Annotated[int, within(0, 2**31 - 1)]
     query: str
     neighbors: Any
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -75,10 +75,10 @@ class Record:
 
 def check(record: Mapping[str, Any]) -> None:
     """Raises UserError for the first value of a record that is missing, of another type or out of range."""
-    schema.read(Record, record)
+    read(Record, record)
     for name, part in (("database", Identity), ("neighbors", NeighborRows)):
         if record[name] is not None:
-            schema.read(part, schema.section_values(name, record[name]))
+            read(part, section_values(name, record[name]))
     database, neighbors = record["database"], record["neighbors"]
     with_neighbors = record["request"].get("condition", "neighbors") != "text"
     if (database is not None, neighbors is not None) != (with_neighbors, with_neighbors):
@@ -91,7 +91,7 @@ def _check_rows(database: Mapping[str, Any], neighbors: Mapping[str, Any]) -> No
     """Raises UserError unless the neighbors are as many as their scores, and of the databases."""
     parts = database.get("parts", [])
     for part in parts:
-        schema.read(Part, part)
+        read(Part, part)
     if database.get("weights") and len(database["weights"]) != len(parts):
         raise UserError("it has not as many weights as databases")
     names, origins = {part["name"] for part in parts}, neighbors.get("databases", [])

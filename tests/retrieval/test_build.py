@@ -487,8 +487,8 @@ def test_a_disk_that_fills_up_keeps_the_parts_before_it(listed, expected, tmp_pa
     replaced = files.replaced
 
     @contextlib.contextmanager
-    def full(path):
-        with replaced(path) as temporary:
+    def full(path, **options):
+        with replaced(path, **options) as temporary:
             yield temporary
             if path.name.startswith(name):
                 raise OSError(errno.ENOSPC, "No space left on device")
