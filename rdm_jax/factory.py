@@ -5,6 +5,7 @@ The functions that it calls take plain arguments and no configuration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from rdm_jax import parts
 from rdm_jax.core import trees
 from rdm_jax.core.calls import Call, build, parse_call
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError, bounded, unknown
 from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
@@ -51,6 +52,25 @@ def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:
     if diffusion["prediction"] not in PREDICTIONS:
         raise unknown("prediction", str(diffusion["prediction"]), PREDICTIONS)
     return build_schedule(diffusion)
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raises UserError if the settings of a bundle beside its parts are of other types, or out of range.
+
+    Args:
+      config: of a bundle that generates.
+    """
+    with bounded(f"the settings of model {config.get('name')!r} are damaged", "export or convert it again"):
+        if "diffusion" in config:
+            schedule_from(config["diffusion"])
+        if "latents" in config:
+            scale, shift = scaling_from(config["latents"])
+            if not (math.isfinite(scale) and scale and np.isfinite(shift).all()):
+                raise UserError(f"latents.scale is {scale}, and scale and shift are finite numbers, the scale not 0")
+        neighbors = config["conditioning"]["neighbors"]
+        if not isinstance(neighbors, int) or neighbors < 0:
+            raise UserError(f"conditioning.neighbors is {neighbors!r}, and is a whole number of 0 or more")
+        dict(config["sampling"])
 
 
 def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:

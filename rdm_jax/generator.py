@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
+from rdm_jax import factory
 from rdm_jax.bundle import Bundle, override
 from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
@@ -117,6 +118,7 @@ class Generator:
             raise UserError(
                 f"model {bundle.name!r} generates nothing; it holds {', '.join(bundle.params) or 'no part'}"
             )
+        factory.check_settings(bundle.config)
         head = head_of(bundle.config)
         bundle.require("clip", "autoencoder", head.network)
         # Nobody else holds what was opened here: each array is released when its copy is on the device.

@@ -8,7 +8,7 @@ from typing import Any
 
 from rdm_jax import models
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, bounded
 from rdm_jax.models.classifier import build_classifier
 
 PREPROCESSING = ("mean", "std")  # beside the towers' settings: how pixels become what the image tower takes
@@ -87,7 +87,9 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     for part, tree in params.items():
         if part not in described:
             raise UserError(f"model {name!r} holds parameters of {part}, which its configuration does not describe")
-        _check_shapes(str(name), part, models.abstract_params(build(config, part)), trees.flatten(tree))
+        with bounded(f"the settings of {part} of model {name!r} describe no network", "export or convert it again"):
+            wanted = models.abstract_params(build(config, part))
+        _check_shapes(str(name), part, wanted, trees.flatten(tree))
     if "transformer" in described and "autoencoder" in described:
         _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
 

@@ -1,4 +1,7 @@
+import dataclasses
+import functools
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import chex
@@ -6,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from rdm_jax import factory
 from rdm_jax.bundle import Bundle, merge, override
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.condition import Condition
@@ -194,3 +198,29 @@ def _truncate_with_its_hash(path: Path, part: str) -> None:
 
 def test_scalars_stay_scalars(saved: Path) -> None:
     assert np.shape(Bundle.open(saved).params["clip"]["logit_scale"]) == ()
+
+
+def _sections(config, path=()):
+    """Yields the path of every value of a configuration, those of sections too."""
+    for key, value in config.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from _sections(value, (*path, key))
+
+
+@pytest.mark.slow
+def test_a_configuration_with_any_other_value_is_one_line(tmp_path):
+    """Whatever stands in the config.json of others: the bundle opens as before, or is refused."""
+    bundle = tiny.bundle()
+    refused = 0
+    for path in _sections({key: value for key, value in bundle.config.items() if key != "sha256"}):
+        for other in (None, "x", -1, []):
+            config = deepcopy(bundle.config)
+            functools.reduce(lambda inner, key: inner[key], path[:-1], config)[path[-1]] = other
+            try:
+                opened = dataclasses.replace(bundle, config=config)
+                factory.check_settings(opened.config)
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 1000
+    assert refused > 100

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError, some
+from rdm_jax.core.errors import UserError, bounded, some
 from rdm_jax.models import abstract_params
 
 Table = tuple[tuple[str, str], ...]
@@ -128,17 +128,9 @@ def built(what: str, build: Callable[[Any], Any], settings: Mapping[str, Any]) -
     Raises:
       UserError: the settings describe no network.
     """
-    try:
+    with bounded(f"the configuration describes no {what} that can be built", "take the one that came with the weights"):
         network = build(settings)
         abstract_params(network)
-    except UserError:
-        raise
-    except Exception as error:  # Flax and JAX have an error of their own for every number that does not fit
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise UserError(
-            f"the configuration describes no {what} that can be built ({reason}); take the one that came with the "
-            "weights"
-        ) from error
     return network
 
 

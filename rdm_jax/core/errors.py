@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -24,6 +25,24 @@ def unknown(kind: str, name: str, allowed: Iterable[str], *, hint: str = "") -> 
     did_you_mean = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     hint = f"; {hint}" if hint else ""
     return UserError(f"unknown {kind} {name!r}{did_you_mean} (known: {', '.join(names) or 'none'}){hint}")
+
+
+@contextlib.contextmanager
+def bounded(what: str, advice: str) -> Iterator[None]:
+    """Raises UserError for any error inside the block, which works with values of a file of others.
+
+    Libraries have an error of their own for every value that does not fit; to list them would forget one.
+
+    Args:
+      what: is wrong, as the beginning of the message.
+      advice: what to do next.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({first_line(error)}); {advice}") from error
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
