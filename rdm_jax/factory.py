@@ -86,6 +86,9 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
     """
     call = parse_call(text, "sampler")
     given = ({"eta": eta} if eta else {}) | ({"spacing": spacing} if spacing else {})
+    for name in given.keys() & call.options.keys():
+        if given[name] != call.options[name]:
+            raise UserError(f"{name} is {given[name]} and in the sampler {call.options[name]}; give it once")
     if eta and call.name in samplers.SAMPLERS and not hasattr(samplers.SAMPLERS[call.name], "eta"):
         raise UserError(f"eta {eta}: sampler {call.name!r} has none; leave eta at 0, or use sampler 'ddim'")
     if spacing and spacing not in SPACINGS:

@@ -79,6 +79,19 @@ class Request:
         what="condition",
     )
 
+    def check(self) -> Request:
+        """Returns the request; raises UserError for the first value that is out of range."""
+        if self.condition not in CONDITIONS:
+            raise unknown("condition", self.condition, CONDITIONS)
+        counted = ("num_images", "height", "width")
+        for name in counted if self.condition == "text" else ("neighbors", *counted):
+            at_least_one(name, getattr(self, name), MOST[name])
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
+        if self.fit and self.fit not in FITS:
+            raise unknown("fit", self.fit, FITS)
+        return self
+
 
 def resolve(
     config: Mapping[str, Any],
@@ -119,7 +132,7 @@ def resolve(
     if request.condition == "text" and given.get("neighbors") is not None:
         logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
     sized = any(given.get(name) is not None for name in ("height", "width"))
-    return _complete(_fitted(check(request), edited(chosen), sized), queries), chosen
+    return _complete(_fitted(request.check(), edited(chosen), sized), queries), chosen
 
 
 def _fitted(request: Request, edited: tuple[int, int] | None, sized: bool) -> Request:
@@ -155,25 +168,11 @@ def _no_such_option(name: str, head: Any, others: Mapping[str, type], known: lis
     )
 
 
-def check(request: Request) -> Request:
-    """Returns a request; raises UserError for the first value that is out of range."""
-    if request.condition not in CONDITIONS:
-        raise unknown("condition", request.condition, CONDITIONS)
-    counted = ("num_images", "height", "width")
-    for name in counted if request.condition == "text" else ("neighbors", *counted):
-        at_least_one(name, getattr(request, name), MOST[name])
-    if not 0 <= request.seed < 2**32:
-        raise UserError(f"seed {request.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
-    if request.fit and request.fit not in FITS:
-        raise unknown("fit", request.fit, FITS)
-    return request
-
-
 def _complete(request: Request, queries: int) -> Request:
     """Returns the request with the batch size and the neighbors that follow from the rest; checks all ranges."""
     if request.condition == "text":
         request = dataclasses.replace(request, neighbors=0)
-    check(request)
+    request.check()
     even = _even_batches(queries * request.num_images, request.height * request.width)
     return dataclasses.replace(request, batch_size=request.batch_size or even)
 

@@ -160,7 +160,7 @@ def _status(arguments: list[str], log: logging.Logger) -> int:
         sys.stdout.flush()
         return status
     except SystemExit as exit:  # raised by argparse after --help and --version
-        return exit.code if isinstance(exit.code, int) else 0
+        return _flushed(exit.code if isinstance(exit.code, int) else 0)
     except KeyboardInterrupt:
         note("interrupted")
         return 130
@@ -196,12 +196,22 @@ def _decoded(arguments: Sequence[str]) -> list[str]:
     return decoded
 
 
+def _flushed(status: int) -> int:
+    """Returns a status after what was written has reached its reader; 1 where it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _close_broken_streams()
+        return 1
+    return status
+
+
 def _close_broken_streams() -> None:
     """Sends what is left for a closed reader (`rdm ... | head`) to nowhere: nothing may fail at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

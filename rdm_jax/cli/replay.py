@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import itertools
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from rdm_jax.cli.generating import add_writing_options
 from rdm_jax.cli.progress import Progress, note
-from rdm_jax.core import images
+from rdm_jax.core import images, paths
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     outputs.check_writable(out.parent)
     if out.exists():
         raise UserError(f"{out} exists already and is not overwritten; choose another --out")
-    generator, database, plan = _prepare(record, args)
+    generator, database, plan = _prepare(_with_found_files(record, path), args)
     with Progress("generating", quiet=args.quiet) as progress:
         (result,) = generator.generate(plan, progress)
     place = record["index"] % plan.request.batch_size
@@ -89,7 +90,6 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     from rdm_jax.core.checks import at_least_one
     from rdm_jax.generator import Generator
     from rdm_jax.request import MOST, Request
-    from rdm_jax.request import check as check_request
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.opening import open_retriever
 
@@ -98,7 +98,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
     _check_head(args.file, model, generator)
     try:
-        request = check_request(options.from_json(Request, record["request"]))
+        request = options.from_json(Request, record["request"]).check()
         at_least_one("batch_size", request.batch_size, MOST["batch_size"])
         chosen = options.from_json(generator.head.Options, record["options"])
         query = query_vector(record)[None]
@@ -166,6 +166,26 @@ def _is_same(kind: str, recorded: dict[str, Any], found: Bundle | Mixture) -> bo
         f"{recorded['name']!r} (sha256 {recorded['sha256'][:10]}); the new image will differ"
     )
     return False
+
+
+def _with_found_files(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the record with the places of its files: as recorded, or beside the image, which may have been moved.
+
+    Raises:
+      UserError: a file is in neither place.
+    """
+    named = {key: record[key] for key in ("request", "options", "files") if key in record}
+    written = json.dumps(named)
+    for name in named.get("files", {}):
+        beside = [path.parent / name, *(folder / Path(name).name for folder in (path.parent, path.parent.parent))]
+        found = next((one for one in (paths.local(name), *beside) if one.is_file()), None)
+        if found is None:
+            raise UserError(
+                f"{name} is not here, nor beside {path}: the name is relative to the folder in which the image was "
+                "generated; run rdm replay there, or copy the file beside the image"
+            )
+        written = written.replace(json.dumps(name)[1:-1], json.dumps(str(found))[1:-1])
+    return {**record, **json.loads(written)}
 
 
 def _check_files(recorded: Mapping[str, str]) -> None:

@@ -44,6 +44,10 @@ class Negative(OtherCondition):
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Replaces the null condition."""
+        if not (self.prompt or self.image or self.database):
+            raise UserError(
+                "negative has nothing to lead away from; give it prompt='...', image='...' or database='...'"
+            )
         return dataclasses.replace(context, null=self.build(builder))
 
 

@@ -211,7 +211,7 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> Float[np.ndarray, "h w
         raise UserError(f"mask {file} is {w}x{h} pixels and its image {width}x{height}; give one of that size")
     if mask.max() <= FAINT:
         most = round(float(mask.max()) * 255.0)
-        hint = "store 255 where it stores 1" if most else "paint white what is to be generated"
+        hint = "what is to be generated is white, the largest value that the file can store"
         raise UserError(f"mask {file} paints nothing: its brightest pixel is {most} of 255; {hint}")
     return mask
 

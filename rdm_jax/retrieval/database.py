@@ -246,7 +246,7 @@ def _open_shard(path: Path, record: Mapping[str, Any], manifest: Mapping[str, An
     name = record[EMBEDDINGS]
     try:
         shard = np.load(path / name, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise damaged(path, f"{name} cannot be read ({error})") from error
     expected = [record["rows"], manifest["width"]]
     if list(shard.shape) != expected or shard.dtype.name != manifest["dtype"]:

@@ -33,6 +33,11 @@ NEEDED = {
     "files": dict,
     "thumbnail_size": int,
 }
+ENCODER = {"name": str, "sha256": str, "width": int}
+SHARD = {"rows": int, EMBEDDINGS: str, ITEMS: str}
+SOURCE = {"name": str, "captions": str, "rows": int}
+EVENT = {"action": str, "date": str}
+"""The keys that a manifest and its parts must have, with their types."""
 BUNDLE = "encoder_bundle"
 """The key of the folder of the encoder's bundle, missing if it has none. It helps to find the encoder on the same
 machine and is part of no hash: the SHA-256 of a bundle there decides whether it is the encoder."""
@@ -101,16 +106,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
       UserError: it is missing, damaged or of another schema, or names a file that is missing or outside the folder.
     """
     manifest = _parse(path)
-    missing = [key for key, kind in NEEDED.items() if not isinstance(manifest.get(key), kind)]
+    missing = _wrong(manifest, NEEDED)
     if missing:
         raise damaged(path, f"{MANIFEST} has no valid {', '.join(missing)}")
-    if not {"name", "sha256", "width"} <= manifest["encoder"].keys():
+    if _wrong(manifest["encoder"], ENCODER):
         raise damaged(path, f"{MANIFEST} does not name by name, sha256 and width which encoder made the rows")
-    shards = manifest["shards"]
-    if not shards or not all(
-        isinstance(shard, dict) and {"rows", EMBEDDINGS, ITEMS} <= shard.keys() for shard in shards
-    ):
+    if not manifest["shards"] or any(_wrong(shard, SHARD) for shard in manifest["shards"]):
         raise damaged(path, f"{MANIFEST} has no shards, or some without rows, {EMBEDDINGS} and {ITEMS}")
+    for key, entry in (("sources", SOURCE), ("history", EVENT)):
+        entries = manifest.get(key, [])
+        if not isinstance(entries, list) or any(_wrong(one, entry) for one in entries):
+            raise damaged(path, f"{MANIFEST} has {key} without {', '.join(entry)}")
     _check_files(path, manifest)
     return manifest
 
@@ -131,6 +137,15 @@ def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
     for name, expected in {**manifest["files"], **index}.items():
         if not (path / name).is_file() or files.sha256(path / name) != expected:
             raise damaged(path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
+
+
+def _wrong(values: Any, kinds: Mapping[str, type]) -> list[str]:
+    """Returns the keys that are missing or of another type; numbers are not negative."""
+    if not isinstance(values, dict):
+        return list(kinds)
+    return [
+        key for key, kind in kinds.items() if not isinstance(values.get(key), kind) or (kind is int and values[key] < 0)
+    ]
 
 
 def _parse(path: Path) -> dict[str, Any]:

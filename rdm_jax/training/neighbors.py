@@ -84,6 +84,11 @@ def open_neighbors(
             "with `rdm neighbors --embeddings`"
         )
     sidecar.check(images, encoder=encoder.identity)
+    if exists and data.compute.k and sidecar.k != data.compute.k:
+        raise UserError(
+            f"data.compute.k={data.compute.k}, and {place} holds {sidecar.k} neighbors of each image; "
+            "give that number, or another folder"
+        )
     candidates = config.conditioning.candidates
     if candidates > sidecar.k:
         raise UserError(

@@ -21,7 +21,24 @@ Positive = Annotated[int, within(1)]
 
 def network(classes: Mapping[str, Any], filled: tuple[str, ...] = (), by: str = "kind") -> Fields:
     """Returns the section of a network: its keys are the fields of its class, but for those that the task fills in."""
-    return Fields(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)})
+    return Network(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(Fields):
+    """A network's section: its whole numbers are sizes and counts, of at least 1 where the default is no smaller."""
+
+    def read(self, key: str, value: Any) -> dict[str, Any]:
+        """Returns the section at a key."""
+        values = super().read(key, value)
+        cls = self.classes[str(values[self.by])] if self.by else next(iter(self.classes.values()))
+        for field in (field for field in dataclasses.fields(cls) if field.name in values):
+            given, default = values[field.name], field.default
+            least = min(1, default) if isinstance(default, int) else 1
+            for number in given if isinstance(given, tuple) else (given,):
+                if isinstance(number, int) and not isinstance(number, bool) and number < least:
+                    raise UserError(f"config key {key}.{field.name}={given} is out of range; give {least} or more")
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +68,8 @@ class Sampling(Fields):
         for cls in {owners[name] for name in checked if name != "database"}:
             own = {name: one for name, one in checked.items() if owners.get(name) is cls}
             built = options.build(cls, own, {})
+            if hasattr(built, "check"):  # of ranges; it is the same when images are generated
+                built.check()
             checked |= {name: getattr(built, name) for name in own if not options.declarations(cls)[name].table}
         return checked
 

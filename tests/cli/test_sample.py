@@ -327,7 +327,10 @@ def test_replay_says_that_a_file_has_changed(sample, rdm, capsys):
     assert "differs by at most" in printed
     Path("start.png").unlink()
     assert rdm("replay", "outputs/00000-7.png") == 2
-    assert "cannot read start.png: No such file" in capsys.readouterr().err
+    assert "start.png is not here, nor beside" in capsys.readouterr().err
+    Image.open("start0.png").save("outputs/start.png")  # beside the image
+    assert rdm("replay", "outputs/00000-7.png") == 0
+    assert "identical" in capsys.readouterr().err
 
 
 def test_a_negative_prompt_is_in_the_parameters(sample):
@@ -365,6 +368,7 @@ def test_options_without_effect_are_named(home, load, caplog, options, message):
         (["--proposals", "2", "--condition", "text"], "--proposals chooses rows of one database"),
         (["a", "--condition", "neighbor"], "did you mean 'neighbors'"),
         (["a", "--sampler", "dimm"], "did you mean 'ddim'"),
+        (["a", "--sampler", "ddim(eta=0.5)", "--eta", "0.2"], "eta is 0.2 and in the sampler 0.5; give it once"),
         (["a", "--neighbors", "0"], "neighbors 0 is too small"),
         (["a", "--neighbors", "13"], "12 rows"),
         (["a", "--steps", "0"], "steps 0 is too small"),

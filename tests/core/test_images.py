@@ -287,8 +287,11 @@ def test_a_mask_is_what_is_painted(tmp_path, pixels, painted):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        ([[0, 0, 0]], "paints nothing: its brightest pixel is 0 of 255; paint white"),
-        ([[0, 1, 1]], "paints nothing: its brightest pixel is 1 of 255; store 255 where it stores 1"),
+        ([[0, 0, 0]], "paints nothing: its brightest pixel is 0 of 255; what is to be generated is white"),
+        (
+            [[0, 1, 1]],
+            "its brightest pixel is 1 of 255; what is to be generated is white, the largest value",
+        ),
         ([[[255, 255, 255, 0]] * 3], "paints nothing"),
         ([[255, 255]], "is 2x1 pixels and its image 3x1"),
     ],

@@ -118,6 +118,15 @@ def test_an_image_with_little_noise_stays(generator, image):
     assert distances == sorted(distances) and distances[0] < distances[-1] / 2
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])  # the second one begins at a level with signal
+def test_strength_one_leaves_nothing_of_the_image(generator, image, spacing):
+    settings = {"condition": "text", "steps": 4, "spacing": spacing, "fit": "crop"}
+    start = generator.plan("a", init=image, strength=1.0, **settings).run.start
+    assert not np.any(start.latent) and float(start.sigma) == 1.0
+    some = generator.plan("a", init=image, strength=0.75, **settings).run.start
+    assert np.any(some.latent) and 0 < float(some.sigma) < 1
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0, float("nan")])
 def test_an_invalid_strength_is_refused(generator, image, strength):
     with pytest.raises(UserError, match=r"strength=.* is out of range"):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import pickle
 
@@ -206,6 +207,26 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path)
         build(random_images(3), encoder, tmp_path / "file" / "db")
 
 
+def _changed(path, place, value):
+    manifest = json.loads((path / "manifest.json").read_text())
+    functools.reduce(lambda inner, key: inner[key], place[:-1], manifest)[place[-1]] = value
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+WRONG = [
+    (("encoder", "sha256"), None, "which encoder made the rows"),
+    (("encoder",), [], "has no valid encoder"),
+    (("thumbnail_size",), -1, "has no valid thumbnail_size"),
+    (("count",), "3", "has no valid count"),
+    (("sources", 0), None, "has sources without name, captions, rows"),
+    (("sources", 0, "rows"), [], "has sources without name, captions, rows"),
+    (("history",), None, "has history without action, date"),
+    (("history", 0, "date"), 5, "has history without action, date"),
+    (("shards", 0, "embeddings"), [], "has no shards, or some without rows"),
+    (("shards", 0, "items"), {}, "has no shards, or some without rows"),
+]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -229,6 +250,8 @@ def test_a_folder_that_exists_or_cannot_be_written_is_refused(encoder, tmp_path)
         (lambda path: (path / "manifest.json").write_text('{"schema": 99}'), "has schema 99"),
         (lambda path: _without_encoder(path / "manifest.json"), "which encoder made the rows"),
         (lambda path: (path / "manifest.json").unlink(), "is not a database"),
+        (lambda path: (path / ROWS).write_bytes(b""), f"{ROWS} cannot be read"),
+        *((functools.partial(_changed, place=place, value=value), message) for place, value, message in WRONG),
     ],
 )
 def test_a_damaged_database_is_refused_on_opening(copy, damage, message):

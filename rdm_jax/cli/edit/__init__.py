@@ -24,6 +24,14 @@ HELP = """edit an image
 
 The white part of a mask is generated. Without a prompt the image itself is the query."""
 
+# What of a head an action needs (`heads.base.FEATURES`); variations need nothing, with the image as their query alone.
+NEEDED = {
+    "img2img": "init",
+    "inpaint": "guides",
+    "outpaint": "guides",
+    "invert": "inversion",
+    "mix": "mixing",
+}
 ACTIONS = {
     "img2img": "generate from an image with noise added",
     "inpaint": "generate what is white in a mask",
@@ -124,12 +132,15 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.cli import outputs
     from rdm_jax.cli.edit.actions import RUNNERS, Job
     from rdm_jax.core.images import read_image
+    from rdm_jax.editing.support import require
     from rdm_jax.generator import Generator
 
     out = args.out
     outputs.check_writable(out)
     image = read_image(args.image) if args.image else None
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
+    if args.action in NEEDED:
+        require(generator, NEEDED[args.action])
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     seed = generating.seed_of(args)
     note(f"model {generator.bundle.name}, seed {seed}")

@@ -122,7 +122,8 @@ def outpaint(job: Job) -> tuple[Path, int]:
 
 def vary(job: Job) -> tuple[Path, int]:
     """Generates variations: the image is the query, and with a strength below 1 the start too."""
-    start = {"init": job.args.image, "strength": job.args.strength} if job.args.strength < 1 else {}
+    whole = job.args.strength == 1
+    start = {"strength": None} if whole else {"init": job.args.image, "strength": job.args.strength}
     return job.write(job.plan([], **start))
 
 

@@ -7,7 +7,10 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rdm_jax.core.checks import at_least_one, part, share
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.options import option
+from rdm_jax.request import check_guidance
 
 if TYPE_CHECKING:
     from rdm_jax.guidance.base import GuidanceMethod
@@ -66,3 +69,19 @@ class Options:
     strength: float = option(
         1.0, "how noisy the initial image is made, above 0, up to 1 (default: 1)", metavar="S", everywhere=False
     )
+
+    def check(self) -> None:
+        """Raises UserError for the first option that is out of range."""
+        at_least_one("steps", self.steps)
+        check_guidance(self.guidance_scale)
+        share("guidance_rescale", self.guidance_rescale)
+        if len(self.guidance_interval) != 2:
+            raise UserError(f"guidance interval {self.guidance_interval} is not a pair; give FROM and TO")
+        for value in self.guidance_interval:
+            share("guidance_interval", value)
+        begin, end = self.guidance_interval
+        if begin > end:
+            raise UserError(
+                f"guidance interval from {begin} to {end} is empty; time runs from 0 (the image) to 1 (noise)"
+            )
+        part("strength", self.strength)

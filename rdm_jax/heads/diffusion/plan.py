@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from rdm_jax import factory
 from rdm_jax.conditioning import Conditioner, StepSchedule, schedule_steps
 from rdm_jax.core import paths
-from rdm_jax.core.checks import at_least_one, part, share
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image
 from rdm_jax.diffusion.denoiser import StepInfo
@@ -25,7 +24,6 @@ from rdm_jax.diffusion.spacing import Grid
 from rdm_jax.guidance import bind_guides
 from rdm_jax.guidance.base import BoundGuide, GuideContext
 from rdm_jax.heads.diffusion.options import Options
-from rdm_jax.request import check_guidance
 
 
 @flax.struct.dataclass
@@ -96,7 +94,7 @@ def plan_run(options: Options, conditions: Sequence[Conditioner], context: Guide
     Raises:
       UserError: a file, a guide, the sampler or a number is invalid.
     """
-    check(options)
+    options.check()
     sampler = factory.sampler_from(options.sampler, options.eta, options.spacing)
     schedule = factory.schedule_from(context.bundle.config["diffusion"])
     grid, steps, skipped = plan_sampler(options, sampler, schedule)
@@ -126,21 +124,6 @@ def plan_sampler(options: Options, sampler: Sampler, schedule: Schedule) -> tupl
     )
     steps = sampler.plan_on(grid, schedule)
     return grid, steps, num_steps(sampler.plan_on(whole, schedule)) - num_steps(steps)
-
-
-def check(options: Options) -> None:
-    """Raises UserError for the first option that is out of range."""
-    at_least_one("steps", options.steps)
-    check_guidance(options.guidance_scale)
-    share("guidance_rescale", options.guidance_rescale)
-    if len(options.guidance_interval) != 2:
-        raise UserError(f"guidance interval {options.guidance_interval} is not a pair; give FROM and TO")
-    for value in options.guidance_interval:
-        share("guidance_interval", value)
-    begin, end = options.guidance_interval
-    if begin > end:
-        raise UserError(f"guidance interval from {begin} to {end} is empty; time runs from 0 (the image) to 1 (noise)")
-    part("strength", options.strength)
 
 
 def edited_size(options: Options, downsampling: int) -> tuple[int, int] | None:
@@ -199,6 +182,8 @@ def _start(options: Options, grid: Grid, context: GuideContext) -> Start:
         return Start(np.zeros((1, *context.latent), np.float32), zero, one)
     if not starts_from_image(options):
         return Start(read_noise(options.init, context.latent), one, zero)
+    if options.strength == 1:  # nothing of the image is left, whatever the noise at the grid's first level
+        return Start(np.zeros((1, *context.latent), np.float32), zero, one)
     return Start(context.latent_of(options.init), np.float32(grid.alpha[0]), np.float32(grid.sigma[0]))
 
 
