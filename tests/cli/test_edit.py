@@ -213,3 +213,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(edit, places, tmp_path, capsys
     assert edit(arguments[0], *places, *arguments[1:]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert re.search(message, printed[-1]) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_model_without_denoising_steps_varies_and_refuses_the_rest_by_name(original, mask, tmp_path, capsys):
+    places = ["--model", "style-scenes-rarm", "--database", "neon", "--seed", "3", "--quiet"]
+    image = ["--image", str(original)]
+    assert main(["edit", "vary", *image, *places, "--out", str(tmp_path / "varied")]) == 0
+    assert pixels(tmp_path / "varied" / "00000-3.png").shape == (64, 64, 3)
+    for action in (
+        ["img2img", *image],
+        ["inpaint", *image, "--mask", str(mask)],
+        ["invert", *image],
+        ["mix", "--to", "a"],
+    ):
+        capsys.readouterr()
+        assert main(["edit", *action, *places, "--out", str(tmp_path / "refused")]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "does not support" in error and error.endswith("use a model that does")

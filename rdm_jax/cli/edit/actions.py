@@ -58,7 +58,8 @@ class Job:
         images = [] if prompts or self.image is None else [self.image]
         options = {**self.options, **changes}
         for name in ("guides", "conditions"):
-            options[name] = [*self.options.get(name, ()), *changes.get(name, ())]
+            # None where there are none: not every head has guides.
+            options[name] = [*self.options.get(name, ()), *changes.get(name, ())] or None
         return self.generator.plan(prompts, database=self.databases[0], images=images, **options)
 
     def write(self, plan: Plan, out: Path | None = None, extra: Write | None = None) -> tuple[Path, int]:
