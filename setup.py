@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text())[0]
+VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text(encoding="utf-8"))[0]
 
 JAX = ">=0.10.2,<0.13"
 
@@ -17,7 +17,7 @@ setup(
     name="rdm_jax",
     version=VERSION,
     description="Retrieval-augmented diffusion models in JAX and Flax: swap the database, swap the style",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
