@@ -52,6 +52,7 @@ def test_float16_rounds_once(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "again").hashes == first.hashes
 
 
+@pytest.mark.slow
 def test_a_denoiser_may_be_opened_in_half_precision(saved: Path, tmp_path: Path) -> None:
     half, whole = Bundle.open(saved, dtype="bfloat16"), Bundle.open(saved)
     assert (half.dtype, half.denoiser.dtype, whole.dtype) == ("bfloat16", "bfloat16", "float32")

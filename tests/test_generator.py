@@ -76,7 +76,7 @@ def by_hand(bundle, tokens, noise, steps, scale):
     return np.clip(np.round((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_an_image_equals_the_equations(generator, databases, scale):
     result = generator.sample(PROMPTS[:1], database=databases[0], guidance_scale=scale, seed=3)
     rows = databases[0].embeddings(result.neighbors.ids[0])
@@ -309,6 +309,7 @@ def test_rows_are_queries_beside_prompts_and_images(generator, databases):
         generator.plan("a red boat", rows=[3], condition="text")
 
 
+@pytest.mark.slow
 def test_a_vq_first_stage_quantizes_by_default():
     settings = {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 8}
     codes = {"z_channels": 3, "embed_dim": 3, "num_codes": 4}

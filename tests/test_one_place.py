@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def found(what: str) -> list[str]:
     return [file.relative_to(PACKAGE).as_posix() for file in FILES if any(map(matches, _nodes(file)))]
 
 
+@functools.cache
 def _nodes(file: Path) -> list[ast.AST]:
     """Returns the nodes of a file but for docstrings."""
     tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -46,7 +46,7 @@ class Negative(OtherCondition):
         """Replaces the null condition."""
         if not (self.prompt or self.image or self.database):
             raise UserError(
-                "negative has nothing to lead away from; give it prompt='...', image='...' or database='...'"
+                "negative has nothing to guide away from; give it prompt='...', image='...' or database='...'"
             )
         return dataclasses.replace(context, null=self.build(builder))
 

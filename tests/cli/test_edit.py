@@ -54,7 +54,7 @@ def test_img2img_starts_from_the_image(edit, places, tmp_path):
     assert (tmp_path / "out" / "edit.png").is_file()
 
 
-@pytest.mark.parametrize("method", ["inpaint", "project"])
+@pytest.mark.parametrize("method", ["inpaint", pytest.param("project", marks=pytest.mark.slow)])
 def test_inpainting_leaves_the_known_pixels_as_they_are(edit, places, original, mask, tmp_path, method):
     assert edit("inpaint", *places, "--mask", mask, "--prompt", "a red boat", "--method", method) == 0
     edited, known, new = pixels(tmp_path / "out" / "00000-3.png"), pixels(original), pixels(mask) > 0
@@ -122,6 +122,7 @@ def test_an_image_too_large_to_keep_is_named_with_what_can_be_done(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_outpainting_keeps_the_image_where_it_is(edit, places, original, tmp_path):
     assert edit("outpaint", *places, "--left", 4, "--down", 8, "--prompt", "a red boat") == 0
     edited = pixels(tmp_path / "out" / "00000-3.png")
@@ -175,6 +176,7 @@ def test_an_edited_image_is_replayed_bit_for_bit(edit, rdm, places, original, ma
     assert "identical to the image in the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_mix_two_conditions(rdm, places, tmp_path):
     (tmp_path / "weights.json").write_text("[1, 1, 0.5, 0]")
     arguments = ("--prompt", "a red boat", "--to", "a blue tree", "--weights", "weights.json", "--out", "out")

@@ -75,6 +75,7 @@ def evaluate(home, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_table_results_and_a_grid(evaluate, capsys, tmp_path):
     assert evaluate("--out", "out", "--quick", "--samples", "24", "--arm-samples", "12", "--quiet") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "results.md", "grid.png"}

@@ -246,7 +246,7 @@ def test_learned_weights_mix_two_conditions(sample, tmp_path):
         ("switch(after=2)", r"after=2.0 is out of range"),
         ("mix(prompt='a', weights='nowhere.json')", r"cannot read weights from nowhere.json"),
         ("negative(database='nowhere')", r"nowhere"),
-        ("negative()", r"negative has nothing to lead away from"),
+        ("negative()", r"negative has nothing to guide away from"),
         ("add(weight=1)", r"add has nothing to add"),
     ],
 )

@@ -51,6 +51,7 @@ def run(sampler, grid, steps, first, denoiser):
         return np.asarray(sample(sampler, keyed, x, denoiser)), x
 
 
+@pytest.mark.slow
 @given(
     variant=st.sampled_from(VARIANTS),
     spacing=st.sampled_from(sorted(SPACINGS)),

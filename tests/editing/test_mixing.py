@@ -78,6 +78,7 @@ def test_the_direction_is_from_one_condition_to_the_other(generator):
     np.testing.assert_allclose(mixing.direction_of(plan)[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_mixed_is_refused(generator):
     with pytest.raises(UserError, match="both conditions are the same"):
         mixing.learn(generator, plan_of(generator, "switch(prompt='a red boat')"))

@@ -61,7 +61,7 @@ VARIANTS = {
 
 
 # Programs that differ from another variant's by one term, and CLIP's, which takes longest to compile.
-SLOW = ("sdg content", "sdg structure", "sdg style", "clip", "clip of an image", "project", "dynamic")
+SLOW = ("outpaint", "sdg content", "sdg structure", "sdg style", "clip", "clip of an image", "project", "dynamic")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def test_a_guide_changes_the_images_and_other_options_compile_nothing(generator,
     assert first == second or (again != guided_images).any()
 
 
+@pytest.mark.slow
 def test_objects_and_texts_are_the_same_request(generator, generate, files):
     pairs = [
         (SDG(text="cat", weight=[50.0, 20.0]), "sdg(text='cat', weight=[50, 20])"),

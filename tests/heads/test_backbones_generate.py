@@ -96,6 +96,7 @@ def test_a_model_without_context_is_refused(database):
         generator.sample(PROMPT, database=database, steps=1)
 
 
+@pytest.mark.slow
 def test_the_transformers_of_the_shipped_data_set_have_the_compute_of_its_unet():
     def cost(name):
         task, batch = make_abstract_task(load_config(f"style_scenes/{name}", ["base=style-scenes"]))

@@ -41,6 +41,7 @@ def test_latents_of_another_size_are_refused_with_the_right_one(shape):
         jax.eval_shape(network.apply, params, jnp.ones((1, *shape)), jnp.zeros(1))
 
 
+@pytest.mark.slow
 def test_feature_maps_after_the_levels_are_sown():
     network = build_noised_encoder(SETTINGS)
     x, t = jnp.ones((2, 8, 8, 3)), jnp.zeros((2,))

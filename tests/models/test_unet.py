@@ -95,6 +95,7 @@ def test_recomputation_changes_no_gradient(tiny):
     np.testing.assert_allclose(gradient(unet.clone(remat=True)), gradient(unet), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_has_its_own_random_stream(tiny):
     unet, params, apply = tiny
     dropping, arguments = unet.clone(dropout=0.5), _arguments(unet)
@@ -110,6 +111,7 @@ def test_dropout_has_its_own_random_stream(tiny):
     np.testing.assert_allclose(quiet, apply(params, *arguments), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32_and_returns_float32(tiny):
     unet, params, apply = tiny
     arguments = _arguments(unet)

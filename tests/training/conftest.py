@@ -1,5 +1,7 @@
 """A diffusion task on two folders of small random images, with neighbors computed ahead."""
 
+import signal
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,3 +48,11 @@ def make_diffusion_task(tmp_path_factory):
         return diffusion.make(load_config(CONFIG, given), root, lambda *_: None)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Lets Ctrl-C raise KeyboardInterrupt: a shell that starts the tests in the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -117,6 +117,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(i
     assert (tmp_path / "checkpoints/2").is_dir()
 
 
+@pytest.mark.slow
 def test_the_export_needs_no_data_holds_the_average_and_starts_another_run(images: Path, tmp_path: Path) -> None:
     folder = tiny_run.write_images(tmp_path / "images")
     state, _ = run(config_for(folder, "steps=3", f"data.data_dir={tmp_path / 'data'}"), tmp_path / "run")

@@ -15,6 +15,7 @@ from tests.helpers import tiny
 DOCS = Path(__file__).parents[3] / "docs" / "heads.md"
 
 
+@pytest.mark.slow
 def test_the_documented_sampler_generates_as_ddim_does_on_its_timesteps(tmp_path, monkeypatch):
     text = DOCS.read_text()
     code = text[text.index("## How to add a sampler") :].split("```python\n")[1].split("```")[0]

@@ -155,6 +155,7 @@ def test_the_entropy_term_is_lowest_where_all_codes_are_used_equally():
     assert float(entropy_loss(own[:1].repeat(4, axis=0))) == pytest.approx(0.0, abs=1e-5)  # one code for all
 
 
+@pytest.mark.slow
 def test_a_codebook_is_initialized_within_its_bound():
     image = jnp.zeros((1, 2, 2, 3))
     for bound, largest in ((0.0, 1 / 8), (2.0, 2.0)):
