@@ -133,6 +133,7 @@ def test_nothing_is_compiled_again_for_other_data(generator, sample, databases):
     assert compiled
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_shares_a_program(generator, sample):
     sample(steps=4)
     count = generator.compilations

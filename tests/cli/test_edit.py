@@ -46,6 +46,7 @@ def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
+@pytest.mark.slow
 def test_img2img_starts_from_the_image(edit, places, tmp_path):
     assert edit("img2img", *places, "--prompt", "a red boat", "--strength", 0.5, "--num-images", 2) == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["00000-3.png", "00001-3.png"]

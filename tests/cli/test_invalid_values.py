@@ -118,11 +118,13 @@ def refused(place, capsys, command, flag, value, count):
 
 def in_both_sizes(case):
     """Returns a case of a test; of the actions that share their options, one is enough for `make test`."""
-    shared = case[0][0] in ("edit", "evaluate") and case[0][1] not in ("img2img", "style-swap")
+    shared = len(case[0]) > 1 and case[0][1] not in ("img2img", "build", "style-swap")
     return pytest.param(*case, marks=pytest.mark.slow) if shared else case
 
 
-@pytest.mark.parametrize(("command", "flag", "value", "count"), map(in_both_sizes, cases(OF_ANOTHER_TYPE)), ids=name_of)
+@pytest.mark.parametrize(
+    ("command", "flag", "value", "count"), list(map(in_both_sizes, cases(OF_ANOTHER_TYPE))), ids=name_of
+)
 def test_a_value_of_another_type_is_one_line(place, capsys, command, flag, value, count):
     assert flag in refused(place, capsys, command, flag, value, count)
 

@@ -128,6 +128,7 @@ class Painter:
         raise AssertionError("nothing is compared here")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EMBEDDED.is_dir(), reason="no classifier ships with this copy")
 def test_real_images_as_samples_score_like_the_classifier():
     classifier = AttributeClassifier.open()

@@ -61,7 +61,17 @@ VARIANTS = {
 
 
 # Programs that differ from another variant's by one term, and CLIP's, which takes longest to compile.
-SLOW = ("outpaint", "sdg content", "sdg structure", "sdg style", "clip", "clip of an image", "project", "dynamic")
+SLOW = (
+    "outpaint",
+    "classifier",
+    "sdg content",
+    "sdg structure",
+    "sdg style",
+    "clip",
+    "clip of an image",
+    "project",
+    "dynamic",
+)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +207,7 @@ def test_the_error_for_a_missing_network_names_the_config_that_trains_it():
         plain.plan("a", condition="text", guides=["sdg(text='a')"])
 
 
+@pytest.mark.slow
 def test_the_error_for_diverging_samples_names_the_guides(generate, files):
     with pytest.raises(UserError, match=r"not finite by step 4 of 4 under sdg\(style='.*', weight=3e\+38\)"):
         generate(f"sdg(style='{files[0]}', weight=3e38)")

@@ -67,6 +67,7 @@ def test_a_repeated_token_equals_one(tiny):
     np.testing.assert_allclose(four, apply(params, x, t, condition), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_tokens_equal_zero_tokens(tiny):
     unet, params, apply = tiny
     x, t, condition = _arguments(unet)

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rdm_jax.diffusion import samplers
 from rdm_jax.generator import Generator

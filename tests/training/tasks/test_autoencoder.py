@@ -91,6 +91,7 @@ def test_features_are_the_unit_tokens_behind_every_block():
     np.testing.assert_allclose(normed @ vision["projection"]["kernel"], expected, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_distance_of_features_joins_the_loss_by_its_weight(task, tmp_path):
     config = task.config.copy_and_resolve_references()
     config.loss.feature_weight = 0.7
