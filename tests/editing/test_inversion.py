@@ -122,9 +122,9 @@ def test_an_image_with_little_noise_stays(generator, image):
 def test_strength_one_leaves_nothing_of_the_image(generator, image, spacing):
     settings = {"condition": "text", "steps": 4, "spacing": spacing, "fit": "crop"}
     start = generator.plan("a", init=image, strength=1.0, **settings).run.start
-    assert not np.any(start.latent) and float(start.sigma) == 1.0
+    assert float(start.alpha) == 0.0 and float(start.sigma) == 1.0
     some = generator.plan("a", init=image, strength=0.75, **settings).run.start
-    assert np.any(some.latent) and 0 < float(some.sigma) < 1
+    assert 0 < float(some.alpha) < 1 and 0 < float(some.sigma) < 1
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0, float("nan")])

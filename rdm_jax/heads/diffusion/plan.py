@@ -183,7 +183,7 @@ def _start(options: Options, grid: Grid, context: GuideContext) -> Start:
     if not starts_from_image(options):
         return Start(read_noise(options.init, context.latent), one, zero)
     if options.strength == 1:  # nothing of the image is left, whatever the noise at the grid's first level
-        return Start(np.zeros((1, *context.latent), np.float32), zero, one)
+        return Start(context.latent_of(options.init), zero, one)
     return Start(context.latent_of(options.init), np.float32(grid.alpha[0]), np.float32(grid.sigma[0]))
 
 
