@@ -168,8 +168,14 @@ def write_run(
     with outputs.run_folder(out, [name for name in names if name], claimed=claimed) as folder:
         writer = _Writer(generator, databases, plans[0], folder, args, read)
         results: list[tuple[str, Result]] = []
-        for database, plan, name in zip(databases, plans, names, strict=True):
-            results.append((name, writer.generate(database, plan, name)))
+        try:
+            for database, plan, name in zip(databases, plans, names, strict=True):
+                results.append((name, writer.generate(database, plan, name)))
+        except BaseException:
+            with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to show
+                writer.write_record()
+            raise
+        writer.write_record()
         if not args.skip_grid:
             _write_sheets(folder, results, databases)
         if extra:
@@ -209,6 +215,7 @@ class _Writer:
       args: `disable_metadata`, `previews` and `quiet`.
       read: the hashes of the files that the run has read.
       entries: run.json's record of each image that was written.
+      recorded: how many of them are in run.json already.
     """
 
     generator: Generator
@@ -218,6 +225,7 @@ class _Writer:
     args: argparse.Namespace
     read: dict[str, str]
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    recorded: int = 0
 
     def generate(self, database: Mixture | None, plan: Plan, name: str) -> Result:
         """Generates the images of a plan and writes each one, to a subfolder, as soon as it is finished."""
@@ -232,30 +240,33 @@ class _Writer:
         return join(results)
 
     def _write(self, result: Result, database: Mixture | None, name: str) -> None:
-        """Writes the images of a batch, then the record of all images so far: a killed run has both."""
+        """Writes the images of a batch, and the record of all images so far: a killed run has both.
+
+        The record is written again once it has grown by an eighth, so that its writing takes time in proportion to the
+        number of images.
+        """
         from rdm_jax.cli import outputs
         from rdm_jax.cli.png import encode_png
 
         records = outputs.records(result, self.generator, database, self.read)
-        try:
-            for image, record in zip(result.images, records, strict=True):
-                file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
-                data = encode_png(image, None if self.args.disable_metadata else record)
-                outputs.write_new(self.folder / file, data)
-                self.entries.append(outputs.run_entry(file, record, database))
-        except BaseException:
-            with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to show
-                self._write_record()
-            raise
-        self._write_record()
+        for image, record in zip(result.images, records, strict=True):
+            file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
+            outputs.write_new(self.folder / file, encode_png(image, None if self.args.disable_metadata else record))
+            self.entries.append(outputs.run_entry(file, record, database))
+        if len(self.entries) - self.recorded > self.recorded // 8:
+            self.write_record()
 
-    def _write_record(self) -> None:
+    def write_record(self) -> None:
+        """Writes the record of all images so far, if there are new ones."""
         from rdm_jax.cli import outputs
 
+        if len(self.entries) == self.recorded:
+            return
         opened = [database for database in self.databases if database is not None]
         planned = len(self.plan.indices) * len(self.databases)
         run = outputs.run_record(self.generator, opened, self.plan, self.read, self.entries, planned)
         outputs.write_record(self.folder / outputs.RUN, run)
+        self.recorded = len(self.entries)
 
 
 def _previews(folder: Path, plan: Plan) -> Callable[[list[int], int, np.ndarray], None]:

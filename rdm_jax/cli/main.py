@@ -156,11 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status(arguments: list[str], log: logging.Logger) -> int:
     """Runs the verb and returns its exit status; reports errors in one line."""
     try:
-        status = _dispatch(_decoded(arguments))
-        sys.stdout.flush()
+        status = _exit_status(_decoded(arguments))
+        sys.stdout.flush()  # a reader that has left, and a full disk, are seen here and not at exit
         return status
-    except SystemExit as exit:  # raised by argparse after --help and --version
-        return _flushed(exit.code if isinstance(exit.code, int) else 0)
     except KeyboardInterrupt:
         note("interrupted")
         return 130
@@ -196,16 +194,6 @@ def _decoded(arguments: Sequence[str]) -> list[str]:
     return decoded
 
 
-def _flushed(status: int) -> int:
-    """Returns a status after what was written has reached its reader; 1 where it cannot."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _close_broken_streams()
-        return 1
-    return status
-
-
 def _close_broken_streams() -> None:
     """Sends what is left for a closed reader (`rdm ... | head`) to nowhere: nothing may fail at exit."""
     for stream in (sys.stdout, sys.stderr):
@@ -213,6 +201,14 @@ def _close_broken_streams() -> None:
             stream.flush()
         except (OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _exit_status(arguments: list[str]) -> int:
+    """Runs the verb and returns its exit status; argparse exits itself after --help and --version."""
+    try:
+        return _dispatch(arguments)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 0
 
 
 def _dispatch(arguments: list[str]) -> int:

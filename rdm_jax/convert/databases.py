@@ -17,7 +17,6 @@ import logging
 import re
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from rdm_jax.core import files
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError, bounded, unknown
 from rdm_jax.core.left_out import of_lines
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.retrieval.manifest import BUNDLE, DTYPES, ManifestDraft, write_manifest
@@ -329,7 +328,5 @@ def _opened(file: Path, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]
         if dtype.hasobject or column_major:
             reason = "Python objects" if dtype.hasobject else "numbers in column-major order"
             raise UserError(f"{file} holds {reason} in {array!r}; save plain numbers in row-major order")
-        try:
+        with bounded(f"{file} is damaged", "download it again"):
             yield stream, shape, dtype
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError) as error:
-            raise UserError(f"{file} is damaged ({error}); download it again") from error

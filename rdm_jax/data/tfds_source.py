@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.core import images, text
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core import images
+from rdm_jax.core.errors import UserError, bounded, first_line, unknown
 from rdm_jax.core.files import sha256_json
 from rdm_jax.data.examples import Example
 
@@ -45,7 +45,7 @@ def open_tfds(name: str, split: str | None = None, data_dir: str | None = None) 
         hint = f"; did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
         raise UserError(f"no folder, .zip or TFDS set {name!r}{hint}") from error
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
+        raise UserError(f"TFDS cannot open {name!r}: {first_line(error)}") from error
     return _from_builder(builder, split)
 
 
@@ -60,7 +60,7 @@ def open_tfds_folder(path: Path, split: str | None = None) -> TfdsSource:
     try:
         builder = tfds.builder_from_directory(str(path))
     except Exception as error:
-        raise UserError(f"TFDS cannot read the folder {path}: {_first_line(error)}") from error
+        raise UserError(f"TFDS cannot read the folder {path}: {first_line(error)}") from error
     return _from_builder(builder, split)
 
 
@@ -146,7 +146,7 @@ class TfdsSource:
         except MemoryError:
             raise
         except Exception as error:  # a damaged record raises anything; it concerns this example only
-            raise ValueError(f"{_number(index)}: damaged record: {_first_line(error)}") from error
+            raise ValueError(f"{_number(index)}: damaged record: {first_line(error)}") from error
 
     def _path(self, row: Mapping[str, Any], index: int) -> str:
         return self._value(row, self.path) if self.path else _number(index)
@@ -181,10 +181,8 @@ def _from_builder(builder: Any, split: str | None) -> TfdsSource:
     image = next((key for key, feature in features.items() if isinstance(feature, tfds.features.Image)), None)
     if image is None:
         raise UserError(f"TFDS set {name} has no image feature (only {', '.join(features)}); choose a set of images")
-    try:
+    with bounded(f"TFDS set {name}, split {split!r}, cannot be read", "check the split and the set's files"):
         rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
-    except (NotImplementedError, ValueError, AssertionError) as error:
-        raise UserError(f"TFDS set {name}, split {split!r}: {_first_line(error)}") from error
     labels = {key: feature for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)}
     caption = next((key for key in (*CAPTIONS, *labels) if key in features), None)
     return TfdsSource(
@@ -236,7 +234,3 @@ def _number(index: int) -> str:
 
 def _scalar(value: Any) -> bool:
     return isinstance(value, (bytes, str)) or np.ndim(value) == 0
-
-
-def _first_line(error: Exception) -> str:
-    return (text.lines(str(error).strip()) or [type(error).__name__])[0]

@@ -16,13 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.unread import Unread
-from rdm_jax.data.vocabulary import Vocabulary
+from rdm_jax.data.vocabulary import WORD_END, Vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-
-_WORD_END = (
-    "</w>"  # at the end of a word's last token in OpenAI's vocabulary, and in no vocabulary that is trained here
-)
 
 
 class CaptionTokenizer(PreTrainedTokenizerFast):
@@ -35,7 +31,7 @@ class CaptionTokenizer(PreTrainedTokenizerFast):
     @functools.cached_property
     def cleans(self) -> bool:
         """Whether texts are cleaned."""
-        return getattr(self.backend_tokenizer.model, "end_of_word_suffix", None) == _WORD_END
+        return getattr(self.backend_tokenizer.model, "end_of_word_suffix", None) == WORD_END
 
     @functools.cached_property
     def words(self) -> Vocabulary:
@@ -53,6 +49,7 @@ class CaptionTokenizer(PreTrainedTokenizerFast):
         return super()._encode_plus(self.cleaned(text), self.cleaned(text_pair), *args, **kwargs)
 
 
+@functools.lru_cache(maxsize=64)  # `encode` has a text cleaned for its own offsets, and again on its way to the tokens
 def openai_cleaned(given: str) -> str:
     """Returns a text as OpenAI's CLIP cleans it: broken encodings and HTML entities repaired, in lower case.
 

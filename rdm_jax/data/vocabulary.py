@@ -13,7 +13,7 @@ SHORTEST = 3  # letters; shorter words are taken apart by many vocabularies, and
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SPACE = "Ġ"  # a space, in the alphabet of byte-level vocabularies: before the first letter of a word
-_WORD_END = "</w>"
+WORD_END = "</w>"  # of the last token of a word in OpenAI's vocabulary, and in no vocabulary that is trained here
 _NEAREST = 3
 
 
@@ -37,14 +37,15 @@ class Vocabulary:
         """Returns the vocabulary of a `tokenizers.Tokenizer`."""
         from tokenizers import Tokenizer
 
-        own = Tokenizer.from_str(tokenizer.to_str())  # without the padding that calls leave behind
+        written = tokenizer.to_str()
+        own = Tokenizer.from_str(written)  # without the padding that calls leave behind
         own.no_padding()
         own.no_truncation()
-        pairs = json.loads(tokenizer.to_str())["model"].get("merges", [])
+        pairs = json.loads(written)["model"].get("merges", [])
         merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in pairs]
         parts = {part for pair in merges for part in pair}
         largest = {"".join(pair) for pair in merges} - parts
-        words = [token.removeprefix(_SPACE).removesuffix(_WORD_END) for token in largest if _is_whole(token)]
+        words = [token.removeprefix(_SPACE).removesuffix(WORD_END) for token in largest if _is_whole(token)]
         readable = tuple(sorted(word for word in words if len(word) >= SHORTEST and _LETTERS.fullmatch(word)))
         return Vocabulary(own, readable, bool(largest) and len(words) == len(largest))
 
@@ -72,4 +73,4 @@ class Vocabulary:
 
 
 def _is_whole(token: str) -> bool:
-    return token.startswith(_SPACE) or token.endswith(_WORD_END)
+    return token.startswith(_SPACE) or token.endswith(WORD_END)

@@ -128,12 +128,13 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
             removed = not self._workdir.is_remote and not Path(self._workdir.checkpoints).is_dir()
             removed |= "does not exist" in str(error)  # Orbax's own error
-            reason = unwritten(error) or (os.strerror(errno.ENOENT) if removed else "")
-            if not reason:
-                raise
+            # Orbax and TensorStore have many errors of their own; what they cannot write concerns this folder.
+            reason = unwritten(error) or (os.strerror(errno.ENOENT) if removed else first_line(error))
             kept = f"step {self.steps[0]} is kept" if self.steps else "none was written before"
             kept = "the folder was removed meanwhile" if removed else kept
             raise UserError(

@@ -170,18 +170,6 @@ def update_index(path: Path, earlier: Mapping[str, Any] | None = None) -> None:
         note(f"{path}: indexed; `rdm database tune` measures its recall")
 
 
-def read_image(path: Path) -> Any:
-    """Returns the image of --image; raises UserError if it cannot be read."""
-    from rdm_jax.core.images import decode
-
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read --image {path}: {error.strerror or error}; give an image file") from error
-    except ValueError as error:
-        raise UserError(f"--image {path}: {error}; give another image file") from error
-
-
 def check_image_path(path: Path | None, option: str) -> None:
     """Raises UserError if no image can be written to the path of an option."""
     if path is None:

@@ -11,7 +11,6 @@ from rdm_jax.cli.database.common import (
     add_selection,
     check_image_path,
     encoder_of,
-    read_image,
     selection,
     write,
     write_image,
@@ -100,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     check_image_path(args.sheet, "--sheet")
     chosen = selection(args)
 
+    from rdm_jax.core.images import read_image
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.query import mixed_query
     from rdm_jax.retrieval.retriever import Retriever

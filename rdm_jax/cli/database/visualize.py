@@ -11,7 +11,6 @@ from rdm_jax.cli.database.common import (
     add_selection,
     check_image_path,
     encoder_of,
-    read_image,
     selection,
     write_image,
 )
@@ -122,6 +121,7 @@ def _random_rows(database: Any, args: argparse.Namespace) -> Any:
 
 
 def _search(database: Any, args: argparse.Namespace) -> tuple[Any, Any]:
+    from rdm_jax.core.images import read_image
     from rdm_jax.retrieval.query import mixed_query
     from rdm_jax.retrieval.retriever import Retriever
 

@@ -119,11 +119,12 @@ def plan_sampler(options: Options, sampler: Sampler, schedule: Schedule) -> tupl
       UserError: the spacing is unknown, or the number of steps does not fit the schedule.
     """
     whole = sampler.grid(schedule, options.steps)
-    grid = (
-        whole.since(len(whole) - max(1, round(options.strength * len(whole)))) if starts_from_image(options) else whole
-    )
+    planned = sampler.plan_on(whole, schedule)
+    if not starts_from_image(options):
+        return whole, planned, 0
+    grid = whole.since(len(whole) - max(1, round(options.strength * len(whole))))
     steps = sampler.plan_on(grid, schedule)
-    return grid, steps, num_steps(sampler.plan_on(whole, schedule)) - num_steps(steps)
+    return grid, steps, num_steps(planned) - num_steps(steps)
 
 
 def edited_size(options: Options, downsampling: int) -> tuple[int, int] | None:
