@@ -183,7 +183,7 @@ def read_bytes(file: str | Path) -> bytes:
     try:
         return paths.local(file).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {file}: {error.strerror or error}; check the path") from error
 
 
 def read_image(file: str | Path) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -322,7 +322,7 @@ SEARCH = ["search", BOATS, "a boat", "--encoder", "{model}"]
         ),
         (
             ["map", BOATS, "--out", "{new}.png", "--image", "{databases}/x.png", "--encoder", "{model}"],
-            "cannot read --image",
+            "x.png: No such file or directory; check the path",
         ),
         (["merge", BOATS, TREES, "--out", TREES], "exists already"),
         (["merge", BOATS, "{databases}/none", "--out", NEW], "unknown database"),
