@@ -233,7 +233,10 @@ def test_list_names_the_embedded_databases(capsys):
         (["search", "{database}", "a", "--encoder", "tiny-er"], "unknown model 'tiny-er'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--index", "exakt"], "unknown index 'exakt'"),
         (["search", "{database}", "a", "--encoder", "{model}", "--sheet", "x.tga"], "unknown image format '.tga'"),
-        (["search", "{database}", "--image", "nowhere.png"], "cannot read nowhere.png: No such file or directory; check the path"),
+        (
+            ["search", "{database}", "--image", "nowhere.png"],
+            "cannot read nowhere.png: No such file or directory; check the path",
+        ),
         (["search", "{database}", "--image", "{images}/05.png"], "not a readable image"),
         (["build", "{images}", "--out", "{database}"], "exists already"),
         (["build", "{images}", "--out", "{new}", "--encoder", "nothing"], "unknown model 'nothing'"),
