@@ -37,6 +37,19 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> N
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def keep_environment(patch: pytest.MonkeyPatch) -> None:
+    """Lets the command line set what it sets for its own process; the end of the patch undoes it."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
+        patch.setenv(name, "")  # for what stood there to come back at the end, nothing too
+        patch.delenv(name)
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what the command line sets from the next test."""
+    keep_environment(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder with outputs of the original programs (RDM_GOLDEN); tests that need it skip without."""

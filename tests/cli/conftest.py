@@ -35,11 +35,8 @@ def load():
 
 
 @pytest.fixture
-def rdm(home, load, monkeypatch, tmp_path):
+def rdm(home, load, monkeypatch, own_environment, tmp_path):
     """Runs the command line in an empty folder; returns the exit status."""
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, "")  # for what stood there to come back at the end, nothing too
-        monkeypatch.delenv(name)
     monkeypatch.setattr(Generator, "load", staticmethod(load))
     monkeypatch.chdir(tmp_path)
     places = {"--model": "model", "--database": "one"}

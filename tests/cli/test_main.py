@@ -15,13 +15,7 @@ from rdm_jax.cli import main as cli
 from rdm_jax.cli.progress import Progress, format_rate, format_seconds, note, shown_log
 from rdm_jax.core.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path):
-    """Lets `main` set what it sets for its own process without a trace in this one."""
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, "")  # for what stood there to come back at the end, nothing too
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 @pytest.fixture

@@ -9,16 +9,15 @@ import pytest
 
 from rdm_jax.generator import Generator
 from rdm_jax.training import export
+from tests.conftest import keep_environment
 from tests.faults.operations import Home
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """The inputs; what `main` changes in the environment ends with the session's tests."""
+    """The inputs; what is patched for them is undone after the module's last test."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-            patch.setenv(name, "")
-        patch.setenv("TRANSFORMERS_VERBOSITY", "error")
+        keep_environment(patch)
         folder = Home.make(tmp_path_factory.mktemp("faults"))
         patch.setattr(Generator, "load", staticmethod(functools.cache(Generator.load)))
         patch.setattr(export, "export_run", functools.cache(export.export_run))

@@ -39,7 +39,7 @@ class Recording:
     points: list[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recorded(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recording]:
     """A function that runs an operation undisturbed, once, and returns what it did."""
 
