@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 import tensorflow_datasets as tfds
 
@@ -16,6 +17,10 @@ def main() -> None:
     parser.add_argument("--config", default="full", choices=[c.name for c in StyleScenes.BUILDER_CONFIGS])
     arguments = parser.parse_args()
     tfds.disable_progress_bar()
+    logger = logging.getLogger("rdm_jax")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False  # other packages have a handler for all
     builder = StyleScenes(data_dir=arguments.data_dir, config=arguments.config, file_format="array_record")
     builder.download_and_prepare()
     for name, split in builder.info.splits.items():

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import io
 import itertools
+import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,11 +21,13 @@ from PIL import Image
 
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.style_scenes.captions import random_caption
+from rdm_jax.data.style_scenes.random_styles import collection
 from rdm_jax.data.style_scenes.scene import draw
 from rdm_jax.data.style_scenes.vocabulary import (
     COLORS,
     GROUNDS,
     HELD_OUT_PAIRS,
+    HELD_OUT_STYLES,
     KEPT_OUT,
     NEVER_NAMED,
     SIZE,
@@ -32,6 +36,13 @@ from rdm_jax.data.style_scenes.vocabulary import (
     Scene,
     in_training,
 )
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 10.0
+"""The time between two lines on the progress of drawing a split."""
+
+T = TypeVar("T")
 
 SPLITS: tuple[str, ...] = ("train", "validation", "retrieval", "database", "judge", "test")
 """The splits; a split's place in this tuple is part of its images' seeds."""
@@ -118,7 +129,15 @@ def example(split: str, index: int, seed: int = 0) -> dict[str, Any]:
 
 def encoded_example(index: int, split: str, seed: int = 0) -> tuple[str, dict[str, Any]]:
     """Returns an example as TFDS takes it: its key, and the example with the image as the bytes of a PNG file."""
-    made = example(split, index, seed)
+    return _encoded(example(split, index, seed))
+
+
+def encoded_random_example(index: int, split: str, rows: collection.Rows, seed: int = 0) -> tuple[str, dict[str, Any]]:
+    """Returns an example in a random style as TFDS takes it, as `encoded_example` does."""
+    return _encoded(collection.example(index, split, rows, seed))
+
+
+def _encoded(made: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     file = io.BytesIO()
     Image.fromarray(made["image"]).save(file, "PNG", compress_level=4)
     return made["id"], made | {"image": file.getvalue()}
@@ -135,7 +154,13 @@ def encoded_examples(
       seed: the set's seed.
       processes: how many processes; by default one for each core up to 16, and this one alone for under 2,000 examples.
     """
-    make = functools.partial(encoded_example, split=split, seed=seed)
+    yield from _in_parallel(functools.partial(encoded_example, split=split, seed=seed), count, processes)
+
+
+def _in_parallel(
+    make: Callable[[int], tuple[str, dict[str, Any]]], count: int, processes: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what `make` returns for 0 to `count` - 1, in order, made as `encoded_examples` describes."""
     if processes is None:
         processes = min(os.cpu_count() or 1, 16) if count >= 2_000 else 1
     if processes == 1:
@@ -146,12 +171,79 @@ def encoded_examples(
         yield from pool.imap(make, range(count), chunksize=64)
 
 
+def _logged(examples: Iterator[T], split: str, count: int) -> Iterator[T]:
+    """Yields the examples, and logs every `LOG_SECONDS` how many there are and how long the others take."""
+    start = last = 0.0
+    for done, made in enumerate(examples, 1):
+        yield made
+        now = time.monotonic()
+        if done == 1:  # the processes have started
+            start = last = now
+        elif now - last >= LOG_SECONDS:
+            last, rate = now, (done - 1) / (now - start)
+            left = (count - done) / rate
+            logger.info("drawing %s: %d/%d images, %.0f per second, %.0f s left", split, done, count, rate, left)
+
+
 @dataclass
 class StyleScenesConfig(tfds.core.BuilderConfig):
     """How many images each split holds, and the seed of their generators."""
 
     sizes: dict[str, int] = field(default_factory=lambda: dict(FULL_SIZES))
     seed: int = 0
+
+    def features(self) -> dict[str, Any]:
+        """Returns the features of an example."""
+        return {**_shared_features(), "style": tfds.features.ClassLabel(names=STYLES), "id": tfds.features.Text()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns what is kept out of which images."""
+        pairs = [list(pair) for pair in HELD_OUT_PAIRS]
+        return {"held_out_pairs": pairs, "never_named": list(NEVER_NAMED), "kept_out": KEPT_OUT}
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of examples of each split."""
+        return self.sizes
+
+    def examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields a split's examples as TFDS takes them."""
+        return encoded_examples(split, self.sizes[split], self.seed)
+
+
+@dataclass
+class RandomStylesConfig(tfds.core.BuilderConfig):
+    """The styles of each split of the set of random styles, and the seed of its scenes."""
+
+    rows: dict[str, collection.Rows] = field(default_factory=lambda: dict(collection.FULL_ROWS))
+    seed: int = 0
+
+    def features(self) -> dict[str, Any]:
+        """Returns the features of an example."""
+        texts = ("style", "words", "technique", "content", "group", "id")
+        return {**_shared_features(), "monochrome": np.uint8, **{name: tfds.features.Text() for name in texts}}
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns what is kept out of all images."""
+        return {"held_out_pairs": [list(pair) for pair in HELD_OUT_PAIRS], "held_out_styles": list(HELD_OUT_STYLES)}
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of examples of each split."""
+        return {split: collection.size(split, rows, self.seed) for split, rows in self.rows.items()}
+
+    def examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields a split's examples as TFDS takes them."""
+        make = functools.partial(encoded_random_example, split=split, rows=self.rows[split], seed=self.seed)
+        return _in_parallel(make, self.counts()[split])
+
+
+def _shared_features() -> dict[str, Any]:
+    return {
+        "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),
+        "caption": tfds.features.Text(),
+        "subject": tfds.features.ClassLabel(names=SUBJECTS),
+        "colour": tfds.features.ClassLabel(names=list(COLORS)),
+        "ground": tfds.features.ClassLabel(names=list(GROUNDS)),
+    }
 
 
 class StyleScenes(tfds.core.GeneratorBasedBuilder):
@@ -166,36 +258,30 @@ class StyleScenes(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         StyleScenesConfig(name="full", description="Every split at its full size."),
         StyleScenesConfig(name="tiny", description="A few images of each kind, for tests.", sizes=dict(TINY_SIZES)),
+        RandomStylesConfig(name="random", description="Thousands of random styles beside nine of the named ones."),
+        RandomStylesConfig(
+            name="random_tiny", description="A few random styles, for tests.", rows=dict(collection.TINY_ROWS)
+        ),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             description="64x64 images of twelve subjects in eight colours on six grounds, in twelve styles of art.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),
-                    "caption": tfds.features.Text(),
-                    "subject": tfds.features.ClassLabel(names=SUBJECTS),
-                    "colour": tfds.features.ClassLabel(names=list(COLORS)),
-                    "ground": tfds.features.ClassLabel(names=list(GROUNDS)),
-                    "style": tfds.features.ClassLabel(names=STYLES),
-                    "id": tfds.features.Text(),
-                }
-            ),
-            metadata=tfds.core.MetadataDict(
-                held_out_pairs=[list(pair) for pair in HELD_OUT_PAIRS],
-                never_named=list(NEVER_NAMED),
-                kept_out=KEPT_OUT,
-            ),
+            features=tfds.features.FeaturesDict(self._config.features()),
+            metadata=tfds.core.MetadataDict(**self._config.metadata()),
             supervised_keys=None,
             disable_shuffling=True,
         )
 
+    @property
+    def _config(self) -> StyleScenesConfig | RandomStylesConfig:
+        config = self.builder_config
+        assert isinstance(config, StyleScenesConfig | RandomStylesConfig)
+        return config
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # Everything is drawn; nothing is downloaded.
-        return {split: self._generate_examples(split) for split in SPLITS}
+        return {split: self._generate_examples(split) for split in self._config.counts()}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        config = self.builder_config
-        assert isinstance(config, StyleScenesConfig)
-        yield from encoded_examples(split, config.sizes[split], config.seed)
+        yield from _logged(self._config.examples(split), split, self._config.counts()[split])

@@ -83,6 +83,14 @@ HELD_OUT_PAIRS: tuple[tuple[str, str], ...] = (
 )
 """Pairs of a subject and a style that no network sees together in training."""
 
+HELD_OUT_STYLES: tuple[str, ...] = (KEPT_OUT, "watercolour", "stained glass")
+"""Named styles that are in no split of the set of random styles; they measure how a style never seen is followed.
+
+One of each way to make an image: `woodblock` is led by the line, with a grain over flat color; `watercolour` is soft,
+without lines, on bare paper; `stained glass` is made of hard pieces that glow between dark leads. Each has a neighbor
+among the styles that stay: engraving, pointillism and mosaic.
+"""
+
 
 @dataclass(frozen=True)
 class Scene:
