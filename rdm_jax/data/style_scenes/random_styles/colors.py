@@ -29,7 +29,7 @@ class Colors:
 
     Attributes:
       saturation: of the subject, relative.
-      lightness: the share of white in the subject, or if negative of black.
+      lightness: the fraction of white in the subject, or if negative of black.
       key: the color that all others lean to, in [0, 255].
       key_share: how far.
       ground: one of `GROUNDS`.

@@ -21,14 +21,14 @@ class Flow:
     Attributes:
       kind: one of `KINDS`.
       angle: its main direction in radians.
-      bend: how far it turns from there, in radians.
-      cell: the size of its bends, in canvas pixels.
+      sway: how far it turns from there, in radians.
+      cell: the size of its turns, in canvas pixels.
       center: (x, y) of a swirl, in image pixels.
     """
 
     kind: str
     angle: float
-    bend: float
+    sway: float
     cell: float
     center: tuple[float, float]
 
@@ -44,12 +44,12 @@ class Flow:
         if self.kind == "straight":
             return np.full((SIDE, SIDE), self.angle, np.float32)
         if self.kind == "wavy":
-            return np.float32(self.angle) + np.float32(self.bend) * noise(SIDE, painting.rng, self.cell)
+            return np.float32(self.angle) + np.float32(self.sway) * noise(SIDE, painting.rng, self.cell)
         if self.kind == "swirling":
             x, y = grid(SIDE)
             dx, dy = x - np.float32(self.center[0]), y - np.float32(self.center[1])
-            turn = np.float32(math.pi / 2 + 0.3 * self.bend)
-            return np.arctan2(dy, dx) + turn + np.float32(self.bend * 0.3) * np.sin(np.hypot(dx, dy) / np.float32(9))
+            turn = np.float32(math.pi / 2 + 0.3 * self.sway)
+            return np.arctan2(dy, dx) + turn + np.float32(self.sway * 0.3) * np.sin(np.hypot(dx, dy) / np.float32(9))
         down, right = np.gradient(painting.rising * np.float32(UNIT * SIZE / 8))
         along = (-down, right) if self.kind == "along the outline" else (right, down)
         # Far from the outline, where nothing rises, the main direction decides.

@@ -1,4 +1,4 @@
-"""Edges and outlines: how the shapes of a random style are bent and cut, and the lines drawn around them."""
+"""Edges and outlines: how the shapes of a random style are warped and cut, and the lines drawn around them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ DARK_INKS = ("black", "brown", "own dark", "colored")
 
 @dataclass(frozen=True)
 class Edges:
-    """How shapes are bent and cut.
+    """How shapes are warped and cut.
 
     Attributes:
       step: only every so-manieth corner of a curve is kept: 1 for round shapes, more for shapes cut with straight cuts.
-      warp, cell: how far the edges wander, in image pixels (standard deviation), and the size of the bends.
+      warp, cell: how far the edges wander, in image pixels (standard deviation), and the size of the turns.
       rag: the same on a small scale, as of torn paper or a dry brush.
       soft: the blur of the colors before anything is painted, in image pixels.
     """
@@ -87,7 +87,7 @@ class Edges:
         cosine = (before * after).sum(1) / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1) + 1e-9)
         return points[(cosine < SHARP) | (np.arange(len(points)) % self.step == 0)]
 
-    def bend(self, labels: Labels, rng: Random) -> Labels:
+    def sway(self, labels: Labels, rng: Random) -> Labels:
         """Returns a label map, or a map of contours, with its edges moved at random."""
         if not self.warp and not self.rag:
             return labels
@@ -105,7 +105,7 @@ class Outline:
       width: in image pixels; 0 for no lines.
       ink: one of `INKS`.
       color: the color of colored ink, in [0, 255].
-      broken: the share of a line that is missing, as of a dry brush.
+      broken: the fraction of a line that is missing, as of a dry brush.
       shift: (x, y) by which the lines miss the colors, in image pixels.
       glow: the radius of a glow around the lines, in image pixels.
       opacity: in [0, 1].
@@ -149,7 +149,7 @@ class Outline:
         """Returns the canvas with the lines drawn over it."""
         if not self.width:
             return canvas
-        lines = edges.bend(contours(layout, SIDE, self.width), painting.rng)
+        lines = edges.sway(contours(layout, SIDE, self.width), painting.rng)
         if any(self.shift):
             lines = moved(lines, -self.shift[0] * UNIT, -self.shift[1] * UNIT)
         drawn = (lines > 0).astype(np.float32)

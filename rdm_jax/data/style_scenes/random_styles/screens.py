@@ -27,8 +27,8 @@ class Inks:
     """Two tones of each color: what is printed, and what it is printed on.
 
     Attributes:
-      paper: the share of white in what lies below.
-      depth: the share of black in the ink, or if negative of white, for chalk.
+      paper: the fraction of white in what lies below.
+      depth: the fraction of black in the ink, or if negative of white, for chalk.
       cover: how much of the paper the ink covers at full darkness.
       least: how much it covers everywhere.
     """
@@ -117,7 +117,7 @@ class Hatch:
       inks: what is drawn.
       angle, period: of the lines; radians and image pixels.
       waver: how far a line strays, in periods.
-      cell: the size of its bends, in canvas pixels.
+      cell: the size of its turns, in canvas pixels.
       crossing: the angle of the second set of lines, in radians; 0 for none.
       curved: whether the lines follow the outline of the subject.
     """

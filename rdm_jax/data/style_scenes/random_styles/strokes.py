@@ -55,7 +55,7 @@ class Strokes:
       wander: the standard deviation of the directions, in radians.
       light, hue: how the colors vary.
       layers: how many, each finer than the one before.
-      under: what the canvas between the strokes is: a share of white, or if negative of black.
+      under: what the canvas between the strokes is: a fraction of white, or if negative of black.
     """
 
     flow: Flow
@@ -113,9 +113,9 @@ class Strokes:
     ) -> Float[np.ndarray, "n 10 2"]:
         along = np.linspace(-1, 1, 5)
         turn = angles + rng.normal(size=len(angles)) * self.wander
-        bend = turn[:, None] + self.curl * rng.choice([-1, 1], len(angles))[:, None] * along
+        sway = turn[:, None] + self.curl * rng.choice([-1, 1], len(angles))[:, None] * along
         half = 0.5 * self.width * scale * rng.uniform(0.75, 1.25, (len(angles), 1))
-        way = np.stack([np.cos(bend), np.sin(bend)], -1)
+        way = np.stack([np.cos(sway), np.sin(sway)], -1)
         # The middle line: steps to either side of the center, each along the direction half-way.
         step = 0.5 * (way[:, 1:] + way[:, :-1]) * (half * self.slender * 0.5)[..., None]
         line = np.concatenate([np.zeros_like(step[:, :1]), np.cumsum(step, 1)], 1)
@@ -203,9 +203,9 @@ class Stipple:
     Attributes:
       period: of the grid whose points may carry a mark, in image pixels.
       radius: of a mark, in image pixels.
-      density: the share of marked points at full darkness.
-      paper: the share of white in the color below.
-      depth: the share of black in a mark's color.
+      density: the fraction of marked points at full darkness.
+      paper: the fraction of white in the color below.
+      depth: the fraction of black in a mark's color.
     """
 
     period: float

@@ -92,7 +92,7 @@ class RandomStyle:
     def paint(self, layout: Layout, scene: Scene, rng: Random) -> ImageArray:
         """Returns the image of a scene laid out; equal generators give equal images."""
         layout = self.edges.cut(layout)
-        canvas_labels = self.edges.bend(labels(layout, SIDE), rng)
+        canvas_labels = self.edges.sway(labels(layout, SIDE), rng)
         painting = Painting(canvas_labels, self.colors.palette(scene, rng), rng)
         canvas = softened(painting.flat, self.edges.soft * UNIT) if self.edges.soft else painting.flat
         everywhere = np.ones((SIDE, SIDE), bool)

@@ -46,7 +46,7 @@ class Vignette:
     """Darker or lighter corners.
 
     Attributes:
-      strength: the share of white in the corners, or if negative of black.
+      strength: the fraction of white in the corners, or if negative of black.
     """
 
     strength: float
@@ -116,7 +116,7 @@ class Cracks:
     """Old varnish.
 
     Attributes:
-      strength: the share of white in a crack, or if negative of black.
+      strength: the fraction of white in a crack, or if negative of black.
     """
 
     strength: float

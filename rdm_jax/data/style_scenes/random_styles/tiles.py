@@ -93,7 +93,7 @@ class Pieces:
       whole: whether a piece has one color; otherwise it is cut along the outlines.
       bead: whether pieces are round.
       gap: the width between two pieces, in image pixels.
-      gap_tone: what is seen there: a share of white, or if negative of black, in the color of the piece.
+      gap_tone: what is seen there: a fraction of white, or if negative of black, in the color of the piece.
       light, hue: how the colors of pieces vary.
       bevel: how much lighter one side of a piece is than the other.
     """
@@ -156,7 +156,7 @@ class Threads:
       kind: "cross stitch", "knitting", "basket weave" or "satin stitch".
       period: the size of a stitch, in image pixels.
       angle: how far the cloth is turned, in radians.
-      light, dark: the shares of white and of black in the highest and the lowest thread.
+      light, dark: the fractions of white and of black in the highest and the lowest thread.
       change: how the brightness of stitches varies.
     """
 

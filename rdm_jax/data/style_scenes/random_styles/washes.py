@@ -32,7 +32,7 @@ class Flat:
 
     Attributes:
       angle: the direction in which it gets lighter, in radians.
-      strength: how much: the share of white at one end and of black at the other.
+      strength: how much: the fraction of white at one end and of black at the other.
     """
 
     angle: float
@@ -68,7 +68,7 @@ class Wash:
       cell: the size of its clouds, in canvas pixels.
       rim: how much denser the edges are.
       bleed: how far the colors run, in image pixels.
-      thin: the share of the paper's white.
+      thin: the fraction of the paper's white.
     """
 
     cloud: float
@@ -113,7 +113,7 @@ class Sponge:
     Attributes:
       cell: their size across and down, in canvas pixels.
       sharp: how hard their edges are; large is hard.
-      light, dark: the shares of white and of black in the two tones.
+      light, dark: the fractions of white and of black in the two tones.
     """
 
     cell: tuple[float, float]
@@ -149,7 +149,7 @@ class Streaks:
       flow: the directions.
       reach: half the length of a streak, in image pixels.
       contrast: the standard deviation of the brightness.
-      bare: the share of white, or if negative of black, in the deepest grooves.
+      bare: the fraction of white, or if negative of black, in the deepest grooves.
     """
 
     flow: Flow
