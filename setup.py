@@ -41,6 +41,7 @@ setup(
         "jaxtyping>=0.3",
         "numpy>=2.4,<2.6",
         "pillow>=12.3,<13",
+        "resvg-py>=0.5,<0.6",
         "pyarrow>=20",
         "pyyaml>=6",
         "tqdm>=4.67",
@@ -56,6 +57,7 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         # Beam holds numpy, protobuf, pyarrow and pillow back: keep it to the machines that run its pipelines.
         "beam": ["apache-beam>=2.77,<3"],
+        "svg": ["vtracer>=0.6.15,<0.7"],
         "gcs": ["gcsfs>=2025.3"],
         "map": ["umap-learn>=0.5.12,<0.6"],
         "wandb": ["wandb>=0.22,<1"],

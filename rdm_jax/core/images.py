@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from rdm_jax.core import paths
+from rdm_jax.core import paths, svg
 from rdm_jax.core.errors import UserError
 
 FORMATS = (
@@ -27,6 +28,11 @@ MAX_PIXELS = 100_000_000
 DECODED_PIXELS = 2**20  # larger batches are decoded from latents in slices: the decoder needs the most memory
 ORIENTATION = 0x0112  # the EXIF tag
 FAINT = 1.0 / 64.0  # of the range of a mask: one that is brighter nowhere is most likely stored as 0 and 1
+SVG_SIDE = 256  # of the square to which an SVG file is rendered
+MARGIN = 1.0 / 32.0  # the least one around what an SVG file shows, as a fraction of the square's side
+BLANK = 250  # an image without a darker pixel shows nothing
+
+_SVG = re.compile(rb"(\xef\xbb\xbf)?\s*<")  # no other format begins so
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,12 +49,13 @@ _TURNS = {
 @functools.cache
 def suffixes() -> frozenset[str]:
     """Returns the suffixes of image files, in lower case, each with its dot."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+    readable = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+    return readable | {".svg"}
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Returns those of `FORMATS` that this build of Pillow reads."""
+    """Returns those of `FORMATS` that this build of Pillow reads; SVG files are read besides."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -57,13 +64,45 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to sRGB: oriented by its EXIF tag, first frame, transparency composited on white.
 
     Colors of another space are converted by the file's ICC profile; a profile that is damaged, or does not fit the
-    pixels, is ignored, as browsers do. 16 bits are scaled to 8; floating-point pixels lie in [0, 1].
+    pixels, is ignored, as browsers do. 16 bits are scaled to 8; floating-point pixels lie in [0, 1]. An SVG file is
+    rendered on a white square, in the ink "#111111" where it leaves its color to the page.
 
     Raises:
       ValueError: the bytes are not an image of these formats, are damaged, contain more than `MAX_PIXELS` pixels, or
-        pixels whose range is unknown.
+        pixels whose range is unknown; or an SVG file that `render_svg` rejects.
     """
-    return _opened(data, _to_rgb)
+    return render_svg(data) if _SVG.match(data) else _opened(data, _to_rgb)
+
+
+def render_svg(data: bytes, side: int = SVG_SIDE) -> UInt8[np.ndarray, "side side 3"]:
+    """Renders an SVG file on a white square: centered, as large as fits, with a margin of `MARGIN` unless it has one.
+
+    Raises:
+      ValueError: the document is damaged, nothing of it is visible on white, or `svg.checked` rejects it.
+    """
+    document = svg.checked(data, pixel_count)
+    margin = round(side * MARGIN)
+    square = _on_square(svg.to_png(document, side), side)
+    if (square[margin : side - margin, margin : side - margin] < 255).sum() < (square < 255).sum():
+        square = _on_square(svg.to_png(document, side - 2 * margin), side)
+    if square.min() >= BLANK:
+        raise ValueError("an SVG file of which nothing is visible on white")
+    return square
+
+
+def _on_square(png: bytes, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """Returns an image in the center of a white square that is not smaller."""
+    image = _opened(png, _to_rgb)
+    height, width = image.shape[:2]
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 3), 255, np.uint8)
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def pixel_count(data: bytes) -> int:
+    """Returns the number of pixels of an image file, which is not decoded; raises ValueError as `decode`."""
+    return _opened(data, lambda image: image.width * image.height, load=False)
 
 
 def decode_mask(data: bytes) -> Float[np.ndarray, "h w"]:
@@ -78,16 +117,18 @@ def decode_mask(data: bytes) -> Float[np.ndarray, "h w"]:
     return _opened(data, _to_mask)
 
 
-def _opened(data: bytes, read: Callable[[Image.Image], Any]) -> Any:
-    """Returns what `read` makes of an image file, oriented; every failure of the decoder is a ValueError."""
+def _opened(data: bytes, read: Callable[[Image.Image], Any], load: bool = True) -> Any:
+    """Returns what `read` makes of an image file, oriented if it is loaded; every failure is a ValueError."""
     try:
         with Image.open(io.BytesIO(data), formats=formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+            if not load:
+                return read(image)
             image.load()
             return read(_oriented(image))
     except UnidentifiedImageError as error:
-        raise ValueError(f"not a readable image: none of {', '.join(formats())}") from error
+        raise ValueError(f"not a readable image: none of {', '.join((*formats(), 'SVG'))}") from error
     except MemoryError:
         raise
     except Exception as error:
@@ -216,11 +257,11 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> Float[np.ndarray, "h w
     return mask
 
 
-def encode(image: UInt8[np.ndarray, "h w 3"], texts: Mapping[str, str] | None = None) -> bytes:
+def encode(image: UInt8[np.ndarray, "h w c"], texts: Mapping[str, str] | None = None) -> bytes:
     """Returns the bytes of an image as a PNG file.
 
     Args:
-      image: the image.
+      image: the image, of 3 channels, or 4 with alpha.
       texts: to store in chunks of these names.
     """
     info = PngImagePlugin.PngInfo()
@@ -231,11 +272,14 @@ def encode(image: UInt8[np.ndarray, "h w 3"], texts: Mapping[str, str] | None = 
     return buffer.getvalue()
 
 
-def decode_png(data: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, str]]:
-    """Returns the pixels of a PNG file as they are stored, and its texts by name; raises ValueError as `decode`."""
+def decode_png(data: bytes) -> tuple[UInt8[np.ndarray, "h w c"], dict[str, str]]:
+    """Returns the pixels of a PNG file as they are stored, and its texts by name; raises ValueError as `decode`.
+
+    There are 3 channels, or 4 with alpha.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert("RGBA" if image.mode == "RGBA" else "RGB"))
             return pixels, {name: str(text) for name, text in getattr(image, "text", {}).items()}
     except UnidentifiedImageError as error:
         raise ValueError("not a PNG file") from error

@@ -17,12 +17,13 @@ import numpy as np
 from rdm_jax.core import images
 from rdm_jax.core.errors import UserError, bounded, first_line, unknown
 from rdm_jax.core.files import sha256_json
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.examples import Example
 
 CAPTIONS = ("caption", "text", "prompt", "captions", "description")
 PATHS = ("path", "file_name", "filename", "image/filename", "id", "image/id")
 # Sets that this package defines: their packages. Importing the module `builder` registers a set with TFDS.
-OWN = {"style_scenes": "rdm_jax.data.style_scenes"}
+OWN = {"icons": "rdm_jax.data.icons", "style_scenes": "rdm_jax.data.style_scenes"}
 
 
 def open_tfds(name: str, split: str | None = None, data_dir: str | None = None) -> TfdsSource:
@@ -64,11 +65,16 @@ def open_tfds_folder(path: Path, split: str | None = None) -> TfdsSource:
     return _from_builder(builder, split)
 
 
-def prepare_own(name: str, data_dir: str | None = None) -> None:
+def prepare_own(name: str, data_dir: str | None = None, progress: StageProgressCallback | None = None) -> None:
     """Generates a set that this package defines, such as "style_scenes/tiny", unless it exists already.
 
+    Args:
+      name: of the set and its configuration.
+      data_dir: the folder of TFDS data sets.
+      progress: called with (stage, done, total) by the sets that take long.
+
     Raises:
-      UserError: this package does not define the set.
+      UserError: this package does not define the set, or it needs a download that is missing.
     """
     import tensorflow_datasets as tfds
 
@@ -77,9 +83,10 @@ def prepare_own(name: str, data_dir: str | None = None) -> None:
         raise unknown("procedural set", base, OWN, hint="or set data.prepare=False")
     importlib.import_module(f"{OWN[base]}.builder")
     _check_config(base, config)
-    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     if builder.is_prepared():
         return
+    builder.progress = progress
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(None):  # TFDS would print that it downloads
         builder.download_and_prepare()

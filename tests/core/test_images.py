@@ -316,4 +316,4 @@ def test_pillow_reads_every_suffix_of_the_list():
         ".tga",
         ".jp2",
     } <= images.suffixes()
-    assert all(registered[suffix] in images.formats() for suffix in images.suffixes())
+    assert all(registered[suffix] in images.formats() for suffix in images.suffixes() - {".svg"})

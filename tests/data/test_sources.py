@@ -225,9 +225,9 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, caplog, kind):
 
 
 def test_only_the_split_is_reported_and_no_image_at_all_is_an_error_with_the_report(tmp_path, caplog):
-    files = {"train/a.png": png(1), "train/b.svg": b"x", "test/c.png": png(2), "test/d.raw": b"x", "README": "x"}
+    files = {"train/a.png": png(1), "train/b.psd": b"x", "test/c.png": png(2), "test/d.raw": b"x", "README": "x"}
     assert (
-        reported(caplog, write(tmp_path / "set", files), "train")[1] == "set: 1 file is left out: 1 .svg (train/b.svg)"
+        reported(caplog, write(tmp_path / "set", files), "train")[1] == "set: 1 file is left out: 1 .psd (train/b.psd)"
     )
     with pytest.raises(UserError, match=r"no images in none; .*; 1 file is left out: 1 \.heic \(a\.heic\)"):
         open_source(str(write(tmp_path / "none", {"a.heic": b"x"})))

@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> None:
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
     if args.action in NEEDED:
         require(generator, NEEDED[args.action])
+    generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     seed = generating.seed_of(args)
     note(f"model {generator.bundle.name}, seed {seed}")

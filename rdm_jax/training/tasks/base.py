@@ -93,7 +93,7 @@ def training_images(data: Config, split: str, progress: StageProgressCallback) -
       progress: called with (stage, done, total).
     """
     if data.prepare:
-        prepare_own(data.source, sets_folder(data))
+        prepare_own(data.source, sets_folder(data), progress)
     source = open_source(data.source, split=split or None, data_dir=sets_folder(data))
     if not data.cache:
         return stream_images(source, data.size)
