@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from rdm_jax.core import files, paths, storage, text, trees, values
+from rdm_jax.core import files, int8, paths, storage, text, trees, values
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.parts import PARTS, SECTIONS, build, check
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 TOKENIZER = "tokenizer.json"
 DTYPES = ("float32", "bfloat16")
+IN_INT8 = "word_table"  # the name of parameters that a bundle in float16 holds in int8, with a scale for each row
+SCALES = "_scales"  # after the name of such a parameter
 EMBEDDED = Path(__file__).parent / "assets" / "models"
 
 
@@ -85,7 +87,7 @@ class Bundle:
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
     def save(self, path: Path, dtype: str = "float16") -> None:
-        """Writes the bundle to a new folder atomically, its arrays in `dtype`.
+        """Writes the bundle to a new folder atomically, its arrays in `dtype`; in float16, word tables are in int8.
 
         Raises:
           UserError: `path` exists or cannot be written.
@@ -99,7 +101,7 @@ class Bundle:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
                 with files.library_writes(SafetensorError), files.replaced(target) as new:
-                    save_file({name: np.array(leaf, dtype, order="C") for name, leaf in flat.items()}, new)
+                    save_file(_stored(flat, dtype), new)
                 hashes[part] = files.sha256(target)
             if self.tokenizer is not None:
                 files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
@@ -159,7 +161,7 @@ class Bundle:
 
 def tokenizer_bytes(tokenizer: PreTrainedTokenizerFast) -> bytes:
     """Returns the content of a tokenizer's file."""
-    return tokenizer.backend_tokenizer.to_str(pretty=True).encode()
+    return tokenizer.backend_tokenizer.to_str().encode()
 
 
 def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle:
@@ -276,10 +278,28 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
     try:
         with safe_open(file, "numpy") as stored:
             names = stored.keys()  # the file is no mapping and cannot be iterated
-            flat = {name: np.asarray(stored.get_tensor(name), jnp.dtype(dtype)) for name in names}
+            flat = {name: _read_leaf(stored, name, names, dtype) for name in names if not name.endswith(SCALES)}
     except (SafetensorError, OSError) as error:
         raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error
     return trees.unflatten(flat)
+
+
+def _stored(flat: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a part's file."""
+    arrays = {}
+    for name, leaf in flat.items():
+        if dtype == "float16" and name.endswith(IN_INT8):
+            arrays[name], arrays[name + SCALES] = int8.quantize(np.asarray(leaf, np.float32))
+        else:
+            arrays[name] = np.array(leaf, dtype, order="C")
+    return arrays
+
+
+def _read_leaf(stored: Any, name: str, names: Sequence[str], dtype: str) -> np.ndarray:
+    leaf = stored.get_tensor(name)
+    if name + SCALES in names:
+        leaf = int8.dequantize(leaf, stored.get_tensor(name + SCALES))
+    return np.asarray(leaf, jnp.dtype(dtype))
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:

@@ -101,6 +101,7 @@ class Fields:
       filled: fields that follow from other things and are no keys.
       checks: {field: check}.
       optional: whether the section may be empty.
+      default: the class where the section does not name one; "" where it must.
     """
 
     classes: Mapping[str, type]
@@ -108,6 +109,7 @@ class Fields:
     filled: tuple[str, ...] = ()
     checks: Mapping[str, Check] = dataclasses.field(default_factory=dict)
     optional: bool = False
+    default: str = ""
 
     def read(self, key: str, value: Any) -> dict[str, Any]:
         """Returns the section at a key, its values of the fields' types."""
@@ -127,6 +129,8 @@ class Fields:
         """Returns the class of a section and the key that names it, which is taken out of `values`."""
         if not self.by:
             return next(iter(self.classes.values())), {}
+        if self.by not in values and self.default:
+            values[self.by] = self.default
         if self.by not in values:
             raise missing(f"{key}.{self.by}")
         name = str(values.pop(self.by))

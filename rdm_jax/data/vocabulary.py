@@ -15,6 +15,9 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _SPACE = "Ġ"  # a space, in the alphabet of byte-level vocabularies: before the first letter of a word
 WORD_END = "</w>"  # of the last token of a word in OpenAI's vocabulary, and in no vocabulary that is trained here
 _NEAREST = 3
+_TABLE_SPACE = "▁"  # a space, in the vocabulary of a word table
+_SHORTEST_PART = 4  # letters of a word in a compound
+_ENDINGS = frozenset(("s", "es", "ed", "d", "ing", "er", "ers", "r", "rs", "ly"))  # of known words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,10 @@ class Vocabulary:
         own = Tokenizer.from_str(written)  # without the padding that calls leave behind
         own.no_padding()
         own.no_truncation()
-        pairs = json.loads(written)["model"].get("merges", [])
+        model = json.loads(written)["model"]
+        if model["type"] == "Unigram":
+            return _of_word_table(own, [name for name, _ in model["vocab"]])
+        pairs = model.get("merges", [])
         merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in pairs]
         parts = {part for pair in merges for part in pair}
         largest = {"".join(pair) for pair in merges} - parts
@@ -63,13 +69,31 @@ class Vocabulary:
         if word not in self._known:
             tokens = self.tokenizer.encode(word, add_special_tokens=False).tokens
             pieces = sum(token != _SPACE for token in tokens)
-            self._known[word] = pieces <= 1 if self.closed else 2 * pieces <= len(word)
+            whole = pieces <= 1 or self._is_made_of_words(tokens)
+            self._known[word] = whole if self.closed else 2 * pieces <= len(word)
         return self._known[word]
+
+    def _is_made_of_words(self, tokens: list[str]) -> bool:
+        """Returns whether a word in two entries of a word table is an inflected word, or one of two words."""
+        if len(tokens) != 2 or not tokens[0].startswith(_TABLE_SPACE):
+            return False
+        first, second = tokens[0].removeprefix(_TABLE_SPACE), tokens[1]
+        both = len(first) >= _SHORTEST_PART <= len(second) and second in self._set
+        return both or (len(first) >= SHORTEST and second in _ENDINGS)
+
+    @functools.cached_property
+    def _set(self) -> frozenset[str]:
+        return frozenset(self.words)
 
     @functools.cached_property
     def _known(self) -> dict[str, bool]:
         """What was decided so far: captions repeat their words."""
         return {}
+
+
+def _of_word_table(tokenizer: Any, entries: list[str]) -> Vocabulary:
+    words = {entry.removeprefix(_TABLE_SPACE) for entry in entries if entry.startswith(_TABLE_SPACE)}
+    return Vocabulary(tokenizer, tuple(sorted(w for w in words if len(w) >= SHORTEST and _LETTERS.fullmatch(w))), True)
 
 
 def _is_whole(token: str) -> bool:

@@ -21,10 +21,12 @@ from rdm_jax.models.dit import DiT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
+from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.uvit import UViT
 from rdm_jax.models.vq import AutoencoderVQ
+from rdm_jax.models.word_table import WordTable
 
 BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
@@ -32,6 +34,7 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
+TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Any:
@@ -81,6 +84,15 @@ def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderV
     return _construct("autoencoder", cls, fields)
 
 
+def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder:
+    """Returns the encoder of style neighbors of a configuration, whose keys are the fields of `StyleEncoder`.
+
+    Raises:
+      UserError: a key is unknown or a required one is missing.
+    """
+    return _construct("style encoder", StyleEncoder, config)
+
+
 def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:
     """Returns the transformer over codes of a configuration, whose keys are the fields of `TokenTransformer`.
 
@@ -93,8 +105,9 @@ def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:
 def build_clip(config: Mapping[str, Any]) -> CLIP:
     """Returns the CLIP of a configuration: "embed_dim", "vision" and "text".
 
-    "vision" has "kind" ("vit" or "resnet") and the fields of its class, "text" the fields of `TextTransformer`;
-    neither repeats "embed_dim". "dtype" at the top, if any, holds for both towers.
+    "vision" has "kind" ("vit" or "resnet") and the fields of its class, "text" has "kind" ("transformer", which is the
+    default, or "table") and the fields of its class; neither repeats "embed_dim". "dtype" at the top, if any, holds for
+    both towers.
 
     Raises:
       UserError: the kind or a key is unknown, or a required key is missing.
@@ -102,10 +115,11 @@ def build_clip(config: Mapping[str, Any]) -> CLIP:
     allowed = ("embed_dim", "vision", "text", "dtype")
     _check_keys("clip", config, allowed, ("embed_dim", "vision", "text"))
     shared = {key: config[key] for key in ("embed_dim", "dtype") if key in config}
-    cls, vision = _by_kind("clip vision", IMAGE_TOWERS, config["vision"])
+    image_tower, vision = _by_kind("clip vision", IMAGE_TOWERS, config["vision"])
+    text_tower, text = _by_kind("clip text", TEXT_TOWERS, {"kind": "transformer", **config["text"]})
     return CLIP(
-        vision=_construct("clip vision", cls, {**shared, **vision}),
-        text=_construct("clip text", TextTransformer, {**shared, **config["text"]}),
+        vision=_construct("clip vision", image_tower, {**shared, **vision}),
+        text=_construct("clip text", text_tower, {**shared, **text}),
     )
 
 

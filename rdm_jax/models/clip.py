@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import attend
 from rdm_jax.models.layers import FrozenBatchNorm, LayerNorm
+from rdm_jax.models.word_table import WordTable
 
 
 def quick_gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
@@ -265,7 +266,7 @@ class CLIP(nn.Module):
     """Both towers, and `logit_scale`, the logarithm of the inverse temperature."""
 
     vision: ViT | ModifiedResNet
-    text: TextTransformer
+    text: TextTransformer | WordTable
 
     @property
     def embed_dim(self) -> int:

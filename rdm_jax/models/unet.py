@@ -36,6 +36,7 @@ class UNet(nn.Module):
       transformer_depth: blocks in each transformer.
       dropout: the rate within residual blocks.
       num_groups: groups of every GroupNorm; must divide every level's channels.
+      condition_channels: of the condition that lies beside the noisy latent; a condition without them has zeros there.
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
       attention_implementation: passed to `jax.nn.dot_product_attention`.
@@ -52,6 +53,7 @@ class UNet(nn.Module):
     transformer_depth: int = 1
     dropout: float = 0.0
     num_groups: int = 32
+    condition_channels: int = 0
     dtype: Any = "float32"
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
@@ -61,7 +63,8 @@ class UNet(nn.Module):
     @property
     def supports(self) -> frozenset[str]:
         """The names in `models.condition.FEATURES` that are supported."""
-        return frozenset({"token_weights", "spatial_weights", "any_size"})
+        channels = {"channels"} if self.condition_channels else set()
+        return frozenset({"token_weights", "spatial_weights", "any_size"} | channels)
 
     @property
     def size_multiple(self) -> int:
@@ -94,15 +97,19 @@ class UNet(nn.Module):
             zeros. Its weights count a token in every attention to the context: 2 as if it were given twice, 0 as if it
             were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936). Weights [b, h, w, n]
             are each pixel's own: coarser levels take their means (eDiff-I's paint-with-words,
-            https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax).
+            https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax). Its channels [b, h, w,
+            condition_channels] are concatenated to the latents.
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
-          UserError: a size, a channel count or the heads do not fit, or the condition has channels or a vector.
+          UserError: a size, a channel count or the heads do not fit, or the condition has a vector, or channels that
+            the network does not take.
         """
         require_features("the U-Net", self.supports, condition)
         context, weights = condition.tokens, condition.weights
         self._check(x.shape, context.shape)
+        if self.condition_channels:
+            x = self._beside(x, condition.channels)
         dtype = jnp.dtype(self.dtype)
         transform = nn.remat if self.remat else lambda module, **_: module
         res_class = transform(ResBlock, static_argnums=(3,))
@@ -163,6 +170,15 @@ class UNet(nn.Module):
 
         h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
         return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
+
+    def _beside(self, x: Array, channels: Array | None) -> Array:
+        """Returns the latents with the condition's channels; zeros stand for none."""
+        shape = (*x.shape[:3], self.condition_channels)
+        if channels is None:
+            channels = jnp.zeros(shape, x.dtype)
+        if channels.shape != shape:
+            raise UserError(f"the condition's channels have the shape {channels.shape}, and the U-Net takes {shape}")
+        return jnp.concatenate([x, channels.astype(x.dtype)], axis=-1)
 
     def _check(self, x: tuple[int, ...], context: tuple[int, ...]) -> None:
         height, width, channels = x[1:]

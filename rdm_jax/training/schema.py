@@ -19,9 +19,9 @@ Count = Annotated[int, within(0)]
 Positive = Annotated[int, within(1)]
 
 
-def network(classes: Mapping[str, Any], filled: tuple[str, ...] = (), by: str = "kind") -> Fields:
+def network(classes: Mapping[str, Any], filled: tuple[str, ...] = (), by: str = "kind", default: str = "") -> Fields:
     """Returns the section of a network: its keys are the fields of its class, but for those that the task fills in."""
-    return Network(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)})
+    return Network(classes, by=by, filled=filled, checks={"dtype": one_of(DTYPES)}, default=default)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ TASKS = {
     "autoencoder": "rdm_jax.training.tasks.autoencoder",
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
+    "roles": "rdm_jax.training.tasks.roles",
     "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +19,14 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.images import to_float
 from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.data.held_out import is_held_out
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models.classifier import Classifier, build_classifier
 from rdm_jax.training.config import Config
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Count, Positive, Probability, Run, network
 from rdm_jax.training.state import Extras
-from rdm_jax.training.tasks.base import Task, training_and_held_out
+from rdm_jax.training.tasks.base import Task, training_and_held_out, training_images
 
 IGNORED = -1
 EVAL_BATCH = 256
@@ -39,12 +41,14 @@ class Augment:
       blur: the largest weight of a 3x3 mean.
       brightness: the largest change, of pixels in [-1, 1].
       noise: the largest standard deviation.
+      mirror: whether half of them are mirrored.
     """
 
     shift: Count = 0
     blur: Probability = 0.0
     brightness: float = 0.0
     noise: float = 0.0
+    mirror: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,15 +56,22 @@ class Schema(Run):
     """The settings of a classifier.
 
     Attributes:
-      attributes: of the images, that it names.
+      attributes: of the images, that it names; "caption" is the caption where no attribute has that name.
+      most_common: {attribute: number of its classes}: the values that most images have; other values do not count.
+      always: {attribute: values} that are among the classes in any case.
       unseen: {attribute: {other attribute: values}}: images with such a value do not count for the attribute.
+      held_out_share: of the images of `data.split` that are held out, by their attributes (see `data.held_out`); 0 for
+        those of the split `data.held_out`.
       eval_images: the most held-out images to evaluate on.
       augment: what images are changed by.
       model: the network.
     """
 
     attributes: tuple[str, ...]
+    most_common: Mapping[str, Positive] = dataclasses.field(default_factory=dict)
+    always: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unseen: Mapping[str, Mapping[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    held_out_share: Probability = 0.0
     eval_images: Positive = 2048
     augment: Augment
     model: Annotated[Mapping[str, Any], network({"": Classifier}, filled=("classes",), by="")]
@@ -69,36 +80,93 @@ class Schema(Run):
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> ClassifierTask:
     """Returns the task of `config`, its images read.
 
-    The classes of each attribute of `config.attributes` are the sorted values of the training images. `config.unseen`,
-    {attribute: {other attribute: values}}, excludes images with such a value from that attribute's loss and accuracy.
+    Raises:
+      UserError: the images lack one of the attributes, or none is left to train or to evaluate on.
+    """
+    if config.held_out_share:
+        return task_of(config, *_parts(config, training_images(config.data, config.data.split, progress)))
+    return task_of(config, *training_and_held_out(config.data, progress))
+
+
+def task_of(config: Config, train: ImageSet, test: ImageSet) -> ClassifierTask:
+    """Returns the task of images to train and to evaluate on.
+
+    The classes of each attribute of `config.attributes` are the sorted values of the training images, or the
+    `config.most_common` of them. `config.unseen`, {attribute: {other attribute: values}}, excludes images with such a
+    value from that attribute's loss and accuracy.
 
     Raises:
       UserError: the images lack one of the attributes.
     """
-    train, test = training_and_held_out(config.data, progress)
-    classes = class_names(train.attributes, tuple(config.attributes))
+    described = _described(train)
+    always = {name: tuple(values) for name, values in config.always.items()}
+    classes = class_names(described, tuple(config.attributes), config.most_common.to_dict(), always)
     unseen = {name: {other: tuple(v) for other, v in rule.items()} for name, rule in config.unseen.items()}
+    # Spread evenly: sets are often sorted by what is to be named.
+    shown = test.take(np.arange(0, len(test), -(-len(test) // config.eval_images)))
     return ClassifierTask(
         config=config,
         classes=classes,
         train=train,
-        test=test.take(np.arange(min(len(test), config.eval_images))),
-        train_labels=labels(train.attributes, classes, unseen),
-        test_labels=labels(test.attributes[: config.eval_images], classes, unseen),
+        test=shown,
+        train_labels=labels(described, classes, unseen),
+        test_labels=labels(_described(shown), classes, unseen),
     )
 
 
-def class_names(attributes: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, list[str]]:
+def _parts(config: Config, images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Returns the images to train on and those that are held out by their attributes."""
+    described = _described(images)
+    _check_attributes(described, config.attributes)
+    held_out = np.array(
+        [is_held_out([one[name] for name in config.attributes], config.held_out_share) for one in described]
+    )
+    if held_out.all() or not held_out.any():
+        raise UserError(
+            f"held_out_share={config.held_out_share} of {len(images)} images leaves none to "
+            f"{'train' if held_out.all() else 'evaluate'} on; change it"
+        )
+    return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))
+
+
+def _described(images: ImageSet) -> list[dict[str, str]]:
+    """Returns the attributes of each image and, as one of them, its caption."""
+    return [{"caption": one, **known} for one, known in zip(images.captions, images.attributes, strict=True)]
+
+
+def class_names(
+    attributes: Sequence[Mapping[str, str]],
+    names: Sequence[str],
+    most_common: Mapping[str, int] | None = None,
+    always: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, list[str]]:
     """Returns {attribute: its values among the images, sorted}.
+
+    Args:
+      attributes: of each image.
+      names: the attributes.
+      most_common: {attribute: how many values}, the most common ones, and among equally common ones the first by name.
+      always: {attribute: values} that are among the most common ones in any case.
 
     Raises:
       UserError: an image lacks one of the attributes.
     """
+    _check_attributes(attributes, names)
+    most_common, always = most_common or {}, always or {}
+    found = {}
+    for name in names:
+        counts = Counter(labels[name] for labels in attributes)
+        places = {value: (value not in always.get(name, ()), -count, value) for value, count in counts.items()}
+        found[name] = sorted(sorted(counts, key=places.__getitem__)[: most_common.get(name)])
+    return found
+
+
+def _check_attributes(attributes: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:
+    """Raises UserError where an image lacks an attribute."""
     for name in names:
         if any(name not in labels for labels in attributes):
             known = some(attributes[0]) or "none"
             raise UserError(f"the images have no attribute {name!r} (the first one has: {known}); change attributes")
-    return {name: sorted({labels[name] for labels in attributes}) for name in names}
 
 
 def labels(
@@ -149,8 +217,9 @@ class ClassifierTask(Task):
         return {"source": self.train.fingerprint}
 
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns an image, shifted and mirrored at random, and its labels [a]."""
-        image = shifted(np.asarray(self.train.images[row]), self.config.augment.shift, generator)
+        """Returns an image, shifted and perhaps mirrored at random, and its labels [a]."""
+        augment = self.config.augment
+        image = shifted(np.asarray(self.train.images[row]), augment.shift, generator, augment.mirror)
         return {"image": image, "labels": self.train_labels[row]}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
@@ -180,9 +249,11 @@ class ClassifierTask(Task):
     @property
     def model(self) -> ModelRecord:
         """The classifier, with what evaluations need to know of its training."""
+        share = self.config.held_out_share
         source = {"source": self.config.data.source, "fingerprint": self.train.fingerprint}
         # The augmentations decide what a classifier tolerates: one trained with blur accepts blurred samples.
         evaluation = {"unseen": self.config.unseen.to_dict(), "augment": self.config.augment.to_dict()}
+        evaluation |= {"held_out_share": share} if share else {}
         training = {"classifier": source}
         config = {"name": self.config.name, "classifier": self.settings, "evaluation": evaluation, "training": training}
         return ModelRecord.of(config)
@@ -208,14 +279,19 @@ def cross_entropy(
 
 
 def shifted(
-    image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator
+    image: UInt8[np.ndarray, "h w 3"], shift: int, generator: np.random.Generator, mirror: bool = True
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the image shifted by up to `shift` pixels on each axis, edges reflected; half are mirrored."""
-    height, width, _ = image.shape
-    down, right = generator.integers(0, 2 * shift + 1, 2)
-    padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
-    crop = padded[down : down + height, right : right + width]
-    return np.ascontiguousarray(crop[:, ::-1] if generator.random() < 0.5 else crop)
+    """Returns the image shifted by up to `shift` pixels on each axis, edges reflected; half are mirrored if wanted."""
+    down, right = generator.integers(0, 2 * shift + 1, 2) - shift
+    rows, columns = _reflected(image.shape[0], int(down)), _reflected(image.shape[1], int(right))
+    mirrored = generator.random() < 0.5 and mirror
+    return image.take(rows, axis=0).take(columns[::-1] if mirrored else columns, axis=1)
+
+
+def _reflected(size: int, shift: int) -> Int[np.ndarray, " size"]:
+    """Returns the positions that a line of pixels shows after a shift; beyond its ends it is reflected."""
+    position = np.abs(np.arange(size) + shift)
+    return np.minimum(position, 2 * (size - 1) - position)
 
 
 def augmented(x: Float[Array, "b h w 3"], key: Key[Array, ""], config: Config) -> Float[Array, "b h w 3"]:

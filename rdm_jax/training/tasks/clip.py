@@ -21,8 +21,7 @@ from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import within
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
-from rdm_jax.models import IMAGE_TOWERS, build_clip
-from rdm_jax.models.clip import TextTransformer
+from rdm_jax.models import IMAGE_TOWERS, TEXT_TOWERS, build_clip
 from rdm_jax.training.config import Config
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Count, Positive, Run, network
@@ -58,7 +57,8 @@ class Model:
     embed_dim: Positive
     vision: Annotated[Mapping[str, Any], network(IMAGE_TOWERS, filled=("embed_dim",))]
     text: Annotated[
-        Mapping[str, Any], network({"": TextTransformer}, filled=("embed_dim", "vocab_size", "eos_id"), by="")
+        Mapping[str, Any],
+        network(TEXT_TOWERS, filled=("embed_dim", "vocab_size", "eos_id"), default="transformer"),
     ]
 
 
@@ -68,6 +68,7 @@ class Schema(Run):
 
     Attributes:
       shift: the largest shift of images in pixels.
+      mirror: whether half of the images are mirrored.
       initial_scale: the inverse temperature at the start; the paper has 14.3.
       views: disjoint random parts of the patches that each image is encoded by.
       image_weight: of the loss between the first two views.
@@ -78,6 +79,7 @@ class Schema(Run):
     """
 
     shift: Count = 0
+    mirror: bool = True
     initial_scale: float = 14.3
     views: Positive = 1
     image_weight: Annotated[float, within(0.0)] = 0.0
@@ -125,14 +127,18 @@ def contrastive_loss(
     return 0.5 * jnp.mean(to_text + to_image)
 
 
-def crop_and_flip(pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: int) -> Float[Array, "b h w 3"]:
-    """Returns each image shifted by up to `shift` pixels, its edge repeated, and mirrored with probability 1/2."""
+def crop_and_flip(
+    pixels: Float[Array, "b h w 3"], key: Key[Array, ""], shift: int, mirror: bool = True
+) -> Float[Array, "b h w 3"]:
+    """Returns each image shifted by up to `shift` pixels, its edge repeated, and half of them mirrored if `mirror`."""
     b, h, w, c = pixels.shape
     offset_key, flip_key = jax.random.split(key)
     padded = jnp.pad(pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
     offsets = jax.random.randint(offset_key, (b, 2), 0, 2 * shift + 1)
     crop = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (h, w, c)))
     shifted = crop(padded, offsets)
+    if not mirror:
+        return shifted
     flip = jax.random.bernoulli(flip_key, 0.5, (b, 1, 1, 1))
     return jnp.where(flip, shifted[:, :, ::-1], shifted)
 
@@ -191,7 +197,7 @@ class ClipTask(Task):
         """
         crop_key, view_key = jax.random.split(key)
         pixels = self._normalize(batch["image"].astype(jnp.float32) / 255.0)
-        views = self._views(params, crop_and_flip(pixels, crop_key, self.config.shift), view_key)
+        views = self._views(params, crop_and_flip(pixels, crop_key, self.config.shift, self.config.mirror), view_key)
         text = self.module.apply({"params": params["clip"]}, batch["tokens"], method="encode_text")
         scale = jnp.minimum(jnp.exp(params["clip"]["logit_scale"]), jnp.exp(MAX_LOGIT_SCALE))
         loss = jnp.mean(jnp.stack([contrastive_loss(view, text, scale, batch["tokens"]) for view in views]))

@@ -95,13 +95,17 @@ class Schema(ConditionedRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        schedule, settings = self.diffusion["schedule"], SCHEDULES[self.diffusion["schedule"]][1]
-        for key in self.diffusion:
-            if key not in ("schedule", "prediction", *settings):
-                raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
-        build_schedule(self.diffusion)
-        options = self.sampling
-        sampler_from(options.get("sampler", "ddim"), options.get("eta", 0.0), options.get("spacing", ""))
+        check_noise(self.diffusion, self.sampling)
+
+
+def check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """Raises UserError if a `diffusion` section describes no schedule, or a `sampling` section no sampler."""
+    schedule, settings = diffusion["schedule"], SCHEDULES[diffusion["schedule"]][1]
+    for key in diffusion:
+        if key not in ("schedule", "prediction", *settings):
+            raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
+    build_schedule(diffusion)
+    sampler_from(sampling.get("sampler", "ddim"), sampling.get("eta", 0.0), sampling.get("spacing", ""))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.data.icons.words import CONCEPTS, UNSEEN_WORDS
 from rdm_jax.data.image_set import ImageSet
+from rdm_jax.training.config import base_config, complete_config
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import classifier
 
@@ -23,9 +25,10 @@ def make(images, attributes):
             "name": "classifier",
             "attributes": ("subject", "colour", "style"),
             "unseen": UNSEEN,
+            "held_out_share": 0.0,
             "eval_images": 100,
             "data": {"source": "none", "split": "a", "held_out": "b", "size": 16},
-            "augment": {"shift": 0, "blur": 0.0, "brightness": 0.0, "noise": 0.0},
+            "augment": {"shift": 0, "blur": 0.0, "brightness": 0.0, "noise": 0.0, "mirror": True},
             "model": {"stem": (4,), "widths": (8,), "num_groups": 2, "dropout": 0.0},
         }
     )
@@ -129,3 +132,68 @@ def test_blemishes_are_nothing_at_zero_and_a_mean_at_full_blur():
     flat = jnp.full((1, 5, 5, 3), 0.25, jnp.float32)
     blurred = classifier.augmented(flat, jax.random.key(5), ConfigDict({"blur": 1.0, "brightness": 0.0, "noise": 0.0}))
     np.testing.assert_allclose(blurred, flat, atol=1e-6)
+
+
+def test_mirroring_can_be_left_out():
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    generator = np.random.default_rng(2)
+    found = {classifier.shifted(image, 0, generator, mirror=False).tobytes() for _ in range(20)}
+    assert found == {image.tobytes()}
+
+
+CAPTIONED = [{"caption": caption} for caption in ["sun"] * 3 + ["cat"] * 2 + ["bee"] * 2 + ["ant"]]
+
+
+def test_classes_may_be_the_most_common_values():
+    assert classifier.class_names(CAPTIONED, ("caption",), {"caption": 2}) == {"caption": ["bee", "sun"]}
+    assert classifier.class_names(CAPTIONED, ("caption",), {"caption": 2}, {"caption": ["ant", "owl"]}) == {
+        "caption": ["ant", "sun"]
+    }
+
+
+def test_values_that_are_no_class_do_not_count():
+    found = classifier.labels(CAPTIONED, {"caption": ["bee", "sun"]}, {})
+    np.testing.assert_array_equal(found[:, 0], [1, 1, 1, -1, -1, 0, 0, -1])
+
+
+def icons(count):
+    """Returns drawings in three styles; the first half shows suns, the second half one image each of other things."""
+    rows = np.arange(count)
+    captions = ["sun" if row < count // 2 else f"thing {row}" for row in rows]
+    styles = [{"style": f"s{row % 3}"} for row in rows]
+    return ImageSet(np.zeros((count, 16, 16, 3), np.uint8), captions, styles, rows, "0" * 64)
+
+
+def icon_config(tmp_path, **changes):
+    shipped = base_config("icons/classifier").to_dict()
+    shipped["data"] |= {"size": 16, "source": str(tmp_path)}
+    return complete_config({**shipped, **changes})
+
+
+def test_the_icons_config_names_captions_and_holds_out_a_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "training_images", lambda data, split, progress: icons(300))
+    config = icon_config(tmp_path, most_common={"caption": 5}, held_out_share=0.25, eval_images=20)
+    task = classifier.make(config, tmp_path, lambda *at: None)
+    assert task.classes["style"] == ["s0", "s1", "s2"]
+    assert "sun" in task.classes["caption"]
+    assert len(task.classes["caption"]) == 5
+    held_out = {*range(300)} - {*task.train.rows.tolist()}
+    assert set(task.test.rows.tolist()) <= held_out
+    assert 0 < len(task.test) <= 20
+    # Images of equal attributes stay together: all suns of a style are on one side.
+    for style in range(3):
+        suns = {row for row in range(style, 150, 3)}
+        assert suns <= held_out or not suns & held_out
+    assert task.model.config["evaluation"]["held_out_share"] == 0.25
+
+
+def test_a_share_that_leaves_nothing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "training_images", lambda data, split, progress: icons(6))
+    with pytest.raises(UserError, match=r"held_out_share=1.0 of 6 images leaves none to train on"):
+        classifier.make(icon_config(tmp_path, held_out_share=1.0), tmp_path, lambda *at: None)
+
+
+def test_the_icons_config_has_every_word_of_the_evaluation():
+    config = base_config("icons/classifier")
+    assert set(CONCEPTS + UNSEEN_WORDS) <= set(config.always.caption)
+    assert len(config.always.caption) < config.most_common.caption

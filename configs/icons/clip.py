@@ -1,0 +1,48 @@
+"""The image tower of the icon model, trained towards frozen vectors of captions (LiT, arXiv 2111.07991).
+
+rdm train --config icons/clip --workdir runs/icons/clip --init-from runs/icons/words
+
+`runs/icons/words` is a bundle whose text tower is a word table.
+"""
+
+from typing import Any
+
+
+def get_config() -> dict[str, Any]:
+    """Returns what the run sets."""
+    return {
+        "task": "clip",
+        "name": "icons",
+        "steps": 6000,
+        "batch_size": 512,
+        "eval_every": 1000,
+        "checkpoint_every": 1000,
+        "ema_decay": 0.998,
+        "shift": 3,
+        "mirror": False,
+        "initial_scale": 20.0,
+        "data": {"source": "icons", "split": "train", "held_out": ""},
+        "tokenizer": {"vocab_size": 512},
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "warmup": 300,
+            "weight_decay": 0.05,
+            "b2": 0.98,
+            "frozen": ("clip/text/.*",),
+        },
+        "model": {
+            "embed_dim": 128,
+            "vision": {
+                "kind": "vit",
+                "width": 192,
+                "layers": 5,
+                "heads": 3,
+                "patch_size": 8,
+                "image_size": 64,
+                "pool": "mean",
+            },
+            "text": {"kind": "table", "context_length": 16},
+        },
+    }

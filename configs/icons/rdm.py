@@ -1,0 +1,55 @@
+r"""The icon model that ships: a style encoder and a denoiser with two roles of neighbors, on 16x16x8 latents.
+
+rdm train --config icons/rdm --workdir runs/icons/rdm --init-from style-scenes
+
+A record is four images of a style. On an accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16
+--config.style_encoder.dtype=bfloat16`.
+"""
+
+from typing import Any
+
+
+def get_config() -> dict[str, Any]:
+    """Returns what the run sets."""
+    return {
+        "task": "roles",
+        "name": "icons",
+        "base": "runs/icons/base",
+        "steps": 60000,
+        "batch_size": 8,
+        "init_partial": True,
+        "eval_every": 2000,
+        "checkpoint_every": 1000,
+        "log_every": 100,
+        "ema_decay": 0.9995,
+        "data": {
+            "source": "icons",
+            "split": "train",
+            "cache_latents": False,
+            "held_out_rows": 2048,
+            "one_color": "one_color",
+            "most_of_style": 1000,
+        },
+        "conditioning": {"neighbors": 4},
+        "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
+        "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
+        "model": {
+            "kind": "unet",
+            "model_channels": 48,
+            "channel_mult": (1, 2, 3),
+            "num_res_blocks": 1,
+            "attention_resolutions": (2, 4),
+            "num_head_channels": 48,
+            "num_groups": 16,
+        },
+        "style_encoder": {"widths": (32, 64, 128, 192)},
+        "sampling": {
+            "condition": "text+neighbors",
+            "sampler": "ddim",
+            "spacing": "trailing",
+            "steps": 16,
+            "guidance_scale": 2.0,
+            "height": 64,
+            "width": 64,
+        },
+    }

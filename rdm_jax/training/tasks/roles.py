@@ -1,0 +1,435 @@
+"""A diffusion model with two roles of neighbors: content shows what is generated, style shows how.
+
+The whole set of images lies on the devices, and a batch is the numbers of its rows: partners, colors and the varied
+content of every example come from random numbers in the compiled step, new in every epoch. A record is a group of
+images of one style, which share their style neighbors. The denoiser and the style encoder are trained together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.structure import ink, structure, varied
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.core.schema import Fields, within
+from rdm_jax.core.vectors import unit
+from rdm_jax.data.batches import Record
+from rdm_jax.data.image_set import ImageSet
+from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
+from rdm_jax.diffusion.schedule import Schedule, build_schedule
+from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
+from rdm_jax.models.condition import Condition
+from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.training.config import Config
+from rdm_jax.training.latents import Latents, open_latents
+from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.partners import (
+    Partners,
+    find_partners,
+    sample_content_partners,
+    sample_style_partners,
+    shows_another,
+)
+from rdm_jax.training.schema import Count, LatentData, Positive, Probability, Run, network, sampling_options
+from rdm_jax.training.state import Extras
+from rdm_jax.training.tasks.base import Task
+from rdm_jax.training.tasks.conditioned import open_base
+from rdm_jax.training.tasks.diffusion import BANDS, Noise, check_noise
+
+EVAL_BATCHES = 8
+HEAD = "style_names"  # the part of the parameters that names the styles of training, and is not exported
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoleData(LatentData):
+    """Labeled images.
+
+    Attributes:
+      style: the attribute that names an image's style.
+      family: the attribute that names the family of its style, whose shapes are alike.
+      one_color: the attribute that is "1" for images of one ink on white; "" if there are none.
+      most_of_style: the most images of a style that an epoch generates, spread evenly over its images; 0 takes
+        all. All of them are neighbors.
+      held_out_rows: images that are held out for evaluation, spread evenly over the set.
+    """
+
+    style: str = "style"
+    family: str = "group"
+    one_color: str = ""
+    most_of_style: Count = 0
+    held_out_rows: Count = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The `conditioning` section: what each example is conditioned on.
+
+    Attributes:
+      neighbors: style neighbors; half of the groups have all of them, the others 1 or more.
+      group: images of one style in a record, which share their style neighbors.
+      null_probability: of no condition at all.
+      text_dropout: of an example without its caption.
+      style_dropout: of one without style neighbors.
+      content_dropout: of one without content.
+      content_odds: of content from the image itself, from a twin, and from a cousin (see `training.partners`).
+      recolored: the fraction of one-color groups with an ink and a background of random colors.
+      naming: the weight of the loss that names the style of each style neighbor.
+    """
+
+    neighbors: Positive = 4
+    group: Positive = 4
+    null_probability: Probability = 0.08
+    text_dropout: Probability = 0.2
+    style_dropout: Probability = 0.08
+    content_dropout: Probability = 0.08
+    content_odds: tuple[float, float, float] = (0.3, 0.2, 0.5)
+    recolored: Probability = 0.2
+    naming: Annotated[float, within(0.0)] = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(Run):
+    """The settings of a model with two roles of neighbors.
+
+    Attributes:
+      base: the bundle with the encoder and the first stage.
+      data: the images.
+      conditioning: what each example is conditioned on.
+      model: the denoiser, which takes channels beside the latent.
+      style_encoder: of style neighbors; its other fields follow from the data.
+      diffusion: the noise schedule and what is predicted.
+      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
+      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
+      latents: their scale and shift; measured on the data where empty.
+      sampling: the defaults of the exported model.
+    """
+
+    base: str
+    data: RoleData
+    conditioning: Roles
+    model: Annotated[Mapping[str, Any], network(BACKBONES, (*SIZES, "condition_channels"))]
+    style_encoder: Annotated[Mapping[str, Any], network({"": StyleEncoder}, ("image_size", "token_dim"), by="")]
+    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
+    time_density: str = "logit_normal"
+    time_weight: str = "uniform"
+    latents: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_noise(self.diffusion, self.sampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class RolesTask(Task):
+    """Trains a denoiser and a style encoder on labeled images.
+
+    Attributes:
+      base: the bundle with the frozen encoder and first stage.
+      images: the images.
+      texts: [captions, d] the encoder's vector of each caption, scaled to length 1; row 0, no caption, is zeros.
+      partners: of the images.
+      one_color: [n] which ones are of one ink on white.
+      latents: the first stage with the scale of its latents.
+      module: the denoiser.
+      encoder: the style encoder.
+      settings: {part: configuration} of both.
+    """
+
+    config: Config
+    base: Bundle
+    images: ImageSet
+    texts: Float[np.ndarray, "m d"]
+    partners: Partners
+    one_color: np.ndarray
+    latents: Latents
+    module: Any
+    encoder: StyleEncoder
+    settings: Mapping[str, dict[str, Any]]
+
+    @property
+    def size(self) -> int:
+        """The number of records in an epoch."""
+        return len(self.rows) // self.config.conditioning.group
+
+    @property
+    def frozen(self) -> Any:
+        """The first stage's parameters, and the whole set."""
+        whole = {"images": np.asarray(self.images.images), "texts": self.texts, "one_color": self.one_color}
+        return {"autoencoder": self.base.params["autoencoder"], "partners": self.partners, **whole}
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Hashes of the images and of the base."""
+        return {"source": self.images.fingerprint, "base": self.base.digest}
+
+    @functools.cached_property
+    def held_out(self) -> Int[np.ndarray, " m"]:
+        """The images kept for evaluation, spread evenly: the set is sorted by style."""
+        count = self.config.data.held_out_rows
+        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
+
+    @functools.cached_property
+    def rows(self) -> Int[np.ndarray, " m"]:
+        """The images of an epoch."""
+        begin, length = np.asarray(self.partners.style_run).T
+        place = np.empty(len(self.images), np.int64)
+        place[np.asarray(self.partners.by_style)] = np.arange(len(place))
+        most = np.minimum(length, self.config.data.most_of_style or len(place))
+        number = place - begin
+        taken = (number + 1) * most // length > number * most // length
+        return np.setdiff1d(np.flatnonzero(taken), self.held_out)
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return build_schedule(self.config.diffusion.to_dict())
+
+    @functools.cached_property
+    def _begins(self) -> Int[np.ndarray, " m"]:
+        """Where each style begins in `rows`, sorted by style, and the end."""
+        styles = np.asarray(self.partners.style)[self._by_style]
+        return np.append(np.unique(styles, return_index=True)[1], len(styles))
+
+    @functools.cached_property
+    def _by_style(self) -> Int[np.ndarray, " m"]:
+        """The images of an epoch, sorted by style."""
+        return self.rows[np.argsort(np.asarray(self.partners.style)[self.rows], kind="stable")]
+
+    def read(self, row: int, generator: np.random.Generator) -> Record:
+        """Returns the numbers of a group of images of one style, [group]; styles are as frequent as their images."""
+        group = self.config.conditioning.group
+        place = row * group + int(generator.integers(group))
+        style = int(np.searchsorted(self._begins, place, side="right")) - 1
+        begin, end = self._begins[style : style + 2]
+        others = self._by_style[generator.integers(begin, end, group)]
+        others[0] = self._by_style[place]
+        return {"row": others.astype(np.int32)}
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Returns initial parameters of the denoiser, the style encoder and the head that names styles; no stats."""
+        keys = jax.random.split(key, 3)
+        x, t = jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,))
+        empty = Condition(jnp.zeros((1, 1, self.encoder.token_dim)))
+        styles = int(np.max(self.partners.style)) + 1
+        kernel = jax.random.normal(keys[2], (self.encoder.vector_dim, styles)) * self.encoder.vector_dim**-0.5
+        return {
+            "denoiser": self.module.init(keys[0], x, t, empty)["params"],
+            "style_encoder": self.encoder.init(keys[1], jnp.zeros((1, *self.images.images.shape[1:])))["params"],
+            HEAD: {"kernel": kernel, "scale": jnp.full((1,), 10.0)},
+        }, {}
+
+    def averaged(self, params: Any) -> Any:
+        """Returns the exported parts."""
+        return {part: params[part] for part in params if part != HEAD}
+
+    def loss(
+        self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        """Returns the error of the prediction and of the styles' names, with both and the error by bands of time."""
+        data, config = extras.frozen, self.config
+        example_key, posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 5)
+        example = self._example(example_key, data, batch["row"])
+        x0 = self.latents.x0(data, {"image": example["image"]}, posterior_key)
+        tokens, vectors = self.encoder.apply({"params": params["style_encoder"]}, example["styles"])
+        condition = self._condition(example, tokens)
+        t = sample_timesteps(time_key, len(x0), len(self.schedule), config.time_density)
+
+        def apply(x: Array, t: Array, condition: Condition) -> Array:
+            dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if self.module.dropout else {}
+            return self.module.apply({"params": params["denoiser"]}, x, t, condition, **dropout)
+
+        noise = jax.random.normal(noise_key, x0.shape)
+        losses = diffusion_loss(apply, x0, condition, t, noise, self.schedule, config.diffusion.prediction)
+        weights = time_weights(config.time_weight, self.schedule, t, config.diffusion.prediction)
+        denoising, bands = jnp.mean(weights * losses), by_bands(losses, t, len(self.schedule), BANDS)
+        metrics = {"denoising": denoising, **{f"band_{i}": bands[i] for i in range(BANDS)}}
+        if HEAD not in params:  # in an evaluation
+            return denoising, (metrics, extras.stats)
+        logits = params[HEAD]["scale"] * (vectors @ params[HEAD]["kernel"])
+        names = jnp.repeat(data["partners"].style[batch["row"][:, 0]], config.conditioning.neighbors)
+        naming = optax.softmax_cross_entropy_with_integer_labels(logits, names).mean()
+        metrics |= {"naming": naming, "named": jnp.mean(jnp.argmax(logits, axis=-1) == names)}
+        return denoising + config.conditioning.naming * naming, (metrics, extras.stats)
+
+    def _example(self, key: Key[Array, ""], data: Any, groups: Int[Array, "b g"]) -> dict[str, Array]:
+        """Returns what a batch is made of: images, style neighbors, content, texts, and what is left out."""
+        config, partners, (b, g) = self.config.conditioning, data["partners"], groups.shape
+        keys, rows = jax.random.split(key, 6), groups.reshape(-1)
+        style_rows = sample_style_partners(keys[0], partners, groups[:, 0], config.neighbors)
+        content_rows, itself = sample_content_partners(keys[1], partners, rows, jnp.asarray(config.content_odds))
+        shown = jnp.concatenate([groups, style_rows], axis=1)
+        colored = data["images"][shown].astype(jnp.float32) / 127.5 - 1.0
+        colored = recolored(keys[2], colored, data["one_color"][groups[:, 0]], config.recolored)
+        content = varied(keys[3], ink(data["images"][content_rows].astype(jnp.float32) / 127.5 - 1.0), itself)
+        dropped = self._dropped(keys[4], b * g)
+        count_key, some_key = jax.random.split(keys[5])
+        fewer = jax.random.randint(count_key, (b, 1), 1, config.neighbors + 1)
+        count = jnp.where(jax.random.bernoulli(some_key, 0.5, (b, 1)), fewer, config.neighbors)
+        present = jnp.repeat(jnp.arange(config.neighbors) < count, g, axis=0)
+        others = shows_another(partners, rows, jnp.repeat(style_rows, g, axis=0))
+        return {
+            "image": (colored[:, :g].reshape(b * g, *colored.shape[2:]) + 1.0) * 127.5,
+            "styles": colored[:, g:].reshape(-1, *colored.shape[2:]),
+            "usable": others & present & ~dropped["style"][:, None],
+            "content": content,
+            "has_content": ~dropped["content"],
+            "text": data["texts"][partners.caption[rows]] * ~dropped["text"][:, None],
+        }
+
+    def _dropped(self, key: Key[Array, ""], count: int) -> dict[str, Array]:
+        """Returns which examples lack each role."""
+        config, keys = self.config.conditioning, jax.random.split(key, 4)
+        everything = jax.random.bernoulli(keys[0], config.null_probability, (count,))
+        rates = {"text": config.text_dropout, "style": config.style_dropout, "content": config.content_dropout}
+        return {
+            role: everything | jax.random.bernoulli(one, rate, (count,))
+            for one, (role, rate) in zip(keys[1:], rates.items(), strict=True)
+        }
+
+    def _condition(self, example: dict[str, Array], tokens: Float[Array, "bk n d"]) -> Condition:
+        """Returns the condition of a batch: the text's token, those of the style neighbors, the content's channels."""
+        b, k = example["usable"].shape
+        of_groups = tokens.reshape(-1, k * tokens.shape[1], tokens.shape[2])
+        style = jnp.repeat(of_groups, b // len(of_groups), axis=0)
+        weights = jnp.repeat(example["usable"].astype(jnp.float32), tokens.shape[1], axis=1)
+        channels = structure(example["content"], self.base.autoencoder.downsampling)
+        return Condition(
+            jnp.concatenate([example["text"][:, None], style], axis=1),
+            jnp.concatenate([jnp.ones((b, 1)), weights], axis=1),
+            channels * example["has_content"][:, None, None, None],
+        )
+
+    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yields the loss on the held-out images, with the same random numbers in every evaluation."""
+        size = min(self.config.batch_size * self.config.conditioning.group, len(self.held_out))
+        count = min(EVAL_BATCHES, len(self.held_out) // size) if size else 0
+        extras = Extras({}, jax.device_put(self.frozen)) if count else None
+        losses = []
+        for i in range(count):
+            batch = {"row": self.held_out[i::count][:size, None]}
+            losses.append(float(self._evaluated(params, extras, batch, jax.random.key(i))))
+        if losses:
+            yield "loss", float(np.mean(losses))
+
+    @functools.cached_property
+    def _evaluated(self) -> Callable[..., Array]:
+        task = dataclasses.replace(self, module=self.module.clone(dropout=0.0))
+        zero = jnp.zeros((), jnp.int32)
+        return jax.jit(lambda params, extras, batch, key: task.loss(params, extras, batch, key, zero)[0])
+
+    @property
+    def model(self) -> ModelRecord:
+        """The frozen parts, the networks and the conventions that they were trained by."""
+        config = {
+            "name": self.config.name,
+            "head": "diffusion",
+            **self.settings,
+            "conditioning": {"neighbors": self.config.conditioning.neighbors, "unit_tokens": True, "null": "zeros"},
+            "sampling": self.config.sampling.to_dict(),
+            "latents": dict(self.latents.scaling),
+            "diffusion": self.config.diffusion.to_dict(),
+        }
+        return ModelRecord.of(config, self.base, self.config.base, ("clip", "autoencoder"))
+
+    def export(self, params: Any) -> Bundle:
+        """Returns the model with averaged parameters."""
+        return self.model.bundle(params, self.base)
+
+
+def recolored(
+    key: Key[Array, ""], images: Float[Array, "b k h w 3"], one_color: Array, share: float
+) -> Float[Array, "b k h w 3"]:
+    """Returns images in [-1, 1] of which a fraction of the one-color ones has a random ink and background.
+
+    The images of a group of k have the same colors. Ink and background differ by at least a quarter of their range.
+
+    Args:
+      key: of the random numbers.
+      images: in groups of k that belong together.
+      one_color: [b] which groups are of one ink on white.
+      share: of these, in [0, 1].
+    """
+    ink_key, ground_key, whether_key, dark_key = jax.random.split(key, 4)
+    b = len(images)
+    ink_color = jax.random.uniform(ink_key, (b, 3), minval=-1.0, maxval=1.0)
+    # A background is mostly white or nearly black, as pages are; otherwise of any color.
+    plain = jnp.where(jax.random.bernoulli(dark_key, 0.5, (b, 1)), 1.0, -0.8)
+    ground_keys = jax.random.split(ground_key)
+    other = jax.random.uniform(ground_keys[0], (b, 3), minval=-1.0, maxval=1.0)
+    ground = jnp.where(jax.random.bernoulli(ground_keys[1], 0.7, (b, 1)), plain, other)
+    differs = jnp.abs(ink_color - ground).max(axis=-1) >= 0.5
+    chosen = one_color & differs & jax.random.bernoulli(whether_key, share, (b,))
+    darkest = images.min(axis=(1, 2, 3, 4), keepdims=True)
+    alpha = ((1.0 - images.mean(axis=-1, keepdims=True)) / jnp.maximum(1.0 - darkest, 1e-3)).clip(0.0, 1.0)
+    ink_color, ground = ink_color[:, None, None, None], ground[:, None, None, None]
+    return jnp.where(chosen[:, None, None, None, None], alpha * ink_color + (1.0 - alpha) * ground, images)
+
+
+def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> RolesTask:
+    """Returns the task.
+
+    Raises:
+      UserError: the base bundle lacks a part, the images lack an attribute, or no image is left to train on.
+    """
+    base, images = open_base(config, progress)
+    return task_of(config, base, images, progress)
+
+
+def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgressCallback) -> RolesTask:
+    """Returns the task of a set of images.
+
+    Raises:
+      UserError: the images lack an attribute.
+    """
+    data = config.data
+    labels = {name: _attribute(images, name) for name in (data.style, data.family)}
+    partners = find_partners(images.captions, labels[data.style], labels[data.family])
+    one_color = np.zeros(len(images), bool)
+    if data.one_color:
+        one_color = np.array([value == "1" for value in _attribute(images, data.one_color)])
+    known = sorted(set(images.captions) - {""})
+    progress("encoding captions", 0, len(known))
+    vectors = unit(ClipEncoder(base).encode_texts(known))
+    texts = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
+    latents = open_latents(base, images, config, progress)
+    height, _, channels = latents.shape
+    size, width = images.images.shape[1], vectors.shape[1]
+    settings = {
+        "denoiser": with_sizes(
+            config.model.to_dict(),
+            in_channels=channels,
+            out_channels=channels,
+            context_dim=width,
+            latent_size=height,
+            condition_channels=base.autoencoder.downsampling**2 + 1,
+        ),
+        "style_encoder": {**config.style_encoder.to_dict(), "image_size": size, "token_dim": width},
+    }
+    module, encoder = build_denoiser(settings["denoiser"]), StyleEncoder(**settings["style_encoder"])
+    return RolesTask(config, base, images, texts, partners, one_color, latents, module, encoder, settings)
+
+
+def _attribute(images: ImageSet, name: str) -> list[str]:
+    """Returns an attribute of all images; raises UserError where one lacks it."""
+    lacking = next((i for i, labels in enumerate(images.attributes) if name not in labels), None)
+    if lacking is not None:
+        known = sorted({key for labels in images.attributes for key in labels})
+        raise UserError(
+            f"image {lacking} of the training set has no attribute {name!r}, which data.style, data.family or "
+            f"data.one_color names; its images have {', '.join(known) or 'none'}"
+        )
+    return [labels[name] for labels in images.attributes]
