@@ -22,12 +22,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle, override
 from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
+from rdm_jax.conditioning.content import ContentSearch
+from rdm_jax.conditioning.roles import content_channels
 from rdm_jax.core import trees
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
@@ -58,7 +60,10 @@ class Result:
       prompts: the label of each image's query.
       indices: each image's index in its run.
       queries: [n, d] the query vectors.
-      neighbors: [n, k] what was retrieved; None where the condition has no neighbors.
+      neighbors: [n, k] what was retrieved; None where the condition has no neighbors. Of a model with two roles they
+        show the style.
+      content: [n, 1] what showed the content; None where the model has no such role, or no content was searched.
+      known: [n] whether the content databases have anything near the prompt.
       request: every option that does not depend on the head.
       options: the head's.
     """
@@ -70,6 +75,8 @@ class Result:
     neighbors: Neighbors | None
     request: Request
     options: Any
+    content: Neighbors | None = None
+    known: Bool[np.ndarray, " n"] | None = None
 
     @property
     def seed(self) -> int:
@@ -185,6 +192,7 @@ class Generator:
         prompts: str | Sequence[str] = (),
         *,
         database: Databases | None = None,
+        content_database: Databases | None = None,
         images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "n h w 3"] | None = None,
         rows: Sequence[int] | Int[np.ndarray, " r"] = (),
         **options: Any,
@@ -195,6 +203,8 @@ class Generator:
           prompts: one or more prompts, each a query.
           database: a database, its name or its folder, several to be searched as one, a `Mixture` of some by weight, or
             a `Retriever`, which keeps its index from call to call. Condition "text" needs none and uses none.
+          content_database: of a model with two roles of neighbors, where content neighbors come from, as `database`;
+            the model's own if None. `content_neighbors=0` takes none.
           images: images of any size, each a query as a prompt is.
           rows: ids of rows of the (first) database, each a query as well; `retrieval.proposals` chooses some.
           **options: the fields of `request.Request` and of the head's `Options`; None takes the model's own default. An
@@ -220,7 +230,42 @@ class Generator:
         builder = dataclasses.replace(plan.builder, queries=queries)
         queries = change_queries(request.conditions, builder).queries
         neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
+        given = [*[None] * len(prompts), *images, *[None] * len(rows)]
+        plan = self._with_content(plan, content_database, labels, queries, given)
         return plan.with_queries(labels, queries, neighbors)
+
+    def _with_content(
+        self,
+        plan: Plan,
+        database: Databases | None,
+        prompts: Sequence[str],
+        queries: Float[np.ndarray, "q d"],
+        given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
+    ) -> Plan:
+        """Returns the plan with the content of its queries, where the model has that role."""
+        if plan.builder.style is None:
+            if database is not None:
+                raise UserError(
+                    f"model {self.bundle.name!r} has one role of neighbors, and no content database; leave it out"
+                )
+            return plan
+        database = database if database is not None else self.bundle.config["sampling"].get("content_database")
+        if database is None or not plan.request.content_neighbors:
+            return plan
+        search = self._content_search(database)
+        size = plan.request.height, plan.request.width
+        content = search.find(prompts, queries, given, plan.request.content_neighbors, size)
+        channels = content_channels(content.images, plan.builder.factor)
+        return dataclasses.replace(plan, content=content, builder=dataclasses.replace(plan.builder, content=channels))
+
+    def _content_search(self, database: Databases) -> ContentSearch:
+        """Returns the search of content databases; that of one that was named before is kept."""
+        key = ("content", str(database)) if isinstance(database, str | Path) else None
+        if key is None:
+            return ContentSearch.of(self.encoder, open_retriever(self.encoder, database))
+        if key not in self.shared:
+            self.shared[key] = ContentSearch.of(self.encoder, open_retriever(self.encoder, database))
+        return self.shared[key]
 
     def plan_vectors(
         self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q k d"] | None, **options: Any
@@ -255,7 +300,7 @@ class Generator:
         """
         self._check_supported(request.conditions)
         run = self.head.plan(request, options, self.model)
-        builder = self._builder(request, retriever)
+        builder = self._builder(request, options, retriever)
         return Plan(request, options, [], builder.queries, None, [], [], builder, run)
 
     def replan(self, plan: Plan, database: Databases | None, *, default: bool = False) -> Plan:
@@ -274,7 +319,7 @@ class Generator:
         if retriever and default:
             request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
         found = retriever.retrieve(plan.queries, request.neighbors) if retriever else None
-        builder = self._builder(request, retriever)
+        builder = dataclasses.replace(self._builder(request, plan.options, retriever), content=plan.builder.content)
         return dataclasses.replace(plan, request=request, neighbors=found, builder=builder).checked()
 
     def generate(
@@ -339,9 +384,10 @@ class Generator:
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 
-    def _builder(self, request: Request, retriever: Retriever | None) -> Any:
+    def _builder(self, request: Request, options: Any, retriever: Retriever | None) -> Any:
         size = self.head.size(request, self.bundle)
-        return condition_builder(request, self.bundle, self.encoder, size, retriever)
+        alone = getattr(options, "style_scale", 0.0) != 0.0
+        return condition_builder(request, self.bundle, self.encoder, size, retriever, style_alone=alone)
 
     def _check_supported(self, conditioners: Sequence[Conditioner]) -> None:
         """Raises UserError for the first conditioner that the head or its network does not support."""
@@ -381,12 +427,24 @@ class Generator:
             neighbors=_map_neighbors(lambda part: part[rows], plan.neighbors) if plan.neighbors else None,
             request=plan.request,
             options=plan.options,
+            content=_shown_content(plan, indices, rows),
+            known=plan.content.known[rows] if plan.content else None,
         )
+
+
+def _shown_content(plan: Plan, indices: list[int], rows: list[int]) -> Neighbors | None:
+    """Returns the content neighbor that each image has taken."""
+    if plan.content is None:
+        return None
+    turns = np.asarray(indices) % plan.request.num_images % plan.content.images.shape[1]
+    return _map_neighbors(lambda part: part[rows, turns][:, None], plan.content.neighbors)
 
 
 def join(results: Sequence[Result]) -> Result:
     """Returns the results of the batches of one plan as one result."""
     found = [result.neighbors for result in results if result.neighbors is not None]
+    content = [result.content for result in results if result.content is not None]
+    known = [result.known for result in results if result.known is not None]
     return Result(
         images=np.concatenate([result.images for result in results]),
         prompts=[prompt for result in results for prompt in result.prompts],
@@ -395,6 +453,8 @@ def join(results: Sequence[Result]) -> Result:
         neighbors=_map_neighbors(lambda *parts: np.concatenate(parts), *found) if found else None,
         request=results[0].request,
         options=results[0].options,
+        content=_map_neighbors(lambda *parts: np.concatenate(parts), *content) if content else None,
+        known=np.concatenate(known) if known else None,
     )
 
 

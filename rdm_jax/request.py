@@ -46,6 +46,7 @@ class Request:
     Attributes:
       condition: the context tokens: "neighbors", "text" (the query alone) or "text+neighbors".
       neighbors: how many neighbors each query fetches; 0 where the condition has none.
+      content_neighbors: how many content neighbors each query fetches, where the model has two roles of neighbors.
       num_images: images for each query.
       batch_size: images in one call of the compiled program; the last batch is padded to it.
       seed: of the run.
@@ -59,6 +60,11 @@ class Request:
 
     condition: str = option("neighbors", "neighbors, text, or text+neighbors", metavar="C", label="Condition")
     neighbors: int = option(4, "neighbors for each query", metavar="K")
+    content_neighbors: int = option(
+        4,
+        "content neighbors for each query, which its images take in turn; 0 takes none (models with two roles)",
+        metavar="K",
+    )
     num_images: int = option(1, "images for each query (default: 1)", metavar="N")
     batch_size: int = option(0, "images generated at once (default: up to 8)", metavar="B")
     seed: int = option(0, "random if omitted; printed and recorded", metavar="I", label="Seed")
@@ -86,6 +92,10 @@ class Request:
         counted = ("num_images", "height", "width")
         for name in counted if self.condition == "text" else ("neighbors", *counted):
             at_least_one(name, getattr(self, name), MOST[name])
+        if not 0 <= self.content_neighbors <= MOST["neighbors"]:
+            raise UserError(
+                f"content_neighbors {self.content_neighbors} is out of range; give 0 to {MOST['neighbors']}"
+            )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
         if self.fit and self.fit not in FITS:

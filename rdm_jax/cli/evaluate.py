@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from rdm_jax.evaluation.arms import Arm
     from rdm_jax.evaluation.bench import Sizes as GuidanceSizes
     from rdm_jax.evaluation.classifiers import AttributeClassifier
+    from rdm_jax.evaluation.icon_set import Arm as IconArm
+    from rdm_jax.evaluation.icon_set_bench import Bench as IconBench
     from rdm_jax.evaluation.methods import Method
     from rdm_jax.evaluation.style_swap import Sizes
+    from rdm_jax.generator import Generator
     from rdm_jax.retrieval.database import Database
 
 T = TypeVar("T")
@@ -31,6 +34,9 @@ GENERAL = "general"
 
 DEFAULT_MODEL = "style-scenes"
 CLASSIFIER_CONFIG = "style_scenes/classifier"
+ICON_MODEL = "icons"
+ICON_CLASSIFIER_CONFIG = "icons/classifier"
+CONTENT = "content"  # the database of icons of all other styles
 SCHEMA = 1
 MAX_SEED = 2**32 - 1_000_000  # of guidance, which adds to it
 
@@ -39,10 +45,12 @@ HELP = """measure a model
   rdm evaluate style-swap --out results            all arms: 1,000 samples of the first, 200 of each other
   rdm evaluate style-swap --out results --quick    a few samples of each arm, as a test
   rdm evaluate guidance --out results              every guidance method, each beside images without it
+  rdm evaluate icon-set --out results --databases DIR --classifier DIR   icons of styles that no training saw
 
 Style-swap generates with every style's database and with the general one, classifies subject, color and style by an
 independent classifier, and writes results.json, results.md and grid.png. Guidance writes curves.png as well: quality
-against alignment over the weight."""
+against alignment over the weight. Icon-set generates words in held-out styles, without their own icons of the words,
+beside baselines, and writes a sheet of every arm."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,19 +73,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     guidance.add_argument("--targets", type=int, metavar="N", help="references and prompts (default: 24)")
     guidance.add_argument("--steps", type=int, metavar="S", help="sampling steps (default: 20)")
 
+    icons = measures.add_parser("icon-set", help="are icons made in styles that no training saw?")
+    _add_common(
+        icons,
+        "folder of databases named as the held-out styles, and `content`",
+        "a few words and styles",
+        model=ICON_MODEL,
+        config=ICON_CLASSIFIER_CONFIG,
+    )
+    icons.add_argument("--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)")
+    icons.add_argument("--style", action="append", default=[], metavar="NAME", help="of this style (repeatable)")
+    icons.add_argument("--words", type=int, metavar="N", help="words of each group (default: all)")
+    icons.add_argument(
+        "--candidates",
+        type=int,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="images generated for each one that is kept; several make an arm each (default: 1)",
+    )
+    icons.add_argument(
+        "--other", action="append", default=[], metavar="NAME=MODEL", help="another model as an arm (repeatable)"
+    )
+    icons.add_argument("--tags", type=Path, metavar="DIR", help="folder of the packages with designers' tags")
+    icons.add_argument("--batch-size", type=int, metavar="B", help="images generated at once; the default fits most")
+    icons.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
+    icons.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
+    icons.add_argument("--style-scale", type=float, metavar="G", help="of the style alone; the model's own by default")
 
-def _add_common(parser: argparse.ArgumentParser, databases: str, quick: str) -> None:
+
+def _add_common(
+    parser: argparse.ArgumentParser,
+    databases: str,
+    quick: str,
+    model: str = DEFAULT_MODEL,
+    config: str = CLASSIFIER_CONFIG,
+) -> None:
     """Adds the options that every measure has.
 
     Args:
       parser: of the measure.
       databases: the help of --databases.
       quick: the help of --quick.
+      model: the default of --model.
+      config: of the classifier of --train-classifier.
     """
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the folder to write; a used one gets run-002/"
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
+    parser.add_argument("--model", default=model, metavar="NAME|DIR", help="(default: %(default)s)")
     parser.add_argument("--databases", type=Path, metavar="DIR", help=databases)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--seed", type=int, default=0, metavar="I", help="(default: %(default)s)")
@@ -88,7 +132,7 @@ def _add_common(parser: argparse.ArgumentParser, databases: str, quick: str) -> 
     group.add_argument(
         "--train-classifier",
         metavar="DIR",
-        help=f"train the classifier in this folder or address first, by {CLASSIFIER_CONFIG}",
+        help=f"train the classifier in this folder or address first, by {config}",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -98,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.cli import outputs
 
     begin = time.monotonic()
-    measured = (_style_swap if args.measure == "style-swap" else _guidance)(args, args.out)
+    measured = {"style-swap": _style_swap, "guidance": _guidance, "icon-set": _icon_set}[args.measure](args, args.out)
     record = {
         "schema": SCHEMA,
         "arguments": measured.arguments,
@@ -209,6 +253,88 @@ def _guidance(args: argparse.Namespace, out: Path) -> _Measured:
     )
 
 
+def _icon_set(args: argparse.Namespace, out: Path) -> _Measured:
+    """Measures whether icons are made in styles that no training saw."""
+    from rdm_jax.cli import outputs
+    from rdm_jax.evaluation import icon_set_report as report
+    from rdm_jax.evaluation.icon_set import measure
+    from rdm_jax.generator import Generator
+
+    outputs.check_writable(out)
+    generator = Generator.load(args.model)
+    others = {name: Generator.load(model) for name, model in map(_other, args.other)}
+    bench = _icon_bench(args, int(generator.bundle.config["sampling"]["height"]))
+    arms = _icon_arms(args, bench, generator, others)
+    classifier = _classifier(args, ICON_CLASSIFIER_CONFIG)
+    databases = [icons.database for icons in (*bench.styles.values(), bench.content) if icons.database is not None]
+    _introduce(generator.bundle, classifier, databases)
+    results, images = measure(arms, bench, classifier, _Stages(args.quiet))
+    return _Measured(
+        results=results,
+        arguments={"settings": _icon_options(args), "candidates": args.candidates, "others": args.other},
+        bundle=generator.bundle,
+        classifier=classifier,
+        databases=databases,
+        markdown=report.markdown(results, f"Icon set expansion by {generator.bundle.name}"),
+        screen=report.screen(results),
+        images=report.sheet_files(bench, images, results),
+    )
+
+
+def _icon_bench(args: argparse.Namespace, size: int) -> IconBench:
+    """Returns the databases and the cells; raises UserError where a database is missing or has no thumbnails."""
+    from rdm_jax.data.icons.tags import read_tags
+    from rdm_jax.evaluation.icon_set_bench import STYLES, Bench, Icons, cells_of
+    from rdm_jax.retrieval.database import Database
+
+    if args.databases is None:
+        raise UserError(f"icon-set needs --databases: a folder of databases named as the styles, and {CONTENT!r}")
+    if args.words is not None and args.words < 1:
+        raise UserError(f"--words {args.words} is too few; give 1 or more")
+    styles = _chosen("style", args.style, {style: style for style in STYLES})[: 2 if args.quick else None]
+    tags = read_tags(args.tags) if args.tags else {}
+    opened = {style: Icons.of(Database.open(args.databases / style), size, style, tags) for style in styles}
+    content = Icons.of(Database.open(args.databases / CONTENT), size, tags=tags)
+    return Bench(opened, content, cells_of(styles, args.words or (2 if args.quick else None)))
+
+
+def _icon_arms(
+    args: argparse.Namespace, bench: IconBench, generator: Generator, others: Mapping[str, Generator]
+) -> tuple[IconArm, ...]:
+    """Returns the arms: the model first, with every number of candidates, the baselines, and other models."""
+    from rdm_jax.conditioning.candidates import check_candidates
+    from rdm_jax.evaluation.icon_set_arms import ContentArm, ModelArm, RetrievalArm, two_roles
+
+    options = _icon_options(args)
+    arms: dict[str, IconArm] = {}
+    for count in map(check_candidates, args.candidates):
+        name, title = ("model", "the model") if count == 1 else (f"model-{count}", f"the model, best of {count}")
+        chosen = options if count == 1 else {**options, "candidates": count}
+        arms[name] = ModelArm(name, title, generator, bench, chosen)
+    arms["retrieval"] = RetrievalArm(bench, generator.encoder)
+    arms["content"] = ContentArm(bench, generator.encoder)
+    arms["named"] = ModelArm(
+        "named", "the style named in the prompt, icons of other sets as neighbors", generator, bench, options, True
+    )
+    for name, other in others.items():
+        # A scale of style is of models with two roles of neighbors alone.
+        fitting = {key: value for key, value in options.items() if key != "style_scale" or two_roles(other)}
+        arms[name] = ModelArm(name, f"the model {name}", other, bench, fitting)
+    return _chosen("arm", args.arm, arms)
+
+
+def _icon_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("batch_size", "steps", "guidance_scale", "style_scale", "seed")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _other(text: str) -> tuple[str, str]:
+    name, equals, model = text.partition("=")
+    if not (name and equals and model):
+        raise UserError(f"--other {text!r} is not NAME=MODEL, as in --other pooled=runs/pooled-bundle")
+    return name, model
+
+
 def _introduce(bundle: Bundle, classifier: AttributeClassifier, databases: Sequence[Database]) -> None:
     """Prints what is measured with what."""
     count = f"{len(databases)} database{'s' if len(databases) > 1 else ''}"
@@ -280,7 +406,7 @@ def _arms(names: list[str]) -> tuple[Arm, ...]:
     return _chosen("arm", names, {arm.name: arm for arm in ARMS})
 
 
-def _classifier(args: argparse.Namespace) -> AttributeClassifier:
+def _classifier(args: argparse.Namespace, config_name: str | None = None) -> AttributeClassifier:
     from rdm_jax.evaluation.classifiers import AttributeClassifier
 
     if args.train_classifier is None:
@@ -290,7 +416,7 @@ def _classifier(args: argparse.Namespace) -> AttributeClassifier:
     from rdm_jax.training.config import load_config
     from rdm_jax.training.export import export_run
 
-    config = load_config(CLASSIFIER_CONFIG)
+    config = load_config(config_name or CLASSIFIER_CONFIG)
     step = train_in(place, config)
     if step < config.steps:
         raise UserError(

@@ -68,19 +68,20 @@ def change_queries(conditioners: Sequence[Conditioner], builder: ConditionBuilde
 
 
 def apply_conditioners(
-    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q k d"] | None
+    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q n d"] | None
 ) -> Context:
     """Returns the context of a run's queries and their neighbors after all conditioners, applied in order.
 
     Args:
       conditioners: of the run; `builder.queries` is the result of `change_queries`.
       builder: of the run.
-      neighbors: the vectors that the queries retrieved; None where the condition has none.
+      neighbors: the tokens of what the queries retrieved; None where the condition has none.
 
     Raises:
       UserError: a file or a database cannot be read, or a value is out of range.
     """
-    context = Context(given=builder.build(builder.queries, neighbors), null=builder.build_null())
+    given, also = builder.build(builder.queries, neighbors), builder.build_also(neighbors)
+    context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)
     return align(context)

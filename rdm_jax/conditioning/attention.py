@@ -12,7 +12,6 @@ from rdm_jax.conditioning.base import (
     Conditioner,
     Context,
     OtherCondition,
-    ScheduledCondition,
     spatial_weights,
 )
 from rdm_jax.core.calls import File
@@ -33,10 +32,11 @@ class Weights(Conditioner):
         """Weights the tokens of the given condition."""
         given, queries = context.given, builder.query_tokens
         neighbors = np.atleast_1d(np.asarray(self.of_neighbors, np.float32))
-        count = given.tokens.shape[1] - queries
+        count = (given.tokens.shape[1] - queries) // builder.tokens_per_neighbor
         if len(neighbors) not in (1, count):
             raise UserError(f"weights of {len(neighbors)} neighbors, and there are {count}; give one, or {count}")
-        weights = np.concatenate([np.full(queries, self.of_query, np.float32), np.resize(neighbors, count)])
+        of_each = np.repeat(np.resize(neighbors, count), builder.tokens_per_neighbor)
+        weights = np.concatenate([np.full(queries, self.of_query, np.float32), of_each])
         if not (weights >= 0).all() or not weights.any() or not np.isfinite(weights).all():
             raise UserError(f"weights {weights.tolist()} are out of range; give 0 or more, and not 0 for all")
         return dataclasses.replace(
@@ -61,5 +61,6 @@ class Region(OtherCondition):
         region = np.broadcast_to(self.weight * mask, (len(tokens), *builder.latent, tokens.shape[1]))
         target = None if given.target is None else np.concatenate([given.target, tokens], axis=1)
         weights = np.concatenate([own, region], axis=-1).astype(np.float32)
-        both = ScheduledCondition(np.concatenate([given.tokens, tokens], axis=1), weights, target=target)
+        joined = np.concatenate([given.tokens, tokens], axis=1)
+        both = dataclasses.replace(given, tokens=joined, weights=weights, target=target)
         return dataclasses.replace(context, given=both)

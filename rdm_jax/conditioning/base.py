@@ -13,11 +13,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.assemble import NULL, assemble
+from rdm_jax.conditioning.roles import StyleTokens
 from rdm_jax.core.calls import File, set_types
 from rdm_jax.core.images import read_image, read_mask
+from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.retriever import Neighbors
 
 
 @flax.struct.dataclass
@@ -45,15 +48,32 @@ class Context:
     null: ScheduledCondition
     also: tuple[ScheduledCondition, ...] = ()
 
-    def rows(self, rows: Int[np.ndarray, " b"]) -> Context:
-        """Returns the context of some queries."""
-        return jax.tree.map(lambda leaf: leaf[rows], self)
+    def rows(self, rows: Int[np.ndarray, " b"], turns: Int[np.ndarray, " b"] | None = None) -> Context:
+        """Returns the context of images.
+
+        Args:
+          rows: the query of each image.
+          turns: which of the query's images each one is; these take the content neighbors in turn. The first if None.
+        """
+        turns = np.zeros_like(rows) if turns is None else turns
+        conditions = (self.given, self.null, *self.also)
+        given, null, *also = (_of_images(one, rows, turns) for one in conditions)
+        return Context(given, null, tuple(also))
 
     @property
     def form(self) -> tuple[Any, ...]:
         """The shapes without the first axis, for which a program is compiled."""
-        leaves, structure = jax.tree.flatten(self)
+        leaves, structure = jax.tree.flatten(self.rows(np.zeros(1, np.int64)))
         return structure, tuple(leaf.shape[1:] for leaf in leaves)
+
+
+def _of_images(condition: ScheduledCondition, rows: np.ndarray, turns: np.ndarray) -> ScheduledCondition:
+    """Returns the condition of images from that of queries, whose channels have an axis of content neighbors."""
+    channels = condition.channels
+    if channels is not None:
+        channels = channels[rows, turns % channels.shape[1]]
+    tokens = jax.tree.map(lambda leaf: leaf[rows], dataclasses.replace(condition, channels=None))
+    return dataclasses.replace(tokens, channels=channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +113,15 @@ class ConditionBuilder:
       size: (height, width) of a finished image.
       factor: pixels of a latent, on each side.
       queries: [q, d] the run's own.
-      retrieve: (queries, name of a database, "" for the run's own) to the neighbors' vectors [q, k, d]; None where the
+      retrieve: (queries, name of a database, "" for the run's own) to the neighbors' tokens [q, n, d]; None where the
         condition has no neighbors.
       condition: a name in `request.CONDITIONS`.
       null: [d] the token of no condition.
       unit_tokens: whether tokens are scaled to length 1.
+      style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
+        vectors are the tokens.
+      content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
+      style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
     """
 
     encoder: ClipEncoder
@@ -109,18 +133,51 @@ class ConditionBuilder:
     condition: str
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
+    style: StyleTokens | None = None
+    content: Float[np.ndarray, "_ c h w n"] | None = None
+    style_alone: bool = False
 
     @property
     def query_tokens(self) -> int:
         """How many of the tokens, the first ones, are the query: 1 or 0."""
-        return int(self.condition != "neighbors")
+        return int(self.condition != "neighbors" or self.style is not None)
+
+    @property
+    def tokens_per_neighbor(self) -> int:
+        """How many tokens each neighbor has."""
+        return 1 if self.style is None else self.style.per_neighbor
+
+    def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n d"] | None:
+        """Returns the tokens of neighbors: their vectors, or what the style encoder makes of their images."""
+        if neighbors is None:
+            return None
+        return neighbors.embeddings if self.style is None else self.style.tokens(neighbors)
 
     def build(
-        self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q k d"] | None
+        self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q n d"] | None
     ) -> ScheduledCondition:
-        """Returns the condition of queries and their neighbors."""
-        built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
-        return ScheduledCondition(built.tokens, built.weights)
+        """Returns the condition of queries, the tokens of their neighbors, and the run's content."""
+        if self.style is None:
+            built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
+            return ScheduledCondition(built.tokens, built.weights)
+        # The first place is always there in training: zeros are no text.
+        text = queries if self.condition != "neighbors" else np.zeros_like(queries)
+        return self._with_style(text, neighbors, self.content)
+
+    def build_also(self, neighbors: Float[np.ndarray, "q n d"] | None) -> tuple[ScheduledCondition, ...]:
+        """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""
+        if not self.style_alone:
+            return ()
+        return (self._with_style(np.zeros_like(self.queries), neighbors, None),)
+
+    def _with_style(
+        self, text: np.ndarray, neighbors: np.ndarray | None, content: np.ndarray | None
+    ) -> ScheduledCondition:
+        """Returns the condition of a model with two roles of neighbors."""
+        tokens = unit(text)[:, None] if self.unit_tokens else text[:, None]
+        if neighbors is not None:
+            tokens = np.concatenate([tokens, neighbors], axis=1)
+        return ScheduledCondition(tokens.astype(np.float32), channels=content)
 
     def build_null(self) -> ScheduledCondition:
         """Returns no condition, for each query."""
@@ -193,8 +250,9 @@ class OtherCondition(Conditioner):
 def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Condition:
     """Returns weight * tokens + (1 - weight) * target, with the condition's weights of the tokens."""
     if condition.target is None:
-        return Condition(condition.tokens, condition.weights)
-    return Condition(weight * condition.tokens + (1.0 - weight) * condition.target, condition.weights)
+        return Condition(condition.tokens, condition.weights, condition.channels)
+    tokens = weight * condition.tokens + (1.0 - weight) * condition.target
+    return Condition(tokens, condition.weights, condition.channels)
 
 
 def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:
@@ -208,7 +266,8 @@ def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.n
 def align(context: Context) -> Context:
     """Returns the context with conditions of one shape, which the network can evaluate in one batch.
 
-    Conditions of fewer tokens are padded with tokens of weight 0; where one has weights or a target, all have.
+    Conditions of fewer tokens are padded with tokens of weight 0; where one has weights, a target or channels, all
+    have.
     """
     conditions = [context.null, context.given, *context.also]
     places = max(one.tokens.shape[1] for one in conditions)
@@ -217,6 +276,7 @@ def align(context: Context) -> Context:
     )
     weighted = any(one.weights is not None or one.tokens.shape[1] != places for one in conditions)
     scheduled = any(one.target is not None for one in conditions)
+    channels = next((one.channels for one in conditions if one.channels is not None), None)
 
     def fit(one: ScheduledCondition) -> ScheduledCondition:
         """Returns one condition in the common shape."""
@@ -229,7 +289,8 @@ def align(context: Context) -> Context:
             weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
             weights = np.broadcast_to(weights, (len(tokens), *spatial, places))
         tokens, target = (np.pad(each, [(0, 0), (0, missing), (0, 0)]) for each in (tokens, target))
-        return ScheduledCondition(tokens, weights, target=target if scheduled else None)
+        beside = np.zeros_like(channels) if channels is not None and one.channels is None else one.channels
+        return ScheduledCondition(tokens, weights, beside, target=target if scheduled else None)
 
     null, given, *also = map(fit, conditions)
     return Context(given, null, tuple(also))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.base import ConditionBuilder
+from rdm_jax.conditioning.roles import StyleTokens
 from rdm_jax.core.errors import UserError
 from rdm_jax.request import Request
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -18,7 +20,12 @@ from rdm_jax.retrieval.retriever import Retriever
 
 
 def condition_builder(
-    request: Request, bundle: Bundle, encoder: ClipEncoder, size: tuple[int, int], retriever: Retriever | None
+    request: Request,
+    bundle: Bundle,
+    encoder: ClipEncoder,
+    size: tuple[int, int],
+    retriever: Retriever | None,
+    style_alone: bool = False,
 ) -> ConditionBuilder:
     """Returns what turns prompts, images and databases into conditions.
 
@@ -28,18 +35,24 @@ def condition_builder(
       encoder: its CLIP.
       size: (h, w) of an image's latents or tokens.
       retriever: of the run's own databases; None where the condition has no neighbors.
+      style_alone: whether the style neighbors alone are a further condition.
     """
     width = encoder.identity["width"]
     null = null_token(bundle.config)
 
-    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q k d"] | None:
-        """Returns the vectors of the queries' neighbors."""
+    style = StyleTokens.of(bundle, retriever.databases if retriever else ())
+
+    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n d"] | None:
+        """Returns the tokens of the queries' neighbors."""
         if retriever is None:
             if database:
                 raise UserError(f"condition 'text' has no neighbors, and database {database!r} is given; leave one out")
             return None
         chosen = open_retriever(encoder, database) if database else retriever
-        return chosen.retrieve(queries, request.neighbors).embeddings
+        found = chosen.retrieve(queries, request.neighbors)
+        return (
+            found.embeddings if style is None else dataclasses.replace(style, databases=chosen.databases).tokens(found)
+        )
 
     return ConditionBuilder(
         encoder=encoder,
@@ -51,6 +64,8 @@ def condition_builder(
         condition=request.condition,
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
+        style=style,
+        style_alone=style_alone,
     )
 
 

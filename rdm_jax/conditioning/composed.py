@@ -12,7 +12,6 @@ from rdm_jax.conditioning.base import (
     Conditioner,
     Context,
     OtherCondition,
-    ScheduledCondition,
     StepSchedule,
 )
 from rdm_jax.core.checks import share
@@ -48,7 +47,8 @@ class Negative(OtherCondition):
             raise UserError(
                 "negative has nothing to guide away from; give it prompt='...', image='...' or database='...'"
             )
-        return dataclasses.replace(context, null=self.build(builder))
+        without_content = dataclasses.replace(builder, content=None)
+        return dataclasses.replace(context, null=self.build(without_content))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Interleave(Conditioner):
             raise UserError("interleave needs a query and neighbors; use --condition text+neighbors")
         neighbors, query = np.array(tokens), np.array(tokens)
         neighbors[:, :count], query[:, count:] = builder.null, builder.null
-        return dataclasses.replace(context, null=ScheduledCondition(neighbors, target=query))
+        return dataclasses.replace(context, null=dataclasses.replace(context.given, tokens=neighbors, target=query))
 
     def change_schedule(self, schedule: StepSchedule) -> StepSchedule:
         """Sets which null condition each step has, and its guidance scale."""

@@ -109,6 +109,10 @@ class AttributeClassifier:
         named = {name: [self.classes[name][i] for i in np.concatenate(parts)] for name, parts in classes.items()}
         return Classification(named, np.concatenate(features))
 
+    def logits(self, features: Float[np.ndarray, "n d"]) -> dict[str, Float[np.ndarray, "n _"]]:
+        """Returns {attribute: [n, classes] the logits of its classes} from the features of images."""
+        return jax.device_get(self._logits(self.bundle.params["classifier"], features))
+
     def grams(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Float[np.ndarray, "n _ _"]]:
         """Returns the Gram matrices of the feature maps of the stem and of each level, which describe textures."""
         parts = []
@@ -136,6 +140,11 @@ class AttributeClassifier:
             return features, {name: values.argmax(-1) for name, values in bound.classify(features).items()}
 
         return jax.jit(classify)
+
+    @functools.cached_property
+    def _logits(self) -> Callable[..., dict[str, Array]]:
+        module = build_classifier(self.bundle.config["classifier"])
+        return jax.jit(lambda params, features: module.apply({"params": params}, features, method="classify"))
 
     @functools.cached_property
     def _grams(self) -> Callable[..., list[Array]]:

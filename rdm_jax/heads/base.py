@@ -27,6 +27,7 @@ from jaxtyping import Float, Int, UInt8
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning import ConditionBuilder, Context, Negative, apply_conditioners
+from rdm_jax.conditioning.content import Content
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
 from rdm_jax.request import Request
@@ -78,6 +79,7 @@ class Plan:
       prompts: the label of each query: the prompt, or "image 1".
       queries: [q, d] the query vectors after the conditioners.
       neighbors: [q, k] what each query retrieved; None where the condition has no neighbors.
+      content: what each query retrieved to show its content; None where the model has no such role, or no database.
       indices: the index of each image; with the seed it fixes the image's random numbers.
       rows: the query of each image.
       builder: makes conditions.
@@ -93,14 +95,17 @@ class Plan:
     rows: list[int]
     builder: ConditionBuilder
     run: Any
+    content: Content | None = None
 
     @functools.cached_property
     def context(self) -> Context:
         """The conditions of each query."""
         builder = dataclasses.replace(self.builder, queries=self.queries)
-        return apply_conditioners(
-            self.request.conditions, builder, self.neighbors.embeddings if self.neighbors else None
-        )
+        return apply_conditioners(self.request.conditions, builder, builder.neighbor_tokens(self.neighbors))
+
+    def context_of(self, indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]) -> Context:
+        """Returns the conditions of images by their indices and queries."""
+        return self.context.rows(rows, np.asarray(indices) % self.request.num_images)
 
     def with_queries(self, prompts: list[str], queries: Float[np.ndarray, "q d"], neighbors: Neighbors | None) -> Plan:
         """Returns the plan of `num_images` images for each query; raises UserError if a condition cannot be built."""

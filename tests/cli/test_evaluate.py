@@ -19,7 +19,7 @@ from rdm_jax.evaluation.bench import Sizes
 from rdm_jax.evaluation.classifiers import RealImages
 from rdm_jax.generator import Generator
 from rdm_jax.models.classifier import build_classifier
-from tests.helpers import guided, tiny
+from tests.helpers import guided, icons, tiny
 
 QUICK = Sizes(targets=3, images=2, others=10, steps=2, ascent=5, few_steps=2, reference_steps=2, sweep=False)
 CLASSES = {"subject": list(SUBJECTS), "colour": list(COLORS), "style": list(STYLES)}
@@ -254,3 +254,80 @@ def test_guidance_takes_a_classifier_of_other_things(evaluate_guidance, tmp_path
     guided.classifier(classes).save(tmp_path / "other", "float32")
     status = evaluate_guidance("--method", "ilvr", "--targets", "2", "--classifier", str(tmp_path / "other"))
     assert status == 0, capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def icon_home(tmp_path_factory):
+    """A folder with a model, a classifier of styles and captions, and databases of icons."""
+    folder = tmp_path_factory.mktemp("icons")
+    tiny.bundle().save(folder / "model", "float32")
+    settings = {"classes": icons.CLASSES, "stem": [4], "widths": [8], "num_groups": 2}
+    config = {"name": "icons-classifier", "classifier": settings, "evaluation": {"held_out_share": 0.5}}
+    Bundle(config, {"classifier": tiny.random_params(config, "classifier")}).save(folder / "classifier", "float32")
+    model = Generator.load(folder / "model").bundle
+    for name, styles in {**{style: (style,) for style in icons.STYLES}, "content": icons.OTHERS}.items():
+        icons.database(folder / "databases", name, styles, model)
+    return folder
+
+
+@pytest.fixture
+def evaluate_icons(icon_home, monkeypatch, tmp_path):
+    """Runs the measure in an empty folder; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    places = {f"--{name}": icon_home / name for name in ("model", "classifier", "databases")}
+
+    def run(*arguments):
+        given = [str(part) for pair in places.items() if pair[0] not in arguments for part in pair]
+        style = [] if "--style" in arguments else ["--style", "pixelarticons", "--style", "memory"]
+        return main(["evaluate", "icon-set", "--out", "out", "--quick", "--quiet", *style, *given, *arguments])
+
+    return run
+
+
+def test_icon_sets_leave_tables_targets_and_a_sheet_of_every_arm(evaluate_icons, icon_home, capsys, tmp_path):
+    assert evaluate_icons("--steps", "2", "--other", f"pooled={icon_home / 'model'}") == 0, capsys.readouterr().err
+    out = tmp_path / "out"
+    found = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    assert list(found["arms"]) == ["model", "retrieval", "content", "named", "pooled"]
+    assert found["styles"] == dict.fromkeys(("pixelarticons", "memory"), len(icons.CAPTIONS))
+    assert found["words"] == {"concepts": 2, "unseen words": 2}
+    assert all(arm["images"] == 2 * 4 for arm in found["arms"].values())
+    assert found["arms"]["model"]["overall"] == found["arms"]["pooled"]["overall"]  # the same model and seed
+    assert found["arguments"]["settings"] == {"steps": 2, "seed": 0}
+    sheets = {f"{arm}-{group}.png" for arm in found["arms"] for group in ("concepts", "unseen-words")}
+    assert {path.name for path in out.iterdir()} == {"results.json", "results.md", *sheets}
+    assert {len(one) for one in found["targets"]} == {6}
+    assert "| kept |" in (out / "results.md").read_text()
+    assert "Targets of the model" in capsys.readouterr().out
+
+
+def test_one_arm_of_icon_sets_may_be_measured_alone(evaluate_icons, tmp_path, capsys):
+    assert evaluate_icons("--arm", "retrieval", "--words", "1", "--style", "memory") == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["arms"]) == ["retrieval"] and found["arms"]["retrieval"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--style", "memry"], "unknown style 'memry'; did you mean 'memory'"),
+        (["--arm", "modl"], "unknown arm 'modl'; did you mean 'model'"),
+        (["--words", "0"], "--words 0 is too few"),
+        (["--candidates", "0"], "candidates 0 is out of range"),
+        (["--other", "pooled"], "--other 'pooled' is not NAME=MODEL"),
+        (["--databases", "nowhere"], "unknown database 'nowhere"),
+        (["--tags", "nowhere"], "there is no nowhere"),
+        (["--style", "game-icons", "--words", "5"], "does not know the caption"),
+    ],
+)
+def test_bad_input_of_icon_sets_is_one_line(evaluate_icons, capsys, tmp_path, arguments, message):
+    assert evaluate_icons(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_icon_sets_need_databases(icon_home, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "icon-set", "--out", "out", "--model", str(icon_home / "model")]) == 2
+    assert "icon-set needs --databases" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.guidance.base import GuideContext
 from rdm_jax.heads.base import Model, Plan, negative_conditions, warn_unused
 from rdm_jax.heads.compiling import Compiler, chunk_size
@@ -30,6 +31,7 @@ class DiffusionHead:
 
     def plan(self, request: Request, options: Options, model: Model) -> Run:
         """Returns what all images of a run share; raises UserError for what is invalid."""
+        check_style_scale(request, options, model.bundle)
         timesteps = len(factory.schedule_from(model.bundle.config["diffusion"]))
         latent = self._latent(request, model.bundle)
         size = (request.height, request.width)
@@ -91,6 +93,22 @@ class DiffusionHead:
     def _latent(self, request: Request, bundle: Bundle) -> tuple[int, int, int]:
         size, padded = (request.height, request.width), bool(request.fit)
         return factory.latent_shape(bundle.denoiser, bundle.autoencoder, *size, padded=padded)
+
+
+def check_style_scale(request: Request, options: Options, bundle: Bundle) -> None:
+    """Raises UserError if style neighbors have a guidance scale and there are none."""
+    if not options.style_scale:
+        return
+    if not bundle.has("style_encoder"):
+        raise UserError(
+            f"style_scale {options.style_scale:g}: model {bundle.name!r} has one role of neighbors; leave it out, or "
+            "use guidance_scale"
+        )
+    if request.condition == "text":
+        raise UserError(
+            f"style_scale {options.style_scale:g}: condition 'text' has no style neighbors; leave it out, or use "
+            "condition 'text+neighbors'"
+        )
 
 
 HEAD: Any = DiffusionHead()

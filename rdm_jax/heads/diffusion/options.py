@@ -30,6 +30,7 @@ class Options:
       spacing: its timesteps, a name in `diffusion.spacing.SPACINGS`; the sampler's own if empty.
       eta: the amount of fresh noise of samplers that take it.
       guidance_scale: of classifier-free guidance; 1 disables it.
+      style_scale: the same of style neighbors, where the model has two roles of them; 0 is `guidance_scale`.
       guidance_interval: (from, to) as fractions of the time, 0 at the image and 1 at noise; outside it the scale is 1.
       guidance_rescale: phi of the guidance rescale, in [0, 1].
       guides: methods of guidance (`rdm_jax.guidance`).
@@ -51,6 +52,9 @@ class Options:
     )
     eta: float = option(0.0, "fresh noise in each step, 0 to 1", metavar="E", label="Eta")
     guidance_scale: float = option(1.0, "classifier-free guidance scale; 1 disables it", metavar="G", label="CFG scale")
+    style_scale: float = option(
+        0.0, "guidance scale of the style neighbors, where the model has two roles (default: that of all)", metavar="G"
+    )
     guidance_interval: tuple[float, float] = option(
         (0.0, 1.0), "guide only between these fractions of the time, from 0 (the image) to 1 (noise)", metavar="FROM TO"
     )
@@ -74,6 +78,7 @@ class Options:
         """Raises UserError for the first option that is out of range."""
         at_least_one("steps", self.steps)
         check_guidance(self.guidance_scale)
+        check_guidance(self.style_scale)
         share("guidance_rescale", self.guidance_rescale)
         if len(self.guidance_interval) != 2:
             raise UserError(f"guidance interval {self.guidance_interval} is not a pair; give FROM and TO")

@@ -194,4 +194,7 @@ def _step_schedule(options: Options, steps: StepInfo, timesteps: int) -> StepSch
     guided = (times >= begin * timesteps - 0.5) & (times <= end * timesteps + 0.5)
     ones = np.ones(len(times), np.float32)
     scale = np.where(guided, np.float32(options.guidance_scale), ones)
-    return StepSchedule(guidance=scale, weight=ones, null_weight=ones)
+    # With a scale of each role the output is null + style (S - null) + all (A - S), where S has the style alone and A
+    # all conditions (https://arxiv.org/abs/2211.09800, eq. 3): null + all (A - null) + (style - all) (S - null).
+    also = (options.style_scale - options.guidance_scale,) if options.style_scale else ()
+    return StepSchedule(guidance=scale, weight=ones, null_weight=ones, also=also)

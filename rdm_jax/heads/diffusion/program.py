@@ -178,7 +178,7 @@ def inputs_of(plan: Plan, indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, 
     run: Run = plan.run
     keys = image_keys(plan.request.seed, jnp.asarray(indices, jnp.int32))
     return Inputs(
-        context=plan.context.rows(rows),
+        context=plan.context_of(indices, rows),
         infos=run.infos,
         first=np.int32(run.skipped),
         keys=np.asarray(jax.random.key_data(keys)),

@@ -1,0 +1,141 @@
+"""What shows the content of a query: images that mean the prompt, or the image that was given as the query."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from rdm_jax.conditioning.roles import neighbor_images
+from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.vectors import unit
+from rdm_jax.data.selection import Selection
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.retrieval.words import WordSearch
+
+POOL = 64  # rows of the best captions, of which those are taken whose images fit the prompt best
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What shows each query's content.
+
+    Attributes:
+      neighbors: [q, c] rows of the content databases, best first; -1 stands for an image that the user gave.
+      images: [q, c, h, w, 3] their images, at the size of those that are made.
+      known: [q] whether anything is near the query.
+      nearest: of each query that nothing is near, the nearest known words.
+    """
+
+    neighbors: Neighbors
+    images: UInt8[np.ndarray, "q c h w 3"]
+    known: Bool[np.ndarray, " q"]
+    nearest: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ContentSearch:
+    """Finds content for queries, by words where the databases have captions, otherwise by vectors.
+
+    Attributes:
+      encoder: of the model.
+      retriever: of the content databases.
+      searches: of each database's captions; None for one without.
+    """
+
+    encoder: ClipEncoder
+    retriever: Retriever
+    searches: Sequence[WordSearch | None]
+
+    @staticmethod
+    def of(encoder: ClipEncoder, retriever: Retriever) -> ContentSearch:
+        """Returns the search of a retriever's databases."""
+        searches = [_word_search(database, encoder, retriever.selection) for database in retriever.databases]
+        return ContentSearch(encoder, retriever, searches)
+
+    def find(
+        self,
+        prompts: Sequence[str],
+        queries: Float[np.ndarray, "q d"],
+        given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
+        count: int,
+        size: tuple[int, int],
+    ) -> Content:
+        """Returns the content of queries.
+
+        Args:
+          prompts: their texts.
+          queries: their vectors.
+          given: the image that a query is, which is its own content; None where it is a text.
+          count: c, the content neighbors of each.
+          size: (height, width) of the images that are made.
+        """
+        found, known, nearest = [], [], []
+        for prompt, query, image in zip(prompts, queries, given, strict=True):
+            best, is_known, words = (
+                self._given(query, count) if image is not None else self._search(prompt, query, count)
+            )
+            found.append(best)
+            known.append(is_known)
+            nearest.append(words)
+        fields = ("ids", "scores", "embeddings", "databases")
+        neighbors = Neighbors(*(np.concatenate([getattr(one, name) for one in found]) for name in fields))
+        side = max(size)
+        images = np.zeros((*neighbors.ids.shape, side, side, 3), np.uint8)
+        for place, image in enumerate(given):
+            images[place] = (
+                neighbor_images(self.retriever.databases, found[place], side)[0]
+                if image is None
+                else resize_and_crop(image, side)
+            )
+        return Content(neighbors, _cropped(images, size), np.array(known, bool), nearest)
+
+    def _given(self, query: np.ndarray, count: int) -> tuple[Neighbors, bool, list[str]]:
+        shape = (1, count)
+        embeddings = np.tile(query.astype(np.float32), (*shape, 1))
+        neighbors = Neighbors(np.full(shape, -1, np.int64), np.ones(shape, np.float32), embeddings, np.full(shape, ""))
+        return neighbors, True, []
+
+    def _search(self, prompt: str, query: np.ndarray, count: int) -> tuple[Neighbors, bool, list[str]]:
+        """Returns the best rows of all databases for one prompt."""
+        if all(search is None for search in self.searches):
+            return self.retriever.retrieve(query[None], count, default=True), True, []
+        parts, known, words = [], False, []
+        for database, search in zip(self.retriever.databases, self.searches, strict=True):
+            if search is None:
+                continue
+            matches = search.search([prompt], min(POOL, sum(map(len, search.rows))))
+            parts.append((database, matches.ids[0], matches.scores[0]))
+            known |= bool(matches.known[0])
+            words += [] if matches.known[0] else search.nearest_words(prompt)
+        return _best(parts, query, count), known, [] if known else words
+
+
+def _best(parts: Sequence[tuple[Database, np.ndarray, np.ndarray]], query: np.ndarray, count: int) -> Neighbors:
+    """Returns the rows of the best captions; among those of equal captions the nearest to the query by image."""
+    ids = np.concatenate([rows for _, rows, _ in parts])
+    scores = np.concatenate([score for _, _, score in parts]).astype(np.float32)
+    embeddings = np.concatenate([database.embeddings(rows) for database, rows, _ in parts])
+    names = np.concatenate([np.full(len(rows), database.name) for database, rows, _ in parts])
+    cosines = unit(embeddings) @ unit(query.astype(np.float32))
+    best = np.resize(np.lexsort((-cosines, -scores.round(4)))[:count], count)
+    return Neighbors(ids[best][None], scores[best][None], embeddings[best][None], names[best][None])
+
+
+def _word_search(database: Database, encoder: ClipEncoder, selection: Selection) -> WordSearch | None:
+    """Returns the search of a database's captions; None if it has none."""
+    captions = database.column("caption").to_pylist()
+    admitted = database.mask(selection)
+    if not any(caption and good for caption, good in zip(captions, admitted, strict=True)):
+        return None
+    return WordSearch.of(captions, encoder, admitted=admitted)
+
+
+def _cropped(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the centers of square images, of a size that one side already has."""
+    top, left = ((images.shape[2] - side) // 2 for side in size)
+    return images[:, :, top : top + size[0], left : left + size[1]]

@@ -1,0 +1,116 @@
+"""The two roles of neighbors in images: style neighbors become tokens, content neighbors channels."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.structure import ink, structure
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import resize_and_crop, to_float
+from rdm_jax.models import build_style_encoder
+from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import SMALL_BATCH
+from rdm_jax.retrieval.retriever import Neighbors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StyleTokens:
+    """Makes tokens of the images of style neighbors.
+
+    Attributes:
+      encoder: the style encoder.
+      params: its parameters.
+      databases: that the neighbors are from.
+    """
+
+    encoder: StyleEncoder
+    params: Any
+    databases: Sequence[Database] = ()
+
+    @staticmethod
+    def of(bundle: Bundle, databases: Sequence[Database]) -> StyleTokens | None:
+        """Returns what makes the tokens of a model's style neighbors; None if it has one role of neighbors."""
+        if not bundle.has("style_encoder"):
+            return None
+        encoder = build_style_encoder(bundle.config["style_encoder"])
+        return StyleTokens(encoder, bundle.params["style_encoder"], databases)
+
+    @property
+    def per_neighbor(self) -> int:
+        """The number of tokens of a neighbor."""
+        return self.encoder.tokens
+
+    def tokens(self, neighbors: Neighbors) -> Float[np.ndarray, "q n d"]:
+        """Returns the tokens of each query's neighbors, one neighbor after the other."""
+        images = neighbor_images(self.databases, neighbors, self.encoder.image_size)
+        tokens, _ = self.encode(images.reshape(-1, *images.shape[2:]))
+        return tokens.reshape(len(images), -1, tokens.shape[-1])
+
+    def encode(
+        self, images: UInt8[np.ndarray, "n s s 3"]
+    ) -> tuple[Float[np.ndarray, "n t d"], Float[np.ndarray, "n v"]]:
+        """Returns tokens and vectors of images, which have the encoder's size."""
+        batches = [_padded(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
+        encoded = [_apply(self.encoder, self.params, jnp.asarray(to_float(batch))) for batch in batches]
+        empty = np.zeros((0, self.encoder.tokens, self.encoder.token_dim)), np.zeros((0, self.encoder.vector_dim))
+        tokens, vectors = map(np.concatenate, zip(empty, *encoded, strict=True))
+        return tokens[: len(images)].astype(np.float32), vectors[: len(images)].astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(encoder: StyleEncoder, params: Any, images: Any) -> Any:
+    return encoder.apply({"params": params}, images)
+
+
+def _padded(images: np.ndarray) -> np.ndarray:
+    """Returns a full small batch, for all of them to go through one program."""
+    return np.pad(images, [(0, SMALL_BATCH - len(images)), (0, 0), (0, 0), (0, 0)])
+
+
+def neighbor_images(databases: Sequence[Database], neighbors: Neighbors, size: int) -> UInt8[np.ndarray, "q k s s 3"]:
+    """Returns the images of neighbors at a size, as their databases keep them.
+
+    Args:
+      databases: that they are from.
+      neighbors: of queries.
+      size: of the result, on each side.
+
+    Raises:
+      UserError: a database keeps no images.
+    """
+    named = {database.name: database for database in databases}
+    images = np.zeros((*neighbors.ids.shape, size, size, 3), np.uint8)
+    for name in np.unique(neighbors.databases):
+        if str(name) not in named:
+            raise UserError("neighbors of which only the vectors are known have no images, which this model needs")
+        places = np.nonzero(neighbors.databases == name)
+        kept = named[str(name)].thumbnails(neighbors.ids[places])
+        images[places] = [resize_and_crop(image, size) for image in kept]
+    return images
+
+
+def content_channels(images: UInt8[np.ndarray, "q c h w 3"], factor: int) -> Float[np.ndarray, "q c h2 w2 n"]:
+    """Returns the channels of content neighbors (see `structure`).
+
+    Args:
+      images: of each query's content neighbors, at the size of the images that are made.
+      factor: pixels of a latent on each side.
+    """
+    q, c = images.shape[:2]
+    channels = np.asarray(_structure(jnp.asarray(to_float(images.reshape(-1, *images.shape[2:]))), factor))
+    return channels.reshape(q, c, *channels.shape[1:])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _structure(images: Any, factor: int) -> Any:
+    return structure(ink(images), factor)

@@ -1,0 +1,156 @@
+"""A model with two roles of neighbors: what each role changes, and what it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.examples import Example
+from rdm_jax.generator import Generator
+from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import ClipEncoder
+from tests.helpers import tiny
+
+PROMPTS = ["square 3", "square 8"]
+
+
+class Bars(tiny.Squares):
+    """A source of n black bars on white, each in another row."""
+
+    def __getitem__(self, index: int) -> Example:
+        image = np.full((16, 16, 3), 255, np.uint8)
+        image[index % 14 + 1, 2:14] = 0
+        return dataclasses.replace(super().__getitem__(index), image=image)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return Generator.load(tiny.bundle_with_roles())
+
+
+@pytest.fixture(scope="module")
+def databases(generator, tmp_path_factory):
+    """Two databases of styles, and one of contents."""
+    folder = tmp_path_factory.mktemp("databases")
+    paths = [tiny.database(folder, name, generator.bundle, seed=i) for i, name in enumerate(["one", "two"])]
+    options = BuildOptions(name="bars", thumbnail_size=16)
+    build_database(BuildJob.of(Bars(12, 0), ClipEncoder(generator.bundle, batch_size=8), options), folder / "bars")
+    return [Database.open(path) for path in (*paths, folder / "bars")]
+
+
+@pytest.fixture
+def sample(generator, databases):
+    def generate(prompts=PROMPTS, **options):
+        given = {"database": databases[0], "content_database": databases[2], "num_images": 2, "batch_size": 4}
+        return generator.sample(prompts, **given | {"condition": "text+neighbors", **options})
+
+    return generate
+
+
+def difference(a, b):
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_both_roles_change_the_image(sample, databases):
+    images = sample().images
+    assert difference(images, sample(database=databases[1]).images) > 2
+    assert difference(images, sample(content_neighbors=0).images) > 2
+    assert difference(images, sample(condition="neighbors").images) > 2
+    assert np.array_equal(images, sample().images)
+
+
+def test_without_style_or_without_content_the_other_role_works(sample, databases):
+    style_alone = sample(content_neighbors=0, condition="neighbors")
+    assert style_alone.content is None and style_alone.known is None and style_alone.neighbors is not None
+    content_alone = sample(condition="text", database=None)
+    assert content_alone.neighbors is None and content_alone.content is not None
+    assert difference(content_alone.images, sample(condition="text", database=databases[1]).images) == 0
+
+
+def test_content_is_found_by_its_caption_and_images_take_it_in_turn(sample):
+    result = sample(num_images=4, content_neighbors=3, batch_size=8)
+    ids = result.content.ids[:, 0].reshape(2, 4)
+    assert ids[:, 0].tolist() == [3, 8]  # "square 3" and "square 8"
+    assert (ids[:, 3] == ids[:, 0]).all() and all(len(set(row[:3])) == 3 for row in ids)
+    assert (result.content.databases == "bars").all() and result.known.all()
+
+
+def test_an_image_as_the_query_is_its_own_content(generator, databases):
+    bar = np.full((16, 16, 3), 255, np.uint8)
+    bar[4, 2:14] = 0
+    other = np.roll(bar, 6, axis=0)
+    common = {"database": databases[0], "content_database": databases[2], "condition": "neighbors"}
+    plans = [generator.plan(images=[image], **common) for image in (bar, other)]
+    assert (plans[0].content.neighbors.ids == -1).all()
+    assert not np.array_equal(plans[0].builder.content, plans[1].builder.content)
+
+
+def test_an_image_does_not_depend_on_its_batch(sample):
+    together = sample(num_images=3, batch_size=6)
+    alone = sample(num_images=3, batch_size=2)
+    assert difference(together.images, alone.images) <= 2
+    assert np.array_equal(together.content.ids, alone.content.ids)
+
+
+def test_the_same_scale_for_style_is_no_scale_of_its_own(sample):
+    assert difference(sample(guidance_scale=3.0, style_scale=3.0).images, sample(guidance_scale=3.0).images) <= 2
+    assert difference(sample(guidance_scale=3.0, style_scale=6.0).images, sample(guidance_scale=3.0).images) > 8
+
+
+def test_scales_of_each_role_add_up(generator, databases):
+    """With content weighed 0, what is left is guidance to the style alone, of a run without text and content."""
+    common = {"database": databases[0], "num_images": 2, "batch_size": 4}
+    both = generator.sample(
+        PROMPTS,
+        content_database=databases[2],
+        condition="text+neighbors",
+        guidance_scale=0.0,
+        style_scale=2.5,
+        **common,
+    )
+    style = generator.sample(PROMPTS, content_neighbors=0, condition="neighbors", guidance_scale=2.5, **common)
+    # The queries are the same, so both retrieve the same style neighbors.
+    assert difference(both.images, style.images) <= 2
+
+
+def test_a_conditioner_of_the_neighbors_counts_each_with_all_its_tokens(sample, generator):
+    from rdm_jax.conditioning import Weights
+
+    plain = sample().images
+    assert difference(plain, sample(conditions=(Weights(of_neighbors=[1.0, 1.0]),)).images) <= 2
+    assert difference(plain, sample(conditions=(Weights(of_neighbors=[4.0, 0.0]),)).images) > 2
+    with pytest.raises(UserError, match="weights of 3 neighbors, and there are 2"):
+        sample(conditions=(Weights(of_neighbors=[1.0, 1.0, 1.0]),))
+
+
+def test_other_databases_swap_the_style_of_a_plan_and_keep_its_content(generator, databases):
+    common = {"content_database": databases[2], "condition": "text+neighbors", "batch_size": 2}
+    first = generator.plan(PROMPTS, database=databases[0], **common)
+    swapped = next(generator.generate(generator.replan(first, databases[1])))
+    direct = generator.sample(PROMPTS, database=databases[1], **common)
+    assert np.array_equal(swapped.images, direct.images)
+    assert np.array_equal(swapped.content.ids, direct.content.ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style_scale": 2.0, "condition": "text"}, "condition 'text' has no style neighbors"),
+        ({"content_neighbors": -1}, "content_neighbors -1 is out of range"),
+        ({"style_scale": float("nan")}, "out of range"),
+    ],
+)
+def test_wrong_options_are_named(sample, options, message):
+    with pytest.raises(UserError, match=message):
+        sample(**options)
+
+
+@pytest.mark.parametrize("options", [{"style_scale": 2.0}, {"content_database": "general"}])
+def test_a_model_with_one_role_refuses_the_other(options, databases):
+    generator = Generator.load(tiny.bundle())
+    with pytest.raises(UserError, match="has one role of neighbors"):
+        generator.sample(PROMPTS, database=databases[0], **options)
