@@ -259,7 +259,7 @@ class RolesTask(Task):
         metrics = {"denoising": denoising, **{f"band_{i}": bands[i] for i in range(BANDS)}}
         if HEAD not in params:  # in an evaluation
             return denoising, (metrics, extras.stats)
-        logits = params[HEAD]["scale"] * (vectors @ params[HEAD]["kernel"])
+        logits = params[HEAD]["scale"][None] * (vectors @ params[HEAD]["kernel"])
         names = jnp.repeat(data["partners"].style[batch["row"][:, 0]], config.conditioning.neighbors)
         naming = optax.softmax_cross_entropy_with_integer_labels(logits, names).mean()
         metrics |= {"naming": naming, "named": jnp.mean(jnp.argmax(logits, axis=-1) == names)}
@@ -279,7 +279,7 @@ class RolesTask(Task):
         count_key, some_key = jax.random.split(keys[5])
         fewer = jax.random.randint(count_key, (b, 1), 1, config.neighbors + 1)
         count = jnp.where(jax.random.bernoulli(some_key, 0.5, (b, 1)), fewer, config.neighbors)
-        present = jnp.repeat(jnp.arange(config.neighbors) < count, g, axis=0)
+        present = jnp.repeat(jnp.arange(config.neighbors)[None] < count, g, axis=0)
         others = shows_another(partners, rows, jnp.repeat(style_rows, g, axis=0))
         return {
             "image": (colored[:, :g].reshape(b * g, *colored.shape[2:]) + 1.0) * 127.5,

@@ -1,0 +1,147 @@
+"""Training with two roles of neighbors, on a few random images."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.image_set import ImageSet
+from rdm_jax.generator import Generator
+from rdm_jax.training.config import load_config
+from rdm_jax.training.state import Extras
+from rdm_jax.training.tasks import roles
+from tests.helpers import tiny
+
+COUNT, GROUP, NEIGHBORS = 48, 3, 2
+SETTINGS = (
+    "base=tiny",
+    "batch_size=4",
+    "init_partial=false",
+    "data.held_out_rows=8",
+    "data.most_of_style=0",
+    f"conditioning.group={GROUP}",
+    f"conditioning.neighbors={NEIGHBORS}",
+    "model.model_channels=8",
+    "model.channel_mult=1",
+    "model.attention_resolutions=1",
+    "model.num_head_channels=8",
+    "model.num_groups=4",
+    "style_encoder.widths=8,8",
+    "style_encoder.num_groups=4",
+    "style_encoder.vector_dim=8",
+    "sampling.height=16",
+    "sampling.width=16",
+    "sampling.steps=2",
+)
+
+
+def images(**changes):
+    generator = np.random.default_rng(0)
+    attributes = [{"style": f"s{i % 4}", "group": f"g{i % 2}", "one_color": str(i % 2)} | changes for i in range(COUNT)]
+    pixels = generator.integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
+    return ImageSet(pixels, [f"word {i % 7}" for i in range(COUNT)], attributes, np.arange(COUNT), "0" * 64)
+
+
+def task_of(*settings, data=None):
+    config = load_config("icons/rdm", [*SETTINGS, *settings])
+    return roles.task_of(config, tiny.bundle(), data or images(), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return task_of()
+
+
+def styles(task, rows):
+    return np.asarray(task.partners.style)[rows]
+
+
+def test_a_record_is_a_group_of_one_style_without_held_out_images(task):
+    generator, seen = np.random.default_rng(0), []
+    assert task.size == (COUNT - 8) // GROUP
+    for _ in range(40):
+        for row in range(task.size):
+            group = task.read(row, generator)["row"]
+            assert group.shape == (GROUP,) and len(set(styles(task, group))) == 1
+            seen += group.tolist()
+    assert set(seen) == set(task.rows.tolist()) and not set(seen) & set(task.held_out.tolist())
+
+
+def test_the_most_of_a_style_are_spread_evenly(task):
+    few = task_of("data.most_of_style=5", "data.held_out_rows=0")
+    counts = np.bincount(styles(few, few.rows))
+    assert counts.tolist() == [5, 5, 5, 5]
+    for style in range(4):
+        places = np.flatnonzero(np.asarray(few.partners.style) == style)
+        gaps = np.diff(np.searchsorted(places, few.rows[styles(few, few.rows) == style]))
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_recolored_images_are_mixtures_of_two_colors_of_their_group():
+    generator = np.random.default_rng(1)
+    alpha = generator.random((64, 2, 8, 8, 1)).astype(np.float32)
+    alpha[:, :, 0, 0] = 1.0
+    plain = jnp.asarray(1.0 - 1.8 * alpha) * jnp.ones((1, 1, 1, 1, 3))
+    one_color = jnp.arange(64) % 4 > 0
+    found = np.asarray(roles.recolored(jax.random.key(0), plain, one_color, 1.0))
+    changed = np.abs(found - plain).max(axis=(1, 2, 3, 4)) > 1e-3
+    assert not changed[::4].any() and changed[np.asarray(one_color)].mean() > 0.7
+    for group, opacity in zip(found[changed], alpha[changed], strict=True):
+        # Every pixel is affine in its opacity, with the same two colors in all images of the group.
+        design = np.stack([opacity.ravel(), 1 - opacity.ravel()], axis=1)
+        pixels = group.reshape(-1, 3)
+        colors, *_ = np.linalg.lstsq(design, pixels, rcond=None)
+        np.testing.assert_allclose(design @ colors, pixels, atol=1e-4)
+        assert np.abs(colors[0] - colors[1]).max() > 0.49 and np.abs(colors).max() < 1.01
+    assert np.array_equal(np.asarray(roles.recolored(jax.random.key(0), plain, one_color, 0.0)), np.asarray(plain))
+
+
+def test_an_attribute_that_is_missing_is_named():
+    with pytest.raises(UserError, match=r"has no attribute 'family', which data\.style"):
+        task_of("data.family=family")
+
+
+@pytest.mark.slow
+def test_a_group_shares_its_style_neighbors_and_roles_are_left_out_as_often_as_configured(task):
+    rows = jnp.asarray(np.stack([task.read(i, np.random.default_rng(i))["row"] for i in range(12)]))
+    data = jax.tree.map(jnp.asarray, task.frozen)
+    example = jax.jit(task._example)
+    found = [jax.device_get(example(jax.random.key(i), data, rows)) for i in range(30)]
+    usable = np.stack([one["usable"] for one in found])  # runs, images, neighbors
+    captions = np.asarray(task.partners.caption)[np.asarray(rows).ravel()]
+    for one in found:
+        assert one["styles"].shape == (12 * NEIGHBORS, 16, 16, 3) and one["image"].shape == (36, 16, 16, 3)
+        text = np.abs(one["text"]).max(axis=1) > 0
+        np.testing.assert_allclose(one["text"][text], task.texts[captions][text], rtol=1e-6)
+    shown = np.mean([one["has_content"] for one in found])
+    config = task.config.conditioning
+    expected = (1 - config.null_probability) * (1 - config.content_dropout)
+    assert shown == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / usable[..., 0].size))
+    assert 0 < usable.mean() < 1
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss_and_the_export_generates_in_both_roles(task, tmp_path):
+    params, _ = jax.jit(task.init)(jax.random.key(0))
+    assert set(task.averaged(params)) == {"denoiser", "style_encoder"}
+    extras = Extras({}, jax.tree.map(jnp.asarray, task.frozen))
+    rows = jnp.asarray(np.stack([task.read(i, np.random.default_rng(i))["row"] for i in range(4)]))
+    step = jax.jit(jax.value_and_grad(lambda p, key: task.loss(p, extras, {"row": rows}, key, jnp.zeros((), int))[0]))
+    key, losses = jax.random.key(1), []
+    for _ in range(12):
+        loss, gradient = step(params, key)  # the same examples and noise
+        params = jax.tree.map(lambda leaf, slope: leaf - 0.05 * slope, params, gradient)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    assert list(task.evaluate(params)) == list(task.evaluate(params))
+    bundle = task.export(jax.device_get(task.averaged(params)))
+    bundle.save(tmp_path / "model", "float32")
+    generator = Generator.load(tmp_path / "model")
+    tiny.database(tmp_path, "squares", generator.bundle)
+    result = generator.sample(
+        ["word 1"], database=tmp_path / "squares", content_database=tmp_path / "squares", num_images=2
+    )
+    assert result.images.shape == (2, 16, 16, 3) and result.content is not None
