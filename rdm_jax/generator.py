@@ -22,12 +22,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle, override
 from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
+from rdm_jax.conditioning.candidates import Scorer, best_of
 from rdm_jax.conditioning.content import ContentSearch
 from rdm_jax.conditioning.roles import content_channels
 from rdm_jax.core import trees
@@ -39,7 +40,8 @@ from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.heads import all_options, head_of
 from rdm_jax.heads.base import FEATURES, Head, Model, Plan, Program
 from rdm_jax.heads.compiling import Compiler
-from rdm_jax.request import Request, resolve
+from rdm_jax.request import CANDIDATES_APART, Request, resolve
+from rdm_jax.result import Result, join, map_neighbors, taken
 from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
 from rdm_jax.retrieval.opening import Databases, open_retriever
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
@@ -49,39 +51,6 @@ __all__ = ["Generator", "Plan", "Result", "join"]
 logger = logging.getLogger(__name__)
 
 OnPreview = Callable[[list[int], int, np.ndarray], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Images and where they come from; entry i of everything belongs to image i.
-
-    Attributes:
-      images: [n, h, w, 3] the images.
-      prompts: the label of each image's query.
-      indices: each image's index in its run.
-      queries: [n, d] the query vectors.
-      neighbors: [n, k] what was retrieved; None where the condition has no neighbors. Of a model with two roles they
-        show the style.
-      content: [n, 1] what showed the content; None where the model has no such role, or no content was searched.
-      known: [n] whether the content databases have anything near the prompt.
-      request: every option that does not depend on the head.
-      options: the head's.
-    """
-
-    images: UInt8[np.ndarray, "n h w 3"]
-    prompts: list[str]
-    indices: list[int]
-    queries: Float[np.ndarray, "n d"]
-    neighbors: Neighbors | None
-    request: Request
-    options: Any
-    content: Neighbors | None = None
-    known: Bool[np.ndarray, " n"] | None = None
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self.request.seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -336,6 +305,32 @@ class Generator:
         Raises:
           UserError: an image is not finite.
         """
+        if plan.request.candidates > 1:
+            yield from self._best_candidates(plan, progress, preview)
+            return
+        yield from self._generate(plan, progress, preview)
+
+    def _best_candidates(
+        self, plan: Plan, progress: ProgressCallback | None, preview: OnPreview | None
+    ) -> Iterator[Result]:
+        """Yields the best of the candidates of each image of a plan, as soon as all of its candidates are there."""
+        count, waiting, kept = plan.request.candidates, [], 0
+        indices = [index + CANDIDATES_APART * turn for index in plan.indices for turn in range(count)]
+        rows = [row for row in plan.rows for _ in range(count)]
+        scorer = Scorer.of(self.encoder, plan.builder.style.databases if plan.builder.style else ())
+        for result in self._generate(dataclasses.replace(plan, indices=indices, rows=rows), progress, preview):
+            joined = join([*waiting, result])
+            whole = len(joined.indices) // count
+            groups, every = np.repeat(np.arange(whole), count), np.arange(len(joined.indices))
+            waiting = [taken(joined, every[whole * count :])] if len(every) > whole * count else []
+            if whole:
+                full = taken(joined, every[: whole * count])
+                best = best_of(scorer.scores(full.images, full.queries, full.neighbors, groups), groups)
+                yield dataclasses.replace(taken(full, best), indices=plan.indices[kept : kept + whole])
+                kept += whole
+
+    def _generate(self, plan: Plan, progress: ProgressCallback | None, preview: OnPreview | None) -> Iterator[Result]:
+        """Yields the images of a plan batch by batch."""
         size = plan.request.batch_size
         starts = range(0, len(plan.indices), size)
         for number, first in enumerate(starts):
@@ -424,7 +419,7 @@ class Generator:
             prompts=[plan.prompts[row] for row in rows],
             indices=indices,
             queries=plan.queries[rows],
-            neighbors=_map_neighbors(lambda part: part[rows], plan.neighbors) if plan.neighbors else None,
+            neighbors=map_neighbors(lambda part: part[rows], plan.neighbors) if plan.neighbors else None,
             request=plan.request,
             options=plan.options,
             content=_shown_content(plan, indices, rows),
@@ -436,26 +431,8 @@ def _shown_content(plan: Plan, indices: list[int], rows: list[int]) -> Neighbors
     """Returns the content neighbor that each image has taken."""
     if plan.content is None:
         return None
-    turns = np.asarray(indices) % plan.request.num_images % plan.content.images.shape[1]
-    return _map_neighbors(lambda part: part[rows, turns][:, None], plan.content.neighbors)
-
-
-def join(results: Sequence[Result]) -> Result:
-    """Returns the results of the batches of one plan as one result."""
-    found = [result.neighbors for result in results if result.neighbors is not None]
-    content = [result.content for result in results if result.content is not None]
-    known = [result.known for result in results if result.known is not None]
-    return Result(
-        images=np.concatenate([result.images for result in results]),
-        prompts=[prompt for result in results for prompt in result.prompts],
-        indices=[index for result in results for index in result.indices],
-        queries=np.concatenate([result.queries for result in results]),
-        neighbors=_map_neighbors(lambda *parts: np.concatenate(parts), *found) if found else None,
-        request=results[0].request,
-        options=results[0].options,
-        content=_map_neighbors(lambda *parts: np.concatenate(parts), *content) if content else None,
-        known=np.concatenate(known) if known else None,
-    )
+    turns = plan.turns(indices) % plan.content.images.shape[1]
+    return map_neighbors(lambda part: part[rows, turns][:, None], plan.content.neighbors)
 
 
 def _unpadded(plan: Plan, images: np.ndarray) -> np.ndarray:
@@ -468,8 +445,3 @@ def _unnamed(vectors: Float[np.ndarray, "q k d"]) -> Neighbors:
     shape = vectors.shape[:2]
     ids, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
     return Neighbors(ids, scores, np.asarray(vectors, np.float32), np.full(shape, "", dtype="<U1"))
-
-
-def _map_neighbors(function: Callable[..., np.ndarray], *several: Neighbors) -> Neighbors:
-    names = [field.name for field in dataclasses.fields(Neighbors)]
-    return Neighbors(**{name: function(*(getattr(one, name) for one in several)) for name in names})

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH = 8
 # Beyond these a number is a slip, and would fill the memory before anything else noticed.
-MOST = {"num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
+CANDIDATES_APART = 2**24  # between the random numbers' indices of two candidates of an image
+MOST = {"candidates": 64, "num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
 MAX_GUIDANCE = 1000.0
 MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
@@ -47,6 +48,7 @@ class Request:
       condition: the context tokens: "neighbors", "text" (the query alone) or "text+neighbors".
       neighbors: how many neighbors each query fetches; 0 where the condition has none.
       content_neighbors: how many content neighbors each query fetches, where the model has two roles of neighbors.
+      candidates: images that are generated for each one, of which the best is kept (`conditioning.candidates`).
       num_images: images for each query.
       batch_size: images in one call of the compiled program; the last batch is padded to it.
       seed: of the run.
@@ -64,6 +66,9 @@ class Request:
         4,
         "content neighbors for each query, which its images take in turn; 0 takes none (models with two roles)",
         metavar="K",
+    )
+    candidates: int = option(
+        1, "images generated for each one; the one that fits prompt and style best is kept (default: 1)", metavar="N"
     )
     num_images: int = option(1, "images for each query (default: 1)", metavar="N")
     batch_size: int = option(0, "images generated at once (default: up to 8)", metavar="B")
@@ -89,7 +94,7 @@ class Request:
         """Returns the request; raises UserError for the first value that is out of range."""
         if self.condition not in CONDITIONS:
             raise unknown("condition", self.condition, CONDITIONS)
-        counted = ("num_images", "height", "width")
+        counted = ("candidates", "num_images", "height", "width")
         for name in counted if self.condition == "text" else ("neighbors", *counted):
             at_least_one(name, getattr(self, name), MOST[name])
         if not 0 <= self.content_neighbors <= MOST["neighbors"]:
@@ -183,7 +188,7 @@ def _complete(request: Request, queries: int) -> Request:
     if request.condition == "text":
         request = dataclasses.replace(request, neighbors=0)
     request.check()
-    even = _even_batches(queries * request.num_images, request.height * request.width)
+    even = _even_batches(queries * request.num_images * request.candidates, request.height * request.width)
     return dataclasses.replace(request, batch_size=request.batch_size or even)
 
 

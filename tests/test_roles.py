@@ -7,9 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from rdm_jax.conditioning import Weights
+from rdm_jax.conditioning.candidates import Scorer
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import Example
 from rdm_jax.generator import Generator
+from rdm_jax.request import CANDIDATES_APART
+from rdm_jax.result import join, map_neighbors
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -57,10 +61,9 @@ def difference(a, b):
 
 def test_both_roles_change_the_image(sample, databases):
     images = sample().images
-    assert difference(images, sample(database=databases[1]).images) > 2
-    assert difference(images, sample(content_neighbors=0).images) > 2
-    assert difference(images, sample(condition="neighbors").images) > 2
     assert np.array_equal(images, sample().images)
+    others = [{"database": databases[1]}, {"content_neighbors": 0}, {"condition": "neighbors"}]
+    assert all(not np.array_equal(images, sample(**options).images) for options in others)
 
 
 def test_without_style_or_without_content_the_other_role_works(sample, databases):
@@ -118,8 +121,6 @@ def test_scales_of_each_role_add_up(generator, databases):
 
 
 def test_a_conditioner_of_the_neighbors_counts_each_with_all_its_tokens(sample, generator):
-    from rdm_jax.conditioning import Weights
-
     plain = sample().images
     assert difference(plain, sample(conditions=(Weights(of_neighbors=[1.0, 1.0]),)).images) <= 2
     assert difference(plain, sample(conditions=(Weights(of_neighbors=[4.0, 0.0]),)).images) > 2
@@ -154,3 +155,21 @@ def test_a_model_with_one_role_refuses_the_other(options, databases):
     generator = Generator.load(tiny.bundle())
     with pytest.raises(UserError, match="has one role of neighbors"):
         generator.sample(PROMPTS, database=databases[0], **options)
+
+
+def test_the_best_candidate_of_each_image_is_kept(generator, databases, sample):
+    """Candidates are images of their own, and the kept ones have the best scores; one candidate is no choice."""
+    common = {"database": databases[0], "content_database": databases[2], "condition": "text+neighbors"}
+    best = generator.sample(PROMPTS, num_images=2, candidates=3, batch_size=4, **common)
+    assert best.indices == [0, 1, 2, 3] and best.prompts == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
+    plan = generator.plan(PROMPTS, num_images=2, batch_size=4, **common)
+    turns = [[i + CANDIDATES_APART * turn for i in plan.indices] for turn in range(3)]
+    all_ = [join(list(generator.generate(dataclasses.replace(plan, indices=indices)))) for indices in turns]
+    scorer = Scorer.of(generator.encoder, [databases[0]])
+    for place in range(4):
+        candidates = np.stack([result.images[place] for result in all_])
+        queries = plan.queries[[plan.rows[place]] * 3]
+        neighbors = map_neighbors(lambda part, place=place: part[[place] * 3], all_[0].neighbors)
+        scores = scorer.scores(candidates, queries, neighbors, np.zeros(3, int))
+        assert difference(best.images[place], candidates[scores.argmax()]) <= 2
+    assert difference(sample(candidates=1).images, sample().images) == 0

@@ -18,7 +18,7 @@ FLOORS = (
     {"factory", "retrieval", "convert"},
     {"request", "conditioning", "guidance"},
     {"heads"},
-    {"generator"},
+    {"generator", "result"},
     {"editing"},
     {"evaluation"},
     {"training"},

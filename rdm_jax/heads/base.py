@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -30,7 +30,7 @@ from rdm_jax.conditioning import ConditionBuilder, Context, Negative, apply_cond
 from rdm_jax.conditioning.content import Content
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
-from rdm_jax.request import Request
+from rdm_jax.request import CANDIDATES_APART, Request
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
 
@@ -105,7 +105,12 @@ class Plan:
 
     def context_of(self, indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]) -> Context:
         """Returns the conditions of images by their indices and queries."""
-        return self.context.rows(rows, np.asarray(indices) % self.request.num_images)
+        return self.context.rows(rows, self.turns(indices))
+
+    def turns(self, indices: Sequence[int] | Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+        """Returns which of its query's images each one is; a further candidate of an image counts as a later one."""
+        candidates, images = np.divmod(np.asarray(indices, np.int64), CANDIDATES_APART)
+        return images % self.request.num_images + candidates
 
     def with_queries(self, prompts: list[str], queries: Float[np.ndarray, "q d"], neighbors: Neighbors | None) -> Plan:
         """Returns the plan of `num_images` images for each query; raises UserError if a condition cannot be built."""
