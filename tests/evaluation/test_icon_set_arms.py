@@ -81,6 +81,7 @@ def test_too_few_rows_left_are_an_error_or_lower_the_default(generator, bench):
         retriever.retrieve(np.ones((2, database.width), np.float32), 1)
 
 
+@pytest.mark.slow
 def test_no_arm_gets_the_icons_of_the_word(generator, bench):
     for style in fake.STYLES:
         cells = [cell for cell in bench.cells if cell.style == style]
@@ -108,6 +109,7 @@ def test_content_alone_is_another_sets_icon_of_the_word(generator, bench):
     assert unknown.shape == (1, fake.SIZE, fake.SIZE, 3)
 
 
+@pytest.mark.slow
 def test_a_model_makes_every_cell_in_its_place(generator, bench):
     options = {"neighbors": 2, "steps": 2, "seed": 3, "batch_size": 4}
     arm = ModelArm("model", "the model", generator, bench, options)
