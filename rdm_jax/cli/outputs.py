@@ -19,12 +19,14 @@ from PIL import Image, ImageOps
 
 from rdm_jax import __version__
 from rdm_jax.bundle import Bundle
+from rdm_jax.cli.content import ContentRecord
 from rdm_jax.cli.png import SCHEMA
 from rdm_jax.cli.progress import note
 from rdm_jax.cli.record import encoded_vector
 from rdm_jax.conditioning import Negative
 from rdm_jax.core import files, images, options, sheets
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.rendition import Rendition
 from rdm_jax.generator import Generator, Plan, Result
 from rdm_jax.request import Request
 from rdm_jax.retrieval.database import Database
@@ -36,6 +38,7 @@ RESULTS = "results.json"
 # The content of a record before the run has written anything.
 UNFINISHED = {"schema": SCHEMA, "complete": False, "images": []}
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
+AS_GENERATED = Rendition()
 # A single row of samples is wrapped after so many.
 COLUMNS = 8
 # The most samples of one database in a sheet of several databases.
@@ -105,6 +108,16 @@ def write_new(path: Path, data: bytes) -> None:
         raise files.unwritten(path, error) from error
 
 
+def write_again(path: Path, data: bytes) -> None:
+    """Writes a file of a run in place of the one before, if there is one.
+
+    Raises:
+      UserError: it cannot be written; the one before stays.
+    """
+    with files.writing(path):
+        files.write_bytes(path, data)
+
+
 def write_record(path: Path, value: Any) -> None:
     """Writes the record of a run in place of the one before.
 
@@ -150,7 +163,12 @@ def read_files(request: Request, chosen: Any) -> dict[str, str]:
 
 
 def records(
-    result: Result, generator: Generator, database: Mixture | None, read: Mapping[str, str]
+    result: Result,
+    generator: Generator,
+    database: Mixture | None,
+    read: Mapping[str, str],
+    rendition: Rendition = AS_GENERATED,
+    content: ContentRecord | None = None,
 ) -> list[dict[str, Any]]:
     """Returns a record for each image of a result, as JSON values, from which it can be generated again.
 
@@ -159,6 +177,8 @@ def records(
       generator: of the model.
       database: that neighbors are from; None without.
       read: the hashes of the files that the run has read, from `read_files`.
+      rendition: how the images are written.
+      content: what showed the content of the images; None where the model has no such role.
     """
     negative = [one.prompt for one in result.request.conditions if isinstance(one, Negative) and one.prompt]
     shared = {
@@ -171,6 +191,7 @@ def records(
         "files": dict(read),
         "negative_prompt": ", ".join(negative),
         "labels": options.labelled(result.options) | options.labelled(result.request),
+        **({} if rendition.is_plain else {"rendition": rendition.to_json()}),
     }
     neighbors = result.neighbors
     return [
@@ -180,6 +201,7 @@ def records(
             "index": index,
             "query": encoded_vector(result.queries[row]),
             "neighbors": neighbors and _neighbors_record(neighbors, row, database),
+            **({} if content is None else {"content": content.rows(index)}),
         }
         for row, index in enumerate(result.indices)
     ]
@@ -201,6 +223,8 @@ def neighbor_names(record: dict[str, Any], database: Mixture) -> Shaped[np.ndarr
 def run_entry(file: Path, record: dict[str, Any], database: Mixture | None) -> dict[str, Any]:
     """Returns run.json's entry of an image: its file, its query and its neighbors."""
     entry = {"file": file.as_posix(), "prompt": record["prompt"], "index": record["index"]}
+    if "content" in record:
+        entry["content"] = {key: record["content"][key] for key in ("ids", "scores", "databases")}
     if database is None:
         return {**entry, "seed": record["request"]["seed"], "database": None, "neighbors": []}
     ids, scores = record["neighbors"]["ids"], record["neighbors"]["scores"]
@@ -250,18 +274,18 @@ def grid_sheet(results: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w
     """
     if len(results) > 1:
         images = np.stack([result.images[:MOST_COLUMNS] for _, result in results])
-        images = images[: _rows_that_fit(images)]
+        images = images[: rows_that_fit(images)]
         prompts = results[0][1].prompts[: images.shape[1]]
         styles = [style for style, _ in results[: len(images)]]
-        return sheets.grid(images, row_labels=styles, column_labels=prompts, zoom=_zoom(images))
+        return sheets.grid(images, row_labels=styles, column_labels=prompts, zoom=zoom_of(images))
     result = results[0][1]
     count = result.request.num_images
     labels, images = result.prompts[::count], result.images.reshape(-1, count, *result.images.shape[1:])
     if len(images) == 1:
         images = sheets.in_rows(images[0], min(COLUMNS, count))
         labels = labels + [""] * (len(images) - 1)
-    images = images[: _rows_that_fit(images)]
-    return sheets.grid(images, row_labels=labels[: len(images)], zoom=_zoom(images))
+    images = images[: rows_that_fit(images)]
+    return sheets.grid(images, row_labels=labels[: len(images)], zoom=zoom_of(images))
 
 
 def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -269,11 +293,11 @@ def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w
     assert result.neighbors is not None
     ids, scores, names = result.neighbors.ids, result.neighbors.scores, result.neighbors.databases
     height, width = result.images.shape[1:3]
-    fitting = _rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), 1 + ids.shape[1], height, width, 3)))
+    fitting = rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), 1 + ids.shape[1], height, width, 3)))
     cells, texts = [], []
     several = len(database.databases) > 1
     for image, row, origins, cosines in zip(result.images[:fitting], ids, names, scores, strict=False):
-        thumbnails = [_fit(thumbnail, height, width) for thumbnail in database.thumbnails(origins, row)]
+        thumbnails = [fitted(thumbnail, height, width) for thumbnail in database.thumbnails(origins, row)]
         cells.append(np.stack([image, *thumbnails]))
         pairs = zip(cosines, origins.tolist(), strict=True)
         texts.append(["", *(f"{cosine:.3f}{f' {name}' if several else ''}" for cosine, name in pairs)])
@@ -284,7 +308,7 @@ def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w
         column_labels=columns,
         cell_labels=texts,
         title=f"neighbors in {database.name}",
-        zoom=_zoom(result.images),
+        zoom=zoom_of(result.images),
     )
 
 
@@ -334,15 +358,18 @@ def _device() -> str:
     return f"{jax.default_backend()}: {jax.devices()[0].device_kind}"
 
 
-def _zoom(images: np.ndarray) -> int:
+def zoom_of(images: np.ndarray) -> int:
+    """Returns how often a sheet repeats each pixel of images [..., h, w, 3], so that small ones can be seen."""
     return max(1, SHEET_SIDE // images.shape[-2])
 
 
-def _rows_that_fit(images: np.ndarray) -> int:
+def rows_that_fit(images: np.ndarray) -> int:
+    """Returns how many rows of images [rows, columns, h, w, 3] a sheet has, so that it stays small enough to open."""
     rows, columns, height, width = images.shape[:4]
-    return min(rows, max(1, SHEET_PIXELS // (columns * height * width * _zoom(images) ** 2)))
+    return min(rows, max(1, SHEET_PIXELS // (columns * height * width * zoom_of(images) ** 2)))
 
 
-def _fit(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+def fitted(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns an image as a cell of a sheet, as large as fits, with the sheet's background around it."""
     size = (width, height)
     return np.asarray(ImageOps.pad(Image.fromarray(image), size, Image.Resampling.BICUBIC, color=sheets.BACKGROUND))

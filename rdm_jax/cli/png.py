@@ -18,11 +18,11 @@ SCHEMA = 2
 CHUNK = "rdm"
 
 
-def encode_png(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any] | None = None) -> bytes:
+def encode_png(image: UInt8[np.ndarray, "h w c"], record: Mapping[str, Any] | None = None) -> bytes:
     """Returns a PNG file of an image.
 
     Args:
-      image: the image.
+      image: the image, of 3 channels, or 4 with alpha.
       record: of its generation, from `outputs.records`; None leaves the metadata out.
     """
     if record is None:
@@ -52,7 +52,7 @@ def parameters_text(record: Mapping[str, Any]) -> str:
     return "\n".join([record["prompt"], *negative, line])
 
 
-def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]:
+def read_record(path: Path) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w c"]]:
     """Returns the record inside a PNG and its pixels.
 
     Raises:

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float
 
+from rdm_jax.cli.content import ContentRows
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.rendition import Rendition
 from rdm_jax.core.schema import matching, read, section_values, within
 
 Digest = Annotated[str, matching(r"[0-9a-f]{64}", "the SHA-256 in 64 hexadecimal digits")]
@@ -56,7 +58,7 @@ class NeighborRows:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The whole record; a database and neighbors are checked on their own, as there may be none."""
+    """The whole record; database, neighbors, rendition and content are checked on their own, as there may be none."""
 
     schema: int
     versions: Mapping[str, str]
@@ -71,6 +73,8 @@ class Record:
     neighbors: Any
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     negative_prompt: str = ""
+    rendition: Any = None
+    content: Any = None
 
 
 def check(record: Mapping[str, Any]) -> None:
@@ -79,6 +83,9 @@ def check(record: Mapping[str, Any]) -> None:
     for name, part in (("database", Identity), ("neighbors", NeighborRows)):
         if record[name] is not None:
             read(part, section_values(name, record[name]))
+    for name, check_part in (("rendition", Rendition.from_json), ("content", ContentRows.of)):
+        if record.get(name) is not None:
+            check_part(section_values(name, record[name]))
     database, neighbors = record["database"], record["neighbors"]
     with_neighbors = record["request"].get("condition", "neighbors") != "text"
     if (database is not None, neighbors is not None) != (with_neighbors, with_neighbors):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdm_jax.cli.generating import add_writing_options
+from rdm_jax.cli.generating import add_writing_options, build_image_folders
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.core import images, paths
 from rdm_jax.core.errors import UserError
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|DIR[:WEIGHT]",
         help="the database, or those of a mixture, if they are not found by name",
     )
+    parser.add_argument(
+        "--content-database",
+        action="append",
+        metavar="NAME|DIR",
+        help="the content database, if it is not found by name",
+    )
     add_writing_options(parser)
 
 
@@ -58,18 +64,27 @@ def run(args: argparse.Namespace) -> None:
     out = _free_name(path) if args.out is None else args.out
 
     from rdm_jax.cli import outputs
+    from rdm_jax.core.rendition import Rendition
+    from rdm_jax.generator import join
 
     outputs.check_writable(out.parent)
-    if out.exists():
-        raise UserError(f"{out} exists already and is not overwritten; choose another --out")
+    written = [out, *([out.with_suffix(".svg")] if (record.get("rendition") or {}).get("svg") else [])]
+    used = next((path for path in written if path.exists()), None)
+    if used is not None:
+        raise UserError(f"{used} exists already and is not overwritten; choose another --out")
     generator, database, plan = _prepare(_with_found_files(record, path), args)
     with Progress("generating", quiet=args.quiet) as progress:
-        (result,) = generator.generate(plan, progress)
+        result = join(list(generator.generate(plan, progress)))
     place = record["index"] % plan.request.batch_size
     read = outputs.read_files(plan.request, plan.options)
-    image, again = result.images[place], outputs.records(result, generator, database, read)[place]
+    rendition = Rendition.from_json(record.get("rendition") or {})
+    again = outputs.records(result, generator, database, read, rendition)[place]
+    again |= {"content": record["content"]} if record.get("content") else {}
+    image, svg = rendition.apply(result.images[place])
     out.parent.mkdir(parents=True, exist_ok=True)
     outputs.write_new(out, encode_png(image, None if args.disable_metadata else again))
+    if svg is not None:
+        outputs.write_new(out.with_suffix(".svg"), svg.encode())
     note(_comparison(image, pixels))
     sys.stdout.write(f"{out}\n")
 
@@ -96,6 +111,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     model, entry, index = record["model"], record["database"], record["index"]
     overrides = tuple(model.get("overrides", ()))
     generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
+    build_image_folders(args, generator.encoder)
     _check_head(args.file, model, generator)
     try:
         request = options.from_json(Request, record["request"]).check()
@@ -119,7 +135,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
         indices=[index] * request.batch_size,
         rows=[0] * request.batch_size,
     )
-    return generator, database, plan
+    return generator, database, _with_content(plan, record, args.content_database)
 
 
 def _check_head(file: Path, recorded: dict[str, Any], generator: Generator) -> None:
@@ -147,6 +163,23 @@ def _neighbors(
     scores = np.array(record["neighbors"]["scores"], np.float32)
     names = neighbor_names(record, database)
     return Neighbors(ids[None], scores[None], database.embeddings(names, ids)[None], names[None])
+
+
+def _with_content(plan: Plan, record: dict[str, Any], databases: list[str] | None) -> Plan:
+    """Returns the plan with the recorded content; as it is where the record has none."""
+    from rdm_jax.cli.content import recorded_content
+    from rdm_jax.conditioning.content import Content
+    from rdm_jax.conditioning.roles import content_channels
+
+    if not record.get("content"):
+        return plan
+    size = plan.request.height, plan.request.width
+    neighbors, shown, same = recorded_content(record["content"], databases or [], size)
+    if not same:
+        note("warning: the content database is not the recorded one; the new image will differ")
+    builder = dataclasses.replace(plan.builder, content=content_channels(shown, plan.builder.factor))
+    content = Content(neighbors, shown, np.ones(1, bool), [[]])
+    return dataclasses.replace(plan, content=content, builder=builder)
 
 
 def _specs(entry: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdm_jax.cli import generating
+from rdm_jax.cli import generating, rendering
 from rdm_jax.cli.progress import format_seconds, note
 from rdm_jax.cli.readers import MOST, number
 from rdm_jax.core import paths, text
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
 
+MOST_WARNINGS = 20  # of prompts that are alike
 TOP_M = 0.01  # the fraction of rows that the original chooses from
 
 HELP = """Generates images for prompts.
@@ -34,14 +35,18 @@ style changes. Give several --database options to generate the same prompts and 
   rdm sample "a red boat" --database neon --num-images 4
   rdm sample "a red boat" "a house" --database neon --database mosaic --seed 7 --out boats
   rdm sample "a red boat" --database neon:0.7 --database charcoal:0.3
-  rdm sample --image boat.jpg --database neon"""
+  rdm sample --image boat.jpg --database neon
+  rdm sample --from-file words.txt --database my-icons --svg --transparent --out icons"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rdm sample`; spellings of other tools are accepted too, and not shown in the help."""
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to generate; each prompt on its own")
     parser.add_argument(
-        "--from-file", metavar="FILE", help="read prompts from a file, one on each line; - is standard input"
+        "--from-file",
+        metavar="FILE",
+        help="read prompts from a file, one on each line, and name the images by them; - is standard input, lines that "
+        "start with '# ' are comments",
     )
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
@@ -63,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     proposals.add_argument("--weighted", action="store_true", help="choose a row as often as it was a neighbor")
     generating.add_arguments(parser, everything=True)
+    parser.add_argument(
+        "--content-database",
+        action="append",
+        metavar="NAME|DIR[:WEIGHT]",
+        help="where content neighbors come from, of a model with two roles of neighbors (default: the model's own)",
+    )
+    rendering.add_arguments(parser.add_argument_group("for designers"))
     _add_aliases(parser)
 
 
@@ -107,21 +119,26 @@ def run(args: argparse.Namespace) -> None:
     prompts = [*args.prompts, *args.more_prompts, *(_read_prompts(args.from_file) if args.from_file else [])]
     images = [_read_image(name) for name in args.image]
     # Imported late: `rdm --help` and wrong file names need not wait for it.
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import outputs, resume
     from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
+    if args.resume and args.seed is None:
+        args.seed = resume.read_run(out)["request"].get("seed")
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
+    generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     plans = _plan(generator, args, prompts, images, databases)
-    folder, entries = generating.write_run(generator, databases, plans, out, args)
+    files = rendering.layout(args, databases)
+    folder, entries = generating.write_run(generator, databases, plans, out, args, layout=files)
     note(f"{entries} image{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
 
 def _read_prompts(name: str) -> list[str]:
     written = _standard_input() if name == "-" else text.read_given(paths.local(name), "prompts")
-    prompts = [line.strip() for line in text.lines(written) if line.strip()]
+    lines = [line.strip() for line in text.lines(written)]
+    prompts = [line for line in lines if line and not line.startswith("# ")]
     if not prompts:
         raise UserError(f"{name} holds no prompts; write one on each line")
     return prompts
@@ -161,12 +178,34 @@ def _plan(
         database=databases[0],
         images=[pixels for _, pixels in images],
         rows=rows,
+        **_content(args),
         **{**generating.options(args, seed), "condition": condition, "neighbors": neighbors},
     )
     labels = [label for label, _ in images]
     first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])
     note(f"model {generator.bundle.name}, seed {seed}")
+    _note_unknown(first)
     return [first, *(generator.replan(first, database, default=neighbors is None) for database in databases[1:])]
+
+
+def _note_unknown(plan: Plan) -> None:
+    """Warns of prompts that no content is near."""
+    if plan.content is None:
+        return
+    rows = zip(plan.prompts, plan.content.known.tolist(), plan.content.nearest, strict=True)
+    unknown = [(prompt, words) for prompt, known, words in rows if not known]
+    for prompt, words in unknown[:MOST_WARNINGS]:
+        near = f"; the nearest words with content: {', '.join(words)}" if words else ""
+        note(f"warning: no content is near {prompt!r}{near}")
+    if len(unknown) > MOST_WARNINGS:
+        note(f"warning: no content is near {len(unknown) - MOST_WARNINGS} prompts more")
+
+
+def _content(args: argparse.Namespace) -> dict[str, Mixture]:
+    """Returns the content databases that were given, as an argument of `Generator.plan`."""
+    from rdm_jax.retrieval.mixture import Mixture
+
+    return {"content_database": Mixture.open(args.content_database)} if args.content_database else {}
 
 
 def _proposals(args: argparse.Namespace, databases: list[Mixture | None], seed: int) -> Sequence[int]:

@@ -39,6 +39,13 @@ def record(prompt="a red boat", **changes):
         "index": 3,
         "query": "AACAPwAAAMA=",
         "neighbors": {"ids": [1], "scores": [0.5]},
+        "rendition": {
+            "svg": True,
+            "transparent": True,
+            "size": 48,
+            "palette": {"kind": "flat", "background": [255, 255, 255], "colors": [[0, 0, 0]]},
+        },
+        "content": {"ids": [2], "scores": [0.9], "databases": ["icons"], "sha256": {"icons": "ef" * 32}},
         **changes,
     }
 

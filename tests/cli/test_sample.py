@@ -22,6 +22,9 @@ from rdm_jax.generator import Generator
 from tests.helpers import tiny
 
 
+IMAGES = [f"0000{i}-7.png" for i in range(4)]
+
+
 @pytest.fixture
 def sample(rdm):
     return functools.partial(rdm, "sample")
@@ -37,7 +40,7 @@ def pixels(path):
 
 def test_a_run_writes_images_sheets_and_its_record(sample, capsys):
     assert sample("a red boat", "a blue tree", "--num-images", 2, "--seed", 7) == 0
-    assert files() == [*(f"0000{i}-7.png" for i in range(4)), "grid.png", "neighbors.png", "run.json"]
+    assert files() == [*IMAGES, "ATTRIBUTION.md", "grid.png", "neighbors.png", "run.json"]
     printed = capsys.readouterr()
     assert printed.out == "outputs\n"
     assert "seed 7" in printed.err
@@ -46,7 +49,7 @@ def test_a_run_writes_images_sheets_and_its_record(sample, capsys):
     assert run["prompts"] == ["a red boat", "a blue tree"]
     assert run["options"]["steps"] == 4
     assert [image["prompt"] for image in run["images"]] == ["a red boat"] * 2 + ["a blue tree"] * 2
-    assert [image["file"] for image in run["images"]] == files()[:4]
+    assert [image["file"] for image in run["images"]] == IMAGES
     for image in run["images"]:
         scores = [neighbor["score"] for neighbor in image["neighbors"]]
         assert len(scores) == 2
@@ -68,6 +71,7 @@ def test_each_of_several_databases_has_a_folder_and_the_same_seeds(sample, home)
     assert sample("a red boat", "--database", home / "two", "--num-images", 2, "--seed", 7) == 0
     written = ["00000-7.png", "00001-7.png", "neighbors.png"]
     assert files() == [
+        "ATTRIBUTION.md",
         "grid.png",
         *(f"one/{file}" for file in written),
         "run.json",
@@ -145,7 +149,7 @@ def test_databases_with_weights_are_searched_together(sample, rdm, home, capsys)
     mixed = ["--database", f"{home / 'one'}:3", "--database", f"{home / 'two'}:1", "--seed", 7, "--neighbors", 4]
     assert rdm("sample", "a red boat", *mixed, "--out", "mixed", defaults=("--model",)) == 0
     assert sorted(path.name for path in Path("mixed").iterdir()) == [
-        "00000-7.png", "grid.png", "neighbors.png", "run.json",
+        "00000-7.png", "ATTRIBUTION.md", "grid.png", "neighbors.png", "run.json",
     ]  # fmt: skip
     run = json.loads(Path("mixed/run.json").read_text())
     assert run["databases"][0]["name"] == "one:3+two:1" and run["databases"][0]["rows"] == 24
@@ -285,7 +289,7 @@ def test_an_interrupted_run_keeps_its_images_and_records_that_it_is_incomplete(s
 
     monkeypatch.setattr(Generator, "generate", interrupted)
     assert sample("a red boat", "--num-images", 8, "--batch-size", 4, "--seed", 7) == 130
-    assert files() == [*(f"0000{i}-7.png" for i in range(4)), "run.json"]
+    assert files() == [*IMAGES, "ATTRIBUTION.md", "run.json"]
     run = json.loads(Path("outputs/run.json").read_text())
     assert not run["complete"]
     assert len(run["images"]) == 4
@@ -304,7 +308,7 @@ def test_a_full_disk_is_named_and_leaves_the_images_with_their_record(sample, ca
     assert sample("a red boat", "--num-images", 8, "--batch-size", 4, "--seed", 7) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("rdm: error: cannot write to outputs/00005-7.png: No space left on device; make room")
-    assert files() == [*(f"0000{i}-7.png" for i in range(5)), "run.json"]
+    assert files() == [*IMAGES, "00004-7.png", "run.json"]
     run = json.loads(Path("outputs/run.json").read_text())
     assert not run["complete"] and len(run["images"]) == 4  # the record of the batch that was finished
 
@@ -446,3 +450,33 @@ def test_a_second_process_compiles_nothing_again(home, tmp_path):
     assert any(name.startswith("jit_advance") for name in kept[0])
     assert kept[0] == kept[1]
     assert np.array_equal(pixels(tmp_path / "out/00000-7.png"), pixels(tmp_path / "out/run-002/00000-7.png"))
+
+
+def test_a_folder_of_images_is_a_database_that_is_built_once(rdm, home, load, capsys, monkeypatch):
+    monkeypatch.setenv("RDM_CACHE", "cache")
+    circle = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="3"/></svg>'
+    Path("my-icons").mkdir()
+    for color in ("red", "green", "blue"):
+        Image.new("RGB", (20, 20), color).save(f"my-icons/{color}.png")
+    Path("my-icons/circle.svg").write_text(circle)
+    sample = functools.partial(rdm, "sample", "a red boat", "--seed", 7, "--num-images", 1, defaults=("--model",))
+    assert sample("--database", "my-icons") == 0
+    assert "building a database of my-icons: 4/4 images" in capsys.readouterr().err
+    neighbors = json.loads(Path("outputs/run.json").read_text())["images"][0]["neighbors"]
+    assert {one["path"] for one in neighbors} < {"red.png", "green.png", "blue.png", "circle.svg"}
+    assert sample("--database", "my-icons:0.5", "--database", f"{home / 'one'}:0.5", "--out", "mixed") == 0
+    assert "building" not in capsys.readouterr().err
+    result = load(home / "model").sample("a red boat", database="my-icons", num_images=1, seed=7)
+    assert np.array_equal(pixels("outputs/00000-7.png"), result.images[0])
+    assert rdm("replay", "outputs/00000-7.png", "--database", "my-icons", defaults=("--model",)) == 0
+    assert "identical" in capsys.readouterr().err
+
+
+def test_a_folder_of_broken_images_is_an_error_of_one_line(rdm, capsys, monkeypatch):
+    monkeypatch.setenv("RDM_CACHE", "cache")
+    Path("broken").mkdir()
+    Path("broken/a.svg").write_text('<svg><image href="/etc/passwd"/></svg>')
+    assert rdm("sample", "a red boat", "--database", "broken", defaults=("--model",)) == 2
+    error = capsys.readouterr().err
+    assert "/etc/passwd" in error
+    assert "Traceback" not in error

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,8 @@ class Home:
 
     Attributes:
       folder: it holds model (a bundle), database (of the model), wide (a bundle that can be written back), original
-        (a CompVis checkpoint of it), images and more (folders of images), rows (a database by a stub encoder).
+        (a CompVis checkpoint of it), images and more (folders of images), words.txt, rows (a database by a stub
+        encoder).
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class Home:
         tiny.bundle(latents={"scale": 0.5}, **WIDE).save(folder / "wide", "float32")
         write_back(folder / "wide", "compvis", folder / "original")
         write_images(folder / "images", 7)
+        (folder / "words.txt").write_text("rocket\npaper plane\nrocket\n")
         write_images(folder / "more", 3, seed=1)
         return Home(folder)
 
@@ -133,6 +136,21 @@ def _sample(home: Home, place: Path) -> int:
     return main(["sample", "a red boat", *model, *few, "--out", str(place / "out")])
 
 
+def _sample_words(home: Home, place: Path) -> int:
+    """Runs the command that resumes a run of which there are images; without any, a new one begins."""
+    record = place / "out" / "run.json"
+    resume = ["--resume"] if record.exists() and json.loads(record.read_text())["images"] else []
+    model = ["--model", home / "model", "--database", home / "database", "--out", str(place / "out")]
+    few = ["--batch-size", "2", "--seed", "7", "--steps", "2", "--quiet"]
+    return main(["sample", "--from-file", home / "words.txt", "--svg", *model, *few, *resume])
+
+
+def _check_words(place: Path) -> None:
+    _check_sample(place)
+    for file in place.rglob("*.svg"):
+        ElementTree.fromstring(file.read_bytes())
+
+
 def _check_sample(place: Path) -> None:
     for record in place.rglob("run.json"):
         for entry in json.loads(record.read_text())["images"]:
@@ -146,6 +164,13 @@ def _same_sample(place: Path, expected: Path) -> bool:
     folder = max(record.parent for record in place.rglob("run.json"))
     one, other = (contents(each) for each in (folder, expected / "out"))
     return all(one.get(name) == other[name] for name in other)
+
+
+def _same_words(place: Path, expected: Path) -> bool:
+    """Returns whether a folder has the same images; a sheet of neighbors has those of the last command alone."""
+    folder = max(record.parent for record in place.rglob("run.json"))
+    one, other = (contents(each) for each in (folder, expected / "out"))
+    return all(one.get(name) == other[name] for name in other if name != "neighbor_sheet.png")
 
 
 def _with_stub(arguments: list[str]) -> int:
@@ -271,6 +296,7 @@ def _same(name: str) -> Callable[[Path, Path], bool]:
 
 OPERATIONS = {
     "sample": Operation(_sample, _check_sample, _same_sample),
+    "sample words": Operation(_sample_words, _check_words, _same_words),
     "build": Operation(_build, _check_database, _same("db")),
     "append": Operation(
         lambda home, place: _build(home, place, "more", "--append"), _check_appended, _same("db"), _prepare_append
