@@ -25,7 +25,7 @@ def get_config() -> dict[str, Any]:
         "eval_images": 16384,
         "checkpoint_every": 5000,
         "ema_decay": 0.998,
-        "data": {"source": "data/icons", "split": "", "held_out": "", "size": 64},
+        "data": {"source": "icons/64", "split": "train+unseen+held_out", "held_out": "", "size": 64},
         "attributes": ("style", "caption"),
         "most_common": {"caption": 500},
         "always": {"caption": CONCEPTS + UNSEEN_WORDS},

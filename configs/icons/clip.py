@@ -21,7 +21,7 @@ def get_config() -> dict[str, Any]:
         "shift": 3,
         "mirror": False,
         "initial_scale": 20.0,
-        "data": {"source": "icons", "split": "train", "held_out": ""},
+        "data": {"source": "icons/64", "split": "train", "held_out": ""},
         "tokenizer": {"vocab_size": 512},
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),

@@ -23,7 +23,7 @@ def get_config() -> dict[str, Any]:
         "log_every": 100,
         "ema_decay": 0.9995,
         "data": {
-            "source": "icons",
+            "source": "icons/64",
             "split": "train",
             "cache_latents": False,
             "held_out_rows": 2048,

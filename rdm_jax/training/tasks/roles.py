@@ -60,7 +60,7 @@ class RoleData(LatentData):
     Attributes:
       style: the attribute that names an image's style.
       family: the attribute that names the family of its style, whose shapes are alike.
-      one_color: the attribute that is "1" for images of one ink on white; "" if there are none.
+      one_color: the attribute that is "True" or "1" for images of one ink on white; "" if there are none.
       most_of_style: the most images of a style that an epoch generates, spread evenly over its images; 0 takes
         all. All of them are neighbors.
       held_out_rows: images that are held out for evaluation, spread evenly over the set.
@@ -400,7 +400,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     partners = find_partners(images.captions, labels[data.style], labels[data.family])
     one_color = np.zeros(len(images), bool)
     if data.one_color:
-        one_color = np.array([value == "1" for value in _attribute(images, data.one_color)])
+        one_color = np.array([value.lower() in ("1", "true") for value in _attribute(images, data.one_color)])
     known = sorted(set(images.captions) - {""})
     progress("encoding captions", 0, len(known))
     vectors = unit(ClipEncoder(base).encode_texts(known))
