@@ -1,18 +1,18 @@
 """How well content neighbors fit a word: precision@4 of words, of vectors and of both.
 
-    python benchmarks/words.py ARCHIVES TABLE
+    python benchmarks/words.py ARCHIVES MODEL
     python benchmarks/words.py ARCHIVES MODEL --database DATABASE
 
-ARCHIVES is the folder of `rdm_jax.convert.icon_words`, and TABLE the folder that it writes; the database is then the
-captions of all icons of styles that are not held out. MODEL is a bundle with a CLIP, whose image vectors are compared
-as well, on the rows of a database that it made.
+ARCHIVES is the folder of `rdm_jax.convert.icon_words`, and MODEL a bundle with a word table, as it writes; the database
+is then the captions of all icons of styles that are not held out. On a database that the model made, its image vectors
+are compared as well.
 
 Queries are 500 captions of held-out styles, words that no caption has, and 500 tags that no caption is. A row is
 relevant to a query if their words overlap by half (Jaccard, of stems), or if one is among the tags of the other in the
-packages of `JUDGES`. The second figure also takes synonyms, and the next more general or special nouns of WordNet, for
-relevant; the word table has read WordNet's definitions of rare words, though not these relations. Searches see the tags
-of the other packages only. Queries to which no row is relevant are left out, and counted; the ceiling is what a perfect
-ranking has.
+packages of `ASSESSORS`. The second figure also takes synonyms, and the next more general or special nouns of WordNet,
+for relevant; the word table has read WordNet's definitions of rare words, though not these relations. Searches see the
+tags of the other packages only. Queries to which no row is relevant are left out, and counted; the ceiling is what a
+perfect ranking has.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rdm_jax.retrieval.encoder import ClipEncoder, RetrievalEncoder
 from rdm_jax.retrieval.word_vectors import WordVectors
 from rdm_jax.retrieval.words import WordSearch, largest, stems
 
-JUDGES = ("phosphor", "emojilib")
+ASSESSORS = ("phosphor", "emojilib")
 QUERIES, K, BLOCK = 500, 4, 20
 OVERLAP = 0.5
 
@@ -46,7 +46,7 @@ Ranking = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class Relevance:
     """Says which captions are relevant to a query.
 
     Attributes:
@@ -156,17 +156,17 @@ def milliseconds(ranking: Ranking, queries: Sequence[str]) -> float:
     return 1e3 * float(np.median(times))
 
 
-def answerable(judge: Judge, queries: Sequence[str]) -> dict[str, np.ndarray]:
+def answerable(relevance: Relevance, queries: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns the relevant captions of the queries that have any."""
-    judged = {query: judge.relevant(query) for query in queries}
-    return {query: relevant for query, relevant in judged.items() if relevant.any()}
+    masks = {query: relevance.relevant(query) for query in queries}
+    return {query: relevant for query, relevant in masks.items() if relevant.any()}
 
 
-def query_sets(icons: Sequence[collection.Icon], captions: set[str], judged: tags.Tags) -> dict[str, list[str]]:
+def query_sets(icons: Sequence[collection.Icon], captions: set[str], assessed: tags.Tags) -> dict[str, list[str]]:
     """Returns the queries by the name of their set."""
     random = np.random.default_rng(0)
     held_out = sorted({icon.caption for icon in icons if icon.style in HELD_OUT})
-    unseen = sorted({tag for own in judged.values() for tag in own if tag not in captions and len(tag) > 2})
+    unseen = sorted({tag for own in assessed.values() for tag in own if tag not in captions and len(tag) > 2})
     return {
         "captions of held-out styles": [held_out[i] for i in random.permutation(len(held_out))[:QUERIES]],
         "foreign words": list(FOREIGN_WORDS),
@@ -178,26 +178,31 @@ def main() -> None:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archives", type=Path)
-    parser.add_argument("encoder", type=Path, help="the folder of a word table or of a bundle")
-    parser.add_argument("--database", help="that the bundle made")
+    parser.add_argument("model", help="the name or the folder of a bundle with a word table")
+    parser.add_argument("--database", help="that the model made")
+    parser.add_argument(
+        "--assessors", nargs="+", default=ASSESSORS, choices=tags.PACKAGES, help="packages, not searched"
+    )
     arguments = parser.parse_args()
     icons = collection.read(arguments.archives / collection.ARCHIVE)
-    seen = tags.read_tags(arguments.archives, [name for name in tags.PACKAGES if name not in JUDGES])
-    judged = tags.read_tags(arguments.archives, JUDGES)
+    seen = tags.read_tags(arguments.archives, [name for name in tags.PACKAGES if name not in arguments.assessors])
+    assessed = tags.read_tags(arguments.archives, arguments.assessors)
+    bundle = Bundle.open(arguments.model, parts=["clip"])
+    words = WordVectors.of(bundle)
     if arguments.database:
-        database, encoder = Database.open(arguments.database), ClipEncoder(Bundle.open(arguments.encoder))
-        search = WordSearch.of(database.column("caption").to_pylist(), encoder, tags=seen)
-        ranked = {"image vectors": by_images(search, database, encoder), **rankings(search)}
+        database = Database.open(arguments.database)
+        search = WordSearch.of(database.column("caption").to_pylist(), words, tags=seen)
+        ranked = {"image vectors": by_images(search, database, ClipEncoder(bundle)), **rankings(search)}
     else:
         captions = [icon.caption for icon in icons if icon.style not in HELD_OUT]
-        search = WordSearch.of(captions, WordVectors.open(arguments.encoder), tags=seen)
+        search = WordSearch.of(captions, words, tags=seen)
         ranked = rankings(search)
-    judge = Judge(search.captions, judged)
-    wider = Judge(search.captions, judged, wordnet.read_wordnet(arguments.archives).related)
+    narrow = Relevance(search.captions, assessed)
+    wider = Relevance(search.captions, assessed, wordnet.read_wordnet(arguments.archives).related)
     print(f"{len(search.captions)} captions of {sum(map(len, search.rows))} rows")
     print("| queries | ranking | precision@4 by tags | by tags and WordNet | ms a query |\n|---|---|---|---|---|")
-    for name, queries in query_sets(icons, set(search.captions), judged).items():
-        kept = [answerable(one, queries) for one in (judge, wider)]
+    for name, queries in query_sets(icons, set(search.captions), assessed).items():
+        kept = [answerable(one, queries) for one in (narrow, wider)]
         limits = [f"{ceiling(search, one):.1%} of {len(one)}" for one in kept]
         print(f"| {name} ({len(queries)}) | ceiling | {limits[0]} | {limits[1]} | |", flush=True)
         for label, ranking in ranked.items():

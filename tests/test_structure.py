@@ -37,6 +37,7 @@ CONFINED = {
     "scann": {"retrieval"},
     "apache_beam": {"retrieval"},
     "gradio": {"studio"},
+    "vtracer": {"core"},
     "tensorflow": set(),
 }
 

@@ -11,10 +11,13 @@ from jaxtyping import Bool, Float, UInt8
 from rdm_jax.conditioning.roles import neighbor_images
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.vectors import unit
+from rdm_jax.data.icons.tags import shipped_tags
 from rdm_jax.data.selection import Selection
+from rdm_jax.models.word_table import WordTable
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.retrieval.word_vectors import WordVectors
 from rdm_jax.retrieval.words import WordSearch
 
 POOL = 64  # rows of the best captions, of which those are taken whose images fit the prompt best
@@ -132,7 +135,12 @@ def _word_search(database: Database, encoder: ClipEncoder, selection: Selection)
     admitted = database.mask(selection)
     if not any(caption and good for caption, good in zip(captions, admitted, strict=True)):
         return None
-    return WordSearch.of(captions, encoder, admitted=admitted)
+    bundle = encoder.bundle
+    if not isinstance(bundle.clip.text, WordTable):
+        return WordSearch.of(captions, encoder, admitted=admitted)
+    known = bundle.tokenizer.words if bundle.tokenizer else None
+    words = WordVectors.of(bundle)
+    return WordSearch.of(captions, words, tags=shipped_tags(), vocabulary=known, admitted=admitted)
 
 
 def _cropped(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,9 +1,8 @@
 """`python -m rdm_jax.convert.icon_words FOLDER OUT`: makes the word table of the icon model.
 
-FOLDER holds the archives of `data.icons.collection`, `data.icons.tags` and `data.icons.wordnet`, and the wheel of
+FOLDER holds the archives of `collection`, `tags`, `wordnet` and `scowl` of `data.icons`, and the wheel of
 `convert.minilm`; what is missing is named with the command that fetches it. OUT gets
-  tokenizer.json     of the table, which `data.tokenizer.load_tokenizer` opens
-  table.npy          the rows, parameter `word_table` of a text tower of kind "table"
+  model              a bundle whose text tower is the table, and whose image tower is a small random one
   projection.npz     the mean and the directions that reduce vectors of the sentence encoder
   targets.npz        texts, and the vectors that the table was fitted to: what an image tower can be trained towards
   tags.json.gz       the tags, which ship as `data.icons.tags.SHIPPED`
@@ -17,20 +16,27 @@ import sys
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rdm_jax.bundle import Bundle
 from rdm_jax.convert.minilm import WHEEL, open_minilm
 from rdm_jax.convert.word_table import choose_words, distill, principal, reduced, word_counts
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.data.icons import collection, tags, wordnet
+from rdm_jax.data.icons import collection, scowl, tags, wordnet
 from rdm_jax.data.icons.held_out import HELD_OUT
+from rdm_jax.models import build_clip
+from rdm_jax.retrieval.word_vectors import WordVectors
 
 DIM = 128
-COMMON = 4  # how often WordNet uses a word that gets a row of its own, but for the kinds of nouns that are drawn most
-COMMON_NOUNS = {"animal": 2, "artifact": 2, "body": 1, "food": 1}
+KNOWN, KNOWN_THINGS = 40, 50  # the largest lists whose words get rows of their own; for things that can be seen, longer
+ENDINGS = ("s", "ed", "ing", "er", "ly")  # of words that are known by their stems
+STEPS, PAIRS = 2500, 2000  # 30,000 rows in all: 4 MB in int8
 WORDS_OF_A_TEXT = 6  # captions and tags with more words are left out
 
 
@@ -47,9 +53,21 @@ def text_counts(captions: Mapping[str, int], designers: Mapping[str, Sequence[st
     return Counter({text: count for text, count in counts.items() if text and text.count(" ") < WORDS_OF_A_TEXT})
 
 
-def common_words(words: wordnet.WordNet) -> list[str]:
-    """Returns the words that are used often enough for a row of their own."""
-    return [word for word, used in words.counts.items() if used >= COMMON_NOUNS.get(words.kinds.get(word, ""), COMMON)]
+def common_words(words: wordnet.WordNet, sizes: Mapping[str, int]) -> list[str]:
+    """Returns the words that are known well enough for a row of their own, without those that follow from their stems.
+
+    Args:
+      words: of WordNet.
+      sizes: {word: the smallest list that has it}.
+    """
+    things = [word for word in words.kinds if sizes.get(word, KNOWN_THINGS + 1) <= KNOWN_THINGS]
+    known = [word for word in words.counts if sizes.get(word, KNOWN + 1) <= KNOWN]
+    return [*things, *(word for word in known if not _follows(word, words.counts))]
+
+
+def _follows(word: str, others: Container[str]) -> bool:
+    stems = [word.removesuffix(ending) for ending in ENDINGS if word.endswith(ending)]
+    return any(stem in others or f"{stem}e" in others for stem in stems)
 
 
 def written_out(text: str, pieces: Container[str], counts: Mapping[str, int], definitions: Mapping[str, str]) -> str:
@@ -63,6 +81,17 @@ def written_out(text: str, pieces: Container[str], counts: Mapping[str, int], de
     return f"{text}: {definitions[text]}"
 
 
+def bundle_of(table: WordVectors) -> Bundle:
+    """Returns a bundle with a word table; its image tower is random, and the smallest that there is."""
+    vision = {"kind": "vit", "width": 1, "layers": 0, "heads": 1, "patch_size": 64, "image_size": 64}
+    clip = {"embed_dim": table.rows.shape[1], "vision": vision, "text": table.settings}
+    network = build_clip(clip)
+    inputs = [jnp.zeros(one.shape, one.dtype) for one in network.smallest_inputs]
+    params: Any = network.init(jax.random.key(0), *inputs)["params"]
+    config = {"name": "words", "clip": {**clip, "mean": [0.5] * 3, "std": [0.25] * 3}}
+    return table.placed_in(Bundle(config, {"clip": params}))
+
+
 def make(folder: Path, out: Path, progress: StageProgressCallback) -> None:
     """Makes the table of a folder of archives, see the top of this file.
 
@@ -74,15 +103,17 @@ def make(folder: Path, out: Path, progress: StageProgressCallback) -> None:
     designers = tags.read_tags(folder)
     counts = text_counts(caption_counts(folder / collection.ARCHIVE), designers)
     words = wordnet.read_wordnet(folder)
-    entries = choose_words(pieces, word_counts(counts), words.counts, common_words(words))
-    texts = [*counts, *(word for word, used in words.counts.items() if used and word not in counts)]
+    sizes = scowl.read_sizes(folder, KNOWN_THINGS)
+    known = {word: used for word, used in words.counts.items() if word in sizes}
+    entries = choose_words(pieces, word_counts(counts), known, common_words(words, sizes))
+    texts = [*counts, *(word for word, used in words.counts.items() if (used or word in sizes) and word not in counts)]
     read = [written_out(text, pieces, counts, words.definitions) for text in texts]
     vectors = model.encode(read, progress=lambda done, total: progress("encoding texts", done, total))
     mean, directions = principal(vectors[: len(counts)], DIM)
     targets = reduced(vectors, mean, directions)
-    table = distill(entries, texts, targets, counts, progress=progress)
+    table = distill(entries, texts, targets, counts, steps=STEPS, pairs=PAIRS, progress=progress)
     with files.writing(out), files.new_directory(out) as new:
-        table.save(new)
+        bundle_of(table).save(new / "model")
         tags.write_tags(new / tags.SHIPPED.name, designers)
         np.savez(new / "projection.npz", mean=mean, directions=directions)
         np.savez(new / "targets.npz", texts=np.array(texts), vectors=targets.astype(np.float16))

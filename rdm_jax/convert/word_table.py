@@ -57,7 +57,7 @@ def choose_words(
     return [*characters, *map(entry, characters), *sorted(inner), *map(entry, ranked)]
 
 
-def without_rare_pieces(entries: Sequence[str], texts: Sequence[str], least: int = 4) -> list[str]:
+def without_rare_pieces(entries: Sequence[str], texts: Sequence[str], least: int = 8) -> list[str]:
     """Returns the entries but for the pieces of two letters and more that fewer than `least` of the texts need."""
     ids = token_ids(word_tokenizer(entries), texts)
     uses = np.bincount(ids.ravel(), minlength=len(SPECIAL) + len(entries))[len(SPECIAL) :]

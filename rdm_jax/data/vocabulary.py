@@ -17,7 +17,7 @@ WORD_END = "</w>"  # of the last token of a word in OpenAI's vocabulary, and in 
 _NEAREST = 3
 _TABLE_SPACE = "▁"  # a space, in the vocabulary of a word table
 _SHORTEST_PART = 4  # letters of a word in a compound
-_ENDINGS = frozenset(("s", "es", "ed", "d", "ing", "er", "ers", "r", "rs", "ly"))  # of known words
+_ENDINGS = frozenset(("s", "es", "ed", "d", "ing", "er", "ers", "r", "rs", "ly", "est", "ness"))  # of known words
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Finds the rows of a database whose captions mean what a text means: by the words themselves and by their vectors.
 
-A caption's score is its cosine to the text, plus the share of the text's words that it has (BM25), plus a constant if
-the text is one of its tags. Sums rank better than reciprocal ranks do; benchmarks/words.py compares them with their
+A caption's score is its cosine to the text, plus the fraction of the text's words that it has (BM25), plus a constant
+if the text is one of its tags. Sums rank better than reciprocal ranks do; benchmarks/words.py compares them with their
 parts. Equal scores are in the order of the database.
 """
 
@@ -26,7 +26,7 @@ CAPTION_WEIGHT = 1.0
 """Of the fraction of a text's words that a caption has; cosines have 1."""
 TAG_WEIGHT = 0.3
 """Of captions of which the text is a tag."""
-NEAR = 0.45
+NEAR = 0.4
 """Nothing is near a text whose best score is lower."""
 
 _WORD = re.compile(r"[^\W_]+")
@@ -154,7 +154,7 @@ class WordSearch:
         alike = [term for term in self._index.terms if abs(len(term) - len(text)) <= 2]
         spelled = difflib.get_close_matches(text.lower(), alike, count, cutoff=0.6)
         order = largest(self.cosines([text])[0], count)
-        near: list[str] = [*spelled, *(self.captions[i] for i in order)]
+        near = [*map(str, spelled), *(self.captions[i] for i in order)]
         return list(dict.fromkeys(near))[:count]
 
     def _lexical(self, terms: list[str]) -> Float32[np.ndarray, " n"]:

