@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -138,7 +139,7 @@ def _word_search(database: Database, encoder: ClipEncoder, selection: Selection)
     bundle = encoder.bundle
     if not isinstance(bundle.clip.text, WordTable):
         return WordSearch.of(captions, encoder, admitted=admitted)
-    known = bundle.tokenizer.words if bundle.tokenizer else None
+    known: Any = bundle.tokenizer.words if bundle.tokenizer else None
     words = WordVectors.of(bundle)
     return WordSearch.of(captions, words, tags=shipped_tags(), vocabulary=known, admitted=admitted)
 

@@ -57,7 +57,7 @@ def varied(key: Key[Array, ""], shapes: Float[Array, "b h w"], strong: Bool[Arra
     Args:
       key: of the random numbers.
       shapes: [b, h, w] ink.
-      strong: [b] whether the image is the one to be generated, of which too little may be told.
+      strong: [b] whether the image is the one to be generated, of which only a part is shown.
     """
     warp_key, form_key, erase_key = jax.random.split(key, 3)
     shapes = _warped(warp_key, shapes)

@@ -21,7 +21,6 @@ from rdm_jax.core import files as core_files
 from rdm_jax.generator import Generator
 from tests.helpers import tiny
 
-
 IMAGES = [f"0000{i}-7.png" for i in range(4)]
 
 

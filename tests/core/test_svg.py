@@ -48,9 +48,9 @@ def test_a_drawing_without_margin_gets_one():
 
 
 def test_a_wide_drawing_is_centered():
-    drawn = images.render_svg(document('<rect x="2" y="1" width="28" height="6"/>', 'viewBox="0 0 32 8"'), 64)
-    assert np.argwhere(drawn[..., 0] == 0).min(0).tolist() == [26, 4]
-    assert np.argwhere(drawn[..., 0] == 0).max(0).tolist() == [37, 59]
+    rendered = images.render_svg(document('<rect x="2" y="1" width="28" height="6"/>', 'viewBox="0 0 32 8"'), 64)
+    assert np.argwhere(rendered[..., 0] == 0).min(0).tolist() == [26, 4]
+    assert np.argwhere(rendered[..., 0] == 0).max(0).tolist() == [37, 59]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_a_wide_drawing_is_centered():
 )
 def test_the_color_of_the_page_is_the_ink(root: str, ink: int):
     body = '<rect x="4" y="4" width="8" height="8" fill="currentColor"/>'
-    drawn = images.render_svg(document(body, f'viewBox="0 0 16 16" {root}'), 16)
-    np.testing.assert_array_equal(drawn, square(16, 4, 12, ink))
+    rendered = images.render_svg(document(body, f'viewBox="0 0 16 16" {root}'), 16)
+    np.testing.assert_array_equal(rendered, square(16, 4, 12, ink))
 
 
 def test_a_prefix_a_declaration_and_a_comment_are_read():
@@ -90,10 +90,10 @@ def test_a_document_without_any_size_is_drawn():
 
 def test_references_inside_and_embedded_images_are_drawn():
     body = f'<g id="a">{RECT}</g><use href="#a" x="-4"/><a href="https://link.test"><use xlink:href="#a" y="-4"/></a>'
-    drawn = images.render_svg(document(body), 16)
-    assert (drawn[..., 0] == 0).sum() == 64 + 32 + 32
-    drawn = images.render_svg(document(f'<image href="{png(8, 8)}" x="4" y="4" width="8" height="8"/>'), 16)
-    np.testing.assert_array_equal(drawn, square(16, 4, 12, 0))
+    rendered = images.render_svg(document(body), 16)
+    assert (rendered[..., 0] == 0).sum() == 64 + 32 + 32
+    rendered = images.render_svg(document(f'<image href="{png(8, 8)}" x="4" y="4" width="8" height="8"/>'), 16)
+    np.testing.assert_array_equal(rendered, square(16, 4, 12, 0))
 
 
 @pytest.mark.parametrize(

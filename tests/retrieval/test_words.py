@@ -37,7 +37,7 @@ def test_scores_are_the_closed_form(query: list[str]) -> None:
     np.testing.assert_allclose(BM25.of(DOCUMENTS).scores(query), wanted, rtol=1e-5)
 
 
-def test_the_share_of_a_document_that_is_the_query_is_one() -> None:
+def test_the_fraction_of_a_document_that_is_the_query_is_one() -> None:
     index = BM25.of(DOCUMENTS)
     for number in (0, 1, 3):
         assert index.share(DOCUMENTS[number])[number] == pytest.approx(1, rel=1e-5)

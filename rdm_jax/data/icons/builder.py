@@ -121,7 +121,7 @@ class Icons(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         try:
             folder = Path(dl_manager.manual_dir)
-        except AssertionError:  # an empty folder; what is missing in it is said below
+        except AssertionError:  # an empty folder; what is missing in it is stated below
             folder = Path(self.data_dir_root) / "downloads" / "manual"
         icons = read(folder / ARCHIVE, self._icons_config.smallest_style)
         files.write_bytes(Path(self.data_dir) / FILE, attribution(icons).encode())
