@@ -34,20 +34,20 @@ def square(side: int, start: int, stop: int, color: int | tuple[int, int, int]) 
 
 
 @pytest.mark.parametrize("side", [16, 64, 256])
-def test_a_square_is_drawn_where_it_lies(side: int):
+def test_a_square_is_rendered_where_it_lies(side: int):
     np.testing.assert_array_equal(
         images.render_svg(document('<rect x="4" y="4" width="8" height="8" fill="red"/>'), side),
         square(side, side // 4, 3 * side // 4, (255, 0, 0)),
     )
 
 
-def test_a_drawing_without_margin_gets_one():
+def test_a_rendering_without_margin_gets_one():
     np.testing.assert_array_equal(
         images.render_svg(document('<rect width="16" height="16"/>'), 64), square(64, 2, 62, 0)
     )
 
 
-def test_a_wide_drawing_is_centered():
+def test_a_wide_rendering_is_centered():
     rendered = images.render_svg(document('<rect x="2" y="1" width="28" height="6"/>', 'viewBox="0 0 32 8"'), 64)
     assert np.argwhere(rendered[..., 0] == 0).min(0).tolist() == [26, 4]
     assert np.argwhere(rendered[..., 0] == 0).max(0).tolist() == [37, 59]
@@ -84,11 +84,11 @@ def test_the_size_that_a_document_names_is_not_the_images(root: str):
     np.testing.assert_array_equal(images.render_svg(document(root=root), 64), square(64, 16, 48, 0))
 
 
-def test_a_document_without_any_size_is_drawn():
+def test_a_document_without_any_size_is_rendered():
     assert images.render_svg(document(root=""), 64).min() == 0
 
 
-def test_references_inside_and_embedded_images_are_drawn():
+def test_references_inside_and_embedded_images_are_rendered():
     body = f'<g id="a">{RECT}</g><use href="#a" x="-4"/><a href="https://link.test"><use xlink:href="#a" y="-4"/></a>'
     rendered = images.render_svg(document(body), 16)
     assert (rendered[..., 0] == 0).sum() == 64 + 32 + 32
