@@ -12,6 +12,7 @@ def _rdm(*arguments):
     return main(["convert", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_back(golden, tmp_path, capsys):
     assert _rdm(golden / "rdm_small.ckpt", "--out", tmp_path / "bundle") == 0
     printed = capsys.readouterr().err

@@ -97,6 +97,7 @@ def run_record(folder="outputs"):
     return json.loads(Path(folder, "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_svg_is_beside_each_image(sample):
     assert sample("a red boat", "--svg", "--num-images", 2) == 0
     assert {"00000-7.png", "00000-7.svg", "00001-7.svg"} < set(files())
@@ -105,6 +106,7 @@ def test_an_svg_is_beside_each_image(sample):
     assert pixels("outputs/00000-7.png").shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_the_colors_are_those_of_the_database(sample):
     assert sample("a red boat", "--svg", database="flat") == 0
     found = re.findall(r"#(\w{6})", Path("outputs/00000-7.svg").read_text())
@@ -131,6 +133,7 @@ def test_every_option_is_recorded_and_replayed(sample, rdm, sets, capsys, argume
         assert Path("outputs/00001-7-replay.svg").read_bytes() == Path("outputs/00001-7.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_images_of_words_have_their_names(sample, words):
     assert sample("--from-file", words, "--svg", "--transparent") == 0
     assert files() == sorted([*SHEETS, *(f"{name}.{suffix}" for name in NAMES for suffix in ("png", "svg"))])

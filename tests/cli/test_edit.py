@@ -80,6 +80,7 @@ def wide(original, mask):
     return pixels(original), painted
 
 
+@pytest.mark.slow
 def test_an_image_that_is_varied_keeps_its_size(edit, places, wide, tmp_path):
     assert edit("img2img", *places, "--prompt", "a red boat", "--strength", 0.5, "--previews") == 0
     assert pixels(tmp_path / "out" / "00000-3.png").shape == (9, 21, 3)

@@ -95,6 +95,7 @@ def test_a_run_leaves_a_table_results_and_a_grid(evaluate, capsys, tmp_path):
         assert grid.width > 12 * 32
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_and_one_arm_may_be_measured_alone(evaluate, capsys, tmp_path):
     arguments = ("--out", "out", "--quick", "--arm", "kept_out_style", "--arm-samples", "12", "--quiet")
     assert evaluate(*arguments) == 0
@@ -284,6 +285,7 @@ def evaluate_icons(icon_home, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_icon_sets_leave_tables_targets_and_a_sheet_of_every_arm(evaluate_icons, icon_home, capsys, tmp_path):
     assert evaluate_icons("--steps", "2", "--other", f"pooled={icon_home / 'model'}") == 0, capsys.readouterr().err
     out = tmp_path / "out"

@@ -122,6 +122,7 @@ def test_half_precision_is_recorded_and_replayed(sample, rdm, capsys):
     assert "identical to the image in the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_model_may_be_changed_and_is_replayed(sample, rdm, capsys):
     for name, change in (("own", "false"), ("unit", "true")):
         assert sample("a red boat", "--seed", 7, "--set", f"conditioning.unit_tokens={change}", "--out", name) == 0
@@ -263,6 +264,7 @@ def test_rows_of_the_database_are_queries_where_there_is_no_prompt(sample, rdm, 
     assert prompts == ["a red boat", next(iter(first))]
 
 
+@pytest.mark.slow
 def test_rows_are_sampled_by_how_often_they_were_neighbors(sample, home, tmp_path, monkeypatch, capsys):
     from rdm_jax.retrieval import proposals
 
@@ -312,6 +314,7 @@ def test_a_full_disk_is_named_and_leaves_the_images_with_their_record(sample, ca
     assert not run["complete"] and len(run["images"]) == 4  # the record of the batch that was finished
 
 
+@pytest.mark.slow
 def test_replay_says_that_a_file_has_changed(sample, rdm, capsys):
     for seed in (0, 1):
         pixels_of = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)

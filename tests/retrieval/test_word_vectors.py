@@ -40,6 +40,7 @@ def clip_bundle(text: dict[str, Any]) -> Bundle:
     return Bundle(config, {"clip": params}, wrapped(TOKENIZER))
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_the_network() -> None:
     bundle = clip_bundle({"kind": "table"})
     np.testing.assert_allclose(
