@@ -208,9 +208,10 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     wrong = UserError(f"config key {key} is {str(value)!r}, and must be {texts.words(hint)}")
     if isinstance(value, Text):
         try:
-            return texts.parse(hint, value)
+            parsed = texts.parse(hint, value)
         except ValueError as error:
             raise wrong from error
+        return _converted(hint, parsed, key) if _is_mapping(hint) else parsed
     converted = _converted(hint, value, key)
     may_be_none = hint is Any or type(None) in get_args(hint)
     if converted is None and not (value is None and may_be_none):

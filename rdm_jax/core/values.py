@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -32,6 +32,8 @@ def parse(hint: Any, text: str) -> Any:
       ValueError: the text is no such value; the message says what is allowed.
     """
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:  # its checks are the schema's
+        return parse(arguments[0], text)
     if origin in (Union, types.UnionType):
         return _union(arguments, text)
     if origin is tuple:
