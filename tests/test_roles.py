@@ -92,6 +92,7 @@ def test_an_image_as_the_query_is_its_own_content(generator, databases):
     assert not np.array_equal(plans[0].builder.content, plans[1].builder.content)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch(sample):
     together = sample(num_images=3, batch_size=6)
     alone = sample(num_images=3, batch_size=2)
