@@ -100,6 +100,7 @@ def test_an_image_does_not_depend_on_its_batch(sample):
     assert np.array_equal(together.content.ids, alone.content.ids)
 
 
+@pytest.mark.slow
 def test_the_same_scale_for_style_is_no_scale_of_its_own(sample):
     assert difference(sample(guidance_scale=3.0, style_scale=3.0).images, sample(guidance_scale=3.0).images) <= 2
     assert difference(sample(guidance_scale=3.0, style_scale=6.0).images, sample(guidance_scale=3.0).images) > 8
@@ -158,6 +159,7 @@ def test_a_model_with_one_role_refuses_the_other(options, databases):
         generator.sample(PROMPTS, database=databases[0], **options)
 
 
+@pytest.mark.slow
 def test_the_best_candidate_of_each_image_is_kept(generator, databases, sample):
     """Candidates are images of their own, and the kept ones have the best scores; one candidate is no choice."""
     common = {"database": databases[0], "content_database": databases[2], "condition": "text+neighbors"}

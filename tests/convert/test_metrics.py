@@ -55,6 +55,7 @@ def files(vgg, linear, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_lpips_is_the_same_from_one_file_and_from_two(files, tmp_path, vgg):
     convert(files / "complete.safetensors").write(tmp_path / "one")
     convert(files / "vgg.safetensors", vgg=files / "vgg16.safetensors").write(tmp_path / "two")

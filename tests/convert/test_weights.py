@@ -106,6 +106,7 @@ def test_full_precision_in_one_safetensors_file_is_preferred(tmp_path):
         assert f"from {name}" in weights_of(tmp_path)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_a_pipeline_may_have_shards_and_variants(golden, tmp_path, part):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")

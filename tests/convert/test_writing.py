@@ -14,6 +14,7 @@ from rdm_jax.convert.writing import write_back
 from rdm_jax.core.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rdm_small", "rdm_vq_small", "kl_f16_small", "vq_f4_noattn_small"])
 def test_a_converted_model_round_trips_bit_for_bit(golden, tmp_path, name):
     weights = "both" if name.startswith("rdm") else None

@@ -159,6 +159,7 @@ def test_cached_decoding_is_uncached_decoding(bundle, logits, data):
     _close(np.asarray(decode(condition)).swapaxes(0, 1), np.asarray(logits(codes, condition)))
 
 
+@pytest.mark.slow
 def test_chunks_and_batches_do_not_change_an_image(bundle, data):
     module, params = bundle.transformer, bundle.params["transformer"]
     keys = jax.random.split(jax.random.key(3), 2)

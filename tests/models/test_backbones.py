@@ -147,7 +147,8 @@ def test_weights_by_region_are_averaged_over_patches(random_params):
     close(*outputs(params))
 
 
-@pytest.mark.parametrize("name", [pytest.param("dit, cross_attention", marks=pytest.mark.slow), "uvit, tokens"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dit, cross_attention", "uvit, tokens"])
 def test_recomputation_dropout_and_half_precision(name, random_params):
     network = build_denoiser(TRANSFORMERS[name])
     params = random_params(network, *network.smallest_inputs)

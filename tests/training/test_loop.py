@@ -53,6 +53,7 @@ def test_resuming_equals_going_straight_through_bit_for_bit(images: Path, tmp_pa
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all("loss" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(images: Path, tmp_path: Path) -> None:
     config = config_for(images, "steps=4")
     straight, _ = run(config, tmp_path / "run")
@@ -78,6 +79,7 @@ def test_before_its_first_checkpoint_a_workdir_takes_another_config(images: Path
     assert state.step == 1
 
 
+@pytest.mark.slow
 def test_an_interruption_saves_the_state_and_the_run_resumes_there(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

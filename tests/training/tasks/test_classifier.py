@@ -77,6 +77,7 @@ def test_the_loss_is_the_mean_over_what_can_be_seen(task):
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_label_of_an_unseen_color_does_not_matter(task):
     params, _ = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": jnp.asarray(task.train.images), "labels": jnp.asarray(task.train_labels)}

@@ -107,6 +107,7 @@ def test_each_network_learns_from_its_own_terms_alone():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_adaptive_weight_makes_both_pulls_on_the_last_kernel_equal():
     task = task_of("vq")
     params, extras, batch, key = ready(task)
@@ -171,6 +172,7 @@ def test_missing_weights_of_the_perceptual_distance_name_the_command_that_makes_
         open_perceptual(ConfigDict({"kind": "lpip", "bundle": "", "weight": 1.0}), 16)
 
 
+@pytest.mark.slow
 def test_a_perceptual_distance_joins_the_error_by_its_weight():
     task = task_of("kl")
     params, extras, batch, key = ready(task)
