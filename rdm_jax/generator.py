@@ -62,12 +62,14 @@ class Generator:
       head: how the model makes latents or tokens.
       programs: what was compiled so far, by shape.
       shared: what the programs of several shapes have in common.
+      contents: the searches of content databases so far.
     """
 
     model: Model
     head: Head
     programs: dict[Hashable, Program] = dataclasses.field(default_factory=dict)
     shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    contents: dict[Hashable, ContentSearch] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def load(
@@ -130,7 +132,7 @@ class Generator:
         sharding = replicated(self.model.mesh)
         changed = jax.tree.map(lambda leaf: put(leaf, sharding), dict(params))
         bundle = dataclasses.replace(self.bundle, params={**self.bundle.params, **changed}, path=None)
-        return dataclasses.replace(self, model=Model(bundle, self.encoder, self.model.mesh))
+        return dataclasses.replace(self, model=Model(bundle, self.encoder, self.model.mesh), contents={})
 
     def sample(
         self, prompts: str | Sequence[str] = (), *, progress: ProgressCallback | None = None, **options: Any
@@ -228,13 +230,12 @@ class Generator:
         return dataclasses.replace(plan, content=content, builder=dataclasses.replace(plan.builder, content=channels))
 
     def _content_search(self, database: Databases) -> ContentSearch:
-        """Returns the search of content databases; that of one that was named before is kept."""
-        key = ("content", str(database)) if isinstance(database, str | Path) else None
-        if key is None:
-            return ContentSearch.of(self.encoder, open_retriever(self.encoder, database))
-        if key not in self.shared:
-            self.shared[key] = ContentSearch.of(self.encoder, open_retriever(self.encoder, database))
-        return self.shared[key]
+        """Returns the search of content databases, which encodes their captions once."""
+        retriever = open_retriever(self.encoder, database)
+        key = tuple((one.path, one.digest) for one in retriever.databases), retriever.selection
+        if key not in self.contents:
+            self.contents[key] = ContentSearch.of(self.encoder, retriever)
+        return self.contents[key]
 
     def plan_vectors(
         self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q k d"] | None, **options: Any
@@ -317,7 +318,7 @@ class Generator:
         count, waiting, kept = plan.request.candidates, [], 0
         indices = [index + CANDIDATES_APART * turn for index in plan.indices for turn in range(count)]
         rows = [row for row in plan.rows for _ in range(count)]
-        scorer = Scorer.of(self.encoder, plan.builder.style.databases if plan.builder.style else ())
+        scorer = Scorer(self.encoder, plan.builder.style)
         for result in self._generate(dataclasses.replace(plan, indices=indices, rows=rows), progress, preview):
             joined = join([*waiting, result])
             whole = len(joined.indices) // count

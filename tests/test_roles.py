@@ -144,6 +144,8 @@ def test_other_databases_swap_the_style_of_a_plan_and_keep_its_content(generator
     [
         ({"style_scale": 2.0, "condition": "text"}, "condition 'text' has no style neighbors"),
         ({"content_neighbors": -1}, "content_neighbors -1 is out of range"),
+        ({"candidates": 0}, "candidates 0 is too small; use 1 or more"),
+        ({"candidates": 65}, "candidates 65 is too large; use 1 to 64"),
         ({"style_scale": float("nan")}, "out of range"),
     ],
 )
@@ -168,7 +170,7 @@ def test_the_best_candidate_of_each_image_is_kept(generator, databases, sample):
     plan = generator.plan(PROMPTS, num_images=2, batch_size=4, **common)
     turns = [[i + CANDIDATES_APART * turn for i in plan.indices] for turn in range(3)]
     all_ = [join(list(generator.generate(dataclasses.replace(plan, indices=indices)))) for indices in turns]
-    scorer = Scorer.of(generator.encoder, [databases[0]])
+    scorer = Scorer(generator.encoder, plan.builder.style)
     for place in range(4):
         candidates = np.stack([result.images[place] for result in all_])
         queries = plan.queries[[plan.rows[place]] * 3]

@@ -33,6 +33,7 @@ def get_config() -> dict[str, Any]:
         "conditioning": {"neighbors": 4},
         "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
+        "time_density": "logit_normal",
         "model": {
             "kind": "unet",
             "model_channels": 48,

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdm_jax.cli.progress import Progress, format_seconds, note
+from rdm_jax.cli.readers import number
 from rdm_jax.core import paths
 from rdm_jax.core.errors import UserError
+from rdm_jax.request import MOST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,10 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     icons.add_argument("--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)")
     icons.add_argument("--style", action="append", default=[], metavar="NAME", help="of this style (repeatable)")
-    icons.add_argument("--words", type=int, metavar="N", help="words of each group (default: all)")
+    icons.add_argument("--words", type=number(int, 1, 10**6), metavar="N", help="words of each group (default: all)")
     icons.add_argument(
         "--candidates",
-        type=int,
+        type=number(int, 1, MOST["candidates"]),
         nargs="+",
         default=[1],
         metavar="N",
@@ -289,8 +291,6 @@ def _icon_bench(args: argparse.Namespace, size: int) -> IconBench:
 
     if args.databases is None:
         raise UserError(f"icon-set needs --databases: a folder of databases named as the styles, and {CONTENT!r}")
-    if args.words is not None and args.words < 1:
-        raise UserError(f"--words {args.words} is too few; give 1 or more")
     styles = _chosen("style", args.style, {style: style for style in STYLES})[: 2 if args.quick else None]
     tags = read_tags(args.tags) if args.tags else {}
     opened = {style: Icons.of(Database.open(args.databases / style), size, style, tags) for style in styles}
@@ -302,12 +302,11 @@ def _icon_arms(
     args: argparse.Namespace, bench: IconBench, generator: Generator, others: Mapping[str, Generator]
 ) -> tuple[IconArm, ...]:
     """Returns the arms: the model first, with every number of candidates, the baselines, and other models."""
-    from rdm_jax.conditioning.candidates import check_candidates
     from rdm_jax.evaluation.icon_set_arms import ContentArm, ModelArm, RetrievalArm, two_roles
 
     options = _icon_options(args)
     arms: dict[str, IconArm] = {}
-    for count in map(check_candidates, args.candidates):
+    for count in args.candidates:
         name, title = ("model", "the model") if count == 1 else (f"model-{count}", f"the model, best of {count}")
         chosen = options if count == 1 else {**options, "candidates": count}
         arms[name] = ModelArm(name, title, generator, bench, chosen)
@@ -364,9 +363,9 @@ def _guidance_sizes(args: argparse.Namespace) -> GuidanceSizes:
     sizes = QUICK if args.quick else GuidanceSizes()
     if not 0 <= args.seed <= MAX_SEED:
         raise UserError(f"--seed {args.seed} is out of range; give 0 to {MAX_SEED}")
-    for option, number in (("--targets", args.targets), ("--steps", args.steps)):
-        if number is not None and number < 2:
-            raise UserError(f"{option} {number} is too few; give 2 or more")
+    for option, count in (("--targets", args.targets), ("--steps", args.steps)):
+        if count is not None and count < 2:
+            raise UserError(f"{option} {count} is too few; give 2 or more")
     return dataclasses.replace(sizes, targets=args.targets or sizes.targets, steps=args.steps or sizes.steps)
 
 

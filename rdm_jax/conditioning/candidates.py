@@ -8,28 +8,18 @@ first standardized among the candidates of one image.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from rdm_jax.conditioning.roles import StyleTokens, neighbor_images
-from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.core.vectors import unit
-from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
 
 STYLE, CONCEPT = "style", "concept"
-MOST = 64  # candidates of one image
-
-
-def check_candidates(count: int) -> int:
-    """Returns the number of candidates of an image; raises UserError unless it is 1 to `MOST`."""
-    if not 1 <= count <= MOST:
-        raise UserError(f"candidates {count} is out of range; give 1 (generate only what is kept) to {MOST}")
-    return count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,16 +33,6 @@ class Scorer:
 
     encoder: ClipEncoder
     style: StyleTokens | None
-
-    @staticmethod
-    def of(encoder: ClipEncoder, databases: Sequence[Database]) -> Scorer:
-        """Returns the scorer of a model.
-
-        Args:
-          encoder: of the model.
-          databases: that style neighbors are from.
-        """
-        return Scorer(encoder, StyleTokens.of(encoder.bundle, databases))
 
     def scores(
         self,

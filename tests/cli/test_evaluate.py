@@ -314,8 +314,8 @@ def test_one_arm_of_icon_sets_may_be_measured_alone(evaluate_icons, tmp_path, ca
     [
         (["--style", "memry"], "unknown style 'memry'; did you mean 'memory'"),
         (["--arm", "modl"], "unknown arm 'modl'; did you mean 'model'"),
-        (["--words", "0"], "--words 0 is too few"),
-        (["--candidates", "0"], "candidates 0 is out of range"),
+        (["--words", "0"], "argument --words: 0 is out of range"),
+        (["--candidates", "0"], "argument --candidates: 0 is out of range"),
         (["--other", "pooled"], "--other 'pooled' is not NAME=MODEL"),
         (["--databases", "nowhere"], "unknown database 'nowhere"),
         (["--tags", "nowhere"], "there is no nowhere"),

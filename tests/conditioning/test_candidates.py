@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from rdm_jax.conditioning.candidates import Scorer, agreement, best_of, check_candidates, ranked
-from rdm_jax.core.errors import UserError
+from rdm_jax.conditioning.candidates import Scorer, agreement, best_of, ranked
+from rdm_jax.conditioning.roles import StyleTokens
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.models import build_style_encoder
 from rdm_jax.retrieval.database import Database
@@ -26,7 +26,7 @@ def database(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scorer(model, database):
-    return Scorer.of(ClipEncoder(model), [database])
+    return Scorer(ClipEncoder(model), StyleTokens.of(model, [database]))
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +111,10 @@ def test_a_neighbor_itself_is_the_best_candidate_of_its_style(scorer, database):
 
 
 def test_a_model_without_a_style_encoder_is_ranked_by_the_prompt(images, database):
-    scorer = Scorer.of(ClipEncoder(tiny.bundle()), [database])
+    model = tiny.bundle()
+    scorer = Scorer(ClipEncoder(model), StyleTokens.of(model, [database]))
     queries = scorer.encoder.encode_texts(["a red boat"] * len(images))
     groups = np.zeros(len(images), np.int64)
     found = scorer.scores(images, queries, neighbors(database, [[0]] * len(images)), groups)
     prompt = agreement(scorer.encoder.encode_images(images), queries[:, None])
     np.testing.assert_allclose(found, ranked({"concept": prompt}, groups), atol=1e-5)
-
-
-@pytest.mark.parametrize("count", [0, -1, 65])
-def test_a_number_of_candidates_out_of_range_is_refused(count):
-    with pytest.raises(UserError, match=f"candidates {count} is out of range; give 1 .* to 64"):
-        check_candidates(count)

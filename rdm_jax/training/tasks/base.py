@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Int, Key, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.progress import StageProgressCallback
@@ -21,6 +24,7 @@ from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.state import Extras
 
 HELD_OUT_EVERY = 20
+EVAL_BATCHES = 8  # of held-out images, for the loss of generative tasks
 
 
 class Task(abc.ABC):
@@ -81,6 +85,22 @@ class Task(abc.ABC):
     def export(self, params: Any) -> Bundle:
         """Returns the model with averaged parameters."""
         return self.model.bundle(params)
+
+
+def spread(count: int, total: int) -> Int[np.ndarray, " count"]:
+    """Returns `count` of `total` rows, spread evenly: images are often sorted by class."""
+    return (np.arange(1, count + 1) * total) // max(count, 1) - 1
+
+
+def held_out_loss(task: Any) -> Callable[..., Array]:
+    """Returns the compiled function (params, extras, batch, key) to the loss of a task without dropout.
+
+    Args:
+      task: a dataclass whose `module` has dropout.
+    """
+    evaluated = dataclasses.replace(task, module=task.module.clone(dropout=0.0))
+    zero = jnp.zeros((), jnp.int32)
+    return jax.jit(lambda params, extras, batch, key: evaluated.loss(params, extras, batch, key, zero)[0])
 
 
 def training_images(data: Config, split: str, progress: StageProgressCallback) -> ImageSet:

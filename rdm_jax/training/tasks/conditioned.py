@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
@@ -28,9 +27,8 @@ from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.neighbors import NeighborData
 from rdm_jax.training.schema import Run
 from rdm_jax.training.state import Extras
-from rdm_jax.training.tasks.base import Task, blank_image, training_images
+from rdm_jax.training.tasks.base import EVAL_BATCHES, Task, blank_image, held_out_loss, spread, training_images
 
-EVAL_BATCHES = 8
 SHOWN, SHOWN_NEIGHBORS = 8, 2
 
 
@@ -110,8 +108,7 @@ class ConditionedTask(Task):
     @functools.cached_property
     def held_out(self) -> np.ndarray:
         """The images kept for evaluation, spread evenly: a folder's images are sorted by class."""
-        count = self.config.data.held_out_rows
-        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
+        return spread(self.config.data.held_out_rows, len(self.images))
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
         """Returns one record: an image, or what it is encoded to, and a random condition."""
@@ -140,9 +137,7 @@ class ConditionedTask(Task):
 
     @functools.cached_property
     def _evaluated(self) -> Callable[..., Array]:
-        task = dataclasses.replace(self, module=self.module.clone(dropout=0.0))
-        zero = jnp.zeros((), jnp.int32)
-        return jax.jit(lambda params, extras, batch, key: task.loss(params, extras, batch, key, zero)[0])
+        return held_out_loss(self)
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields held-out images, their nearest neighbors, and what is generated under the model's own condition."""

@@ -18,28 +18,16 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.data.batches import Record
-from rdm_jax.diffusion.objective import (
-    TIME_DENSITIES,
-    TIME_WEIGHTS,
-    by_bands,
-    diffusion_loss,
-    sample_timesteps,
-    time_weights,
-)
-from rdm_jax.diffusion.parameterization import PREDICTIONS
-from rdm_jax.diffusion.schedule import SCHEDULES, Schedule, build_schedule
-from rdm_jax.factory import sampler_from
+from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
-from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.latents import Latents, Scaling, open_latents
-from rdm_jax.training.schema import Positive, network, sampling_options
+from rdm_jax.training.denoising import DenoisingRun, denoising_loss
+from rdm_jax.training.latents import Latents, open_latents
+from rdm_jax.training.schema import network
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.conditioned import (
     ConditionedRun,
@@ -49,63 +37,16 @@ from rdm_jax.training.tasks.conditioned import (
     open_base,
 )
 
-BANDS = 4
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Noise:
-    """The `diffusion` section.
-
-    Attributes:
-      num_timesteps: of the schedule.
-      prediction: what the network predicts, a name in `parameterization.PREDICTIONS`.
-      schedule: a name in `schedule.SCHEDULES`.
-      beta_start: of the scaled linear schedule.
-      beta_end: of the same.
-    """
-
-    num_timesteps: Positive
-    prediction: Annotated[str, one_of(PREDICTIONS)]
-    schedule: Annotated[str, one_of(SCHEDULES)]
-    beta_start: float = 0.0
-    beta_end: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schema(ConditionedRun):
+class Schema(ConditionedRun, DenoisingRun):
     """The settings of a diffusion model.
 
     Attributes:
       model: the denoiser.
-      diffusion: the noise schedule and what is predicted.
-      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
-      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
-      latents: their scale and shift; measured on the data where empty.
-      sampling: the defaults of the exported model.
     """
 
     model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
-    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
-    time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
-    time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
-    latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
-        default_factory=dict
-    )
-    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_noise(self.diffusion, self.sampling)
-
-
-def check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
-    """Raises UserError if a `diffusion` section describes no schedule, or a `sampling` section no sampler."""
-    schedule, settings = diffusion["schedule"], SCHEDULES[diffusion["schedule"]][1]
-    for key in diffusion:
-        if key not in ("schedule", "prediction", *settings):
-            raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
-    build_schedule(diffusion)
-    sampler_from(sampling.get("sampler", "ddim"), sampling.get("eta", 0.0), sampling.get("spacing", ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,21 +87,11 @@ class DiffusionTask(ConditionedTask):
         self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the weighted squared error of the prediction at random times, and its mean within bands of time."""
-        config = self.config.diffusion
         posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
         x0 = self.latents.x0(extras.frozen, batch, posterior_key)
-        t = sample_timesteps(time_key, len(x0), len(self.schedule), self.config.time_density)
-
-        def apply(x: Array, t: Array, condition: Condition) -> Array:
-            dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if self.module.dropout else {}
-            return self.module.apply({"params": params["denoiser"]}, x, t, condition, **dropout)
-
-        noise = jax.random.normal(noise_key, x0.shape)
-        condition = batch_condition(params, batch)
-        losses = diffusion_loss(apply, x0, condition, t, noise, self.schedule, config.prediction)
-        weights = time_weights(self.config.time_weight, self.schedule, t, config.prediction)
-        bands = by_bands(losses, t, len(self.schedule), BANDS)
-        return jnp.mean(weights * losses), ({f"band_{i}": bands[i] for i in range(BANDS)}, extras.stats)
+        condition, keys = batch_condition(params, batch), (noise_key, time_key, dropout_key)
+        loss, bands = denoising_loss(self.config, self.schedule, self.module, params["denoiser"], x0, condition, keys)
+        return loss, (bands, extras.stats)
 
     def sections(self) -> dict[str, Any]:
         """Returns the sections of the model's configuration that only diffusion models have."""

@@ -23,17 +23,17 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure, varied
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.core.schema import Fields, within
+from rdm_jax.core.schema import within
 from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet
-from rdm_jax.diffusion.objective import by_bands, diffusion_loss, sample_timesteps, time_weights
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
+from rdm_jax.training.denoising import DenoisingRun, denoising_loss
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.partners import (
@@ -43,13 +43,11 @@ from rdm_jax.training.partners import (
     sample_style_partners,
     shows_another,
 )
-from rdm_jax.training.schema import Count, LatentData, Positive, Probability, Run, network, sampling_options
+from rdm_jax.training.schema import Count, LatentData, Positive, Probability, network
 from rdm_jax.training.state import Extras
-from rdm_jax.training.tasks.base import Task
+from rdm_jax.training.tasks.base import EVAL_BATCHES, Task, held_out_loss, spread
 from rdm_jax.training.tasks.conditioned import open_base
-from rdm_jax.training.tasks.diffusion import BANDS, Noise, check_noise
 
-EVAL_BATCHES = 8
 HEAD = "style_names"  # the part of the parameters that names the styles of training, and is not exported
 
 
@@ -101,7 +99,7 @@ class Roles:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schema(Run):
+class Schema(DenoisingRun):
     """The settings of a model with two roles of neighbors.
 
     Attributes:
@@ -110,11 +108,6 @@ class Schema(Run):
       conditioning: what each example is conditioned on.
       model: the denoiser, which takes channels beside the latent.
       style_encoder: of style neighbors; its other fields follow from the data.
-      diffusion: the noise schedule and what is predicted.
-      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
-      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
-      latents: their scale and shift; measured on the data where empty.
-      sampling: the defaults of the exported model.
     """
 
     base: str
@@ -122,15 +115,6 @@ class Schema(Run):
     conditioning: Roles
     model: Annotated[Mapping[str, Any], network(BACKBONES, (*SIZES, "condition_channels"))]
     style_encoder: Annotated[Mapping[str, Any], network({"": StyleEncoder}, ("image_size", "token_dim"), by="")]
-    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
-    time_density: str = "logit_normal"
-    time_weight: str = "uniform"
-    latents: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_noise(self.diffusion, self.sampling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +163,7 @@ class RolesTask(Task):
     @functools.cached_property
     def held_out(self) -> Int[np.ndarray, " m"]:
         """The images kept for evaluation, spread evenly: the set is sorted by style."""
-        count = self.config.data.held_out_rows
-        return (np.arange(1, count + 1) * len(self.images)) // max(count, 1) - 1
+        return spread(self.config.data.held_out_rows, len(self.images))
 
     @functools.cached_property
     def rows(self) -> Int[np.ndarray, " m"]:
@@ -240,30 +223,23 @@ class RolesTask(Task):
         self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the error of the prediction and of the styles' names, with both and the error by bands of time."""
-        data, config = extras.frozen, self.config
+        data, config = extras.frozen, self.config.conditioning
         example_key, posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 5)
         example = self._example(example_key, data, batch["row"])
         x0 = self.latents.x0(data, {"image": example["image"]}, posterior_key)
         tokens, vectors = self.encoder.apply({"params": params["style_encoder"]}, example["styles"])
-        condition = self._condition(example, tokens)
-        t = sample_timesteps(time_key, len(x0), len(self.schedule), config.time_density)
-
-        def apply(x: Array, t: Array, condition: Condition) -> Array:
-            dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if self.module.dropout else {}
-            return self.module.apply({"params": params["denoiser"]}, x, t, condition, **dropout)
-
-        noise = jax.random.normal(noise_key, x0.shape)
-        losses = diffusion_loss(apply, x0, condition, t, noise, self.schedule, config.diffusion.prediction)
-        weights = time_weights(config.time_weight, self.schedule, t, config.diffusion.prediction)
-        denoising, bands = jnp.mean(weights * losses), by_bands(losses, t, len(self.schedule), BANDS)
-        metrics = {"denoising": denoising, **{f"band_{i}": bands[i] for i in range(BANDS)}}
+        keys = noise_key, time_key, dropout_key
+        denoising, bands = denoising_loss(
+            self.config, self.schedule, self.module, params["denoiser"], x0, self._condition(example, tokens), keys
+        )
+        metrics = {"denoising": denoising, **bands}
         if HEAD not in params:  # in an evaluation
             return denoising, (metrics, extras.stats)
         logits = params[HEAD]["scale"][None] * (vectors @ params[HEAD]["kernel"])
-        names = jnp.repeat(data["partners"].style[batch["row"][:, 0]], config.conditioning.neighbors)
+        names = jnp.repeat(data["partners"].style[batch["row"][:, 0]], config.neighbors)
         naming = optax.softmax_cross_entropy_with_integer_labels(logits, names).mean()
         metrics |= {"naming": naming, "named": jnp.mean(jnp.argmax(logits, axis=-1) == names)}
-        return denoising + config.conditioning.naming * naming, (metrics, extras.stats)
+        return denoising + config.naming * naming, (metrics, extras.stats)
 
     def _example(self, key: Key[Array, ""], data: Any, groups: Int[Array, "b g"]) -> dict[str, Array]:
         """Returns what a batch is made of: images, style neighbors, content, texts, and what is left out."""
@@ -327,9 +303,7 @@ class RolesTask(Task):
 
     @functools.cached_property
     def _evaluated(self) -> Callable[..., Array]:
-        task = dataclasses.replace(self, module=self.module.clone(dropout=0.0))
-        zero = jnp.zeros((), jnp.int32)
-        return jax.jit(lambda params, extras, batch, key: task.loss(params, extras, batch, key, zero)[0])
+        return held_out_loss(self)
 
     @property
     def model(self) -> ModelRecord:

@@ -1,0 +1,120 @@
+"""What every task has that trains a denoiser: the settings of the noise, and the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.core.schema import Fields, one_of
+from rdm_jax.diffusion.objective import (
+    TIME_DENSITIES,
+    TIME_WEIGHTS,
+    by_bands,
+    diffusion_loss,
+    sample_timesteps,
+    time_weights,
+)
+from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.schedule import SCHEDULES, Schedule, build_schedule
+from rdm_jax.factory import sampler_from
+from rdm_jax.models.condition import Condition
+from rdm_jax.training.config import Config
+from rdm_jax.training.latents import Scaling
+from rdm_jax.training.schema import Positive, Run, sampling_options
+
+BANDS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The `diffusion` section.
+
+    Attributes:
+      num_timesteps: of the schedule.
+      prediction: what the network predicts, a name in `parameterization.PREDICTIONS`.
+      schedule: a name in `schedule.SCHEDULES`.
+      beta_start: of the scaled linear schedule.
+      beta_end: of the same.
+    """
+
+    num_timesteps: Positive
+    prediction: Annotated[str, one_of(PREDICTIONS)]
+    schedule: Annotated[str, one_of(SCHEDULES)]
+    beta_start: float = 0.0
+    beta_end: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoisingRun(Run):
+    """The settings of a run that trains a denoiser.
+
+    Attributes:
+      diffusion: the noise schedule and what is predicted.
+      time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
+      time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
+      latents: their scale and shift; measured on the data where empty.
+      sampling: the defaults of the exported model.
+    """
+
+    diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
+    time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
+    time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
+    latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
+        default_factory=dict
+    )
+    sampling: Annotated[Mapping[str, Any], sampling_options("diffusion")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_noise(self.diffusion, self.sampling)
+
+
+def _check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """Raises UserError if a `diffusion` section describes no schedule, or a `sampling` section no sampler."""
+    schedule, settings = diffusion["schedule"], SCHEDULES[diffusion["schedule"]][1]
+    for key in diffusion:
+        if key not in ("schedule", "prediction", *settings):
+            raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
+    build_schedule(diffusion)
+    sampler_from(sampling.get("sampler", "ddim"), sampling.get("eta", 0.0), sampling.get("spacing", ""))
+
+
+def denoising_loss(
+    config: Config,
+    schedule: Schedule,
+    module: Any,
+    params: Any,
+    x0: Float[Array, "b h w c"],
+    condition: Condition,
+    keys: tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the weighted squared error of the prediction at random times, and its mean within bands of time.
+
+    Args:
+      config: of the run, a `DenoisingRun`.
+      schedule: of the noise.
+      module: the denoiser.
+      params: its parameters.
+      x0: the latents.
+      condition: of each of them.
+      keys: of the noise, the times and the dropout.
+    """
+    noise_key, time_key, dropout_key = keys
+    prediction = config.diffusion.prediction
+    t = sample_timesteps(time_key, len(x0), len(schedule), config.time_density)
+
+    def apply(x: Array, t: Array, condition: Condition) -> Array:
+        dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if module.dropout else {}
+        return module.apply({"params": params}, x, t, condition, **dropout)
+
+    noise = jax.random.normal(noise_key, x0.shape)
+    losses = diffusion_loss(apply, x0, condition, t, noise, schedule, prediction)
+    bands = by_bands(losses, t, len(schedule), BANDS)
+    loss = jnp.mean(time_weights(config.time_weight, schedule, t, prediction) * losses)
+    return loss, {f"band_{i}": bands[i] for i in range(BANDS)}
