@@ -105,23 +105,13 @@ class UNet(nn.Module):
           UserError: a size, a channel count or the heads do not fit, or the condition has a vector, or channels that
             the network does not take.
         """
-        require_features("the U-Net", self.supports, condition)
-        context, weights = condition.tokens, condition.weights
-        self._check(x.shape, context.shape)
-        if self.condition_channels:
-            x = self._beside(x, condition.channels)
         dtype = jnp.dtype(self.dtype)
+        x, context, weights = self._inputs(x, condition)
         transform = nn.remat if self.remat else lambda module, **_: module
         res_class = transform(ResBlock, static_argnums=(3,))
         attention_class = transform(SpatialTransformer)
-        if context.shape[1] == 0:
-            # Keys and values have no bias: a token of zeros adds nothing, and a softmax over nothing would be NaN.
-            context, weights = jnp.zeros((context.shape[0], 1, context.shape[2]), context.dtype), None
         context = context.astype(dtype)
-
-        emb = timestep_embedding(t, self.model_channels).astype(dtype)
-        emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
-        emb = nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
+        emb = self._time(t, dtype)
 
         def res(h: Array, level: int, name: str) -> Array:
             """Applies a residual block of this name, with the channels of its level, to a feature map."""
@@ -170,6 +160,24 @@ class UNet(nn.Module):
 
         h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
         return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
+
+    def _time(self, t: Array, dtype: Any) -> Array:
+        """Returns the embedding of times."""
+        emb = timestep_embedding(t, self.model_channels).astype(dtype)
+        emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
+        return nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
+
+    def _inputs(self, x: Array, condition: Condition) -> tuple[Array, Array, Array | None]:
+        """Returns the latents with the condition's channels, its tokens, and their weights, after all checks."""
+        require_features("the U-Net", self.supports, condition)
+        context, weights = condition.tokens, condition.weights
+        self._check(x.shape, context.shape)
+        if self.condition_channels:
+            x = self._beside(x, condition.channels)
+        if context.shape[1] == 0:
+            # Keys and values have no bias: a token of zeros adds nothing, and a softmax over nothing would be NaN.
+            context, weights = jnp.zeros((context.shape[0], 1, context.shape[2]), context.dtype), None
+        return x, context, weights
 
     def _beside(self, x: Array, channels: Array | None) -> Array:
         """Returns the latents with the condition's channels; zeros stand for none."""

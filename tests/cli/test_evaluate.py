@@ -153,7 +153,7 @@ def get_config():
 @pytest.mark.slow
 def test_a_classifier_may_be_trained_first(evaluate, monkeypatch, tmp_path, capsys):
     (tmp_path / "quick.py").write_text(QUICK_CLASSIFIER)
-    monkeypatch.setattr("rdm_jax.cli.evaluate.CLASSIFIER_CONFIG", "quick.py")
+    monkeypatch.setattr("rdm_jax.cli.evaluate.common.CLASSIFIER_CONFIG", "quick.py")
     arguments = ("--out", "out", "--quick", "--arm", "kept_out_style", "--arm-samples", "12")
     assert evaluate(*arguments, "--train-classifier", "runs/classifier") == 0, capsys.readouterr().err
     trained = json.loads((tmp_path / "runs/classifier/metrics.jsonl").read_text().splitlines()[-1])
@@ -240,7 +240,7 @@ def test_what_guidance_cannot_measure_is_one_line_and_leaves_nothing(
 @pytest.mark.slow
 def test_guidance_takes_a_classifier_that_is_trained_first(evaluate_guidance, monkeypatch, tmp_path, capsys):
     (tmp_path / "quick.py").write_text(QUICK_CLASSIFIER)
-    monkeypatch.setattr("rdm_jax.cli.evaluate.CLASSIFIER_CONFIG", "quick.py")
+    monkeypatch.setattr("rdm_jax.cli.evaluate.common.CLASSIFIER_CONFIG", "quick.py")
     arguments = ("--method", "ilvr", "--targets", "2", "--train-classifier", "runs/classifier")
     assert evaluate_guidance(*arguments) == 0, capsys.readouterr().err
     found = json.loads((tmp_path / "out/results.json").read_text())

@@ -1,0 +1,83 @@
+"""`rdm evaluate style-swap`: whether another database means another style."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdm_jax.cli.evaluate.common import Measured, Stages, add_common, chosen, classifier_of, introduce
+from rdm_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rdm_jax.evaluation.arms import Arm
+    from rdm_jax.evaluation.style_swap import Sizes
+
+HELP = "does another database mean another style?"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the measure's arguments."""
+    add_common(parser, "folder of databases named as the styles, and `general`", "a few samples of each arm")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples of the first arm (default: 1000)")
+    parser.add_argument("--arm-samples", type=int, metavar="N", help="samples of each other arm (default: 200)")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)"
+    )
+    parser.add_argument("--condition", metavar="C", help="neighbors or text+neighbors; the model's own by default")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images generated at once (default: 8)")
+    parser.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
+    parser.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
+
+
+def run_measure(args: argparse.Namespace, out: Path) -> Measured:
+    """Measures whether another database means another style."""
+    sizes = _sizes(args)
+    from rdm_jax.cli import outputs
+    from rdm_jax.evaluation import report
+    from rdm_jax.evaluation.generation import ModelCellGenerator, reconstructor
+    from rdm_jax.evaluation.style_swap import measure
+    from rdm_jax.generator import Generator
+
+    outputs.check_writable(out)
+    arms = _arms(args.arm)
+    generator = Generator.load(args.model)
+    options = {name: getattr(args, name) for name in ("condition", "batch_size", "steps", "guidance_scale", "seed")}
+    cell_generator = ModelCellGenerator(generator, args.databases, options)
+    databases = cell_generator.check(arms)
+    classifier = classifier_of(args)
+    introduce(generator.bundle, classifier, databases)
+    results, classified = measure(
+        cell_generator, reconstructor(generator.bundle), classifier, sizes, Stages(args.quiet), arms=arms
+    )
+    return Measured(
+        results=results,
+        arguments={"sizes": dataclasses.asdict(sizes), "settings": cell_generator.settings},
+        bundle=generator.bundle,
+        classifier=classifier,
+        databases=databases,
+        markdown=report.markdown(results, f"Style swap of {generator.bundle.name}"),
+        screen=report.screen(results),
+        images={"grid.png": report.grid(classified.values())},
+    )
+
+
+def _sizes(args: argparse.Namespace) -> Sizes:
+    from rdm_jax.evaluation.style_swap import QUICK, Sizes
+
+    for option, value in (("--samples", args.samples), ("--arm-samples", args.arm_samples)):
+        if value is not None and value < 2:
+            raise UserError(f"{option} {value} is too few; give 2 or more")
+    sizes = QUICK if args.quick else Sizes()
+    return dataclasses.replace(
+        sizes,
+        first=sizes.first if args.samples is None else args.samples,
+        least=sizes.least if args.arm_samples is None else args.arm_samples,
+    )
+
+
+def _arms(names: list[str]) -> tuple[Arm, ...]:
+    from rdm_jax.evaluation.arms import ARMS
+
+    return chosen("arm", names, {arm.name: arm for arm in ARMS})
