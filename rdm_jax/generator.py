@@ -30,7 +30,6 @@ from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
 from rdm_jax.conditioning.content import ContentSearch
-from rdm_jax.conditioning.roles import content_channels
 from rdm_jax.core import trees
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
@@ -225,9 +224,7 @@ class Generator:
             return plan
         search = self._content_search(database)
         size = plan.request.height, plan.request.width
-        content = search.find(prompts, queries, given, plan.request.content_neighbors, size)
-        channels = content_channels(content.images, plan.builder.factor)
-        return dataclasses.replace(plan, content=content, builder=dataclasses.replace(plan.builder, content=channels))
+        return plan.with_content(search.find(prompts, queries, given, plan.request.content_neighbors, size))
 
     def _content_search(self, database: Databases) -> ContentSearch:
         """Returns the search of content databases, which encodes their captions once."""

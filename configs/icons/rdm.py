@@ -8,6 +8,8 @@ A record is four images of a style. On an accelerator, `--config.batch_size=128 
 
 from typing import Any
 
+from rdm_jax.training.config import base_config
+
 
 def get_config() -> dict[str, Any]:
     """Returns what the run sets."""
@@ -34,15 +36,7 @@ def get_config() -> dict[str, Any]:
         "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
         "time_density": "logit_normal",
-        "model": {
-            "kind": "unet",
-            "model_channels": 48,
-            "channel_mult": (1, 2, 3),
-            "num_res_blocks": 1,
-            "attention_resolutions": (2, 4),
-            "num_head_channels": 48,
-            "num_groups": 16,
-        },
+        "model": base_config("style_scenes/rdm").model.to_dict(),  # whose parameters the run starts from
         "style_encoder": {"widths": (32, 64, 128, 192)},
         "sampling": {
             "condition": "text+neighbors",

@@ -129,6 +129,5 @@ def recorded_content(
     missing = set(rows.databases) - {one.name for one in opened}
     if missing:
         raise UserError(f"the content is from database {min(missing)!r}; give it by --content-database")
-    shown = neighbor_images(opened, found, max(size))[0]
     same = all(one.digest == rows.sha256[one.name] for one in opened if one.name in rows.databases)
-    return found, np.stack([images.fit(image, *size) for image in shown])[None], same
+    return found, neighbor_images(opened, found, size), same

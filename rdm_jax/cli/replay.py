@@ -169,7 +169,6 @@ def _with_content(plan: Plan, record: dict[str, Any], databases: list[str] | Non
     """Returns the plan with the recorded content; as it is where the record has none."""
     from rdm_jax.cli.content import recorded_content
     from rdm_jax.conditioning.content import Content
-    from rdm_jax.conditioning.roles import content_channels
 
     if not record.get("content"):
         return plan
@@ -177,9 +176,7 @@ def _with_content(plan: Plan, record: dict[str, Any], databases: list[str] | Non
     neighbors, shown, same = recorded_content(record["content"], databases or [], size)
     if not same:
         note("warning: the content database is not the recorded one; the new image will differ")
-    builder = dataclasses.replace(plan.builder, content=content_channels(shown, plan.builder.factor))
-    content = Content(neighbors, shown, np.ones(1, bool), [[]])
-    return dataclasses.replace(plan, content=content, builder=builder)
+    return plan.with_content(Content(neighbors, shown, np.ones(1, bool), [[]]))
 
 
 def _specs(entry: dict[str, Any]) -> list[str]:

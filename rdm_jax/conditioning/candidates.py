@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from rdm_jax.conditioning.roles import StyleTokens, neighbor_images
-from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.images import fit
 from rdm_jax.core.vectors import unit
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
@@ -57,8 +57,7 @@ class Scorer:
     def style_vectors(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n v"]:
         """Returns the style encoder's vectors of images of any size."""
         assert self.style is not None
-        size = self.style.encoder.image_size
-        return self.style.encode(np.stack([resize_and_crop(image, size) for image in images]))[1]
+        return self.style.encode(np.stack([fit(image, *self.style.size) for image in images]))[1]
 
     def _references(self, neighbors: Neighbors) -> Float[np.ndarray, "n k v"]:
         """Returns the vectors of style neighbors, each of which is encoded once."""
@@ -73,7 +72,7 @@ class Scorer:
                 for values in [getattr(neighbors, field.name)]
             }
         )
-        images = neighbor_images(self.style.databases, flat, self.style.encoder.image_size)[:, 0]
+        images = neighbor_images(self.style.databases, flat, self.style.size)[:, 0]
         order = np.searchsorted(places, [first[key] for key in keys])
         return self.style.encode(images)[1][order].reshape(*neighbors.ids.shape, -1)
 

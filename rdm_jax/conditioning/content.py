@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from rdm_jax.conditioning.roles import neighbor_images
-from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.images import fit
 from rdm_jax.core.vectors import unit
 from rdm_jax.data.icons.tags import shipped_tags
 from rdm_jax.data.selection import Selection
@@ -88,15 +88,11 @@ class ContentSearch:
             nearest.append(words)
         fields = ("ids", "scores", "embeddings", "databases")
         neighbors = Neighbors(*(np.concatenate([getattr(one, name) for one in found]) for name in fields))
-        side = max(size)
-        images = np.zeros((*neighbors.ids.shape, side, side, 3), np.uint8)
+        images = np.zeros((*neighbors.ids.shape, *size, 3), np.uint8)
         for place, image in enumerate(given):
-            images[place] = (
-                neighbor_images(self.retriever.databases, found[place], side)[0]
-                if image is None
-                else resize_and_crop(image, side)
-            )
-        return Content(neighbors, _cropped(images, size), np.array(known, bool), nearest)
+            stored = self.retriever.databases
+            images[place] = neighbor_images(stored, found[place], size)[0] if image is None else fit(image, *size)
+        return Content(neighbors, images, np.array(known, bool), nearest)
 
     def _given(self, query: np.ndarray, count: int) -> tuple[Neighbors, bool, list[str]]:
         shape = (1, count)
@@ -142,9 +138,3 @@ def _word_search(database: Database, encoder: ClipEncoder, selection: Selection)
     known: Any = bundle.tokenizer.words if bundle.tokenizer else None
     words = WordVectors.of(bundle)
     return WordSearch.of(captions, words, tags=shipped_tags(), vocabulary=known, admitted=admitted)
-
-
-def _cropped(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the centers of square images, of a size that one side already has."""
-    top, left = ((images.shape[2] - side) // 2 for side in size)
-    return images[:, :, top : top + size[0], left : left + size[1]]

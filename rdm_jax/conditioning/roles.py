@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.images import resize_and_crop, to_float
+from rdm_jax.core.images import fit, to_float
 from rdm_jax.models import build_style_encoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.database import Database
@@ -46,13 +46,18 @@ class StyleTokens:
         return StyleTokens(encoder, bundle.params["style_encoder"], databases)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images that the encoder takes."""
+        return self.encoder.image_size, self.encoder.image_size
+
+    @property
     def per_neighbor(self) -> int:
         """The number of tokens of a neighbor."""
         return self.encoder.tokens
 
     def tokens(self, neighbors: Neighbors) -> Float[np.ndarray, "q n d"]:
         """Returns the tokens of each query's neighbors, one neighbor after the other."""
-        images = neighbor_images(self.databases, neighbors, self.encoder.image_size)
+        images = neighbor_images(self.databases, neighbors, self.size)
         tokens, _ = self.encode(images.reshape(-1, *images.shape[2:]))
         return tokens.reshape(len(images), -1, tokens.shape[-1])
 
@@ -77,25 +82,27 @@ def _padded(images: np.ndarray) -> np.ndarray:
     return np.pad(images, [(0, SMALL_BATCH - len(images)), (0, 0), (0, 0), (0, 0)])
 
 
-def neighbor_images(databases: Sequence[Database], neighbors: Neighbors, size: int) -> UInt8[np.ndarray, "q k s s 3"]:
+def neighbor_images(
+    databases: Sequence[Database], neighbors: Neighbors, size: tuple[int, int]
+) -> UInt8[np.ndarray, "q k h w 3"]:
     """Returns the images of neighbors at a size, as their databases keep them.
 
     Args:
       databases: that they are from.
       neighbors: of queries.
-      size: of the result, on each side.
+      size: (height, width) of the result.
 
     Raises:
       UserError: a database keeps no images.
     """
     named = {database.name: database for database in databases}
-    images = np.zeros((*neighbors.ids.shape, size, size, 3), np.uint8)
+    images = np.zeros((*neighbors.ids.shape, *size, 3), np.uint8)
     for name in np.unique(neighbors.databases):
         if str(name) not in named:
             raise UserError("neighbors of which only the vectors are known have no images, which this model needs")
         places = np.nonzero(neighbors.databases == name)
         kept = named[str(name)].thumbnails(neighbors.ids[places])
-        images[places] = [resize_and_crop(image, size) for image in kept]
+        images[places] = [fit(image, *size) for image in kept]
     return images
 
 

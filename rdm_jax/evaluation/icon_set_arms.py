@@ -112,8 +112,7 @@ class ModelArm:
     def _sample(self, cells: Sequence[Cell], progress: ProgressCallback) -> UInt8[np.ndarray, "n h w 3"]:
         content = self.bench.content.database
         assert content is not None
-        # By its path: the generator keeps what it has read of a database that it knows by name.
-        options = {"content_database": content.path} if two_roles(self.generator) else {}
+        options = {"content_database": content} if two_roles(self.generator) else {}
         if self.named:
             prompts = [f"{cell.word}, {HELD_OUT.get(cell.style, cell.style)}" for cell in cells]
             database: Any = content

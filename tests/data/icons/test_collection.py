@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,8 +87,8 @@ def test_a_variant_and_a_set_of_the_same_name_are_two_styles(tmp_path: Path):
 
 def test_hidden_animated_and_nameless_icons_are_left_out(tmp_path: Path):
     drawn_in_time = {"body": f'{SQUARE}<animate fill="freeze" attributeName="x" values="1;2"/>'}
-    content = {"icons": {**_icons("home", "24"), **_icons("old", hidden=True), "late": drawn_in_time}}  # type: ignore[arg-type]
-    assert [icon.name for icon in _read(tmp_path, {"s": info()}, {"s": content})] == ["home"]
+    icons: dict[str, Any] = {**_icons("home", "24"), **_icons("old", hidden=True), "late": drawn_in_time}
+    assert [icon.name for icon in _read(tmp_path, {"s": info()}, {"s": {"icons": icons}})] == ["home"]
 
 
 def test_small_styles_are_left_out(tmp_path: Path):
