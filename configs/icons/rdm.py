@@ -3,16 +3,34 @@ r"""The icon model that ships: a style encoder and a denoiser with two roles of 
 rdm train --config icons/rdm --workdir runs/icons/rdm --init-from style-scenes
 
 A record is four images of a style. On an accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16
---config.style_encoder.dtype=bfloat16`.
+--config.style_encoder.dtype=bfloat16`. `icons/rdm:latent`, `:features` and `:vector` take the tokens of a style
+neighbor from the first stage's latent, from the U-Net's features at noise level zero, and from the retrieval encoder.
 """
 
 from typing import Any
 
+from rdm_jax.core.errors import unknown
 from rdm_jax.training.config import base_config
 
+STYLE_ENCODERS: dict[str, dict[str, Any]] = {
+    "": {"widths": (32, 64, 128, 192)},
+    "latent": {"kind": "patches", "view": "latent", "patch": 4},
+    "features": {"kind": "patches", "view": "features", "patch": 1},
+    "vector": {"kind": "patches", "view": "vector", "patch": 1},
+}
 
-def get_config() -> dict[str, Any]:
-    """Returns what the run sets."""
+
+def get_config(style: str = "") -> dict[str, Any]:
+    """Returns what the run sets.
+
+    Args:
+      style: where the tokens of style neighbors come from; "" trains a network of its own to tell styles apart.
+
+    Raises:
+      UserError: there is no such source.
+    """
+    if style not in STYLE_ENCODERS:
+        raise unknown("style tokens", style, [name for name in STYLE_ENCODERS if name])
     return {
         "task": "roles",
         "name": "icons",
@@ -32,12 +50,12 @@ def get_config() -> dict[str, Any]:
             "one_color": "one_color",
             "most_of_style": 1000,
         },
-        "conditioning": {"neighbors": 4},
+        "conditioning": {"neighbors": 4, "naming": 0.0 if style else 0.05},
         "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
         "time_density": "logit_normal",
         "model": base_config("style_scenes/rdm").model.to_dict(),  # whose parameters the run starts from
-        "style_encoder": {"widths": (32, 64, 128, 192)},
+        "style_encoder": STYLE_ENCODERS[style],
         "sampling": {
             "condition": "text+neighbors",
             "sampler": "ddim",

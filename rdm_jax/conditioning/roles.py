@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,11 @@ from jaxtyping import Float, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure
+from rdm_jax.conditioning.views import View
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit, to_float
 from rdm_jax.models import build_style_encoder
+from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import SMALL_BATCH
@@ -30,11 +32,15 @@ class StyleTokens:
     Attributes:
       encoder: the style encoder.
       params: its parameters.
+      view: what it takes of an image.
+      networks: {part: parameters} that the view needs.
       databases: that the neighbors are from.
     """
 
-    encoder: StyleEncoder
+    encoder: StyleEncoder | PatchEncoder
     params: Any
+    view: View
+    networks: Mapping[str, Any]
     databases: Sequence[Database] = ()
 
     @staticmethod
@@ -42,8 +48,11 @@ class StyleTokens:
         """Returns what makes the tokens of a model's style neighbors; None if it has one role of neighbors."""
         if not bundle.has("style_encoder"):
             return None
-        encoder = build_style_encoder(bundle.config["style_encoder"])
-        return StyleTokens(encoder, bundle.params["style_encoder"], databases)
+        config = bundle.config
+        view = View.of(config["style_encoder"], bundle, bundle.denoiser, config["latents"])
+        networks = {part: bundle.params[part] for part in view.parts}
+        encoder = build_style_encoder(config["style_encoder"])
+        return StyleTokens(encoder, bundle.params["style_encoder"], view, networks, databases)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,15 +75,16 @@ class StyleTokens:
     ) -> tuple[Float[np.ndarray, "n t d"], Float[np.ndarray, "n v"]]:
         """Returns tokens and vectors of images, which have the encoder's size."""
         batches = [_padded(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
-        encoded = [_apply(self.encoder, self.params, jnp.asarray(to_float(batch))) for batch in batches]
+        networks = self.encoder, self.view, self.params, self.networks
+        encoded = [_apply(*networks, jnp.asarray(to_float(batch))) for batch in batches]
         empty = np.zeros((0, self.encoder.tokens, self.encoder.token_dim)), np.zeros((0, self.encoder.vector_dim))
         tokens, vectors = map(np.concatenate, zip(empty, *encoded, strict=True))
         return tokens[: len(images)].astype(np.float32), vectors[: len(images)].astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(encoder: StyleEncoder, params: Any, images: Any) -> Any:
-    return encoder.apply({"params": params}, images)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(encoder: StyleEncoder | PatchEncoder, view: View, params: Any, networks: Any, images: Any) -> Any:
+    return encoder.apply({"params": params}, view(networks, images))
 
 
 def _padded(images: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from rdm_jax.models.dit import DiT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
+from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
@@ -35,6 +36,9 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
+STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
+STYLE_ENCODER = "convolutional"
+"""The kind of a configuration that names none."""
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Any:
@@ -84,13 +88,16 @@ def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderV
     return _construct("autoencoder", cls, fields)
 
 
-def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder:
-    """Returns the encoder of style neighbors of a configuration, whose keys are the fields of `StyleEncoder`.
+def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder | PatchEncoder:
+    """Returns the encoder of style neighbors of a configuration.
+
+    Its keys are "kind", a name in `STYLE_ENCODERS` (`STYLE_ENCODER` if there is none), and the fields of its class.
 
     Raises:
-      UserError: a key is unknown or a required one is missing.
+      UserError: the kind or a key is unknown, or a required key is missing.
     """
-    return _construct("style encoder", StyleEncoder, config)
+    cls, fields = _by_kind("style encoder", STYLE_ENCODERS, {"kind": STYLE_ENCODER, **config})
+    return _construct("style encoder", cls, fields)
 
 
 def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:

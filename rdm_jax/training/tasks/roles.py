@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure, varied
+from rdm_jax.conditioning.views import View
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import within
@@ -28,8 +29,17 @@ from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
+from rdm_jax.models import (
+    BACKBONES,
+    SIZES,
+    STYLE_ENCODER,
+    STYLE_ENCODERS,
+    build_denoiser,
+    build_style_encoder,
+    with_sizes,
+)
 from rdm_jax.models.condition import Condition
+from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
@@ -48,6 +58,8 @@ from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import EVAL_BATCHES, Task, held_out_loss, spread
 from rdm_jax.training.tasks.conditioned import open_base
 
+STYLE_SIZES = ("image_size", "token_dim", "input_shape")
+"""Fields of style encoders that follow from the data."""
 HEAD = "style_names"  # the part of the parameters that names the styles of training, and is not exported
 
 
@@ -114,7 +126,7 @@ class Schema(DenoisingRun):
     data: RoleData
     conditioning: Roles
     model: Annotated[Mapping[str, Any], network(BACKBONES, (*SIZES, "condition_channels"))]
-    style_encoder: Annotated[Mapping[str, Any], network({"": StyleEncoder}, ("image_size", "token_dim"), by="")]
+    style_encoder: Annotated[Mapping[str, Any], network(STYLE_ENCODERS, STYLE_SIZES, default=STYLE_ENCODER)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +142,7 @@ class RolesTask(Task):
       latents: the first stage with the scale of its latents.
       module: the denoiser.
       encoder: the style encoder.
+      view: what it takes of an image.
       settings: {part: configuration} of both.
     """
 
@@ -141,7 +154,8 @@ class RolesTask(Task):
     one_color: np.ndarray
     latents: Latents
     module: Any
-    encoder: StyleEncoder
+    encoder: StyleEncoder | PatchEncoder
+    view: View
     settings: Mapping[str, dict[str, Any]]
 
     @property
@@ -153,7 +167,8 @@ class RolesTask(Task):
     def frozen(self) -> Any:
         """The first stage's parameters, and the whole set."""
         whole = {"images": np.asarray(self.images.images), "texts": self.texts, "one_color": self.one_color}
-        return {"autoencoder": self.base.params["autoencoder"], "partners": self.partners, **whole}
+        parts = dict.fromkeys(("autoencoder", *(part for part in self.view.parts if part != "denoiser")))
+        return {**{part: self.base.params[part] for part in parts}, "partners": self.partners, **whole}
 
     @property
     def record(self) -> dict[str, str]:
@@ -211,7 +226,7 @@ class RolesTask(Task):
         kernel = jax.random.normal(keys[2], (self.encoder.vector_dim, styles)) * self.encoder.vector_dim**-0.5
         return {
             "denoiser": self.module.init(keys[0], x, t, empty)["params"],
-            "style_encoder": self.encoder.init(keys[1], jnp.zeros((1, *self.images.images.shape[1:])))["params"],
+            "style_encoder": self.encoder.init(keys[1], jnp.zeros(self.encoder.smallest_inputs[0].shape))["params"],
             HEAD: {"kernel": kernel, "scale": jnp.full((1,), 10.0)},
         }, {}
 
@@ -227,7 +242,8 @@ class RolesTask(Task):
         example_key, posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 5)
         example = self._example(example_key, data, batch["row"])
         x0 = self.latents.x0(data, {"image": example["image"]}, posterior_key)
-        tokens, vectors = self.encoder.apply({"params": params["style_encoder"]}, example["styles"])
+        maps = self.view({**data, **params}, example["styles"])
+        tokens, vectors = self.encoder.apply({"params": params["style_encoder"]}, maps)
         keys = noise_key, time_key, dropout_key
         denoising, bands = denoising_loss(
             self.config, self.schedule, self.module, params["denoiser"], x0, self._condition(example, tokens), keys
@@ -381,20 +397,35 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     texts = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
     latents = open_latents(base, images, config, progress)
     height, _, channels = latents.shape
-    size, width = images.images.shape[1], vectors.shape[1]
-    settings = {
-        "denoiser": with_sizes(
-            config.model.to_dict(),
-            in_channels=channels,
-            out_channels=channels,
-            context_dim=width,
-            latent_size=height,
-            condition_channels=base.autoencoder.downsampling**2 + 1,
-        ),
-        "style_encoder": {**config.style_encoder.to_dict(), "image_size": size, "token_dim": width},
-    }
-    module, encoder = build_denoiser(settings["denoiser"]), StyleEncoder(**settings["style_encoder"])
-    return RolesTask(config, base, images, texts, partners, one_color, latents, module, encoder, settings)
+    width = vectors.shape[1]
+    denoiser = with_sizes(
+        config.model.to_dict(),
+        in_channels=channels,
+        out_channels=channels,
+        context_dim=width,
+        latent_size=height,
+        condition_channels=base.autoencoder.downsampling**2 + 1,
+    )
+    module = build_denoiser(denoiser)
+    view = View.of(config.style_encoder.to_dict(), base, module, latents.scaling)
+    style_encoder = _style_encoder(config, base, module, view, images.images.shape[1], width)
+    settings = {"denoiser": denoiser, "style_encoder": style_encoder}
+    encoder = build_style_encoder(style_encoder)
+    return RolesTask(config, base, images, texts, partners, one_color, latents, module, encoder, view, settings)
+
+
+def _style_encoder(
+    config: Config, base: Bundle, denoiser: Any, view: View, size: int, token_dim: int
+) -> dict[str, Any]:
+    """Returns the style encoder's settings with the sizes that follow from the data."""
+    given = {**config.style_encoder.to_dict(), "image_size": size, "token_dim": token_dim}
+    if given.get("kind", STYLE_ENCODER) == STYLE_ENCODER:
+        return given
+    params = {part: base.params[part] for part in view.parts if part != "denoiser"}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params["denoiser"] = jax.eval_shape(denoiser.init, key, *denoiser.smallest_inputs)["params"]
+    shape = jax.eval_shape(view, params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)).shape
+    return {**given, "input_shape": shape[1:]}
 
 
 def _attribute(images: ImageSet, name: str) -> list[str]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rdm_jax.conditioning.roles import StyleTokens
+from rdm_jax.conditioning.views import View
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.generator import Generator
+from rdm_jax.models import build_denoiser
 from rdm_jax.training.config import load_config
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import roles
 from tests.helpers import tiny
 
 COUNT, GROUP, NEIGHBORS = 48, 3, 2
-SETTINGS = (
+SMALL = (
     "base=tiny",
     "batch_size=4",
     "init_partial=false",
@@ -29,13 +34,12 @@ SETTINGS = (
     "model.attention_resolutions=1",
     "model.num_head_channels=8",
     "model.num_groups=4",
-    "style_encoder.widths=8,8",
-    "style_encoder.num_groups=4",
-    "style_encoder.vector_dim=8",
     "sampling.height=16",
     "sampling.width=16",
     "sampling.steps=2",
+    "style_encoder.vector_dim=8",
 )
+CONVOLUTIONS = "style_encoder.widths=8,8", "style_encoder.num_groups=4"
 
 
 def images(**changes):
@@ -45,8 +49,9 @@ def images(**changes):
     return ImageSet(pixels, [f"word {i % 7}" for i in range(COUNT)], attributes, np.arange(COUNT), "0" * 64)
 
 
-def task_of(*settings, data=None):
-    config = load_config("icons/rdm", [*SETTINGS, *settings])
+def task_of(*settings, data=None, tokens=""):
+    network = () if tokens else CONVOLUTIONS
+    config = load_config(f"icons/rdm:{tokens}" if tokens else "icons/rdm", [*SMALL, *network, *settings])
     return roles.task_of(config, tiny.bundle(), data or images(), lambda *_: None)
 
 
@@ -145,3 +150,44 @@ def test_training_lowers_the_loss_and_the_export_generates_in_both_roles(task, t
         ["word 1"], database=tmp_path / "squares", content_database=tmp_path / "squares", num_images=2
     )
     assert result.images.shape == (2, 16, 16, 3) and result.content is not None
+
+
+SIDES = {"latent": 8, "vector": 1, "features": 8}  # of 16 pixels by a first stage of f2, and a U-Net of one level
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", SIDES)
+def test_a_style_encoder_of_patches_sees_the_same_in_training_and_in_sampling(view):
+    task = task_of("style_encoder.patch=1", tokens=view)
+    assert task.encoder.tokens == SIDES[view] ** 2
+    params, _ = jax.jit(task.init)(jax.random.key(0))
+    params["denoiser"] = tiny.randomize(params["denoiser"])
+    rows = jnp.asarray(np.stack([task.read(i, np.random.default_rng(i))["row"] for i in range(4)]))
+
+    def loss(params):
+        extras = Extras({}, jax.tree.map(jnp.asarray, task.frozen))
+        return task.loss(params, extras, {"row": rows}, jax.random.key(1), jnp.zeros((), int))[0]
+
+    slopes = jax.jit(jax.grad(loss))(params)["style_encoder"]
+    assert np.abs(slopes["patch"]["kernel"]).max() > 0
+
+    bundle = task.export(jax.device_get(task.averaged(params)))
+    pixels = task.images.images[:3]
+    maps = task.view({**task.frozen, **params}, jnp.asarray(pixels / np.float32(127.5) - 1))
+    tokens, _ = task.encoder.apply({"params": params["style_encoder"]}, maps)
+    other = dataclasses.replace(bundle, params={**bundle.params, "denoiser": tiny.randomize(params["denoiser"], 5)})
+    for model, same in ((bundle, True), (other, view != "features")):
+        style = StyleTokens.of(model, ())
+        assert style is not None
+        assert (np.abs(style.encode(pixels)[0] - tokens).max() < 1e-4) == same
+
+
+def test_views_that_do_not_exist_or_that_a_backbone_lacks_are_refused():
+    with pytest.raises(UserError, match="'pixels'"):
+        task_of("style_encoder.view=pixels", tokens="latent")
+    dit = build_denoiser(
+        {"kind": "dit", "in_channels": 2, "out_channels": 2, "context_dim": 16, "latent_size": 8, "width": 8}
+        | {"depth": 1, "heads": 2, "patch_size": 2}
+    )
+    with pytest.raises(UserError, match="view 'features' is of a U-Net"):
+        View.of({"view": "features"}, tiny.bundle(), dit, {"scale": 1.0})
