@@ -40,10 +40,10 @@ from rdm_jax.heads import all_options, head_of
 from rdm_jax.heads.base import FEATURES, Head, Model, Plan, Program
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.request import CANDIDATES_APART, Request, resolve
-from rdm_jax.result import Result, join, map_neighbors, taken
+from rdm_jax.result import Result, join, taken
 from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
 from rdm_jax.retrieval.opening import Databases, open_retriever
-from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 
 __all__ = ["Generator", "Plan", "Result", "join"]
 

@@ -31,6 +31,7 @@ CANDIDATES_APART = 2**24  # between the random numbers' indices of two candidate
 MOST = {"candidates": 64, "num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
 MAX_GUIDANCE = 1000.0
 MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
+DATABASES = ("database", "content_database")  # the default ones of a model, by their names in its sampling section
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
 FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own

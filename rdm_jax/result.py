@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from rdm_jax.request import Request
-from rdm_jax.retrieval.retriever import Neighbors
+from rdm_jax.retrieval.retriever import Neighbors, map_neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,3 @@ def taken(result: Result, places: Int[np.ndarray, " m"]) -> Result:
         content=rows(result.content),
         known=None if result.known is None else result.known[places],
     )
-
-
-def map_neighbors(function: Callable[..., np.ndarray], *several: Neighbors) -> Neighbors:
-    """Returns neighbors whose fields are a function of the same fields of several."""
-    names = [field.name for field in dataclasses.fields(Neighbors)]
-    return Neighbors(**{name: function(*(getattr(one, name) for one in several)) for name in names})

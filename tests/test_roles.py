@@ -13,7 +13,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import Example
 from rdm_jax.generator import Generator
 from rdm_jax.request import CANDIDATES_APART
-from rdm_jax.result import join, map_neighbors
+from rdm_jax.result import join
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder

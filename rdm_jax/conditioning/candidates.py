@@ -17,7 +17,7 @@ from rdm_jax.conditioning.roles import StyleTokens, neighbor_images
 from rdm_jax.core.images import fit
 from rdm_jax.core.vectors import unit
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.retriever import Neighbors
+from rdm_jax.retrieval.retriever import Neighbors, map_neighbors
 
 STYLE, CONCEPT = "style", "concept"
 
@@ -65,13 +65,7 @@ class Scorer:
         keys = [*zip(neighbors.databases.ravel().tolist(), neighbors.ids.ravel().tolist(), strict=True)]
         first = {key: place for place, key in reversed([*enumerate(keys)])}
         places = np.array(sorted(first.values()))
-        flat = Neighbors(
-            **{
-                field.name: values.reshape(-1, 1, *values.shape[2:])[places]
-                for field in dataclasses.fields(Neighbors)
-                for values in [getattr(neighbors, field.name)]
-            }
-        )
+        flat = map_neighbors(lambda part: part.reshape(-1, 1, *part.shape[2:])[places], neighbors)
         images = neighbor_images(self.style.databases, flat, self.style.size)[:, 0]
         order = np.searchsorted(places, [first[key] for key in keys])
         return self.style.encode(images)[1][order].reshape(*neighbors.ids.shape, -1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from rdm_jax.conditioning.roles import neighbor_images
 from rdm_jax.core.images import fit
@@ -17,7 +17,7 @@ from rdm_jax.data.selection import Selection
 from rdm_jax.models.word_table import WordTable
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 from rdm_jax.retrieval.word_vectors import WordVectors
 from rdm_jax.retrieval.words import WordSearch
 
@@ -39,6 +39,22 @@ class Content:
     images: UInt8[np.ndarray, "q c h w 3"]
     known: Bool[np.ndarray, " q"]
     nearest: Sequence[Sequence[str]]
+
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " r"]) -> Content:
+        """Returns the content of some queries."""
+        rows = np.asarray(rows, np.int64)
+        neighbors = map_neighbors(lambda part: part[rows], self.neighbors)
+        return Content(neighbors, self.images[rows], self.known[rows], [self.nearest[int(row)] for row in rows])
+
+    @staticmethod
+    def joined(parts: Sequence[Content]) -> Content:
+        """Returns the content of the queries of several, in this order; all have as many images for each."""
+        return Content(
+            map_neighbors(lambda *several: np.concatenate(several), *(part.neighbors for part in parts)),
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.known for part in parts]),
+            [words for part in parts for words in part.nearest],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +102,7 @@ class ContentSearch:
             found.append(best)
             known.append(is_known)
             nearest.append(words)
-        fields = ("ids", "scores", "embeddings", "databases")
-        neighbors = Neighbors(*(np.concatenate([getattr(one, name) for one in found]) for name in fields))
+        neighbors = map_neighbors(lambda *parts: np.concatenate(parts), *found)
         images = np.zeros((*neighbors.ids.shape, *size, 3), np.uint8)
         for place, image in enumerate(given):
             stored = self.retriever.databases

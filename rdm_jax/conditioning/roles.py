@@ -25,6 +25,11 @@ from rdm_jax.retrieval.encoder import SMALL_BATCH
 from rdm_jax.retrieval.retriever import Neighbors
 
 
+def two_roles(bundle: Bundle) -> bool:
+    """Returns whether a model has neighbors that show the content beside those that show the style."""
+    return bundle.has("style_encoder")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class StyleTokens:
     """Makes tokens of the images of style neighbors.
@@ -46,7 +51,7 @@ class StyleTokens:
     @staticmethod
     def of(bundle: Bundle, databases: Sequence[Database]) -> StyleTokens | None:
         """Returns what makes the tokens of a model's style neighbors; None if it has one role of neighbors."""
-        if not bundle.has("style_encoder"):
+        if not two_roles(bundle):
             return None
         config = bundle.config
         view = View.of(config["style_encoder"], bundle, bundle.denoiser, config["latents"])

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
+from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.style_scenes.captions import neutral_prompt
 from rdm_jax.data.style_scenes.vocabulary import (
     COLORS,
@@ -19,6 +20,7 @@ from rdm_jax.data.style_scenes.vocabulary import (
 )
 
 GENERAL = "general"
+FIRST = "style_database"  # the arm of the model's purpose, which has the most samples
 COPIES = 2
 COLOR_STRIDE = 3
 MAX_COPIES = 1_000
@@ -87,67 +89,102 @@ def database_name(style: str) -> str:
     return style.replace(" ", "-")
 
 
-def _pairs(styles: Sequence[str]) -> tuple[Pair, ...]:
-    return tuple(pair for pair in itertools.product(SUBJECTS, styles) if pair not in HELD_OUT_PAIRS)
-
-
 ALL_PAIRS: tuple[Pair, ...] = tuple(itertools.product(SUBJECTS, STYLES))
 
-ARMS: tuple[Arm, ...] = (
-    Arm(
-        "style_database",
-        "A: neutral prompt, the style's database",
-        tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
-        least=1_000,
-        targets={"style": 0.97, "subject": 0.95, "colour": 0.95},
-    ),
-    Arm(
-        "named_general",
-        "B: style named in the prompt, general database",
-        _pairs(NAMED_STYLES),
-        own_database=False,
-        named=True,
-    ),
-    Arm(
-        "held_out_pairs",
-        "pairs never seen together, the style's database",
-        HELD_OUT_PAIRS,
-        targets={"style": 0.90, "subject": 0.85},
-    ),
-    Arm("never_named", "styles never named, the style's database", _pairs(NEVER_NAMED), targets={"style": 0.95}),
-    Arm(
-        "never_named_general",
-        "styles never named, named in the prompt, general database",
-        _pairs(NEVER_NAMED),
-        own_database=False,
-        named=True,
-        at_chance=("style",),
-    ),
-    Arm("kept_out_style", "style excluded from training, its database", tuple((s, KEPT_OUT) for s in SUBJECTS)),
-    Arm(
-        "text_random_neighbors",
-        "random images of the style as neighbors: the prompt alone determines the subject",
-        tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
-        random_neighbors=True,
-        condition="text+neighbors",
-    ),
-    Arm(
-        "control_no_style",
-        "control: no style named, general database",
-        ALL_PAIRS,
-        own_database=False,
-        at_chance=("style",),
-    ),
-    Arm(
-        "control_random_neighbors",
-        "control: random images of the style as neighbors, without the prompt",
-        tuple(pair for pair in ALL_PAIRS if in_training(*pair)),
-        random_neighbors=True,
-        condition="neighbors",
-        at_chance=("subject", "colour"),
-    ),
-)
-"""The arms, in the order of the table; the first one is the model's purpose."""
+
+def arms_of(held_out: Sequence[str] = (KEPT_OUT,)) -> tuple[Arm, ...]:
+    """Returns the arms, in the order of the table; the first one is the model's purpose.
+
+    Args:
+      held_out: the styles that the model's training has excluded.
+
+    Raises:
+      UserError: there is no such style, or no style is left.
+    """
+    for style in held_out:
+        if style not in STYLES:
+            raise unknown("style", style, STYLES)
+    trained = tuple(pair for pair in ALL_PAIRS if in_training(*pair) and pair[1] not in held_out)
+    if not trained:
+        raise UserError("no style is left that training has; give fewer held-out styles")
+
+    def pairs(styles: Sequence[str]) -> tuple[Pair, ...]:
+        """Returns all subjects in those of the styles that training has."""
+        return tuple(pair for pair in ALL_PAIRS if pair in trained and pair[1] in styles)
+
+    excluded = tuple(pair for pair in ALL_PAIRS if pair[1] in held_out)
+    never_together = tuple(pair for pair in HELD_OUT_PAIRS if pair[1] not in held_out)
+    arms = (
+        Arm(
+            FIRST,
+            "A: neutral prompt, the style's database",
+            trained,
+            least=1_000,
+            targets={"style": 0.97, "subject": 0.95, "colour": 0.95},
+        ),
+        Arm(
+            "named_general",
+            "B: style named in the prompt, general database",
+            pairs(NAMED_STYLES),
+            own_database=False,
+            named=True,
+        ),
+        Arm(
+            "held_out_pairs",
+            "pairs never seen together, the style's database",
+            never_together,
+            targets={"style": 0.90, "subject": 0.85},
+        ),
+        Arm("never_named", "styles never named, the style's database", pairs(NEVER_NAMED), targets={"style": 0.95}),
+        Arm(
+            "never_named_general",
+            "styles never named, named in the prompt, general database",
+            pairs(NEVER_NAMED),
+            own_database=False,
+            named=True,
+            at_chance=("style",),
+        ),
+        Arm(
+            "kept_out_style",
+            "styles excluded from training, their databases",
+            excluded,
+            targets={"style": 0.60, "subject": 0.85},
+        ),
+        Arm(
+            "kept_out_named",
+            "styles excluded from training, named in the prompt, general database",
+            excluded,
+            own_database=False,
+            named=True,
+        ),
+        Arm(
+            "text_random_neighbors",
+            "random images of the style as neighbors: the prompt alone determines the subject",
+            trained,
+            random_neighbors=True,
+            condition="text+neighbors",
+        ),
+        Arm(
+            "control_no_style",
+            "control: no style named, general database",
+            ALL_PAIRS,
+            own_database=False,
+            at_chance=("style",),
+        ),
+        Arm(
+            "control_random_neighbors",
+            "control: random images of the style as neighbors, without the prompt",
+            trained,
+            random_neighbors=True,
+            condition="neighbors",
+            at_chance=("subject", "colour"),
+        ),
+    )
+    return tuple(arm for arm in arms if arm.pairs)
+
+
+ARMS = arms_of()
+"""The arms of a model whose training has excluded `KEPT_OUT`."""
 
 
 def cells_of(arm: Arm, count: int) -> list[Cell]:

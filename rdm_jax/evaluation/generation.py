@@ -13,14 +13,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning import ConditionBuilder
+from rdm_jax.conditioning.content import Content
+from rdm_jax.conditioning.roles import two_roles
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop, to_float, to_uint8
 from rdm_jax.core.options import to_json
 from rdm_jax.core.progress import ProgressCallback
-from rdm_jax.evaluation.arms import Arm, Cell, cells_of
+from rdm_jax.evaluation.arms import GENERAL, Arm, Cell, cells_of
 from rdm_jax.generator import Generator, Plan
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,8 @@ class ModelCellGenerator:
         """
         if self.settings["condition"] == "text":
             raise UserError("condition 'text' uses no database, and style-swap swaps them; use text+neighbors")
-        names = sorted({cell.database for arm in arms for cell in cells_of(arm, len(arm.pairs))})
+        used = {cell.database for arm in arms for cell in cells_of(arm, len(arm.pairs))}
+        names = sorted(used | ({GENERAL} if two_roles(self.generator.bundle) else set()))
         for name in names:
             self.generator.plan(["a red boat"], database=self._retriever(name), **self.options)
         return [self.database(name) for name in names]
@@ -118,16 +122,19 @@ class ModelCellGenerator:
         groups: dict[tuple[str, bool], list[int]] = {}
         for position, cell in enumerate(cells):
             groups.setdefault((cell.database, cell.random_neighbors), []).append(position)
-        plans = {group: self._group_plan(group, [cells[i] for i in rows]) for group, rows in groups.items()}
+        plans = [self._group_plan(group, [cells[i] for i in rows]) for group, rows in groups.items()]
         order = np.argsort(np.concatenate(list(groups.values())), kind="stable")
-        return dataclasses.replace(
-            next(iter(plans.values())),
+        plan = dataclasses.replace(
+            plans[0],
             prompts=[cell.prompt for cell in cells],
-            queries=np.concatenate([plan.queries for plan in plans.values()])[order],
-            neighbors=_joined([plan.neighbors for plan in plans.values()], order),
+            queries=np.concatenate([plan.queries for plan in plans])[order],
+            neighbors=_joined([plan.neighbors for plan in plans], order),
             indices=[cell.noise for cell in cells],
             rows=list(range(len(cells))),
+            builder=_with_databases(plans[0].builder, [self.database(name) for name, _ in groups]),
         )
+        content = [plan.content for plan in plans if plan.content is not None]
+        return plan.with_content(Content.joined(content).take(order)) if content else plan
 
     def thumbnails(self, database: str) -> UInt8[np.ndarray, "n h w 3"]:
         """Returns all images of a database, at the size that the model generates.
@@ -166,6 +173,10 @@ class ModelCellGenerator:
         options = dict(self.options)
         if cells[0].condition:
             options["condition"] = cells[0].condition
+        if two_roles(self.generator.bundle):
+            # Without the prompt nothing may show what it asks for.
+            by_prompt = options.get("condition") != "neighbors"
+            options |= {"content_database": self.database(GENERAL)} if by_prompt else {"content_neighbors": 0}
         plan = self.generator.plan(prompts, database=retriever, **options)
         if plan.neighbors is None:
             raise UserError("style swap measures the effect of neighbors, and this condition has none; use another one")
@@ -174,7 +185,16 @@ class ModelCellGenerator:
         neighbors = _joined([plan.neighbors], rows)
         if random:
             neighbors = _random_neighbors(neighbors, retriever.databases[0], plan.request.seed)
-        return dataclasses.replace(plan, queries=plan.queries[rows], neighbors=neighbors)
+        plan = dataclasses.replace(plan, queries=plan.queries[rows], neighbors=neighbors)
+        return plan.with_content(plan.content.take(rows)) if plan.content else plan
+
+
+def _with_databases(builder: ConditionBuilder, databases: Sequence[Database]) -> ConditionBuilder:
+    """Returns a condition builder that finds the images of style neighbors in these databases, if it needs them."""
+    if builder.style is None:
+        return builder
+    distinct = {database.name: database for database in databases}
+    return dataclasses.replace(builder, style=dataclasses.replace(builder.style, databases=[*distinct.values()]))
 
 
 def _random_neighbors(neighbors: Neighbors, database: Database, seed: int) -> Neighbors:
@@ -188,8 +208,7 @@ def _random_neighbors(neighbors: Neighbors, database: Database, seed: int) -> Ne
 def _joined(parts: Sequence[Neighbors | None], rows: np.ndarray) -> Neighbors:
     """Returns rows of several retrievals, which are concatenated."""
     present = [part for part in parts if part is not None]
-    names = [field.name for field in dataclasses.fields(Neighbors)]
-    return Neighbors(**{name: np.concatenate([getattr(part, name) for part in present])[rows] for name in names})
+    return map_neighbors(lambda *several: np.concatenate(several)[rows], *present)
 
 
 def reconstructor(bundle: Bundle) -> Callable[[UInt8[np.ndarray, "n h w 3"]], UInt8[np.ndarray, "n h w 3"]]:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from rdm_jax.conditioning.roles import two_roles
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.data.icons.held_out import HELD_OUT
 from rdm_jax.evaluation.icon_set_bench import Bench, Cell, Icons, other_icon
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.encoder import RetrievalEncoder
-from rdm_jax.retrieval.retriever import Neighbors, Retriever
+from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +49,16 @@ class WithoutRows(Retriever):
         found = super().retrieve(queries, k + self._most)
         out = np.stack([np.isin(ids, rows) for ids, rows in zip(found.ids, self.excluded, strict=True)])
         places = np.argsort(out, axis=1, kind="stable")[:, :k]
-        return Neighbors(
-            **{
-                field.name: np.take_along_axis(values, places.reshape(*places.shape, *[1] * (values.ndim - 2)), axis=1)
-                for field in dataclasses.fields(Neighbors)
-                for values in [getattr(found, field.name)]
-            }
-        )
+        return map_neighbors(lambda part: np.take_along_axis(part, _like(places, part), axis=1), found)
 
     @property
     def _most(self) -> int:
         return max(map(len, self.excluded), default=0)
+
+
+def _like(places: Int[np.ndarray, "q k"], part: np.ndarray) -> np.ndarray:
+    """Returns places with as many axes as the array whose rows they name."""
+    return places.reshape(*places.shape, *[1] * (part.ndim - 2))
 
 
 def style_retriever(bench: Bench, encoder: RetrievalEncoder, cells: Sequence[Cell]) -> WithoutRows:
@@ -112,7 +112,7 @@ class ModelArm:
     def _sample(self, cells: Sequence[Cell], progress: ProgressCallback) -> UInt8[np.ndarray, "n h w 3"]:
         content = self.bench.content.database
         assert content is not None
-        options = {"content_database": content} if two_roles(self.generator) else {}
+        options = {"content_database": content} if two_roles(self.generator.bundle) else {}
         if self.named:
             prompts = [f"{cell.word}, {HELD_OUT.get(cell.style, cell.style)}" for cell in cells]
             database: Any = content
@@ -179,11 +179,6 @@ class ContentArm:
         assert icons.database is not None
         found = Retriever(self.encoder, [icons.database]).retrieve(self.encoder.encode_texts(words), 1)
         return found.ids[:, 0].tolist()
-
-
-def two_roles(generator: Generator) -> bool:
-    """Returns whether a model has neighbors that show the content beside those that show the style."""
-    return generator.bundle.has("style_encoder")
 
 
 def by_style(cells: Sequence[Cell]) -> list[list[int]]:

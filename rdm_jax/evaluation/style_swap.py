@@ -11,7 +11,7 @@ import numpy as np
 
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.style_scenes.vocabulary import COLORS, STYLES, SUBJECTS
-from rdm_jax.evaluation.arms import ARMS, Arm, Pair, cells_of
+from rdm_jax.evaluation.arms import ARMS, FIRST, Arm, Pair, cells_of
 from rdm_jax.evaluation.classifiers import AttributeClassifier, Classification, Labels, real_images
 from rdm_jax.evaluation.comparisons import (
     ClassifiedArm,
@@ -114,7 +114,7 @@ def generate_arms(
     progress: StageProgressCallback,
 ) -> dict[str, ClassifiedArm]:
     """Returns the classified samples of every arm; progress counts the samples of all arms."""
-    cells = {arm.name: cells_of(arm, sizes.first if arm is ARMS[0] else sizes.least) for arm in arms}
+    cells = {arm.name: cells_of(arm, sizes.first if arm.name == FIRST else sizes.least) for arm in arms}
     total = sum(map(len, cells.values()))
     classified, before = {}, 0
     for arm in arms:

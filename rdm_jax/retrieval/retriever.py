@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped
@@ -41,6 +41,12 @@ class Neighbors:
     scores: Float32[np.ndarray, "q k"]
     embeddings: Float32[np.ndarray, "q k d"]
     databases: Shaped[np.ndarray, "q k"]
+
+
+def map_neighbors(function: Callable[..., np.ndarray], *several: Neighbors) -> Neighbors:
+    """Returns neighbors whose fields are a function of the same fields of several."""
+    names = [field.name for field in dataclasses.fields(Neighbors)]
+    return Neighbors(**{name: function(*(getattr(one, name) for one in several)) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rdm_jax.core import options, values
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.schema import Fields, Text, missing, one_of, section_values, within
 from rdm_jax.heads import options_of
-from rdm_jax.request import Request
+from rdm_jax.request import DATABASES, Request
 from rdm_jax.training.step import DECAYS
 
 Probability = Annotated[float, within(0.0, 1.0)]
@@ -45,8 +45,8 @@ class Network(Fields):
 class Sampling(Fields):
     """An exported model's `sampling` section.
 
-    Its keys are options of `classes`, `Request` and the head's, and `database`, the default one. Those of figures are
-    required.
+    Its keys are options of `classes`, `Request` and the head's, and `DATABASES`, the default ones. Those of figures
+    are required.
     """
 
     def read(self, key: str, value: Any) -> dict[str, Any]:
@@ -54,8 +54,8 @@ class Sampling(Fields):
         owners = {name: cls for cls in self.classes.values() for name in options.declarations(cls)}
         given = dict(section_values(key, value))
         for name in given:
-            if name != "database" and name not in owners:
-                raise unknown("config key", f"{key}.{name}", [f"{key}.{known}" for known in ("database", *owners)])
+            if name not in DATABASES and name not in owners:
+                raise unknown("config key", f"{key}.{name}", [f"{key}.{known}" for known in (*DATABASES, *owners)])
         for name in ("condition", "height", "width"):
             if name not in given:
                 raise missing(f"{key}.{name}")
@@ -63,9 +63,10 @@ class Sampling(Fields):
             name: _parsed(owners.get(name), name, key, one) if isinstance(one, Text) else one
             for name, one in given.items()
         }
-        if not isinstance(checked.get("database", ""), str):
-            raise UserError(f"config key {key}.database is {checked['database']!r}, and must be a text")
-        for cls in {owners[name] for name in checked if name != "database"}:
+        for name in DATABASES:
+            if not isinstance(checked.get(name, ""), str):
+                raise UserError(f"config key {key}.{name} is {checked[name]!r}, and must be a text")
+        for cls in {owners[name] for name in checked if name not in DATABASES}:
             own = {name: one for name, one in checked.items() if owners.get(name) is cls}
             built = options.build(cls, own, {})
             if hasattr(built, "check"):  # of ranges; it is the same when images are generated

@@ -2,9 +2,10 @@ from collections import Counter
 
 import pytest
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.data.style_scenes.captions import neutral_prompt, styled_prompt
 from rdm_jax.data.style_scenes.vocabulary import HELD_OUT_PAIRS, KEPT_OUT, NAMED_STYLES, NEVER_NAMED, STYLES, SUBJECTS
-from rdm_jax.evaluation.arms import ARMS, GENERAL, cells_of, database_name
+from rdm_jax.evaluation.arms import ARMS, FIRST, GENERAL, arms_of, cells_of, database_name
 
 
 def arm(name):
@@ -29,6 +30,22 @@ def test_the_first_arm_is_what_was_trained_and_every_pair_has_an_arm():
     assert {style for _, style in first} == set(NAMED_STYLES) | set(NEVER_NAMED)
     assert not first & held_out and KEPT_OUT not in {style for _, style in first}
     assert first | held_out | kept_out == {(subject, style) for subject in SUBJECTS for style in STYLES}
+
+
+def test_arms_of_more_styles_that_training_has_excluded():
+    excluded = [KEPT_OUT, "watercolour", "stained glass"]
+    arms = {arm.name: {style for _, style in arm.pairs} for arm in arms_of(excluded)}
+    assert arms["kept_out_style"] == arms["kept_out_named"] == set(excluded)
+    assert not any(set(excluded) & styles for name, styles in arms.items() if name not in OF_EXCLUDED)
+    assert arms[FIRST] == set(STYLES) - set(excluded)
+    assert set(arms) == {arm.name for arm in ARMS}
+    with pytest.raises(UserError, match="unknown style 'cubism'"):
+        arms_of(["cubism"])
+    with pytest.raises(UserError, match="no style is left"):
+        arms_of(STYLES)
+
+
+OF_EXCLUDED = ("kept_out_style", "kept_out_named", "control_no_style")
 
 
 def test_all_styles_of_a_prompt_start_from_the_same_noise():

@@ -1,5 +1,6 @@
 from collections import Counter
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -103,3 +104,30 @@ def test_reconstructions_go_through_the_means(cell_generator):
     decoded = np.asarray(bundle.autoencoder.apply(variables, moments[..., : moments.shape[-1] // 2], method="decode"))
     expected = np.clip(np.round((decoded + 1) * 127.5), 0, 255)
     assert np.abs(reconstructor(bundle)(images).astype(int) - expected).max() <= 1
+
+
+def test_a_model_with_two_roles_takes_content_from_the_general_database_and_style_from_each_cells_own(tmp_path):
+    generator = Generator.load(tiny.bundle_with_roles())
+    for seed, name in enumerate(("one", "two", "general")):
+        tiny.database(tmp_path, name, generator.bundle, seed=seed)
+    cells = ModelCellGenerator(generator, tmp_path, {"batch_size": 2, "seed": 3, "content_neighbors": 1})
+    wanted = [cell("square 3", "one", 5), cell("square 8", "two", 5), cell("square 3", "two", 5)]
+    plan = cells.plan(wanted)
+    assert plan.content is not None and plan.neighbors is not None
+    assert plan.content.neighbors.ids.ravel().tolist() == [3, 8, 3]
+    assert set(plan.content.neighbors.databases.ravel()) == {"general"}
+    assert plan.neighbors.databases[:, 0].tolist() == ["one", "two", "two"]
+    for row, one in enumerate(wanted):
+        alone = generator.plan(
+            [one.prompt],
+            database=tmp_path / one.database,
+            content_database=tmp_path / "general",
+            content_neighbors=1,
+            seed=3,
+        )
+        both = (jax.tree.leaves(plan.context.rows(np.array([row]))), jax.tree.leaves(alone.context.rows(np.array([0]))))
+        assert len(both[0]) == len(both[1])
+        for found, expected in zip(*both, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert cells.generate(wanted, lambda *_: None).images.shape == (3, 16, 16, 3)
+    assert cells.plan([cell("square 3", "one", 5, condition="neighbors")]).content is None

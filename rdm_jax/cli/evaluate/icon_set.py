@@ -102,7 +102,8 @@ def _icon_arms(
     args: argparse.Namespace, bench: IconBench, generator: Generator, others: Mapping[str, Generator]
 ) -> tuple[IconArm, ...]:
     """Returns the arms: the model first, with every number of candidates, the baselines, and other models."""
-    from rdm_jax.evaluation.icon_set_arms import ContentArm, ModelArm, RetrievalArm, two_roles
+    from rdm_jax.conditioning.roles import two_roles
+    from rdm_jax.evaluation.icon_set_arms import ContentArm, ModelArm, RetrievalArm
 
     options = _icon_options(args)
     arms: dict[str, IconArm] = {}
@@ -117,7 +118,7 @@ def _icon_arms(
     )
     for name, other in others.items():
         # A scale of style is of models with two roles of neighbors alone.
-        fitting = {key: value for key, value in options.items() if key != "style_scale" or two_roles(other)}
+        fitting = {key: value for key, value in options.items() if key != "style_scale" or two_roles(other.bundle)}
         arms[name] = ModelArm(name, f"the model {name}", other, bench, fitting)
     return chosen("arm", args.arm, arms)
 

@@ -25,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)"
     )
+    parser.add_argument(
+        "--held-out",
+        action="append",
+        default=[],
+        metavar="STYLE",
+        help="a style that the model's training has excluded (repeatable; default: woodblock)",
+    )
     parser.add_argument("--condition", metavar="C", help="neighbors or text+neighbors; the model's own by default")
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images generated at once (default: 8)")
     parser.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
@@ -41,7 +48,7 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
-    arms = _arms(args.arm)
+    arms = _arms(args.arm, args.held_out)
     generator = Generator.load(args.model)
     options = {name: getattr(args, name) for name in ("condition", "batch_size", "steps", "guidance_scale", "seed")}
     cell_generator = ModelCellGenerator(generator, args.databases, options)
@@ -77,7 +84,7 @@ def _sizes(args: argparse.Namespace) -> Sizes:
     )
 
 
-def _arms(names: list[str]) -> tuple[Arm, ...]:
-    from rdm_jax.evaluation.arms import ARMS
+def _arms(names: list[str], held_out: list[str]) -> tuple[Arm, ...]:
+    from rdm_jax.evaluation.arms import arms_of
 
-    return chosen("arm", names, {arm.name: arm for arm in ARMS})
+    return chosen("arm", names, {arm.name: arm for arm in (arms_of(held_out) if held_out else arms_of())})

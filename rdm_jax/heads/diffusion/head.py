@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.roles import two_roles
 from rdm_jax.core.errors import UserError
 from rdm_jax.guidance.base import GuideContext
 from rdm_jax.heads.base import Model, Plan, negative_conditions, warn_unused
@@ -99,7 +100,7 @@ def check_style_scale(request: Request, options: Options, bundle: Bundle) -> Non
     """Raises UserError if style neighbors have a guidance scale and there are none."""
     if not options.style_scale:
         return
-    if not bundle.has("style_encoder"):
+    if not two_roles(bundle):
         raise UserError(
             f"style_scale {options.style_scale:g}: model {bundle.name!r} has one role of neighbors; leave it out, or "
             "use guidance_scale"

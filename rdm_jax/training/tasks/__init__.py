@@ -23,6 +23,7 @@ TASKS = {
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
     "roles": "rdm_jax.training.tasks.roles",
+    "style_encoder": "rdm_jax.training.tasks.style_encoder",
     "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",

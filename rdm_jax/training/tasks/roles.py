@@ -16,13 +16,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure, varied
 from rdm_jax.conditioning.views import View
-from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import within
 from rdm_jax.core.vectors import unit
@@ -44,8 +42,10 @@ from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.denoising import DenoisingRun, denoising_loss
+from rdm_jax.training.labels import attribute, one_color_images
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.model_record import ModelRecord
+from rdm_jax.training.naming import HEAD, init_head, naming_loss
 from rdm_jax.training.partners import (
     Partners,
     find_partners,
@@ -53,6 +53,7 @@ from rdm_jax.training.partners import (
     sample_style_partners,
     shows_another,
 )
+from rdm_jax.training.recoloring import recolored
 from rdm_jax.training.schema import Count, LatentData, Positive, Probability, network
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import EVAL_BATCHES, Task, held_out_loss, spread
@@ -60,7 +61,6 @@ from rdm_jax.training.tasks.conditioned import open_base
 
 STYLE_SIZES = ("image_size", "token_dim", "input_shape")
 """Fields of style encoders that follow from the data."""
-HEAD = "style_names"  # the part of the parameters that names the styles of training, and is not exported
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ class RoleData(LatentData):
     """Labeled images.
 
     Attributes:
+      content: the attribute that names what an image shows; "" is its caption.
       style: the attribute that names an image's style.
       family: the attribute that names the family of its style, whose shapes are alike.
       one_color: the attribute that is "True" or "1" for images of one ink on white; "" if there are none.
@@ -76,6 +77,7 @@ class RoleData(LatentData):
       held_out_rows: images that are held out for evaluation, spread evenly over the set.
     """
 
+    content: str = ""
     style: str = "style"
     family: str = "group"
     one_color: str = ""
@@ -137,6 +139,7 @@ class RolesTask(Task):
       base: the bundle with the frozen encoder and first stage.
       images: the images.
       texts: [captions, d] the encoder's vector of each caption, scaled to length 1; row 0, no caption, is zeros.
+      caption: [n] the row of each image's caption.
       partners: of the images.
       one_color: [n] which ones are of one ink on white.
       latents: the first stage with the scale of its latents.
@@ -150,6 +153,7 @@ class RolesTask(Task):
     base: Bundle
     images: ImageSet
     texts: Float[np.ndarray, "m d"]
+    caption: Int[np.ndarray, " n"]
     partners: Partners
     one_color: np.ndarray
     latents: Latents
@@ -166,7 +170,8 @@ class RolesTask(Task):
     @property
     def frozen(self) -> Any:
         """The first stage's parameters, and the whole set."""
-        whole = {"images": np.asarray(self.images.images), "texts": self.texts, "one_color": self.one_color}
+        whole = {"images": np.asarray(self.images.images), "texts": self.texts, "caption": self.caption}
+        whole["one_color"] = self.one_color
         parts = dict.fromkeys(("autoencoder", *(part for part in self.view.parts if part != "denoiser")))
         return {**{part: self.base.params[part] for part in parts}, "partners": self.partners, **whole}
 
@@ -223,11 +228,10 @@ class RolesTask(Task):
         x, t = jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,))
         empty = Condition(jnp.zeros((1, 1, self.encoder.token_dim)))
         styles = int(np.max(self.partners.style)) + 1
-        kernel = jax.random.normal(keys[2], (self.encoder.vector_dim, styles)) * self.encoder.vector_dim**-0.5
         return {
             "denoiser": self.module.init(keys[0], x, t, empty)["params"],
             "style_encoder": self.encoder.init(keys[1], jnp.zeros(self.encoder.smallest_inputs[0].shape))["params"],
-            HEAD: {"kernel": kernel, "scale": jnp.full((1,), 10.0)},
+            HEAD: init_head(keys[2], self.encoder.vector_dim, styles),
         }, {}
 
     def averaged(self, params: Any) -> Any:
@@ -243,7 +247,8 @@ class RolesTask(Task):
         example = self._example(example_key, data, batch["row"])
         x0 = self.latents.x0(data, {"image": example["image"]}, posterior_key)
         maps = self.view({**data, **params}, example["styles"])
-        tokens, vectors = self.encoder.apply({"params": params["style_encoder"]}, maps)
+        encoded: Any = self.encoder.apply({"params": params["style_encoder"]}, maps)
+        tokens, vectors = encoded
         keys = noise_key, time_key, dropout_key
         denoising, bands = denoising_loss(
             self.config, self.schedule, self.module, params["denoiser"], x0, self._condition(example, tokens), keys
@@ -251,10 +256,9 @@ class RolesTask(Task):
         metrics = {"denoising": denoising, **bands}
         if HEAD not in params:  # in an evaluation
             return denoising, (metrics, extras.stats)
-        logits = params[HEAD]["scale"][None] * (vectors @ params[HEAD]["kernel"])
-        names = jnp.repeat(data["partners"].style[batch["row"][:, 0]], config.neighbors)
-        naming = optax.softmax_cross_entropy_with_integer_labels(logits, names).mean()
-        metrics |= {"naming": naming, "named": jnp.mean(jnp.argmax(logits, axis=-1) == names)}
+        styles = jnp.repeat(data["partners"].style[batch["row"][:, 0]], config.neighbors)
+        naming, named = naming_loss(params[HEAD], vectors, styles)
+        metrics |= {"naming": naming, "named": named}
         return denoising + config.naming * naming, (metrics, extras.stats)
 
     def _example(self, key: Key[Array, ""], data: Any, groups: Int[Array, "b g"]) -> dict[str, Array]:
@@ -279,7 +283,7 @@ class RolesTask(Task):
             "usable": others & present & ~dropped["style"][:, None],
             "content": content,
             "has_content": ~dropped["content"],
-            "text": data["texts"][partners.caption[rows]] * ~dropped["text"][:, None],
+            "text": data["texts"][data["caption"][rows]] * ~dropped["text"][:, None],
         }
 
     def _dropped(self, key: Key[Array, ""], count: int) -> dict[str, Array]:
@@ -340,35 +344,6 @@ class RolesTask(Task):
         return self.model.bundle(params, self.base)
 
 
-def recolored(
-    key: Key[Array, ""], images: Float[Array, "b k h w 3"], one_color: Array, share: float
-) -> Float[Array, "b k h w 3"]:
-    """Returns images in [-1, 1] of which a fraction of the one-color ones has a random ink and background.
-
-    The images of a group of k have the same colors. Ink and background differ by at least a quarter of their range.
-
-    Args:
-      key: of the random numbers.
-      images: in groups of k that belong together.
-      one_color: [b] which groups are of one ink on white.
-      share: of these, in [0, 1].
-    """
-    ink_key, ground_key, whether_key, dark_key = jax.random.split(key, 4)
-    b = len(images)
-    ink_color = jax.random.uniform(ink_key, (b, 3), minval=-1.0, maxval=1.0)
-    # A background is mostly white or nearly black, as pages are; otherwise of any color.
-    plain = jnp.where(jax.random.bernoulli(dark_key, 0.5, (b, 1)), 1.0, -0.8)
-    ground_keys = jax.random.split(ground_key)
-    other = jax.random.uniform(ground_keys[0], (b, 3), minval=-1.0, maxval=1.0)
-    ground = jnp.where(jax.random.bernoulli(ground_keys[1], 0.7, (b, 1)), plain, other)
-    differs = jnp.abs(ink_color - ground).max(axis=-1) >= 0.5
-    chosen = one_color & differs & jax.random.bernoulli(whether_key, share, (b,))
-    darkest = images.min(axis=(1, 2, 3, 4), keepdims=True)
-    alpha = ((1.0 - images.mean(axis=-1, keepdims=True)) / jnp.maximum(1.0 - darkest, 1e-3)).clip(0.0, 1.0)
-    ink_color, ground = ink_color[:, None, None, None], ground[:, None, None, None]
-    return jnp.where(chosen[:, None, None, None, None], alpha * ink_color + (1.0 - alpha) * ground, images)
-
-
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> RolesTask:
     """Returns the task.
 
@@ -386,12 +361,11 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
       UserError: the images lack an attribute.
     """
     data = config.data
-    labels = {name: _attribute(images, name) for name in (data.style, data.family)}
-    partners = find_partners(images.captions, labels[data.style], labels[data.family])
-    one_color = np.zeros(len(images), bool)
-    if data.one_color:
-        one_color = np.array([value.lower() in ("1", "true") for value in _attribute(images, data.one_color)])
-    known = sorted(set(images.captions) - {""})
+    shown = attribute(images, data.content) if data.content else images.captions
+    partners = find_partners(shown, attribute(images, data.style), attribute(images, data.family))
+    one_color = one_color_images(images, data.one_color)
+    known, caption = np.unique(["", *images.captions], return_inverse=True)
+    known = [str(text) for text in known[1:]]
     progress("encoding captions", 0, len(known))
     vectors = unit(ClipEncoder(base).encode_texts(known))
     texts = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
@@ -411,7 +385,9 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     style_encoder = _style_encoder(config, base, module, view, images.images.shape[1], width)
     settings = {"denoiser": denoiser, "style_encoder": style_encoder}
     encoder = build_style_encoder(style_encoder)
-    return RolesTask(config, base, images, texts, partners, one_color, latents, module, encoder, view, settings)
+    caption = caption[1:].astype(np.int32)
+    networks = module, encoder, view, settings
+    return RolesTask(config, base, images, texts, caption, partners, one_color, latents, *networks)
 
 
 def _style_encoder(
@@ -426,15 +402,3 @@ def _style_encoder(
     params["denoiser"] = jax.eval_shape(denoiser.init, key, *denoiser.smallest_inputs)["params"]
     shape = jax.eval_shape(view, params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)).shape
     return {**given, "input_shape": shape[1:]}
-
-
-def _attribute(images: ImageSet, name: str) -> list[str]:
-    """Returns an attribute of all images; raises UserError where one lacks it."""
-    lacking = next((i for i, labels in enumerate(images.attributes) if name not in labels), None)
-    if lacking is not None:
-        known = sorted({key for labels in images.attributes for key in labels})
-        raise UserError(
-            f"image {lacking} of the training set has no attribute {name!r}, which data.style, data.family or "
-            f"data.one_color names; its images have {', '.join(known) or 'none'}"
-        )
-    return [labels[name] for labels in images.attributes]

@@ -12,10 +12,13 @@ import pytest
 from rdm_jax.conditioning.roles import StyleTokens
 from rdm_jax.conditioning.views import View
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.vectors import unit
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.generator import Generator
 from rdm_jax.models import build_denoiser
+from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import load_config
+from rdm_jax.training.recoloring import recolored
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import roles
 from tests.helpers import tiny
@@ -91,7 +94,7 @@ def test_recolored_images_are_mixtures_of_two_colors_of_their_group():
     alpha[:, :, 0, 0] = 1.0
     plain = jnp.asarray(1.0 - 1.8 * alpha) * jnp.ones((1, 1, 1, 1, 3))
     one_color = jnp.arange(64) % 4 > 0
-    found = np.asarray(roles.recolored(jax.random.key(0), plain, one_color, 1.0))
+    found = np.asarray(recolored(jax.random.key(0), plain, one_color, 1.0))
     changed = np.abs(found - plain).max(axis=(1, 2, 3, 4)) > 1e-3
     assert not changed[::4].any() and changed[np.asarray(one_color)].mean() > 0.7
     for group, opacity in zip(found[changed], alpha[changed], strict=True):
@@ -101,11 +104,24 @@ def test_recolored_images_are_mixtures_of_two_colors_of_their_group():
         colors, *_ = np.linalg.lstsq(design, pixels, rcond=None)
         np.testing.assert_allclose(design @ colors, pixels, atol=1e-4)
         assert np.abs(colors[0] - colors[1]).max() > 0.49 and np.abs(colors).max() < 1.01
-    assert np.array_equal(np.asarray(roles.recolored(jax.random.key(0), plain, one_color, 0.0)), np.asarray(plain))
+    assert np.array_equal(np.asarray(recolored(jax.random.key(0), plain, one_color, 0.0)), np.asarray(plain))
+
+
+def test_content_may_be_an_attribute_and_texts_stay_those_of_the_captions():
+    generator = np.random.default_rng(3)
+    shown = generator.integers(0, 3, COUNT)
+    plain = images()
+    labeled = dataclasses.replace(
+        plain, attributes=[{**one, "shown": f"c{c}"} for one, c in zip(plain.attributes, shown, strict=True)]
+    )
+    task = task_of("data.content=shown", data=labeled)
+    assert np.array_equal(np.asarray(task.partners.caption) - 1, shown)
+    vectors = ClipEncoder(task.base).encode_texts(plain.captions)
+    np.testing.assert_allclose(task.texts[task.caption], unit(vectors), atol=1e-5)
 
 
 def test_an_attribute_that_is_missing_is_named():
-    with pytest.raises(UserError, match=r"has no attribute 'family', which data\.style"):
+    with pytest.raises(UserError, match=r"has no attribute 'family', which the config"):
         task_of("data.family=family")
 
 
@@ -116,7 +132,7 @@ def test_a_group_shares_its_style_neighbors_and_roles_are_left_out_as_often_as_c
     example = jax.jit(task._example)
     found = [jax.device_get(example(jax.random.key(i), data, rows)) for i in range(30)]
     usable = np.stack([one["usable"] for one in found])  # runs, images, neighbors
-    captions = np.asarray(task.partners.caption)[np.asarray(rows).ravel()]
+    captions = task.caption[np.asarray(rows).ravel()]
     for one in found:
         assert one["styles"].shape == (12 * NEIGHBORS, 16, 16, 3) and one["image"].shape == (36, 16, 16, 3)
         text = np.abs(one["text"]).max(axis=1) > 0
