@@ -1,10 +1,11 @@
 r"""The icon model that ships: a style encoder and a denoiser with two roles of neighbors, on 16x16x8 latents.
 
-rdm train --config icons/rdm --workdir runs/icons/rdm --init-from style-scenes
+rdm train --config icons/rdm --workdir runs/icons/rdm --init-from runs/icons/start
 
-A record is four images of a style. On an accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16
---config.style_encoder.dtype=bfloat16`. `icons/rdm:latent`, `:features` and `:vector` take the tokens of a style
-neighbor from the first stage's latent, from the U-Net's features at noise level zero, and from the retrieval encoder.
+`runs/icons/start` is made as configs/icons/style_encoder.py says. A record is four images of a style. On an
+accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16 --config.style_encoder.dtype=bfloat16`.
+`icons/rdm:latent`, `:features` and `:vector` take the tokens of a style neighbor from the first stage's latent, from
+the U-Net's features at noise level zero, and from the retrieval encoder.
 """
 
 from typing import Any

@@ -12,12 +12,15 @@ HELP = """write the bundle of a trained model
 
   rdm export runs/clip --out runs/encoder              one part
   rdm export runs/clip runs/autoencoder --out runs/base  parts joined
+  rdm export style-scenes runs/clip --out runs/base      a model with another part
   rdm export runs/rdm --out my-model --name my-model     the whole model"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument("workdirs", nargs="+", metavar="DIR", help="the folders of the runs, or their gs:// addresses")
+    parser.add_argument(
+        "workdirs", nargs="+", metavar="DIR", help="the folders of the runs, or their gs:// addresses; models"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
     parser.add_argument("--name", help="the model's name; that of the last run's config by default")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the stored arrays")
@@ -28,10 +31,10 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.bundle import merge
     from rdm_jax.cli.train import quiet_orbax
     from rdm_jax.core import trees
-    from rdm_jax.training.export import export_run
+    from rdm_jax.training.export import run_or_model
 
     quiet_orbax()
-    bundle = merge([export_run(workdir) for workdir in args.workdirs], **({"name": args.name} if args.name else {}))
+    bundle = merge([run_or_model(workdir) for workdir in args.workdirs], **({"name": args.name} if args.name else {}))
     bundle.save(args.out, args.dtype)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files
+from rdm_jax.core import files, paths
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer
 from rdm_jax.training.checkpoints import restore_arrays
@@ -44,6 +44,18 @@ def export_run(place: str | Path) -> Bundle:
     training = dict(bundle.config.get("training", {}))
     training |= {part: {**training.get(part, {}), **run} for part in bundle.params if part not in record.parts}
     return Bundle({**bundle.config, "training": training}, bundle.params, bundle.tokenizer)
+
+
+def run_or_model(place: str | Path) -> Bundle:
+    """Returns the model of a run by its folder, or a model by its name or folder.
+
+    Raises:
+      UserError: as `export_run` and `Bundle.open` do.
+    """
+    if str(place) in Bundle.names():
+        return Bundle.open(place)
+    is_model = not paths.is_remote(place) and any(paths.local(place).glob("*.safetensors"))
+    return Bundle.open(place) if is_model else export_run(place)
 
 
 def _tokenizer(workdir: Workdir) -> PreTrainedTokenizerFast | None:

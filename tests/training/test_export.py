@@ -11,7 +11,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.parts import PARTS
-from rdm_jax.training.export import export_run
+from rdm_jax.training.export import export_run, run_or_model
 from rdm_jax.training.model_record import ModelRecord
 from tests.helpers import guided, tiny
 
@@ -65,6 +65,13 @@ def test_a_base_that_is_gone_or_has_changed_is_named(base: Bundle) -> None:
     Bundle(other.config, {**other.params, "clip": clip}, other.tokenizer).save(place, "float32")
     with pytest.raises(UserError, match=r"runs/a was trained with another clip than .* holds now"):
         record.open_base("runs/a")
+
+
+def test_a_model_may_stand_in_place_of_a_run(base: Bundle, tmp_path: Path) -> None:
+    found = run_or_model(tmp_path / "base")
+    assert found.digest == base.digest and run_or_model("style-scenes").name == "style-scenes"
+    with pytest.raises(UserError, match=r"is no training run"):
+        run_or_model(tmp_path)
 
 
 def test_a_folder_that_cannot_be_exported_says_why(tmp_path: Path) -> None:
