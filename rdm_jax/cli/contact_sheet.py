@@ -37,7 +37,7 @@ def contact_sheet(
     rows = outputs.rows_that_fit(np.broadcast_to(np.uint8(0), (all_rows, 2 * COLUMNS, height, width, 3)))
     shown = entries[: rows * COLUMNS]
     new = [images.read_image(folder / entry["file"]) for entry in shown]
-    columns, labels = [_cells(new, rows, height, width)], [_texts([entry["prompt"] for entry in shown], rows)]
+    columns, labels = [_cells(new, rows, height, width)], [_texts([_label(entry) for entry in shown], rows)]
     titles = ["new", *[""] * (COLUMNS - 1)]
     if database is not None:
         names, ids = _most_used(entries, rows * COLUMNS)
@@ -48,6 +48,12 @@ def contact_sheet(
     cells = np.concatenate(columns, axis=1)
     texts = [[text for part in row for text in part] for row in zip(*labels, strict=True)]
     return sheets.grid(cells, column_labels=titles, cell_labels=texts, zoom=outputs.zoom_of(cells))
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    """Returns an image's prompt, marked where no content is near it."""
+    known = entry.get("content", {}).get("known", True)
+    return entry["prompt"] if known else f"{entry['prompt']} {outputs.UNKNOWN}"
 
 
 def _most_used(entries: Sequence[Mapping[str, Any]], most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,8 @@ class ContentRows:
       databases: the name of each one's database; "" for an image that the user gave.
       sha256: of each database, by its name.
       image: the image that the user gave, a PNG file in base64; "" without.
+      known: whether anything is near the query; otherwise the rows are what is least far.
+      nearest: of a query that nothing is near, the nearest known words.
     """
 
     ids: Annotated[tuple[int, ...], within(GIVEN)]
@@ -39,6 +41,8 @@ class ContentRows:
     databases: tuple[str, ...]
     sha256: Mapping[str, str]
     image: str = ""
+    known: bool = True
+    nearest: tuple[str, ...] = ()
 
     @staticmethod
     def of(value: Mapping[str, Any]) -> ContentRows:
@@ -93,6 +97,13 @@ class ContentRecord:
         assert self.plan.content is not None
         return self.plan.content.neighbors
 
+    def shown(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
+        """Returns the image that showed the content of the image with an index, and its score."""
+        content, query = self.plan.content, self.plan.rows[self.plan.indices.index(index)]
+        assert content is not None
+        turn = int(self.plan.turns([index])[0]) % content.images.shape[1]
+        return content.images[query, turn], float(content.neighbors.scores[query, turn])
+
     def rows(self, index: int) -> dict[str, Any]:
         """Returns what an image's record holds of the content of its query."""
         content, query = self.plan.content, self.plan.rows[self.plan.indices.index(index)]
@@ -102,7 +113,8 @@ class ContentRecord:
         given = base64.b64encode(images.encode(content.images[query, 0])).decode() if GIVEN in ids else ""
         scores = content.neighbors.scores[query].tolist()
         sha256 = {name: digests[name] for name in names if name}
-        rows = ContentRows(tuple(ids), tuple(scores), tuple(names), sha256, given)
+        known, nearest = bool(content.known[query]), tuple(content.nearest[query])
+        rows = ContentRows(tuple(ids), tuple(scores), tuple(names), sha256, given, known, nearest)
         return dataclasses.asdict(rows)
 
 

@@ -35,6 +35,8 @@ from rdm_jax.retrieval.retriever import Neighbors
 
 RUN = "run.json"
 RESULTS = "results.json"
+SHOWN_CONTENT = ("ids", "scores", "databases", "known", "nearest")  # of a record's content, in run.json
+UNKNOWN = "(nothing near)"  # after the prompt of an image for which there is no content
 # The content of a record before the run has written anything.
 UNFINISHED = {"schema": SCHEMA, "complete": False, "images": []}
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pillow")
@@ -220,11 +222,17 @@ def neighbor_names(record: dict[str, Any], database: Mixture) -> Shaped[np.ndarr
     return np.array(neighbors.get("databases") or [database.databases[0].name] * len(neighbors["ids"]))
 
 
+def marked(result: Result) -> list[str]:
+    """Returns the prompt of each image, with `UNKNOWN` where no content is near it."""
+    known = np.ones(len(result.prompts), bool) if result.known is None else result.known
+    return [prompt if near else f"{prompt} {UNKNOWN}" for prompt, near in zip(result.prompts, known, strict=True)]
+
+
 def run_entry(file: Path, record: dict[str, Any], database: Mixture | None) -> dict[str, Any]:
     """Returns run.json's entry of an image: its file, its query and its neighbors."""
     entry = {"file": file.as_posix(), "prompt": record["prompt"], "index": record["index"]}
     if "content" in record:
-        entry["content"] = {key: record["content"][key] for key in ("ids", "scores", "databases")}
+        entry["content"] = {key: record["content"][key] for key in SHOWN_CONTENT}
     if database is None:
         return {**entry, "seed": record["request"]["seed"], "database": None, "neighbors": []}
     ids, scores = record["neighbors"]["ids"], record["neighbors"]["scores"]
@@ -275,12 +283,12 @@ def grid_sheet(results: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w
     if len(results) > 1:
         images = np.stack([result.images[:MOST_COLUMNS] for _, result in results])
         images = images[: rows_that_fit(images)]
-        prompts = results[0][1].prompts[: images.shape[1]]
+        prompts = marked(results[0][1])[: images.shape[1]]
         styles = [style for style, _ in results[: len(images)]]
         return sheets.grid(images, row_labels=styles, column_labels=prompts, zoom=zoom_of(images))
     result = results[0][1]
     count = result.request.num_images
-    labels, images = result.prompts[::count], result.images.reshape(-1, count, *result.images.shape[1:])
+    labels, images = marked(result)[::count], result.images.reshape(-1, count, *result.images.shape[1:])
     if len(images) == 1:
         images = sheets.in_rows(images[0], min(COLUMNS, count))
         labels = labels + [""] * (len(images) - 1)
@@ -288,28 +296,51 @@ def grid_sheet(results: Sequence[tuple[str, Result]]) -> UInt8[np.ndarray, "h2 w
     return sheets.grid(images, row_labels=labels[: len(images)], zoom=zoom_of(images))
 
 
-def neighbor_sheet(result: Result, database: Mixture) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Returns a sheet with a row for each image: the image and the thumbnails of its neighbors, with their cosines."""
+def neighbor_sheet(
+    result: Result, database: Mixture, content: ContentRecord | None = None
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns a sheet with a row for each image: what showed its content, and the thumbnails of its neighbors.
+
+    Args:
+      result: the images.
+      database: that the neighbors are from.
+      content: of the images; None where the model has no such role.
+    """
     assert result.neighbors is not None
     ids, scores, names = result.neighbors.ids, result.neighbors.scores, result.neighbors.databases
     height, width = result.images.shape[1:3]
-    fitting = rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), 1 + ids.shape[1], height, width, 3)))
+    width_of_row = 1 + ids.shape[1] + (content is not None)
+    fitting = rows_that_fit(np.broadcast_to(result.images[:, None], (len(ids), width_of_row, height, width, 3)))
     cells, texts = [], []
     several = len(database.databases) > 1
-    for image, row, origins, cosines in zip(result.images[:fitting], ids, names, scores, strict=False):
+    for image, index, row, origins, cosines in zip(
+        result.images[:fitting], result.indices, ids, names, scores, strict=False
+    ):
+        shown, marks = _shown(content, index, height, width)
         thumbnails = [fitted(thumbnail, height, width) for thumbnail in database.thumbnails(origins, row)]
-        cells.append(np.stack([image, *thumbnails]))
+        cells.append(np.stack([image, *shown, *thumbnails]))
         pairs = zip(cosines, origins.tolist(), strict=True)
-        texts.append(["", *(f"{cosine:.3f}{f' {name}' if several else ''}" for cosine, name in pairs)])
-    columns = ["sample", *(f"neighbor {place}" for place in range(1, ids.shape[1] + 1))]
+        texts.append(["", *marks, *(f"{cosine:.3f}{f' {name}' if several else ''}" for cosine, name in pairs)])
+    numbered = (f"neighbor {place}" for place in range(1, ids.shape[1] + 1))
+    columns = ["sample", *(["content"] if content else []), *numbered]
     return sheets.grid(
         np.stack(cells),
-        row_labels=result.prompts[:fitting],
+        row_labels=marked(result)[:fitting],
         column_labels=columns,
         cell_labels=texts,
         title=f"neighbors in {database.name}",
         zoom=zoom_of(result.images),
     )
+
+
+def _shown(
+    content: ContentRecord | None, index: int, height: int, width: int
+) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[str]]:
+    """Returns the cell of what showed an image's content, and its label; none without content."""
+    if content is None:
+        return [], []
+    image, score = content.shown(index)
+    return [fitted(image, height, width)], [f"{score:.3f}"]
 
 
 def _claim(out: Path, names: Sequence[str], record: str, created: list[Path]) -> Path:

@@ -175,7 +175,7 @@ def write_sheets(writer: Writer, results: Mapping[str, Result], databases: Mappi
         write(Path("grid.png"), outputs.grid_sheet(list(results.items())))
     for name, database in databases.items():
         if name in results and database is not None:
-            sheet = outputs.neighbor_sheet(results[name], database)
+            sheet = outputs.neighbor_sheet(results[name], database, writer.content)
             write(Path(name) / ("neighbor_sheet.png" if by_word else "neighbors.png"), sheet)
         if by_word:
             entries = [one for one in writer.entries if Path(one["file"]).parent == Path(name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import io
 import json
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from rdm_jax.cli import outputs
+from rdm_jax.cli.content import ContentRecord
 from rdm_jax.cli.png import encode_png, read_record
 from rdm_jax.cli.record import encoded_vector, query_vector
 from rdm_jax.core import images, sheets
@@ -45,7 +47,14 @@ def record(prompt="a red boat", **changes):
             "size": 48,
             "palette": {"kind": "flat", "background": [255, 255, 255], "colors": [[0, 0, 0]]},
         },
-        "content": {"ids": [2], "scores": [0.9], "databases": ["icons"], "sha256": {"icons": "ef" * 32}},
+        "content": {
+            "ids": [2],
+            "scores": [0.9],
+            "databases": ["icons"],
+            "sha256": {"icons": "ef" * 32},
+            "known": True,
+            "nearest": [],
+        },
         **changes,
     }
 
@@ -286,3 +295,28 @@ def test_sheets_stop_growing(monkeypatch):
     assert part.shape[0] * 3 < whole.shape[0]
     assert outputs.neighbor_sheet(generated, Thumbnails()).shape[0] < whole.shape[0] / 3
     assert tuple(part[0, 0]) == sheets.BACKGROUND
+
+
+class Shown(ContentRecord):
+    """Content that is as dark as the image's number."""
+
+    def __init__(self):
+        pass
+
+    def shown(self, index):
+        return np.full((16, 16, 3), 100 + index, np.uint8), 0.25
+
+
+def test_what_showed_the_content_stands_between_the_sample_and_its_neighbors():
+    generated = result(["a", "b"], 1)
+    sheet = outputs.neighbor_sheet(generated, Thumbnails(), Shown())
+    for row, image in enumerate(generated.images):
+        y, x = at(sheet, image, 8)
+        cells = [int(sheet[y + 64, x + 64 + column * (128 + 8)][0]) for column in (1, 2, 3)]
+        assert cells == [100 + row, *generated.neighbors.ids[row].tolist()]
+
+
+def test_a_prompt_that_no_content_is_near_is_marked_on_the_sheets():
+    generated = dataclasses.replace(result(["a", "b"], 1), known=np.array([True, False]))
+    assert outputs.marked(generated) == ["a", f"b {outputs.UNKNOWN}"]
+    assert outputs.marked(result(["a"], 2)) == ["a", "a"]

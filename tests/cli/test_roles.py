@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax.cli.png import read_record
 from rdm_jax.generator import Generator
 from tests.helpers import tiny
 
@@ -98,3 +99,7 @@ def test_a_word_that_no_content_is_near_is_named(sample, capsys, monkeypatch):
     assert sample("democracy") == 0
     message = "no content is near 'democracy'; the nearest words with content: square, disk"
     assert message in capsys.readouterr().err
+    (entry,) = entries()
+    assert entry["content"]["known"] is False and entry["content"]["nearest"] == ["square", "disk"]
+    record, _ = read_record(Path("outputs", entry["file"]))
+    assert record["content"]["known"] is False
