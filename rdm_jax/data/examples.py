@@ -112,17 +112,30 @@ class SelectedExamples:
         return self.source.labels(self.rows[index])
 
 
-def select_examples(source: ImageSource, selection: Selection, limit: int | None = None) -> ImageSource:
-    """Returns the first `limit` examples that a selection admits, or the source itself if these are all of it.
+def select_examples(
+    source: ImageSource, selection: Selection, limit: int | None = None, spread: int | None = None
+) -> ImageSource:
+    """Returns the examples that a selection admits, or the source itself if these are all of it.
+
+    Args:
+      source: of the examples.
+      selection: which of them are admitted.
+      limit: takes the first ones, at most so many.
+      spread: takes at most so many, spread evenly over those that are admitted.
 
     Raises:
-      UserError: `limit` is below 1, or no example is left.
+      UserError: `limit` or `spread` is below 1, both are given, or no example is left.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit {limit} leaves no images; give 1 or more")
+    for name, count in (("limit", limit), ("spread", spread)):
+        if count is not None and count < 1:
+            raise UserError(f"{name} {count} leaves no images; give 1 or more")
+    if limit is not None and spread is not None:
+        raise UserError(f"limit {limit} and spread {spread}: give one of them")
     rows: Sequence[int] = range(len(source))
     if selection:
         rows = [row for row in rows if selection.admits(source.labels(row))]
     if not len(rows):
         raise UserError(f"no images of {source.name} are left; check --where and the exclusions")
+    if spread is not None and spread < len(rows):
+        rows = [rows[(2 * place + 1) * len(rows) // (2 * spread)] for place in range(spread)]
     return source if len(rows[:limit]) == len(source) else SelectedExamples(source, rows[:limit])

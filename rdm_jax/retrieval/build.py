@@ -46,6 +46,7 @@ class BuildOptions:
       patches: the patches to cut from an image; the whole image if None.
       selection: takes only images that it admits.
       limit: takes at most this number of them, the first ones.
+      spread: takes at most this number of them, spread evenly.
       license: of the images, for the manifest and as an attribute of images without one.
       part_size: the number of images in a part; chosen from their total if None.
       duplicates: omits a row whose cosine to an earlier one is at least this, in (0, 1]; keeps all rows if None.
@@ -62,6 +63,7 @@ class BuildOptions:
     patches: Patches | None = None
     selection: Selection = EVERYTHING
     limit: int | None = None
+    spread: int | None = None
     license: str = ""
     part_size: int | None = None
     duplicates: float | None = None
@@ -96,7 +98,8 @@ class BuildJob:
     @staticmethod
     def of(source: ImageSource, encoder: RetrievalEncoder, options: BuildOptions = DEFAULT_OPTIONS) -> BuildJob:
         """Returns the job for the images that the options select; raises UserError if no image is left."""
-        return BuildJob(select_examples(source, options.selection.undecoded(), options.limit), encoder, options)
+        chosen = select_examples(source, options.selection.undecoded(), options.limit, options.spread)
+        return BuildJob(chosen, encoder, options)
 
     @property
     def parts(self) -> Sequence[range]:

@@ -189,6 +189,18 @@ def test_limit_and_where_select(encoder, tmp_path):
         BuildOptions(dtype="float61")
 
 
+@pytest.mark.parametrize("spread", [1, 3, 5, 10, 11])
+def test_spread_takes_rows_at_even_distances(encoder, tmp_path, spread):
+    odd = Selection(where=(("parity", "1"),))
+    report = build(random_images(20), encoder, tmp_path / "db", BuildOptions(spread=spread, selection=odd))
+    rows = [int(item["path"].split(".")[0]) for item in Database.open(tmp_path / "db").items(range(report.count))]
+    assert report.count == min(spread, 10) and all(row % 2 for row in rows)
+    gaps = np.diff([-rows[0], *rows, 2 * 19 - rows[-1] + 2]) / 2  # the ends count half
+    assert gaps.max() - gaps.min() <= 2
+    with pytest.raises(UserError, match="limit 3 and spread 2: give one"):
+        build(random_images(20), encoder, tmp_path / "none", BuildOptions(limit=3, spread=2))
+
+
 def test_rows_that_overflow_are_refused(encoder, tmp_path):
     class Huge(type(encoder)):
         def encode_images(self, images):

@@ -56,6 +56,7 @@ def add_actions(actions: Any) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
     parser.add_argument("--name", help="of the database (default: the name of --out)")
     parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use at most the first N images")
+    parser.add_argument("--spread", type=number(int, 1), metavar="N", help="use at most N images, spread evenly")
     add_selection(parser, "images")
     add_duplicates(parser, "images")
     patches = parser.add_argument_group("patches, as of the released database of OpenImages")
@@ -153,6 +154,7 @@ def run(args: argparse.Namespace) -> None:
         patches=patches,
         selection=selection(args),
         limit=args.limit,
+        spread=args.spread,
         license=args.licence or "",
         part_size=args.part_size,
         duplicates=args.duplicates,

@@ -19,6 +19,7 @@ from rdm_jax.core import files, images
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.icons.attribution import FILE, attribution
 from rdm_jax.data.icons.collection import ARCHIVE, COMMAND, SMALLEST_STYLE, SPLITS, Icon, read
+from rdm_jax.data.icons.content import content_icons
 
 _SEVERAL = 2_000  # fewer icons are rendered by this process alone
 _LOG = logging.getLogger(__name__)
@@ -78,11 +79,11 @@ class IconsConfig(tfds.core.BuilderConfig):
 class Icons(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of the open icon sets; build it with `file_format="array_record"`.
 
-    A model learns from "train" alone. The database that provides contents is "train+unseen"; styles that no training
-    saw are "held_out".
+    A model learns from "train" alone. The database that provides contents is "train+unseen", or "content", those of
+    them that a small one holds; styles that no training saw are "held_out".
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"Run `{COMMAND}` in this folder."
     BUILDER_CONFIGS = [
         IconsConfig(name="64", description="Images of 64x64 pixels.", size=64),
@@ -125,8 +126,9 @@ class Icons(tfds.core.GeneratorBasedBuilder):
             folder = Path(self.data_dir_root) / "downloads" / "manual"
         icons = read(folder / ARCHIVE, self._icons_config.smallest_style)
         files.write_bytes(Path(self.data_dir) / FILE, attribution(icons).encode())
-        done = _Count(len(icons), self.progress)
         chosen = {split: [icon for icon in icons if icon.split == split] for split in SPLITS}
+        chosen["content"] = content_icons(icons)
+        done = _Count(sum(map(len, chosen.values())), self.progress)
         return {split: self._generate_examples(some, done) for split, some in chosen.items() if some}
 
     def _generate_examples(self, icons: Sequence[Icon], done: _Count) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -44,13 +44,14 @@ def test_the_set_is_prepared_and_read_by_split(data_dir: Path):
     prepare_own("icons/64", str(data_dir), lambda *step: steps.append(step))
     rows = {
         split: {source[index].path: source[index] for index in range(len(source))}
-        for split in ("train", "unseen", "held_out", "train+unseen")
+        for split in ("train", "unseen", "held_out", "train+unseen", "content")
         if (source := open_tfds("icons/64", split, str(data_dir)))
     }
     assert set(rows["train"]) == {"ph:home", "ph:star", "noto:home"}
     assert set(rows["unseen"]) == {"ph:pizza"}
     assert set(rows["held_out"]) == {"memory:home", "memory:pizza"}
     assert set(rows["train+unseen"]) == set(rows["train"]) | {"ph:pizza"}
+    assert set(rows["content"]) == set(rows["train+unseen"])  # all of them, where there is room
     home = rows["train"]["noto:home"]
     assert home.caption == "home"
     assert home.attributes == {
@@ -64,7 +65,7 @@ def test_the_set_is_prepared_and_read_by_split(data_dir: Path):
     assert home.image.shape == (64, 64, 3)
     np.testing.assert_array_equal(home.image[32, 32], (255, 0, 0))
     np.testing.assert_array_equal(home.image[2, 2], (255, 255, 255))
-    assert steps[-1] == ("rendering icons", 7, 7)
+    assert steps[-1] == ("rendering icons", 12, 12)
     document = next(data_dir.glob("icons/64/*/ATTRIBUTION.md")).read_text()
     assert "Noto" in document
     assert "Share" not in document
