@@ -29,7 +29,7 @@ from rdm_jax.bundle import Bundle, override
 from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
-from rdm_jax.conditioning.content import ContentSearch
+from rdm_jax.conditioning.content import Content, ContentSearch
 from rdm_jax.core import trees
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
@@ -201,30 +201,39 @@ class Generator:
         queries = change_queries(request.conditions, builder).queries
         neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
         given = [*[None] * len(prompts), *images, *[None] * len(rows)]
-        plan = self._with_content(plan, content_database, labels, queries, given)
+        content = self._find_content(plan, content_database, labels, queries, given)
+        plan = self.with_content(plan, content)
         return plan.with_queries(labels, queries, neighbors)
 
-    def _with_content(
+    def with_content(self, plan: Plan, content: Content | None) -> Plan:
+        """Returns a plan with what shows the content of its queries; None where nothing does.
+
+        Raises:
+          UserError: an option needs content, and there is none.
+        """
+        return self.head.with_content(plan if content is None else plan.with_content(content), self.model)
+
+    def _find_content(
         self,
         plan: Plan,
         database: Databases | None,
         prompts: Sequence[str],
         queries: Float[np.ndarray, "q d"],
         given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
-    ) -> Plan:
-        """Returns the plan with the content of its queries, where the model has that role."""
+    ) -> Content | None:
+        """Returns the content of queries; None where the model has no such role, or there is no content database."""
         if plan.builder.style is None:
             if database is not None:
                 raise UserError(
                     f"model {self.bundle.name!r} has one role of neighbors, and no content database; leave it out"
                 )
-            return plan
+            return None
         database = database if database is not None else self.bundle.config["sampling"].get("content_database")
         if database is None or not plan.request.content_neighbors:
-            return plan
+            return None
         search = self._content_search(database)
         size = plan.request.height, plan.request.width
-        return plan.with_content(search.find(prompts, queries, given, plan.request.content_neighbors, size))
+        return search.find(prompts, queries, given, plan.request.content_neighbors, size)
 
     def _content_search(self, database: Databases) -> ContentSearch:
         """Returns the search of content databases, which encodes their captions once."""

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rdm_jax.conditioning import Weights
 from rdm_jax.conditioning.candidates import Scorer
@@ -17,6 +18,7 @@ from rdm_jax.result import join
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.retriever import map_neighbors
 from tests.helpers import tiny
 
 PROMPTS = ["square 3", "square 8"]
@@ -178,3 +180,30 @@ def test_the_best_candidate_of_each_image_is_kept(generator, databases, sample):
         scores = scorer.scores(candidates, queries, neighbors, np.zeros(3, int))
         assert difference(best.images[place], candidates[scores.argmax()]) <= 2
     assert difference(sample(candidates=1).images, sample().images) == 0
+
+
+def test_a_start_from_the_content_is_a_start_from_its_image(sample, generator, databases, tmp_path):
+    """Two images of the content database, given as files, are the oracle."""
+    options = {"content_neighbors": 2, "num_images": 2, "batch_size": 2, "steps": 5}
+    found = sample(["square 3"], content_strength=0.6, **options)
+    shown = generator.plan(
+        ["square 3"], database=databases[0], content_database=databases[2], condition="text+neighbors", **options
+    ).content.images[0]
+    for turn, (image, expected) in enumerate(zip(shown, found.images, strict=True)):
+        Image.fromarray(image).save(tmp_path / "start.png")
+        one = sample(["square 3"], init=str(tmp_path / "start.png"), strength=0.6, **options)
+        assert difference(one.images[turn], expected) == 0
+    assert difference(sample(["square 3"], content_strength=1.0, **options).images, found.images) > 2
+    assert np.array_equal(
+        sample(["square 3"], content_strength=1.0, **options).images, sample(["square 3"], **options).images
+    )
+
+
+def test_a_start_from_content_needs_content_and_no_other_start(sample, tmp_path):
+    with pytest.raises(UserError, match=r"content_strength 0\.5: there is no content to start from"):
+        sample(content_strength=0.5, content_neighbors=0)
+    with pytest.raises(UserError, match="give one of them"):
+        Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+        sample(content_strength=0.5, init=str(tmp_path / "a.png"))
+    with pytest.raises(UserError, match="content_strength"):
+        sample(content_strength=0.0)

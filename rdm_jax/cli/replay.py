@@ -21,6 +21,7 @@ from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
+    from rdm_jax.conditioning.content import Content
     from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.retriever import Neighbors
@@ -135,7 +136,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
         indices=[index] * request.batch_size,
         rows=[0] * request.batch_size,
     )
-    return generator, database, _with_content(plan, record, args.content_database)
+    return generator, database, generator.with_content(plan, _content(plan, record, args.content_database))
 
 
 def _check_head(file: Path, recorded: dict[str, Any], generator: Generator) -> None:
@@ -165,18 +166,18 @@ def _neighbors(
     return Neighbors(ids[None], scores[None], database.embeddings(names, ids)[None], names[None])
 
 
-def _with_content(plan: Plan, record: dict[str, Any], databases: list[str] | None) -> Plan:
-    """Returns the plan with the recorded content; as it is where the record has none."""
+def _content(plan: Plan, record: dict[str, Any], databases: list[str] | None) -> Content | None:
+    """Returns the recorded content; None where the record has none."""
     from rdm_jax.cli.content import recorded_content
     from rdm_jax.conditioning.content import Content
 
     if not record.get("content"):
-        return plan
+        return None
     size = plan.request.height, plan.request.width
     neighbors, shown, same = recorded_content(record["content"], databases or [], size)
     if not same:
         note("warning: the content database is not the recorded one; the new image will differ")
-    return plan.with_content(Content(neighbors, shown, np.ones(1, bool), [[]]))
+    return Content(neighbors, shown, np.ones(1, bool), [[]])
 
 
 def _specs(entry: dict[str, Any]) -> list[str]:

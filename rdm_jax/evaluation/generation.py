@@ -134,7 +134,7 @@ class ModelCellGenerator:
             builder=_with_databases(plans[0].builder, [self.database(name) for name, _ in groups]),
         )
         content = [plan.content for plan in plans if plan.content is not None]
-        return plan.with_content(Content.joined(content).take(order)) if content else plan
+        return self.generator.with_content(plan, Content.joined(content).take(order) if content else None)
 
     def thumbnails(self, database: str) -> UInt8[np.ndarray, "n h w 3"]:
         """Returns all images of a database, at the size that the model generates.

@@ -221,6 +221,14 @@ class Head(Protocol):
         """
         ...
 
+    def with_content(self, plan: Plan, model: Model) -> Plan:
+        """Returns a plan whose content is known with what else the head takes from it.
+
+        Raises:
+          UserError: an option needs content, and there is none.
+        """
+        ...
+
     def shape(self, plan: Plan, batch: int) -> Hashable:
         """Returns what the program of a plan is compiled for; everything else is traced."""
         ...

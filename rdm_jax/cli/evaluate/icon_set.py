@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
     parser.add_argument("--style-scale", type=float, metavar="G", help="of the style alone; the model's own by default")
+    parser.add_argument("--content-strength", type=float, metavar="S", help="start from the content, made this noisy")
 
 
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
@@ -117,14 +118,14 @@ def _icon_arms(
         "named", "the style named in the prompt, icons of other sets as neighbors", generator, bench, options, True
     )
     for name, other in others.items():
-        # A scale of style is of models with two roles of neighbors alone.
-        fitting = {key: value for key, value in options.items() if key != "style_scale" or two_roles(other.bundle)}
+        of_roles = ("style_scale", "content_strength")  # options of models with two roles of neighbors alone
+        fitting = {key: value for key, value in options.items() if key not in of_roles or two_roles(other.bundle)}
         arms[name] = ModelArm(name, f"the model {name}", other, bench, fitting)
     return chosen("arm", args.arm, arms)
 
 
 def _icon_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("batch_size", "steps", "guidance_scale", "style_scale", "seed")
+    names = ("batch_size", "steps", "guidance_scale", "style_scale", "content_strength", "seed")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 

@@ -63,6 +63,10 @@ class AutoregressiveHead:
         """Returns the program of a shape."""
         return compile_program(shape, plan, compiler)
 
+    def with_content(self, plan: Plan, model: Model) -> Plan:
+        """Returns the plan: the head takes nothing from content."""
+        return plan
+
     def edited(self, options: Options, bundle: Bundle) -> None:
         """Returns None: the head edits no image."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.roles import two_roles
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import pad, to_float
 from rdm_jax.guidance.base import GuideContext
 from rdm_jax.heads.base import Model, Plan, negative_conditions, warn_unused
 from rdm_jax.heads.compiling import Compiler, chunk_size
@@ -19,6 +21,7 @@ from rdm_jax.heads.diffusion.plan import Run, edited_size, plan_run, starts_from
 from rdm_jax.heads.diffusion.program import DiffusionProgram, Shape, compile_program
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
 from rdm_jax.request import Request
+from rdm_jax.retrieval.encoder import SMALL_BATCH
 
 MAX_CHUNK = 10  # steps between two reports of progress: one compiled scan runs so many, or a divisor of all
 
@@ -40,6 +43,23 @@ class DiffusionHead:
         run = plan_run(options, request.conditions, context)
         self._warn_unused(request, options, run)
         return run
+
+    def with_content(self, plan: Plan, model: Model) -> Plan:
+        """Returns the plan with the latents of its content, where its images start from them.
+
+        Raises:
+          UserError: they do, and there is no content.
+        """
+        strength = plan.options.content_strength
+        if strength == 1:
+            return plan
+        if plan.content is None:
+            raise UserError(
+                f"content_strength {strength:g}: there is no content to start from; it needs a model with two roles of "
+                "neighbors and a content database"
+            )
+        latents = _latents(plan.content.images, plan.run.start.latent.shape[1:], model)
+        return dataclasses.replace(plan, run=dataclasses.replace(plan.run, contents=latents))
 
     def shape(self, plan: Plan, batch: int) -> Shape:
         """Returns what a plan's program is compiled for."""
@@ -94,6 +114,18 @@ class DiffusionHead:
     def _latent(self, request: Request, bundle: Bundle) -> tuple[int, int, int]:
         size, padded = (request.height, request.width), bool(request.fit)
         return factory.latent_shape(bundle.denoiser, bundle.autoencoder, *size, padded=padded)
+
+
+def _latents(
+    images: UInt8[np.ndarray, "q n h w 3"], latent: tuple[int, ...], model: Model
+) -> Float[np.ndarray, "q n h2 w2 c"]:
+    """Returns the latents of content, in small batches of one shape."""
+    factor = model.bundle.autoencoder.downsampling
+    flat = [pad(image, latent[0] * factor, latent[1] * factor) for image in images.reshape(-1, *images.shape[2:])]
+    groups = [flat[begin : begin + SMALL_BATCH] for begin in range(0, len(flat), SMALL_BATCH)]
+    filled = [np.stack([*group, *group[:1] * (SMALL_BATCH - len(group))]) for group in groups]
+    encoded = np.concatenate([model.encode_latent(to_float(batch)) for batch in filled])
+    return encoded[: len(flat)].reshape(*images.shape[:2], *latent)
 
 
 def check_style_scale(request: Request, options: Options, bundle: Bundle) -> None:

@@ -36,6 +36,7 @@ class Options:
       guides: methods of guidance (`rdm_jax.guidance`).
       init: an image that the run starts from, or a .npy file of the noise it starts from; "" for random noise.
       strength: the fraction of the steps that an initial image runs through: 1 leaves nothing of it.
+      content_strength: the same where a run starts from its content neighbors; 1 starts from noise.
     """
 
     steps: int = option(50, "sampling steps", metavar="S", label="Steps")
@@ -74,6 +75,13 @@ class Options:
         1.0, "how noisy the initial image is made, above 0, up to 1 (default: 1)", metavar="S", everywhere=False
     )
 
+    content_strength: float = option(
+        1.0,
+        "start from the content neighbor, made this noisy, above 0; the default, 1, starts from noise",
+        metavar="S",
+        everywhere=False,
+    )
+
     def check(self) -> None:
         """Raises UserError for the first option that is out of range."""
         at_least_one("steps", self.steps)
@@ -90,3 +98,9 @@ class Options:
                 f"guidance interval from {begin} to {end} is empty; time runs from 0 (the image) to 1 (noise)"
             )
         part("strength", self.strength)
+        part("content_strength", self.content_strength)
+        if self.content_strength != 1 and self.init:
+            raise UserError(
+                f"content_strength {self.content_strength:g} starts from the content, and init {self.init} from an "
+                "image or noise; give one of them"
+            )

@@ -10,7 +10,7 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rdm_jax import factory
 from rdm_jax.conditioning import Conditioner, StepSchedule, schedule_steps
@@ -31,7 +31,7 @@ class Start:
     """What a run starts from.
 
     Attributes:
-      latent: [1, h, w, c].
+      latent: [1, h, w, c], or of each image.
       alpha: its factor.
       sigma: the factor of each image's own noise.
     """
@@ -57,6 +57,7 @@ class Run:
       start: what the run starts from.
       guides: of the run, with their arrays.
       rescale: phi of the guidance rescale.
+      contents: [q, n, h, w, c] the latents of each query's content, where images start from them, in turn.
     """
 
     sampler: Sampler
@@ -66,6 +67,19 @@ class Run:
     start: Start
     guides: tuple[BoundGuide, ...]
     rescale: float
+    contents: Float[np.ndarray, "q n h w c"] | None = None
+
+    def start_of(self, rows: Int[np.ndarray, " b"], turns: Int[np.ndarray, " b"]) -> Start:
+        """Returns what images start from.
+
+        Args:
+          rows: the query of each image.
+          turns: which of the query's images each one is.
+        """
+        latent = self.start.latent
+        if self.contents is not None:
+            latent = self.contents[rows, turns % self.contents.shape[1]]
+        return dataclasses.replace(self.start, latent=np.broadcast_to(latent, (len(rows), *latent.shape[1:])))
 
     @property
     def guided(self) -> bool:
@@ -113,16 +127,18 @@ def plan_sampler(options: Options, sampler: Sampler, schedule: Schedule) -> tupl
     """Returns the levels of a run, its steps, and how many of the whole plan's steps it leaves out.
 
     A run from an image with noise added begins at the level that leaves a fraction `strength` of the grid's steps, at
-    least one. It is planned from that level on: a step in the middle of a plan relies on what those before it computed.
+    least one (`content_strength` where the image is its content). It is planned from that level on: a step in the
+    middle of a plan relies on what those before it computed.
 
     Raises:
       UserError: the spacing is unknown, or the number of steps does not fit the schedule.
     """
     whole = sampler.grid(schedule, options.steps)
     planned = sampler.plan_on(whole, schedule)
-    if not starts_from_image(options):
+    strength = options.strength if starts_from_image(options) else options.content_strength
+    if strength == 1:
         return whole, planned, 0
-    grid = whole.since(len(whole) - max(1, round(options.strength * len(whole))))
+    grid = whole.since(len(whole) - max(1, round(strength * len(whole))))
     steps = sampler.plan_on(grid, schedule)
     return grid, steps, num_steps(planned) - num_steps(steps)
 
@@ -179,13 +195,15 @@ def starts_from_image(options: Options) -> bool:
 def _start(options: Options, grid: Grid, context: GuideContext) -> Start:
     """Returns what a run starts from: random noise, an image with noise added, or the noise of a file."""
     one, zero = np.ones((), np.float32), np.zeros((), np.float32)
+    alpha, sigma = np.float32(grid.alpha[0]), np.float32(grid.sigma[0])
     if not options.init:
-        return Start(np.zeros((1, *context.latent), np.float32), zero, one)
+        nothing = np.zeros((1, *context.latent), np.float32)  # which each image's content replaces, if any
+        return Start(nothing, zero, one) if options.content_strength == 1 else Start(nothing, alpha, sigma)
     if not starts_from_image(options):
         return Start(read_noise(options.init, context.latent), one, zero)
     if options.strength == 1:  # nothing of the image is left, whatever the noise at the grid's first level
         return Start(context.latent_of(options.init), zero, one)
-    return Start(context.latent_of(options.init), np.float32(grid.alpha[0]), np.float32(grid.sigma[0]))
+    return Start(context.latent_of(options.init), alpha, sigma)
 
 
 def _step_schedule(options: Options, steps: StepInfo, timesteps: int) -> StepSchedule:

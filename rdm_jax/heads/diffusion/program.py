@@ -128,7 +128,7 @@ class DiffusionProgram:
       step: see `chunk_program`.
       decode: (autoencoder parameters, latents) to images, on all devices.
       places: the shardings of `Inputs`.
-      replicated: the sharding of what every device has.
+      places_of_start: those of a `Start`.
       mesh: the devices.
     """
 
@@ -137,7 +137,7 @@ class DiffusionProgram:
     step: Callable[..., Any]
     decode: Callable[..., Any]
     places: Inputs
-    replicated: NamedSharding
+    places_of_start: Start
     mesh: Mesh
 
     def start(
@@ -147,7 +147,7 @@ class DiffusionProgram:
         run: Run = plan.run
         inputs = inputs_of(plan, indices, rows)
         keys = put(inputs.keys, self.places.keys)
-        carry, noise = self.begin(keys, put(run.start, self.replicated))
+        carry, noise = self.begin(keys, put(run.start_of(rows, plan.turns(indices)), self.places_of_start))
         held = dataclasses.replace(inputs, infos=None, keys=keys, noise=noise if run.guides else None)
         inputs = dataclasses.replace(put(held, self.places), infos=inputs.infos, first=inputs.first)
         return State(plan, params, inputs, carry, carry.x, 0, run.total)
@@ -280,7 +280,8 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionPr
     replicated, batch = compiler.replicated, compiler.batch(shape.batch)
     places = _places(batch, replicated, guides)
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    begin = Start(jax.ShapeDtypeStruct((1, *shape.latent), jnp.float32), number, number)
+    begin = Start(jax.ShapeDtypeStruct((shape.batch, *shape.latent), jnp.float32), number, number)
+    places_of_start = Start(batch, replicated, replicated)
     some = np.zeros(shape.batch, np.int64)
     inputs = jax.eval_shape(lambda tree: tree, inputs_of(plan, some, some).chunk(0, shape.chunk))
     carry, noise = jax.eval_shape(start, inputs.keys, begin)
@@ -291,7 +292,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionPr
         shape=shape,
         begin=compiler.once(
             ("start", shape.sampler, shape.batch, shape.latent),
-            lambda: compile_(start, (inputs.keys, begin), (batch, replicated), batch),
+            lambda: compile_(start, (inputs.keys, begin), (batch, places_of_start), batch),
         ),
         step=compile_(advance, (params, inputs, carry), (replicated, places, batch), batch),
         decode=compiler.once(
@@ -299,7 +300,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> DiffusionPr
             lambda: compile_(decode, (bundle.params["autoencoder"], carry.x), (replicated, batch), replicated),
         ),
         places=places,
-        replicated=replicated,
+        places_of_start=places_of_start,
         mesh=compiler.mesh,
     )
 
