@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rdm_jax.cli.evaluate.common import Measured, Stages
 from rdm_jax.cli.progress import note
 from rdm_jax.cli.readers import MAX_SEED, MOST, number
+from rdm_jax.core import paths
 from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,15 +80,22 @@ def check(args: argparse.Namespace) -> None:
     """Checks what needs no image, so that nothing is generated in vain.
 
     Raises:
-      UserError: a metric or a mode is unknown, a metric's reference or training images are missing, or a file to write
-        is none of the kind.
+      UserError: a metric, a mode or a bundle is unknown, a metric's reference or training images are missing, or a file
+        to write is none of the kind.
     """
     from rdm_jax.evaluation import set_metrics
+    from rdm_jax.evaluation.features.image_sets import open_images
     from rdm_jax.evaluation.features.resizing import check_mode
+    from rdm_jax.evaluation.features.statistics_file import is_statistics
+    from rdm_jax.evaluation.set_comparison import open_bundles
 
     metrics = set_metrics.parse_metrics([name for name in args.metrics.split(",") if name])
     set_metrics.check_needs(metrics, args.reference, args.training)
     check_mode(args.resize)
+    open_bundles(args.features)
+    for place in filter(None, (args.reference, args.training)):
+        if paths.is_remote(place) or not is_statistics(paths.local(place)):
+            open_images(place)
     for option, file in (("--write-statistics", args.write_statistics), ("--write-npz", args.write_npz)):
         if file is not None and file.suffix != ".npz":
             raise UserError(f"{option} {file} is no .npz file; give it that suffix")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.manifest import MANIFEST
 
+_QUERY = re.compile(r"image [0-9a-f]{10}|(?:row|query) \d+")  # labels of queries that are no texts
 RUN = "run.json"  # of `rdm sample` and of `rdm evaluate model`, beside sheets that are no samples
 
 
@@ -134,10 +136,15 @@ def _database(place: str | Path) -> DatabaseSource:
     return DatabaseSource(database)
 
 
+def _caption(label: str) -> str:
+    """Returns the prompt of an image, "" where its query was an image or a row of the database."""
+    return "" if _QUERY.fullmatch(label) else label
+
+
 def _run(folder: Path) -> RunSource:
     try:
         record = text.read_json(folder / RUN)
-        entries = tuple((str(entry["file"]), str(entry.get("prompt", ""))) for entry in record["images"])
+        entries = tuple((str(entry["file"]), _caption(str(entry.get("prompt", "")))) for entry in record["images"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"cannot read {folder / RUN} ({first_line(error)}); remove it to measure all images of the folder"
