@@ -95,6 +95,7 @@ def test_a_run_that_was_killed_before_its_first_record_starts_again(evaluate, tm
     assert len(pixels(samples)) == 16 and not (samples / "00000-7.png").exists()
 
 
+@pytest.mark.slow
 def test_prompts_are_measured_as_captions(evaluate, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red boat\na blue tree\n")
     arguments = ("--from-file", "prompts.txt", "--num-images", "3", "--condition", "text+neighbors")
