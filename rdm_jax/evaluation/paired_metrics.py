@@ -16,11 +16,11 @@ from rdm_jax.evaluation.features.extraction import Contents
 from rdm_jax.evaluation.features.networks import FeatureNetwork, stand_in
 from rdm_jax.evaluation.features.perceptual import PerceptualNetwork
 from rdm_jax.evaluation.metric_row import HIGHER, LOWER, Row, mean_row
-from rdm_jax.evaluation.metrics.alignment import PLACES, clip_scores
+from rdm_jax.evaluation.metrics.alignment import PLACES, clip_scores, ranks_among
 from rdm_jax.evaluation.metrics.diversity import pairs_within
 from rdm_jax.evaluation.metrics.pixels import psnr, ssim
 from rdm_jax.evaluation.set_comparison import Comparison
-from rdm_jax.evaluation.similarity import gram_distances, ranks_among
+from rdm_jax.evaluation.similarity import gram_distances
 from rdm_jax.retrieval.encoder import ClipEncoder
 
 CHUNK = 64  # images in memory at once

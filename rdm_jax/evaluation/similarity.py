@@ -106,29 +106,3 @@ def _shifted(mask: Bool[np.ndarray, "h w"], by: int, axis: int) -> Bool[np.ndarr
     place[axis] = slice(max(0, by), size - max(0, -by))
     moved[tuple(place)] = source
     return moved
-
-
-def ranks_among(
-    vectors: Float[np.ndarray, "n d"],
-    own: Float[np.ndarray, "n d"],
-    gallery: Float[np.ndarray, "m d"],
-    own_names: Sequence[str],
-    gallery_names: Sequence[str],
-) -> Int[np.ndarray, " n"]:
-    """Returns how many items of a gallery are nearer to each vector than its own item, which never counts itself.
-
-    Every vector has m - 1 distractors: where its own item is none of the gallery, the last one is left out.
-
-    Args:
-      vectors: of images.
-      own: the true item of each.
-      gallery: of distractors, among which true items may be.
-      own_names: of the true items; equal names are one item.
-      gallery_names: of the gallery's.
-    """
-    queries, references, others = (unit(each.astype(np.float64)) for each in (vectors, own, gallery))
-    nearer = queries @ others.T > (queries * references).sum(axis=1)[:, None] + 1e-12
-    places = {name: place for place, name in enumerate(gallery_names)}
-    for row, name in enumerate(own_names):
-        nearer[row, places.get(name, -1)] = False
-    return nearer.sum(axis=1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
 
 PLACES = (1, 5, 10, 20)
@@ -45,47 +43,30 @@ def directional_similarity(
     return (unit(image - source) * unit(text - source_text)).sum(axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class RetrievalAccuracy:
-    """How often the true item is among the first k of a gallery.
+def ranks_among(
+    images: Vectors,
+    own: Vectors,
+    gallery: Float[np.ndarray, "m d"],
+    own_names: Sequence[str],
+    gallery_names: Sequence[str],
+) -> Int[np.ndarray, " n"]:
+    """Returns how many items of a gallery come before each image's own item, by cosine; 0 is the best rank.
 
-    Attributes:
-      ranks: [n] how many distractors come before the true item.
-      gallery: the number of items that each image ranks, the true one and the distractors.
-    """
-
-    ranks: Int[np.ndarray, " n"]
-    gallery: int
-
-    def at(self, k: int) -> Float[np.ndarray, " n"]:
-        """Returns 1 for each image whose true item is among the first k, otherwise 0."""
-        return (self.ranks < k).astype(np.float64)
-
-
-def retrieval_accuracy(
-    images: Vectors, wanted: Vectors, distractors: Float[np.ndarray, "m d"], places: Sequence[int] = PLACES
-) -> RetrievalAccuracy:
-    """Returns the rank of each image's own item among distractors, by cosine (https://arxiv.org/abs/2112.05744).
-
-    The accuracy depends on the size of the gallery: report both.
+    The fraction of ranks below k is the retrieval accuracy at k (https://arxiv.org/abs/2112.05744, section 4). It
+    depends on the size of the gallery: report both. Every image has m - 1 distractors: its own item does not count, and
+    where that is none of the gallery, the last one is left out.
 
     Args:
       images: of the encoder.
-      wanted: the true item of each image, such as its prompt or its reference image.
-      distractors: other items; one that equals an image's own item counts as a tie, which the true item wins.
-      places: the k that will be reported.
-
-    Raises:
-      UserError: the gallery is not larger than every k.
+      own: the true item of each image, such as its prompt or its reference image.
+      gallery: of distractors, among which true items may be.
+      own_names: of the true items; equal names are one item.
+      gallery_names: of the gallery's.
     """
-    most = max(places)
-    if len(distractors) < most:
-        raise UserError(
-            f"accuracy at {most} needs a gallery of more than {most} items, and there are {len(distractors)} "
-            "distractors; add images or prompts, or lower k"
-        )
-    found, references, others = (unit(each.astype(np.float64)) for each in (images, wanted, distractors))
-    own = (found * references).sum(axis=1)
-    # A distractor that equals the true item is rounded to either side of it.
-    ranks = (found @ others.T > own[:, None] + 1e-12).sum(axis=1)
-    return RetrievalAccuracy(ranks, len(distractors) + 1)
+    queries, references, others = (unit(each.astype(np.float64)) for each in (images, own, gallery))
+    # An item that equals the true one is rounded to either side of it.
+    before = queries @ others.T > (queries * references).sum(axis=1)[:, None] + 1e-12
+    places = {name: place for place, name in enumerate(gallery_names)}
+    for row, name in enumerate(own_names):
+        before[row, places.get(name, -1)] = False
+    return before.sum(axis=1)

@@ -47,10 +47,10 @@ def bootstrap_statistic(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """Returns the basic interval of a statistic of a set, 2 t - (its percentiles reversed) (Efron's book, chapter 13).
+    """Returns the interval in which a statistic of other sets of this size lies: the value, plus deviations.
 
-    A resample holds many images twice, which moves distances of distributions up; reversed percentiles take that bias
-    off, percentiles alone would double it.
+    A resample holds many images twice, which moves distances of distributions up. The deviations are therefore those of
+    the resamples from their own mean, and not from the value.
 
     Args:
       count: the number of images.
@@ -62,8 +62,7 @@ def bootstrap_statistic(
     generator = np.random.default_rng(seed)
     center = statistic(np.arange(count))
     found = np.array([statistic(generator.integers(0, count, count)) for _ in range(resamples)])
-    low, high = _ends(found, level)
-    return 2 * center - high, 2 * center - low
+    return _ends(center + found - found.mean(), level)
 
 
 def _ends(values: Float[np.ndarray, " r"], level: float) -> Interval:

@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from rdm_jax.evaluation.metrics import intervals
+from rdm_jax.evaluation.metrics.frechet import frechet_distance, moments_of
 from rdm_jax.evaluation.metrics.intervals import bootstrap_mean, bootstrap_statistic
 
 
@@ -15,14 +16,32 @@ def test_the_interval_of_a_mean_is_that_of_scipy(monkeypatch):
         assert found == pytest.approx((expected.low, expected.high), abs=0.005)
 
 
-def test_the_interval_of_a_statistic_is_scipys_basic_one():
+def test_the_interval_of_a_statistic_has_the_spread_of_resamples_around_the_value():
     values = np.random.default_rng(1).normal(size=80)
 
     def spread(rows):
         return float(values[rows].var())  # a resample's is smaller by (n - 1) / n
 
-    expected = stats.bootstrap((values,), np.var, n_resamples=4000, method="basic", rng=2).confidence_interval
-    assert bootstrap_statistic(80, spread, 4000) == pytest.approx((expected.low, expected.high), abs=0.02)
+    resampled = stats.bootstrap((values,), np.var, n_resamples=4000, rng=2).bootstrap_distribution
+    assert resampled.mean() < 0.995 * values.var()
+    expected = np.quantile(resampled, [0.025, 0.975]) + values.var() - resampled.mean()
+    assert bootstrap_statistic(80, spread, 4000) == pytest.approx(tuple(expected), abs=0.02)
+
+
+def test_the_interval_of_a_distance_is_where_other_sets_of_the_size_lie():
+    def distance(rows):
+        return frechet_distance(moments_of(rows), reference)
+
+    generator = np.random.default_rng(4)
+    reference = moments_of(generator.normal(size=(2000, 4)))
+    others = [distance(generator.normal(0.5, 1.0, (150, 4))) for _ in range(300)]
+    inside = []
+    for seed in range(20):
+        rows = generator.normal(0.5, 1.0, (150, 4))
+        low, high = bootstrap_statistic(150, lambda chosen, rows=rows: distance(rows[chosen]), 100, seed)
+        assert low < distance(rows) < high
+        inside.append(low < np.mean(others) < high)
+    assert np.mean(inside) >= 0.75
 
 
 def test_intervals_cover_the_mean_as_often_as_they_claim():
