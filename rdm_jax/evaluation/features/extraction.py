@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import posixpath
 from collections import Counter
@@ -10,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from rdm_jax.core import distributed
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.left_out import LeftOut
 from rdm_jax.core.progress import ProgressCallback
@@ -37,7 +40,7 @@ class Contents:
       sizes: how many images have each size, "64x48" is wide and low.
       formats: how many have each suffix.
       gray: how many have three equal channels.
-      sha256: a hash over the pixels of all images in order.
+      digests: a hash over the pixels of each image.
     """
 
     name: str
@@ -48,10 +51,15 @@ class Contents:
     sizes: Counter[str] = dataclasses.field(default_factory=Counter)
     formats: Counter[str] = dataclasses.field(default_factory=Counter)
     gray: int = 0
-    sha256: str = ""
+    digests: list[bytes] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def sha256(self) -> str:
+        """A hash over the pixels of all images in order."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -103,7 +111,8 @@ def extract(
 ) -> tuple[Contents, list[SetFeatures]]:
     """Returns the contents of a set and its features by each network, from one pass over the images.
 
-    Images that cannot be read are left out and counted. Without `keep` the memory does not grow with the number of
+    Each process reads its part of the images, and all of them return the whole. Images that cannot be read are left out
+    and counted. Without `keep` the memory does not grow with the number of
     images, except for their paths and captions.
 
     Args:
@@ -115,8 +124,7 @@ def extract(
     Raises:
       UserError: no image can be read.
     """
-    contents, hashed = Contents(source.name), hashlib.sha256()
-    sums = [_Sum(network, keep) for network in networks]
+    contents, sums = Contents(source.name), [_Sum(network, keep) for network in networks]
     for rows, examples in _read(source, progress):
         kept = [(row, one) for row, one in zip(rows, examples, strict=True) if isinstance(one, Example)]
         for row, one in zip(rows, examples, strict=True):
@@ -124,13 +132,39 @@ def extract(
                 contents.left_out.add_line(one if ": " in one else f"image {row}: {one}")
         for row, example in kept:
             _count(contents, row, example)
-            hashed.update(repr(example.image.shape).encode() + example.image.tobytes())
         for each in sums:
             each.add([example for _, example in kept])
+    contents, found = _joined(distributed.gather((contents, [each.finish() for each in sums])))
     if not len(contents):
         raise UserError(f"no image of {source.name} can be read: {contents.left_out}; give other images")
-    contents.sha256 = hashed.hexdigest()
-    return contents, [each.finish() for each in sums]
+    return contents, found
+
+
+def _joined(parts: Sequence[tuple[Contents, list[SetFeatures]]]) -> tuple[Contents, list[SetFeatures]]:
+    """Returns the contents and features of all processes as those of one, images in the order of their rows."""
+    if len(parts) == 1:
+        return parts[0]
+    whole, of_all = Contents(parts[0][0].name), [contents for contents, _ in parts]
+    order = np.argsort(np.concatenate([contents.rows for contents in of_all]), kind="stable")
+    for name in ("paths", "captions", "rows", "digests"):
+        values = [value for contents in of_all for value in getattr(contents, name)]
+        getattr(whole, name).extend(values[place] for place in order)
+    for contents in of_all:
+        whole.sizes += contents.sizes
+        whole.formats += contents.formats
+        whole.gray += contents.gray
+        whole.left_out.merge(contents.left_out)
+    found = []
+    for each in zip(*(features for _, features in parts), strict=True):
+        moments = functools.reduce(Moments.merge, (one.moments for one in each))
+        kept = [[getattr(one, name) for one in each] for name in ("features", "logits")]
+        found.append(SetFeatures(moments, *(_ordered(arrays, order) for arrays in kept)))
+    return whole, found
+
+
+def _ordered(arrays: Sequence[np.ndarray | None], order: np.ndarray) -> np.ndarray | None:
+    present = [array for array in arrays if array is not None]
+    return np.concatenate(present)[order] if present else None
 
 
 def _count(contents: Contents, row: int, example: Example) -> None:
@@ -140,13 +174,14 @@ def _count(contents: Contents, row: int, example: Example) -> None:
     contents.rows.append(row)
     contents.sizes[f"{width}x{height}"] += 1
     contents.formats[posixpath.splitext(example.path)[1].lower() or "none"] += 1
+    contents.digests.append(hashlib.sha256(repr(example.image.shape).encode() + example.image.tobytes()).digest())
     contents.gray += bool((example.image == example.image[..., :1]).all())
 
 
 def _read(
     source: ImageSource, progress: ProgressCallback | None, size: int = 4 * THREADS
 ) -> Iterator[tuple[range, list[Example | str]]]:
-    """Yields (rows, their examples), and reads ahead; an image that cannot be read is the reason."""
+    """Yields (rows, their examples) of this process, and reads ahead; an image that cannot be read is the reason."""
 
     def load(row: int) -> Example | str:
         try:
@@ -155,7 +190,8 @@ def _read(
             return str(error)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        chunks = [range(start, min(start + size, len(source))) for start in range(0, len(source), size)]
+        own = range(jax.process_index(), len(source), jax.process_count())
+        chunks = [own[start : start + size] for start in range(0, len(own), size)]
         waiting = [pool.submit(load, row) for row in chunks[0]] if chunks else []
         for number, rows in enumerate(chunks):
             ahead = chunks[number + 1] if number + 1 < len(chunks) else range(0)
@@ -163,7 +199,7 @@ def _read(
             yield rows, [future.result() for future in waiting]
             waiting = following
             if progress:
-                progress(rows.stop, len(source))
+                progress(min(rows[-1] + jax.process_count(), len(source)), len(source))
 
 
 class _Sum:
@@ -171,7 +207,7 @@ class _Sum:
 
     def __init__(self, network: FeatureNetwork, keep: bool) -> None:
         self._network, self._keep = network, keep
-        self._moments: Moments | None = None
+        self._moments = Moments.empty(network.width)
         self._waiting: list[np.ndarray] = []
         self._kept: dict[str, list[np.ndarray]] = {"features": [], "logits": []}
 
@@ -186,7 +222,6 @@ class _Sum:
         """Returns the features of all images."""
         while self._waiting:
             self._flush()
-        assert self._moments is not None
         kept = {name: np.concatenate(parts) if parts else None for name, parts in self._kept.items()}
         return SetFeatures(self._moments, kept["features"], kept["logits"])
 
@@ -195,8 +230,6 @@ class _Sum:
         outputs = self._network(np.stack(batch))
         if not np.isfinite(outputs["features"]).all():
             raise UserError(f"features of {self._network.title} are not finite; convert its weights again")
-        if self._moments is None:
-            self._moments = Moments.empty(outputs["features"].shape[1])
         self._moments = self._moments.add(outputs["features"])
         for name, parts in self._kept.items():
             if self._keep and name in outputs:
