@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from rdm_jax.evaluation.metrics.intervals import RESAMPLES, Interval, bootstrap_mean
+from rdm_jax.evaluation.statistics import wilson
 
 LOWER, HIGHER = "lower", "higher"
 
@@ -47,7 +48,13 @@ class Row:
 def mean_row(
     title: str, values: Shaped[np.ndarray, " n"], better: str, seed: int, parameters: Mapping[str, Any]
 ) -> Row:
-    """Returns the mean of one number for each image, with its bootstrap interval."""
-    interval = bootstrap_mean(values, seed=seed)
-    shown = {**parameters, "resamples": RESAMPLES}
-    return Row(title, float(values.astype(np.float64).mean()), better, interval, parameters=shown)
+    """Returns the mean of one number for each image, with its bootstrap interval; of booleans Wilson's.
+
+    Resamples of a fraction that is 0 or 1 do not vary, and its interval would be empty.
+    """
+    if values.dtype == bool:
+        interval, how = wilson(int(values.sum()), len(values)), {"interval": "Wilson"}
+    else:
+        interval, how = bootstrap_mean(values, seed=seed), {"interval": "bootstrap", "resamples": RESAMPLES}
+    value = float(values.astype(np.float64).mean())
+    return Row(title, value, better, interval, parameters={**parameters, **how})

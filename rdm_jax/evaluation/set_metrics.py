@@ -176,9 +176,11 @@ def copies(comparison: Comparison, network: FeatureNetwork) -> list[Row]:
     parameters = {"compared_with": training.name, "images": len(others), "threshold": options.threshold}
     by = f"by {network.title}"
     return [
-        mean_row(f"cosine to the nearest training image {by}", found.cosines, LOWER, options.seed, parameters),
         mean_row(
-            f"images with a nearest cosine above {options.threshold:g} {by}",
+            f"cosine to the nearest image of {training.name} {by}", found.cosines, LOWER, options.seed, parameters
+        ),
+        mean_row(
+            f"images nearer than {options.threshold:g} to one of {training.name} {by}",
             found.above(options.threshold),
             LOWER,
             options.seed,

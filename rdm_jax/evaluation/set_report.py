@@ -7,6 +7,10 @@ from typing import Any
 
 from rdm_jax.core import numbers
 
+LEGEND = (
+    "Bootstrap intervals, of fractions Wilson's; std is over the subsets of a kernel distance, or the parts of a class "
+    "score."
+)
 HEADINGS = ("metric", "value", "95 % interval", "std", "better")
 STAND_IN = (
     "No published feature network was given: {names} {verb} in. These numbers compare runs of this project with each "
@@ -68,7 +72,7 @@ def markdown(results: Mapping[str, Any], title: str) -> str:
     parts = [f"# {title}", *(f"> {remark}" for remark in remarks(results))]
     table = [_line(HEADINGS), _line(["---"] * len(HEADINGS)), *(_line(row) for row in rows(results))]
     parts.append("\n".join(table))
-    parts.append("Bootstrap intervals; std is over the subsets of a kernel distance, or the parts of a class score.")
+    parts.append(LEGEND)
     parts += ["## What defines these numbers", "\n".join(f"- {name}: {value}" for name, value in definition(results))]
     return "\n\n".join(parts) + "\n"
 

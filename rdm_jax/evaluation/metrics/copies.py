@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
@@ -25,9 +25,9 @@ class Nearest:
     cosines: Float[np.ndarray, " n"]
     rows: Int[np.ndarray, " n"]
 
-    def above(self, threshold: float) -> Float[np.ndarray, " n"]:
-        """Returns 1 for each image whose nearest one is more similar than the threshold, otherwise 0."""
-        return (self.cosines > threshold).astype(np.float64)
+    def above(self, threshold: float) -> Bool[np.ndarray, " n"]:
+        """Returns for each image whether its nearest one is more similar than the threshold."""
+        return self.cosines > threshold
 
 
 def nearest(features: Float[np.ndarray, "n d"], others: Float[np.ndarray, "m d"]) -> Nearest:
