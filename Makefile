@@ -41,7 +41,7 @@ lint: $(VENV)/.tested
 
 parity: $(PARITY_VENV)/.installed
 	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py tests/parity/test_samplers.py
-	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py
+	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py tests/parity/test_metrics.py
 
 cloud: $(CLOUD_VENV)/.installed
 	$(CLOUD_VENV)/bin/python -m pytest tests/retrieval/test_beam.py tests/training/test_object_storage.py
@@ -58,7 +58,7 @@ $(PARITY_VENV)/.installed: setup.py
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,parity]"
 	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PARITY_VENV)/vision \
-	  torchvision==0.28.0 lpips==0.1.4
+	  torchvision==0.28.0 lpips==0.1.4 torch-fidelity==0.4.0 clean-fid==0.1.35 prdc==0.2 piq==0.8.0
 	@touch $@
 
 $(VENV)/.installed: setup.py

@@ -28,7 +28,9 @@ from rdm_jax.cli.progress import Progress
 from rdm_jax.core import images, sheets
 from rdm_jax.data.sources import open_source
 from rdm_jax.evaluation.classifiers import AttributeClassifier
-from rdm_jax.evaluation.statistics import Moments, Proportion, frechet_distance, nearest_rmse
+from rdm_jax.evaluation.metrics.copies import nearest_rmse
+from rdm_jax.evaluation.metrics.frechet import Moments, frechet_distance
+from rdm_jax.evaluation.statistics import Proportion
 from rdm_jax.generator import Generator, join
 from rdm_jax.retrieval.database import Database
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rdm_jax.cli.progress import note
+from rdm_jax.cli.readers import number
 from rdm_jax.core.errors import some
 
 HELP = """write the bundle of a trained model
@@ -13,7 +14,8 @@ HELP = """write the bundle of a trained model
   rdm export runs/clip --out runs/encoder              one part
   rdm export runs/clip runs/autoencoder --out runs/base  parts joined
   rdm export style-scenes runs/clip --out runs/base      a model with another part
-  rdm export runs/rdm --out my-model --name my-model     the whole model"""
+  rdm export runs/rdm --out my-model --name my-model     the whole model
+  rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
     parser.add_argument("--name", help="the model's name; that of the last run's config by default")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the stored arrays")
+    parser.add_argument(
+        "--ema-length",
+        type=number(float, 0, 1),
+        metavar="L",
+        help="of a power-function average (EDM2): its standard deviation over the steps, 0.05 to 0.2, of a run with "
+        "snapshot_every (default: the run's own moving average)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +43,8 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.training.export import run_or_model
 
     quiet_orbax()
-    bundle = merge([run_or_model(workdir) for workdir in args.workdirs], **({"name": args.name} if args.name else {}))
+    named = {"name": args.name} if args.name else {}
+    bundle = merge([run_or_model(place, args.ema_length) for place in args.workdirs], **named)
     bundle.save(args.out, args.dtype)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

@@ -39,27 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
       parser: of the verb.
       everything: also the options that not every verb has (`core.options.Declaration`).
     """
-    parser.add_argument(
-        "--database",
-        action="append",
-        default=[],
-        metavar="NAME|DIR[:WEIGHT]",
-        help="where neighbors come from: a database, or a folder or .zip of images (repeatable); with weights, "
-        "neighbors come from all of them together",
-    )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from")
-    parser.add_argument("--list-guides", action=_Print, text=_guides, help="print what --guide and --with take")
-    parser.add_argument(
-        "--list-samplers", action=_Print, text=_samplers, help="print what --sampler and --spacing take"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the model's config.json"
-    )
-    add_options(parser, everything=everything)
+    add_generation_options(parser, everything=everything)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -73,6 +54,30 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
     output.add_argument(
         "--previews", action="store_true", help="write an estimate of each image after every chunk to previews/"
     )
+
+
+def add_generation_options(parser: argparse.ArgumentParser, *, everything: bool) -> None:
+    """Adds the options for the databases, the request and the head; see `add_arguments`."""
+    parser.add_argument(
+        "--database",
+        action="append",
+        default=[],
+        metavar="NAME|DIR[:WEIGHT]",
+        help="where neighbors come from: a database, or a folder or .zip of images (repeatable); with weights, "
+        "neighbors come from all of them together",
+    )
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from")
+    parser.add_argument("--list-guides", action=_Print, text=_guides, help="print what --guide and --with take")
+    parser.add_argument(
+        "--list-samplers", action=_Print, text=_samplers, help="print what --sampler and --spacing take"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", metavar="TYPE", help="float32 (default), or bfloat16: half the memory"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the model's config.json"
+    )
+    add_options(parser, everything=everything)
 
 
 def add_writing_options(parser: Any) -> None:
@@ -206,7 +211,8 @@ def write_run(
         try:
             for number, (plan, name) in enumerate(zip(plans, names, strict=True)):
                 if plan.indices:
-                    results[name] = writer.generate(number, plan, name)
+                    kept = writer.generate(number, plan, name, keep=bool(extra) or not args.skip_grid)
+                    results |= {} if kept is None else {name: kept}
         except BaseException:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to show
                 writer.write_record()

@@ -43,13 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rdm sample`; spellings of other tools are accepted too, and not shown in the help."""
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to generate; each prompt on its own")
     parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
+    )
+    add_query_options(parser)
+    generating.add_arguments(parser, everything=True)
+    rendering.add_arguments(parser.add_argument_group("for designers"))
+    _add_aliases(parser)
+
+
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for queries that are no prompts of the command line, and for the content of the images."""
+    parser.add_argument(
         "--from-file",
         metavar="FILE",
         help="read prompts from a file, one on each line, and name the images by them; - is standard input, lines that "
         "start with '# ' are comments",
-    )
-    parser.add_argument(
-        "--image", action="append", default=[], metavar="FILE", help="an image as the query (repeatable)"
     )
     proposals = parser.add_argument_group("without a prompt: rows of the database as queries")
     proposals.add_argument(
@@ -67,15 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only the M most frequent rows, or that fraction of all",
     )
     proposals.add_argument("--weighted", action="store_true", help="choose a row as often as it was a neighbor")
-    generating.add_arguments(parser, everything=True)
     parser.add_argument(
         "--content-database",
         action="append",
         metavar="NAME|DIR[:WEIGHT]",
         help="where content neighbors come from, of a model with two roles of neighbors (default: the model's own)",
     )
-    rendering.add_arguments(parser.add_argument_group("for designers"))
-    _add_aliases(parser)
 
 
 def _add_aliases(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
     """Generates the images; everything is checked before the output folder is created."""
     begin = time.monotonic()
     out = args.out
-    prompts = [*args.prompts, *args.more_prompts, *(_read_prompts(args.from_file) if args.from_file else [])]
+    prompts = [*args.prompts, *args.more_prompts, *(read_prompts(args.from_file) if args.from_file else [])]
     images = [_read_image(name) for name in args.image]
     # Imported late: `rdm --help` and wrong file names need not wait for it.
     from rdm_jax.cli import outputs, resume
@@ -128,14 +133,15 @@ def run(args: argparse.Namespace) -> None:
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
     generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
-    plans = _plan(generator, args, prompts, images, databases)
+    plans = plans_of(generator, args, prompts, images, databases)
     files = rendering.layout(args, databases)
     folder, entries = generating.write_run(generator, databases, plans, out, args, layout=files)
     note(f"{entries} image{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
 
-def _read_prompts(name: str) -> list[str]:
+def read_prompts(name: str) -> list[str]:
+    """Returns the prompts of a file, one on each line; raises UserError if there are none."""
     written = _standard_input() if name == "-" else text.read_given(paths.local(name), "prompts")
     lines = [line.strip() for line in text.lines(written)]
     prompts = [line for line in lines if line and not line.startswith("# ")]
@@ -162,7 +168,7 @@ def _read_image(name: str) -> tuple[str, np.ndarray]:
         raise UserError(f"cannot read {name} as an image: {error}") from error
 
 
-def _plan(
+def plans_of(
     generator: Generator,
     args: argparse.Namespace,
     prompts: list[str],

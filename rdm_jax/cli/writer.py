@@ -72,15 +72,22 @@ class Writer:
         note(f"{len(there)} of {len(places)} images are there already")
         return [resume.rest(plan, [index for of, index in there if of == number]) for number, plan in enumerate(plans)]
 
-    def generate(self, number: int, plan: Plan, name: str) -> Result:
-        """Generates the images of a database's plan and writes each one, to a subfolder, as soon as it is finished."""
+    def generate(self, number: int, plan: Plan, name: str, keep: bool = True) -> Result | None:
+        """Generates the images of a database's plan and writes each one, to a subfolder, as soon as it is finished.
+
+        Args:
+          number: of the database.
+          plan: of its images.
+          name: of the subfolder.
+          keep: whether the images are returned; otherwise the memory does not grow with their number.
+        """
         results, args = [], self.args
         with Progress(f"generating {name}".strip(), quiet=args.quiet) as progress:
             previews = _previews(self.folder / name, plan, self._replace) if args.previews else None
             for result in self.generator.generate(plan, progress, previews):
-                results.append(result)
+                results += [result] if keep else []
                 self._write(result, number, name)
-        return join(results)
+        return join(results) if keep else None
 
     def _write(self, result: Result, number: int, name: str) -> None:
         """Writes the images of a batch, and the record of all images so far: a killed run has both.

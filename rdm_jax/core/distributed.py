@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import numpy as np
 
 from rdm_jax.core.errors import UserError, first_line
 
@@ -60,6 +62,23 @@ def first_then_others(work: Callable[[], T]) -> T:
     found = work() if is_first() else None
     multihost_utils.sync_global_devices("first process")
     return work() if found is None else found
+
+
+def gather(value: T) -> list[T]:
+    """Returns the values of all processes, in the order of their numbers; every process must call it.
+
+    Args:
+      value: anything that can be pickled, of any size in each process.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(data))))
+    padded = np.pad(data, (0, int(sizes.max()) - len(data)))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def should_stop(step: int) -> bool:

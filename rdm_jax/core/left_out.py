@@ -53,6 +53,14 @@ class LeftOut:
         name, colon, reason = line.partition(": ")
         return self.add(name, reason) if colon else self.add("unnamed", line)
 
+    def merge(self, other: LeftOut) -> None:
+        """Counts what another process has left out as well; names of it are the first ones of both."""
+        for reason, count in other.counts.items():
+            for name in other.names[reason]:
+                self.add(name, reason)
+            kept = reason if reason in self.counts else OTHER
+            self.counts[kept] += count - len(other.names[reason])
+
     def __len__(self) -> int:
         return sum(self.counts.values())
 

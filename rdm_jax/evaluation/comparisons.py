@@ -14,7 +14,10 @@ from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.evaluation.arms import Arm, Cell
 from rdm_jax.evaluation.classifiers import AttributeClassifier, Classification, RealImages, real_images_like
 from rdm_jax.evaluation.generation import CellGenerator, Generated
-from rdm_jax.evaluation.statistics import Proportion, frechet_distance, moments_of, nearest_cosine, nearest_rmse, psnr
+from rdm_jax.evaluation.metrics.copies import nearest_cosine, nearest_rmse
+from rdm_jax.evaluation.metrics.frechet import frechet_distance, moments_of
+from rdm_jax.evaluation.metrics.pixels import psnr
+from rdm_jax.evaluation.statistics import Proportion
 
 AUTOENCODER_TARGETS = {"psnr": 24.0, "psnr_lowest": 17.0, "style": 0.99}
 RECONSTRUCT_BATCH = 32

@@ -9,7 +9,7 @@ from rdm_jax.evaluation.bench import Bench
 from rdm_jax.evaluation.gallery import Target
 from rdm_jax.evaluation.measures import EncodedImages
 from rdm_jax.evaluation.methods import of_prompt
-from rdm_jax.evaluation.statistics import frechet_distance, moments_of
+from rdm_jax.evaluation.metrics.frechet import frechet_distance, moments_of
 
 OTHER_SEED = 700_000
 

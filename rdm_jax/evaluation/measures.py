@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from rdm_jax.evaluation import similarity
 from rdm_jax.evaluation.classifiers import AttributeClassifier, Classification
 from rdm_jax.evaluation.gallery import Gallery, Target, style_attribute
-from rdm_jax.evaluation.statistics import Mean, Proportion, frechet_distance, moments_of
+from rdm_jax.evaluation.metrics.frechet import frechet_distance, moments_of
+from rdm_jax.evaluation.statistics import Mean, Proportion
 from rdm_jax.retrieval.encoder import RetrievalEncoder
 
 PLACES = (1, 5, 10, 20)

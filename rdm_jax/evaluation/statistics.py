@@ -1,4 +1,4 @@
-"""Proportions with their intervals, streaming moments, the Frechet distance, PSNR, nearest images; in float64."""
+"""Proportions and means with their intervals, in float64."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-
-from rdm_jax.core.vectors import unit
+from jaxtyping import Float
 
 Z95 = 1.959963984540054
 
@@ -87,98 +85,3 @@ class Mean:
         """Returns mean, low, high (None for a single number) and count."""
         low, high = (None if math.isinf(end) else end for end in self.interval)
         return {"mean": self.value, "low": low, "high": high, "count": self.count}
-
-
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """Mean and scatter of the rows so far.
-
-    Attributes:
-      count: of the rows.
-      mean: [d].
-      scatter: [d, d] the sum over rows of (x - mean)(x - mean)^T.
-    """
-
-    count: int
-    mean: Float[np.ndarray, " d"]
-    scatter: Float[np.ndarray, "d d"]
-
-    @staticmethod
-    def empty(width: int) -> Moments:
-        """Returns the moments of no rows of `width` numbers."""
-        return Moments(0, np.zeros(width), np.zeros((width, width)))
-
-    def add(self, rows: Float[np.ndarray, "n d"]) -> Moments:
-        """Returns the moments of the old rows and the new ones [n, d].
-
-        T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-        variances" (1979), equation 2.1: stable, whatever the batches.
-        """
-        if not len(rows):
-            return self
-        rows = rows.astype(np.float64)
-        mean = rows.mean(axis=0)
-        deviations = rows - mean[None]
-        total = self.count + len(rows)
-        step = mean - self.mean
-        between = np.outer(step, step) * (self.count * len(rows) / total)
-        return Moments(
-            total, self.mean + step * (len(rows) / total), self.scatter + deviations.T @ deviations + between
-        )
-
-    @property
-    def covariance(self) -> Float[np.ndarray, "d d"]:
-        """The sample covariance, divided by count - 1.
-
-        Raises:
-          ValueError: there are fewer than two rows.
-        """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 rows, and there are {self.count}")
-        return self.scatter / (self.count - 1)
-
-
-def moments_of(features: Float[np.ndarray, "n d"]) -> Moments:
-    """Returns the moments of all rows at once."""
-    return Moments.empty(features.shape[1]).add(features)
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """Returns the squared Frechet distance of the Gaussians with these moments.
-
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (https://arxiv.org/abs/1706.08500, equation 6). The trace of the
-    root is taken from the symmetric A C_b A with A = C_a^(1/2), which has the same eigenvalues and needs no complex
-    arithmetic.
-
-    Raises:
-      ValueError: one of them has fewer than two rows.
-    """
-    first, second = a.covariance, b.covariance
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))[None]) @ vectors.T
-    product = root @ second @ root
-    crossed = np.linalg.eigvalsh((product + product.T) / 2)
-    trace = np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(crossed, 0.0)).sum()
-    return float(max(0.0, np.sum((a.mean - b.mean) ** 2) + trace))
-
-
-def psnr(
-    a: UInt8[np.ndarray, "n h w c"], b: UInt8[np.ndarray, "n h w c"], ceiling: float = 99.0
-) -> Float[np.ndarray, " n"]:
-    """Returns the peak signal-to-noise ratio of each pair of images in dB, `ceiling` for equal ones."""
-    error = np.square(a.astype(np.float64) - b.astype(np.float64)).mean(axis=(1, 2, 3))
-    return np.minimum(ceiling, 10 * np.log10(255.0**2 / np.maximum(error, 1e-12)))
-
-
-def nearest_rmse(images: UInt8[np.ndarray, "n h w c"], others: UInt8[np.ndarray, "m h w c"]) -> Float[np.ndarray, " n"]:
-    """Returns each image's root mean squared pixel difference, in levels of 255, to the nearest of the others."""
-    a = images.reshape(len(images), -1).astype(np.float32)
-    b = others.reshape(len(others), -1).astype(np.float32)
-    nearest = ((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T).argmin(axis=1)
-    # The expanded square loses digits where images are nearly equal, so the distance is computed again.
-    return np.sqrt(np.square(a.astype(np.float64) - b[nearest].astype(np.float64)).mean(axis=1))
-
-
-def nearest_cosine(features: Float[np.ndarray, "n d"], others: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " n"]:
-    """Returns each feature vector's cosine with the most similar of the others."""
-    return (unit(features.astype(np.float64)) @ unit(others.astype(np.float64)).T).max(axis=1)

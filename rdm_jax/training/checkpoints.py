@@ -23,6 +23,8 @@ from rdm_jax.training.state import State, abstract_like
 from rdm_jax.training.stopping import StoppedAtOnce
 from rdm_jax.training.workdir import CHECKPOINTS, Workdir
 
+AVERAGES = "averages"
+
 _LOG = logging.getLogger(__name__)
 _OS_ERROR = re.compile(r"\[OS error \d+: ([^\]]+)\]|(No space left on device)|: ([^:]+) \[os_error_code=")
 
@@ -63,23 +65,27 @@ class Checkpoints:
         """The steps that are saved, the newest first."""
         return sorted((checkpoint.step for checkpoint in self._saver.checkpoints), reverse=True)
 
-    def save(self, state: State, data_state: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def save(
+        self, state: State, data_state: Mapping[str, Any], record: Mapping[str, Any], averages: tuple[Any, ...] = ()
+    ) -> None:
         """Starts to save the state, in place of an older checkpoint of its step; arrays are copied before it returns.
 
         Args:
           state: of all processes.
           data_state: the position in the data.
           record: what the run is made from, as JSON.
+          averages: of the parameters, where the run tracks some beside the state's own.
 
         Raises:
           UserError: this or the last one could not be written.
         """
         step = int(state.step)
         position = {"data": dict(data_state), "record": dict(record), "sums": sums(state)}
+        items = {"state": state, "data": {"json": json.dumps(position)}}
+        if averages:
+            items[AVERAGES] = {str(number): average for number, average in enumerate(averages)}
         with self._writing():
-            self._saver.save_checkpointables_async(
-                step, {"state": state, "data": {"json": json.dumps(position)}}, force=True, overwrite=True
-            )
+            self._saver.save_checkpointables_async(step, items, force=True, overwrite=True)
 
     def restore(self, state: State) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
         """Returns the newest sound checkpoint in the shape of `state`, the position in the data and the record.
@@ -105,6 +111,22 @@ class Checkpoints:
                 "workdir"
             )
         return None
+
+    def restore_averages(self, step: int, averages: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Returns the averages of a checkpoint in the shape of others.
+
+        Raises:
+          UserError: the checkpoint has none, or they cannot be read.
+        """
+        like = {str(number): abstract_like(average) for number, average in enumerate(averages)}
+        try:
+            found = self._saver.load_checkpointables(step, {AVERAGES: like})[AVERAGES]
+        except Exception as error:  # Orbax raises many types
+            raise UserError(
+                f"checkpoint {step} of {self._workdir} has no averages (the run began without snapshot_every, or they "
+                f"are damaged: {first_line(error)}); set snapshot_every=0, or use another --workdir"
+            ) from error
+        return tuple(found[str(number)] for number in range(len(averages)))
 
     def check_space(self, state: State) -> None:
         """Raises UserError if the disk cannot hold one more checkpoint of the state."""

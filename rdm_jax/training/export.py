@@ -10,6 +10,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.core import files, paths
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer
+from rdm_jax.training import power_averages
 from rdm_jax.training.checkpoints import restore_arrays
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.workdir import CONFIG, MODEL, TOKENIZER, Workdir
@@ -25,11 +26,16 @@ def write_record(workdir: Workdir, record: ModelRecord) -> None:
         workdir.publish(TOKENIZER)
 
 
-def export_run(place: str | Path) -> Bundle:
+def export_run(place: str | Path, ema_length: float | None = None) -> Bundle:
     """Returns the model of a run's newest checkpoint, averaged parameters, with the steps of each part's training.
 
+    Args:
+      place: the run's folder or address.
+      ema_length: of a power-function average at the newest snapshot, in place of the run's own moving average.
+
     Raises:
-      UserError: the folder is no run or has no checkpoint, or the run's base bundle is gone or has changed.
+      UserError: the folder is no run or has no checkpoint, the run's base bundle is gone or has changed, or the run has
+        no snapshots of averages.
     """
     workdir = Workdir.existing(place)
     config, stored = workdir.read_json(CONFIG), workdir.read_json(MODEL)
@@ -39,15 +45,23 @@ def export_run(place: str | Path) -> Bundle:
         raise UserError(f"{workdir} has no {MODEL}; start `rdm train` there once more, which writes it")
     step, state, _ = restore_arrays(workdir)
     record = ModelRecord.read(stored, str(workdir))
-    bundle = record.bundle(state["ema"], record.open_base(str(workdir)), _tokenizer(workdir))
-    run = {"steps": step, "batch_size": config["batch_size"], "seed": config["seed"]}
+    params, length = state["ema"], {}
+    if ema_length is not None:
+        step, params = power_averages.reconstruct(workdir, ema_length, step)
+        length = {"ema_length": ema_length}
+    bundle = record.bundle(params, record.open_base(str(workdir)), _tokenizer(workdir))
+    run = {"steps": step, "batch_size": config["batch_size"], "seed": config["seed"], **length}
     training = dict(bundle.config.get("training", {}))
     training |= {part: {**training.get(part, {}), **run} for part in bundle.params if part not in record.parts}
     return Bundle({**bundle.config, "training": training}, bundle.params, bundle.tokenizer)
 
 
-def run_or_model(place: str | Path) -> Bundle:
+def run_or_model(place: str | Path, ema_length: float | None = None) -> Bundle:
     """Returns the model of a run by its folder, or a model by its name or folder.
+
+    Args:
+      place: the name, folder or address.
+      ema_length: of a run's average, as of `export_run`; a model has none to choose from.
 
     Raises:
       UserError: as `export_run` and `Bundle.open` do.
@@ -55,7 +69,7 @@ def run_or_model(place: str | Path) -> Bundle:
     if str(place) in Bundle.names():
         return Bundle.open(place)
     is_model = not paths.is_remote(place) and any(paths.local(place).glob("*.safetensors"))
-    return Bundle.open(place) if is_model else export_run(place)
+    return Bundle.open(place) if is_model else export_run(place, ema_length)
 
 
 def _tokenizer(workdir: Workdir) -> PreTrainedTokenizerFast | None:

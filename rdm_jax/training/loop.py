@@ -25,7 +25,7 @@ from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.mesh import batch_sharding, make_mesh, on_host, put_batch, put_whole
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import training_batches
-from rdm_jax.training import flops, hardware
+from rdm_jax.training import flops, hardware, power_averages
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.claim import claimed
 from rdm_jax.training.config import Config
@@ -108,6 +108,10 @@ def train(
         record = {} if replace_config else task.record
         state = resume(state, batches, checkpoints, place, record, start, partial=config.init_partial)
 
+        averages = power_averages.begin(task.averaged(state.params)) if config.snapshot_every else ()
+        if averages and int(state.step):
+            averages = checkpoints.restore_averages(int(state.step), averages)
+
         # 4. The loop. A step is dispatched to the devices before the metrics of the previous one are read.
         first, last = int(state.step) + 1, config.steps
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
@@ -122,6 +126,7 @@ def train(
             waited = time.perf_counter() - begin
             profile.before(step)
             state, metrics = train_step(state, frozen, batch)
+            averages = averages and power_averages.advance(averages, task.averaged(state.params), jnp.float32(step))
             running.check_last()
             running.started(step, metrics)
             if meter:
@@ -135,11 +140,14 @@ def train(
             if due(config.eval_every) or due(config.figures_every):
                 evaluate(config, task, on_host(state.ema, mesh), log, step)
                 meter.restart()
+            if due(config.snapshot_every):
+                running.check_last()
+                snapshot(place, averages, mesh, step)
             stopping = stop.due(step)
             if due(config.checkpoint_every) or stopping:
                 running.check_last()  # parameters that are not finite are never saved
                 claim.check()
-                checkpoints.save(state, batches.get_state(), record)
+                checkpoints.save(state, batches.get_state(), record, averages)
             if stopping:
                 break
         checkpoints.close()
@@ -211,6 +219,13 @@ def resume(
     batches.set_state(data_state)
     _log_once("resumed at step %d", int(state.step))
     return state
+
+
+def snapshot(place: Workdir, averages: tuple[Any, ...], mesh: Mesh, step: int) -> None:
+    """Writes the power-function averages of a step, in one process."""
+    whole = on_host(averages, mesh)
+    if is_first():
+        power_averages.write_snapshot(place, whole, step)
 
 
 def evaluate(config: Config, task: Task, params: Any, log: Log, step: int) -> None:

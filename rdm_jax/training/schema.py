@@ -210,6 +210,7 @@ class Run:
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: how many of the newest checkpoints stay.
       keep_every: checkpoints of multiples of this step stay too.
+      snapshot_every: steps between snapshots of two power-function averages, for `rdm export --ema-length`.
       ema_decay: of the moving average of parameters; 0 for none.
       accumulate: parts of a batch, one after the other on the devices.
       threads: that read batches.
@@ -234,6 +235,7 @@ class Run:
     checkpoint_every: Positive = 500
     keep_checkpoints: Positive = 2
     keep_every: Count = 0
+    snapshot_every: Count = 0
     ema_decay: Probability = 0.999
     accumulate: Positive = 1
     threads: Positive = 4

@@ -40,6 +40,6 @@ class Extras:
     frozen: Any
 
 
-def abstract_like(state: State) -> State:
-    """Returns the state's shapes, types and shardings, as a target for restoring."""
+def abstract_like(state: Any) -> Any:
+    """Returns the shapes, types and shardings of a tree of arrays, as a target for restoring."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)

@@ -39,3 +39,20 @@ def test_a_report_is_one_short_line_whose_numbers_add_up(pairs: list[tuple[str, 
     if len({reason for _, reason in pairs}) <= REASONS and all(reason.isprintable() for _, reason in pairs):
         short = [count for reason, count in Counter(reason for _, reason in pairs).items() if len(reason) <= LETTERS]
         assert OTHER not in left_out.counts and set(short) <= set(left_out.counts.values()) | {0}
+
+
+def test_the_reports_of_two_processes_are_one() -> None:
+    first, second = LeftOut(), LeftOut()
+    for number in range(5):
+        second.add(f"b{number}", ".heic")
+    first.add("a", ".heic")
+    second.add("c", "without a suffix")
+    first.merge(second)
+    assert len(first) == 7 and first.counts == {".heic": 6, "without a suffix": 1}
+    assert str(first) == "7 files are left out: 6 .heic (a, b0, b1, ...), 1 without a suffix (c)"
+    many, others = LeftOut(), LeftOut()
+    for number in range(REASONS):
+        many.add("x", f"reason {number}")
+    others.add("y", "one more")
+    many.merge(others)
+    assert many.counts[OTHER] == 1 and len(many) == REASONS + 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rdm_jax.evaluation import similarity
-from rdm_jax.evaluation.statistics import Mean, moments_of
+from rdm_jax.evaluation.metrics.frechet import moments_of
+from rdm_jax.evaluation.statistics import Mean
 
 
 def flat(*levels):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import pytest
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def torch():
     return pytest.importorskip("torch", reason="PyTorch is not here; see make parity")
 
@@ -32,3 +35,40 @@ def tensors(torch):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=TOLERANCE, atol=TOLERANCE)
 
     return SimpleNamespace(random=random, nhwc=nhwc, close=close)
+
+
+@pytest.fixture(scope="session")
+def vision(torch):
+    """Torchvision, its operators named and never called where they cannot be loaded."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    while True:
+        try:
+            return importlib.import_module("torchvision")
+        except ImportError:
+            pytest.skip("torchvision is not here; see make parity")
+        except RuntimeError as error:
+            missing = re.search(r"torchvision::(\w+)", str(error))
+            assert missing, error
+            library.define(f"{missing[1]}(Tensor x) -> Tensor")
+            for name in [name for name in sys.modules if name.startswith("torchvision")]:
+                del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def randomized(torch):
+    """`randomized(network)`, with random parameters and running statistics, so that activations keep their size."""
+
+    def randomize(network):
+        """Returns the network with random parameters and running statistics, so that activations keep their size."""
+        generator = torch.Generator().manual_seed(0)
+        for name, value in network.state_dict().items():
+            if not value.is_floating_point() or "scaling_layer" in name:
+                continue
+            noise = torch.randn(value.shape, generator=generator)
+            if value.ndim > 1:
+                value.copy_(noise * (2 / value[0].numel()) ** 0.5 if "lin" not in name else noise.abs())
+            else:
+                value.copy_((0.1 * noise).exp() if name.endswith(("var", "weight")) else 0.1 * noise)
+        return network.eval()
+
+    return randomize

@@ -7,9 +7,6 @@ it is there would fail, and diffusers asks. Its networks need none of its compil
 from __future__ import annotations
 
 import functools
-import importlib
-import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,40 +18,9 @@ from rdm_jax.convert.conversion import convert
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def vision(torch):
-    """Torchvision, its operators named and never called where they cannot be loaded."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    while True:
-        try:
-            return importlib.import_module("torchvision")
-        except ImportError:
-            pytest.skip("torchvision is not here; see make parity")
-        except RuntimeError as error:
-            missing = re.search(r"torchvision::(\w+)", str(error))
-            assert missing, error
-            library.define(f"{missing[1]}(Tensor x) -> Tensor")
-            for name in [name for name in sys.modules if name.startswith("torchvision")]:
-                del sys.modules[name]
-
-
-def _randomized(torch, network):
-    """Returns the network with random parameters and running statistics, so that activations keep their size."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in network.state_dict().items():
-        if not value.is_floating_point() or "scaling_layer" in name:
-            continue
-        noise = torch.randn(value.shape, generator=generator)
-        if value.ndim > 1:
-            value.copy_(noise * (2 / value[0].numel()) ** 0.5 if "lin" not in name else noise.abs())
-        else:
-            value.copy_((0.1 * noise).exp() if name.endswith(("var", "weight")) else 0.1 * noise)
-    return network.eval()
-
-
-def test_lpips_is_that_of_its_authors(torch, tensors, vision, tmp_path):
+def test_lpips_is_that_of_its_authors(torch, tensors, vision, randomized, tmp_path):
     lpips = pytest.importorskip("lpips", reason="lpips is not here; see make parity")
-    network = _randomized(torch, lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False))
+    network = randomized(lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False))
     torch.save(network.state_dict(), tmp_path / "lpips.pth", _use_new_zipfile_serialization=False)
     convert(tmp_path / "lpips.pth").write(tmp_path / "out")
     bundle = Bundle.open(tmp_path / "out")
@@ -66,7 +32,7 @@ def test_lpips_is_that_of_its_authors(torch, tensors, vision, tmp_path):
             network(x, y).flatten(),
         )
     published = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"  # as PyTorch before 1.6 wrote it
-    vgg = _randomized(torch, vision.models.vgg16(weights=None))
+    vgg = randomized(vision.models.vgg16(weights=None))
     torch.save({k: v for k, v in vgg.state_dict().items() if "features" in k}, tmp_path / "vgg16.pth")
     convert(published, vgg=tmp_path / "vgg16.pth").write(tmp_path / "published")
     weights = Bundle.open(tmp_path / "published").params["lpips"]
@@ -77,11 +43,11 @@ def test_lpips_is_that_of_its_authors(torch, tensors, vision, tmp_path):
         )
 
 
-def test_inception_is_that_of_the_frechet_distance(torch, tensors, vision, tmp_path, monkeypatch):
+def test_inception_is_that_of_the_frechet_distance(torch, tensors, vision, randomized, tmp_path, monkeypatch):
     """Torchvision's, with what the release of 2015 has otherwise: averages without the margin, a maximum at the end."""
     pool, functional = torch.nn.functional.avg_pool2d, torch.nn.functional
     network = vision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
-    network = _randomized(torch, network)
+    network = randomized(network)
     monkeypatch.setattr(functional, "avg_pool2d", functools.partial(pool, count_include_pad=False))
     last, seen = network.Mixed_7c, {}
 

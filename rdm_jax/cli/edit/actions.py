@@ -20,7 +20,7 @@ from rdm_jax.core import files, images, sheets
 from rdm_jax.core.calls import Call, build
 from rdm_jax.core.errors import UserError
 from rdm_jax.editing import inversion, mixing
-from rdm_jax.evaluation.statistics import psnr
+from rdm_jax.evaluation.metrics.pixels import psnr
 from rdm_jax.generator import Generator, Plan, Result, join
 from rdm_jax.guidance import GUIDES, Outpaint
 from rdm_jax.retrieval.mixture import Mixture

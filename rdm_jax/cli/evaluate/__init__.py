@@ -8,17 +8,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdm_jax.cli.evaluate import guidance, icon_set, style_swap
+from rdm_jax.cli.evaluate import guidance, icon_set, images, model, style_swap
 from rdm_jax.cli.progress import format_seconds, note
 
 if TYPE_CHECKING:
     from rdm_jax.cli.evaluate.common import Measured
 
-MEASURES = {"style-swap": style_swap, "guidance": guidance, "icon-set": icon_set}
+MEASURES = {"images": images, "model": model, "style-swap": style_swap, "guidance": guidance, "icon-set": icon_set}
 SCHEMA = 1
 
-HELP = """measure a model
+HELP = """measure images or a model
 
+  rdm evaluate images DIR --reference DIR --out results       FID, KID, Inception Score, precision and recall
+  rdm evaluate model MODEL --proposals 1000 --reference DIR --out results      the same of images that it generates
   rdm evaluate style-swap --out results            all arms: 1,000 samples of the first, 200 of each other
   rdm evaluate style-swap --out results --quick    a few samples of each arm, as a test
   rdm evaluate guidance --out results              every guidance method, each beside images without it
@@ -47,11 +49,7 @@ def run(args: argparse.Namespace) -> None:
         "schema": SCHEMA,
         "arguments": measured.arguments,
         "versions": outputs.versions(),
-        "model": {**outputs.identity(measured.bundle), "parts": measured.bundle.hashes},
-        "classifier_model": {
-            **outputs.identity(measured.classifier.bundle),
-            **{key: measured.classifier.bundle.config.get(key) for key in ("evaluation", "training")},
-        },
+        **_networks(measured),
         "databases": [{**outputs.identity(database), "rows": len(database)} for database in measured.databases],
         **measured.results,
         "seconds": round(time.monotonic() - begin, 1),
@@ -59,6 +57,20 @@ def run(args: argparse.Namespace) -> None:
     folder = _write(args.out, record, measured)
     note(f"done in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
+
+
+def _networks(measured: Measured) -> dict[str, Any]:
+    """Returns the record of the model and of the classifier, where there are such."""
+    from rdm_jax.cli import outputs
+
+    found = {}
+    if measured.bundle is not None:
+        found["model"] = {**outputs.identity(measured.bundle), "parts": measured.bundle.hashes}
+    if measured.classifier is not None:
+        bundle = measured.classifier.bundle
+        settings = {key: bundle.config.get(key) for key in ("evaluation", "training")}
+        found["classifier_model"] = {**outputs.identity(bundle), **settings}
+    return found
 
 
 def _write(out: Path, record: dict[str, Any], measured: Measured) -> Path:

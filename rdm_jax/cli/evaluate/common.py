@@ -32,8 +32,8 @@ class Measured:
     Attributes:
       results: as JSON values.
       arguments: of the measure.
-      bundle: the model.
-      classifier: of its images.
+      bundle: the model; None where images alone are measured.
+      classifier: of its images; None where there is none.
       databases: of its neighbors.
       markdown: all tables.
       screen: the tables that are printed.
@@ -42,8 +42,8 @@ class Measured:
 
     results: dict[str, Any]
     arguments: dict[str, Any]
-    bundle: Bundle
-    classifier: AttributeClassifier
+    bundle: Bundle | None
+    classifier: AttributeClassifier | None
     databases: Sequence[Database]
     markdown: str
     screen: str

@@ -1,0 +1,1 @@
+"""Features of sets of images: reading, resizing, evaluating networks, and statistics on disk."""
