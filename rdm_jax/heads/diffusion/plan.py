@@ -57,6 +57,7 @@ class Run:
       start: what the run starts from.
       guides: of the run, with their arrays.
       rescale: phi of the guidance rescale.
+      embedded: whether the network takes the guidance scale, and reproduces guidance in one evaluation.
     """
 
     sampler: Sampler
@@ -66,11 +67,13 @@ class Run:
     start: Start
     guides: tuple[BoundGuide, ...]
     rescale: float
+    embedded: bool = False
 
     @property
     def guided(self) -> bool:
         """Whether the network is evaluated under the null condition too."""
-        return bool((self.schedule.guidance != 1).any() or self.schedule.also)
+        extrapolated = not self.embedded and (self.schedule.guidance != 1).any()
+        return bool(extrapolated or self.schedule.also)
 
     @property
     def total(self) -> int:
@@ -106,6 +109,7 @@ def plan_run(options: Options, conditions: Sequence[Conditioner], context: Guide
         start=_start(options, grid, context),
         guides=bind_guides(options.guides, context),
         rescale=options.guidance_rescale,
+        embedded="guidance" in context.bundle.denoiser.supports,
     )
 
 
