@@ -13,6 +13,6 @@ TIME_SCALE = 10.0
 
 
 def boundary_scalings(t: Any) -> tuple[Any, Any]:
-    """Returns (c_skip, c_out) at integer times of a schedule of 1000, arrays of NumPy or JAX of the shape of `t`."""
+    """Returns (c_skip, c_out) at times of a schedule, arrays of NumPy or JAX of the shape of `t`."""
     square = (TIME_SCALE * t) ** 2 + SIGMA_DATA**2
     return SIGMA_DATA**2 / square, TIME_SCALE * t / square**0.5

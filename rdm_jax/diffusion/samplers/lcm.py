@@ -38,8 +38,7 @@ class LCM(OnGrid):
         Coefficients beside the common ones: `skip` and `out`, the factors of x and of the predicted x0 in the
         consistency function.
         """
-        times = np.asarray(grid.t[:-1], np.float64) * (1000 / len(schedule))
-        skip, out = boundary_scalings(times)
+        skip, out = boundary_scalings(np.asarray(grid.t[:-1], np.float64))
         return plan_steps(grid.t[:-1], grid.t[1:], **levels(grid), skip=skip, out=out)
 
     def init(self, x: Float[Array, "b h w c"]) -> Carry:
