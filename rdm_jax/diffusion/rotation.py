@@ -25,9 +25,7 @@ def velocity(prediction: Prediction, info: StepInfo) -> Float[Array, "b h w c"]:
     return alpha * prediction.eps - sigma * prediction.x0
 
 
-def velocity_to(
-    z: Float[Array, "b h w c"], z_next: Float[Array, "b h w c"], info: StepInfo
-) -> Float[Array, "b h w c"]:
+def velocity_to(z: Float[Array, "b h w c"], z_next: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, "b h w c"]:
     """Returns the velocity with which one step leads from z to z_next, (cos(delta) z - z_next) / sin(delta).
 
     Args:

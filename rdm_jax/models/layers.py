@@ -216,9 +216,7 @@ class TimeEmbedding(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, t: Real[Array, " b"], guidance: Float[Array, " b"] | None = None
-    ) -> Float[Array, "b c"]:
+    def __call__(self, t: Real[Array, " b"], guidance: Float[Array, " b"] | None = None) -> Float[Array, "b c"]:
         """Maps times, and guidance scales (1 each if None), to embeddings [b, width].
 
         Raises:

@@ -22,7 +22,10 @@ def network(data: Mapping[str, np.ndarray], prefix: str):
     def apply(x, t, classes, weights=weights):
         def conv(x, kernel, bias):
             dimensions = ("NHWC", "OIHW", "NHWC")
-            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions) + bias[None, None, None]
+            return (
+                jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+                + bias[None, None, None]
+            )
 
         time = jnp.cos(t.astype(jnp.float32)[:, None] * weights["freq"][None] + weights["phase"][None])
         hidden = conv(x, weights["w1"], weights["b1"]) + (time + weights["table"][classes])[:, None, None]

@@ -89,7 +89,8 @@ def warn_other_use(options: Options, bundle: Bundle) -> None:
 def _other_use(options: Options, model: Distilled) -> Iterator[str]:
     chosen = factory.sampler_from(options.sampler, options.eta, options.spacing)
     if chosen != factory.sampler_from(model.sampler, 0.0, model.spacing):
-        yield f"was distilled for sampler {model.sampler!r} with spacing {model.spacing!r}; with others its images are worse"
+        made_for = f"sampler {model.sampler!r} with spacing {model.spacing!r}"
+        yield f"was distilled for {made_for}; with others its images are worse"
     if model.steps and options.steps != model.steps:
         yield (
             f"was distilled for {model.steps} steps; with {options.steps} its images are worse: leave --steps out, or "

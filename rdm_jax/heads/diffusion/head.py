@@ -90,7 +90,9 @@ class DiffusionHead:
                 f"guidance interval {begin:g} to {end:g}": (begin, end) != (0.0, 1.0) and not run.embedded,
                 f"guidance rescale {options.guidance_rescale:g}": options.guidance_rescale != 0,
             }
-            reason = "this model takes the scale as an input" if run.embedded else "the guidance scale is 1 in every step"
+            reason = (
+                "this model takes the scale as an input" if run.embedded else "the guidance scale is 1 in every step"
+            )
             warn_unused(unused | negative_conditions(request), reason)
 
     def _latent(self, request: Request, bundle: Bundle) -> tuple[int, int, int]:

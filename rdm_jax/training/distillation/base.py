@@ -90,9 +90,13 @@ class Method(abc.ABC):
 
 
 def between(grid: Grid, begin: Int[Array, "*steps b"], end: Int[Array, "*steps b"]) -> StepInfo:
-    """Returns the steps from some levels of a grid to others, one for each example, without keys; `steps` stacks them."""
+    """Returns steps from some levels of a grid to others, one for each example, without keys; `steps` are stacked."""
     kind = jnp.int32 if grid.t.dtype.kind == "i" else jnp.float32
-    t, alpha, sigma = jnp.asarray(grid.t, kind), jnp.asarray(grid.alpha, jnp.float32), jnp.asarray(grid.sigma, jnp.float32)
+    t, alpha, sigma = (
+        jnp.asarray(grid.t, kind),
+        jnp.asarray(grid.alpha, jnp.float32),
+        jnp.asarray(grid.sigma, jnp.float32),
+    )
     coefficients = {
         "alpha": alpha[begin],
         "sigma": sigma[begin],

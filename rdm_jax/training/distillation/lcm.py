@@ -1,7 +1,7 @@
 """Latent consistency distillation in its own form (Luo et al. 2023, https://arxiv.org/abs/2310.04378).
 
-It differs from `consistency` in the boundary condition, which is that of `diffusion.consistency`, and in the last level,
-which is the schedule's least noisy time. The teacher's steps are DDIM's, as there.
+It differs from `consistency` in the boundary condition, which is that of `diffusion.consistency`, and in the last
+level, which is the schedule's least noisy time. The teacher's steps are DDIM's, as there.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ squared error of v, which is SNR + 1 times that of x0 (section 4 of the paper), 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ class Progressive(Method):
 
     def check(self, stages: Sequence[int]) -> None:
         """Raises UserError unless every stage has half the steps of the one before."""
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in itertools.pairwise(stages):
             if before != 2 * after:
                 raise UserError(
                     f"stages={tuple(stages)} do not halve: after {before} steps come {before / 2:g}, not {after}; give "

@@ -23,6 +23,8 @@ TASKS = {
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
     "roles": "rdm_jax.training.tasks.roles",
+    "distill": "rdm_jax.training.tasks.distill",
+    "distill_roles": "rdm_jax.training.tasks.distill_roles",
     "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",

@@ -18,13 +18,19 @@ from tests.helpers.golden_network import network, nhwc
 COSINE = build_schedule({"schedule": "cosine", "num_timesteps": 1000})
 
 
-@pytest.mark.parametrize(("prefix", "kind"), [("v_prediction_4", "v"), ("v_prediction_2", "v"), ("v_prediction_1", "v"), ("epsilon_4", "eps")])
+@pytest.mark.parametrize(
+    ("prefix", "kind"),
+    [("v_prediction_4", "v"), ("v_prediction_2", "v"), ("v_prediction_1", "v"), ("epsilon_4", "eps")],
+)
 def test_the_sampler_equals_the_original_program(golden, monkeypatch, prefix, kind):
     data = np.load(golden / "heads2/fewstep/lcm_sampler.npz")
     apply, _ = network(data, "net")
     abar = data[f"{prefix}_alphas_cumprod"].astype(np.float64)
     schedule = Schedule(1 - abar / np.append(1.0, abar[:-1]))
-    times, noises = data[f"{prefix}_timesteps"], nhwc(data[f"{prefix}_noises"]) if len(data[f"{prefix}_timesteps"]) > 1 else []
+    times, noises = (
+        data[f"{prefix}_timesteps"],
+        nhwc(data[f"{prefix}_noises"]) if len(data[f"{prefix}_timesteps"]) > 1 else [],
+    )
     sampler = SAMPLERS["lcm"]()
     steps = sampler.plan(schedule, len(times))
     np.testing.assert_array_equal(steps.t, times)
@@ -34,7 +40,9 @@ def test_the_sampler_equals_the_original_program(golden, monkeypatch, prefix, ki
     for number, wanted in enumerate(nhwc(data[f"{prefix}_traj"])):
         noise = jnp.asarray(noises[number]) if number < len(noises) else jnp.zeros(x.shape)
         monkeypatch.setattr(module, "fresh_noise", lambda *_, noise=noise: noise)
-        carry, _ = sampler.step(carry, jax.tree.map(lambda leaf: leaf[0], slice_steps(steps, number, number + 1)), denoiser)
+        carry, _ = sampler.step(
+            carry, jax.tree.map(lambda leaf: leaf[0], slice_steps(steps, number, number + 1)), denoiser
+        )
         np.testing.assert_allclose(carry.x, wanted, atol=1e-3 * np.abs(wanted).max())
 
 

@@ -27,8 +27,15 @@ def normal(seed, shape=SHAPE):
 
 
 def step_at(angle, angle_next):
-    angles = {"alpha": jnp.cos(angle), "sigma": jnp.sin(angle), "alpha_next": jnp.cos(angle_next), "sigma_next": jnp.sin(angle_next)}
-    return StepInfo(jnp.zeros(angle.shape), jnp.zeros(angle.shape), {k: v.astype(jnp.float32) for k, v in angles.items()})
+    angles = {
+        "alpha": jnp.cos(angle),
+        "sigma": jnp.sin(angle),
+        "alpha_next": jnp.cos(angle_next),
+        "sigma_next": jnp.sin(angle_next),
+    }
+    return StepInfo(
+        jnp.zeros(angle.shape), jnp.zeros(angle.shape), {k: v.astype(jnp.float32) for k, v in angles.items()}
+    )
 
 
 def gaussian(variance):
@@ -96,7 +103,9 @@ def test_the_target_of_gaussian_data_is_exact(variance):
     fine = method.grid(COSINE, (256,))
     for place in (0, 100, 255):
         info = between(fine, jnp.asarray([2 * place]), jnp.asarray([2 * place + 2]))
-        halves = between(fine, jnp.asarray([[2 * place], [2 * place + 1]]), jnp.asarray([[2 * place + 1], [2 * place + 2]]))
+        halves = between(
+            fine, jnp.asarray([[2 * place], [2 * place + 1]]), jnp.asarray([[2 * place + 1], [2 * place + 2]])
+        )
         z, c = normal(7, (1, 4, 4, 2)), {k: float(v[0]) for k, v in info.coefficients.items()}
         total, total_next = (c[f"alpha{n}"] ** 2 * variance + c[f"sigma{n}"] ** 2 for n in ("", "_next"))
         exact = z * np.sqrt(total_next / total)
@@ -105,7 +114,10 @@ def test_the_target_of_gaussian_data_is_exact(variance):
             np.testing.assert_allclose(velocity(teacher(z, info), info), 0.0, atol=1e-6)
     # The linear student that one step of the coarsest stage is to be, solved by hand from two factors of the teacher.
     grid = method.grid(COSINE, (1,))
-    info, halves = between(grid, jnp.zeros(1, int), jnp.full(1, 2)), between(grid, jnp.arange(2)[:, None], jnp.arange(1, 3)[:, None])
+    info, halves = (
+        between(grid, jnp.zeros(1, int), jnp.full(1, 2)),
+        between(grid, jnp.arange(2)[:, None], jnp.arange(1, 3)[:, None]),
+    )
     z = normal(8, (1, 4, 4, 2))
     factor = 1.0
     for a, s, a2, s2 in zip(grid.alpha, grid.sigma, grid.alpha[1:], grid.sigma[1:], strict=False):
@@ -117,7 +129,10 @@ def test_the_target_of_gaussian_data_is_exact(variance):
 
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_the_loss_is_that_of_the_velocity_for_any_parameterization(kind):
-    method, schedule = METHODS["progressive"](), build_schedule({"schedule": "scaled_linear", "num_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195})
+    method, schedule = (
+        METHODS["progressive"](),
+        build_schedule({"schedule": "scaled_linear", "num_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}),
+    )
     grid, place, x0, noise = method.grid(schedule, (4, 2)), jnp.arange(6) % 2, normal(9), normal(10)
     whole = between(grid, 4 * place, 4 * place + 4)
     z = noised(x0, noise, whole)
@@ -139,7 +154,11 @@ def test_the_loss_of_many_steps_falls_to_zero_for_a_student_that_is_its_teacher(
     method, teacher, losses = METHODS["progressive"](), gaussian(0.3), []
     for steps in (2, 8, 32):
         grid, place = method.grid(COSINE, (steps,)), jnp.arange(6) * steps // 6
-        losses.append(float(jnp.mean(method.losses(Networks(teacher, teacher), grid, steps, place, normal(1) * 0.3**0.5, normal(2)))))
+        losses.append(
+            float(
+                jnp.mean(method.losses(Networks(teacher, teacher), grid, steps, place, normal(1) * 0.3**0.5, normal(2)))
+            )
+        )
     assert losses[0] > 4 * losses[1] > 16 * losses[2] > 0
 
 
@@ -151,7 +170,9 @@ def test_progressive_targets_equal_the_golden_ones(golden):
     def timed(x, t, classes):  # the network's time is the angle
         return apply(x, t, classes)
 
-    teacher = classifier_free_denoiser(timed, classes, jnp.full_like(classes, 10), jnp.asarray(data["guidance_scale"]), "v")
+    teacher = classifier_free_denoiser(
+        timed, classes, jnp.full_like(classes, 10), jnp.asarray(data["guidance_scale"]), "v"
+    )
     infos = [step_at(angles[:, i], angles[:, i + 1]) for i in range(2)]
     infos = [StepInfo(angles[:, i], angles[:, i + 1], info.coefficients) for i, info in enumerate(infos)]
     middle = rotate(teacher(z, infos[0]), infos[0])
@@ -166,7 +187,10 @@ def test_progressive_targets_equal_the_golden_ones(golden):
     np.testing.assert_allclose(x0, nhwc(data["x_target"]), atol=1e-3)
 
 
-@pytest.mark.parametrize(("prefix", "kind", "huber"), [("v_prediction", "v", 0.001), ("v_prediction", "v", 0.0), ("epsilon", "eps", 0.001), ("epsilon", "eps", 0.0)])
+@pytest.mark.parametrize(
+    ("prefix", "kind", "huber"),
+    [("v_prediction", "v", 0.001), ("v_prediction", "v", 0.0), ("epsilon", "eps", 0.001), ("epsilon", "eps", 0.0)],
+)
 def test_the_loss_of_lcm_equals_the_original_program(golden, prefix, kind, huber):
     data = np.load(golden / "heads2/fewstep/lcm_distillation.npz")
     abar = data["alphas_cumprod" if kind == "v" else "epsilon_alphas_cumprod"].astype(np.float64)
@@ -185,7 +209,9 @@ def test_the_loss_of_lcm_equals_the_original_program(golden, prefix, kind, huber
     z = jnp.asarray(nhwc(data["z" if kind == "v" else "epsilon_z"]))
     np.testing.assert_allclose(noised(x0, noise, info), z, atol=1e-5)
     x_prev = rotate(guided(z, info), info)
-    np.testing.assert_allclose(x_prev, nhwc(data[f"{prefix}_x_prev"]), atol=1e-3 * np.abs(data[f"{prefix}_x_prev"]).max())
+    np.testing.assert_allclose(
+        x_prev, nhwc(data[f"{prefix}_x_prev"]), atol=1e-3 * np.abs(data[f"{prefix}_x_prev"]).max()
+    )
 
     def loss(w2):
         def changed(x, t, classes):
