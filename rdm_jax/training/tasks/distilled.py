@@ -155,7 +155,8 @@ class DistillTask(Task):
 
     def begin_stage(self, state: State, stage: int) -> State:
         """Returns the state in which student, average, teacher and target are the teacher's or the averaged student."""
-        network = state.ema["denoiser"] if stage else self.first_network
+        # A copy: on a CPU, JAX may use the memory of a NumPy array, which an update would then overwrite.
+        network = state.ema["denoiser"] if stage else jax.tree.map(np.array, self.first_network)
         state = with_params(state, {"denoiser": network, STEPS: {"count": np.float32(self.config.stages[stage])}})
 
         def copied(old: Array, new: Array) -> Array:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.diffusion.consistency import boundary_scalings
 from rdm_jax.diffusion.denoiser import Prediction, make_denoiser
 from rdm_jax.diffusion.samplers import SAMPLERS, sample, slice_steps, with_keys
 from rdm_jax.diffusion.samplers import lcm as module
@@ -57,14 +56,7 @@ def test_a_perfect_model_of_one_image_returns_it_in_any_number_of_steps():
     for count in (1, 3):
         plan = with_keys(SAMPLERS["lcm"]().plan(COSINE, count), keys)
         found = sample(SAMPLERS["lcm"](), plan, x_T, denoiser)
-        # What is left of the noise is c_skip of the last time.
         np.testing.assert_allclose(found, jnp.broadcast_to(image, found.shape), atol=1e-4)
-
-
-def test_the_boundary_condition_is_the_identity_without_noise():
-    assert boundary_scalings(np.zeros(())) == (1.0, 0.0)
-    skip, out = boundary_scalings(np.asarray(999.0))
-    assert skip < 1e-8 and out == pytest.approx(1.0, abs=1e-8)
 
 
 def test_more_steps_than_points_are_refused_and_keys_are_needed():

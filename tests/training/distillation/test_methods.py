@@ -15,6 +15,7 @@ from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.training.distillation import METHODS, Networks, between
 from rdm_jax.training.distillation.base import noised
+from rdm_jax.training.distillation.lcm import boundary_scalings
 from rdm_jax.training.distillation.progressive import two_steps
 from tests.helpers.golden_network import network, nhwc
 
@@ -239,6 +240,12 @@ def test_the_loss_of_lcm_equals_the_original_program(golden, prefix, kind, huber
 def test_stages_that_do_not_fit_the_method_are_refused(name, stages, message):
     with pytest.raises(UserError, match=message):
         METHODS[name]().check(stages)
+
+
+def test_the_boundary_condition_of_lcm_is_the_identity_without_noise():
+    skip, out = boundary_scalings(jnp.asarray([0.0, 19.0, 999.0]))
+    np.testing.assert_allclose(skip, [1.0, 0.25 / (190**2 + 0.25), 0.0], atol=1e-8)
+    np.testing.assert_allclose(out, [0.0, 190 / np.sqrt(190**2 + 0.25), 1.0], atol=1e-7)
 
 
 def test_settings_out_of_range_are_refused():

@@ -91,7 +91,7 @@ def same(one, other):
 
 def test_a_stage_starts_from_the_averaged_student(settings):
     task = task_of(settings)
-    create, update = loop.make_run(task.config, task)
+    create, _ = loop.make_run(task.config, task)
     state = task.begin_stage(jax.jit(create)(), 0)
     teacher = task.teacher.params["denoiser"]
     for tree in (state.params["denoiser"], state.ema["denoiser"], state.stats["teacher"]):
@@ -141,7 +141,7 @@ def test_a_run_resumed_within_a_stage_and_between_stages_ends_as_an_uninterrupte
 
 @pytest.mark.slow
 def test_the_exported_student_declares_its_sampling_and_is_sampled_from_the_shell(trained, tmp_path, capsys, caplog):
-    workdir, state, _ = trained
+    workdir, _, _ = trained
     assert main(["export", str(workdir), "--out", str(tmp_path / "few")]) == 0
     bundle = Bundle.open(tmp_path / "few")
     sampling, record = bundle.config["sampling"], bundle.config["distillation"]
@@ -153,7 +153,7 @@ def test_the_exported_student_declares_its_sampling_and_is_sampled_from_the_shel
         assert main([*command, "--out", str(tmp_path / "one")]) == 0
     assert not [one for one in caplog.records if "distilled" in one.message]
     image = next(path for path in (tmp_path / "one").rglob("*.png") if "sheet" not in path.name)
-    assert main(["replay", str(image), "--out", str(tmp_path / "again")]) == 0
+    assert main(["replay", str(image), "--model", str(tmp_path / "few"), "--out", str(tmp_path / "again.png")]) == 0
     assert main([*command, "--out", str(tmp_path / "two"), "--init", str(image), "--strength", "1"]) == 0
 
 
