@@ -1,7 +1,7 @@
 """Latent consistency distillation in its own form (Luo et al. 2023, https://arxiv.org/abs/2310.04378).
 
 It differs from `consistency` in the boundary condition, f(z, t) = c_skip(t) z + c_out(t) x0(z, t) with f(z, 0) = z
-(section 4.1), and in the last level, which is the least noisy time of the schedule. The teacher takes steps of DDIM too.
+(section 4.1), and in the last level, which is the least noisy time of the schedule. The teacher takes DDIM steps too.
 """
 
 from __future__ import annotations
