@@ -28,7 +28,7 @@ from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
+from rdm_jax.models import BACKBONES, SIZES, build_denoiser, build_style_encoder, with_sizes
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -397,7 +397,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
         ),
         "style_encoder": {**config.style_encoder.to_dict(), "image_size": size, "token_dim": width},
     }
-    module, encoder = build_denoiser(settings["denoiser"]), StyleEncoder(**settings["style_encoder"])
+    module, encoder = build_denoiser(settings["denoiser"]), build_style_encoder(settings["style_encoder"])
     return RolesTask(config, base, images, texts, partners, one_color, latents, module, encoder, settings)
 
 

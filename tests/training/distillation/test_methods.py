@@ -15,7 +15,8 @@ from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
 from rdm_jax.training.distillation import METHODS, Networks, between
 from rdm_jax.training.distillation.base import noised
-from rdm_jax.training.distillation.lcm import boundary_scalings
+from rdm_jax.training.distillation.consistency import Consistency
+from rdm_jax.training.distillation.lcm import LCM, boundary_scalings
 from rdm_jax.training.distillation.progressive import two_steps
 from tests.helpers.golden_network import network, nhwc
 
@@ -196,7 +197,7 @@ def test_the_loss_of_lcm_equals_the_original_program(golden, prefix, kind, huber
     data = np.load(golden / "heads2/fewstep/lcm_distillation.npz")
     abar = data["alphas_cumprod" if kind == "v" else "epsilon_alphas_cumprod"].astype(np.float64)
     schedule = Schedule(1 - abar / np.append(1.0, abar[:-1]))
-    method, classes = METHODS["lcm"](huber=huber), jnp.asarray(data["y"])
+    method, classes = LCM(huber=huber), jnp.asarray(data["y"])
     grid = method.grid(schedule, (4,))
     place = jnp.asarray(49 - data["index"])
     info = between(grid, place, place + 1)
@@ -250,6 +251,6 @@ def test_the_boundary_condition_of_lcm_is_the_identity_without_noise():
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(UserError, match=r"method\.decay=1\.0 is out of range"):
-        METHODS["lcm"](decay=1.0)
+        LCM(decay=1.0)
     with pytest.raises(UserError, match=r"method\.huber=-1\.0 is out of range"):
-        METHODS["consistency"](huber=-1.0)
+        Consistency(huber=-1.0)

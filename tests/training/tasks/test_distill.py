@@ -190,10 +190,10 @@ def test_other_uses_are_one_line_each(settings, caplog):
         Generator.load(damaged).plan_vectors(np.ones((1, tiny.WIDTH)), None, condition="text", height=16, width=16)
 
 
-@pytest.mark.parametrize("kind", ["eps", "x0"])
-def test_other_parameterizations_have_a_finite_loss_and_a_gradient(settings, tmp_path, kind):
+@pytest.mark.slow
+def test_a_teacher_that_predicts_eps_has_a_finite_loss_and_a_gradient(settings, tmp_path):
     noise = {"num_timesteps": 1000, "schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
-    tiny.bundle(diffusion={**noise, "prediction": kind}).save(tmp_path / "teacher", "float32")
+    tiny.bundle(diffusion={**noise, "prediction": "eps"}).save(tmp_path / "teacher", "float32")
     task = task_of(settings, f"teacher={tmp_path / 'teacher'}")
     loss, gradient = loss_of(task)
     assert np.isfinite(loss) and 0 < gradient < np.inf
