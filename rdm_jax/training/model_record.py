@@ -15,6 +15,7 @@ import numpy as np
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.heads.diffusion.few_steps import SECTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -92,8 +93,8 @@ class ModelRecord:
         if STEPS in params:
             steps = steps_of(params)
             config["sampling"] = {**config["sampling"], "steps": steps}
-            if config["distillation"]["steps"]:
-                config["distillation"] = {**config["distillation"], "steps": steps}
+            if config[SECTION]["steps"]:
+                config[SECTION] = {**config[SECTION], "steps": steps}
         kept = {part: base.params[part] for part in self.parts} if base else {}
         if tokenizer is None and base and "clip" in kept:
             tokenizer = base.tokenizer

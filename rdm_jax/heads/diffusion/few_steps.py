@@ -19,6 +19,7 @@ from rdm_jax.heads.diffusion.options import Options
 _LOG = logging.getLogger(__name__)
 
 SECTION = "distillation"
+GUIDANCE = ("guidance_scale", "style_scale", "guidance_interval", "guidance_rescale")  # options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,11 +68,11 @@ class Distilled:
         """Returns the section as a dictionary."""
         return dataclasses.asdict(self)
 
-    def sampling(self) -> dict[str, Any]:
-        """Returns the defaults of sampling that belong to it."""
+    def sampling(self, of_teacher: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the section `sampling` but for the number of steps, from the teacher's; guidance is built in."""
+        kept = {name: value for name, value in of_teacher.items() if name not in GUIDANCE}
         scale = self.guidance_scale if self.guidance_range else 1.0
-        steps = {"steps": self.steps} if self.steps else {}
-        return {"sampler": self.sampler, "spacing": self.spacing, **steps, "eta": 0.0, "guidance_scale": scale}
+        return {**kept, "sampler": self.sampler, "spacing": self.spacing, "eta": 0.0, "guidance_scale": scale}
 
 
 def warn_other_use(options: Options, bundle: Bundle) -> None:

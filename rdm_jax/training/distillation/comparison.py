@@ -37,12 +37,11 @@ class Comparison:
     _programs: dict[tuple[bool, int], Callable[..., Array]] = dataclasses.field(default_factory=dict)
     _distances: dict[int, float] = dataclasses.field(default_factory=dict)
 
-    def distances(self, student: Any, params: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    def distances(self, params: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         """Yields the root mean square distance of latents to the teacher's in many steps.
 
         Args:
-          student: its parameters.
-          params: of the task, which hold its number of steps.
+          params: of the task: those of the student, and its number of steps.
 
         Yields:
           `distance`: of the student's; `teacher_distance`: of the guided teacher's in as many steps. Nothing if there
@@ -51,21 +50,25 @@ class Comparison:
         if not self._examples:
             return
         steps = steps_of(params)
-        yield "distance", self._distance(self._results(student, guided=False, steps=steps))
+        yield "distance", self._distance(self._results(params["denoiser"], guided=False, steps=steps))
         if steps not in self._distances:
             self._distances[steps] = self._distance(self._results(self._teacher, guided=True, steps=steps))
         yield "teacher_distance", self._distances[steps]
 
-    def figures(self, student: Any, params: Mapping[str, Any]) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+    def figures(self, params: Mapping[str, Any]) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields one sheet: images of the teacher in many steps, and of the student in its own number of steps."""
         if not self._examples:
             return
-        steps, bundle = steps_of(params), self.task.teacher
-        first = self._results(student, guided=False, steps=steps, batches=1)[0][:SHOWN]
+        steps, decoder = steps_of(params), self.task.teacher.params["autoencoder"]
+        first = self._results(params["denoiser"], guided=False, steps=steps, batches=1)[0][:SHOWN]
         latents = {"teacher": self._reference[0][: len(first)], f"{steps} steps": first}
-        decode = jax.jit(factory.decoder_from(bundle.autoencoder, bundle.config["latents"]))
-        images = [to_uint8(np.asarray(decode(bundle.params["autoencoder"], one))) for one in latents.values()]
+        images = [to_uint8(np.asarray(self._decode(decoder, one))) for one in latents.values()]
         yield "samples", sheets.grid(np.stack(images), row_labels=list(latents), zoom=1)
+
+    @functools.cached_property
+    def _decode(self) -> Callable[..., Array]:
+        bundle = self.task.teacher
+        return jax.jit(factory.decoder_from(bundle.autoencoder, bundle.config["latents"]))
 
     @property
     def _teacher(self) -> Any:

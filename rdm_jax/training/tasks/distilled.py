@@ -248,13 +248,12 @@ class DistillTask(Task):
         return lambda z, info: jax.lax.cond(steps == self.config.stages[0], guided, student, z, info)
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the distance to the teacher's result from the same noise, of the student and of the teacher in as many
-        steps."""
-        yield from self._comparison.distances(params["denoiser"], params)
+        """Yields distances to the teacher's result from the same noise (see `Comparison.distances`)."""
+        yield from self._comparison.distances(params)
 
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields images of the teacher and of the student from the same noise."""
-        yield from self._comparison.figures(params["denoiser"], params)
+        yield from self._comparison.figures(params)
 
     @functools.cached_property
     def _comparison(self) -> Comparison:
@@ -275,11 +274,10 @@ class DistillTask(Task):
             style_scale=self.style_scale,
             guidance_range=tuple(config.guidance_range),
         )
-        sampling = {k: v for k, v in kept["sampling"].items() if k != "style_scale"}
         changed = {
             "name": config.name,
             "denoiser": self.settings,
-            "sampling": {**sampling, **made.sampling(), "steps": steps},
+            "sampling": {**made.sampling(kept["sampling"]), "steps": steps},
             SECTION: made.section(),
         }
         parts = tuple(part for part in self.teacher.params if part != "denoiser")

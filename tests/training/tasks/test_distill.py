@@ -275,8 +275,6 @@ def test_a_model_with_two_roles_is_distilled_with_both_scales(tmp_path, monkeypa
     loss, gradient = loss_of(task)
     assert np.isfinite(loss) and 0 < gradient < np.inf
     params = {"denoiser": task.first_network, "steps": {"count": np.float32(2)}}
-    values = dict(task.evaluate(params))
-    assert values["distance"] > 0
     bundle = task.export(params)
     assert same(bundle.params["style_encoder"], teacher.params["style_encoder"])
     assert bundle.config["distillation"]["style_scale"] == 1.5 and "style_scale" not in bundle.config["sampling"]
