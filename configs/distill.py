@@ -3,7 +3,8 @@ r"""A few-step model by distillation: 8, 4, 2 and 1 evaluations from a teacher i
 rdm train --config distill --config.teacher=style-scenes --workdir runs/few
 rdm train --config distill:icons/rdm --config.teacher=icons --workdir runs/icons/few
 
-After the colon is the config by which the teacher was trained: its images and its mixture of conditions.
+After the colon is the config by which the teacher was trained: its images and its mixture of conditions. Without
+`--config.teacher` it is the model of the name that this config gives.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ TASKS = {"diffusion": "distill", "roles": "distill_roles"}
 
 
 def get_config(teacher: str = "style_scenes/rdm") -> dict[str, Any]:
-    """Returns what the run sets, but for `teacher`.
+    """Returns what the run sets.
 
     Raises:
       UserError: the teacher's config is of a task that cannot be distilled.
@@ -28,6 +29,7 @@ def get_config(teacher: str = "style_scenes/rdm") -> dict[str, Any]:
         **of_data,
         "task": TASKS[parent["task"]],
         "name": f"{parent['name']}-few",
+        "teacher": parent["name"],
         "stages": (8, 4, 2, 1),
         "updates": (1500, 1500, 2500, 5000),
         "guidance_scale": float(parent["sampling"].get("guidance_scale", 1.0)),
