@@ -67,7 +67,7 @@ https://arxiv.org/abs/2403.03206, eq. 19 with m = 0, s = 1).
 
 
 def sample_timesteps(
-    key: Key[Array, ""], batch_size: int, num_timesteps: int, density: str = "uniform"
+    key: Key[Array, ""], batch_size: int, num_timesteps: int | Int[Array, ""], density: str = "uniform"
 ) -> Int[Array, " b"]:
     """Returns a time in [0, num_timesteps) for each example: each of `density`, and spread evenly together.
 

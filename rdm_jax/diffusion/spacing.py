@@ -18,6 +18,7 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.diffusion.schedule import Schedule
 
 RHO = 7.0
+LCM_POINTS = 50  # times on which latent consistency models are trained
 LEAST_LOG_SNR = -5.1
 """Lambda of the noisiest level of grids in lambda or sigma, as in DPM-Solver's code: a cosine schedule goes down to
 about -10, and half of the steps would be spent where the image is only noise."""
@@ -94,6 +95,13 @@ def _linspace(schedule: Schedule, n: int) -> np.ndarray:
     return np.round(np.linspace(len(schedule) - 1, 0, n)).astype(np.int64)
 
 
+def _lcm(schedule: Schedule, n: int) -> np.ndarray:
+    times = _trailing(schedule, LCM_POINTS)
+    if n > LCM_POINTS:
+        raise UserError(f"{n} sampling steps do not fit the spacing 'lcm', which has {LCM_POINTS} times; use fewer")
+    return times[np.floor(np.linspace(0, LCM_POINTS, n, endpoint=False)).astype(np.int64)]
+
+
 def _quadratic(schedule: Schedule, n: int) -> np.ndarray:
     return np.linspace(np.sqrt(0.8 * (len(schedule) - 1)), 0.0, n) ** 2
 
@@ -117,14 +125,16 @@ SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
     "leading": _leading,
     "trailing": _trailing,
     "linspace": _linspace,
+    "lcm": _lcm,
     "quadratic": _quadratic,
     "karras": _karras,
     "log_snr": _log_snr,
 }
 """By name: (schedule, n) to the times where n steps begin, decreasing. Leading, trailing and linspace are those of Lin
 et al. (https://arxiv.org/abs/2305.08891, table 2); quadratic that of DDIM (https://arxiv.org/abs/2010.02502, app. D.2);
-karras that of Karras et al. (https://arxiv.org/abs/2206.00364, eq. 5) between the schedule's own levels; log_snr that
-of DPM-Solver (https://arxiv.org/abs/2206.00927, appendix D.4)."""
+lcm takes n of the 50 trailing times on which latent consistency models are trained (https://arxiv.org/abs/2310.04378,
+section 4.3); karras that of Karras et al. (https://arxiv.org/abs/2206.00364, eq. 5) between the schedule's own levels;
+log_snr that of DPM-Solver (https://arxiv.org/abs/2206.00927, appendix D.4)."""
 
 
 def make_grid(schedule: Schedule, num_steps: int, spacing: str) -> Grid:

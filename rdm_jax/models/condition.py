@@ -18,6 +18,7 @@ FEATURES: Mapping[str, str] = {
     "spatial_weights": "weights of tokens by region",
     "channels": "channels beside the noisy latent",
     "vector": "a vector beside the time",
+    "guidance": "a guidance scale beside the time",
     "any_size": "images of another size than it was built for",
 }
 """What a denoiser may support, each with the words that an error uses."""
@@ -32,14 +33,17 @@ class Condition:
       weights: how often each token counts in every attention to the tokens, at least 0, 1 each if None: [b, n], or
         [b, h, w, n] for each pixel of the latent.
       channels: [b, h, w, c] concatenated to the noisy latent (a mask, a low-resolution image, a layout).
-      vector: [b, v] beside the time (a class as a one-hot vector, pooled text, a guidance scale); a linear layer of the
-        network embeds it.
+      vector: [b, v] beside the time (a class as a one-hot vector, pooled text); a linear layer of the network embeds
+        it.
+      guidance: [b] the scale of classifier-free guidance that the network is to reproduce in one evaluation; 1 each if
+        None.
     """
 
     tokens: Any = None
     weights: Any = None
     channels: Any = None
     vector: Any = None
+    guidance: Any = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -49,6 +53,7 @@ class Condition:
             "spatial_weights": self.weights is not None and self.weights.ndim == 4,
             "channels": self.channels is not None,
             "vector": self.vector is not None,
+            "guidance": self.guidance is not None,
         }
         return tuple(name for name, present in used.items() if present)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
-from rdm_jax.models.layers import timestep_embedding
+from rdm_jax.models.layers import TimeEmbedding
 from rdm_jax.models.vit_layers import (
     MLP,
     Block,
@@ -143,8 +143,8 @@ class DiT(PatchTransformer):
         return unpatchify(patches, rows, p).astype(jnp.float32)
 
     def _embed(self, t: Array, condition: Condition, dtype: Any) -> Array:
-        """Returns the embedding [b, width] of times and vectors."""
-        emb = timestep_embedding(t, FREQUENCIES).astype(dtype)
+        """Returns the embedding [b, width] of times, guidance scales and vectors."""
+        emb = TimeEmbedding(FREQUENCIES, self.guidance_dim, dtype, name="time")(t, condition.guidance)
         emb = nn.silu(nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_1")(emb))
         emb = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_2")(emb)
         if self.vector_dim:

@@ -181,3 +181,52 @@ def timestep_embedding(t: Real[Array, " b"], dim: int) -> Float[Array, "b {dim}"
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def guidance_embedding(w: Float[Array, " b"], dim: int) -> Float[Array, "b {dim}"]:
+    """Returns the sinusoidal embedding of a guidance weight, sines first, in float32.
+
+    That of latent consistency models (https://arxiv.org/abs/2310.04378): frequencies exp(-ln(10000) i / (half - 1)) of
+    1000 w.
+
+    Args:
+      w: [b] the weights, each one less than the scale of `guidance.classifier_free`.
+      dim: the embedding's size, even and at least 4.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
+    angles = 1000.0 * w.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """The sinusoidal embedding of time, with that of a guidance scale added to it.
+
+    The scale's embedding has a linear layer without a bias that is zero at initialization, as in latent consistency
+    models: a network with it starts as the same network without it.
+
+    Attributes:
+      width: the embedding's size, even.
+      guidance_dim: the size of the scale's sinusoidal embedding; 0 takes no scale.
+      dtype: of the result.
+    """
+
+    width: int
+    guidance_dim: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: Real[Array, " b"], guidance: Float[Array, " b"] | None = None) -> Float[Array, "b c"]:
+        """Maps times, and guidance scales (1 each if None), to embeddings [b, width].
+
+        Raises:
+          UserError: `guidance_dim` is odd or below 4.
+        """
+        emb = timestep_embedding(t, self.width)
+        if self.guidance_dim:
+            if self.guidance_dim < 4 or self.guidance_dim % 2:
+                raise UserError(f"guidance_dim={self.guidance_dim} is out of range; give an even number, 4 or more")
+            kernel = self.param("guidance", nn.initializers.zeros, (self.guidance_dim, self.width))
+            w = jnp.zeros(t.shape) if guidance is None else guidance - 1.0
+            emb = emb + jnp.matmul(guidance_embedding(w, self.guidance_dim), kernel, precision="highest")
+        return emb.astype(self.dtype)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Real
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
 from rdm_jax.models.condition import Condition, attention_bias, require_features
-from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, Upsample, timestep_embedding
+from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, TimeEmbedding, Upsample
 
 
 class UNet(nn.Module):
@@ -37,6 +37,7 @@ class UNet(nn.Module):
       dropout: the rate within residual blocks.
       num_groups: groups of every GroupNorm; must divide every level's channels.
       condition_channels: of the condition that lies beside the noisy latent; a condition without them has zeros there.
+      guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
       attention_implementation: passed to `jax.nn.dot_product_attention`.
@@ -54,6 +55,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_groups: int = 32
     condition_channels: int = 0
+    guidance_dim: int = 0
     dtype: Any = "float32"
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
@@ -63,8 +65,8 @@ class UNet(nn.Module):
     @property
     def supports(self) -> frozenset[str]:
         """The names in `models.condition.FEATURES` that are supported."""
-        channels = {"channels"} if self.condition_channels else set()
-        return frozenset({"token_weights", "spatial_weights", "any_size"} | channels)
+        chosen = {"channels": self.condition_channels, "guidance": self.guidance_dim}
+        return frozenset({"token_weights", "spatial_weights", "any_size"} | {name for name in chosen if chosen[name]})
 
     @property
     def size_multiple(self) -> int:
@@ -111,7 +113,7 @@ class UNet(nn.Module):
         res_class = transform(ResBlock, static_argnums=(3,))
         attention_class = transform(SpatialTransformer)
         context = context.astype(dtype)
-        emb = self._time(t, dtype)
+        emb = self._time(t, condition.guidance, dtype)
 
         def res(h: Array, level: int, name: str) -> Array:
             """Applies a residual block of this name, with the channels of its level, to a feature map."""
@@ -161,9 +163,9 @@ class UNet(nn.Module):
         h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
         return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
 
-    def _time(self, t: Array, dtype: Any) -> Array:
-        """Returns the embedding of times."""
-        emb = timestep_embedding(t, self.model_channels).astype(dtype)
+    def _time(self, t: Array, guidance: Array | None, dtype: Any) -> Array:
+        """Returns the embedding of times and guidance scales."""
+        emb = TimeEmbedding(self.model_channels, self.guidance_dim, dtype, name="time")(t, guidance)
         emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
         return nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Real
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
-from rdm_jax.models.layers import Conv3x3, LayerNorm, timestep_embedding
+from rdm_jax.models.layers import Conv3x3, LayerNorm, TimeEmbedding
 from rdm_jax.models.vit_layers import (
     MLP,
     Block,
@@ -162,7 +162,7 @@ class UViT(PatchTransformer):
         self, x: Array, t: Array, condition: Condition, context: Array | None, dtype: Any
     ) -> tuple[Array, int]:
         """Returns the sequence of tokens [b, n, width], and how many stand before the context tokens."""
-        emb = timestep_embedding(t + self.first_time, self.width).astype(dtype)
+        emb = TimeEmbedding(self.width, self.guidance_dim, dtype, name="time")(t + self.first_time, condition.guidance)
         if self.time_mlp:
             emb = nn.silu(nn.Dense(4 * self.width, kernel_init=INIT, dtype=dtype, name="time_1")(emb))
             emb = nn.Dense(self.width, kernel_init=INIT, dtype=dtype, name="time_2")(emb)

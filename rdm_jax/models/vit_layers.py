@@ -49,6 +49,7 @@ class PatchTransformer(nn.Module):
       context_dim: the size of a context token; 0 takes none.
       context: how context tokens enter: by "cross_attention" in every block, or as "tokens" of the sequence.
       vector_dim: the size of the condition's vector; 0 takes none.
+      guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
       mlp_ratio: the hidden channels of an MLP, in units of `width`.
       dropout: of the output of every attention and MLP.
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
@@ -66,6 +67,7 @@ class PatchTransformer(nn.Module):
     context_dim: int = 0
     context: ContextMode = "cross_attention"
     vector_dim: int = 0
+    guidance_dim: int = 0
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     dtype: Any = "float32"
@@ -87,7 +89,7 @@ class PatchTransformer(nn.Module):
     @property
     def supports(self) -> frozenset[str]:
         """The names in `models.condition.FEATURES` that are supported with these settings."""
-        used = {"token_weights": self.context_dim, "vector": self.vector_dim}
+        used = {"token_weights": self.context_dim, "vector": self.vector_dim, "guidance": self.guidance_dim}
         return frozenset(name for name, size in used.items() if size)
 
     @property

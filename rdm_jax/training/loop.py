@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import time
@@ -43,6 +44,7 @@ from rdm_jax.training.step import (
     make_optimizer,
     make_train_step,
     make_update,
+    step_in_stage,
     with_params,
 )
 from rdm_jax.training.stopping import Stopping
@@ -114,12 +116,15 @@ def train(
 
         # 4. The loop. A step is dispatched to the devices before the metrics of the previous one are read.
         first, last = int(state.step) + 1, config.steps
+        begins = [1, *(1 + steps for steps in itertools.accumulate(task.stages[:-1]))]
         record = {"seed": config.seed, "config": settings_hash(config), "version": rdm_jax.__version__, **task.record}
         log = opened.enter_context(Log(place, config, first, report))
         running, profile = _Running(), Profile(config, place, first)
         stop.catch()
         meter: Meter | None = None
         for step in range(first, last + 1):
+            if step in begins:
+                state = task.begin_stage(state, begins.index(step))
             due = functools.partial(_due, step, last)
             begin = time.perf_counter()
             batch = put_batch(next(batches), sharding)
@@ -136,7 +141,7 @@ def train(
             profile.after(step, metrics)
             if due(config.log_every):
                 claim.check()
-                log.metrics(step, running.check_last() | _rates(config, step) | meter.read())
+                log.metrics(step, running.check_last() | _rates(config, task, step) | meter.read())
             if due(config.eval_every) or due(config.figures_every):
                 evaluate(config, task, on_host(state.ema, mesh), log, step)
                 meter.restart()
@@ -167,16 +172,24 @@ def _due(step: int, last: int, every: int) -> bool:
     return bool(every) and (step % every == 0 or step == last)
 
 
-def _rates(config: Config, step: int) -> dict[str, float]:
-    rate = learning_rate(config.optimizer, config.steps)(step - 1)
-    return {"learning_rate": float(jnp.asarray(rate)), "ema_decay": float(ema_decay(step, config.ema_decay))}
+def _rates(config: Config, task: Task, step: int) -> dict[str, float]:
+    rate = learning_rate(config.optimizer, *task.stages)(step - 1)
+    decay = ema_decay(step_in_stage(step, task.stages), config.ema_decay)
+    return {"learning_rate": float(jnp.asarray(rate)), "ema_decay": float(decay)}
 
 
 def make_run(config: Config, task: Task) -> tuple[Callable[[], State], Update]:
     """Returns the function that makes the state of step 0, and the update; neither is compiled or run."""
-    tx = make_optimizer(config.optimizer, config.steps)
-    loss = hold_frozen(task.loss, config.optimizer.frozen)
-    update = make_update(loss, tx, config.ema_decay, config.seed, averaged=task.averaged, accumulate=config.accumulate)
+    tx = make_optimizer(config.optimizer, *task.stages)
+    update = make_update(
+        hold_frozen(task.loss, config.optimizer.frozen),
+        tx,
+        config.ema_decay,
+        config.seed,
+        averaged=task.averaged,
+        accumulate=config.accumulate,
+        stages=task.stages,
+    )
     return functools.partial(initial_state, task.init, tx, config.seed, task.averaged), update
 
 

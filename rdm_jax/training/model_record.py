@@ -15,11 +15,13 @@ import numpy as np
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.heads.diffusion.few_steps import SECTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NULL_TOKEN = "null"  # the part of the parameters that becomes a setting of the conditioning
+STEPS = "steps"  # the part that becomes the number of sampling steps: that of the stage which a student is in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +81,20 @@ class ModelRecord:
         """Returns the model with parameters.
 
         Args:
-          params: {part: tree} of the trained parts; a learned null token becomes a setting.
+          params: {part: tree} of the trained parts; a learned null token and a number of steps become settings.
           base: the bundle with the other parts; None if there are none.
           tokenizer: of the CLIP, where it is trained; otherwise the base's.
         """
-        config, networks = dict(self.config), {part: params[part] for part in params if part != NULL_TOKEN}
+        settings = (NULL_TOKEN, STEPS)
+        config, networks = dict(self.config), {part: params[part] for part in params if part not in settings}
         if NULL_TOKEN in params:
             token = np.asarray(params[NULL_TOKEN]["token"], np.float64).round(7).tolist()
             config["conditioning"] = {**config["conditioning"], "null_token": token}
+        if STEPS in params:
+            steps = steps_of(params)
+            config["sampling"] = {**config["sampling"], "steps": steps}
+            if config[SECTION]["steps"]:
+                config[SECTION] = {**config[SECTION], "steps": steps}
         kept = {part: base.params[part] for part in self.parts} if base else {}
         if tokenizer is None and base and "clip" in kept:
             tokenizer = base.tokenizer
@@ -114,6 +122,11 @@ class ModelRecord:
                 "bring the old one back, or train again"
             )
         return base
+
+
+def steps_of(params: Mapping[str, Any]) -> int:
+    """Returns the number of sampling steps in the parameters of a student."""
+    return int(np.rint(np.asarray(params[STEPS]["count"])))
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

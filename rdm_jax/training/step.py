@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,24 +31,50 @@ Update = Callable[[State, Any, Batch], tuple[State, Metrics]]
 DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, steps, 0.01),
+    "linear": lambda rate, steps: optax.linear_schedule(rate, 0.05 * rate, steps),
 }
 """By name: from the learning rate and the number of steps after the warm-up to the rate of each of them."""
 
 
-def learning_rate(config: Config, steps: int) -> optax.Schedule:
-    """Returns the learning rate by step: a linear warm-up to `config.learning_rate`, then `config.decay`."""
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    decay = DECAYS[config.decay](config.learning_rate, max(steps - config.warmup, 1))
-    return optax.join_schedules([warmup, decay], [config.warmup])
+def learning_rate(config: Config, *stages: int) -> optax.Schedule:
+    """Returns the learning rate by step: a linear warm-up to `config.learning_rate`, then `config.decay`.
+
+    Args:
+      config: the `optimizer` section of a run.
+      *stages: the number of steps of each stage; the schedule starts anew in every one.
+    """
+
+    def stage(steps: int) -> optax.Schedule:
+        """Returns the schedule of one stage."""
+        warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
+        decay = DECAYS[config.decay](config.learning_rate, max(steps - config.warmup, 1))
+        return optax.join_schedules([warmup, decay], [config.warmup])
+
+    return optax.join_schedules([stage(steps) for steps in stages], list(itertools.accumulate(stages[:-1])))
 
 
-def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+def step_in_stage(step: Array | int, stages: Sequence[int]) -> Array:
+    """Returns the number of a step within its stage, from 1 on.
+
+    Args:
+      step: its number in the run, from 1 on; may be traced.
+      stages: the number of steps of each stage.
+    """
+    begins = jnp.asarray([0, *itertools.accumulate(stages[:-1])], jnp.int32)
+    return step - jnp.max(jnp.where(begins < step, begins, 0))
+
+
+def make_optimizer(config: Config, *stages: int) -> optax.GradientTransformation:
     """Returns AdamW with a warm-up, clipped by the global norm unless `config.clip_norm` is 0.
 
-    Parameters matching `config.frozen` stay, and have no moments.
+    Parameters matching `config.frozen` stay, and have no moments. Moments are kept from stage to stage.
+
+    Args:
+      config: the `optimizer` section of a run.
+      *stages: the number of steps of each stage (see `learning_rate`).
     """
     adamw = optax.adamw(
-        learning_rate(config, steps),
+        learning_rate(config, *stages),
         config.b1,
         config.b2,
         weight_decay=config.weight_decay,
@@ -179,11 +206,13 @@ def make_update(
     *,
     averaged: Callable[[Params], Params] = lambda params: params,
     accumulate: int = 1,
+    stages: Sequence[int] = (0,),
 ) -> Update:
     """Returns the update (state, frozen, batch) -> (state, metrics), not yet compiled.
 
     The step's random key is `fold_in(key(seed), step)`, so a resumed run has the random numbers of an uninterrupted
-    one. The metrics hold the loss, the norms of gradients and parameters, and the loss's own.
+    one. The average warms up in every stage. The metrics hold the loss, the norms of gradients and parameters, and the
+    loss's own.
     """
     gradients = accumulated(loss, accumulate)
 
@@ -195,7 +224,7 @@ def make_update(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
-        ema = optax.incremental_update(averaged(params), state.ema, 1.0 - ema_decay(step, decay))
+        ema = optax.incremental_update(averaged(params), state.ema, 1.0 - ema_decay(step_in_stage(step, stages), decay))
         norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         return State(step, params, ema, opt_state, stats), {"loss": value, **norms, **metrics}
 

@@ -20,6 +20,7 @@ from rdm_jax.training.schema import Sampling
 from rdm_jax.training.tasks import TASKS, make_abstract_task, task_module
 
 VARIANTS = {
+    "distill": ["icons/rdm", "smoke"],
     "cifar10": ["clip", "autoencoder", "ldm", "classifier"],
     "first_stage": ["kl_f4", "kl_f16", "kl_f32", "vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16"],
     "noised_classifier": ["imagenet"],

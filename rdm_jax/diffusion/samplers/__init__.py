@@ -10,6 +10,7 @@ from rdm_jax.diffusion.samplers.dpmpp_2m_sde import DPMpp2MSDE
 from rdm_jax.diffusion.samplers.dpmpp_2s import DPMpp2S
 from rdm_jax.diffusion.samplers.euler import Euler
 from rdm_jax.diffusion.samplers.heun import Heun
+from rdm_jax.diffusion.samplers.lcm import LCM
 from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.samplers.unipc import UniPC
 
@@ -25,4 +26,5 @@ SAMPLERS = {
     "dpmpp_2m": DPMpp2M,
     "dpmpp_2m_sde": DPMpp2MSDE,
     "unipc": UniPC,
+    "lcm": LCM,
 }

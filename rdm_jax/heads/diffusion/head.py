@@ -16,6 +16,7 @@ from rdm_jax.core.images import pad, to_float
 from rdm_jax.guidance.base import GuideContext
 from rdm_jax.heads.base import Model, Plan, negative_conditions, warn_unused
 from rdm_jax.heads.compiling import Compiler, chunk_size
+from rdm_jax.heads.diffusion.few_steps import warn_other_use
 from rdm_jax.heads.diffusion.options import Options
 from rdm_jax.heads.diffusion.plan import Run, edited_size, plan_run, starts_from_image
 from rdm_jax.heads.diffusion.program import DiffusionProgram, Shape, compile_program
@@ -42,6 +43,7 @@ class DiffusionHead:
         context = GuideContext(model.bundle, model.encoder, latent, size, timesteps, model.encode_latent)
         run = plan_run(options, request.conditions, context)
         self._warn_unused(request, options, run)
+        warn_other_use(options, model.bundle)
         return run
 
     def with_content(self, plan: Plan, model: Model) -> Plan:
@@ -106,10 +108,13 @@ class DiffusionHead:
         if not run.guided:
             begin, end = options.guidance_interval
             unused = {
-                f"guidance interval {begin:g} to {end:g}": (begin, end) != (0.0, 1.0),
+                f"guidance interval {begin:g} to {end:g}": (begin, end) != (0.0, 1.0) and not run.embedded,
                 f"guidance rescale {options.guidance_rescale:g}": options.guidance_rescale != 0,
             }
-            warn_unused(unused | negative_conditions(request), "the guidance scale is 1 in every step")
+            reason = (
+                "this model takes the scale as an input" if run.embedded else "the guidance scale is 1 in every step"
+            )
+            warn_unused(unused | negative_conditions(request), reason)
 
     def _latent(self, request: Request, bundle: Bundle) -> tuple[int, int, int]:
         size, padded = (request.height, request.width), bool(request.fit)

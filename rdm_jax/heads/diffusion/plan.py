@@ -58,6 +58,7 @@ class Run:
       guides: of the run, with their arrays.
       rescale: phi of the guidance rescale.
       contents: [q, n, h, w, c] the latents of each query's content, where images start from them, in turn.
+      embedded: whether the network takes the guidance scale, and reproduces guidance in one evaluation.
     """
 
     sampler: Sampler
@@ -68,6 +69,7 @@ class Run:
     guides: tuple[BoundGuide, ...]
     rescale: float
     contents: Float[np.ndarray, "q n h w c"] | None = None
+    embedded: bool = False
 
     def start_of(self, rows: Int[np.ndarray, " b"], turns: Int[np.ndarray, " b"]) -> Start:
         """Returns what images start from.
@@ -84,7 +86,8 @@ class Run:
     @property
     def guided(self) -> bool:
         """Whether the network is evaluated under the null condition too."""
-        return bool((self.schedule.guidance != 1).any() or self.schedule.also)
+        extrapolated = not self.embedded and (self.schedule.guidance != 1).any()
+        return bool(extrapolated or self.schedule.also)
 
     @property
     def total(self) -> int:
@@ -120,6 +123,7 @@ def plan_run(options: Options, conditions: Sequence[Conditioner], context: Guide
         start=_start(options, grid, context),
         guides=bind_guides(options.guides, context),
         rescale=options.guidance_rescale,
+        embedded="guidance" in context.bundle.denoiser.supports,
     )
 
 

@@ -216,15 +216,21 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
       guided: whether the null condition and the further ones are evaluated; otherwise the given one alone.
     """
     apply, context = network_from(bundle.denoiser, params["denoiser"]), inputs.context
-    prediction = bundle.config["diffusion"]["prediction"]
+    prediction, embedded = bundle.config["diffusion"]["prediction"], "guidance" in bundle.denoiser.supports
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
         """Returns the prediction under the conditions of a step."""
         scale, weight, null_weight = (info.coefficients[name] for name in ("guidance", "weight", "null_weight"))
         given, null = interpolate(context.given, weight), interpolate(context.null, null_weight)
+        if embedded:  # the network reproduces the guidance of the given condition
+            given, scale = dataclasses.replace(given, guidance=jnp.broadcast_to(scale, x_t.shape[:1])), jnp.ones(())
         if not guided:
             return make_denoiser(apply, given, prediction)(x_t, info)
         also = [(interpolate(one, weight), by) for one, by in zip(context.also, inputs.also, strict=True)]
+        if embedded:
+            plain = jnp.ones(x_t.shape[:1])
+            null = dataclasses.replace(null, guidance=plain)
+            also = [(dataclasses.replace(one, guidance=plain), by) for one, by in also]
         guide = classifier_free_denoiser(apply, given, null, scale, prediction, also=also, rescale=inputs.rescale)
         return guide(x_t, info)
 

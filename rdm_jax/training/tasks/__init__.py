@@ -24,6 +24,8 @@ TASKS = {
     "diffusion": "rdm_jax.training.tasks.diffusion",
     "roles": "rdm_jax.training.tasks.roles",
     "style_encoder": "rdm_jax.training.tasks.style_encoder",
+    "distill": "rdm_jax.training.tasks.distill",
+    "distill_roles": "rdm_jax.training.tasks.distill_roles",
     "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",

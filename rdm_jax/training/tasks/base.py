@@ -21,7 +21,7 @@ from rdm_jax.data.tfds_source import prepare_own
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder, sets_folder
 from rdm_jax.training.model_record import ModelRecord
-from rdm_jax.training.state import Extras
+from rdm_jax.training.state import Extras, State
 
 HELD_OUT_EVERY = 20
 EVAL_BATCHES = 8  # of held-out images, for the loss of generative tasks
@@ -54,6 +54,15 @@ class Task(abc.ABC):
     def complete(self, batch: Record) -> Record:
         """Returns a batch of records, completed by what is read for all of them at once."""
         return batch
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The number of updates of each stage; the learning rate and the average's warm-up start anew in every one."""
+        return (self.config.steps,)
+
+    def begin_stage(self, state: State, stage: int) -> State:
+        """Returns the state that the first update of a stage starts from, given that after the last one before."""
+        return state
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:

@@ -124,16 +124,19 @@ class ConditionedTask(Task):
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the loss on the held-out images, with the same random numbers in every evaluation."""
-        generator = np.random.default_rng(0)
-        extras, losses = Extras({}, jax.device_put(self.frozen)), []
-        size = self.config.batch_size
+        extras = Extras({}, jax.device_put(self.frozen))
+        batches = enumerate(self.held_out_batches())
+        losses = [float(self._evaluated(params, extras, batch, jax.random.key(i))) for i, batch in batches]
+        if losses:
+            yield "loss", float(np.mean(losses))
+
+    def held_out_batches(self) -> Iterator[Record]:
+        """Yields batches of held-out images, with the same conditions every time."""
+        generator, size = np.random.default_rng(0), self.config.batch_size
         count = min(EVAL_BATCHES, len(self.held_out) // size)
         for i in range(count):
             records = [self._read(int(row), generator) for row in self.held_out[i::count][:size]]
-            batch = self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
-            losses.append(float(self._evaluated(params, extras, batch, jax.random.key(i))))
-        if losses:
-            yield "loss", float(np.mean(losses))
+            yield self.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
 
     @functools.cached_property
     def _evaluated(self) -> Callable[..., Array]:

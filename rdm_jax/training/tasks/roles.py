@@ -244,14 +244,12 @@ class RolesTask(Task):
         """Returns the error of the prediction and of the styles' names, with both and the error by bands of time."""
         data, config = extras.frozen, self.config.conditioning
         example_key, posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 5)
-        example = self._example(example_key, data, batch["row"])
+        example = self.example(example_key, data, batch["row"])
         x0 = self.latents.x0(data, {"image": example["image"]}, posterior_key)
-        maps = self.view({**data, **params}, example["styles"])
-        encoded: Any = self.encoder.apply({"params": params["style_encoder"]}, maps)
-        tokens, vectors = encoded
+        tokens, vectors = self.encode_styles({**data, **params}, example["styles"])
         keys = noise_key, time_key, dropout_key
         denoising, bands = denoising_loss(
-            self.config, self.schedule, self.module, params["denoiser"], x0, self._condition(example, tokens), keys
+            self.config, self.schedule, self.module, params["denoiser"], x0, self.condition(example, tokens), keys
         )
         metrics = {"denoising": denoising, **bands}
         if HEAD not in params:  # in an evaluation
@@ -261,7 +259,19 @@ class RolesTask(Task):
         metrics |= {"naming": naming, "named": named}
         return denoising + config.naming * naming, (metrics, extras.stats)
 
-    def _example(self, key: Key[Array, ""], data: Any, groups: Int[Array, "b g"]) -> dict[str, Array]:
+    def encode_styles(
+        self, params: Any, images: Float[Array, "n s s 3"]
+    ) -> tuple[Float[Array, "n t d"], Float[Array, "n v"]]:
+        """Returns the style encoder's tokens and vectors of images in [-1, 1].
+
+        Args:
+          params: {part: parameters} of the style encoder and of what its view needs.
+          images: style neighbors.
+        """
+        encoded: Any = self.encoder.apply({"params": params["style_encoder"]}, self.view(params, images))
+        return encoded
+
+    def example(self, key: Key[Array, ""], data: Any, groups: Int[Array, "b g"]) -> dict[str, Array]:
         """Returns what a batch is made of: images, style neighbors, content, texts, and what is left out."""
         config, partners, (b, g) = self.config.conditioning, data["partners"], groups.shape
         keys, rows = jax.random.split(key, 6), groups.reshape(-1)
@@ -296,7 +306,7 @@ class RolesTask(Task):
             for one, (role, rate) in zip(keys[1:], rates.items(), strict=True)
         }
 
-    def _condition(self, example: dict[str, Array], tokens: Float[Array, "bk n d"]) -> Condition:
+    def condition(self, example: dict[str, Array], tokens: Float[Array, "bk n d"]) -> Condition:
         """Returns the condition of a batch: the text's token, those of the style neighbors, the content's channels."""
         b, k = example["usable"].shape
         of_groups = tokens.reshape(-1, k * tokens.shape[1], tokens.shape[2])
@@ -311,15 +321,19 @@ class RolesTask(Task):
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the loss on the held-out images, with the same random numbers in every evaluation."""
+        batches = list(self.held_out_batches())
+        if not batches:
+            return
+        extras = Extras({}, jax.device_put(self.frozen))
+        losses = [self._evaluated(params, extras, batch, jax.random.key(i)) for i, batch in enumerate(batches)]
+        yield "loss", float(np.mean(losses))
+
+    def held_out_batches(self) -> Iterator[Record]:
+        """Yields batches of held-out images, each a group of its own."""
         size = min(self.config.batch_size * self.config.conditioning.group, len(self.held_out))
         count = min(EVAL_BATCHES, len(self.held_out) // size) if size else 0
-        extras = Extras({}, jax.device_put(self.frozen)) if count else None
-        losses = []
         for i in range(count):
-            batch = {"row": self.held_out[i::count][:size, None]}
-            losses.append(float(self._evaluated(params, extras, batch, jax.random.key(i))))
-        if losses:
-            yield "loss", float(np.mean(losses))
+            yield {"row": self.held_out[i::count][:size, None]}
 
     @functools.cached_property
     def _evaluated(self) -> Callable[..., Array]:

@@ -129,7 +129,7 @@ def test_an_attribute_that_is_missing_is_named():
 def test_a_group_shares_its_style_neighbors_and_roles_are_left_out_as_often_as_configured(task):
     rows = jnp.asarray(np.stack([task.read(i, np.random.default_rng(i))["row"] for i in range(12)]))
     data = jax.tree.map(jnp.asarray, task.frozen)
-    example = jax.jit(task._example)
+    example = jax.jit(task.example)
     found = [jax.device_get(example(jax.random.key(i), data, rows)) for i in range(30)]
     usable = np.stack([one["usable"] for one in found])  # runs, images, neighbors
     captions = task.caption[np.asarray(rows).ravel()]
