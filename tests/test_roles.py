@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from rdm_jax.conditioning import Weights
 from rdm_jax.conditioning.candidates import Scorer
+from rdm_jax.conditioning.roles import ContentChannels
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import Example
+from rdm_jax.factory import encoder_from
 from rdm_jax.generator import Generator
 from rdm_jax.request import CANDIDATES_APART
 from rdm_jax.result import join
@@ -207,3 +210,17 @@ def test_a_start_from_content_needs_content_and_no_other_start(sample, tmp_path)
         sample(content_strength=0.5, init=str(tmp_path / "a.png"))
     with pytest.raises(UserError, match="content_strength"):
         sample(content_strength=0.0)
+
+
+def test_channels_of_content_are_its_ink_and_the_latents_of_the_ink():
+    model = tiny.bundle_with_roles(content_latents=True)
+    images = np.full((2, 3, 16, 16, 3), 255, np.uint8)
+    for number in range(6):
+        images.reshape(6, 16, 16, 3)[number, number + 2 : number + 6, 4:12] = 0
+    found = ContentChannels.of(model)(images)
+    assert found.shape == (2, 3, 8, 8, 5 + model.autoencoder.embed_dim)
+    np.testing.assert_array_equal(found[..., :5], ContentChannels.of(tiny.bundle_with_roles())(images))
+    # Black on white, an image is its own ink.
+    latents = jax.jit(encoder_from(model.autoencoder, model.config["latents"]))
+    expected = latents(model.params["autoencoder"], images.reshape(6, 16, 16, 3) / np.float32(127.5) - 1)
+    np.testing.assert_allclose(found[..., 5:].reshape(expected.shape), expected, atol=1e-4)

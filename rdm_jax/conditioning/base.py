@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.assemble import NULL, assemble
-from rdm_jax.conditioning.roles import StyleTokens
+from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.calls import File, set_types
 from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.core.vectors import unit
@@ -120,6 +120,7 @@ class ConditionBuilder:
       unit_tokens: whether tokens are scaled to length 1.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
+      show: makes the channels of content neighbors from their images.
       content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
       style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
     """
@@ -133,6 +134,7 @@ class ConditionBuilder:
     condition: str
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
+    show: ContentChannels
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     style_alone: bool = False

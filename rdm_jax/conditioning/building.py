@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.base import ConditionBuilder
-from rdm_jax.conditioning.roles import StyleTokens
+from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
 from rdm_jax.request import Request
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -64,6 +64,7 @@ def condition_builder(
         condition=request.condition,
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
+        show=ContentChannels.of(bundle),
         style=style,
         style_alone=style_alone,
     )

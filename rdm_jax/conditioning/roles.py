@@ -121,18 +121,38 @@ def neighbor_images(
     return images
 
 
-def content_channels(images: UInt8[np.ndarray, "q c h w 3"], factor: int) -> Float[np.ndarray, "q c h2 w2 n"]:
-    """Returns the channels of content neighbors (see `structure`).
+@dataclasses.dataclass(frozen=True, eq=False)
+class ContentChannels:
+    """Makes channels of the images of content neighbors (see `structure`).
 
-    Args:
-      images: of each query's content neighbors, at the size of the images that are made.
+    Attributes:
       factor: pixels of a latent on each side.
+      view: of the latents, where they are among the channels; None otherwise.
+      networks: {part: parameters} that the view needs.
     """
-    q, c = images.shape[:2]
-    channels = np.asarray(_structure(jnp.asarray(to_float(images.reshape(-1, *images.shape[2:]))), factor))
-    return channels.reshape(q, c, *channels.shape[1:])
+
+    factor: int
+    view: View | None
+    networks: Mapping[str, Any]
+
+    @staticmethod
+    def of(bundle: Bundle) -> ContentChannels:
+        """Returns what makes the channels of a model."""
+        config, factor = bundle.config, bundle.autoencoder.downsampling
+        if not config["conditioning"].get("content_latents", False):
+            return ContentChannels(factor, None, {})
+        view = View.of({"view": "latent"}, bundle, bundle.denoiser, config["latents"])
+        return ContentChannels(factor, view, {part: bundle.params[part] for part in view.parts})
+
+    def __call__(self, images: UInt8[np.ndarray, "q c h w 3"]) -> Float[np.ndarray, "q c h2 w2 n"]:
+        """Returns the channels of each query's content neighbors, which have the size of the images that are made."""
+        flat = images.reshape(-1, *images.shape[2:])
+        batches = [flat[begin : begin + SMALL_BATCH] for begin in range(0, len(flat), SMALL_BATCH)]
+        found = [_structure(self.factor, self.view, self.networks, to_float(_padded(batch))) for batch in batches]
+        channels = np.concatenate([np.asarray(one) for one in found])[: len(flat)]
+        return channels.reshape(*images.shape[:2], *channels.shape[1:])
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _structure(images: Any, factor: int) -> Any:
-    return structure(ink(images), factor)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _structure(factor: int, view: View | None, networks: Any, images: Any) -> Any:
+    return structure(ink(images), factor, None if view is None else functools.partial(view, networks))

@@ -8,6 +8,7 @@ that keep the subject and change the style; sampling takes the ink as it is.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,19 +34,32 @@ def ink(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
     return distance / jnp.maximum(distance.max(axis=(1, 2), keepdims=True), LEAST_CONTRAST)
 
 
-def structure(shapes: Float[Array, "b h w"], factor: int) -> Float[Array, "b h2 w2 c"]:
+def structure(
+    shapes: Float[Array, "b h w"],
+    factor: int,
+    encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h2 w2 z"]] | None = None,
+) -> Float[Array, "b h2 w2 c"]:
     """Returns ink as a condition's channels at the latents' size: blocks of pixels in [-1, 1], and a channel of ones.
 
-    All channels of zeros are no content. c = factor ** 2 + 1.
+    With `encode`, the latents of the ink, black on white, are further channels: what is to be generated is nearly that
+    in places, and a denoiser need not learn the first stage to find out. All channels of zeros are no content.
 
     Args:
       shapes: [b, h, w] ink; h and w multiples of `factor`.
       factor: pixels of a latent on each side.
+      encode: images in [-1, 1] to z channels of latents.
+
+    Returns:
+      c = factor ** 2 + 1 channels, or z more.
     """
     b, h, w = shapes.shape
     blocks = shapes.reshape(b, h // factor, factor, w // factor, factor).swapaxes(2, 3)
     channels = 2.0 * blocks.reshape(b, h // factor, w // factor, factor**2) - 1.0
-    return jnp.concatenate([channels, jnp.ones_like(channels[..., :1])], axis=-1)
+    channels = jnp.concatenate([channels, jnp.ones_like(channels[..., :1])], axis=-1)
+    if encode is None:
+        return channels
+    images = jnp.repeat(1.0 - 2.0 * shapes[..., None], 3, axis=-1)
+    return jnp.concatenate([channels, encode(images)], axis=-1)
 
 
 def varied(key: Key[Array, ""], shapes: Float[Array, "b h w"], strong: Bool[Array, " b"]) -> Float[Array, "b h w"]:

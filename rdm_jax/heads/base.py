@@ -28,7 +28,6 @@ from rdm_jax import factory
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning import ConditionBuilder, Context, Negative, apply_conditioners
 from rdm_jax.conditioning.content import Content
-from rdm_jax.conditioning.roles import content_channels
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
 from rdm_jax.request import CANDIDATES_APART, Request
@@ -124,8 +123,8 @@ class Plan:
 
     def with_content(self, content: Content) -> Plan:
         """Returns the plan with what shows the content of its queries."""
-        channels = content_channels(content.images, self.builder.factor)
-        return dataclasses.replace(self, content=content, builder=dataclasses.replace(self.builder, content=channels))
+        builder = dataclasses.replace(self.builder, content=self.builder.show(content.images))
+        return dataclasses.replace(self, content=content, builder=builder)
 
     def checked(self) -> Plan:
         """Returns the plan after its conditions were built; raises UserError if they cannot be."""

@@ -47,6 +47,14 @@ def test_structure_keeps_every_pixel_in_its_block():
         np.testing.assert_allclose(channels[:, row // 4, column // 4, place], 2 * shapes[:, row, column] - 1, rtol=1e-5)
 
 
+def test_latents_of_the_ink_black_on_white_are_further_channels():
+    shapes = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
+    found = np.asarray(structure(jnp.asarray(shapes), 4, lambda images: images[:, ::4, ::4]))
+    np.testing.assert_array_equal(found[..., :17], structure(jnp.asarray(shapes), 4))
+    for channel in (17, 18, 19):
+        np.testing.assert_allclose(found[..., channel], 1 - 2 * shapes[:, ::4, ::4], rtol=1e-5)
+
+
 def test_a_silhouette_is_what_scipy_fills():
     generator = np.random.default_rng(1)
     blobs = scipy.ndimage.gaussian_filter(generator.normal(size=(4, SIDE, SIDE)), (0, 2, 2)) > 0.08

@@ -94,10 +94,13 @@ def randomize(tree: Any, seed: int = 0) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def bundle_with_roles() -> Bundle:
+def bundle_with_roles(content_latents: bool = False) -> Bundle:
     """Returns a model with two roles of neighbors and random parameters."""
     style_encoder = {"image_size": 16, "token_dim": WIDTH, "widths": [8, 8], "num_groups": 4, "vector_dim": 8}
-    return bundle(style_encoder=style_encoder, denoiser={**CONFIG["denoiser"], "condition_channels": 5})
+    channels = 5 + CONFIG["denoiser"]["in_channels"] * content_latents
+    conditioning = {**CONFIG["conditioning"], "content_latents": content_latents}
+    denoiser = {**CONFIG["denoiser"], "condition_channels": channels}
+    return bundle(style_encoder=style_encoder, denoiser=denoiser, conditioning=conditioning)
 
 
 class Squares:

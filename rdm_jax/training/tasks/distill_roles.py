@@ -60,7 +60,7 @@ class RolesDistillTask(DistillTask):
         example = self.inner.example(example_key, frozen, batch["row"])
         x0 = self.inner.latents.x0(frozen, {"image": example["image"]}, posterior_key)
         tokens, _ = self.inner.encode_styles(frozen, example["styles"])
-        condition = self.inner.condition(example, tokens)
+        condition = self.inner.condition(frozen, example, tokens)
         no_text = condition.tokens.at[:, 0].set(0.0)
         no_content = jnp.zeros((1, *condition.channels.shape[1:]))
         first = jnp.zeros((1, condition.weights.shape[1])).at[:, 0].set(1.0)

@@ -96,6 +96,7 @@ class Roles:
       text_dropout: of an example without its caption.
       style_dropout: of one without style neighbors.
       content_dropout: of one without content.
+      content_latents: whether the first stage's latents of content are further channels.
       content_odds: of content from the image itself, from a twin, and from a cousin (see `training.partners`).
       recolored: the fraction of one-color groups with an ink and a background of random colors.
       naming: the weight of the loss that names the style of each style neighbor.
@@ -107,6 +108,7 @@ class Roles:
     text_dropout: Probability = 0.2
     style_dropout: Probability = 0.08
     content_dropout: Probability = 0.08
+    content_latents: bool = True
     content_odds: tuple[float, float, float] = (0.3, 0.2, 0.5)
     recolored: Probability = 0.2
     naming: Annotated[float, within(0.0)] = 0.05
@@ -249,7 +251,7 @@ class RolesTask(Task):
         tokens, vectors = self.encode_styles({**data, **params}, example["styles"])
         keys = noise_key, time_key, dropout_key
         denoising, bands = denoising_loss(
-            self.config, self.schedule, self.module, params["denoiser"], x0, self.condition(example, tokens), keys
+            self.config, self.schedule, self.module, params["denoiser"], x0, self.condition(data, example, tokens), keys
         )
         metrics = {"denoising": denoising, **bands}
         if HEAD not in params:  # in an evaluation
@@ -306,13 +308,21 @@ class RolesTask(Task):
             for one, (role, rate) in zip(keys[1:], rates.items(), strict=True)
         }
 
-    def condition(self, example: dict[str, Array], tokens: Float[Array, "bk n d"]) -> Condition:
-        """Returns the condition of a batch: the text's token, those of the style neighbors, the content's channels."""
+    def condition(self, data: Any, example: dict[str, Array], tokens: Float[Array, "bk n d"]) -> Condition:
+        """Returns the condition of a batch: the text's token, those of the style neighbors, the content's channels.
+
+        Args:
+          data: `frozen`, on the devices.
+          example: what `example` returned.
+          tokens: of all style neighbors.
+        """
         b, k = example["usable"].shape
         of_groups = tokens.reshape(-1, k * tokens.shape[1], tokens.shape[2])
         style = jnp.repeat(of_groups, b // len(of_groups), axis=0)
         weights = jnp.repeat(example["usable"].astype(jnp.float32), tokens.shape[1], axis=1)
-        channels = structure(example["content"], self.base.autoencoder.downsampling)
+        latents = View.of({"view": "latent"}, self.base, self.module, self.latents.scaling)
+        encode = functools.partial(latents, data) if self.config.conditioning.content_latents else None
+        channels = structure(example["content"], self.base.autoencoder.downsampling, encode)
         return Condition(
             jnp.concatenate([example["text"][:, None], style], axis=1),
             jnp.concatenate([jnp.ones((b, 1)), weights], axis=1),
@@ -346,7 +356,12 @@ class RolesTask(Task):
             "name": self.config.name,
             "head": "diffusion",
             **self.settings,
-            "conditioning": {"neighbors": self.config.conditioning.neighbors, "unit_tokens": True, "null": "zeros"},
+            "conditioning": {
+                "neighbors": self.config.conditioning.neighbors,
+                "unit_tokens": True,
+                "null": "zeros",
+                "content_latents": self.config.conditioning.content_latents,
+            },
             "sampling": self.config.sampling.to_dict(),
             "latents": dict(self.latents.scaling),
             "diffusion": self.config.diffusion.to_dict(),
@@ -392,7 +407,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
         out_channels=channels,
         context_dim=width,
         latent_size=height,
-        condition_channels=base.autoencoder.downsampling**2 + 1,
+        condition_channels=base.autoencoder.downsampling**2 + 1 + channels * config.conditioning.content_latents,
     )
     module = build_denoiser(denoiser)
     view = View.of(config.style_encoder.to_dict(), base, module, latents.scaling)
