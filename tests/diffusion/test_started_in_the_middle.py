@@ -80,7 +80,9 @@ def test_a_run_from_an_image_is_planned_from_its_level(variant, spacing, schedul
     assert np.isfinite(end).all()
     np.testing.assert_allclose(end, other, atol=1e-4)
     if grid.ends_without_noise:  # data of one image: every step predicts it exactly
-        np.testing.assert_allclose(end, IMAGE, atol=2e-3)
+        # A sampler that averages eps divides by alpha afterwards, which is 5e-5 at the noisiest level of a cosine.
+        rounding = 16 * np.finfo(np.float32).eps / grid.alpha[0]
+        np.testing.assert_allclose(end, IMAGE, atol=max(2e-3, rounding))
     assert skipped == num_steps(sampler.plan(levels, steps)) - num_steps(planned)
     assert np.abs(np.asarray(start)).max() < 10
 

@@ -90,6 +90,7 @@ def test_features_are_supported_or_refused(settings):
         "spatial_weights": (x, Condition(tokens, jnp.ones((2, 4, 4, 4)))),
         "channels": (x, Condition(tokens, channels=x)),
         "vector": (x, Condition(tokens, vector=jnp.ones((2, 5)))),
+        "guidance": (x, Condition(tokens, guidance=jnp.ones(2))),
         "any_size": (jnp.zeros((2, 8, 4, 3)), Condition(tokens)),
     }
     assert set(uses) == set(FEATURES)

@@ -80,5 +80,6 @@ def make(
     inner, teacher, images = open_teacher(config, progress, start)
     if not teacher.has("style_encoder"):
         raise UserError(f"teacher {teacher.name!r} has one role of neighbors; use task 'distill'")
+    inner.conditioning.content_latents = bool(teacher.config["conditioning"].get("content_latents", False))
     inner.model, inner.style_encoder = (type(inner)(teacher.config[part]) for part in ("denoiser", "style_encoder"))
     return RolesDistillTask(config, task_of(inner, teacher, images, progress))
