@@ -26,7 +26,7 @@ class Row:
       mebibytes: the memory of the largest compiled program; None if unknown.
       ratio: the median over the rounds of its time over that of the first program that computes the same; None where
         there is none.
-      note: what else is to be said, and why it was not measured.
+      note: a remark, or the reason why it was not measured.
       failed: whether it raised an error, which is the note.
     """
 
