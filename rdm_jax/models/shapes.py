@@ -6,14 +6,13 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from rdm_jax.core import files, trees
+from rdm_jax.core import files, text, trees
 
 HERE = Path(__file__).parent
 LIBRARIES = "jax", "flax"  # whose versions may change what an initializer returns
@@ -24,8 +23,8 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 def abstract_params(network: Any) -> Shapes:
     """Returns {"a/b/kernel": shape and type} of a network's parameters, without creating any.
 
-    Where JAX has a folder for compiled programs, the shapes are kept in it, under a name that is made of the network's
-    settings, the code of all networks and the versions of the libraries.
+    Where JAX has a folder for compiled programs, the shapes are kept in it, in a file whose name is a hash of the
+    network's settings, the code of all networks and the versions of the libraries.
 
     Args:
       network: a module with `smallest_inputs`.
@@ -39,7 +38,7 @@ def _params(network: Any) -> Shapes:
     if file is None:
         return _traced(network)
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # there is none, or it is damaged
-        stored = json.loads(file.read_bytes())
+        stored = text.read_json(file)
         return {name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(kind)) for name, (shape, kind) in stored.items()}
     shapes = _traced(network)
     with contextlib.suppress(OSError):  # a full disk, or a folder of another user: the next run traces again
@@ -67,7 +66,7 @@ def _file(network: Any) -> Path | None:
 def _code() -> str:
     """Returns a digest of what the shapes of every network depend on."""
     versions = (f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
-    return _sha256(*versions, *(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.py"))))
+    return _sha256(*versions, *(files.sha256(file) for file in sorted(HERE.glob("*.py"))))
 
 
 def _sha256(*texts: str) -> str:
