@@ -15,6 +15,7 @@ import networks
 import numpy as np
 from full_size import Scaled
 from jaxtyping import Float, Int
+from sampling_tables.throughput import BATCHES
 
 from rdm_jax.core import trees
 from rdm_jax.models import abstract_params, build_denoiser
@@ -47,7 +48,7 @@ class Size:
     images: int = 16
     steps: int = 50
     few_steps: int = 4
-    batches: tuple[int, ...] = (1, 8, 64)
+    batches: tuple[int, ...] = BATCHES
     tokens: tuple[int, ...] = (1024, 4096)
     calls: int = 50
     rounds: int = 10
