@@ -141,7 +141,7 @@ def _as_it_is(text: str) -> str:
 
 COLLECTED_AFTER = 200_000
 """New objects until Python searches for unreachable cycles. Most objects of a run, modules and traced programs, live to
-its end; by default (700) the searches take a tenth of the start."""
+its end, and with the default of 700 they are searched again and again while it starts."""
 
 
 def program(argv: Sequence[str] | None = None) -> int:
