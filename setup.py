@@ -75,5 +75,5 @@ setup(
         # Install torch alone first: packages that depend on it would bring CUDA along.
         "parity": ["torch==2.13.0", "diffusers>=0.40,<1"],
     },
-    entry_points={"console_scripts": ["rdm = rdm_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["rdm = rdm_jax.cli.main:program"]},
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import importlib
 import os
 import statistics
@@ -84,15 +85,26 @@ def _random(*shape: int) -> Any:
 
 def unet(dtype: str) -> Case:
     """Returns rdm_imagenet's U-Net for two latents of 64x64 with four tokens each, 401 M parameters."""
-    settings = _settings("rdm_imagenet", "denoiser")
-    module: Any = _library("diffusers").UNet2DConditionModel.from_config(diffusers.to_unet_config(settings, 64))
-    network = build_denoiser({**settings, "dtype": dtype, "attention_implementation": _fused()})
+    inputs = _random(2, 3, 64, 64), _torch().tensor([5, 900]), _random(2, 4, 512)
+    return unet_case({**_settings("rdm_imagenet", "denoiser"), "attention_implementation": _fused()}, dtype, inputs)
+
+
+def unet_case(settings: Mapping[str, Any], dtype: str, inputs: tuple[Any, ...]) -> Case:
+    """Returns a U-Net.
+
+    Args:
+      settings: of the network, a `denoiser` section.
+      dtype: that ours computes in.
+      inputs: latents [b, c, h, w], times [b] and tokens [b, n, d], tensors of PyTorch.
+    """
+    side = inputs[0].shape[-1]
+    module: Any = _library("diffusers").UNet2DConditionModel.from_config(diffusers.to_unet_config(settings, side))
+    network = build_denoiser({**settings, "dtype": dtype})
     params = assemble(diffusers.unet_plan(_numpy(module), network, frozenset()))
 
     def apply(params: Any, x: Any, t: Any, context: Any) -> Any:
         return network.apply({"params": params}, x, t, Condition(context))
 
-    inputs = _random(2, 3, 64, 64), _torch().tensor([5, 900]), _random(2, 4, 512)
     return Case(module, lambda net, *inputs: net(*inputs).sample, apply, params, inputs)
 
 
@@ -158,46 +170,57 @@ def programs(case: Case, dtype: str, compiled: bool) -> Iterator[tuple[str, Call
     apply = jax.jit(case.apply)
     params, inputs = jax.device_put(case.params), tuple(_ours(value.numpy()) for value in case.inputs)
     yield "rdm_jax", lambda: jax.block_until_ready(apply(params, *inputs))
+    for name, (call, theirs) in torch_programs(case, dtype, compiled).items():
+        yield name, waiting(call, *theirs)
 
-    device = "cuda" if _torch().cuda.is_available() else "cpu"
-    floating = getattr(_torch(), dtype)
-    theirs = [x.to(device, floating if x.is_floating_point() else None) for x in case.inputs]
 
-    def program(call: Callable[..., Any], module: Any, inputs: list[Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            with _torch().inference_mode():
-                result = call(module, *inputs)
-            if device == "cuda":
-                _torch().cuda.synchronize()
-            return result
+def torch_programs(case: Case, dtype: str, compiled: bool) -> dict[str, tuple[Callable[..., Any], list[Any]]]:
+    """Returns PyTorch's programs of a case by name, each with the inputs as it takes them, on the GPU if there is one.
 
-        return run
-
+    The module itself moves there, and changes its type.
+    """
+    device, floating = _device(), getattr(_torch(), dtype)
+    inputs = [x.to(device, floating if x.is_floating_point() else None) for x in case.inputs]
     case.module.eval().requires_grad_(False).to(device, floating)
-    calls = {"eager": case.call} | ({"torch.compile": _torch().compile(case.call)} if compiled else {})
-    for name, call in calls.items():
-        yield name, program(call, case.module, theirs)
+    layouts = {"": (case.module, inputs)}
     if case.inputs[0].ndim == 4:
         last = copy.deepcopy(case.module).to(memory_format=_torch().channels_last)
-        images = [x.to(memory_format=_torch().channels_last) if x.ndim == 4 else x for x in theirs]
+        images = [x.to(memory_format=_torch().channels_last) if x.ndim == 4 else x for x in inputs]
+        layouts[", channels-last"] = last, images
+    found = {}
+    for layout, (module, theirs) in layouts.items():
         calls = {"eager": case.call} | ({"torch.compile": _torch().compile(case.call)} if compiled else {})
-        for name, call in calls.items():
-            yield f"{name}, channels-last", program(call, last, images)
+        found |= {kind + layout: (functools.partial(call, module), theirs) for kind, call in calls.items()}
+    return found
+
+
+def waiting(call: Callable[..., Any], *inputs: Any) -> Callable[[], Any]:
+    """Returns a program of PyTorch that waits for its result."""
+
+    def run() -> Any:
+        with _torch().inference_mode():
+            result = call(*inputs)
+        if _device() == "cuda":
+            _torch().cuda.synchronize()
+        return result
+
+    return run
+
+
+def _device() -> str:
+    return "cuda" if _torch().cuda.is_available() else "cpu"
 
 
 def products(dtype: str) -> Mapping[str, Callable[[], Any]]:
     """Returns programs of one large matrix product in JAX and in PyTorch; the faster one is the reference for speed."""
-    device = "cuda" if _torch().cuda.is_available() else "cpu"
-    theirs = _random(PRODUCT, PRODUCT).to(device, getattr(_torch(), dtype))
+    theirs = _random(PRODUCT, PRODUCT).to(_device(), getattr(_torch(), dtype))
     ours = jnp.asarray(np.ones((PRODUCT, PRODUCT), np.float32), dtype)
     multiply = jax.jit(jnp.matmul)
 
-    def run() -> None:
-        _torch().matmul(theirs, theirs)
-        if device == "cuda":
-            _torch().cuda.synchronize()
-
-    return {"product in JAX": lambda: jax.block_until_ready(multiply(ours, ours)), "product in PyTorch": run}
+    return {
+        "product in JAX": lambda: jax.block_until_ready(multiply(ours, ours)),
+        "product in PyTorch": waiting(_torch().matmul, theirs, theirs),
+    }
 
 
 def operations(case: Case) -> float:
@@ -208,10 +231,13 @@ def operations(case: Case) -> float:
     return float(counter.get_total_flops())
 
 
-def _difference(ours: Any, theirs: Any) -> float:
-    theirs = theirs.float().cpu().numpy()
-    theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
-    return float(np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max())
+def difference(ours: Any, theirs: Any) -> float:
+    """Returns the largest difference of our output and another, of ours or PyTorch's, relative to the largest value."""
+    if not isinstance(theirs, jax.Array):
+        theirs = theirs.float().cpu().numpy()
+        theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
+    ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def _quartiles(values: list[float]) -> str:
@@ -229,7 +255,7 @@ def rows(name: str, dtype: str, repeats: int, compiled: bool) -> Iterator[str]:
         print(f"{name}: compiling {program}", file=sys.stderr, flush=True)
         results[program] = call()
         call()
-    worst = max(_difference(results["rdm_jax"], results[other]) for other in calls if other != "rdm_jax")
+    worst = max(difference(results["rdm_jax"], results[other]) for other in calls if other != "rdm_jax")
     times = interleave({**calls, **products(dtype)}, repeats)
     medians = {program: statistics.median(seconds) for program, seconds in times.items()}
     rate = 2 * PRODUCT**3 / min(medians[program] for program in medians if program.startswith("product"))

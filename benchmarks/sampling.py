@@ -1,7 +1,10 @@
-"""What sampling costs, as tables: the time of each part; samplers, guides and conditioners relative to plain DDIM and
-to the networks that they evaluate; what compiles again; quality by steps; and the same denoiser under diffusers.
+"""What sampling costs, as tables: the time of each part, also of `rdm sample` from the shell; images a second;
+samplers, guides and conditioners relative to plain DDIM and to the networks that they evaluate; what compiles again;
+quality by steps; and the same denoiser under diffusers.
 
 python benchmarks/sampling.py                                        # the time of each part
+python benchmarks/sampling.py --only shell --steps 4 --num-images 1  # start-up, imports, caches, files
+python benchmarks/sampling.py --only throughput --steps 4            # batches of 1, 8 and 64, with their memory
 python benchmarks/sampling.py --only all                             # every table except PyTorch's
 python benchmarks/sampling.py --only guides --model my-model --num-images 8 --steps 50 --repeats 5
 python benchmarks/sampling.py --only guides --case clip --case "sdg, style"
@@ -27,7 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
 from machine import machine
-from sampling_tables import compilations, costs, parts, pytorch, quality
+from sampling_tables import compilations, costs, parts, pytorch, quality, shell, throughput
 from sampling_tables.job import Job, open_job
 
 from rdm_jax.bundle import DTYPES
@@ -37,6 +40,8 @@ Table = Callable[[Job], Iterator[str]]
 
 TABLES: Mapping[str, Table] = {
     "parts": parts.lines,
+    "shell": shell.lines,
+    "throughput": throughput.lines,
     "samplers": lambda job: costs.lines(job, ["samplers"]),
     "guides": lambda job: costs.lines(job, ["guides"]),
     "conditions": lambda job: costs.lines(job, ["conditions"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rdm_jax import conditioning, guidance
+from rdm_jax.bundle import Bundle
 from rdm_jax.diffusion.samplers import SAMPLERS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -79,3 +80,67 @@ def test_distances_and_the_fewest_steps() -> None:
     assert distance(1.1 * reference, reference) == pytest.approx(0.1)
     assert fewest_steps({10: 0.5, 15: 0.2, 20: 0.1}, 0.2) == 15
     assert fewest_steps({10: 0.5}, 0.2) is None
+
+
+def test_a_moment_counts_for_the_innermost_span() -> None:
+    from sampling_tables.spans import seconds_of
+
+    spans = [("load", 1.0, 5.0), ("import", 2.0, 3.0), ("trace", 2.25, 2.5), ("trace", 4.0, 5.0), ("load", 6.0, 7.0)]
+    seconds = seconds_of(spans[::-1], 0.0, 8.0)
+    assert seconds == {"": 3.0, "load": 3.0, "import": 0.75, "trace": 1.25}
+    # A span that ends after the whole, and one that ends after the one around it, as a clock's rounding has it.
+    assert seconds_of([("a", 1.0, 3.0), ("b", 2.0, 3.5)], 0.0, 3.25) == {"": 1.25, "a": 1.0, "b": 1.0}
+
+
+def test_a_recorder_patches_functions_and_static_methods() -> None:
+    import threading
+
+    from sampling_tables.spans import Recorder
+
+    class Model:
+        @staticmethod
+        def load(name: str) -> str:
+            return name
+
+        def run(self) -> int:
+            raise ValueError
+
+    recorder = Recorder()
+    recorder.patch(Model, "load", "loading")
+    recorder.patch(Model, "run", "running")
+    assert Model.load("x") == "x" == Model().load("x")
+    with pytest.raises(ValueError):
+        Model().run()
+    thread = threading.Thread(target=Model.load, args=("other thread",))
+    thread.start()
+    thread.join()
+    assert [part for part, _, _ in recorder.spans] == ["loading", "loading", "running"]
+    assert all(begin <= end for _, begin, end in recorder.spans)
+
+
+@pytest.mark.slow
+def test_the_time_of_the_shell_adds_up(tmp_path) -> None:
+    from sampling_tables import shell
+
+    from tests.helpers import tiny
+
+    tiny.bundle().save(tmp_path / "model")
+    database = tiny.database(tmp_path, "squares", Bundle.open(tmp_path / "model"))
+    job = SimpleNamespace(
+        generator=SimpleNamespace(bundle=SimpleNamespace(path=tmp_path / "model")),
+        retriever=SimpleNamespace(databases=[SimpleNamespace(path=database)]),
+        prompt="a red boat",
+        num_images=1,
+        steps=2,
+        rounds=1,
+    )
+    table = [line.strip("| ").split(" | ") for line in shell.lines(job) if line.startswith("| ")]
+    assert [row[0] for row in table] == ["seconds", *shell.PARTS, "total"]
+    columns = [[float(row[column]) for row in table[1:]] for column in range(1, len(table[0]))]
+    empty, warm, full = columns
+    for column in columns:
+        assert sum(column[:-1]) == pytest.approx(column[-1], abs=0.2)
+    at = shell.PARTS.index
+    assert warm[at("compilation")] < empty[at("compilation")]
+    assert warm[at("imports")] > 0.1 and warm[at("tracing")] > 0
+    assert full[at("SVG")] + full[at("previews")] > 0 == warm[at("SVG")]

@@ -6,13 +6,9 @@ Every network is built from a flat configuration of plain values: a model on dis
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
-
-from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
@@ -22,6 +18,7 @@ from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.patch_encoder import PatchEncoder
+from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
@@ -157,21 +154,6 @@ def build_inception(config: Mapping[str, Any]) -> InceptionV3:
       UserError: a key is unknown.
     """
     return _construct("inception", InceptionV3, config)
-
-
-def abstract_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns {"a/b/kernel": shape and type} of a network's parameters, without creating any.
-
-    Args:
-      network: a module with `smallest_inputs`.
-    """
-    return dict(_traced_params(network))
-
-
-@functools.lru_cache(maxsize=16)  # tracing a large network takes seconds, and a conversion does it several times
-def _traced_params(network: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return trees.flatten(jax.eval_shape(network.init, key, *network.smallest_inputs)["params"])
 
 
 def _by_kind(what: str, kinds: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

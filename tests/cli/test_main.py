@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
@@ -59,6 +60,15 @@ def test_without_a_verb_the_help_is_shown(capsys):
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "rdm_jax", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "rdm_jax 0.1.0\n")
+
+
+def test_a_process_collects_garbage_seldom_and_not_at_its_end(monkeypatch):
+    calls = []
+    monkeypatch.setattr(gc, "set_threshold", lambda *counts: calls.append(counts[0] > gc.get_threshold()[0]))
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append("freeze"))
+    monkeypatch.setattr(cli, "main", lambda arguments: calls.append(arguments) or 3)
+    assert cli.program(["sample"]) == 3
+    assert calls == [True, ["sample"], "freeze"]
 
 
 def test_importing_the_package_imports_no_jax():

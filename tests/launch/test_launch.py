@@ -68,7 +68,7 @@ def test_help_says_how_it_is_used(script: Path) -> None:
     assert refused.returncode == 2 and "--help" in refused.stderr
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "benchmarks/gpu.sh"], ids=lambda script: script.name)
 def test_shellcheck_finds_nothing(script: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
