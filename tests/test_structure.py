@@ -19,7 +19,7 @@ FLOORS = (
     {"request", "conditioning", "guidance"},
     {"heads"},
     {"generator", "result"},
-    {"editing"},
+    {"editing", "sweep"},
     {"evaluation"},
     {"training"},
     {"cli", "studio", "__main__"},
