@@ -128,9 +128,9 @@ def test_bad_values_are_refused_before_anything_is_generated(generator, database
 
 
 def test_unknown_databases_and_options_of_a_guide_are_refused(generator, databases):
-    with pytest.raises(UserError, match="sweep database=nowhere: .*nowhere"):
+    with pytest.raises(UserError, match=r"sweep database=nowhere: .*nowhere"):
         planned(generator, [f"database={databases['one']},nowhere"], ["a red boat"])
-    with pytest.raises(UserError, match="sweep threshold.weight: unknown option of guide threshold: 'weight'"):
+    with pytest.raises(UserError, match=r"sweep threshold\.weight: unknown option of guide threshold: 'weight'"):
         planned(generator, ["threshold.weight=1"], ["a red boat"], databases["one"], guides=[Threshold()])
 
 
