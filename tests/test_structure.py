@@ -22,6 +22,7 @@ FLOORS = (
     {"editing", "sweep"},
     {"evaluation"},
     {"training"},
+    {"report"},
     {"cli", "studio", "__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -38,6 +39,7 @@ CONFINED = {
     "apache_beam": {"retrieval"},
     "gradio": {"studio"},
     "vtracer": {"core"},
+    "matplotlib": {"report"},
     "tensorflow": set(),
 }
 
