@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes  # pyright: ignore[reportMissingImports]
 
 MISSING = (
-    "no plots: matplotlib is not installed (pip install 'rdm_jax[plots]'); the tables and the CSV files are complete"
+    "No plots: matplotlib is not installed (pip install 'rdm_jax[plots]'); the tables and the CSV files are complete"
 )
 
 Points = Mapping[str, Sequence[tuple[float, float]]]

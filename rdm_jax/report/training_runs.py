@@ -23,7 +23,7 @@ def report_runs(runs: Sequence[TrainingRun]) -> list[Block]:
     metrics = _metrics(runs)
     blocks: list[Block] = [Heading(2, "Training runs"), Table(["", *names], _values(runs, metrics))]
     blocks.append(
-        Paragraph("The last value of each metric, with its step; below it the least one where it is another.")
+        Paragraph("The last value of each metric, with its step, and the least one where that is another.")
     )
     if len(runs) > 1:
         rows = [[name, *values] for name, values in differing([run.config for run in runs])]
