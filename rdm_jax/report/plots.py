@@ -17,7 +17,7 @@ MISSING = (
     "No plots: matplotlib is not installed (pip install 'rdm_jax[plots]'); the tables and the CSV files are complete"
 )
 
-Points = Mapping[str, Sequence[tuple[float, float]]]
+Points = Mapping[str, Sequence[tuple[float | int, float]]]
 
 
 def available() -> bool:

@@ -18,7 +18,7 @@ SHOWN_SIDE = 128  # small cells are enlarged to about this width
 SHEET_PIXELS = 50_000_000  # cells of a larger sheet are reduced
 
 
-def sheet(sweep: Sweep, images: Sequence[UInt8[np.ndarray, "n h w 3"]]) -> UInt8[np.ndarray, "h2 w2 3"]:
+def sheet(sweep: Sweep, images: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Returns a sheet with a cell for each pair of values, and the values beside rows and columns.
 
     Args:
