@@ -87,13 +87,10 @@ def _generation(record: Mapping[str, Any]) -> list[str]:
 
 def _with_own_names(blocks: Sequence[Block]) -> list[Block]:
     """Returns blocks whose files have different names that every file system takes; a plot and its CSV share one."""
-    suffixes = {Path(block.name).suffix for block in blocks if isinstance(block, File)}
-    names = {
-        suffix: file_names(
-            Path(block.name).stem for block in blocks if isinstance(block, File) and block.name.endswith(suffix)
-        )
-        for suffix in suffixes
-    }
+    stems: dict[str, list[str]] = {}
+    for file in (block for block in blocks if isinstance(block, File)):
+        stems.setdefault(Path(file.name).suffix, []).append(Path(file.name).stem)
+    names = {suffix: file_names(of_suffix) for suffix, of_suffix in stems.items()}
 
     def renamed(file: File) -> File:
         suffix = Path(file.name).suffix

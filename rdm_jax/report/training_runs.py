@@ -22,9 +22,7 @@ def report_runs(runs: Sequence[TrainingRun]) -> list[Block]:
     names = [run.name for run in runs]
     metrics = _metrics(runs)
     blocks: list[Block] = [Heading(2, "Training runs"), Table(["", *names], _values(runs, metrics))]
-    blocks.append(
-        Paragraph("The last value of each metric, with its step, and the least one where that is another.")
-    )
+    blocks.append(Paragraph("The last value of each metric, with its step, and the least one where that is another."))
     if len(runs) > 1:
         rows = [[name, *values] for name, values in differing([run.config for run in runs])]
         blocks.append(Heading(3, "Settings that differ"))
