@@ -80,7 +80,7 @@ def test_cells_are_the_images_of_runs_with_their_values_by_one_program(generator
         "a blue tree", database=databases["two"], guidance_scale=3.0, seed=6, eta=1.0, num_images=2
     )
     assert np.array_equal(images[3], other.images)
-    assert [database.name for database in prompts.databases] == ["one", "one", "two", "two"]
+    assert [database and database.name for database in prompts.databases] == ["one", "one", "two", "two"]
 
 
 def test_values_that_change_the_program_are_counted(generator, databases):
