@@ -31,7 +31,6 @@ FORBIDDEN = {
     ("models", "diffusion"),
     ("retrieval", "diffusion"),
     ("diffusion", "retrieval"),
-    ("training", "evaluation"),
 }
 CONFINED = {
     "torch": {"convert"},
