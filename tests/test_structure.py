@@ -19,9 +19,10 @@ FLOORS = (
     {"request", "conditioning", "guidance"},
     {"heads"},
     {"generator", "result"},
-    {"editing"},
+    {"editing", "sweep"},
     {"evaluation"},
     {"training"},
+    {"report"},
     {"cli", "studio", "__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -30,7 +31,6 @@ FORBIDDEN = {
     ("models", "diffusion"),
     ("retrieval", "diffusion"),
     ("diffusion", "retrieval"),
-    ("training", "evaluation"),
 }
 CONFINED = {
     "torch": {"convert"},
@@ -38,6 +38,7 @@ CONFINED = {
     "apache_beam": {"retrieval"},
     "gradio": {"studio"},
     "vtracer": {"core"},
+    "matplotlib": {"report"},
     "tensorflow": set(),
 }
 

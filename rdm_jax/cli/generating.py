@@ -16,13 +16,14 @@ from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
-    from rdm_jax.cli.content import ContentRecord
     from rdm_jax.cli.rendering import Layout
+    from rdm_jax.cli.writer import Group
     from rdm_jax.generator import Generator, Plan, Result
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
     from rdm_jax.retrieval.mixture import Mixture
     from rdm_jax.retrieval.retriever import Neighbors
+    from rdm_jax.sweep.plan import Sweep
 
 Extra = Callable[[Path, "list[tuple[str, Result]]"], None]
 
@@ -176,43 +177,42 @@ def write_run(
     *,
     claimed: bool = False,
     layout: Layout | None = None,
+    sweep: Sweep | None = None,
 ) -> tuple[Path, int]:
-    """Generates the images of each database's plan into a folder, with a record of how.
+    """Generates the images of each plan into a folder, with a record of how.
 
     Args:
       generator: the model.
-      databases: what the plans retrieve from.
-      plans: one for each database.
+      databases: what each plan retrieves from.
+      plans: one for each database, or for each cell of a sweep.
       out: the folder; a used one gets another within.
       args: `disable_metadata`, `skip_grid`, `previews` and `quiet`.
       extra: called with the folder and the results, to write more sheets.
       claimed: whether `out` is this run's own already (`outputs.run_folder`).
       layout: what files the run has; by default images as they were generated, named by index and seed.
+      sweep: whose cells the plans are; None for a run without.
 
     Returns:
       the folder and the number of images in it.
     """
     from rdm_jax.cli import outputs
-    from rdm_jax.cli.content import ContentRecord
-    from rdm_jax.cli.writer import Writer, folder_names, write_sheets
+    from rdm_jax.cli.writer import Writer, write_sheets, write_sweep_sheet
     from rdm_jax.retrieval import attribution
 
     layout = layout or plain_layout(databases)
-    content = ContentRecord.of(plans[0], generator.bundle, getattr(args, "content_database", None) or [])
-    credits = attribution.attribution(_used(databases, plans, content))
+    groups = _groups(generator, databases, plans, args, layout, sweep)
+    credits = attribution.attribution([pair for group in groups for pair in _used(group)])
     _read_thumbnails(databases, plans)
-    names = folder_names(databases)
-    read = outputs.read_files(plans[0].request, plans[0].options)
     claimed = claimed or layout.resume
-    with outputs.run_folder(out, [name for name in names if name], claimed=claimed) as folder:
-        writer = Writer(generator, databases, plans[0], folder, args, read, layout, content)
-        plans = writer.resumed(plans, names) if layout.resume else plans
+    with outputs.run_folder(out, [group.name for group in groups if group.name], claimed=claimed) as folder:
+        writer = Writer(generator, groups, folder, args, layout, sweep.to_json() if sweep else ())
+        plans = writer.resumed() if layout.resume else plans
         results: dict[str, Result] = {}
         try:
-            for number, (plan, name) in enumerate(zip(plans, names, strict=True)):
+            for group, plan in zip(groups, plans, strict=True):
                 if plan.indices:
-                    kept = writer.generate(number, plan, name, keep=bool(extra) or not args.skip_grid)
-                    results |= {} if kept is None else {name: kept}
+                    kept = writer.generate(group, plan, keep=not sweep and (bool(extra) or not args.skip_grid))
+                    results |= {} if kept is None else {group.name: kept}
         except BaseException:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to show
                 writer.write_record()
@@ -221,11 +221,46 @@ def write_run(
             raise
         writer.write_record()
         _write_credits(folder, credits)
-        if not args.skip_grid:
-            write_sheets(writer, results, dict(zip(names, databases, strict=True)))
+        if not args.skip_grid and sweep:
+            write_sweep_sheet(writer, sweep)
+        elif not args.skip_grid:
+            write_sheets(writer, results)
         if extra:
             extra(folder, list(results.items()))
     return folder, len(writer.entries)
+
+
+def _groups(
+    generator: Generator,
+    databases: Sequence[Mixture | None],
+    plans: Sequence[Plan],
+    args: argparse.Namespace,
+    layout: Layout,
+    sweep: Sweep | None,
+) -> list[Group]:
+    """Returns the groups of a run's images, one for each plan."""
+    from rdm_jax.cli import outputs
+    from rdm_jax.cli.content import ContentRecord
+    from rdm_jax.cli.writer import Group, folder_names
+
+    names = sweep.names if sweep else folder_names(databases)
+    settings = sweep.settings if sweep else [{}] * len(plans)
+    content_databases = getattr(args, "content_database", None) or []
+    return [
+        Group(
+            name=name,
+            plan=plan,
+            database=database,
+            rendition=rendition,
+            content=ContentRecord.of(plan, generator.bundle, content_databases),
+            read=outputs.read_files(plan.request, plan.options),
+            by_word=layout.by_word,
+            setting=setting,
+        )
+        for name, plan, database, rendition, setting in zip(
+            names, plans, databases, layout.renditions, settings, strict=True
+        )
+    ]
 
 
 def plain_layout(databases: Sequence[Mixture | None]) -> Layout:
@@ -236,14 +271,12 @@ def plain_layout(databases: Sequence[Mixture | None]) -> Layout:
     return Layout([Rendition()] * len(databases))
 
 
-def _used(
-    databases: list[Mixture | None], plans: list[Plan], content: ContentRecord | None
-) -> list[tuple[Sequence[Database], Neighbors | None]]:
+def _used(group: Group) -> list[tuple[Sequence[Database], Neighbors | None]]:
     """Returns the databases and neighbors of each role."""
-    pairs = zip(databases, plans, strict=True)
-    used = [(database.databases, plan.neighbors) for database, plan in pairs if database is not None]
+    content = group.content
     shown = content.databases if content is not None else None
-    return [*used, *([(shown.databases, content.used)] if content is not None and shown is not None else [])]
+    own = [(group.database.databases, group.plan.neighbors)] if group.database is not None else []
+    return [*own, *([(shown.databases, content.used)] if content is not None and shown is not None else [])]
 
 
 def _write_credits(folder: Path, credits: str) -> None:

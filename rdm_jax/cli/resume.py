@@ -15,7 +15,17 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Plan
 from rdm_jax.retrieval.mixture import Mixture
 
-SAME = ("prompts", "request", "options", "files", "model", "databases", "renditions", "content_databases")
+SAME = (
+    "prompts",
+    "request",
+    "options",
+    "files",
+    "model",
+    "databases",
+    "renditions",
+    "content_databases",
+    "sweep",
+)
 """What of run.json must be equal for a run to be continued; versions may differ."""
 
 
@@ -62,14 +72,14 @@ def written(
     names: Mapping[tuple[int, int], Path],
     databases: Sequence[Mixture | None],
 ) -> dict[tuple[int, int], dict[str, Any]]:
-    """Returns run.json's entry of each image that is there, by (number of the database, index).
+    """Returns run.json's entry of each image that is there, by (number of the plan, index).
 
     An image that was written after the last record of the run carries its own record.
 
     Args:
       folder: of the run.
       before: its run.json.
-      plans: of the whole run, one for each database.
+      plans: of the whole run, one for each database or cell of a sweep.
       names: the file of each image.
       databases: of the run.
     """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
     from rdm_jax.generator import Generator, Plan
     from rdm_jax.retrieval.mixture import Mixture
+    from rdm_jax.sweep.plan import Sweep
 
 MOST_WARNINGS = 20  # of prompts that are alike
 TOP_M = 0.01  # the fraction of rows that the original chooses from
@@ -36,6 +37,7 @@ style changes. Give several --database options to generate the same prompts and 
   rdm sample "a red boat" "a house" --database neon --database mosaic --seed 7 --out boats
   rdm sample "a red boat" --database neon:0.7 --database charcoal:0.3
   rdm sample --image boat.jpg --database neon
+  rdm sample "a red boat" --sweep guidance_scale=1,2,4 --sweep database=neon,mosaic
   rdm sample --from-file words.txt --database my-icons --svg --transparent --out icons"""
 
 
@@ -47,6 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_query_options(parser)
     generating.add_arguments(parser, everything=True)
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=A,B,C",
+        help="a grid over the values of an option, or of two (repeatable once): any option below, as guidance_scale or "
+        "seed, prompt, database, or sdg.weight of a --guide; a value with a comma stands in double quotes",
+    )
     rendering.add_arguments(parser.add_argument_group("for designers"))
     _add_aliases(parser)
 
@@ -132,10 +142,14 @@ def run(args: argparse.Namespace) -> None:
         args.seed = resume.read_run(out)["request"].get("seed")
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
     generating.build_image_folders(args, generator.encoder)
-    databases = generating.open_databases(args.database, args.condition, generator.bundle)
-    plans = plans_of(generator, args, prompts, images, databases)
+    sweep = _sweep(generator, args, prompts, images) if args.sweep else None
+    if sweep:
+        databases, plans = list(sweep.databases), list(sweep.plans)
+    else:
+        databases = generating.open_databases(args.database, args.condition, generator.bundle)
+        plans = plans_of(generator, args, prompts, images, databases)
     files = rendering.layout(args, databases)
-    folder, entries = generating.write_run(generator, databases, plans, out, args, layout=files)
+    folder, entries = generating.write_run(generator, databases, plans, out, args, layout=files, sweep=sweep)
     note(f"{entries} image{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
 
@@ -187,11 +201,58 @@ def plans_of(
         **_content(args),
         **{**generating.options(args, seed), "condition": condition, "neighbors": neighbors},
     )
-    labels = [label for label, _ in images]
-    first = dataclasses.replace(first, prompts=[*prompts, *labels, *first.prompts[len(prompts) + len(labels) :]])
+    first = _labelled(first, len(prompts), images)
     note(f"model {generator.bundle.name}, seed {seed}")
     _note_unknown(first)
     return [first, *(generator.replan(first, database, default=neighbors is None) for database in databases[1:])]
+
+
+def _labelled(plan: Plan, before: int, images: list[tuple[str, np.ndarray]]) -> Plan:
+    """Returns a plan with the labels of its query images, which stand after `before` prompts."""
+    labels = [label for label, _ in images]
+    return dataclasses.replace(plan, prompts=[*plan.prompts[:before], *labels, *plan.prompts[before + len(labels) :]])
+
+
+def _sweep(
+    generator: Generator, args: argparse.Namespace, prompts: list[str], images: list[tuple[str, np.ndarray]]
+) -> Sweep:
+    """Returns the planned cells of --sweep."""
+    from rdm_jax.core.errors import some
+    from rdm_jax.sweep.axes import DATABASE, PROMPT, read_axes
+    from rdm_jax.sweep.plan import plan_sweep
+
+    seed = generating.seed_of(args)
+    shared = generating.options(args, seed)
+    axes = read_axes(args.sweep, generator, shared)
+    names = {axis.name for axis in axes}
+    database, rows = args.database[0] if args.database else None, ()
+    if DATABASE in names and args.proposals:
+        raise UserError("--proposals chooses rows of one database, and the sweep has several; leave one of them out")
+    if DATABASE not in names:
+        needed = "neighbors" if "condition" in names else args.condition
+        databases = generating.open_databases(args.database, needed, generator.bundle)
+        if len(databases) > 1:
+            raise UserError("--sweep has one --database for all cells, or --sweep database=A,B; give one")
+        database, rows = databases[0], _proposals(args, databases, seed)
+    condition, neighbors = _conditions(args, generator.bundle, bool(rows))
+    sweep = plan_sweep(
+        generator,
+        axes,
+        prompts,
+        database=database,
+        images=[pixels for _, pixels in images],
+        rows=rows,
+        **_content(args),
+        **{**shared, "condition": condition, "neighbors": neighbors},
+    )
+    seeds = some(map(str, dict.fromkeys(plan.request.seed for plan in sweep.plans)))
+    cells, programs = len(sweep.plans), len(sweep.shapes)
+    note(f"model {generator.bundle.name}, seed {seeds}")
+    note(f"{cells} cells, {programs} program{'s' if programs > 1 else ''}")
+    for plan in {tuple(plan.prompts): plan for plan in sweep.plans}.values():
+        _note_unknown(plan)
+    before = 1 if PROMPT in names else len(prompts)
+    return dataclasses.replace(sweep, plans=tuple(_labelled(plan, before, images) for plan in sweep.plans))
 
 
 def _note_unknown(plan: Plan) -> None:

@@ -18,12 +18,51 @@ from rdm_jax.cli.content import ContentRecord
 from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.rendering import Layout
-from rdm_jax.core import files
+from rdm_jax.core import files, images
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.file_names import file_names
 from rdm_jax.core.rendition import Rendition
 from rdm_jax.generator import Generator, Plan, Result, join
 from rdm_jax.retrieval.mixture import Mixture
+from rdm_jax.sweep.plan import Sweep
+from rdm_jax.sweep.sheet import sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The images of one plan: those of a database, or of a cell of a sweep.
+
+    Attributes:
+      name: of their subfolder.
+      plan: of all of them, with those that are there already.
+      database: that their neighbors are from; None without.
+      rendition: how they are written.
+      content: what shows their content; None where the model has no such role.
+      read: the hashes of the files that they are made with.
+      by_word: whether their files are named by their prompts.
+      setting: {key: value} of the cell of a sweep.
+    """
+
+    name: str
+    plan: Plan
+    database: Mixture | None
+    rendition: Rendition
+    content: ContentRecord | None
+    read: Mapping[str, str]
+    by_word: bool = False
+    setting: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def entry(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns an image's entry of run.json with the group's setting."""
+        return {**entry, "sweep": dict(self.setting)} if self.setting else dict(entry)
+
+    @functools.cached_property
+    def files(self) -> dict[int, str]:
+        """The name of each image's file by its index."""
+        if not self.by_word:
+            return {index: f"{index:05d}-{self.plan.request.seed}.png" for index in self.plan.indices}
+        words = file_names(self.plan.prompts[row] for row in self.plan.rows)
+        return {index: f"{word}.png" for index, word in zip(self.plan.indices, words, strict=True)}
 
 
 @dataclasses.dataclass
@@ -32,29 +71,25 @@ class Writer:
 
     Attributes:
       generator: the model.
-      databases: of the run.
-      plan: of the first database.
+      groups: of the run's images; all plans differ in what is recorded of each image alone.
       folder: of the run.
       args: `disable_metadata`, `previews` and `quiet`.
-      read: the hashes of the files that the run has read.
       layout: what files the run has.
-      content: what shows the content of the images; None where the model has no such role.
+      axes: of the sweep, as JSON values; none where the run is no sweep.
       entries: run.json's record of each image that was written.
       recorded: how many of them are in run.json already.
     """
 
     generator: Generator
-    databases: list[Mixture | None]
-    plan: Plan
+    groups: Sequence[Group]
     folder: Path
     args: argparse.Namespace
-    read: dict[str, str]
     layout: Layout
-    content: ContentRecord | None = None
+    axes: Sequence[Mapping[str, Any]] = ()
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     recorded: int = 0
 
-    def resumed(self, plans: list[Plan], names: Sequence[str]) -> list[Plan]:
+    def resumed(self) -> list[Plan]:
         """Returns the plans of the images that are not there yet; the record of the others is taken over.
 
         Raises:
@@ -63,44 +98,43 @@ class Writer:
         before = resume.read_run(self.folder)
         resume.check_same(self.folder, before, self._record([]))
         places = {
-            (number, index): Path(names[number]) / file
-            for number in range(len(plans))
-            for index, file in self._names.items()
+            (number, index): Path(group.name) / file
+            for number, group in enumerate(self.groups)
+            for index, file in group.files.items()
         }
-        there = resume.written(self.folder, before, plans, places, self.databases)
-        self.entries = list(there.values())
+        plans, databases = [group.plan for group in self.groups], [group.database for group in self.groups]
+        there = resume.written(self.folder, before, plans, places, databases)
+        self.entries = [self.groups[number].entry(entry) for (number, _), entry in there.items()]
         note(f"{len(there)} of {len(places)} images are there already")
         return [resume.rest(plan, [index for of, index in there if of == number]) for number, plan in enumerate(plans)]
 
-    def generate(self, number: int, plan: Plan, name: str, keep: bool = True) -> Result | None:
-        """Generates the images of a database's plan and writes each one, to a subfolder, as soon as it is finished.
+    def generate(self, group: Group, plan: Plan, keep: bool = True) -> Result | None:
+        """Generates images of a group and writes each one, to its subfolder, as soon as it is finished.
 
         Args:
-          number: of the database.
-          plan: of its images.
-          name: of the subfolder.
+          group: of the images.
+          plan: of those that are not there yet.
           keep: whether the images are returned; otherwise the memory does not grow with their number.
         """
         results, args = [], self.args
-        with Progress(f"generating {name}".strip(), quiet=args.quiet) as progress:
-            previews = _previews(self.folder / name, plan, self._replace) if args.previews else None
+        with Progress(f"generating {group.name}".strip(), quiet=args.quiet) as progress:
+            previews = _previews(self.folder / group.name, plan, self._replace) if args.previews else None
             for result in self.generator.generate(plan, progress, previews):
                 results += [result] if keep else []
-                self._write(result, number, name)
+                self._write(result, group)
         return join(results) if keep else None
 
-    def _write(self, result: Result, number: int, name: str) -> None:
+    def _write(self, result: Result, group: Group) -> None:
         """Writes the images of a batch, and the record of all images so far: a killed run has both.
 
         The record is written again once it has grown by an eighth, so that its writing takes time in proportion to the
         number of images.
         """
-        database, rendition = self.databases[number], self.layout.renditions[number]
-        records = outputs.records(result, self.generator, database, self.read, rendition, self.content)
+        records = outputs.records(result, self.generator, group.database, group.read, group.rendition, group.content)
         for image, record in zip(result.images, records, strict=True):
-            file = Path(name) / self._names[record["index"]]
-            traced = self._write_image(file, rendition, image, record)
-            self.entries.append({**outputs.run_entry(file, record, database), **traced})
+            file = Path(group.name) / group.files[record["index"]]
+            traced = self._write_image(file, group.rendition, image, record)
+            self.entries.append(group.entry({**outputs.run_entry(file, record, group.database), **traced}))
         if len(self.entries) - self.recorded > self.recorded // 8:
             self.write_record()
 
@@ -123,15 +157,6 @@ class Writer:
         """What writes a file beside the images: that of a run that is resumed replaces the one before."""
         return outputs.write_again if self.layout.resume else outputs.write_new
 
-    @functools.cached_property
-    def _names(self) -> dict[int, str]:
-        """The name of each image's file by its index."""
-        plan = self.plan
-        if not self.layout.by_word:
-            return {index: f"{index:05d}-{plan.request.seed}.png" for index in plan.indices}
-        words = file_names(plan.prompts[row] for row in plan.rows)
-        return {index: f"{word}.png" for index, word in zip(plan.indices, words, strict=True)}
-
     def write_record(self) -> None:
         """Writes the record of all images so far, if there are new ones."""
         if len(self.entries) == self.recorded:
@@ -141,15 +166,23 @@ class Writer:
 
     def _record(self, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Returns the content of run.json with some images."""
-        opened = [database for database in self.databases if database is not None]
-        planned = len(self.plan.indices) * len(self.databases)
-        run = outputs.run_record(self.generator, opened, self.plan, self.read, entries, planned)
-        renditions = [one.to_json() for one in self.layout.renditions if not one.is_plain]
-        shown = self.content.databases if self.content else None
+        plans = [group.plan for group in self.groups]
+        used = [group.database for group in self.groups if group.database is not None]
+        opened = {(one.name, one.digest): one for one in used}
+        read = {name: digest for group in self.groups for name, digest in group.read.items()}
+        planned = sum(len(plan.indices) for plan in plans)
+        run = outputs.run_record(self.generator, list(opened.values()), plans[0], read, entries, planned)
+        renditions = [group.rendition.to_json() for group in self.groups if not group.rendition.is_plain]
+        content = self.groups[0].content
+        shown = content.databases if content else None
         return {
             **run,
+            "prompts": [
+                prompt for prompts in dict.fromkeys(tuple(plan.prompts) for plan in plans) for prompt in prompts
+            ],
             **({"renditions": renditions} if renditions else {}),
             **({"content_databases": outputs.identity(shown)} if shown else {}),
+            **({"sweep": list(self.axes)} if self.axes else {}),
         }
 
 
@@ -169,27 +202,37 @@ def _previews(
     return write
 
 
-def write_sheets(writer: Writer, results: Mapping[str, Result], databases: Mapping[str, Mixture | None]) -> None:
+def write_sheets(writer: Writer, results: Mapping[str, Result]) -> None:
     """Writes the sheets of a run; where files are named by word, no sheet has a word's name.
 
     Args:
       writer: of the run.
       results: what was generated, by the subfolder.
-      databases: of the run, by the subfolder.
     """
     by_word, write = writer.layout.by_word, writer.write_sheet
     if results and not by_word:
         write(Path("grid.png"), outputs.grid_sheet(list(results.items())))
-    for name, database in databases.items():
+    for group in writer.groups:
+        name, database = group.name, group.database
         if name in results and database is not None:
-            sheet = outputs.neighbor_sheet(results[name], database, writer.content)
+            sheet = outputs.neighbor_sheet(results[name], database, group.content)
             write(Path(name) / ("neighbor_sheet.png" if by_word else "neighbors.png"), sheet)
         if by_word:
             entries = [one for one in writer.entries if Path(one["file"]).parent == Path(name)]
             write(Path(name) / "contact_sheet.png", contact_sheet(writer.folder, entries, database))
 
 
-def folder_names(databases: list[Mixture | None]) -> list[str]:
+def write_sweep_sheet(writer: Writer, sweep: Sweep) -> None:
+    """Writes the one sheet of a sweep, of the files of all cells: a run that was resumed has not generated them all."""
+    cells = []
+    for group in writer.groups:
+        entries = [one for one in writer.entries if Path(one["file"]).parent == Path(group.name)]
+        ordered = [writer.folder / one["file"] for one in sorted(entries, key=lambda one: one["index"])]
+        cells.append(np.stack([images.read_image(file) for file in ordered]))
+    writer.write_sheet(Path("grid.png"), sheet(sweep, cells))
+
+
+def folder_names(databases: Sequence[Mixture | None]) -> list[str]:
     """Returns each database's subfolder, "" where there is only one; names come from files and are not trusted."""
     if len(databases) == 1:
         return [""]

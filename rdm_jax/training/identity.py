@@ -14,6 +14,9 @@ from rdm_jax.training.workdir import CONFIG, Workdir
 
 MUTABLE = (
     "steps",
+    "evaluators",
+    "evaluated_images",
+    "evaluator_features",
     "threads",
     "process_timeout",
     "keep_checkpoints",

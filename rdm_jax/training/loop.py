@@ -30,6 +30,7 @@ from rdm_jax.training import flops, hardware, power_averages
 from rdm_jax.training.checkpoints import Checkpoints
 from rdm_jax.training.claim import claimed
 from rdm_jax.training.config import Config
+from rdm_jax.training.evaluators import Evaluators
 from rdm_jax.training.export import write_record
 from rdm_jax.training.identity import check_record, claim_workdir, settings_hash
 from rdm_jax.training.metrics import Log, Meter, MetricsCallback, Profile
@@ -99,6 +100,7 @@ def train(
         check_batch(config)
         start = Bundle.open(init_from) if init_from and not checkpoints.steps else None
         task = first_then_others(lambda: make_task(config, place.local, progress, start))
+        evaluators = Evaluators.of(config, task)
         if is_first():
             write_record(place, task.model)
         batches = training_batches(task.read, task.size, config.batch_size, config.seed, config.threads, task.complete)
@@ -143,7 +145,7 @@ def train(
                 claim.check()
                 log.metrics(step, running.check_last() | _rates(config, task, step) | meter.read())
             if due(config.eval_every) or due(config.figures_every):
-                evaluate(config, task, on_host(state.ema, mesh), log, step)
+                evaluate(config, task, evaluators, on_host(state.ema, mesh), log, step)
                 meter.restart()
             if due(config.snapshot_every):
                 running.check_last()
@@ -241,10 +243,10 @@ def snapshot(place: Workdir, averages: tuple[Any, ...], mesh: Mesh, step: int) -
         power_averages.write_snapshot(place, whole, step)
 
 
-def evaluate(config: Config, task: Task, params: Any, log: Log, step: int) -> None:
+def evaluate(config: Config, task: Task, evaluators: Evaluators, params: Any, log: Log, step: int) -> None:
     """Logs what is due after a step: values on held-out data and figures, with averaged parameters."""
     if _due(step, config.steps, config.eval_every):
-        log.metrics(step, {f"eval/{name}": float(value) for name, value in task.evaluate(params)})
+        log.metrics(step, {f"eval/{name}": float(value) for name, value in evaluators.measure(task, params)})
     if _due(step, config.steps, config.figures_every):
         for name, figure in task.figures(params):
             log.figure(step, name, figure)

@@ -206,6 +206,9 @@ class Run:
       batch_size: over all devices.
       log_every: steps between metrics; this and the following intervals are 0 for never.
       eval_every: steps between evaluations.
+      evaluators: what evaluations measure: "loss", and metrics of generated images (`training.evaluators`).
+      evaluated_images: images that they generate, at most as many as are held out.
+      evaluator_features: bundles with the feature networks of these metrics; networks of the project stand in.
       figures_every: steps between figures.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: how many of the newest checkpoints stay.
@@ -231,6 +234,9 @@ class Run:
     batch_size: Positive
     log_every: Count = 50
     eval_every: Count = 0
+    evaluators: tuple[str, ...] = ("loss",)
+    evaluated_images: Positive = 64
+    evaluator_features: tuple[str, ...] = ()
     figures_every: Count = 0
     checkpoint_every: Positive = 500
     keep_checkpoints: Positive = 2

@@ -82,6 +82,20 @@ class Task(abc.ABC):
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields named values measured on held-out data with averaged parameters."""
 
+    @property
+    def comparable_images(self) -> int:
+        """The number of held-out images that generated ones can be compared with; 0 for tasks that generate none."""
+        return 0
+
+    def generated(self, params: Any, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h2 w2 3"]]:
+        """Returns images that averaged parameters generate under conditions of held-out images, and these images.
+
+        Args:
+          params: averaged.
+          count: of images, up to `comparable_images`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} generates no images")
+
     def figures(self, params: Any) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         """Yields named images made with averaged parameters, from the same inputs and seeds at every step."""
         return iter(())

@@ -159,6 +159,19 @@ class ConditionedTask(Task):
         }
         yield "samples", sheets.grid(np.stack(list(sheet.values())), row_labels=list(sheet), zoom=1)
 
+    @property
+    def comparable_images(self) -> int:
+        """The number of held-out images."""
+        return len(self.held_out)
+
+    def generated(self, params: Any, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h2 w2 3"]]:
+        """Returns images generated under the conditions of held-out images, with the same seeds, and these images."""
+        rows, name = self.held_out[spread(count, len(self.held_out))], self.config.sampling.condition
+        queries, neighbors = self.conditions.nearest(rows, name)
+        shown = self.conditions.shown(name)
+        images = self._figures.generate(self.export(params), queries, neighbors, condition=shown, seed=self.config.seed)
+        return images, np.stack([np.asarray(self.images.images[row]) for row in rows])
+
     @functools.cached_property
     def _figures(self) -> Figures:
         return Figures()
