@@ -98,6 +98,14 @@ def parse_call(text: str, what: str) -> Call:
         ) from error
 
 
+def option_value(text: str) -> Any:
+    """Returns the value that a text has as an option of a call; the text itself where it is written without quotes."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
 def build(table: Mapping[str, type], call: Call, what: str) -> Any:
     """Returns the object that a call describes.
 

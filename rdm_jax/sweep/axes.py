@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import itertools
 import math
@@ -171,7 +170,7 @@ def _read_values(
     if key in (PROMPT, DATABASE):
         return key, list(texts)
     if "." in key:
-        literals = [_literal(text) for text in texts]
+        literals = [calls.option_value(text) for text in texts]
         for value in literals:
             change_calls(generator, options, key, value)
         return key, literals
@@ -205,10 +204,3 @@ def spellings(generator: Generator) -> dict[str, tuple[type, str, Declaration]]:
 def _table(declaration: Declaration) -> Mapping[str, type]:
     assert declaration.table is not None
     return declaration.table()
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
