@@ -2,6 +2,8 @@
 # Trains the icon model and builds its databases from scratch: icons, word table, image tower, autoencoder, style
 # encoder, diffusion model, classifier, databases. Every part resumes: after a stop, run it again.
 set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "$0")/common.sh"
 
 usage() {
   cat <<'HELP'
@@ -50,20 +52,6 @@ data=$out/data
 seen="lucide ph-duotone material-symbols tabler solar-linear streamline-plump twemoji carbon"
 unseen="pixelarticons streamline-freehand solar-broken game-icons flat-color-icons ic-twotone fluent-emoji teenyicons-solid"
 of_style=150
-
-step() { # step NAME COMMAND...: runs a part and prints its time
-  local name=$1 start=$SECONDS
-  shift
-  echo "== $name" >&2
-  "$@"
-  echo "== $name: $((SECONDS - start)) s" >&2
-}
-
-once() { # once PATH COMMAND...: runs a command whose result is PATH, unless it is there
-  local result=$1
-  shift
-  [ -e "$result" ] || "$@"
-}
 
 train() { # train NAME CONFIG [OPTION...]
   local name=$1 config=$2

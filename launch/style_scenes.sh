@@ -2,6 +2,8 @@
 # Trains the embedded model and builds its databases from scratch: images, CLIP, autoencoder, neighbors, diffusion
 # model, noised networks, classifier. Every part resumes: after a stop, run it again.
 set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "$0")/common.sh"
 
 usage() {
   cat <<'HELP'
@@ -41,20 +43,6 @@ cd "$(dirname "$0")/.."
 if [ -z "${RDM:-}" ]; then RDM=$(command -v rdm || echo .venv/bin/rdm); fi
 PYTHON=${PYTHON:-$(dirname "$RDM")/python}
 data=$out/data
-
-step() { # step NAME COMMAND...: runs a part and prints its time
-  local name=$1 start=$SECONDS
-  shift
-  echo "== $name" >&2
-  "$@"
-  echo "== $name: $((SECONDS - start)) s" >&2
-}
-
-once() { # once PATH COMMAND...: runs a command whose result is PATH, unless it is there
-  local result=$1
-  shift
-  [ -e "$result" ] || "$@"
-}
 
 train() { # train NAME CONFIG [OPTION...]
   local name=$1 config=$2

@@ -100,6 +100,15 @@ def chosen(what: str, wanted: list[str], known: Mapping[str, T]) -> tuple[T, ...
 
 
 def classifier_of(args: argparse.Namespace, config_name: str | None = None) -> AttributeClassifier:
+    """Returns the classifier that the arguments name, trained first where `--train-classifier` says so.
+
+    Args:
+      args: of a verb with the common arguments.
+      config_name: of its training; that of the procedural set if None.
+
+    Raises:
+      UserError: there is no such classifier, or its training was stopped.
+    """
     from rdm_jax.evaluation.classifiers import AttributeClassifier
 
     if args.train_classifier is None:
