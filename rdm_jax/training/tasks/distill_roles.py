@@ -18,8 +18,9 @@ from rdm_jax.core.schema import within
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.config import Config
 from rdm_jax.training.distillation.settings import Distillation
+from rdm_jax.training.role_settings import RoleData, Roles
 from rdm_jax.training.tasks.distilled import DistillTask, Examples, open_teacher
-from rdm_jax.training.tasks.roles import RoleData, Roles, RolesTask, task_of
+from rdm_jax.training.tasks.roles import RolesTask, task_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class RolesDistillTask(DistillTask):
         """Returns latents with text, style neighbors and content, as the teacher was trained on them."""
         example_key, posterior_key = jax.random.split(key)
         example = self.inner.example(example_key, frozen, batch["row"])
-        x0 = self.inner.latents.x0(frozen, {"image": example["image"]}, posterior_key)
+        x0 = self.inner.x0(frozen, example, posterior_key)
         tokens, _ = self.inner.encode_styles(frozen, example["styles"])
         condition = self.inner.condition(frozen, example, tokens)
         no_text = condition.tokens.at[:, 0].set(0.0)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,12 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure, varied
 from rdm_jax.conditioning.views import View
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.core.schema import within
 from rdm_jax.core.vectors import unit
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import (
-    BACKBONES,
-    SIZES,
     STYLE_ENCODER,
-    STYLE_ENCODERS,
     build_denoiser,
     build_style_encoder,
     with_sizes,
@@ -41,7 +37,8 @@ from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import DenoisingRun, denoising_loss
+from rdm_jax.training.denoising import denoising_loss
+from rdm_jax.training.groups import Groups
 from rdm_jax.training.labels import attribute, one_color_images
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.model_record import ModelRecord
@@ -54,83 +51,10 @@ from rdm_jax.training.partners import (
     shows_another,
 )
 from rdm_jax.training.recoloring import recolored
-from rdm_jax.training.schema import Count, LatentData, Positive, Probability, network
+from rdm_jax.training.role_settings import Schema as Schema
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import EVAL_BATCHES, Task, held_out_loss, spread
 from rdm_jax.training.tasks.conditioned import open_base
-
-STYLE_SIZES = ("image_size", "token_dim", "input_shape")
-"""Fields of style encoders that follow from the data."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RoleData(LatentData):
-    """Labeled images.
-
-    Attributes:
-      content: the attribute that names what an image shows; "" is its caption.
-      style: the attribute that names an image's style.
-      family: the attribute that names the family of its style, whose shapes are alike.
-      one_color: the attribute that is "True" or "1" for images of one ink on white; "" if there are none.
-      most_of_style: the most images of a style that an epoch generates, spread evenly over its images; 0 takes
-        all. All of them are neighbors.
-      held_out_rows: images that are held out for evaluation, spread evenly over the set.
-    """
-
-    content: str = ""
-    style: str = "style"
-    family: str = "group"
-    one_color: str = ""
-    most_of_style: Count = 0
-    held_out_rows: Count = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Roles:
-    """The `conditioning` section: what each example is conditioned on.
-
-    Attributes:
-      neighbors: style neighbors; half of the groups have all of them, the others 1 or more.
-      group: images of one style in a record, which share their style neighbors.
-      null_probability: of no condition at all.
-      text_dropout: of an example without its caption.
-      style_dropout: of one without style neighbors.
-      content_dropout: of one without content.
-      content_latents: whether the first stage's latents of content are further channels.
-      content_odds: of content from the image itself, from a twin, and from a cousin (see `training.partners`).
-      recolored: the fraction of one-color groups with an ink and a background of random colors.
-      naming: the weight of the loss that names the style of each style neighbor.
-    """
-
-    neighbors: Positive = 4
-    group: Positive = 4
-    null_probability: Probability = 0.08
-    text_dropout: Probability = 0.2
-    style_dropout: Probability = 0.08
-    content_dropout: Probability = 0.08
-    content_latents: bool = True
-    content_odds: tuple[float, float, float] = (0.3, 0.2, 0.5)
-    recolored: Probability = 0.2
-    naming: Annotated[float, within(0.0)] = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schema(DenoisingRun):
-    """The settings of a model with two roles of neighbors.
-
-    Attributes:
-      base: the bundle with the encoder and the first stage.
-      data: the images.
-      conditioning: what each example is conditioned on.
-      model: the denoiser, which takes channels beside the latent.
-      style_encoder: of style neighbors; its other fields follow from the data.
-    """
-
-    base: str
-    data: RoleData
-    conditioning: Roles
-    model: Annotated[Mapping[str, Any], network(BACKBONES, (*SIZES, "condition_channels"))]
-    style_encoder: Annotated[Mapping[str, Any], network(STYLE_ENCODERS, STYLE_SIZES, default=STYLE_ENCODER)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +68,8 @@ class RolesTask(Task):
       caption: [n] the row of each image's caption.
       partners: of the images.
       one_color: [n] which ones are of one ink on white.
-      latents: the first stage with the scale of its latents.
+      groups: the records of an epoch.
+      latents: the first stage with the scale of its latents; of the images that are shown, if encoded ahead.
       module: the denoiser.
       encoder: the style encoder.
       view: what it takes of an image.
@@ -158,6 +83,7 @@ class RolesTask(Task):
     caption: Int[np.ndarray, " n"]
     partners: Partners
     one_color: np.ndarray
+    groups: Groups
     latents: Latents
     module: Any
     encoder: StyleEncoder | PatchEncoder
@@ -167,62 +93,48 @@ class RolesTask(Task):
     @property
     def size(self) -> int:
         """The number of records in an epoch."""
-        return len(self.rows) // self.config.conditioning.group
+        return len(self.groups)
 
     @property
     def frozen(self) -> Any:
-        """The first stage's parameters, and the whole set."""
+        """The first stage's parameters, the whole set, and its latents where they are encoded ahead."""
         whole = {"images": np.asarray(self.images.images), "texts": self.texts, "caption": self.caption}
         whole["one_color"] = self.one_color
         parts = dict.fromkeys(("autoencoder", *(part for part in self.view.parts if part != "denoiser")))
-        return {**{part: self.base.params[part] for part in parts}, "partners": self.partners, **whole}
+        return {
+            **{part: self.base.params[part] for part in parts},
+            "partners": self.partners,
+            **whole,
+            **self._moments,
+        }
+
+    @property
+    def _moments(self) -> dict[str, np.ndarray]:
+        """What the first stage made of the images that are shown, and the place of each image among them."""
+        if self.latents.moments is None:
+            return {}
+        place = np.zeros(len(self.images), np.int32)
+        place[self.groups.shown] = np.arange(len(self.groups.shown))
+        return {"moments": np.asarray(self.latents.moments), "place": place}
 
     @property
     def record(self) -> dict[str, str]:
         """Hashes of the images and of the base."""
         return {"source": self.images.fingerprint, "base": self.base.digest}
 
-    @functools.cached_property
+    @property
     def held_out(self) -> Int[np.ndarray, " m"]:
-        """The images kept for evaluation, spread evenly: the set is sorted by style."""
-        return spread(self.config.data.held_out_rows, len(self.images))
-
-    @functools.cached_property
-    def rows(self) -> Int[np.ndarray, " m"]:
-        """The images of an epoch."""
-        begin, length = np.asarray(self.partners.style_run).T
-        place = np.empty(len(self.images), np.int64)
-        place[np.asarray(self.partners.by_style)] = np.arange(len(place))
-        most = np.minimum(length, self.config.data.most_of_style or len(place))
-        number = place - begin
-        taken = (number + 1) * most // length > number * most // length
-        return np.setdiff1d(np.flatnonzero(taken), self.held_out)
+        """The images kept for evaluation."""
+        return self.groups.held_out
 
     @functools.cached_property
     def schedule(self) -> Schedule:
         """The noise schedule."""
         return build_schedule(self.config.diffusion.to_dict())
 
-    @functools.cached_property
-    def _begins(self) -> Int[np.ndarray, " m"]:
-        """Where each style begins in `rows`, sorted by style, and the end."""
-        styles = np.asarray(self.partners.style)[self._by_style]
-        return np.append(np.unique(styles, return_index=True)[1], len(styles))
-
-    @functools.cached_property
-    def _by_style(self) -> Int[np.ndarray, " m"]:
-        """The images of an epoch, sorted by style."""
-        return self.rows[np.argsort(np.asarray(self.partners.style)[self.rows], kind="stable")]
-
     def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns the numbers of a group of images of one style, [group]; styles are as frequent as their images."""
-        group = self.config.conditioning.group
-        place = row * group + int(generator.integers(group))
-        style = int(np.searchsorted(self._begins, place, side="right")) - 1
-        begin, end = self._begins[style : style + 2]
-        others = self._by_style[generator.integers(begin, end, group)]
-        others[0] = self._by_style[place]
-        return {"row": others.astype(np.int32)}
+        """Returns the numbers of a group of images of one style, [group]."""
+        return {"row": self.groups.read(row, generator).astype(np.int32)}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the denoiser, the style encoder and the head that names styles; no stats."""
@@ -247,7 +159,7 @@ class RolesTask(Task):
         data, config = extras.frozen, self.config.conditioning
         example_key, posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 5)
         example = self.example(example_key, data, batch["row"])
-        x0 = self.latents.x0(data, {"image": example["image"]}, posterior_key)
+        x0 = self.x0(data, example, posterior_key)
         tokens, vectors = self.encode_styles({**data, **params}, example["styles"])
         keys = noise_key, time_key, dropout_key
         denoising, bands = denoising_loss(
@@ -260,6 +172,18 @@ class RolesTask(Task):
         naming, named = naming_loss(params[HEAD], vectors, styles)
         metrics |= {"naming": naming, "named": named}
         return denoising + config.naming * naming, (metrics, extras.stats)
+
+    def x0(self, data: Any, example: dict[str, Array], key: Key[Array, ""]) -> Float[Array, "b h w c"]:
+        """Returns the latents of a batch's images, sampled from the posterior of the first stage.
+
+        Args:
+          data: `frozen`, on the devices.
+          example: what `example` returned.
+          key: of the random numbers.
+        """
+        if "moments" in data:
+            return self.latents.x0(data, {"moments": data["moments"][data["place"][example["row"]]]}, key)
+        return self.latents.x0(data, {"image": example["image"]}, key)
 
     def encode_styles(
         self, params: Any, images: Float[Array, "n s s 3"]
@@ -290,6 +214,7 @@ class RolesTask(Task):
         present = jnp.repeat(jnp.arange(config.neighbors)[None] < count, g, axis=0)
         others = shows_another(partners, rows, jnp.repeat(style_rows, g, axis=0))
         return {
+            "row": rows,
             "image": (colored[:, :g].reshape(b * g, *colored.shape[2:]) + 1.0) * 127.5,
             "styles": colored[:, g:].reshape(-1, *colored.shape[2:]),
             "usable": others & present & ~dropped["style"][:, None],
@@ -398,7 +323,9 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     progress("encoding captions", 0, len(known))
     vectors = unit(ClipEncoder(base).encode_texts(known))
     texts = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
-    latents = open_latents(base, images, config, progress)
+    style, held_out = np.asarray(partners.style), spread(data.held_out_rows, len(images))
+    groups = Groups(style, held_out, data.most_of_style, config.conditioning.group)
+    latents = open_latents(base, images.take(groups.shown) if data.cache_latents else images, config, progress)
     height, _, channels = latents.shape
     width = vectors.shape[1]
     denoiser = with_sizes(
@@ -416,7 +343,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     encoder = build_style_encoder(style_encoder)
     caption = caption[1:].astype(np.int32)
     networks = module, encoder, view, settings
-    return RolesTask(config, base, images, texts, caption, partners, one_color, latents, *networks)
+    return RolesTask(config, base, images, texts, caption, partners, one_color, groups, latents, *networks)
 
 
 def _style_encoder(

@@ -75,16 +75,16 @@ def test_a_record_is_a_group_of_one_style_without_held_out_images(task):
             group = task.read(row, generator)["row"]
             assert group.shape == (GROUP,) and len(set(styles(task, group))) == 1
             seen += group.tolist()
-    assert set(seen) == set(task.rows.tolist()) and not set(seen) & set(task.held_out.tolist())
+    assert set(seen) == set(task.groups.rows.tolist()) and not set(seen) & set(task.held_out.tolist())
 
 
 def test_the_most_of_a_style_are_spread_evenly(task):
     few = task_of("data.most_of_style=5", "data.held_out_rows=0")
-    counts = np.bincount(styles(few, few.rows))
+    counts = np.bincount(styles(few, few.groups.rows))
     assert counts.tolist() == [5, 5, 5, 5]
     for style in range(4):
         places = np.flatnonzero(np.asarray(few.partners.style) == style)
-        gaps = np.diff(np.searchsorted(places, few.rows[styles(few, few.rows) == style]))
+        gaps = np.diff(np.searchsorted(places, few.groups.rows[styles(few, few.groups.rows) == style]))
         assert gaps.max() - gaps.min() <= 1
 
 
@@ -123,6 +123,28 @@ def test_content_may_be_an_attribute_and_texts_stay_those_of_the_captions():
 def test_an_attribute_that_is_missing_is_named():
     with pytest.raises(UserError, match=r"has no attribute 'family', which the config"):
         task_of("data.family=family")
+
+
+@pytest.mark.slow
+def test_latents_that_are_encoded_ahead_are_those_of_the_images(tmp_path):
+    settings = "conditioning.recolored=0", "data.most_of_style=5", f"data.data_dir={tmp_path}"
+    ahead, each = (task_of(*settings, f"data.cache_latents={cached}") for cached in ("true", "false"))
+    assert ahead.latents.moments is not None and len(ahead.latents.moments) == len(ahead.groups.shown) < COUNT
+    key, rows = jax.random.key(0), jnp.asarray(ahead.groups.shown[:18].reshape(6, GROUP))
+
+    def x0(task):
+        data = jax.tree.map(jnp.asarray, task.frozen)
+        task = dataclasses.replace(task, latents=dataclasses.replace(task.latents, scaling={"scale": 1.0}))
+        return jax.jit(lambda: task.x0(data, task.example(key, data, rows), key))()
+
+    found, expected = x0(ahead), x0(each)
+    assert np.std(expected) > 0
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())  # float16 keeps 11 bits
+
+
+def test_cached_latents_have_no_random_colors():
+    with pytest.raises(UserError, match=r"conditioning.recolored=0.2 needs data.cache_latents=false"):
+        task_of("data.cache_latents=true")
 
 
 @pytest.mark.slow
