@@ -14,10 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from rdm_jax.core import files, int8, paths, storage, text, trees, values
+from rdm_jax.core import files, paths, storage, stored_arrays, text, trees, values
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.parts import PARTS, SECTIONS, build, check
 
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 SCHEMA = 2
 TOKENIZER = "tokenizer.json"
 DTYPES = ("float32", "bfloat16")
-STORED = ("float16", "float32", "int8")
-IN_INT8 = "word_table"  # the name of parameters that a bundle in float16 holds in int8, with a scale for each row
-SCALES = "_scales"  # after the name of a parameter in int8
 PARTS_OF = "parts_of"  # in config.json, the embedded bundle that holds the files which the folder lacks
 EMBEDDED = Path(__file__).parent / "assets" / "models"
 
@@ -93,8 +87,7 @@ class Bundle:
 
         Args:
           path: the folder.
-          dtype: a name in `STORED`. In float16, word tables are in int8. In int8, the kernels of the generative network
-            are, with a scale for each output channel, and all else is as in float16.
+          dtype: a name in `stored_arrays.DTYPES`; int8 is that of the generative network's kernels.
           parts_of: the name of an embedded bundle; files that are equal to its own are left out, and read there.
 
         Raises:
@@ -103,8 +96,7 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        if dtype not in STORED:
-            raise unknown("dtype", dtype, STORED)
+        stored_arrays.check_dtype(dtype)
 
         elsewhere = read_config(_embedded(parts_of))["sha256"] if parts_of else {}
         config = {key: value for key, value in self.config.items() if key != PARTS_OF}
@@ -115,7 +107,7 @@ class Bundle:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
                 with files.library_writes(SafetensorError), files.replaced(target) as new:
-                    save_file(_stored(flat, dtype, PARTS[part].chooses_dtype), new)
+                    save_file(stored_arrays.to_stored(flat, dtype, PARTS[part].chooses_dtype), new)
                 hashes[part] = _kept_hash(target, elsewhere.get(part))
             if self.tokenizer is not None:
                 files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
@@ -311,31 +303,10 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
         )
     try:
         with safe_open(file, "numpy") as stored:
-            names = stored.keys()  # the file is no mapping and cannot be iterated
-            flat = {name: _read_leaf(stored, name, names, dtype) for name in names if not name.endswith(SCALES)}
+            flat = stored_arrays.from_stored(stored.get_tensor, stored.keys(), dtype)
     except (SafetensorError, OSError) as error:
         raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error
     return trees.unflatten(flat)
-
-
-def _stored(flat: Mapping[str, Any], dtype: str, generative: bool) -> dict[str, np.ndarray]:
-    """Returns the arrays of a part's file."""
-    arrays = {}
-    for name, leaf in flat.items():
-        if dtype != "float32" and name.endswith(IN_INT8):
-            arrays[name], arrays[name + SCALES] = int8.quantize(np.asarray(leaf, np.float32))
-        elif dtype == "int8" and generative and np.ndim(leaf) > 1:
-            arrays[name], arrays[name + SCALES] = int8.quantize(np.asarray(leaf, np.float32), axis=-1)
-        else:
-            arrays[name] = np.array(leaf, "float32" if dtype == "float32" else "float16", order="C")
-    return arrays
-
-
-def _read_leaf(stored: Any, name: str, names: Sequence[str], dtype: str) -> np.ndarray:
-    leaf = stored.get_tensor(name)
-    if name + SCALES in names:
-        leaf = int8.dequantize(leaf, stored.get_tensor(name + SCALES))
-    return np.asarray(leaf, jnp.dtype(dtype))
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:

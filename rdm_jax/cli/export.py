@@ -16,7 +16,7 @@ HELP = """write the bundle of a trained model
   rdm export style-scenes runs/clip --out runs/base      a model with another part
   rdm export runs/rdm --out my-model --name my-model     the whole model
   rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every
-  rdm export runs/few --out fast --dtype int8 --parts-of style-scenes   a small file: only what is not in style-scenes"""
+  rdm export runs/few --out fast --dtype int8 --parts-of style-scenes    small: what style-scenes has is left out"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

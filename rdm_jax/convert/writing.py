@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.bundle import PARTS_OF, SCALES, TOKENIZER, Bundle, locate, read_config
+from rdm_jax.bundle import PARTS_OF, TOKENIZER, Bundle, locate, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers
 from rdm_jax.convert.conversion import RAW
 from rdm_jax.convert.mapping import Foreign, disassemble
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict
-from rdm_jax.core import files
+from rdm_jax.core import files, stored_arrays
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.models import build_autoencoder, build_denoiser
@@ -51,7 +51,7 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
 def _complete(path: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     """Yields a bundle in which every tensor is stored as it is: a copy where some are in int8 or in another bundle."""
     denoiser = path / "denoiser.safetensors"
-    in_int8 = denoiser.is_file() and any(name.endswith(SCALES) for name in SafetensorsFile(denoiser))
+    in_int8 = denoiser.is_file() and stored_arrays.in_int8(SafetensorsFile(denoiser))
     if PARTS_OF not in config and not in_int8:
         yield path
         return
