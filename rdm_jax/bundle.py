@@ -82,7 +82,7 @@ class Bundle:
                 config[part] = {**config[part], "dtype": own}
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
-    def save(self, path: Path, dtype: str = "float16", parts_of: str = "") -> None:
+    def save(self, path: Path, dtype: str = "float16", parts_of: str | None = None) -> None:
         """Writes the bundle to a new folder atomically.
 
         Args:

@@ -16,6 +16,7 @@ HELP = """write the bundle of a trained model
   rdm export style-scenes runs/clip --out runs/base      a model with another part
   rdm export runs/rdm --out my-model --name my-model     the whole model
   rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every
+  rdm export runs/few --out in-4 --step 3000             an earlier checkpoint, of a run with --config.keep_every
   rdm export runs/few --out fast --dtype int8 --parts-of style-scenes    small: what style-scenes has is left out"""
 
 
@@ -35,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--parts-of",
-        default="",
         metavar="NAME",
         help="a model that ships with the package: leave out files that are equal to its own, and read them there",
     )
@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="of a power-function average (EDM2): its standard deviation over the steps, 0.05 to 0.2, of a run with "
         "snapshot_every (default: the run's own moving average)",
+    )
+    parser.add_argument(
+        "--step", type=number(int, 1), metavar="N", help="of a checkpoint that the runs keep (default: the newest)"
     )
 
 
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_orbax()
     named = {"name": args.name} if args.name else {}
-    bundle = merge([run_or_model(place, args.ema_length) for place in args.workdirs], **named)
+    bundle = merge([run_or_model(place, args.ema_length, args.step) for place in args.workdirs], **named)
     bundle.save(args.out, args.dtype, args.parts_of)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")
