@@ -1,6 +1,7 @@
 """Quality against the number of network evaluations: a model, samplers that need no training, and its students.
 
 python benchmarks/few_steps.py --out runs/few_steps --student style-scenes-fast --student runs/student-2
+python benchmarks/few_steps.py --out runs/few_steps --student runs/consistency:4 --student runs/consistency:2
 python benchmarks/few_steps.py --out runs/few_steps --quick
 
 Every run generates the same images of two arms of the style-swap measurement from the same noise: neutral prompts, each
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from machine import machine
-from step_plots import grid, plot
+from step_plots import TEACHER, grid, plot
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.cli.png import encode_png
@@ -44,18 +45,18 @@ from rdm_jax.evaluation.metrics.intervals import bootstrap_statistic
 from rdm_jax.evaluation.report import markdown_table
 from rdm_jax.evaluation.statistics import Mean
 from rdm_jax.generator import Generator
+from rdm_jax.heads.diffusion.few_steps import SECTION
 
 ATTRIBUTES = ("style", "subject", "colour")
 FIRST, NAMED = ARMS[:2]
 RESAMPLES = 100
-REFERENCE = ("DDIM, trailing", 50)
+REFERENCE = (TEACHER, 50)
 CURVES: Mapping[str, tuple[Mapping[str, str], tuple[int, ...]]] = {
-    "DDIM, trailing": ({"sampler": "ddim", "spacing": "trailing"}, (50, 16, 8, 4, 2, 1)),
+    TEACHER: ({"sampler": "ddim", "spacing": "trailing"}, (50, 16, 8, 4, 2, 1)),
     "DPM-Solver++ 2M": ({"sampler": "dpmpp_2m", "spacing": "trailing"}, (16, 8, 4)),
     "UniPC": ({"sampler": "unipc", "spacing": "trailing"}, (16, 8, 4)),
     "DDIM, compvis": ({"sampler": "ddim", "spacing": "compvis"}, (50,)),
 }
-STUDENTS = "students"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +93,23 @@ class Images:
 
 
 def runs_of(teacher: str, students: Sequence[str], scale: float) -> Iterator[Run]:
-    """Yields the teacher's runs at a guidance scale, and one of each student as its settings declare it."""
+    """Yields the teacher's runs at a guidance scale, and one of each student.
+
+    Args:
+      teacher: the name or folder of a model.
+      students: the name or folder of each, with a number of steps after a colon in place of its own.
+      scale: of the teacher's guidance; 1 is none, and takes half the evaluations.
+    """
     for curve, (options, counts) in CURVES.items():
         for steps in counts:
             yield Run(curve, teacher, {**options, "steps": steps}, steps, steps * (2 if scale != 1 else 1))
     for student in students:
-        sampling = Bundle.open(student, parts=()).config["sampling"]
-        steps = int(sampling["steps"])
-        yield Run(STUDENTS, student, {}, steps, steps * (2 if sampling["guidance_scale"] != 1 else 1))
+        name, _, steps = student.partition(":")
+        config = Bundle.open(name, parts=()).config
+        if SECTION not in config:
+            raise UserError(f"--student {name} is no student: its settings have no section {SECTION}")
+        count = int(steps or config["sampling"]["steps"])
+        yield Run(f"student, {config[SECTION]['method']}", name, {"steps": count}, count, count)
 
 
 @functools.cache
@@ -252,7 +262,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--model", default="style-scenes", metavar="NAME|DIR", help="the teacher (%(default)s)")
-    parser.add_argument("--student", action="append", default=[], metavar="NAME|DIR", help="(repeatable)")
+    parser.add_argument(
+        "--student", action="append", default=[], metavar="NAME|DIR[:STEPS]", help="a few-step model (repeatable)"
+    )
     parser.add_argument("--samples", type=int, default=480, metavar="N", help="of the first arm (%(default)s)")
     parser.add_argument("--named", type=int, default=120, metavar="N", help="of the second arm (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="B")

@@ -13,14 +13,8 @@ from jaxtyping import UInt8
 from rdm_jax.core import sheets
 from rdm_jax.evaluation.arms import GENERAL, Cell
 
-COLUMNS = (
-    ("DDIM, trailing", 50),
-    ("DDIM, trailing", 4),
-    ("students", 8),
-    ("students", 4),
-    ("students", 2),
-    ("students", 1),
-)
+TEACHER, STUDENT = "DDIM, trailing", "student, progressive"
+COLUMNS = ((TEACHER, 50), (TEACHER, 4), (STUDENT, 8), (STUDENT, 4), (STUDENT, 2), (STUDENT, 1))
 
 
 def plot(runs: Sequence[Mapping[str, Any]], real: float) -> bytes | None:
@@ -76,7 +70,7 @@ def grid(runs: Sequence[tuple[Any, UInt8[np.ndarray, "n h w 3"]]], cells: Sequen
     columns = [found[key] for key in COLUMNS if key in found]
     rows = rows_of(cells)
     images = np.stack([np.stack([images[row] for _, images in columns]) for row in rows])
-    names = [f"{'student' if run.curve == 'students' else 'teacher'}, {run.evaluations}" for run, _ in columns]
+    names = [f"{'student' if run.curve == STUDENT else 'teacher'}, {run.evaluations}" for run, _ in columns]
     return sheets.grid(images, [f"{cells[row].prompt}, {cells[row].style}" for row in rows], names, zoom=2)
 
 

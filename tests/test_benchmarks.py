@@ -11,6 +11,7 @@ import pytest
 
 from rdm_jax import conditioning, guidance
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.samplers import SAMPLERS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -160,9 +161,13 @@ def step_images(run: Any, features: np.ndarray, pixels: int) -> Any:
 def test_runs_of_few_steps_count_their_evaluations() -> None:
     from few_steps import REFERENCE, runs_of
 
-    guided, plain = (list(runs_of("style-scenes", ["style-scenes"], scale)) for scale in (2.0, 1.0))
+    guided, plain = (list(runs_of("style-scenes", [], scale)) for scale in (2.0, 1.0))
     assert [run.evaluations for run in guided] == [2 * run.steps for run in guided]
-    assert [run.evaluations for run in plain[:-1]] == [run.steps for run in plain[:-1]]
+    assert [run.evaluations for run in plain] == [run.steps for run in plain]
+    students = list(runs_of("style-scenes", ["style-scenes-fast", "style-scenes-fast:3"], 2.0))[-2:]
+    assert [run.evaluations for run in students] == [4, 3]
+    with pytest.raises(UserError, match="style-scenes is no student"):
+        list(runs_of("style-scenes", ["style-scenes"], 2.0))
     assert REFERENCE in {(run.curve, run.steps) for run in guided}
     assert len({run.title for run in guided}) == len(guided)
 
