@@ -54,7 +54,7 @@ REFERENCE = (TEACHER, 50)
 CURVES: Mapping[str, tuple[Mapping[str, str], tuple[int, ...]]] = {
     TEACHER: ({"sampler": "ddim", "spacing": "trailing"}, (50, 16, 8, 4, 2, 1)),
     "DPM-Solver++ 2M": ({"sampler": "dpmpp_2m", "spacing": "trailing"}, (16, 8, 4)),
-    "UniPC": ({"sampler": "unipc", "spacing": "trailing"}, (16, 8, 4)),
+    "UniPC": ({"sampler": "unipc", "spacing": "trailing"}, (8, 4)),
     "DDIM, compvis": ({"sampler": "ddim", "spacing": "compvis"}, (50,)),
 }
 
@@ -124,8 +124,7 @@ def generate(run: Run, cells: Sequence[Cell], seed: int, batch: int, folder: Pat
     stored = Bundle.open(run.model).hashes if run.model not in Bundle.names() else bundle.config["sha256"]
     identity = {
         "model": dict(stored),
-        "settings": bundle.config["sampling"],
-        "options": dict(run.options),
+        "options": {**bundle.config["sampling"], **run.options},
         "cells": [dataclasses.asdict(cell) for cell in cells],
         "seed": seed,
         "batch": batch,
