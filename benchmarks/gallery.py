@@ -25,7 +25,7 @@ from rdm_jax.editing.mixing import learn
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 
-STEPS = {"sampler": "ddim", "steps": 25}
+STEPS = {"sampler": "ddim(spacing='compvis')", "steps": 25}
 SEED = 5
 SIZE = 64
 
@@ -161,7 +161,7 @@ def conditions(files: Mapping[str, str]) -> list[Row]:
 def editing(generator: Generator, files: dict[str, str], folder: Path) -> list[Row]:
     """Returns the rows of editing.png; inverts an image and learns mixing weights for them first."""
     poster, boat, blue = {"database": "poster"}, "a red boat", "a blue boat"
-    ddim = {"sampler": "ddim", "steps": 25, "guidance_scale": 1.0}
+    ddim = {**STEPS, "guidance_scale": 1.0}
     inverted = invert(generator, generator.plan(boat, init=files["boat"], **poster, **ddim))
     note(f"inversion: relative error of the latents {inverted.latent_error:.1e}")
     noise = folder / "noise.npy"

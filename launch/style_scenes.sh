@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains the embedded model and builds its databases from scratch: images, CLIP, autoencoder, neighbors, diffusion
-# model, noised networks, classifier. Every part resumes: after a stop, run it again.
+# Trains the embedded models and builds their databases from scratch: images, CLIP, autoencoder, neighbors, diffusion
+# model, noised networks, few-step model, classifier. Every part resumes: after a stop, run it again.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "$0")/common.sh"
@@ -68,6 +68,11 @@ step "noised CLIP" train noised_clip noised_clip --config.base="$out/generator"
 step "noised classifier" train noised_classifier noised_classifier --config.base="$out/generator"
 once "$out/model" "$RDM" export "$out/noised_clip" "$out/noised_classifier" --out "$out/model" --name style-scenes
 
+updates=${steps:-400}
+step "few-step model" "$RDM" train --config distill --workdir "$out/few" --config.teacher="$out/model" \
+  --config.data.data_dir="$data" --config.data.neighbors="$out/neighbors" --config.stages=8,4 \
+  --config.updates="$updates,$updates"
+
 step classifier train classifier style_scenes/classifier
 once "$out/classifiers" "$RDM" export "$out/classifier" --out "$out/classifiers" --name style-scenes-classifier
 
@@ -84,9 +89,11 @@ step "database general" once "$out/databases/general" "$RDM" database build styl
 
 if [ "$install" = yes ]; then
   assets=rdm_jax/assets
-  rm -rf "$assets/models/style-scenes" "$assets/classifiers/style-scenes" "$assets/databases"
+  rm -rf "$assets/models/style-scenes" "$assets/models/style-scenes-fast" "$assets/classifiers/style-scenes" "$assets/databases"
   mkdir -p "$assets/models" "$assets/classifiers"
   cp -r "$out/model" "$assets/models/style-scenes"
+  "$RDM" export "$out/few" --out "$assets/models/style-scenes-fast" --name style-scenes-fast --dtype int8 \
+    --parts-of style-scenes
   cp -r "$out/classifiers" "$assets/classifiers/style-scenes"
   cp -r "$out/databases" "$assets/databases"
   du -sh "$assets"

@@ -14,10 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from rdm_jax.core import files, int8, paths, storage, text, trees, values
+from rdm_jax.core import files, paths, storage, stored_arrays, text, trees, values
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.parts import PARTS, SECTIONS, build, check
 
@@ -27,8 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 2
 TOKENIZER = "tokenizer.json"
 DTYPES = ("float32", "bfloat16")
-IN_INT8 = "word_table"  # the name of parameters that a bundle in float16 holds in int8, with a scale for each row
-SCALES = "_scales"  # after the name of such a parameter
+PARTS_OF = "parts_of"  # in config.json, the embedded bundle that holds the files which the folder lacks
 EMBEDDED = Path(__file__).parent / "assets" / "models"
 
 
@@ -86,27 +82,37 @@ class Bundle:
                 config[part] = {**config[part], "dtype": own}
         return Bundle(config, params, _read_tokenizer(path, config), path)
 
-    def save(self, path: Path, dtype: str = "float16") -> None:
-        """Writes the bundle to a new folder atomically, its arrays in `dtype`; in float16, word tables are in int8.
+    def save(self, path: Path, dtype: str = "float16", parts_of: str | None = None) -> None:
+        """Writes the bundle to a new folder atomically.
+
+        Args:
+          path: the folder.
+          dtype: a name in `stored_arrays.DTYPES`; int8 is that of the generative network's kernels.
+          parts_of: the name of an embedded bundle; files that are equal to its own are left out, and read there.
 
         Raises:
-          UserError: `path` exists or cannot be written.
+          UserError: `path` exists or cannot be written, or `dtype` or the embedded bundle is unknown.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
+        stored_arrays.check_dtype(dtype)
+
+        elsewhere = read_config(_embedded(parts_of))["sha256"] if parts_of else {}
+        config = {key: value for key, value in self.config.items() if key != PARTS_OF}
+        config |= {PARTS_OF: parts_of} if parts_of else {}
         with files.writing(path), files.new_directory(path) as folder:
             hashes = {}
             for part in self.params:
                 flat = trees.flatten(self.params[part])
                 target = folder / f"{part}.safetensors"
                 with files.library_writes(SafetensorError), files.replaced(target) as new:
-                    save_file(_stored(flat, dtype), new)
-                hashes[part] = files.sha256(target)
+                    save_file(stored_arrays.to_stored(flat, dtype, PARTS[part].chooses_dtype), new)
+                hashes[part] = _kept_hash(target, elsewhere.get(part))
             if self.tokenizer is not None:
                 files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
-                hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
-            files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
+                hashes["tokenizer"] = _kept_hash(folder / TOKENIZER, elsewhere.get("tokenizer"))
+            files.write_json(folder / "config.json", {**config, "schema": SCHEMA, "sha256": hashes})
 
     @property
     def dtype(self) -> str:
@@ -188,15 +194,35 @@ def locate(name_or_path: str | Path) -> Path:
     Raises:
       UserError: there is no such bundle.
     """
-    embedded = EMBEDDED / str(name_or_path)
     if str(name_or_path) in Bundle.names():
-        return embedded
+        return EMBEDDED / str(name_or_path)
     if paths.is_remote(name_or_path):
         return storage.staged(str(name_or_path), "config.json")
     path = paths.local(name_or_path)
     if path.is_dir():
         return path
     raise unknown("model", str(name_or_path), Bundle.names(), hint="or give the folder of a bundle")
+
+
+def _embedded(name: str) -> Path:
+    """Returns the folder of an embedded bundle; raises UserError if none has this name."""
+    if name not in Bundle.names():
+        raise unknown("embedded model", name, Bundle.names())
+    return EMBEDDED / name
+
+
+def file_of(path: Path, name: str, config: Mapping[str, Any]) -> Path:
+    """Returns a file of a bundle, which may be that of the embedded bundle that it takes parts from."""
+    own = path / name
+    return own if own.is_file() or PARTS_OF not in config else _embedded(config[PARTS_OF]) / name
+
+
+def _kept_hash(file: Path, elsewhere: str | None) -> str:
+    """Returns the SHA-256 of a new file, which is deleted if it is that of the file elsewhere."""
+    digest = files.sha256(file)
+    if digest == elsewhere:
+        file.unlink()
+    return digest
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -268,7 +294,7 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
     """Returns a part's parameters, each copied on its own from the mapped file, which needs no further memory."""
     from safetensors import SafetensorError, safe_open
 
-    file = path / f"{part}.safetensors"
+    file = file_of(path, f"{part}.safetensors", config)
     if not file.is_file():
         raise UserError(f"damaged bundle {path}: {file.name} is missing; export or convert the model again")
     if files.sha256(file) != config.get("sha256", {}).get(part):
@@ -277,35 +303,16 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
         )
     try:
         with safe_open(file, "numpy") as stored:
-            names = stored.keys()  # the file is no mapping and cannot be iterated
-            flat = {name: _read_leaf(stored, name, names, dtype) for name in names if not name.endswith(SCALES)}
+            flat = stored_arrays.from_stored(stored.get_tensor, stored.keys(), dtype)
     except (SafetensorError, OSError) as error:
         raise UserError(f"damaged bundle {path}: {file.name} cannot be read ({error})") from error
     return trees.unflatten(flat)
 
 
-def _stored(flat: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a part's file."""
-    arrays = {}
-    for name, leaf in flat.items():
-        if dtype == "float16" and name.endswith(IN_INT8):
-            arrays[name], arrays[name + SCALES] = int8.quantize(np.asarray(leaf, np.float32))
-        else:
-            arrays[name] = np.array(leaf, dtype, order="C")
-    return arrays
-
-
-def _read_leaf(stored: Any, name: str, names: Sequence[str], dtype: str) -> np.ndarray:
-    leaf = stored.get_tensor(name)
-    if name + SCALES in names:
-        leaf = int8.dequantize(leaf, stored.get_tensor(name + SCALES))
-    return np.asarray(leaf, jnp.dtype(dtype))
-
-
 def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:
     from rdm_jax.data.tokenizer import load_tokenizer
 
-    file = path / TOKENIZER
+    file = file_of(path, TOKENIZER, config)
     recorded = config.get("sha256", {}).get("tokenizer")
     if not file.is_file():
         if recorded:

@@ -140,6 +140,8 @@ def resolve(
     if null not in NULLS:
         raise unknown("null condition", null, NULLS)
     sampling = {key: value for key, value in config["sampling"].items() if key != "database"}
+    if given.get("sampler") not in (None, sampling.get("sampler")):
+        sampling.pop("spacing", None)  # the model's spacing is of its own sampler; another one has its own
     defaults = {"neighbors": config["conditioning"]["neighbors"], **sampling}
     request = options.build(Request, *({k: v for k, v in one.items() if k in shared} for one in (given, defaults)))
     chosen = options.build(head.Options, *({k: v for k, v in one.items() if k in own} for one in (given, defaults)))

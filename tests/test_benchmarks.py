@@ -1,4 +1,4 @@
-"""benchmarks/sampling.py measures everything that there is, and its small calculations are right."""
+"""benchmarks/ measure everything that there is, and their small calculations are right."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from rdm_jax import conditioning, guidance
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.samplers import SAMPLERS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -144,3 +145,53 @@ def test_the_time_of_the_shell_adds_up(tmp_path) -> None:
     assert warm[at("compilation")] < empty[at("compilation")]
     assert warm[at("imports")] > 0.1 and warm[at("tracing")] > 0
     assert full[at("SVG")] + full[at("previews")] > 0 == warm[at("SVG")]
+
+
+def step_images(run: Any, features: np.ndarray, pixels: int) -> Any:
+    """Images of one color with given features, classified as a star."""
+    from few_steps import Images
+
+    from rdm_jax.evaluation.classifiers import Classification
+
+    named = {"style": ["neon"] * len(features), "subject": ["star"] * len(features), "colour": ["red"] * len(features)}
+    images = np.full((len(features), 4, 4, 3), pixels, np.uint8)
+    return Images(run, images, Classification(named, features.astype(np.float32)))
+
+
+def test_runs_of_few_steps_count_their_evaluations() -> None:
+    from few_steps import REFERENCE, runs_of
+
+    guided, plain = (list(runs_of("style-scenes", [], scale)) for scale in (2.0, 1.0))
+    assert [run.evaluations for run in guided] == [2 * run.steps for run in guided]
+    assert [run.evaluations for run in plain] == [run.steps for run in plain]
+    students = list(runs_of("style-scenes", ["style-scenes-fast", "style-scenes-fast:3"], 2.0))[-2:]
+    assert [run.evaluations for run in students] == [4, 3]
+    with pytest.raises(UserError, match="style-scenes is no student"):
+        list(runs_of("style-scenes", ["style-scenes"], 2.0))
+    assert REFERENCE in {(run.curve, run.steps) for run in guided}
+    assert len({run.title for run in guided}) == len(guided)
+
+
+def test_measures_of_few_steps() -> None:
+    from few_steps import HEAD, measure, rows_of, runs_of
+
+    from rdm_jax.evaluation.classifiers import AttributeClassifier
+
+    run, other = list(runs_of("style-scenes", [], 2.0))[:2]
+    features = np.random.default_rng(0).normal(size=(12, 3))
+    labels = [{"style": "neon", "subject": "star", "colour": "red"}] * 8
+    labels += [{"style": "poster", "subject": "star", "colour": "red"}] * 4
+    classifier = AttributeClassifier.open()
+    reference, moved = step_images(run, features, 10), step_images(other, features + np.array([0.0, 2.0, 0.0]), 13)
+    real = step_images(run, features[:8], 10).classified
+    same = measure(classifier, reference, reference, real, labels)
+    assert (same["style"]["rate"], same["style"]["count"]) == (1.0, 8)
+    assert (same["named_style"]["rate"], same["named_style"]["count"]) == (0.0, 4)
+    assert same["frechet"]["value"] == pytest.approx(0.0, abs=1e-6)
+    assert (same["pixels"]["mean"], same["features"]["mean"]) == (0.0, 0.0)
+    found = measure(classifier, moved, reference, real, labels)
+    assert found["frechet"]["value"] == pytest.approx(4.0, abs=1e-4)
+    assert (found["pixels"]["mean"], found["features"]["mean"]) == (3.0, pytest.approx(2.0))
+    reached = {**{name: same[name] for name in ("style", "subject", "colour")}, "frechet": 1.0}
+    rows = rows_of({"runs": [same, found], "real": reached})
+    assert [len(row) for row in rows] == [len(HEAD)] * 3

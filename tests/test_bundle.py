@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from rdm_jax import factory
-from rdm_jax.bundle import Bundle, merge, override
+from rdm_jax import bundle, factory
+from rdm_jax.bundle import PARTS_OF, Bundle, merge, override
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.condition import Condition
 from rdm_jax.parts import PARTS
@@ -50,6 +51,45 @@ def test_float16_rounds_once(tmp_path: Path) -> None:
     first = Bundle.open(tmp_path / "half")
     first.save(tmp_path / "again")
     assert Bundle.open(tmp_path / "again").hashes == first.hashes
+
+
+def test_int8_rounds_the_kernels_of_the_generative_network_once(tmp_path: Path) -> None:
+    original = tiny.bundle()
+    for dtype in ("float16", "int8"):
+        original.save(tmp_path / dtype, dtype)
+    half, small = (Bundle.open(tmp_path / dtype) for dtype in ("float16", "int8"))
+    assert {part for part in half.params if half.hashes[part] != small.hashes[part]} == {"denoiser"}
+    exact, rounded = (trees.flatten(one.params["denoiser"]) for one in (original, small))
+    for name, leaf in exact.items():
+        step = np.abs(leaf).max(axis=tuple(range(leaf.ndim - 1)), keepdims=True) / 127 if leaf.ndim > 1 else 0.0
+        assert (np.abs(rounded[name] - leaf) <= 0.6 * step + 2**-10 * np.abs(leaf)).all(), name
+    size, half_size = ((tmp_path / dtype / "denoiser.safetensors").stat().st_size for dtype in ("int8", "float16"))
+    assert size < half_size
+    small.save(tmp_path / "again", "int8")
+    assert Bundle.open(tmp_path / "again").hashes == small.hashes
+    with pytest.raises(UserError, match=r"unknown dtype 'int4'.*int8"):
+        original.save(tmp_path / "other", "int4")
+
+
+def test_files_equal_to_those_of_an_embedded_bundle_are_read_there(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(bundle, "EMBEDDED", tmp_path)
+    base = tiny.bundle()
+    base.save(tmp_path / "tiny")
+    denoiser = tiny.random_params(tiny.CONFIG, "denoiser", 1)
+    student = Bundle({**base.config, "name": "student"}, {**base.params, "denoiser": denoiser}, base.tokenizer)
+    student.save(tmp_path / "student", parts_of="tiny")
+    student.save(tmp_path / "complete")
+    assert {file.name for file in (tmp_path / "student").iterdir()} == {"config.json", "denoiser.safetensors"}
+    opened, complete = Bundle.open("student"), Bundle.open(tmp_path / "complete")
+    chex.assert_trees_all_equal(opened.params, complete.params)
+    assert opened.hashes == complete.hashes and opened.tokenizer is not None
+    opened.save(tmp_path / "copy")
+    assert PARTS_OF not in Bundle.open(tmp_path / "copy").config
+    (tmp_path / "tiny" / "clip.safetensors").write_bytes((tmp_path / "tiny" / "denoiser.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"student: the SHA-256 of clip\.safetensors"):
+        Bundle.open("student")
+    with pytest.raises(UserError, match="unknown embedded model 'huge'"):
+        student.save(tmp_path / "new", parts_of="huge")
 
 
 @pytest.mark.slow

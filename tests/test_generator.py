@@ -192,6 +192,23 @@ def test_text_alone_needs_no_database(generator):
     assert plan.request.neighbors == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "spacing"),
+    [
+        ({}, "trailing"),
+        ({"steps": 7}, "trailing"),
+        ({"sampler": "ddim"}, "trailing"),
+        ({"sampler": "heun"}, ""),
+        ({"sampler": "ddim(spacing='leading')"}, ""),
+        ({"sampler": "heun", "spacing": "log_snr"}, "log_snr"),
+    ],
+)
+def test_the_spacing_of_a_model_is_that_of_its_own_sampler(given, spacing) -> None:
+    config = {**tiny.CONFIG, "sampling": {**tiny.CONFIG["sampling"], "spacing": "trailing"}}
+    _, options = resolve(config, head_of(config), given, queries=1)
+    assert options.spacing == spacing
+
+
 @pytest.mark.parametrize(("images", "size", "expected"), [(1, 64, 1), (8, 64, 8), (9, 64, 5), (17, 64, 6), (4, 768, 1)])
 def test_batches_are_filled_evenly(images, size, expected):
     given = {"height": size, "width": size, "num_images": images}

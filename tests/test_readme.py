@@ -46,7 +46,7 @@ def test_the_command_lines_are_understood(line: str, monkeypatch) -> None:
 
 
 def test_what_ships_is_what_the_readme_names() -> None:
-    assert Bundle.names() == ["style-scenes", "style-scenes-rarm"]
+    assert Bundle.names() == ["style-scenes", "style-scenes-fast", "style-scenes-rarm"]
     assert all(f"`{name}`" in README for name in Bundle.names())
     named = set(re.findall(r"--database ([a-z_/-]+)", README)) - {"my_style", "runs/retrieval"}
     assert named and named <= set(Database.names())

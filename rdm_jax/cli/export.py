@@ -15,7 +15,9 @@ HELP = """write the bundle of a trained model
   rdm export runs/clip runs/autoencoder --out runs/base  parts joined
   rdm export style-scenes runs/clip --out runs/base      a model with another part
   rdm export runs/rdm --out my-model --name my-model     the whole model
-  rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every"""
+  rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every
+  rdm export runs/few --out in-4 --step 3000             an earlier checkpoint, of a run with --config.keep_every
+  rdm export runs/few --out fast --dtype int8 --parts-of style-scenes    small: what style-scenes has is left out"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
     parser.add_argument("--name", help="the model's name; that of the last run's config by default")
-    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the stored arrays")
+    parser.add_argument(
+        "--dtype",
+        default="float16",
+        metavar="TYPE",
+        help="of the stored arrays: float16 (default), float32, or int8, a quarter of the size, for the kernels of the "
+        "generative network",
+    )
+    parser.add_argument(
+        "--parts-of",
+        metavar="NAME",
+        help="a model that ships with the package: leave out files that are equal to its own, and read them there",
+    )
     parser.add_argument(
         "--ema-length",
         type=number(float, 0, 1),
         metavar="L",
         help="of a power-function average (EDM2): its standard deviation over the steps, 0.05 to 0.2, of a run with "
         "snapshot_every (default: the run's own moving average)",
+    )
+    parser.add_argument(
+        "--step", type=number(int, 1), metavar="N", help="of a checkpoint that the runs keep (default: the newest)"
     )
 
 
@@ -44,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_orbax()
     named = {"name": args.name} if args.name else {}
-    bundle = merge([run_or_model(place, args.ema_length) for place in args.workdirs], **named)
-    bundle.save(args.out, args.dtype)
+    bundle = merge([run_or_model(place, args.ema_length, args.step) for place in args.workdirs], **named)
+    bundle.save(args.out, args.dtype, args.parts_of)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
       everything: also the options that not every verb has (`core.options.Declaration`).
     """
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
+    parser.add_argument(
+        "--fast", action="store_true", help="use the model's few-step model, which takes a few evaluations of a network"
+    )
     add_generation_options(parser, everything=everything)
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -112,6 +115,15 @@ def _samplers() -> str:
 
     samplers = "\n".join(describe(name, cls) for name, cls in SAMPLERS.items())
     return f"--sampler\n{samplers}\n\n--spacing\n{', '.join(SPACINGS)}\n"
+
+
+def model_of(args: argparse.Namespace) -> str:
+    """Returns the name or folder of the model to use; raises UserError for --fast if there is no few-step model."""
+    if not args.fast:
+        return args.model
+    from rdm_jax.heads.diffusion.few_steps import student_of
+
+    return student_of(args.model)
 
 
 def seed_of(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdm_jax import __version__
-from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, read_config, tokenizer_bytes
+from rdm_jax.bundle import SCHEMA, TOKENIZER, encoder_identity, file_of, read_config, tokenizer_bytes
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers, dit, metrics, patch_transformers, rarm, uvit
 from rdm_jax.convert.mapping import Parameter, built, number_of
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
@@ -320,13 +320,15 @@ def _hugging_face_clip(source: Path, tokenizer: Path | None, allowed: frozenset[
 
 def _bundle_clip(source: Path, tokenizer: Path | None) -> Conversion:
     """Returns the CLIP of a bundle, which is copied."""
-    identity, file = encoder_identity(source), source / "clip.safetensors"
+    identity, config = encoder_identity(source), read_config(source)
+    file = file_of(source, "clip.safetensors", config)
     if not file.is_file() or files.sha256(file) != identity["sha256"]:
         raise UserError(f"damaged bundle {source}: {file.name} is not the one that config.json names; copy it again")
-    conversion = _clip("bundle", identity["name"], read_config(source)["clip"], file, (file,), tokenizer)
-    if tokenizer or not (source / TOKENIZER).is_file():
+    conversion = _clip("bundle", identity["name"], config["clip"], file, (file,), tokenizer)
+    own = file_of(source, TOKENIZER, config)
+    if tokenizer or not own.is_file():
         return conversion
-    return dataclasses.replace(conversion, tokenizer=read_tokenizer(source))
+    return dataclasses.replace(conversion, tokenizer=read_tokenizer(own.parent))
 
 
 def _clip(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rdm_jax.bundle import TOKENIZER, locate, read_config
+from rdm_jax.bundle import PARTS_OF, TOKENIZER, Bundle, locate, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers
 from rdm_jax.convert.conversion import RAW
 from rdm_jax.convert.mapping import Foreign, disassemble
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict
-from rdm_jax.core import files
+from rdm_jax.core import files, stored_arrays
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.models import build_autoencoder, build_denoiser
@@ -40,9 +42,22 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     kind = config.get("denoiser", {}).get("kind", "unet")
     if kind != "unet":
         raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
-    with files.writing(out), files.new_directory(out) as folder:
-        WRITERS[to](path, config, folder, progress or (lambda *_: None))
+    with files.writing(out), files.new_directory(out) as folder, _complete(path, config) as source:
+        WRITERS[to](source, config, folder, progress or (lambda *_: None))
         return [out / file.name for file in sorted(folder.iterdir())]
+
+
+@contextlib.contextmanager
+def _complete(path: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Yields a bundle in which every tensor is stored as it is: a copy where some are in int8 or in another bundle."""
+    denoiser = path / "denoiser.safetensors"
+    in_int8 = denoiser.is_file() and stored_arrays.in_int8(SafetensorsFile(denoiser))
+    if PARTS_OF not in config and not in_int8:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Bundle.open(path).save(Path(folder) / "model")
+        yield Path(folder) / "model"
 
 
 def _compvis(path: Path, config: Mapping[str, Any], folder: Path, progress: StageProgressCallback) -> None:

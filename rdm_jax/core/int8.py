@@ -1,4 +1,4 @@
-"""Rows of numbers in one byte each, with a scale for each row."""
+"""Arrays of numbers in one byte each, with a scale for each index of one axis."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from jaxtyping import Float, Float16, Float32, Int8
 LARGEST = 127
 
 
-def quantize(rows: Float[np.ndarray, "n d"]) -> tuple[Int8[np.ndarray, "n d"], Float16[np.ndarray, "n 1"]]:
-    """Returns integers in [-127, 127] and scales, so that integers times scales are the rows, rounded.
+def quantize(
+    array: Float[np.ndarray, "*shape"], axis: int = 0
+) -> tuple[Int8[np.ndarray, "*shape"], Float16[np.ndarray, "*scales"]]:
+    """Returns integers in [-127, 127] and scales, so that integers times scales are the array, rounded.
 
-    Rows that are such products already are returned exactly: reading and writing again changes nothing.
+    An array that is such a product already is returned exactly: reading and writing again changes nothing.
 
     Args:
-      rows: finite, in the range of float16.
+      array: finite, in the range of float16.
+      axis: that has a scale for each index; the scales have one number along the others.
     """
-    scales = (np.abs(rows).max(axis=1, keepdims=True, initial=0.0) / LARGEST).astype(np.float16)
+    others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
+    scales = (np.abs(array).max(axis=others, keepdims=True, initial=0.0) / LARGEST).astype(np.float16)
     divisors = np.where(scales > 0, scales, 1).astype(np.float32)
-    return np.rint(rows / divisors).clip(-LARGEST, LARGEST).astype(np.int8), scales
+    return np.rint(array / divisors).clip(-LARGEST, LARGEST).astype(np.int8), scales
 
 
-def dequantize(integers: Int8[np.ndarray, "n d"], scales: Float16[np.ndarray, "n 1"]) -> Float32[np.ndarray, "n d"]:
-    """Returns the rows that `quantize` rounded."""
+def dequantize(
+    integers: Int8[np.ndarray, "*shape"], scales: Float16[np.ndarray, "*scales"]
+) -> Float32[np.ndarray, "*shape"]:
+    """Returns the array that `quantize` rounded."""
     return integers.astype(np.float32) * scales.astype(np.float32)

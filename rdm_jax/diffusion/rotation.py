@@ -33,8 +33,21 @@ def velocity_to(z: Float[Array, "b h w c"], z_next: Float[Array, "b h w c"], inf
       z_next: the latent at its end.
       info: the step; its two levels differ.
     """
-    alpha, sigma, alpha_next, sigma_next = (
-        per_image(info.coefficients[name], z.ndim) for name in ("alpha", "sigma", "alpha_next", "sigma_next")
-    )
-    cosine, sine = alpha * alpha_next + sigma * sigma_next, sigma * alpha_next - alpha * sigma_next
+    cosine, sine = _turn(info, z.ndim)
     return (cosine * z - z_next) / sine
+
+
+def rotate_back(
+    z_next: Float[Array, "b h w c"], velocity: Float[Array, "b h w c"], info: StepInfo
+) -> Float[Array, "b h w c"]:
+    """Returns the latent from which a velocity leads to z_next in one step, (z_next + sin(delta) v) / cos(delta)."""
+    cosine, sine = _turn(info, z_next.ndim)
+    return (z_next + sine * velocity) / cosine
+
+
+def _turn(info: StepInfo, ndim: int) -> tuple[Float[Array, "*_"], Float[Array, "*_"]]:
+    """Returns cosine and sine of the angle of a step."""
+    alpha, sigma, alpha_next, sigma_next = (
+        per_image(info.coefficients[name], ndim) for name in ("alpha", "sigma", "alpha_next", "sigma_next")
+    )
+    return alpha * alpha_next + sigma * sigma_next, sigma * alpha_next - alpha * sigma_next

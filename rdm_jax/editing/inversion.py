@@ -3,6 +3,9 @@
 An inverse step needs the prediction at its noisy end, which is unknown. The usual approximation uses the prediction at
 the other end; here fixed-point iterations correct it (Pan et al. 2023, https://arxiv.org/abs/2309.04907), so that
 sampling returns to the image.
+
+The iterations are on the velocity (see `diffusion.rotation`): those on eps have a factor of 1 at the noisy end of a
+schedule and do not converge there. A guided velocity depends on the latent too strongly at that end, and eps is used.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.diffusion.denoiser import Denoiser, StepInfo
 from rdm_jax.diffusion.parameterization import per_image
+from rdm_jax.diffusion.rotation import rotate_back, velocity
 from rdm_jax.diffusion.samplers import sample
 from rdm_jax.diffusion.samplers.ddim import DDIM
 from rdm_jax.editing.support import require
@@ -28,7 +32,7 @@ from rdm_jax.heads.diffusion.program import Inputs, conditioned_denoiser, inputs
 
 
 def ddim_inversion(
-    denoiser: Denoiser, steps: StepInfo, x0: Float[Array, "b h w c"], iterations: int = 3
+    denoiser: Denoiser, steps: StepInfo, x0: Float[Array, "b h w c"], iterations: int = 3, guided: bool = False
 ) -> Float[Array, "b h w c"]:
     """Returns the noise from which DDIM's steps lead to x0.
 
@@ -37,16 +41,20 @@ def ddim_inversion(
       steps: DDIM's plan, with eta 0.
       x0: the latent of the image, at the noise level where the plan ends.
       iterations: evaluations of the network for each step; 1 is the usual approximation.
+      guided: whether the denoiser is guided.
     """
 
     def inverse_step(x_next: Array, info: StepInfo) -> tuple[Array, None]:
         """Returns the latent before one step."""
-        c = {name: per_image(value, x_next.ndim) for name, value in info.coefficients.items()}
-        ratio = c["alpha"] / c["alpha_next"]
 
         def refine(_: Any, x_t: Array) -> Array:
             """Returns a better estimate, by the prediction at the previous one."""
-            return ratio * x_next + (c["sigma"] - ratio * c["sigma_next"]) * denoiser(x_t, info).eps
+            prediction = denoiser(x_t, info)
+            if not guided:
+                return rotate_back(x_next, velocity(prediction, info), info)
+            c = {name: per_image(value, x_next.ndim) for name, value in info.coefficients.items()}
+            ratio = c["alpha"] / c["alpha_next"]
+            return ratio * x_next + (c["sigma"] - ratio * c["sigma_next"]) * prediction.eps
 
         return jax.lax.fori_loop(0, iterations, refine, x_next), None
 
@@ -91,7 +99,7 @@ def invert(generator: Generator, plan: Plan, iterations: int = 3) -> Inversion:
     def invert_and_sample(params: Any, inputs: Inputs, x0: Array) -> tuple[Array, Array, Array, Array]:
         """Returns the noise, the latent that it leads to, and both latents decoded."""
         denoiser = conditioned_denoiser(bundle, params, inputs, guided=plan.run.guided)
-        noise = ddim_inversion(denoiser, inputs.infos, x0, iterations)
+        noise = ddim_inversion(denoiser, inputs.infos, x0, iterations, plan.run.guided)
         again = sample(sampler, inputs.infos, noise, denoiser)
         return noise, again, decode(params["autoencoder"], again), decode(params["autoencoder"], x0)
 

@@ -20,7 +20,7 @@ from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Retriever
 
-SAMPLER = "ddim"
+SAMPLER = "ddim(spacing='compvis')"  # whatever the spacing of the model
 FIRST_SEED = 1_000
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.evaluation.bench import Bench
+from rdm_jax.evaluation.bench import SAMPLER, Bench
 from rdm_jax.evaluation.gallery import Target
 from rdm_jax.evaluation.measures import EncodedImages
 from rdm_jax.evaluation.methods import of_prompt
@@ -21,10 +21,10 @@ def compare(bench: Bench, progress: StageProgressCallback) -> dict[str, Any]:
     """
     few, long = bench.sizes.few_steps, bench.sizes.reference_steps
     runs = [
-        (f"DDIM, {long} steps", "ddim", long, 0),
-        (f"DDIM, {long} steps, other noise", "ddim", long, OTHER_SEED),
+        (f"DDIM, {long} steps", SAMPLER, long, 0),
+        (f"DDIM, {long} steps, other noise", SAMPLER, long, OTHER_SEED),
         (f"DPM-Solver++ 2M, {few} steps", "dpmpp_2m", few, 0),
-        (f"DDIM, {few} steps", "ddim", few, 0),
+        (f"DDIM, {few} steps", SAMPLER, few, 0),
     ]
     count = len(bench.targets) * bench.sizes.images
     encoded: list[EncodedImages] = []

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from rdm_jax.core import trees
-from rdm_jax.core.errors import UserError, first_line, some
+from rdm_jax.core.errors import UserError, first_line, some, unknown
 from rdm_jax.training.state import State, abstract_like
 from rdm_jax.training.stopping import StoppedAtOnce
 from rdm_jax.training.workdir import CHECKPOINTS, Workdir
@@ -203,11 +203,15 @@ def _check_sums(state: State, expected: Mapping[str, int]) -> None:
         raise ValueError(f"{wrong[0]} differs from what was saved")
 
 
-def restore_arrays(workdir: Workdir) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """Returns the step, the state (numpy, as a dictionary) and the record of a run's newest sound checkpoint.
+def restore_arrays(workdir: Workdir, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Returns the step, the state (numpy, as a dictionary) and the record of a checkpoint.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; the newest sound one if None.
 
     Raises:
-      UserError: the folder holds no checkpoint, or none that can be read.
+      UserError: the folder holds no checkpoint, none of that step, or none that can be read.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -216,16 +220,20 @@ def restore_arrays(workdir: Workdir) -> tuple[int, dict[str, Any], dict[str, Any
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.training.Checkpointer(workdir.checkpoints) as saver:
         steps = sorted((checkpoint.step for checkpoint in saver.checkpoints), reverse=True)
-        for step in steps:
+        if step is not None and step not in steps:
+            raise unknown(
+                "step of a checkpoint", str(step), map(str, steps), hint="a run keeps every keep_every-th one"
+            )
+        for tried in steps if step is None else [step]:
             try:
-                stored = saver.checkpointables_metadata(step).metadata["state"]
+                stored = saver.checkpointables_metadata(tried).metadata["state"]
                 target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
-                items = saver.load_checkpointables(step, {"state": target, "data": None})
+                items = saver.load_checkpointables(tried, {"state": target, "data": None})
                 record = json.loads(items["data"]["json"])["record"]
             except Exception as error:  # Orbax raises many types for a damaged folder
-                _LOG.warning("checkpoint %d cannot be read and is skipped: %s", step, first_line(error))
+                _LOG.warning("checkpoint %d cannot be read and is skipped: %s", tried, first_line(error))
                 continue
-            return step, jax.device_get(items["state"]), record
+            return tried, jax.device_get(items["state"]), record
     if steps:
         raise UserError(
             f"none of the checkpoints {some(map(str, steps))} in {workdir.checkpoints} can be read; train again"

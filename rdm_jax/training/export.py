@@ -26,11 +26,12 @@ def write_record(workdir: Workdir, record: ModelRecord) -> None:
         workdir.publish(TOKENIZER)
 
 
-def export_run(place: str | Path, ema_length: float | None = None) -> Bundle:
-    """Returns the model of a run's newest checkpoint, averaged parameters, with the steps of each part's training.
+def export_run(place: str | Path, ema_length: float | None = None, step: int | None = None) -> Bundle:
+    """Returns the model of a run's checkpoint, averaged parameters, with the steps of each part's training.
 
     Args:
       place: the run's folder or address.
+      step: of the checkpoint; the newest one if None.
       ema_length: of a power-function average at the newest snapshot, in place of the run's own moving average.
 
     Raises:
@@ -43,7 +44,7 @@ def export_run(place: str | Path, ema_length: float | None = None) -> Bundle:
         raise UserError(f"{workdir} is no training run: it has no {CONFIG}; give a --workdir of `rdm train`")
     if stored is None:
         raise UserError(f"{workdir} has no {MODEL}; start `rdm train` there once more, which writes it")
-    step, state, _ = restore_arrays(workdir)
+    step, state, _ = restore_arrays(workdir, step)
     record = ModelRecord.read(stored, str(workdir))
     params, length = state["ema"], {}
     if ema_length is not None:
@@ -56,12 +57,13 @@ def export_run(place: str | Path, ema_length: float | None = None) -> Bundle:
     return Bundle({**bundle.config, "training": training}, bundle.params, bundle.tokenizer)
 
 
-def run_or_model(place: str | Path, ema_length: float | None = None) -> Bundle:
+def run_or_model(place: str | Path, ema_length: float | None = None, step: int | None = None) -> Bundle:
     """Returns the model of a run by its folder, or a model by its name or folder.
 
     Args:
       place: the name, folder or address.
       ema_length: of a run's average, as of `export_run`; a model has none to choose from.
+      step: of a run's checkpoint, likewise.
 
     Raises:
       UserError: as `export_run` and `Bundle.open` do.
@@ -69,7 +71,7 @@ def run_or_model(place: str | Path, ema_length: float | None = None) -> Bundle:
     if str(place) in Bundle.names():
         return Bundle.open(place)
     is_model = not paths.is_remote(place) and any(paths.local(place).glob("*.safetensors"))
-    return Bundle.open(place) if is_model else export_run(place, ema_length)
+    return Bundle.open(place) if is_model else export_run(place, ema_length, step)
 
 
 def _tokenizer(workdir: Workdir) -> PreTrainedTokenizerFast | None:

@@ -128,6 +128,7 @@ def test_nothing_is_overwritten_and_one_arm_may_be_measured_alone(evaluate, caps
         (["--databases", "~nobody-here/x"], "the home folder of an unknown user"),
         (["--condition", "text"], "condition 'text' uses no database"),
         (["--steps", "100000"], "100000 sampling steps do not fit"),
+        (["--sampler", "dddim"], "unknown sampler 'dddim'"),
         (["--seed", "-1"], "seed -1 is out of range"),
     ],
 )

@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax import bundle
+from rdm_jax.bundle import Bundle
 from rdm_jax.core import files as core_files
 from rdm_jax.generator import Generator
+from rdm_jax.heads.diffusion.few_steps import Distilled
 from tests.helpers import tiny
 
 IMAGES = [f"0000{i}-7.png" for i in range(4)]
@@ -80,6 +83,26 @@ def test_each_of_several_databases_has_a_folder_and_the_same_seeds(sample, home)
     assert [image["database"] for image in run["images"]] == ["one"] * 2 + ["two"] * 2
     sample("a red boat", "--num-images", 2, "--seed", 7, "--out", "alone")
     assert np.array_equal(pixels("outputs/one/00001-7.png"), pixels("alone/00001-7.png"))
+
+
+def test_fast_selects_the_few_step_model_that_ships_for_a_model(sample, home, capsys, monkeypatch, tmp_path):
+    assert sample("a red boat", "--fast") == 2
+    assert "no few-step model of" in capsys.readouterr().err
+    monkeypatch.setattr(bundle, "EMBEDDED", tmp_path)
+    model = Bundle.open(home / "model")
+    settings = {**model.config["sampling"], "spacing": "trailing", "steps": 2, "guidance_scale": 1.0}
+    made = Distilled(
+        teacher="full", method="progressive", sampler="ddim", spacing="trailing", steps=2, guidance_scale=2.0
+    )
+    model.save(tmp_path / "full", "float32")
+    few = {**model.config, "name": "few", "sampling": settings, "distillation": made.section()}
+    Bundle(few, model.params, model.tokenizer).save(tmp_path / "few", "float32", parts_of="full")
+    chosen = ["--database", home / "one", "--seed", 7]
+    for name in ("full", "few"):
+        assert sample("a red boat", "--fast", "--model", name, *chosen, "--out", name, defaults=()) == 0
+        run = json.loads(Path(name, "run.json").read_text())
+        assert (run["model"]["name"], run["options"]["steps"]) == ("few", 2)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(sample):

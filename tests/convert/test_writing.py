@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from rdm_jax import bundle
 from rdm_jax.bundle import Bundle
 from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.torch_file import read_state_dict
@@ -45,6 +46,19 @@ def test_a_pipeline_of_diffusers_round_trips_bit_for_bit(golden, tmp_path):
         config["denoiser"]["attention_resolutions"].sort()  # a set: at which sizes there is attention
     for key in ("denoiser", "diffusion", "latents", "conditioning", "sampling"):
         assert one.config[key] == {name: other.config[key][name] for name in one.config[key]}
+
+
+def test_a_model_in_int8_and_without_files_of_its_own_is_written_in_float16(golden, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "EMBEDDED", tmp_path)
+    convert(golden / "rdm_small.ckpt").write(tmp_path / "converted")
+    Bundle.open("converted").save(tmp_path / "whole")
+    Bundle.open("whole").save(tmp_path / "small", "int8", parts_of="whole")
+    assert not (tmp_path / "small" / "autoencoder.safetensors").exists()
+    write_back("small", "diffusers", tmp_path / "pipeline")
+    convert(tmp_path / "pipeline").write(tmp_path / "again")
+    for part in ("denoiser", "autoencoder"):
+        one, other = (Bundle.open(tmp_path / name, parts=(part,)).params[part] for name in ("small", "again"))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-10, atol=1e-7), one, other)
 
 
 def test_the_ema_alone_also_gives_the_raw_weights(golden, tmp_path):

@@ -27,3 +27,11 @@ def test_stored_again_nothing_changes() -> None:
 def test_rows_of_zeros_and_no_rows() -> None:
     assert not dequantize(*quantize(np.zeros((3, 4), np.float32))).any()
     assert dequantize(*quantize(np.zeros((0, 4), np.float32))).shape == (0, 4)
+
+
+def test_each_index_of_an_axis_has_its_scale() -> None:
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 8, 5)).astype(np.float32) * np.logspace(-2, 2, 5)
+    integers, scales = quantize(kernel.astype(np.float32), axis=-1)
+    assert integers.shape == kernel.shape and scales.shape == (1, 1, 1, 5)
+    step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    assert (np.abs(dequantize(integers, scales) - kernel) <= 0.6 * step).all()

@@ -13,7 +13,7 @@ from rdm_jax.diffusion.denoiser import Prediction
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.diffusion.samplers import sample
 from rdm_jax.diffusion.samplers.ddim import DDIM
-from rdm_jax.diffusion.schedule import scaled_linear
+from rdm_jax.diffusion.schedule import cosine, scaled_linear
 from rdm_jax.editing.inversion import ddim_inversion, invert
 from rdm_jax.generator import Generator
 from tests.helpers import tiny
@@ -56,6 +56,17 @@ def test_more_iterations_come_nearer():
 
 def test_one_iteration_is_of_first_order():
     assert 1.6 < error(50, 1) / error(100, 1) < 2.4
+
+
+def test_a_schedule_without_signal_at_its_end_is_inverted_by_the_velocity():
+    x0 = SPREAD * normal(image_keys(0, jnp.arange(3)), (4, 4, 2))
+    sampler = DDIM(spacing="trailing")
+    plan = sampler.plan(cosine(1000), 16)
+    errors = {}
+    for guided in (False, True):
+        noise = ddim_inversion(gaussian, plan, x0, 3, guided)
+        errors[guided] = float(np.abs(sample(sampler, plan, noise, gaussian) - x0).max())
+    assert errors[False] < errors[True] / 4
 
 
 @pytest.fixture(scope="module")

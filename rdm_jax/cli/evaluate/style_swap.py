@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--condition", metavar="C", help="neighbors or text+neighbors; the model's own by default")
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images generated at once (default: 8)")
+    parser.add_argument(
+        "--sampler", metavar="NAME", help="with its options, as \"ddim(spacing='compvis')\"; the model's own by default"
+    )
     parser.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
 
@@ -50,7 +53,8 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     outputs.check_writable(out)
     arms = _arms(args.arm, args.held_out)
     generator = Generator.load(args.model)
-    options = {name: getattr(args, name) for name in ("condition", "batch_size", "steps", "guidance_scale", "seed")}
+    chosen_options = ("condition", "batch_size", "sampler", "steps", "guidance_scale", "seed")
+    options = {name: getattr(args, name) for name in chosen_options}
     cell_generator = ModelCellGenerator(generator, args.databases, options)
     databases = cell_generator.check(arms)
     classifier = classifier_of(args)

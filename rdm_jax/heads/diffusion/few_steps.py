@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rdm_jax import factory
-from rdm_jax.bundle import Bundle
+from rdm_jax.bundle import Bundle, locate, read_config
 from rdm_jax.core.errors import UserError
 from rdm_jax.heads.diffusion.options import Options
 
@@ -73,6 +73,26 @@ class Distilled:
         kept = {name: value for name, value in of_teacher.items() if name not in GUIDANCE}
         scale = self.guidance_scale if self.guidance_range else 1.0
         return {**kept, "sampler": self.sampler, "spacing": self.spacing, "eta": 0.0, "guidance_scale": scale}
+
+
+def student_of(model: str) -> str:
+    """Returns the name of the few-step model that ships with the package for another model, or that model itself.
+
+    Args:
+      model: the name or folder of a model; a few-step model needs no other.
+
+    Raises:
+      UserError: there is no such model, or none ships for it.
+    """
+    if SECTION in read_config(locate(model)):
+        return model
+    for name in Bundle.names():
+        if read_config(locate(name)).get(SECTION, {}).get("teacher") == model:
+            return name
+    raise UserError(
+        f"no few-step model of {model!r} ships with the package; distill one by `rdm train --config distill "
+        f"--config.teacher={model}`, export it and give it by --model"
+    )
 
 
 def warn_other_use(options: Options, bundle: Bundle) -> None:

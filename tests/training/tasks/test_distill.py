@@ -80,7 +80,7 @@ def run(config, workdir):
 def trained(settings, tmp_path_factory):
     """The workdir of an uninterrupted run, its last state and what it logged."""
     workdir = tmp_path_factory.mktemp("run") / "few"
-    state, logged = run(config_of(settings), workdir)
+    state, logged = run(config_of(settings, "checkpoint_every=1", "keep_every=3"), workdir)
     return workdir, state, logged
 
 
@@ -152,6 +152,9 @@ def test_the_exported_student_declares_its_sampling_and_is_sampled_from_the_shel
     with caplog.at_level(logging.WARNING):
         assert main([*command, "--out", str(tmp_path / "one")]) == 0
     assert not [one for one in caplog.records if "distilled" in one.message]
+    assert export_run(workdir, step=3).config["sampling"]["steps"] == 2
+    assert main(["export", str(workdir), "--out", str(tmp_path / "none"), "--step", "1"]) == 2
+    assert "unknown step of a checkpoint '1'" in capsys.readouterr().err
     image = next(path for path in (tmp_path / "one").rglob("*.png") if "sheet" not in path.name)
     assert main(["replay", str(image), "--model", str(tmp_path / "few"), "--out", str(tmp_path / "again.png")]) == 0
     assert main([*command, "--out", str(tmp_path / "two"), "--init", str(image), "--strength", "1"]) == 0
