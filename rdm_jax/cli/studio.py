@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 from pathlib import Path
 
 from rdm_jax.cli.progress import note
@@ -45,17 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves the page until it is interrupted."""
-    import os
-
     from rdm_jax.studio.places import Places
 
     places = Places(args.folder.resolve()).create()
     os.environ.setdefault("GRADIO_TEMP_DIR", str(places.root / "shown"))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio as _  # noqa: F401
-    except ImportError as error:
-        raise UserError('rdm studio needs the extra "studio"; install it by pip install "rdm_jax[studio]"') from error
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('rdm studio needs the extra "studio"; install it by pip install "rdm_jax[studio]"')
 
     from rdm_jax.studio.page import serve
     from rdm_jax.studio.workshop import Workshop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -44,25 +44,24 @@ def build(workshop: Workshop, model: str, title: str, files: Sequence[tuple[Path
         folder = workshop.places.new_upload("")
         try:
             job.say("reading the files")
-            count = _unpack(files, folder)
+            _unpack(files, folder)
             out = workshop.places.new_database(title)
             with workshop.using(model) as generator, job.progress("encoding image") as progress:
                 source = open_source(str(folder))
                 options = BuildOptions(name=out.name, quality=100)
-                report = build_database(
-                    BuildJob.of(source, generator.encoder, options), out, Execution(1.0, progress=progress)
-                )
+                execution = Execution(max_skip=1.0, workers=0, progress=progress)
+                build_database(BuildJob.of(source, generator.encoder, options), out, execution)
+        except UserError as error:
+            raise UserError(str(error).replace(folder.name, "the upload")) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if report.count == 0:
-            raise UserError(f"none of {count} files can be read as an image; drop PNG, JPEG, WebP or SVG files")
         return out.name
 
     return Job(work)
 
 
-def _unpack(files: Sequence[tuple[Path, str]], folder: Path) -> int:
-    """Copies images, and those within zips, under names of ours; returns how many.
+def _unpack(files: Sequence[tuple[Path, str]], folder: Path) -> None:
+    """Copies images, and those within zips, under names of ours.
 
     Raises:
       UserError: they are too many or too large, or a zip is damaged.
@@ -83,11 +82,10 @@ def _unpack(files: Sequence[tuple[Path, str]], folder: Path) -> int:
             (folder / f"{count:05d}{suffix}").write_bytes(data)
             (folder / f"{count:05d}.txt").write_text(caption.replace("-", " ").replace("_", " "), encoding="utf-8")
     if not count:
-        raise UserError(f"none of the files is an image; use {', '.join(sorted(readable))} or a .zip of these")
-    return count
+        raise UserError("none of the files is an image; use PNG, JPEG, WebP, SVG or a .zip of these")
 
 
-def _contents(path: Path, name: str):
+def _contents(path: Path, name: str) -> Iterator[tuple[bytes, str]]:
     """Yields (data, name) of a file, or of each file of a zip."""
     if path.suffix.lower() != ".zip":
         if path.stat().st_size > LARGEST:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.options import Declaration
 from rdm_jax.request import CONDITIONS, FITS
-from rdm_jax.studio.wanted import option_declarations
+from rdm_jax.studio.wanted import default_of, option_declarations
 
+NARROW = 130  # pixels
 CHOICES = {"condition": CONDITIONS, "fit": FITS}
 DEFAULT_NOTE = re.compile(r" ?\((default|--list)[^)]*\)| ?\(repeatable[^)]*\)")
 
@@ -24,27 +25,29 @@ def add(head: str, defaults: dict[str, Any], options: gr.State) -> None:
       options: {name: value} of what the user has set.
     """
     for name, declaration in option_declarations(head).items():
-        control = _control(name, declaration, defaults.get(name))
+        own = defaults.get(name, default_of(head, name))
+        control = _control(name, declaration, own)
 
         def keep(value: Any, values: dict[str, Any], name: str = name) -> dict[str, Any]:
             """Returns the options with the value of one; none where it is empty."""
             rest = {key: one for key, one in values.items() if key != name}
             return rest if value in (None, "") else {**rest, name: value}
 
-        control.input(keep, [control, options], options, show_progress="hidden", queue=False, api_visibility="private")
+        control.change(keep, [control, options], options, show_progress="hidden", queue=False, api_visibility="private")
 
 
 def _control(name: str, declaration: Declaration, default: Any) -> Any:
     """Returns the control of an option."""
     label = name.replace("_", " ")
     about = DEFAULT_NOTE.sub("", declaration.help).strip()
-    shown = "" if default in (None, "", ()) else f"model: {_text(default)}"
+    shown = _text(default)
     if name in CHOICES:
-        return gr.Dropdown(["", *CHOICES[name]], value="", label=label, info=about)
+        return gr.Dropdown(["", *CHOICES[name]], value="", label=label, info=about, min_width=NARROW)
     if declaration.table:
         names = ", ".join(declaration.table())
-        return gr.Textbox(label=label, info=f"{about}; one on each line", placeholder=names, lines=2)
-    return gr.Textbox(label=label, info=about, placeholder=shown)
+        about = f"{about}; one on each line"
+        return gr.Textbox(label=label, info=about, placeholder=names, lines=2, min_width=2 * NARROW)
+    return gr.Textbox(label=label, info=about, placeholder=shown, min_width=NARROW)
 
 
 def _text(value: Any) -> str:

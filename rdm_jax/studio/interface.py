@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.choice import Choice

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.studio import interface
 from rdm_jax.studio.history import Made
@@ -27,7 +27,9 @@ def build(workshop: Workshop) -> gr.Blocks:
     ) as blocks:
         with gr.Row(equal_height=True, elem_id="top"):
             gr.HTML("<h1>rdm studio</h1><p>Your images are the style: see which ones, before and after.</p>")
-            model = gr.Dropdown(list(workshop.models), value=workshop.default_model, label="Model", min_width=200, scale=0)
+            model = gr.Dropdown(
+                list(workshop.models), value=workshop.default_model, label="Model", min_width=200, scale=0
+            )
         page = Page(workshop, {}, model, blocks.load)
         with gr.Tabs() as tabs:
             with gr.Tab("Generate", id="generate"):
@@ -38,8 +40,8 @@ def build(workshop: Workshop) -> gr.Blocks:
                 sweep.add_tab(page, form)
             with gr.Tab("Databases", id="databases"):
                 databases.add_tab(page, [form.databases, form.content])
-            with gr.Tab("History", id="history"):
-                kept = history.add_tab(page)
+            with gr.Tab("History", id="history") as last:
+                kept = history.add_tab(page, last.select)
         for results in (made, edited, kept):
             _connect(page, tabs, form, editor, results, made)
         interface.add(page)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.history import Made
@@ -74,6 +74,11 @@ def bar(status: Status) -> str:
 def message(text: str) -> str:
     """Returns an error as HTML, which screen readers say at once; "" for none."""
     return f'<p class="error" role="alert">{html.escape(text)}</p>' if text else ""
+
+
+def remark(text: str) -> str:
+    """Returns a line that is no error as HTML; "" for none."""
+    return f'<p class="remark" role="status">{html.escape(text)}</p>' if text else ""
 
 
 def guarded(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -76,6 +76,12 @@ def option_declarations(head: str) -> dict[str, Declaration]:
     return {name: one for name, one in every.items() if name not in OWN_CONTROLS and not one.file}
 
 
+def default_of(head: str, name: str) -> Any:
+    """Returns the default of an option where the model has none of its own."""
+    owner = Request if name in declarations(Request) else all_options()[head]
+    return getattr(owner(), name)
+
+
 def lines(text: str | None) -> tuple[str, ...]:
     """Returns the lines of a text that are not empty."""
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
-from rdm_jax.studio.shared import QUEUED, Page, bar, guarded, message, neighbor_items
+from rdm_jax.studio.shared import QUEUED, Page, bar, guarded, neighbor_items, remark
 from rdm_jax.studio.workshop import Shown
 
 ROWS = 24  # images on a page
@@ -67,7 +67,7 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
     def look(name: str, number: float) -> tuple[Any, ...]:
         """Returns a page of a database."""
         rows = catalog.page(places, name, (max(1, int(number or 1)) - 1) * ROWS, ROWS)
-        return message("" if rows else "no images on this page"), neighbor_items(rows), rows
+        return remark("" if rows else "no images on this page"), neighbor_items(rows), rows
 
     for trigger in (page.ready, name.change, number.change):
         trigger(look, [name, number], seen, queue=False, api_visibility="private")
@@ -97,7 +97,7 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
         if not confirmed:
             raise UserError("tick the box beside the button: a removed image does not come back")
         left = catalog.remove(places, name, rows[at].row)
-        return (*look(name, 1)[1:], f"removed; {left} images are left", False)
+        return (*look(name, 1)[1:], remark(f"removed; {left} images are left"), False)
 
     remove.click(
         remove_row, [name, shown, place, sure], [gallery, shown, status, sure], api_visibility="private", **QUEUED
@@ -128,7 +128,7 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
     def merge_them(names: list[str], title: str) -> tuple[Any, ...]:
         """Merges the chosen databases."""
         made = catalog.merge(places, names or [], title or "")
-        return (f"<p>{made} is ready</p>", *updates(made))
+        return (remark(f"{made} is ready"), *updates(made))
 
     merge.click(merge_them, [several, merged], [status, *lists], api_visibility="private", **QUEUED)
 

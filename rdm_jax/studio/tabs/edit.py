@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 import numpy as np
 from PIL import Image
 
@@ -124,7 +124,7 @@ def _edit(page: Page, asked: Asked) -> Any:
 
 def _region(page: Page, asked: Asked) -> Any:
     """Returns the job that generates with another condition where the mask is painted."""
-    given = {
+    given: dict[str, Any] = {
         "mask": str(_saved(page, asked, "mask")),
         "prompt": asked.other_prompt or "",
         "database": page.workshop.places.database(asked.other_database) if asked.other_database else "",

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.studio import controls
 from rdm_jax.studio.results import Results, follow
@@ -158,7 +158,8 @@ def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
             """Adds the controls of the model's head."""
             config = workshop.config(model)
             defaults = {"neighbors": config["conditioning"]["neighbors"], **config["sampling"]}
-            controls.add(config["head"], defaults, options)
+            with gr.Row():
+                controls.add(config["head"], defaults, options)
 
     with gr.Accordion("For designers", open=False), gr.Row():
         svg = gr.Checkbox(False, label="SVG", min_width=70)
@@ -187,6 +188,6 @@ def _add_weights(databases: gr.Dropdown, weights: gr.State) -> None:
 
             def keep(value: float, given: dict[str, float], name: str = name) -> dict[str, float]:
                 """Returns the weights with that of one database."""
-                return {**given, name: value}
+                return {**given, name: float(value)}
 
             slider.release(keep, [slider, weights], weights, queue=False, api_visibility="private")

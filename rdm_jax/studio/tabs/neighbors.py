@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
 from rdm_jax.studio.choice import Choice
-from rdm_jax.studio.shared import QUEUED, Page, guarded, message, neighbor_items
+from rdm_jax.studio.shared import QUEUED, Page, guarded, message, neighbor_items, remark
 from rdm_jax.studio.workshop import Shown
 
 FOUND = 12  # images that a search shows
@@ -86,7 +86,7 @@ def add_neighbors(
         """Returns what a request would retrieve."""
         name, wanted = read(page.workshop, values)
         rows = page.workshop.neighbors(name, wanted, choice)
-        return message("" if rows else "this condition uses no neighbors"), neighbor_items(rows, _marks(choice)), rows
+        return remark("" if rows else "this condition uses no neighbors"), neighbor_items(rows, _marks(choice)), rows
 
     def select(event: gr.SelectData, rows: list[Shown], choice: Choice) -> tuple[Any, ...]:
         """Returns the place of the image that was clicked, what it is, and its weight."""
