@@ -176,7 +176,7 @@ def test_a_bad_option_is_one_line_and_nothing_is_lost(visit):
 
 
 def test_a_job_is_canceled(visit, workshop):
-    visit.generate("a blue boat", steps="1000", batch_size="1")
+    visit.generate("a blue boat", steps="500", batch_size="1")
     visit.page.get_by_role("status").get_by_text(re.compile(r"\d+/\d+")).first.wait_for()
     visit.button("Cancel").click()
     assert "canceled" in visit.alert()

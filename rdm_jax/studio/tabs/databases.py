@@ -67,7 +67,7 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
     def look(name: str, number: float) -> tuple[Any, ...]:
         """Returns a page of a database."""
         rows = catalog.page(places, name, (max(1, int(number or 1)) - 1) * ROWS, ROWS)
-        return remark("" if rows else "no images on this page"), neighbor_items(rows), rows
+        return gr.skip() if rows else remark("no images on this page"), neighbor_items(rows), rows
 
     for trigger in (page.ready, name.change, number.change):
         trigger(look, [name, number], seen, queue=False, api_visibility="private")
@@ -97,10 +97,10 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
         if not confirmed:
             raise UserError("tick the box beside the button: a removed image does not come back")
         left = catalog.remove(places, name, rows[at].row)
-        return (*look(name, 1)[1:], remark(f"removed; {left} images are left"), False)
+        return (remark(f"removed; {left} images are left"), *look(name, 1)[1:], False)
 
     remove.click(
-        remove_row, [name, shown, place, sure], [gallery, shown, status, sure], api_visibility="private", **QUEUED
+        remove_row, [name, shown, place, sure], [status, gallery, shown, sure], api_visibility="private", **QUEUED
     )
 
     def updates(chosen: str) -> list[Any]:

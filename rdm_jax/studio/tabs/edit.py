@@ -107,7 +107,9 @@ def add_tab(page: Page) -> tuple[Any, Results]:
 
 def _edit(page: Page, asked: Asked) -> Any:
     """Returns the job of an action of `rdm edit`."""
+    # The canvas has enlarged the image: it is edited at the model's size.
     arguments = [asked.action, f"--image={_saved(page, asked, 'background')}"]
+    arguments += ["--fit=shrink"] if asked.action != "vary" or asked.strength < 1 else []
     if asked.action == "inpaint":
         arguments.append(f"--mask={_saved(page, asked, 'mask')}")
     if asked.action in ("img2img", "vary"):
@@ -149,14 +151,16 @@ def _saved(page: Page, asked: Asked, part: str) -> Path:
       UserError: there is no image, or nothing is painted.
     """
     value = asked.image or {}
-    background, layers = value.get("background"), value.get("layers") or []
-    if part == "background":
-        if background is None:
-            raise UserError("there is no image; drop one, or open one of the history by its button Edit")
-        pixels = np.asarray(background)[..., :3]
-    else:
-        painted = [np.asarray(layer)[..., 3] >= PAINTED for layer in layers if np.asarray(layer).ndim == 3]
-        if not painted or not np.any(painted):
+    background = value.get("background")
+    if background is None or not (placed := np.asarray(background)[..., 3] > 0).any():
+        raise UserError("there is no image; drop one, or open one of the history by its button Edit")
+    # The canvas is larger than the image, and transparent around it.
+    rows, columns = (np.flatnonzero(placed.any(axis=axis)) for axis in (1, 0))
+    inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    pixels = np.asarray(background)[inside][..., :3]
+    if part == "mask":
+        painted = [np.asarray(layer)[inside][..., 3] >= PAINTED for layer in value.get("layers") or []]
+        if not np.any(painted):
             raise UserError("nothing is painted; paint with the brush where to generate")
         pixels = np.repeat(np.any(painted, axis=0)[..., None] * np.uint8(255), 3, axis=-1)
     path = page.workshop.places.new_upload(".png")
