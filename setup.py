@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["rdm_jax", "rdm_jax.*"]), *CONFIGS],
     package_dir={"rdm_jax.configs": "configs"},
-    package_data={"rdm_jax": ["assets/**/*", "studio/style.css", "py.typed"]},
+    package_data={"rdm_jax": ["assets/**/*", "studio/page/style.css", "py.typed"]},
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8,<0.13",

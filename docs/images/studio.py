@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
-from rdm_jax.studio.page import serve
+from rdm_jax.studio.page.app import serve
 from rdm_jax.studio.places import Places
 from rdm_jax.studio.workshop import Workshop
 

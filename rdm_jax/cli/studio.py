@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError('rdm studio needs the extra "studio"; install it by pip install "rdm_jax[studio]"')
 
-    from rdm_jax.studio.page import serve
+    from rdm_jax.studio.page.app import serve
     from rdm_jax.studio.workshop import Workshop
 
     workshop = Workshop(places, args.model)

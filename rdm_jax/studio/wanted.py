@@ -10,6 +10,7 @@ from typing import Any
 
 from rdm_jax.cli import sample
 from rdm_jax.cli.main import Parser
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.options import Declaration, declarations, flag_of
 from rdm_jax.heads import all_options
@@ -82,9 +83,9 @@ def default_of(head: str, name: str) -> Any:
     return getattr(owner(), name)
 
 
-def lines(text: str | None) -> tuple[str, ...]:
+def lines(given: str | None) -> tuple[str, ...]:
     """Returns the lines of a text that are not empty."""
-    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
+    return tuple(line.strip() for line in text.lines(given or "") if line.strip())
 
 
 def weighted(names: Sequence[str], weights: Mapping[str, float]) -> tuple[str, ...]:

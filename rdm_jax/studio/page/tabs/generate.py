@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
 
-from rdm_jax.studio import controls
-from rdm_jax.studio.results import Results, follow
-from rdm_jax.studio.shared import QUEUED, Page, guarded
-from rdm_jax.studio.tabs.neighbors import Chosen, add_neighbors
+from rdm_jax.studio.page import controls
+from rdm_jax.studio.page.results import Results, follow
+from rdm_jax.studio.page.shared import QUEUED, Page, guarded
+from rdm_jax.studio.page.tabs.neighbors import Chosen, add_neighbors
 from rdm_jax.studio.wanted import Wanted, lines, weighted
 from rdm_jax.studio.workshop import Workshop
 

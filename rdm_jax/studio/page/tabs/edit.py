@@ -16,8 +16,8 @@ from rdm_jax.conditioning import CONDITIONERS, Region
 from rdm_jax.core.calls import format_call
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.choice import Choice
-from rdm_jax.studio.results import Results, follow
-from rdm_jax.studio.shared import QUEUED, Page
+from rdm_jax.studio.page.results import Results, follow
+from rdm_jax.studio.page.shared import QUEUED, Page
 from rdm_jax.studio.wanted import Wanted, lines
 
 REGION = "regions"
@@ -30,7 +30,7 @@ CANVAS = (512, 512)
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class EditValues:
     """The values of the tab's form, in the order of its controls."""
 
     model: str
@@ -91,11 +91,11 @@ def add_tab(page: Page) -> tuple[Any, Results]:
 
     def edit(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Yields status, previews and images of an edit."""
-        asked = Asked(*values)
+        given = EditValues(*values)
 
         def start() -> Any:
             """Returns the job."""
-            return _region(page, asked) if asked.action == REGION else _edit(page, asked)
+            return _region(page, given) if given.action == REGION else _edit(page, given)
 
         yield from follow(page, start, request)
 
@@ -105,52 +105,52 @@ def add_tab(page: Page) -> tuple[Any, Results]:
     return editor, results
 
 
-def _edit(page: Page, asked: Asked) -> Any:
+def _edit(page: Page, given: EditValues) -> Any:
     """Returns the job of an action of `rdm edit`."""
     # The canvas has enlarged the image: it is edited at the model's size.
-    arguments = [asked.action, f"--image={_saved(page, asked, 'background')}"]
-    arguments += ["--fit=shrink"] if asked.action != "vary" or asked.strength < 1 else []
-    if asked.action == "inpaint":
-        arguments.append(f"--mask={_saved(page, asked, 'mask')}")
-    if asked.action in ("img2img", "vary"):
-        arguments.append(f"--strength={asked.strength:g}")
-    if asked.action == "outpaint":
-        arguments += [f"--{side}={int(getattr(asked, side) or 0)}" for side in SIDES]
-    if asked.prompt and asked.action != "vary":
-        arguments.append(f"--prompt={asked.prompt}")
-    arguments += [f"--database={page.workshop.places.database(name)}" for name in asked.databases or []]
-    arguments += [f"--num-images={asked.count}"] if asked.count else []
-    arguments += [f"--seed={asked.seed}"] if asked.seed else []
-    return page.workshop.edit(asked.model, arguments)
+    arguments = [given.action, f"--image={_saved(page, given, 'background')}"]
+    arguments += ["--fit=shrink"] if given.action != "vary" or given.strength < 1 else []
+    if given.action == "inpaint":
+        arguments.append(f"--mask={_saved(page, given, 'mask')}")
+    if given.action in ("img2img", "vary"):
+        arguments.append(f"--strength={given.strength:g}")
+    if given.action == "outpaint":
+        arguments += [f"--{side}={int(getattr(given, side) or 0)}" for side in SIDES]
+    if given.prompt and given.action != "vary":
+        arguments.append(f"--prompt={given.prompt}")
+    arguments += [f"--database={page.workshop.places.database(name)}" for name in given.databases or []]
+    arguments += [f"--num-images={given.count}"] if given.count else []
+    arguments += [f"--seed={given.seed}"] if given.seed else []
+    return page.workshop.edit(given.model, arguments)
 
 
-def _region(page: Page, asked: Asked) -> Any:
+def _region(page: Page, given: EditValues) -> Any:
     """Returns the job that generates with another condition where the mask is painted."""
-    given: dict[str, Any] = {
-        "mask": str(_saved(page, asked, "mask")),
-        "prompt": asked.other_prompt or "",
-        "database": page.workshop.places.database(asked.other_database) if asked.other_database else "",
+    other: dict[str, Any] = {
+        "mask": str(_saved(page, given, "mask")),
+        "prompt": given.other_prompt or "",
+        "database": page.workshop.places.database(given.other_database) if given.other_database else "",
     }
-    if not given["prompt"] and not given["database"]:
+    if not other["prompt"] and not other["database"]:
         raise UserError("the region has neither a prompt nor a database of its own; give one of them")
-    if not lines(asked.prompt):
+    if not lines(given.prompt):
         raise UserError("there is no prompt; write what to generate outside the region")
-    region = Region(**{name: value for name, value in given.items() if value})
+    region = Region(**{name: value for name, value in other.items() if value})
     wanted = Wanted(
-        lines(asked.prompt)[:1],
-        databases=tuple(page.workshop.places.database(name) for name in asked.databases or []),
-        options={"conditions": (format_call(CONDITIONERS, region),), "num_images": asked.count, "seed": asked.seed},
+        lines(given.prompt)[:1],
+        databases=tuple(page.workshop.places.database(name) for name in given.databases or []),
+        options={"conditions": (format_call(CONDITIONERS, region),), "num_images": given.count, "seed": given.seed},
     )
-    return page.workshop.generate(asked.model, wanted, Choice())
+    return page.workshop.generate(given.model, wanted, Choice())
 
 
-def _saved(page: Page, asked: Asked, part: str) -> Path:
+def _saved(page: Page, given: EditValues, part: str) -> Path:
     """Writes the image or its mask to a file of uploads, and returns that.
 
     Raises:
       UserError: there is no image, or nothing is painted.
     """
-    value = asked.image or {}
+    value = given.image or {}
     background = value.get("background")
     if background is None or not (placed := np.asarray(background)[..., 3] > 0).any():
         raise UserError("there is no image; drop one, or open one of the history by its button Edit")

@@ -10,7 +10,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.studio.choice import Choice
 from rdm_jax.studio.history import images_of
 from rdm_jax.studio.jobs import Job
-from rdm_jax.studio.shared import QUEUED, Page
+from rdm_jax.studio.page.shared import QUEUED, Page
 from rdm_jax.studio.wanted import Wanted
 
 

@@ -12,7 +12,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.studio.history import Made, images_of
 from rdm_jax.studio.jobs import Job, Status
-from rdm_jax.studio.shared import Page, bar, details, made_items, neighbor_items
+from rdm_jax.studio.page.shared import Page, bar, details, made_items, neighbor_items
 from rdm_jax.studio.workshop import Workshop, rows_of
 
 OUTPUTS = 4  # of `follow`

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.studio.history import Made, search
-from rdm_jax.studio.results import Results
-from rdm_jax.studio.shared import QUEUED, Page, guarded, made_items, message, remark
+from rdm_jax.studio.page.results import Results
+from rdm_jax.studio.page.shared import QUEUED, Page, guarded, made_items, message, remark
 
 MOST = 60  # images that are shown
 

@@ -11,9 +11,9 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.choice import Choice
-from rdm_jax.studio.results import follow
-from rdm_jax.studio.shared import QUEUED, Page
-from rdm_jax.studio.tabs.generate import RANDOM, Form, read
+from rdm_jax.studio.page.results import follow
+from rdm_jax.studio.page.shared import QUEUED, Page
+from rdm_jax.studio.page.tabs.generate import RANDOM, Form, read
 from rdm_jax.studio.wanted import option_declarations
 
 GRID = "grid.png"

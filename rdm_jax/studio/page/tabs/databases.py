@@ -10,7 +10,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
-from rdm_jax.studio.shared import QUEUED, Page, bar, guarded, neighbor_items, remark
+from rdm_jax.studio.page.shared import QUEUED, Page, bar, guarded, neighbor_items, remark
 from rdm_jax.studio.workshop import Shown
 
 ROWS = 24  # images on a page

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
 
-from rdm_jax.studio import interface
 from rdm_jax.studio.history import Made
-from rdm_jax.studio.results import Results, follow
-from rdm_jax.studio.shared import MOST_WAITING, QUEUED, Page
-from rdm_jax.studio.tabs import databases, edit, generate, history, sweep
+from rdm_jax.studio.page import interface
+from rdm_jax.studio.page.results import Results, follow
+from rdm_jax.studio.page.shared import MOST_WAITING, QUEUED, Page
+from rdm_jax.studio.page.tabs import databases, edit, generate, history, sweep
 from rdm_jax.studio.workshop import Workshop
 
 LARGEST_UPLOAD = "256mb"

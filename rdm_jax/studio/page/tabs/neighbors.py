@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
 from rdm_jax.studio.choice import Choice
-from rdm_jax.studio.shared import QUEUED, Page, guarded, message, neighbor_items, remark
+from rdm_jax.studio.page.shared import QUEUED, Page, guarded, message, neighbor_items, remark
 from rdm_jax.studio.workshop import Shown
 
 FOUND = 12  # images that a search shows
