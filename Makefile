@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PARITY_VENV ?= .venv-parity
 CLOUD_VENV ?= .venv-cloud
+STUDIO_VENV ?= .venv-studio
 OUT ?= outputs/demo
 # What is imported is compiled to bytecode then; pip would do it for all that is installed.
 export PIP_NO_COMPILE = 1
 
-.PHONY: demo test test-all fuzz lint parity cloud environments clean help
+.PHONY: demo test test-all fuzz lint parity cloud studio environments clean help
 
 help:
 	@echo "make demo   install, and generate images of two prompts in four styles in $(OUT)"
@@ -18,8 +19,9 @@ help:
 	@echo "make parity install PyTorch too, in an environment of its own, and compare networks and samplers with it"
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
+	@echo "make studio install the web page and Playwright, in an environment of their own, and test it in Chromium"
 
-environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed
+environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed $(STUDIO_VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
@@ -45,6 +47,14 @@ parity: $(PARITY_VENV)/.installed
 
 cloud: $(CLOUD_VENV)/.installed
 	$(CLOUD_VENV)/bin/python -m pytest tests/retrieval/test_beam.py tests/training/test_object_storage.py
+
+studio: $(STUDIO_VENV)/.installed
+	$(STUDIO_VENV)/bin/python -m pytest tests/studio
+
+$(STUDIO_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(STUDIO_VENV)
+	$(STUDIO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,studio,browser]"
+	@touch $@
 
 $(CLOUD_VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(CLOUD_VENV)
@@ -72,4 +82,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PARITY_VENV) $(CLOUD_VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) $(CLOUD_VENV) $(STUDIO_VENV) outputs build *.egg-info

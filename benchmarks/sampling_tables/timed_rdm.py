@@ -64,14 +64,19 @@ def time_functions(recorder: Recorder) -> None:
         for step in path[:-1]:
             owner = getattr(owner, step)
         recorder.patch(owner, path[-1], part)
-    from rdm_jax.cli import writer
+    from rdm_jax.cli.watch import Terminal
     from rdm_jax.core.rendition import Rendition
 
     plain = Rendition.apply
     traced = recorder.timed("SVG", plain)
     Rendition.apply = lambda self, image: (plain if self.is_plain else traced)(self, image)
-    make = writer._previews
-    writer._previews = lambda *arguments: recorder.timed("previews", make(*arguments))
+    make = Terminal.previews
+
+    def previews(self: Terminal, *arguments: Any) -> Any:
+        write = make(self, *arguments)
+        return write and recorder.timed("previews", write)
+
+    Terminal.previews = previews
 
 
 def time_compilation(recorder: Recorder) -> None:

@@ -17,6 +17,7 @@ from rdm_jax.core.errors import UserError
 if TYPE_CHECKING:
     from rdm_jax.bundle import Bundle
     from rdm_jax.cli.rendering import Layout
+    from rdm_jax.cli.watch import Watch
     from rdm_jax.cli.writer import Group
     from rdm_jax.generator import Generator, Plan, Result
     from rdm_jax.retrieval.database import Database
@@ -190,6 +191,7 @@ def write_run(
     claimed: bool = False,
     layout: Layout | None = None,
     sweep: Sweep | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Path, int]:
     """Generates the images of each plan into a folder, with a record of how.
 
@@ -203,11 +205,13 @@ def write_run(
       claimed: whether `out` is this run's own already (`outputs.run_folder`).
       layout: what files the run has; by default images as they were generated, named by index and seed.
       sweep: whose cells the plans are; None for a run without.
+      watch: follows the run; the terminal if None.
 
     Returns:
       the folder and the number of images in it.
     """
     from rdm_jax.cli import outputs
+    from rdm_jax.cli.watch import Terminal
     from rdm_jax.cli.writer import Writer, write_sheets, write_sweep_sheet
     from rdm_jax.retrieval import attribution
 
@@ -217,7 +221,8 @@ def write_run(
     _read_thumbnails(databases, plans)
     claimed = claimed or layout.resume
     with outputs.run_folder(out, [group.name for group in groups if group.name], claimed=claimed) as folder:
-        writer = Writer(generator, groups, folder, args, layout, sweep.to_json() if sweep else ())
+        watch = watch or Terminal(args.quiet, args.previews)
+        writer = Writer(generator, groups, folder, args, watch, layout, sweep.to_json() if sweep else ())
         plans = writer.resumed() if layout.resume else plans
         results: dict[str, Result] = {}
         try:

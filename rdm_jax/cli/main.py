@@ -46,6 +46,7 @@ VERBS = {
     "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
     "convert": Verb("rdm_jax.cli.convert", "convert released weights to a model bundle"),
     "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),
+    "studio": Verb("rdm_jax.cli.studio", "open a page on this machine to generate images and look at their neighbors"),
     "report": Verb("rdm_jax.cli.report", "compare training runs, evaluations and generated images"),
 }
 

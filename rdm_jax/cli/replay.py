@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Generates the image, writes it, and compares it with the one in the file."""
+    out, comparison = replay(args)
+    note(comparison)
+    sys.stdout.write(f"{out}\n")
+
+
+def replay(args: argparse.Namespace) -> tuple[Path, str]:
+    """Generates the image and writes it; returns its file, and how close it is to the image in the given file."""
     from rdm_jax.cli.png import encode_png, read_record
 
     path = args.file
@@ -86,8 +93,7 @@ def run(args: argparse.Namespace) -> None:
     outputs.write_new(out, encode_png(image, None if args.disable_metadata else again))
     if svg is not None:
         outputs.write_new(out.with_suffix(".svg"), svg.encode())
-    note(_comparison(image, pixels))
-    sys.stdout.write(f"{out}\n")
+    return out, _comparison(image, pixels)
 
 
 def _free_name(path: Path) -> Path:
@@ -125,7 +131,7 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
         raise UserError(f"{args.file} carries damaged parameters ({error}); generate it again") from error
     _is_same("model", model, generator.bundle)
     _check_files(record.get("files", {}))
-    database = Mixture.open(args.database or _specs(entry)) if entry else None
+    database = Mixture.open(args.database or specs(entry)) if entry else None
     same = database is not None and _is_same("database", entry, database)
     plan = generator.open_plan(request, chosen, open_retriever(generator.encoder, database) if database else None)
     plan = dataclasses.replace(
@@ -180,7 +186,7 @@ def _content(plan: Plan, record: dict[str, Any], databases: list[str] | None) ->
     return Content(neighbors, shown, np.ones(1, bool), [[]])
 
 
-def _specs(entry: dict[str, Any]) -> list[str]:
+def specs(entry: dict[str, Any]) -> list[str]:
     """Returns NAME or NAME:WEIGHT of each database that a record names."""
     parts = entry.get("parts") or [entry]
     weights = entry.get("weights") or [None] * len(parts)

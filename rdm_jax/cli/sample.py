@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     begin = time.monotonic()
     out = args.out
     prompts = [*args.prompts, *args.more_prompts, *(read_prompts(args.from_file) if args.from_file else [])]
-    images = [_read_image(name) for name in args.image]
+    images = [read_query(name) for name in args.image]
     # Imported late: `rdm --help` and wrong file names need not wait for it.
     from rdm_jax.cli import outputs, resume
     from rdm_jax.generator import Generator
@@ -142,16 +142,32 @@ def run(args: argparse.Namespace) -> None:
         args.seed = resume.read_run(out)["request"].get("seed")
     generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set))
     generating.build_image_folders(args, generator.encoder)
-    sweep = _sweep(generator, args, prompts, images) if args.sweep else None
-    if sweep:
-        databases, plans = list(sweep.databases), list(sweep.plans)
-    else:
-        databases = generating.open_databases(args.database, args.condition, generator.bundle)
-        plans = plans_of(generator, args, prompts, images, databases)
+    databases, plans, sweep = prepare(generator, args, prompts, images)
     files = rendering.layout(args, databases)
     folder, entries = generating.write_run(generator, databases, plans, out, args, layout=files, sweep=sweep)
     note(f"{entries} image{'s' if entries > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
     sys.stdout.write(f"{folder}\n")
+
+
+def prepare(
+    generator: Generator, args: argparse.Namespace, prompts: list[str], images: list[tuple[str, np.ndarray]]
+) -> tuple[list[Mixture | None], list[Plan], Sweep | None]:
+    """Returns the databases, the plan for each of them, and the sweep, if the run is one.
+
+    Args:
+      generator: the model.
+      args: the options of `rdm sample`.
+      prompts: what to generate.
+      images: (label, pixels) of each image that is a query.
+
+    Raises:
+      UserError: an option is invalid.
+    """
+    if args.sweep:
+        sweep = _sweep(generator, args, prompts, images)
+        return list(sweep.databases), list(sweep.plans), sweep
+    databases = generating.open_databases(args.database, args.condition, generator.bundle)
+    return databases, plans_of(generator, args, prompts, images, databases), None
 
 
 def read_prompts(name: str) -> list[str]:
@@ -171,7 +187,7 @@ def _standard_input() -> str:
         raise UserError(f"cannot read prompts from standard input: {error}") from error
 
 
-def _read_image(name: str) -> tuple[str, np.ndarray]:
+def read_query(name: str) -> tuple[str, np.ndarray]:
     """Returns a label that identifies the image by its contents, not by its name, and its pixels."""
     from rdm_jax.core import images
 

@@ -16,9 +16,10 @@ from rdm_jax.cli import outputs, resume
 from rdm_jax.cli.contact_sheet import contact_sheet
 from rdm_jax.cli.content import ContentRecord
 from rdm_jax.cli.png import encode_png
-from rdm_jax.cli.progress import Progress, note
+from rdm_jax.cli.progress import note
 from rdm_jax.cli.rendering import Layout
-from rdm_jax.core import files, images
+from rdm_jax.cli.watch import Watch
+from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.file_names import file_names
 from rdm_jax.core.rendition import Rendition
@@ -73,7 +74,8 @@ class Writer:
       generator: the model.
       groups: of the run's images; all plans differ in what is recorded of each image alone.
       folder: of the run.
-      args: `disable_metadata`, `previews` and `quiet`.
+      args: `disable_metadata`.
+      watch: follows the run.
       layout: what files the run has.
       axes: of the sweep, as JSON values; none where the run is no sweep.
       entries: run.json's record of each image that was written.
@@ -84,6 +86,7 @@ class Writer:
     groups: Sequence[Group]
     folder: Path
     args: argparse.Namespace
+    watch: Watch
     layout: Layout
     axes: Sequence[Mapping[str, Any]] = ()
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -116,9 +119,9 @@ class Writer:
           plan: of those that are not there yet.
           keep: whether the images are returned; otherwise the memory does not grow with their number.
         """
-        results, args = [], self.args
-        with Progress(f"generating {group.name}".strip(), quiet=args.quiet) as progress:
-            previews = _previews(self.folder / group.name, plan, self._replace) if args.previews else None
+        results: list[Result] = []
+        with self.watch.progress(f"generating {group.name}".strip()) as progress:
+            previews = self.watch.previews(self.folder / group.name, plan, self._replace)
             for result in self.generator.generate(plan, progress, previews):
                 results += [result] if keep else []
                 self._write(result, group)
@@ -184,22 +187,6 @@ class Writer:
             **({"content_databases": outputs.identity(shown)} if shown else {}),
             **({"sweep": list(self.axes)} if self.axes else {}),
         }
-
-
-def _previews(
-    folder: Path, plan: Plan, save: Callable[[Path, bytes], None]
-) -> Callable[[list[int], int, np.ndarray], None]:
-    """Returns the callback that writes an estimate of each image after every chunk."""
-    with files.writing(folder / "previews"):
-        (folder / "previews").mkdir(exist_ok=True)
-
-    def write(indices: list[int], done: int, images: np.ndarray) -> None:
-        """Writes the images of one batch."""
-        for index, image in zip(indices, images, strict=True):
-            name = f"{index:05d}-{plan.request.seed}-step{done:04d}.png"
-            save(folder / "previews" / name, encode_png(image))
-
-    return write
 
 
 def write_sheets(writer: Writer, results: Mapping[str, Result]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from rdm_jax.cli import generating, outputs
 from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
+from rdm_jax.cli.watch import Watch
 from rdm_jax.conditioning import Mix, Switch
 from rdm_jax.core import files, images, sheets
 from rdm_jax.core.calls import Call, build
@@ -42,6 +43,7 @@ class Job:
       image: [h, w, 3] to edit; None where there is none.
       args: the action's own options.
       out: the output folder.
+      watch: follows the run; the terminal if None.
     """
 
     generator: Generator
@@ -50,6 +52,7 @@ class Job:
     image: np.ndarray | None
     args: argparse.Namespace
     out: Path
+    watch: Watch | None = None
 
     def plan(self, prompts: list[str] | None = None, **changes: Any) -> Plan:
         """Returns the plan of the first database; without prompts the image is the query."""
@@ -74,7 +77,7 @@ class Job:
         plans = [plan, *(self.generator.replan(plan, one, default=default) for one in self.databases[1:])]
         extra, claimed = extra or self._write_comparison, out is not None
         return generating.write_run(
-            self.generator, self.databases, plans, out or self.out, self.args, extra, claimed=claimed
+            self.generator, self.databases, plans, out or self.out, self.args, extra, claimed=claimed, watch=self.watch
         )
 
     def _write_comparison(self, folder: Path, results: list[tuple[str, Result]]) -> None:

@@ -1,0 +1,228 @@
+"""What the page does, without the page: one model in memory, one job at a time, everything in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.cli import generating, rendering, replay, sample
+from rdm_jax.cli.edit import NEEDED, actions
+from rdm_jax.cli.edit import add_arguments as add_edit_arguments
+from rdm_jax.cli.main import Parser
+from rdm_jax.cli.png import read_record
+from rdm_jax.core.errors import unknown
+from rdm_jax.core.images import read_image
+from rdm_jax.editing.support import require
+from rdm_jax.generator import Generator, Plan
+from rdm_jax.retrieval.mixture import Mixture, parse_weighted
+from rdm_jax.studio.choice import Choice, Row
+from rdm_jax.studio.history import Made
+from rdm_jax.studio.jobs import Job
+from rdm_jax.studio.places import Places
+from rdm_jax.studio.wanted import Wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A neighbor as the page shows it.
+
+    Attributes:
+      row: the database and the id.
+      prompt: whose neighbor it is.
+      image: its thumbnail, uint8 [s, s, 3].
+      caption: of the image; "" if unknown.
+      score: its cosine to the query.
+      source: the path, and the license and the author where they are known.
+      role: "content" or "style" of a model with two roles of neighbors, otherwise "".
+    """
+
+    row: Row
+    prompt: str
+    image: np.ndarray
+    caption: str
+    score: float
+    source: str
+    role: str = ""
+
+
+class Workshop:
+    """A studio without its page.
+
+    Attributes:
+      places: its folders.
+      models: {name as the page shows it: name or folder}.
+      default_model: the one that is chosen first.
+    """
+
+    def __init__(self, places: Places, models: Sequence[str] = ()) -> None:
+        """Opens a studio.
+
+        Args:
+          places: its folders.
+          models: names or folders of models beside those that come with the package; the first one is the default.
+        """
+        self.places = places
+        shipped = [name for name in Bundle.names() if "head" in Bundle.open(name, parts=()).config]
+        self.models = {Path(one).name or one: one for one in models} | {name: name for name in shipped}
+        self.default_model = next(iter(self.models)) if models else generating.DEFAULT_MODEL
+        self._loaded: tuple[str, Generator] | None = None
+        self._lock = threading.Lock()
+
+    def config(self, model: str) -> dict[str, Any]:
+        """Returns the configuration of a model of the list."""
+        return Bundle.open(self._spec(model), parts=()).config
+
+    @contextlib.contextmanager
+    def using(self, model: str) -> Iterator[Generator]:
+        """Yields a model that nobody else uses meanwhile; the one that was loaded before is released."""
+        spec = self._spec(model)
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != model:
+                self._loaded = None
+                self._loaded = model, Generator.load(spec)
+            yield self._loaded[1]
+
+    def _spec(self, model: str) -> str:
+        if model not in self.models:
+            raise unknown("model", model, self.models)
+        return self.models[model]
+
+    def neighbors(self, model: str, wanted: Wanted, choice: Choice) -> list[Shown]:
+        """Returns what a request would retrieve, query by query, the content first where the model has that role."""
+        with self.using(model) as generator:
+            _, databases, plans = self._planned(generator, wanted, choice)
+            shown = []
+            for plan, database in zip(plans, databases, strict=True):
+                shown += [*_content(plan, wanted, generator), *(_style(plan, database) if database else [])]
+            return shown
+
+    def search(self, model: str, databases: Sequence[str], text: str, count: int) -> list[Shown]:
+        """Returns the rows of databases that are nearest to a text."""
+        wanted = Wanted((text,), databases=tuple(databases), options={"neighbors": count, "condition": "neighbors"})
+        return [one for one in self.neighbors(model, wanted, Choice()) if one.role != "content"]
+
+    def generate(self, model: str, wanted: Wanted, choice: Choice) -> Job:
+        """Returns the job that generates a request's images; its result is the run's folder."""
+
+        def work(job: Job) -> Path:
+            """Generates the images."""
+            job.say("loading the model" if self._loaded is None or self._loaded[0] != model else "preparing")
+            with self.using(model) as generator:
+                args, databases, plans = self._planned(generator, wanted, choice)
+                sweep = args.planned_sweep
+                files = rendering.layout(args, databases)
+                folder, _ = generating.write_run(
+                    generator, databases, plans, self.places.new_run(), args, layout=files, sweep=sweep, watch=job
+                )
+                return folder
+
+        return Job(work)
+
+    def edit(self, model: str, arguments: Sequence[str]) -> Job:
+        """Returns the job that edits an image; its result is the run's folder.
+
+        Args:
+          model: its name in the list.
+          arguments: of `rdm edit`, the action first.
+        """
+
+        def work(job: Job) -> Path:
+            """Edits the image."""
+            parser = Parser(prog="rdm edit")
+            add_edit_arguments(parser)
+            args = parser.parse(list(arguments))
+            image = read_image(args.image) if args.image else None
+            with self.using(model) as generator:
+                needed = NEEDED.get(args.action)
+                if needed:
+                    require(generator, needed)
+                databases = generating.open_databases(args.database, args.condition, generator.bundle)
+                options = generating.options(args, generating.seed_of(args))
+                task = actions.Job(generator, databases, options, image, args, self.places.new_run(), job)
+                return actions.RUNNERS[args.action](task)[0]
+
+        return Job(work)
+
+    def replay(self, made: Made) -> str:
+        """Generates an image of the history again, beside it, and returns how close the new one is."""
+        record, _ = read_record(made.file)
+        known, model = self.places.known_databases(), record["model"]["name"]
+        arguments = [f"--model={self.models.get(model, model)}", "--quiet"]
+        for spec in replay.specs(record["database"]) if record["database"] else []:
+            name, weight = parse_weighted(spec)
+            arguments.append(f"--database={known.get(name, name)}{'' if weight is None else f':{weight:g}'}")
+        parser = Parser(prog="rdm replay")
+        replay.add_arguments(parser)
+        with self._lock:
+            self._loaded = None  # one model in memory
+            file, comparison = replay.replay(parser.parse([*arguments, "--", str(made.file)]))
+        return f"{file.name}: {comparison}"
+
+    def _planned(
+        self, generator: Generator, wanted: Wanted, choice: Choice
+    ) -> tuple[argparse.Namespace, list[Mixture | None], list[Plan]]:
+        """Returns the options, the databases and the plans of a request, with the chosen neighbors."""
+        args = wanted.parse()
+        images = [sample.read_query(name) for name in args.image]
+        databases, plans, args.planned_sweep = sample.prepare(generator, args, list(args.prompts), images)
+        plans = [
+            plan if database is None else choice.apply(generator, plan, database)
+            for plan, database in zip(plans, databases, strict=True)
+        ]
+        return args, databases, plans
+
+
+def _style(plan: Plan, database: Mixture) -> list[Shown]:
+    """Returns the neighbors of every query."""
+    if plan.neighbors is None:
+        return []
+    found = plan.neighbors
+    role = "style" if plan.builder.style is not None else ""
+    return [
+        one
+        for query, prompt in enumerate(plan.prompts)
+        for one in rows_of(database, found.databases[query], found.ids[query], found.scores[query], prompt, role)
+    ]
+
+
+def _content(plan: Plan, wanted: Wanted, generator: Generator) -> list[Shown]:
+    """Returns the content neighbors of every query; none where the model has no such role."""
+    if plan.content is None:
+        return []
+    names = wanted.content_databases or (generator.bundle.config["sampling"].get("content_database"),)
+    database = Mixture.open([name for name in names if name])
+    found = plan.content.neighbors
+    return [
+        one
+        for query, prompt in enumerate(plan.prompts)
+        for one in rows_of(database, found.databases[query], found.ids[query], found.scores[query], prompt, "content")
+    ]
+
+
+def rows_of(database: Mixture, names: Any, ids: Any, scores: Any, prompt: str = "", role: str = "") -> list[Shown]:
+    """Returns rows of databases, each given by its database's name and its id there, as the page shows them."""
+    names, ids, scores = np.asarray(names), np.asarray(ids, np.int64), np.asarray(scores)
+    stored = ids >= 0  # an image that the user gave is no row
+    names, ids, scores = names[stored], ids[stored], scores[stored]
+    if not len(ids):
+        return []
+    items, images = database.items(names, ids), database.thumbnails(names, ids)
+    rows = zip(names.tolist(), ids.tolist(), scores.tolist(), items, images, strict=True)
+    return [
+        Shown((str(name), int(row)), prompt, image, item["caption"] or "", float(score), _source(item), role)
+        for name, row, score, item, image in rows
+    ]
+
+
+def _source(item: dict[str, Any]) -> str:
+    """Returns the path of a row, with its license and author where they are known."""
+    named = [str(item[key]) for key in ("license", "licence", "author", "artist") if item.get(key)]
+    return ", ".join([str(item["path"]), *named])

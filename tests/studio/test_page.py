@@ -1,0 +1,270 @@
+"""The journeys of the page in headless Chromium: pixels, files and words, not markup."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.cli.png import read_record
+from rdm_jax.studio import history
+from tests.studio.browser import CHROMIUM, needs_browser
+
+pytestmark = [
+    needs_browser,
+    pytest.mark.slow,
+    # Of Gradio, and of what it stands on.
+    pytest.mark.filterwarnings("default"),
+]
+LOOPBACK = {"127.0.0.1", "localhost"}
+
+
+@pytest.fixture(scope="module")
+def served(workshop, tiny_model, tmp_path_factory):
+    """The address of the page, which `rdm studio` serves."""
+    command = [sys.executable, "-m", "rdm_jax", "studio", "--no-browser", "--port", "0"]
+    command += ["--model", str(tiny_model), "--folder", str(workshop.places.root)]
+    folder = tmp_path_factory.mktemp("server")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log, stdout=log, env=environment, cwd=folder)
+    try:
+        yield _address(process, folder / "log")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def _address(process: subprocess.Popen, log: Path) -> str:
+    for _ in range(600):
+        found = re.search(r"the page is at (http\S+?);", log.read_text())
+        if found:
+            return found[1]
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser that resolves no name but those of this machine."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page that is open, and what a user does there."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1280, height: int = 800) -> None:
+        self.requests: list[str] = []
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.set_default_timeout(60_000)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(address)
+        self.prompts.wait_for()
+
+    @property
+    def prompts(self) -> Any:
+        return self.page.get_by_label("Prompts, one on each line")
+
+    def button(self, name: str) -> Any:
+        return self.page.get_by_role("button", name=name, exact=True).locator("visible=true").first
+
+    def option(self, name: str, value: str) -> None:
+        accordion = self.button_like("Options of the model")
+        box = self.page.get_by_role("textbox", name=re.compile("^" + name.replace("_", " ") + " ")).first
+        if not box.is_visible():
+            accordion.click()
+        box.fill(value)
+        self.page.keyboard.press("Tab")
+        time.sleep(0.5)  # the page sends what was typed
+
+    def button_like(self, name: str) -> Any:
+        return self.page.get_by_role("button", name=re.compile(name)).first
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def generate(self, prompt: str, **options: str) -> None:
+        self.prompts.fill(prompt)
+        for name, value in options.items():
+            self.option(name, value)
+        self.button("Generate").click()
+
+    def finished(self) -> None:
+        self.page.get_by_role("status").get_by_text("finished").locator("visible=true").first.wait_for()
+
+    def alert(self) -> str:
+        line = self.page.get_by_role("alert").locator("visible=true").first
+        line.wait_for()
+        return line.inner_text()
+
+
+@pytest.fixture
+def visit(browser, served):
+    """A page that is open."""
+    opened = Visit(browser, served)
+    yield opened
+    opened.page.close()
+
+
+def newest(workshop) -> list[history.Made]:
+    """The images of the newest run."""
+    return history.images_of(max(one for one in workshop.places.runs.iterdir() if one.is_dir()))
+
+
+def test_the_page_is_ready_at_once_and_asks_no_other_host(browser, served):
+    begin = time.monotonic()
+    visit = Visit(browser, served)
+    assert time.monotonic() - begin < 5
+    hosts = {url.split("/")[2].partition(":")[0] for url in visit.requests if url.startswith("http")}
+    assert hosts and hosts <= LOOPBACK
+    visit.page.close()
+
+
+def test_neighbors_are_dropped_images_generated_and_the_download_is_the_file(visit, workshop, tmp_path):
+    visit.prompts.fill("a red boat")
+    visit.button("Neighbors").click()
+    images = visit.page.locator("#neighbors img")
+    images.first.wait_for()
+    before = images.count()
+    images.first.click()
+    dropped = visit.page.get_by_text(re.compile(r"row \d+, cosine")).first.inner_text()
+    visit.button("Drop").click()
+    time.sleep(2)
+    assert images.count() == before
+    visit.generate("a red boat", steps="2")
+    visit.finished()
+    made = newest(workshop)
+    assert len(made) == 4 and made[0].run["options"]["steps"] == 2
+    row = int(re.findall(r"row (\d+)", dropped)[0])
+    assert all(("squares", row) not in one.rows and ("others", row) not in one.rows for one in made)
+
+    visit.page.locator("#images img").first.click()
+    visit.page.get_by_text(re.compile("neighbors: ")).first.wait_for()
+    with visit.page.expect_download() as download:
+        visit.button("PNG").click()
+    saved = tmp_path / "saved.png"
+    download.value.save_as(saved)
+    assert saved.read_bytes() == made[0].file.read_bytes()
+    assert read_record(saved)[0]["prompt"] == "a red boat"
+
+
+def test_a_bad_option_is_one_line_and_nothing_is_lost(visit):
+    visit.generate("a red boat", sampler="dimm")
+    line = visit.alert()
+    assert "dimm" in line and "\n" not in line and "Traceback" not in line
+    assert visit.prompts.input_value() == "a red boat"
+
+
+def test_a_job_is_canceled(visit, workshop):
+    visit.generate("a blue boat", steps="500", batch_size="1")
+    visit.page.get_by_role("status").get_by_text(re.compile(r"\d+/\d+")).first.wait_for()
+    visit.button("Cancel").click()
+    assert "canceled" in visit.alert()
+
+
+def test_an_image_is_opened_in_the_editor_painted_and_inpainted(visit, workshop):
+    visit.generate("a red boat", steps="2")
+    visit.finished()
+    visit.page.locator("#images img").first.click()
+    visit.page.get_by_text(re.compile("neighbors: ")).first.wait_for()
+    visit.button("Edit").click()
+    canvas = visit.page.locator("#mask canvas").first
+    canvas.wait_for()
+    time.sleep(2)
+    visit.page.locator("#mask").get_by_role("button", name=re.compile("[Bb]rush|[Dd]raw")).first.click()
+    place = canvas.bounding_box()
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    visit.page.mouse.move(x - 30, y)
+    visit.page.mouse.down()
+    visit.page.mouse.move(x + 30, y, steps=12)
+    visit.page.mouse.up()
+    time.sleep(1)
+    runs = set(workshop.places.runs.iterdir())
+    visit.page.locator("button.primary").get_by_text("Edit", exact=True).locator("visible=true").click()
+    visit.finished()
+    (folder,) = set(workshop.places.runs.iterdir()) - runs
+    (guide,) = history.images_of(folder)[0].run["options"]["guides"]
+    mask = np.asarray(Image.open(re.findall(r"mask='([^']+)'", guide)[0]).convert("L")) > 127
+    assert guide.startswith("inpaint(") and 0.005 < mask.mean() < 0.5
+
+
+def test_a_database_is_built_of_uploads_searched_and_changed(visit, workshop, tmp_path):
+    archive = tmp_path / "icons.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for number in range(5):
+            data = io.BytesIO()
+            Image.fromarray(np.full((20, 20, 3), 50 * number, np.uint8)).save(data, "PNG")
+            packed.writestr(f"gray-{number}.png", data.getvalue())
+    visit.tab("Databases")
+    visit.page.get_by_label("Name", exact=True).fill("grays")
+    visit.page.locator("input[type=file]").locator("visible=true").or_(
+        visit.page.locator("input[type=file]")
+    ).last.set_input_files(str(archive))
+    visit.page.get_by_text("icons.zip").first.wait_for()
+    visit.button("Build").click()
+    visit.finished()
+    assert "grays" in workshop.places.known_databases()
+    rows = visit.page.locator("#rows img")
+    rows.first.wait_for()
+    time.sleep(2)
+    assert rows.count() == 5
+    rows.first.click()
+    visit.page.get_by_text(re.compile(r"row \d+ of grays")).wait_for()
+    visit.button("Remove the chosen image").click()
+    assert "tick the box" in visit.alert()
+    visit.page.get_by_label("Remove it from the database for ever").check()
+    visit.button("Remove the chosen image").click()
+    visit.page.get_by_text("removed; 4 images are left").wait_for()
+
+
+def test_a_sweep_is_a_grid(visit, workshop):
+    visit.prompts.fill("a red boat")
+    visit.option("steps", "2")
+    visit.tab("Sweep")
+    visit.page.get_by_label("Values of the columns").fill("1,2,3")
+    visit.button("Generate the grid").click()
+    visit.page.locator("#grid img").wait_for()
+    runs = [one for one in workshop.places.runs.iterdir() if (one / "grid.png").is_file()]
+    assert any("sweep" in (one / "run.json").read_text() for one in runs)
+
+
+def test_the_history_is_there_after_the_page_is_opened_again(visit, workshop):
+    visit.tab("History")
+    images = visit.page.locator("#images img").locator("visible=true")
+    images.first.wait_for()
+    count = images.count()
+    assert count == min(60, len(history.search(workshop.places, "", 60)))
+    visit.page.get_by_label("Search the prompts").fill("no such prompt")
+    visit.page.keyboard.press("Enter")
+    visit.page.get_by_text("nothing has been generated yet").wait_for()
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", str(Path(__file__).resolve()), "../../etc/passwd"])
+def test_no_other_file_of_this_machine_is_readable(served, place):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{served}gradio_api/file={place}")
+    assert error.value.code in (403, 404)
+
+
+def test_it_is_served_to_this_machine_alone(served):
+    assert re.match(r"http://127\.0\.0\.1:\d+/$", served)

@@ -1,0 +1,163 @@
+"""Generating, choosing neighbors, editing and the history, without the page."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.database import Database
+from rdm_jax.studio import history
+from rdm_jax.studio.choice import Choice
+from rdm_jax.studio.jobs import Job
+from rdm_jax.studio.wanted import Wanted
+
+OPTIONS = {"steps": 2, "num_images": 2, "seed": 5, "condition": "neighbors", "neighbors": 3}
+
+
+def result_of(job: Job):
+    *_, last = job.statuses()
+    assert not last.error, last.error
+    return last.result
+
+
+def error_of(job: Job) -> str:
+    *_, last = job.statuses()
+    assert last.result is None
+    return last.error
+
+
+def wanted(workshop, *prompts: str, database: str = "squares", **options) -> Wanted:
+    return Wanted(prompts, databases=(workshop.places.database(database),), options={**OPTIONS, **options})
+
+
+def rows(shown):
+    return [one.row for one in shown]
+
+
+def test_neighbors_are_shown_before_anything_is_generated(workshop):
+    shown = workshop.neighbors("tiny", wanted(workshop, "a red boat", "a blue tree"), Choice())
+    assert [one.prompt for one in shown] == ["a red boat"] * 3 + ["a blue tree"] * 3
+    database = Database.open(workshop.places.database("squares"))
+    for one in shown:
+        name, row = one.row
+        assert name == "squares" and np.array_equal(one.image, database.thumbnails([row])[0])
+        assert one.caption == database.items([row])[0]["caption"]
+    assert [one.score for one in shown[:3]] == sorted((one.score for one in shown[:3]), reverse=True)
+
+
+def test_pinned_rows_come_first_and_dropped_ones_are_replaced_by_the_next(workshop):
+    request = wanted(workshop, "a red boat")
+    every = rows(workshop.neighbors("tiny", wanted(workshop, "a red boat", neighbors=12), Choice()))
+    last, first = every[-1], every[0]
+    found = rows(workshop.neighbors("tiny", request, Choice().pin(last).drop(first)))
+    assert found == [last, every[1], every[2]]
+    assert rows(workshop.neighbors("tiny", request, Choice().pin(last).pin(last))) == every[:3]
+    assert Choice().pin(first).drop(first).pinned == ()
+    everything = Choice(dropped=frozenset(every[1:]))
+    with pytest.raises(UserError, match="3 neighbors are wanted, and fewer are left"):
+        workshop.neighbors("tiny", request, everything)
+
+
+@pytest.mark.slow
+def test_a_run_is_one_of_rdm_sample_and_replays(workshop):
+    request = wanted(workshop, "a red boat", batch_size=1)
+    shown = workshop.neighbors("tiny", request, Choice())
+    choice = Choice().pin(shown[2].row).weigh(shown[0].row, 2.0)
+    job = workshop.generate("tiny", request, choice)
+    statuses = list(job.statuses())
+    folder = statuses[-1].result
+    assert folder.parent == workshop.places.runs
+    assert any(status.previews for status in statuses)
+    assert {round(status.done, 2) for status in statuses} >= {0.5, 1.0}
+    made = history.images_of(folder)
+    assert [one.entry["seed"] for one in made] == [5, 5]
+    assert made[0].rows == [shown[2].row, shown[0].row, shown[1].row]
+    assert made[0].run["request"]["conditions"] == ["weights(of_neighbors=[1.0, 2.0, 1.0])"]
+    assert "identical to the image in the file" in workshop.replay(made[1])
+
+    plain = history.images_of(result_of(workshop.generate("tiny", request, Choice())))
+    assert not np.array_equal(Image.open(made[0].file), Image.open(plain[0].file))
+    two = workshop.generate("tiny", wanted(workshop, "a red boat", "a blue tree"), choice)
+    assert "weights of single neighbors need one prompt" in error_of(two)
+
+
+@pytest.mark.slow
+def test_a_canceled_job_ends_between_chunks_and_keeps_what_is_finished(workshop):
+    job = workshop.generate("tiny", wanted(workshop, "a red boat", num_images=6, batch_size=2), Choice())
+    before = set(workshop.places.runs.iterdir())
+    for status in job.statuses():
+        if status.done > 0.4:
+            job.cancel()
+    assert status.error.startswith("canceled")
+    (folder,) = set(workshop.places.runs.iterdir()) - before
+    assert 2 <= len(history.images_of(folder)) < 6
+    assert threading.active_count() < 50
+
+
+@pytest.mark.slow
+def test_edits_and_sweeps(workshop):
+    image, mask = (workshop.places.new_upload(".png") for _ in range(2))
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(image)
+    pixels[:8] = 255
+    Image.fromarray(pixels).save(mask)
+    common = ["--database", workshop.places.database("squares"), "--steps", "2", "--prompt", "a red boat"]
+    job = workshop.edit("tiny", ["inpaint", f"--image={image}", f"--mask={mask}", *common])
+    assert len(history.images_of(result_of(job))) == 1
+    assert "--strength" in error_of(workshop.edit("tiny", ["img2img", f"--image={image}", "--strength=a", *common]))
+    swept = Wanted(
+        ("a red boat",),
+        databases=(workshop.places.database("squares"),),
+        options={"steps": 2, "seed": 1},
+        sweep=("guidance_scale=1,2", "eta=0,1"),
+    )
+    folder = result_of(workshop.generate("tiny", swept, Choice()))
+    assert len(history.images_of(folder)) == 4 and (folder / "grid.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_history_is_searched_by_words_newest_first(workshop):
+    for prompt in ("a red boat", "a blue boat"):
+        result_of(workshop.generate("tiny", wanted(workshop, prompt, num_images=1), Choice()))
+    found = history.search(workshop.places, "BOAT", 50)
+    assert found[0].prompt == "a blue boat" and {"boat"} <= set(found[-1].prompt.split())
+    assert {one.prompt for one in history.search(workshop.places, "blue boat", 50)} == {"a blue boat"}
+    assert history.search(workshop.places, "nothing of it", 50) == []
+    assert len(history.search(workshop.places, "", 1)) == 1
+    damaged = workshop.places.new_run()
+    damaged.mkdir()
+    (damaged / "run.json").write_text('{"images": 3}')
+    assert history.search(workshop.places, "", 1) and history.images_of(damaged) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "request_", "line"),
+    [
+        ("other", Wanted(("a",)), r"unknown model 'other'"),
+        ("tiny", Wanted(()), r"nothing to generate"),
+        ("tiny", Wanted(("a",), options={"sampler": "dimm"}), r"'dimm'"),
+    ],
+)
+def test_what_is_invalid_is_one_line(workshop, model, request_, line):
+    import re
+
+    request_ = Wanted(request_.prompts, databases=(workshop.places.database("squares"),), options=request_.options)
+    found = error_of(workshop.generate(model, request_, Choice()))
+    assert re.search(line, found) and "\n" not in found
+
+
+def test_databases_that_are_not_in_the_list_are_refused(workshop):
+    for name in ("../squares", "/etc", str(workshop.places.databases / "squares"), ""):
+        with pytest.raises(UserError, match="unknown database"):
+            workshop.places.database(name)
+
+
+def test_an_error_of_ours_says_where_to_look(workshop):
+    def fail(job):
+        raise RuntimeError("a secret of /home")
+
+    assert error_of(Job(fail)) == "internal error: RuntimeError; see the terminal"
