@@ -76,7 +76,7 @@ def time_functions(recorder: Recorder) -> None:
         write = make(self, *arguments)
         return write and recorder.timed("previews", write)
 
-    Terminal.previews = previews
+    Terminal.previews = previews  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def time_compilation(recorder: Recorder) -> None:
