@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rdm_jax.evaluation.style_swap import Sizes
 
 HELP = "does another database mean another style?"
+OPTIONS = ("condition", "batch_size", "steps", "sampler", "guidance_scale", "neighbors", "conditions", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "folder of databases named as the styles, and `general`", "a few samples of each arm")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of the first arm (default: 1000)")
     parser.add_argument("--arm-samples", type=int, metavar="N", help="samples of each other arm (default: 200)")
+    parser.add_argument("--real-images", type=int, metavar="N", help="real images to compare with (default: 2304)")
     parser.add_argument(
-        "--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)"
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure this arm alone, and no reconstructions (repeatable)",
     )
     parser.add_argument(
         "--held-out",
@@ -35,7 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--condition", metavar="C", help="neighbors or text+neighbors; the model's own by default")
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images generated at once (default: 8)")
     parser.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
+    parser.add_argument("--sampler", metavar="NAME", help="as of rdm sample; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
+    parser.add_argument("--neighbors", type=int, metavar="K", help="neighbors; the model's own number by default")
+    parser.add_argument(
+        "--with",
+        dest="conditions",
+        action="append",
+        metavar="CALL",
+        help='a condition beside the query, as "weights(of_neighbors=2)" (repeatable; rdm sample --list-guides)',
+    )
 
 
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
@@ -50,13 +65,18 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     outputs.check_writable(out)
     arms = _arms(args.arm, args.held_out)
     generator = Generator.load(args.model)
-    options = {name: getattr(args, name) for name in ("condition", "batch_size", "steps", "guidance_scale", "seed")}
+    options = {name: getattr(args, name) for name in OPTIONS}
     cell_generator = ModelCellGenerator(generator, args.databases, options)
     databases = cell_generator.check(arms)
     classifier = classifier_of(args)
     introduce(generator.bundle, classifier, databases)
     results, classified = measure(
-        cell_generator, reconstructor(generator.bundle), classifier, sizes, Stages(args.quiet), arms=arms
+        cell_generator,
+        None if args.arm else reconstructor(generator.bundle),  # of no arm
+        classifier,
+        sizes,
+        Stages(args.quiet),
+        arms=arms,
     )
     return Measured(
         results=results,
@@ -73,15 +93,13 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
 def _sizes(args: argparse.Namespace) -> Sizes:
     from rdm_jax.evaluation.style_swap import QUICK, Sizes
 
-    for option, value in (("--samples", args.samples), ("--arm-samples", args.arm_samples)):
+    given = {"first": args.samples, "least": args.arm_samples, "real": args.real_images}
+    options = {"first": "--samples", "least": "--arm-samples", "real": "--real-images"}
+    for name, value in given.items():
         if value is not None and value < 2:
-            raise UserError(f"{option} {value} is too few; give 2 or more")
+            raise UserError(f"{options[name]} {value} is too few; give 2 or more")
     sizes = QUICK if args.quick else Sizes()
-    return dataclasses.replace(
-        sizes,
-        first=sizes.first if args.samples is None else args.samples,
-        least=sizes.least if args.arm_samples is None else args.arm_samples,
-    )
+    return dataclasses.replace(sizes, **{name: value for name, value in given.items() if value is not None})
 
 
 def _arms(names: list[str], held_out: list[str]) -> tuple[Arm, ...]:
