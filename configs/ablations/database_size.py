@@ -28,7 +28,7 @@ def get_config(scale: str = "") -> dict[str, Any]:
         "part": {"command": "database subset", "": "runs/rdm-imagenet/database"},
         "results": recipes.without_counts(recipes.paper_sampled("rdm-imagenet", database="{part}")),
     }
-    sizes = (10_000, 100_000, 1_000_000, 20_000_000) if paper else (25, 100, 500, 2500, 20_000)
+    sizes = (10_000, 100_000, 1_000_000, 20_000_000) if paper else (25, 250, 2500, 20_000)
     return {
         "title": "Size of the database at sampling",
         "stages": large if paper else small,

@@ -25,7 +25,12 @@ def get_config(scale: str = "") -> dict[str, Any]:
     return {
         "title": "Number of neighbors at sampling",
         "stages": large if paper else small,
-        "axes": {"k": recipes.values("results.neighbors" + ("" if paper else ",swap.neighbors"), 1, 2, 4, 8, 16)},
+        "axes": {
+            "k": recipes.values(
+                "results.neighbors" + ("" if paper else ",swap.neighbors"),
+                *((1, 2, 4, 8, 16) if paper else (1, 2, 4, 16)),
+            )
+        },
         "plots": [{"x": "k", "y": y if paper else f"results: {y}"} for y in ("precision", "recall")],
         **recipes.at(scale),
     }

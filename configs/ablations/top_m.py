@@ -25,7 +25,7 @@ def get_config(scale: str = "") -> dict[str, Any]:
         "results": recipes.proposed(counts="{counts}"),
     }
     small["counts"].pop("within")
-    fractions = (0.0001, 0.001, 0.01, 0.1, 1.0) if paper else (0.01, 0.1, 0.3, 1.0)
+    fractions = (0.0001, 0.001, 0.01, 0.1, 1.0) if paper else (0.01, 0.1, 1.0)
     return {
         "title": "Top-m against the guidance scale",
         "stages": {"results": recipes.paper_sampled("rdm-imagenet")} if paper else small,

@@ -12,6 +12,7 @@ from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from rdm_jax.evaluation.arms import Arm
+    from rdm_jax.evaluation.generation import ModelCellGenerator
     from rdm_jax.evaluation.style_swap import Sizes
 
 HELP = "does another database mean another style?"
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "folder of databases named as the styles, and `general`", "a few samples of each arm")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of the first arm (default: 1000)")
     parser.add_argument("--arm-samples", type=int, metavar="N", help="samples of each other arm (default: 200)")
+    add_sampling_options(parser)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of arms, real images and sampling."""
     parser.add_argument("--real-images", type=int, metavar="N", help="real images to compare with (default: 2304)")
     parser.add_argument(
         "--arm",
@@ -55,24 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures whether another database means another style."""
-    sizes = _sizes(args)
+    sizes = sizes_of(args)
     from rdm_jax.cli import outputs
     from rdm_jax.evaluation import report
-    from rdm_jax.evaluation.generation import ModelCellGenerator, reconstructor
+    from rdm_jax.evaluation.generation import reconstructor
     from rdm_jax.evaluation.style_swap import measure
-    from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
     arms = _arms(args.arm, args.held_out)
-    generator = Generator.load(args.model)
-    options = {name: getattr(args, name) for name in OPTIONS}
-    cell_generator = ModelCellGenerator(generator, args.databases, options)
+    cell_generator = cell_generator_of(args)
     databases = cell_generator.check(arms)
-    classifier = classifier_of(args)
-    introduce(generator.bundle, classifier, databases)
+    bundle, classifier = cell_generator.generator.bundle, classifier_of(args)
+    introduce(bundle, classifier, databases)
     results, classified = measure(
         cell_generator,
-        None if args.arm else reconstructor(generator.bundle),  # of no arm
+        None if args.arm else reconstructor(bundle),  # of no arm
         classifier,
         sizes,
         Stages(args.quiet),
@@ -81,16 +84,26 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     return Measured(
         results=results,
         arguments={"sizes": dataclasses.asdict(sizes), "settings": cell_generator.settings},
-        bundle=generator.bundle,
+        bundle=bundle,
         classifier=classifier,
         databases=databases,
-        markdown=report.markdown(results, f"Style swap of {generator.bundle.name}"),
+        markdown=report.markdown(results, f"Style swap of {bundle.name}"),
         screen=report.screen(results),
         images={"grid.png": report.grid(classified.values())},
     )
 
 
-def _sizes(args: argparse.Namespace) -> Sizes:
+def cell_generator_of(args: argparse.Namespace) -> ModelCellGenerator:
+    """Returns the model and the databases that the arguments name."""
+    from rdm_jax.evaluation.generation import ModelCellGenerator
+    from rdm_jax.generator import Generator
+
+    options = {name: getattr(args, name) for name in OPTIONS}
+    return ModelCellGenerator(Generator.load(args.model), args.databases, options)
+
+
+def sizes_of(args: argparse.Namespace) -> Sizes:
+    """Returns the numbers of images; raises UserError if one is too few."""
     from rdm_jax.evaluation.style_swap import QUICK, Sizes
 
     given = {"first": args.samples, "least": args.arm_samples, "real": args.real_images}
