@@ -127,27 +127,30 @@ def measure_crossed(
     classified = generate_arms(cell_generator, classifier, sizes, arms, progress)
     results = {
         "classifier": {name: one.to_json() for name, one in classifier.proportions(on_real, real.labels).items()},
-        "arms": {
-            name: {
-                **arm_results(classifier, arm),
-                "diversity": arm_diversity(arm).to_json(),
-                "copies": arm_copies(arm, features_of, on_real.features, real_styles),
-                "real_diversity": real_diversity(classifier, arm).to_json(),
-            }
-            for name, arm in classified.items()
-        },
+        "arms": {},
     }
+    for name, arm in classified.items():
+        diversity = arm_diversity(arm)
+        results["arms"][name] = {
+            **arm_results(classifier, arm),
+            "diversity": diversity and diversity.to_json(),
+            "real_diversity": real_diversity(classifier, arm).to_json(),
+            "copies": arm_copies(arm, features_of, on_real.features, real_styles),
+        }
     return results, classified
 
 
-def arm_diversity(classified: ClassifiedArm) -> Mean:
-    """Returns the mean distance of two samples of one prompt and database: the mean over prompts of their means."""
+def arm_diversity(classified: ClassifiedArm) -> Mean | None:
+    """Returns the mean distance of two samples of one prompt and database: the mean over prompts of their means.
+
+    None if no two samples have both in common.
+    """
     groups = [(cell.prompt, cell.database) for cell in classified.cells]
     features = classified.classification.features.astype(np.float64)
     distances: dict[Any, list[float]] = {}
     for a, b in pairs_within(groups):
         distances.setdefault(groups[a], []).append(float(np.linalg.norm(features[a] - features[b])))
-    return Mean.of(np.array([np.mean(of) for of in distances.values()]))
+    return Mean.of(np.array([np.mean(of) for of in distances.values()])) if distances else None
 
 
 def real_diversity(classifier: AttributeClassifier, classified: ClassifiedArm) -> Mean:
@@ -193,19 +196,25 @@ def rows(results: Mapping[str, Any]) -> list[list[str]]:
     found = [["real images, held out", str(own["style"]["count"]), *(with_interval(own[name]) for name in ATTRIBUTES)]]
     found[0] += ["", "", ""]
     for arm in results["arms"].values():
-        diversity, copies = arm["diversity"], arm["copies"]
-        low = "" if diversity["low"] is None else f" ({number(diversity['low'])}-{number(diversity['high'])})"
+        copies = arm["copies"]
         found.append(
             [
                 arm["title"],
                 str(arm["samples"]),
                 *(with_interval(arm[name]) for name in ATTRIBUTES),
-                f"{number(diversity['mean'])}{low}, real {number(arm['real_diversity']['mean'])}",
+                f"{_mean(arm['diversity'])}, real {number(arm['real_diversity']['mean'])}",
                 f"{copies['median']:.3f}, real {copies['real_median']:.3f}",
                 with_interval(copies["nearer"]),
             ]
         )
     return found
+
+
+def _mean(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    low = "" if value["low"] is None else f" ({number(value['low'])}-{number(value['high'])})"
+    return f"{number(value['mean'])}{low}"
 
 
 def markdown(results: Mapping[str, Any], title: str) -> str:
