@@ -1,0 +1,134 @@
+"""Feature extraction beside torch-fidelity on the same files with the same weights, and the memory of statistics.
+
+make parity                                                                    # installs what it needs
+PYTHONPATH=.venv-parity/vision .venv-parity/bin/python benchmarks/evaluation.py  # --images 128, --rounds 5
+
+Both read PNG files of 256 pixels, resize them as TensorFlow did and evaluate the Inception of the Fréchet distance, with
+random weights, in float32. Rounds are interleaved; the largest difference of the features is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import tracemalloc
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+# Otherwise PyTorch's threads spin for a while after each call and take time from the other program.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+from machine import machine
+from PIL import Image
+from rounds import interleave, paired
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.convert.conversion import convert
+from rdm_jax.evaluation.features.extraction import extract
+from rdm_jax.evaluation.features.image_sets import open_images
+from rdm_jax.evaluation.features.networks import FeatureNetwork
+from rdm_jax.evaluation.metrics.frechet import Moments
+
+SIDE, WIDTH = 256, 2048
+COUNTS = (500, 5_000, 50_000)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Writes smooth random images as PNG files."""
+    for number in range(count):
+        small = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.png")
+
+
+def torch_extractor(weights: Path) -> Any:
+    """Returns torch-fidelity's network with random weights, and writes them to a file; ends without torch-fidelity."""
+    try:
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        sys.exit(f"benchmarks/evaluation.py: {error.name} is not installed; see the docstring")
+    torch.manual_seed(0)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    extractor = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
+
+    def save(network: Any, state: Any) -> None:
+        torch.save(network.state_dict(), weights)
+
+    with mock.patch.object(torch.nn.Module, "load_state_dict", save), mock.patch.object(torch, "load", lambda *_: {}):
+        extractor.__init__("random", ["2048"], feature_extractor_weights_path="none")
+    return extractor.eval()
+
+
+def speed(count: int, rounds: int, batch: int) -> None:
+    """Prints the time of both programs over the same files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, images = Path(name), Path(name) / "images"
+        images.mkdir()
+        write_images(images, count)
+        extractor = torch_extractor(folder / "weights.pth")
+        from torch_fidelity.utils import extract_featuresdict_from_input_path_files
+
+        convert(folder / "weights.pth").write(folder / "bundle")
+        network = FeatureNetwork(Bundle.open(folder / "bundle"), "inception", "legacy_tensorflow", batch=batch)
+        found: dict[str, np.ndarray] = {}
+
+        def ours() -> None:
+            found["ours"] = extract(open_images(images), [network], True)[1][0].features
+
+        def theirs() -> None:
+            features = torch_features(extract_featuresdict_from_input_path_files, images, extractor, batch)
+            found["theirs"] = features
+
+        ours(), theirs()  # compiled, and the files are in the cache of the system
+        scale = np.abs(found["theirs"]).max()
+        print(f"largest difference of features: {np.abs(found['ours'] - found['theirs']).max() / scale:.1e} of the largest")
+        times = interleave({"rdm_jax": ours, "torch-fidelity": theirs}, rounds)
+        print(f"\n{count} images, batches of {batch}, medians of {rounds} rounds\n\n| program | images per second |")
+        print("| --- | --- |")
+        for program, seconds in times.items():
+            print(f"| {program} | {count / statistics.median(seconds):.1f} |")
+        print(f"\nrdm_jax takes {paired(times['rdm_jax'], times['torch-fidelity']):.2f} of torch-fidelity's time")
+
+
+def torch_features(function: Any, images: Path, extractor: Any, batch: int) -> np.ndarray:
+    """Returns torch-fidelity's features of a folder's files, in the order of their names."""
+    files = sorted(map(str, images.iterdir()))
+    options = {"cuda": False, "verbose": False, "save_cpu_ram": False}
+    return function(files, extractor, batch_size=batch, **options)["2048"].numpy()
+
+
+def memory() -> None:
+    """Prints the peak memory of means and covariances of features that come in batches."""
+    print(f"\nstatistics of {WIDTH} features in batches of 64\n\n| images | peak memory, MB |\n| --- | --- |")
+    generator = np.random.default_rng(0)
+    for count in COUNTS:
+        tracemalloc.start()
+        moments = Moments.empty(WIDTH)
+        for start in range(0, count, 64):
+            moments = moments.add(generator.standard_normal((min(64, count - start), WIDTH), np.float32))
+        print(f"| {count:,} | {tracemalloc.get_traced_memory()[1] / 1e6:.0f} |")
+        tracemalloc.stop()
+
+
+def main() -> None:
+    """Runs both parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", choices=("speed", "memory"))
+    args = parser.parse_args()
+    print(machine())
+    if args.only != "memory":
+        speed(args.images, args.rounds, args.batch)
+    if args.only != "speed":
+        memory()
+
+
+if __name__ == "__main__":
+    main()
