@@ -3,8 +3,8 @@
 make parity                                                                    # installs what it needs
 PYTHONPATH=.venv-parity/vision .venv-parity/bin/python benchmarks/evaluation.py  # --images 128, --rounds 5
 
-Both read PNG files of 256 pixels, resize them as TensorFlow did and evaluate the Inception of the Fréchet distance, with
-random weights, in float32. Rounds are interleaved; the largest difference of the features is printed.
+Both read PNG files of 256 pixels, resize them as TensorFlow did and evaluate the Inception of the Fréchet distance,
+with random weights, in float32. Rounds are interleaved; the largest difference of the features is printed.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def speed(count: int, rounds: int, batch: int) -> None:
             found["theirs"] = features
 
         ours(), theirs()  # compiled, and the files are in the cache of the system
-        scale = np.abs(found["theirs"]).max()
-        print(f"largest difference of features: {np.abs(found['ours'] - found['theirs']).max() / scale:.1e} of the largest")
+        difference = np.abs(found["ours"] - found["theirs"]).max() / np.abs(found["theirs"]).max()
+        print(f"largest difference of features: {difference:.1e} of the largest one")
         times = interleave({"rdm_jax": ours, "torch-fidelity": theirs}, rounds)
         print(f"\n{count} images, batches of {batch}, medians of {rounds} rounds\n\n| program | images per second |")
         print("| --- | --- |")

@@ -21,12 +21,13 @@ def get_config(scale: str = "") -> dict[str, Any]:
       UserError: there is no such scale.
     """
     paper = recipes.is_paper(scale)
-    weights = (0.1, 0.3, 1.0, 3.0)
+    weights = (0.01, 0.1, 1.0, 3.0, 30.0)
     calls = {str(weight): {"results.with": f"weights(of_neighbors={weight})"} for weight in weights}
     return {
         "title": "Weight of the neighbors against the query",
         "stages": {"results": recipes.paper_prompted("rdm-imagenet") if paper else recipes.swapped(arm=list(ARMS))},
         "axes": {"weight": calls},
+        "measures": [] if paper else ["style, A", "subject, A", "style, random", "subject, random", "color, random"],
         "plots": [{"x": "weight", "y": y} for y in (["FID"] if paper else ["style", "subject"])],
         **recipes.at(scale),
     }
