@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -54,9 +55,28 @@ def library(name: str) -> Any:
         sys.exit(f"benchmarks/evaluation.py: {error.name} is not installed; see the docstring")
 
 
+def name_operators(torch: Any) -> None:
+    """Names torchvision's operators, which are never called here, where its build does not fit that of PyTorch."""
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    while True:
+        try:
+            importlib.import_module("torchvision")
+            return
+        except ImportError:
+            library("torchvision")
+        except RuntimeError as error:
+            missing = re.search(r"torchvision::(\w+)", str(error))
+            if missing is None:
+                raise
+            operators.define(f"{missing[1]}(Tensor x) -> Tensor")
+            for name in [name for name in sys.modules if name.startswith("torchvision")]:
+                del sys.modules[name]
+
+
 def torch_extractor(weights: Path) -> Any:
     """Returns torch-fidelity's network with random weights, and writes them to a file."""
     torch = library("torch")
+    name_operators(torch)
     network = library("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
