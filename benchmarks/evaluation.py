@@ -85,7 +85,10 @@ def torch_extractor(weights: Path) -> Any:
     def save(module: Any, state: Any) -> None:
         torch.save(module.state_dict(), weights)
 
-    with mock.patch.object(torch.nn.Module, "load_state_dict", save), mock.patch.object(torch, "load", lambda *_: {}):
+    with (
+        mock.patch.object(torch.nn.Module, "load_state_dict", save),
+        mock.patch.object(torch, "load", lambda *_, **__: {}),
+    ):
         extractor.__init__("random", ["2048"], feature_extractor_weights_path="none")
     return extractor.eval()
 
