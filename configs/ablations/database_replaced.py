@@ -5,7 +5,7 @@
 
 The reference stays: held-out images of all styles. `trained` is of the split that the model was trained with, `general`
 other images of the same domain, `neon` a single style of it, `woodblock` a style that no training saw, and `random` are
-images of a dozen other styles.
+images of a dozen random styles and of nine of the set.
 """
 
 from typing import Any
