@@ -24,11 +24,11 @@ def get_config(scale: str = "") -> dict[str, Any]:
     paper = recipes.is_paper(scale)
     large = recipes.paper_unprompted(recipes.paper_database("data/openimages"))
     large["run"] |= {"data.neighbors": "{neighbors}"}
-    axes = {"recall": {label: {"run.conditioning.candidates": c} for label, c in CANDIDATES.items()}}
+    axes = {"retrieval-recall": {label: {"run.conditioning.candidates": c} for label, c in CANDIDATES.items()}}
     return {
         "title": "Recall of the retrieval of training",
         "stages": large if paper else recipes.unprompted(),
         "axes": {"index": recipes.values("neighbors.index", "exact", "scann")} if paper else axes,
-        "plots": [] if paper else [{"x": "recall", "y": y} for y in ("precision", "density")],
+        "plots": [] if paper else [{"x": "retrieval-recall", "y": y} for y in ("precision", "density")],
         **recipes.at(scale),
     }
