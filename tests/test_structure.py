@@ -23,6 +23,7 @@ FLOORS = (
     {"evaluation"},
     {"training"},
     {"report"},
+    {"ablation"},
     {"cli", "studio", "__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

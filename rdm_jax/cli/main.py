@@ -47,6 +47,7 @@ VERBS = {
     "convert": Verb("rdm_jax.cli.convert", "convert released weights to a model bundle"),
     "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),
     "studio": Verb("rdm_jax.cli.studio", "open a page on this machine to generate images and look at their neighbors"),
+    "ablate": Verb("rdm_jax.cli.ablate", "train or sample, measure and plot a grid of settings"),
     "report": Verb("rdm_jax.cli.report", "compare training runs, evaluations and generated images"),
 }
 
@@ -234,14 +235,24 @@ def _dispatch(arguments: list[str]) -> int:
     if at == len(arguments):
         top.print_help()
         return 0
-    name = arguments[at]
+    module, args = parsed(arguments[at:])
+    return module.run(args) or 0
+
+
+def parsed(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
+    """Returns the module of a verb and its arguments.
+
+    Raises:
+      UserError: the verb or an option is unknown, a value is missing or cannot be read.
+    """
+    name = arguments[0]
     if name not in VERBS:
         raise unknown("verb", name, VERBS, hint="see rdm --help")
     module = importlib.import_module(VERBS[name].module)
     parser = Parser(prog=f"rdm {name}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
     rewrite = getattr(module, "rewrite_arguments", list)
-    return module.run(parser.parse(rewrite(arguments[at + 1 :]))) or 0
+    return module, parser.parse(rewrite(arguments[1:]))
 
 
 def set_environment() -> None:

@@ -9,11 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rdm_jax.cli.progress import Progress, format_seconds, note
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.numbers import plain
+
+if TYPE_CHECKING:
+    from rdm_jax.training.dry_run import CostReport
 
 HELP = """train a model from a config
 
@@ -88,7 +91,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"unexpected argument {unexpected[0]!r}; settings are written --config.KEY=VALUE")
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        _dry_run(config, args.mesh, args.analytic)
+        from rdm_jax.training.dry_run import table
+
+        sys.stdout.write(table(cost_report(config, args.mesh, args.analytic)) + "\n")
         return
     cluster = args.coordinator, args.processes, args.process
     if args.distributed or any(value is not None for value in cluster):
@@ -151,7 +156,17 @@ def _listed() -> str:
     return "".join(f"{name:{width}}  {line}\n" for name, line in configs.items())
 
 
-def _dry_run(config: Any, mesh: str | None, analytic: bool) -> None:
+def cost_report(config: Any, mesh: str | None, analytic: bool) -> CostReport:
+    """Returns what a step of a config costs, from shapes alone.
+
+    Args:
+      config: from `load_config`.
+      mesh: "DATAxFSDP"; None takes the devices here and the config's `fsdp`.
+      analytic: do not compile, even if libtpu is installed.
+
+    Raises:
+      UserError: the task has no dry run, or `mesh` does not fit the batch.
+    """
     import jax
 
     from rdm_jax.core.mesh import state_shardings
@@ -169,8 +184,7 @@ def _dry_run(config: Any, mesh: str | None, analytic: bool) -> None:
     def shardings(at: Any, state: Any) -> Any:
         return state_shardings(at, state, config.mesh.rules)
 
-    report = dry_run.dry_run(create, update, task.frozen, batch, shardings, shape, topology=topology)
-    sys.stdout.write(dry_run.table(report) + "\n")
+    return dry_run.dry_run(create, update, task.frozen, batch, shardings, shape, topology=topology)
 
 
 class _CachePrinter:

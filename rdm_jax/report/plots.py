@@ -18,6 +18,7 @@ MISSING = (
 )
 
 Points = Mapping[str, Sequence[tuple[float | int, float]]]
+Traces = Mapping[str, Sequence[tuple[str, float, float, float | None, float | None]]]
 
 
 def available() -> bool:
@@ -54,6 +55,34 @@ def scatter(name: str, title: str, x: str, y: str, points: Mapping[str, tuple[fl
         axes.margins(0.2)
 
     rows = [["", x, y], *([label, *map(repr, point)] for label, point in points.items())]
+    return _files(name, title, x, y, add, rows)
+
+
+def traces(name: str, title: str, x: str, y: str, lines: Traces) -> list[File]:
+    """Returns a plot of lines through labelled points, where matplotlib is installed, and its CSV; see `curves`.
+
+    Args:
+      name: of the files, without a suffix.
+      title: of the plot.
+      x: the horizontal axis.
+      y: the vertical one.
+      lines: {name: (label, x, y, low, high) of its points}; low and high are None where y has no interval.
+    """
+
+    def add(axes: Axes) -> None:
+        for line, points in lines.items():
+            across, up = [point[1] for point in points], [point[2] for point in points]
+            bars = [[value - (low if low is not None else value) for _, _, value, low, _ in points]]
+            bars.append([(high if high is not None else value) - value for _, _, value, _, high in points])
+            axes.errorbar(across, up, yerr=bars, marker="o", capsize=3, label=line)
+            for label, at, value, *_ in points:
+                axes.annotate(label, (at, value), textcoords="offset points", xytext=(6, 4))
+        axes.margins(0.1)
+        axes.legend()
+
+    rows = [["line", "label", x, y, "low", "high"]]
+    for line, points in lines.items():
+        rows += [[line, label, *("" if one is None else repr(one) for one in values)] for label, *values in points]
     return _files(name, title, x, y, add, rows)
 
 

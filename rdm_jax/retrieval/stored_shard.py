@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +23,17 @@ class StoredShard:
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
+        # Evaluations read from several threads, and neither reader allows more than one at a time.
+        self._lock = threading.RLock()
         # Row groups are read one by one, so that memory never holds the captions of millions of rows.
         self._group = functools.lru_cache(CACHED_GROUPS)(self._read_group)
 
     def item(self, row: int) -> dict[str, Any]:
         """Returns the item of a row: id, path, caption, sha256, box and attributes."""
-        group = bisect.bisect_right(self._group_ends, row)
-        start = self._group_ends[group - 1] if group else 0
-        item = self._group(group)[row - start]
+        with self._lock:
+            group = bisect.bisect_right(self._group_ends, row)
+            start = self._group_ends[group - 1] if group else 0
+            item = self._group(group)[row - start]
         return {**item, "attributes": dict(item["attributes"] or [])}
 
     def column(self, key: str) -> Any:
@@ -39,7 +43,8 @@ class StoredShard:
 
         name = key if key in COLUMNS else "attributes"
         try:
-            column = self._parquet.read(columns=[name]).column(name)
+            with self._lock:
+                column = self._parquet.read(columns=[name]).column(name)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
         if name == "attributes":
@@ -61,7 +66,8 @@ class StoredShard:
         if THUMBNAILS not in self.shard.names:
             return None
         try:
-            return list(self._reader.read(list(rows))) if len(rows) else []
+            with self._lock:
+                return list(self._reader.read(list(rows))) if len(rows) else []
         except (ValueError, RuntimeError, IndexError) as error:
             raise self._unreadable(error) from error
 

@@ -29,6 +29,7 @@ else:
 
 PACKAGE = Path(__file__).parents[1]
 ARCHITECTURES = "models"  # the folder of configs that describe networks, and no run
+ABLATIONS = "ablations"  # the folder of grids of runs (`rdm ablate`)
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
@@ -72,6 +73,18 @@ def base_config(spec: str) -> Config:
     Raises:
       UserError: there is no such config, or it fails.
     """
+    return ConfigDict(config_values(spec))
+
+
+def config_values(spec: str) -> dict[str, Any]:
+    """Returns what a config sets as it is; grids have names with dots, which a `ConfigDict` refuses.
+
+    Args:
+      spec: as of `load_config`.
+
+    Raises:
+      UserError: there is no such config, or it fails.
+    """
     is_file = paths.is_remote(spec) or spec.endswith(".py")
     name, _, argument = (spec, "", "") if is_file else spec.rpartition(":") if ".py:" in spec else spec.partition(":")
     return _call(_find(name), argument)
@@ -86,7 +99,7 @@ def load_architecture(name: str) -> Config:
     file = configs_folder() / ARCHITECTURES / f"{name}.py"
     if not file.is_file():
         raise unknown("architecture", name, [path.stem for path in file.parent.glob("*.py")])
-    return _call(file, "")
+    return ConfigDict(_call(file, ""))
 
 
 def configs_folder() -> Path:
@@ -95,12 +108,16 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
-def shipped_configs() -> dict[str, str]:
-    """Returns {name: first line of its docstring} of the configs that describe a run."""
-    folder = configs_folder()
-    names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("[!_]*.py")}
-    docs = {name: ast.get_docstring(ast.parse(text.read(file))) or "" for name, file in sorted(names.items())}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items() if not name.startswith(f"{ARCHITECTURES}/")}
+def shipped_configs(folder: str = "") -> dict[str, str]:
+    """Returns {name: first line of its docstring} of the configs in a folder; "" is all that describe a run."""
+    root = configs_folder()
+    names = {file.relative_to(root).with_suffix("").as_posix(): file for file in root.rglob("[!_]*.py")}
+    wanted = [name for name in sorted(names) if (name.startswith(f"{folder}/") if folder else _describes_run(name))]
+    return {name: (ast.get_docstring(ast.parse(text.read(names[name]))) or "").partition("\n")[0] for name in wanted}
+
+
+def _describes_run(name: str) -> bool:
+    return not name.startswith((f"{ARCHITECTURES}/", f"{ABLATIONS}/"))
 
 
 def _find(name: str) -> Path:
@@ -116,7 +133,7 @@ def _find(name: str) -> Path:
     return file
 
 
-def _call(file: Path, argument: str) -> Config:
+def _call(file: Path, argument: str) -> dict[str, Any]:
     """Returns what a file's `get_config` returns."""
     module_spec = importlib.util.spec_from_file_location(f"rdm_config_{file.stem}", file)
     assert module_spec and module_spec.loader, file  # a .py file always has a loader
@@ -135,7 +152,7 @@ def _call(file: Path, argument: str) -> Config:
     values = values.to_dict() if isinstance(values, ConfigDict) else values
     if not isinstance(values, Mapping):
         raise UserError(f"get_config() of {file} returns a {type(values).__name__}; return a dictionary")
-    return ConfigDict(dict(values))
+    return dict(values)
 
 
 def _reason(file: Path, error: Exception) -> str:

@@ -67,10 +67,10 @@ def evaluate(home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     places = {"--model": home / "model", "--classifier": home / "classifier", "--databases": home / "databases"}
 
-    def run(*arguments):
+    def run(*arguments, measure="style-swap"):
         replaced = {*arguments, "--classifier"} if "--train-classifier" in arguments else arguments
         given = [str(part) for pair in places.items() if pair[0] not in replaced for part in pair]
-        return main(["evaluate", "style-swap", *given, *arguments])
+        return main(["evaluate", measure, *given, *arguments])
 
     return run
 
@@ -334,3 +334,21 @@ def test_icon_sets_need_databases(icon_home, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "icon-set", "--out", "out", "--model", str(icon_home / "model")]) == 2
     assert "icon-set needs --databases" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ways_of_requesting_a_style_leave_a_table_and_a_grid(evaluate, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("rdm_jax.evaluation.crossed.real_images", random_images)
+    monkeypatch.setattr("rdm_jax.evaluation.crossed.real_images_like", random_images_like)
+    arms = ["unseen_database", "unseen_neither"]
+    arguments = [part for arm in arms for part in ("--arm", arm)]
+    measure = ("--out", "out", "--quick", "--arm-samples", "24", "--quiet", *arguments)
+    assert evaluate(*measure, measure="styles") == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert list(found["arms"]) == arms and all(arm["samples"] == 24 for arm in found["arms"].values())
+    assert all({"diversity", "copies", "real_diversity"} <= set(arm) for arm in found["arms"].values())
+    assert (tmp_path / "out" / "grid.png").is_file()
+    markdown = (tmp_path / "out" / "results.md").read_text()
+    assert all(f"| {arm['title']} | 24 |" in markdown for arm in found["arms"].values())
+    assert evaluate("--out", "x", "--arm", "seen_databse", measure="styles") == 2
+    assert "unknown arm 'seen_databse'; did you mean 'seen_database'" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_importing_the_package_imports_no_jax():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["smaple"], "rdm: error: unknown verb 'smaple'; did you mean 'sample'?"),
+        (["smaple"], "rdm: error: unknown verb 'smaple'; did you mean 'sample'"),
         (["--versio"], "rdm: error: unknown option --versio; did you mean --version?"),
         (["do", "--stpes", "3"], "rdm: error: unknown option --stpes; did you mean --steps?"),
         (["do", "--steps=x"], "rdm: error: argument --steps: 'x' is not a whole number; see rdm do --help"),

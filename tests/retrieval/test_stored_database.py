@@ -2,6 +2,8 @@ import dataclasses
 import functools
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -345,3 +347,22 @@ def test_a_zip_builds_the_database_of_its_folder(images, database, encoder, tmp_
     archive = shutil.make_archive(str(tmp_path / "zoo"), "zip", images.parent, "zoo")
     build(open_source(archive), encoder, tmp_path / "db")
     assert Database.open(tmp_path / "db").digest == database.digest
+
+
+def test_threads_read_one_at_a_time(database, monkeypatch):
+    """Parquet files and their readers are not safe for several threads, and evaluations read from eight."""
+    stored = Database.open(database.path)._stored[0]
+    read, inside, most = stored._read_group, [], []
+
+    def slow(group):
+        inside.append(group)
+        most.append(len(inside))
+        time.sleep(0.02)
+        found = read(group)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(stored, "_group", slow)
+    with ThreadPoolExecutor(4) as pool:
+        items = list(pool.map(stored.item, [0, 1, 0, 1]))
+    assert max(most) == 1 and items[0] == items[2] != items[1]

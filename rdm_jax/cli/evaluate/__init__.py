@@ -8,21 +8,31 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdm_jax.cli.evaluate import guidance, icon_set, images, model, style_swap
+from rdm_jax.cli.evaluate import guidance, icon_set, images, model, prompts, style_swap, styles
 from rdm_jax.cli.progress import format_seconds, note
 
 if TYPE_CHECKING:
     from rdm_jax.cli.evaluate.common import Measured
 
-MEASURES = {"images": images, "model": model, "style-swap": style_swap, "guidance": guidance, "icon-set": icon_set}
+MEASURES = {
+    "images": images,
+    "model": model,
+    "prompts": prompts,
+    "style-swap": style_swap,
+    "styles": styles,
+    "guidance": guidance,
+    "icon-set": icon_set,
+}
 SCHEMA = 1
 
 HELP = """measure images or a model
 
   rdm evaluate images DIR --reference DIR --out results       FID, KID, Inception Score, precision and recall
   rdm evaluate model MODEL --proposals 1000 --reference DIR --out results      the same of images that it generates
+  rdm evaluate prompts MODEL --from-file PartiPrompts.tsv --out results        CLIP-score by category
   rdm evaluate style-swap --out results            all arms: 1,000 samples of the first, 200 of each other
   rdm evaluate style-swap --out results --quick    a few samples of each arm, as a test
+  rdm evaluate styles --out results                a style by its database, by its name, by both, by neither
   rdm evaluate guidance --out results              every guidance method, each beside images without it
   rdm evaluate icon-set --out results --databases DIR --classifier DIR   icons of styles that no training saw
 

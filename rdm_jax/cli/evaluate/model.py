@@ -60,12 +60,23 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     _check(args, databases, bool(prompts))
     plans = sample.plans_of(generator, args, prompts, [], databases)
+    generate(generator, databases, plans, out, args)
+    opened = [one for database in databases if database is not None for one in database.databases]
+    measured = sets.measure(args, out / SAMPLES, args.seed, generation(generator, plans[0], opened, args))
+    return dataclasses.replace(measured, bundle=generator.bundle, databases=opened)
+
+
+def generate(
+    generator: Generator,
+    databases: list[Mixture | None],
+    plans: list[Plan],
+    out: Path,
+    args: argparse.Namespace,
+) -> None:
+    """Generates the images that are not in `SAMPLES` of the output folder yet."""
     with _samples(out) as (folder, resume):
         layout = dataclasses.replace(generating.plain_layout(databases), resume=resume)
         generating.write_run(generator, databases, plans, folder, args, layout=layout)
-    opened = [one for database in databases if database is not None for one in database.databases]
-    measured = sets.measure(args, out / SAMPLES, args.seed, _generation(generator, plans[0], opened, args))
-    return dataclasses.replace(measured, bundle=generator.bundle, databases=opened)
 
 
 def _check(args: argparse.Namespace, databases: Sequence[Mixture | None], prompted: bool) -> None:
@@ -108,7 +119,7 @@ def _samples(out: Path) -> Iterator[tuple[Path, bool]]:
                 out.rmdir()
 
 
-def _generation(
+def generation(
     generator: Generator, plan: Plan, databases: Sequence[Database], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Returns how the images were generated, as JSON values."""

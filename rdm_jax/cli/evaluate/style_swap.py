@@ -12,9 +12,11 @@ from rdm_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from rdm_jax.evaluation.arms import Arm
+    from rdm_jax.evaluation.generation import ModelCellGenerator
     from rdm_jax.evaluation.style_swap import Sizes
 
 HELP = "does another database mean another style?"
+OPTIONS = ("condition", "batch_size", "steps", "sampler", "guidance_scale", "neighbors", "conditions", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "folder of databases named as the styles, and `general`", "a few samples of each arm")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of the first arm (default: 1000)")
     parser.add_argument("--arm-samples", type=int, metavar="N", help="samples of each other arm (default: 200)")
+    add_sampling_options(parser)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of arms, real images and sampling."""
+    parser.add_argument("--real-images", type=int, metavar="N", help="real images to compare with (default: 2304)")
     parser.add_argument(
-        "--arm", action="append", default=[], metavar="NAME", help="measure this arm alone (repeatable)"
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure this arm alone, and no reconstructions (repeatable)",
     )
     parser.add_argument(
         "--held-out",
@@ -39,53 +51,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, metavar="S", help="sampling steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, metavar="G", help="the model's own by default")
+    parser.add_argument("--neighbors", type=int, metavar="K", help="neighbors; the model's own number by default")
+    parser.add_argument(
+        "--with",
+        dest="conditions",
+        action="append",
+        metavar="CALL",
+        help='a condition beside the query, as "weights(of_neighbors=2)" (repeatable; rdm sample --list-guides)',
+    )
 
 
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures whether another database means another style."""
-    sizes = _sizes(args)
+    sizes = sizes_of(args)
     from rdm_jax.cli import outputs
     from rdm_jax.evaluation import report
-    from rdm_jax.evaluation.generation import ModelCellGenerator, reconstructor
+    from rdm_jax.evaluation.generation import reconstructor
     from rdm_jax.evaluation.style_swap import measure
-    from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
     arms = _arms(args.arm, args.held_out)
-    generator = Generator.load(args.model)
-    chosen_options = ("condition", "batch_size", "sampler", "steps", "guidance_scale", "seed")
-    options = {name: getattr(args, name) for name in chosen_options}
-    cell_generator = ModelCellGenerator(generator, args.databases, options)
+    cell_generator = cell_generator_of(args)
     databases = cell_generator.check(arms)
-    classifier = classifier_of(args)
-    introduce(generator.bundle, classifier, databases)
+    bundle, classifier = cell_generator.generator.bundle, classifier_of(args)
+    introduce(bundle, classifier, databases)
     results, classified = measure(
-        cell_generator, reconstructor(generator.bundle), classifier, sizes, Stages(args.quiet), arms=arms
+        cell_generator,
+        None if args.arm else reconstructor(bundle),  # of no arm
+        classifier,
+        sizes,
+        Stages(args.quiet),
+        arms=arms,
     )
     return Measured(
         results=results,
         arguments={"sizes": dataclasses.asdict(sizes), "settings": cell_generator.settings},
-        bundle=generator.bundle,
+        bundle=bundle,
         classifier=classifier,
         databases=databases,
-        markdown=report.markdown(results, f"Style swap of {generator.bundle.name}"),
+        markdown=report.markdown(results, f"Style swap of {bundle.name}"),
         screen=report.screen(results),
         images={"grid.png": report.grid(classified.values())},
     )
 
 
-def _sizes(args: argparse.Namespace) -> Sizes:
+def cell_generator_of(args: argparse.Namespace) -> ModelCellGenerator:
+    """Returns the model and the databases that the arguments name."""
+    from rdm_jax.evaluation.generation import ModelCellGenerator
+    from rdm_jax.generator import Generator
+
+    options = {name: getattr(args, name) for name in OPTIONS}
+    return ModelCellGenerator(Generator.load(args.model), args.databases, options)
+
+
+def sizes_of(args: argparse.Namespace) -> Sizes:
+    """Returns the numbers of images; raises UserError if one is too few."""
     from rdm_jax.evaluation.style_swap import QUICK, Sizes
 
-    for option, value in (("--samples", args.samples), ("--arm-samples", args.arm_samples)):
+    given = {"first": args.samples, "least": args.arm_samples, "real": args.real_images}
+    options = {"first": "--samples", "least": "--arm-samples", "real": "--real-images"}
+    for name, value in given.items():
         if value is not None and value < 2:
-            raise UserError(f"{option} {value} is too few; give 2 or more")
+            raise UserError(f"{options[name]} {value} is too few; give 2 or more")
     sizes = QUICK if args.quick else Sizes()
-    return dataclasses.replace(
-        sizes,
-        first=sizes.first if args.samples is None else args.samples,
-        least=sizes.least if args.arm_samples is None else args.arm_samples,
-    )
+    return dataclasses.replace(sizes, **{name: value for name, value in given.items() if value is not None})
 
 
 def _arms(names: list[str], held_out: list[str]) -> tuple[Arm, ...]:

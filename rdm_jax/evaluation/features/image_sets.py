@@ -101,9 +101,9 @@ class DatabaseSource:
         return Example(self.database.thumbnails([index])[0], labels["caption"], labels["path"], {})
 
     def labels(self, index: int) -> Mapping[str, str]:
-        """Returns the path and the caption of a row."""
+        """Returns the path, the caption and the attributes of a row."""
         item = self.database.items([index])[0]
-        return {"path": item["path"], "caption": item["caption"] or ""}
+        return {**item["attributes"], "path": item["path"], "caption": item["caption"] or ""}
 
 
 def open_images(place: str | Path) -> ImageSource:

@@ -59,6 +59,11 @@ def make_task(config: Config, workdir: Path, progress: StageProgressCallback, st
     return task_module(config.task).make(config, workdir, progress, start)
 
 
+def has_dry_run(name: str) -> bool:
+    """Returns whether a task can be made from its configuration alone; raises UserError if there is no such task."""
+    return hasattr(task_module(name), "abstract")
+
+
 def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeStruct]]:
     """Returns the task that `config.task` names and the shapes of its global batch, from the configuration alone.
 
@@ -68,8 +73,8 @@ def make_abstract_task(config: Config) -> tuple[Task, dict[str, jax.ShapeDtypeSt
       UserError: there is no such task, or it needs more than its configuration.
     """
     module = task_module(config.task)
-    if not hasattr(module, "abstract"):
-        able = [name for name in TASKS if hasattr(task_module(name), "abstract")]
+    if not has_dry_run(config.task):
+        able = [name for name in TASKS if has_dry_run(name)]
         raise UserError(f"task {config.task!r} has no dry run; {', '.join(able)} have")
     task = module.abstract(config)
     record = task.read(0, np.random.default_rng(0))
