@@ -112,10 +112,28 @@ def serve(workshop: Workshop, port: int, *, block: bool = True, open_browser: bo
         max_file_size=LARGEST_UPLOAD,
         footer_links=["api"],
         css_paths=STYLE,
-        theme=gr.themes.Default(
-            primary_hue="orange", neutral_hue="stone", spacing_size="sm", radius_size="sm", text_size="sm"
-        ),
+        theme=_theme(),
         ssr_mode=False,
         mcp_server=False,
     )
     return blocks, address
+
+
+def _theme() -> Any:
+    """Returns the look: small type, and colors whose contrast is at least 4.5 to 1 (WCAG 2, AA)."""
+    small = {"spacing_size": "sm", "radius_size": "sm", "text_size": "sm"}
+    return gr.themes.Default(primary_hue="orange", neutral_hue="stone", **small).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_text_color="white",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
