@@ -84,7 +84,7 @@ _VISION_DEFAULTS = {
     "patch_size": 32,
     "image_size": 224,
 }
-_TEXT_DEFAULTS = {
+TEXT_DEFAULTS = {
     **_TOWER_DEFAULTS,
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -148,19 +148,19 @@ def config_from_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "clip":
         raise UserError(f"config.json describes a {kind!r}, not a CLIP; give a CLIP's folder")
     own = Settings("config.json", config, _CLIP_DEFAULTS)
-    vision, text = _section(own, "vision_config", _VISION_DEFAULTS), _section(own, "text_config", _TEXT_DEFAULTS)
+    vision, text = _section(own, "vision_config", _VISION_DEFAULTS), _section(own, "text_config", TEXT_DEFAULTS)
     vision.require({"num_channels": 3})
     eos = text.whole("eos_token_id")
     return {
         "embed_dim": own.whole("projection_dim"),
         "vision": {
             "kind": "vit",
-            **_hugging_face_tower(vision),
+            **tower_settings(vision),
             "patch_size": vision.whole("patch_size"),
             "image_size": vision.whole("image_size"),
         },
         "text": {
-            **_hugging_face_tower(text),
+            **tower_settings(text),
             "vocab_size": text.whole("vocab_size"),
             "context_length": text.whole("max_position_embeddings"),
             "eos_id": None if eos == 2 else eos,
@@ -175,7 +175,8 @@ def _section(config: Settings, key: str, defaults: Mapping[str, Any]) -> Setting
     return Settings(own.what, {**own.given, **older}, defaults)
 
 
-def _hugging_face_tower(part: Settings) -> dict[str, Any]:
+def tower_settings(part: Settings) -> dict[str, Any]:
+    """Returns width, layers, heads and activation of a tower; raises UserError if they are not supported."""
     width, inner = part.whole("hidden_size"), part.whole("intermediate_size")
     if inner != 4 * width:
         raise UserError(f"{part.what}: intermediate_size={inner} is not 4 x {width}; not supported")

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdm_jax.bundle import TOKENIZER, locate, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers
-from rdm_jax.convert.conversion import RAW
+from rdm_jax.convert.converted import RAW
 from rdm_jax.convert.mapping import Foreign, disassemble
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict

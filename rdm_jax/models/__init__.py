@@ -12,7 +12,7 @@ from typing import Any
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
-from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
+from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
@@ -33,6 +33,8 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
+TEXT_ENCODERS = {"clip": TextStates}
+"""Encoders of a text as a sequence of tokens, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
 STYLE_ENCODER = "convolutional"
 """The kind of a configuration that names none."""
@@ -95,6 +97,16 @@ def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder | PatchEncode
     """
     cls, fields = _by_kind("style encoder", STYLE_ENCODERS, {"kind": STYLE_ENCODER, **config})
     return _construct("style encoder", cls, fields)
+
+
+def build_text_encoder(config: Mapping[str, Any]) -> TextStates:
+    """Returns the encoder of texts as sequences: "kind", a name in `TEXT_ENCODERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("text encoder", TEXT_ENCODERS, config)
+    return _construct("text encoder", cls, fields)
 
 
 def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:

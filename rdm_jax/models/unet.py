@@ -31,8 +31,9 @@ class UNet(nn.Module):
       channel_mult: channels of each level, in units of `model_channels`.
       num_res_blocks: residual blocks of each level on the way down; one more on the way up.
       attention_resolutions: the downsampling factors (1, 2, 4, ...) at which blocks have a transformer.
-      num_head_channels: channels of one attention head; must divide the channels wherever there is attention.
       context_dim: the size of a context token.
+      num_head_channels: channels of one attention head; must divide the channels wherever there is attention.
+      num_heads: the number of attention heads, instead of `num_head_channels`: heads then grow with the channels.
       transformer_depth: blocks in each transformer.
       dropout: the rate within residual blocks.
       num_groups: groups of every GroupNorm; must divide every level's channels.
@@ -49,8 +50,9 @@ class UNet(nn.Module):
     channel_mult: tuple[int, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    num_head_channels: int
     context_dim: int
+    num_head_channels: int = 0
+    num_heads: int = 0
     transformer_depth: int = 1
     dropout: float = 0.0
     num_groups: int = 32
@@ -124,7 +126,7 @@ class UNet(nn.Module):
         def attend(h: Array, name: str) -> Array:
             """Applies a transformer of this name to a feature map."""
             block = attention_class(
-                self.num_head_channels,
+                self.num_head_channels or h.shape[-1] // self.num_heads,
                 self.transformer_depth,
                 self.num_groups,
                 self.attention_implementation,
@@ -201,10 +203,18 @@ class UNet(nn.Module):
             raise UserError(f"the latent has {channels} channels, the U-Net takes {self.in_channels}")
         if context[2] != self.context_dim:
             raise UserError(f"context tokens have {context[2]} numbers, the U-Net takes {self.context_dim}")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        given = {"num_head_channels": self.num_head_channels, "num_heads": self.num_heads}
+        positive = [(name, divisor) for name, divisor in given.items() if divisor > 0]
+        if len(positive) != 1:
+            raise UserError(f"the U-Net's heads are {given}; give one of the two")
+        ((name, divisor),) = positive
         levels = [m for i, m in enumerate(self.channel_mult) if 2**i in self.attention_resolutions]
         for width in sorted({self.model_channels * mult for mult in (*levels, self.channel_mult[-1])}):
-            if width % self.num_head_channels:
+            if width % divisor:
                 raise UserError(
-                    f"num_head_channels={self.num_head_channels} does not divide {width} channels; "
+                    f"{name}={divisor} does not divide {width} channels; "
                     "choose a divisor of the channels of every level with attention"
                 )
