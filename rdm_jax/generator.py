@@ -30,6 +30,7 @@ from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
 from rdm_jax.conditioning.content import Content, ContentSearch
+from rdm_jax.conditioning.prompts import reads_prompts
 from rdm_jax.core import trees
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
@@ -41,7 +42,7 @@ from rdm_jax.heads.base import FEATURES, Head, Model, Plan, Program
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.request import CANDIDATES_APART, Request, resolve
 from rdm_jax.result import Result, join, taken
-from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
+from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder, encoder_of
 from rdm_jax.retrieval.opening import Databases, open_retriever
 from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 
@@ -97,7 +98,7 @@ class Generator:
             )
         factory.check_settings(bundle.config)
         head = head_of(bundle.config)
-        bundle.require("clip", "autoencoder", head.network)
+        bundle.require("text_encoder" if reads_prompts(bundle) else "clip", "autoencoder", head.network)
         # Nobody else holds what was opened here: each array is released when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config, mesh = override(bundle.config, overrides), mesh or make_mesh()
@@ -105,7 +106,7 @@ class Generator:
         bundle = dataclasses.replace(
             bundle, config=config, params=move(lambda leaf: put(leaf, sharding), bundle.params)
         )
-        return Generator(Model(bundle, ClipEncoder(bundle), mesh), head)
+        return Generator(Model(bundle, encoder_of(bundle), mesh), head)
 
     @property
     def bundle(self) -> Bundle:
@@ -197,13 +198,27 @@ class Generator:
                 raise UserError("rows of a database are queries for its neighbors, and condition 'text' has none")
             labels += [f"row {row}" for row in rows]
             queries = np.concatenate([queries, retriever.databases[0].embeddings(rows).astype(np.float32)])
-        builder = dataclasses.replace(plan.builder, queries=queries)
-        queries = change_queries(request.conditions, builder).queries
+        plan, queries = self.with_texts(plan, queries, [*prompts, *[""] * (len(images) + len(rows))])
         neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
         given = [*[None] * len(prompts), *images, *[None] * len(rows)]
         content = self._find_content(plan, content_database, labels, queries, given)
         plan = self.with_content(plan, content)
         return plan.with_queries(labels, queries, neighbors)
+
+    def with_texts(
+        self, plan: Plan, queries: Float[np.ndarray, "q d"], texts: Sequence[str]
+    ) -> tuple[Plan, Float[np.ndarray, "q d"]]:
+        """Returns a plan with the tokens of its queries' texts, where they are sequences, and the queries.
+
+        Args:
+          plan: without queries.
+          queries: the vectors before the conditioners; they are returned after them.
+          texts: of each query, "" where it is an image or a row.
+        """
+        reader = plan.builder.reader
+        builder = dataclasses.replace(plan.builder, queries=queries, text=reader(texts) if reader else None)
+        changed = change_queries(plan.request.conditions, builder)
+        return dataclasses.replace(plan, builder=dataclasses.replace(plan.builder, text=changed.text)), changed.queries
 
     def with_content(self, plan: Plan, content: Content | None) -> Plan:
         """Returns a plan with what shows the content of its queries; None where nothing does.
@@ -275,6 +290,8 @@ class Generator:
           UserError: a file, a guide, a condition, an option or the size is invalid.
         """
         self._check_supported(request.conditions)
+        if request.candidates > 1:
+            self.bundle.require("clip")  # which ranks them
         run = self.head.plan(request, options, self.model)
         builder = self._builder(request, options, retriever)
         return Plan(request, options, [], builder.queries, None, [], [], builder, run)
@@ -295,7 +312,8 @@ class Generator:
         if retriever and default:
             request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
         found = retriever.retrieve(plan.queries, request.neighbors) if retriever else None
-        builder = dataclasses.replace(self._builder(request, plan.options, retriever), content=plan.builder.content)
+        kept = {"content": plan.builder.content, "text": plan.builder.text}
+        builder = dataclasses.replace(self._builder(request, plan.options, retriever), **kept)
         return dataclasses.replace(plan, request=request, neighbors=found, builder=builder).checked()
 
     def generate(
@@ -410,7 +428,7 @@ class Generator:
             if not prompt.strip():
                 raise UserError(f"prompt {number} is empty; write what to generate, or leave it out")
         # In small groups, for all to go through the same program, however many there are.
-        groups = list(self.encoder.encode_texts_in_chunks(prompts, SMALL_BATCH))
+        groups = [self.encoder.encode_queries(prompts)]
         groups += [self.encoder.encode_images(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
         labels = [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))]
         return labels, np.concatenate([np.zeros((0, self.encoder.identity["width"]), np.float32), *groups])

@@ -34,6 +34,7 @@ MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
 DATABASES = ("database", "content_database")  # the default ones of a model, by their names in its sampling section
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
 FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
+LONG_PROMPTS = ("truncate", "windows")  # the rest is left out, or encoded as further texts
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
 
 
@@ -58,6 +59,7 @@ class Request:
       fit: how an image that is edited gets its size: "keep" leaves it as it is, up to `MAX_EDITED` pixels; "shrink"
         scales a larger one down to the model's size, and keeps its proportions; "crop" scales it until it fills height
         x width and crops its center. "" is "crop" where height or width is given, otherwise "keep".
+      long_prompts: a name in `LONG_PROMPTS`, what becomes of a prompt that is longer than the text encoder reads.
       conditions: conditioners beside the query (`rdm_jax.conditioning`).
     """
 
@@ -82,6 +84,12 @@ class Request:
         "where --height or --width is given)",
         metavar="F",
     )
+    long_prompts: str = option(
+        "truncate",
+        "a prompt longer than the text encoder reads: truncate it, or read it in windows (models that read a prompt as "
+        "a sequence; default: truncate)",
+        metavar="HOW",
+    )
     conditions: tuple[Conditioner, ...] = option(
         (),
         "a condition beside the query, as \"region(mask='left.png', database='neon')\" (repeatable; --list-guides)",
@@ -104,6 +112,8 @@ class Request:
             )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
+        if self.long_prompts not in LONG_PROMPTS:
+            raise unknown("way with long prompts", self.long_prompts, LONG_PROMPTS)
         if self.fit and self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         return self

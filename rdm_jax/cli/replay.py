@@ -128,6 +128,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     database = Mixture.open(args.database or _specs(entry)) if entry else None
     same = database is not None and _is_same("database", entry, database)
     plan = generator.open_plan(request, chosen, open_retriever(generator.encoder, database) if database else None)
+    if plan.builder.reader is not None:  # vectors are recorded after the conditioners, and texts are not recorded
+        plan, _ = generator.with_texts(plan, query, [record["prompt"]])
     plan = dataclasses.replace(
         plan,
         prompts=[record["prompt"]],

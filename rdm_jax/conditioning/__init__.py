@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,9 +60,9 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
 
 
 def change_queries(conditioners: Sequence[Conditioner], builder: ConditionBuilder) -> ConditionBuilder:
-    """Returns the builder with the run's queries after all conditioners."""
+    """Returns the builder with the run's queries and texts after all conditioners."""
     for conditioner in conditioners:
-        builder = dataclasses.replace(builder, queries=conditioner.change_queries(builder))
+        builder = conditioner.change_queries(builder)
     return builder
 
 
@@ -80,7 +79,7 @@ def apply_conditioners(
     Raises:
       UserError: a file or a database cannot be read, or a value is out of range.
     """
-    given, also = builder.build(builder.queries, neighbors), builder.build_also(neighbors)
+    given, also = builder.build(builder.queries, neighbors, builder.text), builder.build_also(neighbors)
     context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)

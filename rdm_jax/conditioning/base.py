@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.assemble import NULL, assemble
+from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.calls import File, set_types
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import StepInfo
@@ -118,6 +120,9 @@ class ConditionBuilder:
       condition: a name in `request.CONDITIONS`.
       null: [d] the token of no condition.
       unit_tokens: whether tokens are scaled to length 1.
+      reader: makes the tokens of prompts, where the model reads a prompt as a sequence; None where the query's vector
+        is the token.
+      text: the tokens of the run's own queries, made by `reader`; None without.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
       show: makes the channels of content neighbors from their images.
@@ -135,13 +140,17 @@ class ConditionBuilder:
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
     show: ContentChannels
+    reader: PromptReader | None = None
+    text: Condition | None = None
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     style_alone: bool = False
 
     @property
     def query_tokens(self) -> int:
-        """How many of the tokens, the first ones, are the query: 1 or 0."""
+        """How many of the tokens, the first ones, are the query."""
+        if self.text is not None:
+            return self.text.tokens.shape[1]
         return int(self.condition != "neighbors" or self.style is not None)
 
     @property
@@ -156,15 +165,26 @@ class ConditionBuilder:
         return neighbors.embeddings if self.style is None else self.style.tokens(neighbors)
 
     def build(
-        self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q n d"] | None
+        self,
+        queries: Float[np.ndarray, "q d"],
+        neighbors: Float[np.ndarray, "q n d"] | None,
+        text: Condition | None = None,
     ) -> ScheduledCondition:
-        """Returns the condition of queries, the tokens of their neighbors, and the run's content."""
+        """Returns the condition of queries, the tokens of their neighbors and of their texts, and the run's content.
+
+        Raises:
+          UserError: the model reads prompts as sequences, and the queries have no texts.
+        """
+        if self.reader is not None:
+            if text is None:
+                raise UserError("this model reads prompts, and a query without one is given; give a prompt")
+            return ScheduledCondition(text.tokens, text.weights)
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
         # The first place is always there in training: zeros are no text.
-        text = queries if self.condition != "neighbors" else np.zeros_like(queries)
-        return self._with_style(text, neighbors, self.content)
+        query = queries if self.condition != "neighbors" else np.zeros_like(queries)
+        return self._with_style(query, neighbors, self.content)
 
     def build_also(self, neighbors: Float[np.ndarray, "q n d"] | None) -> tuple[ScheduledCondition, ...]:
         """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""
@@ -182,15 +202,27 @@ class ConditionBuilder:
         return ScheduledCondition(tokens.astype(np.float32), channels=content)
 
     def build_null(self) -> ScheduledCondition:
-        """Returns no condition, for each query."""
+        """Returns no condition, for each query: the empty prompt, where prompts are sequences."""
+        if self.reader is not None:
+            empty = self.read("")
+            assert empty is not None
+            return ScheduledCondition(empty.tokens, empty.weights)
         return ScheduledCondition(assemble(NULL, self.queries, null=self.null).tokens)
 
     def vectors(self, prompt: str, image: str) -> Float[np.ndarray, "q d"]:
         """Returns the vector of a prompt or an image, for each query; the run's own queries where both are empty."""
         if not prompt and not image:
             return self.queries
-        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_texts([prompt])
+        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_queries([prompt])
         return np.repeat(encoded, len(self.queries), axis=0)
+
+    def read(self, prompt: str) -> Condition | None:
+        """Returns the tokens of a prompt, for each query; None where the query's vector is the token."""
+        if self.reader is None:
+            return None
+        one, count = self.reader([prompt]), len(self.queries)
+        weights = None if one.weights is None else np.repeat(one.weights, count, axis=0)
+        return Condition(np.repeat(one.tokens, count, axis=0), weights)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:
         """Returns a mask at the latents' size: the mean of the pixels that a latent stands for."""
@@ -218,9 +250,9 @@ class Conditioner(abc.ABC):
     def __post_init__(self) -> None:
         set_types(self)
 
-    def change_queries(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
-        """Returns the run's queries after this conditioner, before anything is retrieved."""
-        return builder.queries
+    def change_queries(self, builder: ConditionBuilder) -> ConditionBuilder:
+        """Returns the builder with the run's queries and texts after this conditioner, before anything is retrieved."""
+        return builder
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Returns the context after this conditioner."""
@@ -242,11 +274,15 @@ class OtherCondition(Conditioner):
     def build(self, builder: ConditionBuilder) -> ScheduledCondition:
         """Returns this condition."""
         queries = self.query_vectors(builder)
-        return builder.build(queries, builder.retrieve(queries, self.database))
+        return builder.build(queries, builder.retrieve(queries, self.database), self.text(builder))
 
     def query_vectors(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
         """Returns the vectors of the prompt or the image."""
         return builder.vectors(self.prompt, self.image)
+
+    def text(self, builder: ConditionBuilder) -> Condition | None:
+        """Returns the tokens of the prompt, where prompts are sequences; an image has those of the empty prompt."""
+        return builder.read(self.prompt) if self.prompt or self.image else builder.text
 
 
 def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Condition:

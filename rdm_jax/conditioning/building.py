@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.base import ConditionBuilder
+from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
 from rdm_jax.request import Request
@@ -36,7 +37,13 @@ def condition_builder(
       size: (h, w) of an image's latents or tokens.
       retriever: of the run's own databases; None where the condition has no neighbors.
       style_alone: whether the style neighbors alone are a further condition.
+
+    Raises:
+      UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
+    reader = PromptReader.of(bundle, request.long_prompts)
+    if reader is not None and request.condition != "text":
+        raise UserError(f"model {bundle.name!r} takes no neighbors; leave out --database, and use --condition text")
     width = encoder.identity["width"]
     null = null_token(bundle.config)
 
@@ -65,6 +72,7 @@ def condition_builder(
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
         show=ContentChannels.of(bundle),
+        reader=reader,
         style=style,
         style_alone=style_alone,
     )

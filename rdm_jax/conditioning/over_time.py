@@ -24,7 +24,10 @@ class _Turning(OtherCondition):
         """Sets the tokens of the other condition as the target."""
         tokens = self.build(builder).tokens
         if context.given.tokens.shape[1] != tokens.shape[1]:
-            raise UserError("a condition that turns into another must come before any region")
+            raise UserError(
+                "the condition and the one that it turns into have different numbers of tokens; give it before any "
+                "region, and prompts of one length where they are read in windows"
+            )
         return dataclasses.replace(context, given=dataclasses.replace(context.given, target=tokens))
 
 

@@ -127,6 +127,11 @@ class ClipEncoder:
             yield self._in_batches(self._encode_texts, rows)
         unread.warn()
 
+    def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Maps prompts to query vectors, all through the program of a small batch, however many there are."""
+        chunks = self.encode_texts_in_chunks(texts, SMALL_BATCH)
+        return np.concatenate([np.zeros((0, self.identity["width"]), np.float32), *chunks])
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n length"], list[str]]:
         """Returns token ids, int32 [n, context_length], and for each text the tail that was truncated, "" if none.
 
@@ -180,3 +185,38 @@ class ClipEncoder:
             sharding = replicated(self._mesh) if size % self._mesh.size else batch_sharding(self._mesh)
             outputs.append(np.asarray(encode(self._params, jax.device_put(padded, sharding)))[: len(batch)])
         return np.concatenate(outputs)
+
+
+class NoEncoder(ClipEncoder):
+    """Stands for the encoder of a model without a CLIP, whose queries are vectors without numbers."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """An encoder that no database was built by."""
+        return {"name": str(self.bundle.name), "sha256": "", "width": 0}
+
+    def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "n 0"]:
+        """Returns vectors without numbers: such a model reads its prompts in another way."""
+        return np.zeros((len(texts), 0), np.float32)
+
+    def encode_images(self, images: Any) -> Any:
+        """Raises UserError."""
+        raise self._missing()
+
+    def encode_texts(self, texts: Sequence[str]) -> Any:
+        """Raises UserError."""
+        raise self._missing()
+
+    def _missing(self) -> UserError:
+        return UserError(
+            f"model {self.bundle.name!r} has no CLIP, and images as queries, databases and some guides need one; give "
+            "a prompt alone, or convert the model again with --clip"
+        )
+
+
+def encoder_of(bundle: Bundle) -> ClipEncoder:
+    """Returns the encoder of a bundle's queries; without a CLIP, one that refuses images and databases."""
+    return ClipEncoder(bundle) if bundle.has("clip") else NoEncoder(bundle)
