@@ -407,7 +407,8 @@ class Generator:
     def _builder(self, request: Request, options: Any, retriever: Retriever | None) -> Any:
         size = self.head.size(request, self.bundle)
         alone = getattr(options, "style_scale", 0.0) != 0.0
-        return condition_builder(request, self.bundle, self.encoder, size, retriever, style_alone=alone)
+        encode = self.model.encode_latent
+        return condition_builder(request, self.bundle, self.encoder, encode, size, retriever, style_alone=alone)
 
     def _check_supported(self, conditioners: Sequence[Conditioner]) -> None:
         """Raises UserError for the first conditioner that the head or its network does not support."""

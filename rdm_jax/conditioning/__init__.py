@@ -19,6 +19,7 @@ from rdm_jax.conditioning.base import (
 )
 from rdm_jax.conditioning.composed import Also, Interleave, Negative
 from rdm_jax.conditioning.embeddings import Add, Interpolate
+from rdm_jax.conditioning.inpainting import Fill, with_blank_channels
 from rdm_jax.conditioning.over_time import Mix, Switch
 from rdm_jax.core.calls import describe
 
@@ -29,6 +30,7 @@ __all__ = [
     "ConditionBuilder",
     "Conditioner",
     "Context",
+    "Fill",
     "Interleave",
     "Interpolate",
     "Mix",
@@ -54,6 +56,7 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
     "region": Region,
     "interpolate": Interpolate,
     "add": Add,
+    "fill": Fill,
     "switch": Switch,
     "mix": Mix,
 }
@@ -83,7 +86,7 @@ def apply_conditioners(
     context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)
-    return align(context)
+    return align(with_blank_channels(context, builder))
 
 
 def schedule_steps(conditioners: Sequence[Conditioner], schedule: StepSchedule) -> StepSchedule:

@@ -125,6 +125,8 @@ class ConditionBuilder:
       text: the tokens of the run's own queries, made by `reader`; None without.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
+      encode: images in [-1, 1] to latents.
+      inpaints: whether the network takes the channels of `conditioning.inpainting`.
       show: makes the channels of content neighbors from their images.
       content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
       style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
@@ -139,6 +141,8 @@ class ConditionBuilder:
     condition: str
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
+    encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
+    inpaints: bool
     show: ContentChannels
     reader: PromptReader | None = None
     text: Condition | None = None

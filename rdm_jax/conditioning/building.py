@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def condition_builder(
     request: Request,
     bundle: Bundle,
     encoder: ClipEncoder,
+    encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]],
     size: tuple[int, int],
     retriever: Retriever | None,
     style_alone: bool = False,
@@ -34,6 +35,7 @@ def condition_builder(
       request: what is wanted.
       bundle: the model.
       encoder: its CLIP.
+      encode: images in [-1, 1] to its latents.
       size: (h, w) of an image's latents or tokens.
       retriever: of the run's own databases; None where the condition has no neighbors.
       style_alone: whether the style neighbors alone are a further condition.
@@ -71,6 +73,8 @@ def condition_builder(
         condition=request.condition,
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
+        encode=encode,
+        inpaints=bundle.config["conditioning"].get("channels") == "inpainting",
         show=ContentChannels.of(bundle),
         reader=reader,
         style=style,

@@ -60,7 +60,7 @@ def padding_of(folder: Path, tokenizer: CaptionTokenizer) -> int | None:
     settings = read_settings(folder / "tokenizer_config.json") or {}
     token = settings.get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
-    return tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
+    return tokenizer.get_vocab().get(token) if isinstance(token, str) else None
 
 
 def _from_folder(folder: Path) -> CaptionTokenizer:
