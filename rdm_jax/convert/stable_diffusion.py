@@ -189,6 +189,7 @@ UNSUPPORTED: Mapping[str, str] = {
     r"conditioner\.embedders\.": "a Stable Diffusion XL checkpoint",
     r"(model\.diffusion_model\.)?joint_blocks\.": "a Stable Diffusion 3 checkpoint",
     r"(model\.diffusion_model\.)?double_blocks\.": "a Flux checkpoint",
+    r"model\.diffusion_model\.label_emb\.": "an upscaler or unCLIP checkpoint of Stable Diffusion",
     r"lora_(unet|te)\d*_|(unet|text_encoder)\..*lora": "a LoRA",
     r"control_model\.|controlnet_cond_embedding\.": "a ControlNet",
 }

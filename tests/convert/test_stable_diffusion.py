@@ -195,6 +195,7 @@ def test_variants_and_shards_of_a_folder(golden, bundles, tmp_path):
         ("conditioner.embedders.0.transformer.text_model.final_layer_norm.weight", "a Stable Diffusion XL checkpoint"),
         ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "a Stable Diffusion 3 checkpoint"),
         ("double_blocks.0.img_attn.qkv.weight", "a Flux checkpoint"),
+        ("model.diffusion_model.label_emb.weight", "an upscaler or unCLIP checkpoint of Stable Diffusion"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", "a LoRA"),
         ("control_model.input_blocks.0.0.weight", "a ControlNet"),
     ],
