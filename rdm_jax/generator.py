@@ -216,7 +216,8 @@ class Generator:
           texts: of each query, "" where it is an image or a row.
         """
         reader = plan.builder.reader
-        builder = dataclasses.replace(plan.builder, queries=queries, text=reader(texts) if reader else None)
+        text = None if reader is None else reader([plan.builder.as_read(one) for one in texts])
+        builder = dataclasses.replace(plan.builder, queries=queries, text=text)
         changed = change_queries(plan.request.conditions, builder)
         return dataclasses.replace(plan, builder=dataclasses.replace(plan.builder, text=changed.text)), changed.queries
 

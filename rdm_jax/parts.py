@@ -50,6 +50,7 @@ PARTS: Mapping[str, Part] = {
     "denoiser": Part(
         models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True
     ),
+    "image_adapter": Part(models.build_image_adapter),
     "style_encoder": Part(models.build_style_encoder),
     "transformer": Part(models.build_transformer, sections=("conditioning", "sampling"), chooses_dtype=True),
     "classifier": Part(build_classifier),

@@ -30,6 +30,7 @@ MAX_BATCH = 8
 CANDIDATES_APART = 2**24  # between the random numbers' indices of two candidates of an image
 MOST = {"candidates": 64, "num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
 MAX_GUIDANCE = 1000.0
+MAX_ADAPTER_SCALE = 10.0
 MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
 DATABASES = ("database", "content_database")  # the default ones of a model, by their names in its sampling section
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
@@ -50,6 +51,7 @@ class Request:
       condition: the context tokens: "neighbors", "text" (the query alone) or "text+neighbors".
       neighbors: how many neighbors each query fetches; 0 where the condition has none.
       content_neighbors: how many content neighbors each query fetches, where the model has two roles of neighbors.
+      adapter_scale: what an adapter's attention to the neighbors is multiplied by, where the model has an adapter.
       candidates: images that are generated for each one, of which the best is kept (`conditioning.candidates`).
       num_images: images for each query.
       batch_size: images in one call of the compiled program; the last batch is padded to it.
@@ -69,6 +71,9 @@ class Request:
         4,
         "content neighbors for each query, which its images take in turn; 0 takes none (models with two roles)",
         metavar="K",
+    )
+    adapter_scale: float = option(
+        1.0, "how much the neighbors count beside the text, where an adapter reads them; 0 leaves them out", metavar="S"
     )
     candidates: int = option(
         1, "images generated for each one; the one that fits prompt and style best is kept (default: 1)", metavar="N"
@@ -110,6 +115,8 @@ class Request:
             raise UserError(
                 f"content_neighbors {self.content_neighbors} is out of range; give 0 to {MOST['neighbors']}"
             )
+        if not 0 <= self.adapter_scale <= MAX_ADAPTER_SCALE:
+            raise UserError(f"adapter_scale {self.adapter_scale} is out of range; use 0 to about 1")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
         if self.long_prompts not in LONG_PROMPTS:

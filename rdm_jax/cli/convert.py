@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", type=Path, metavar="DIR", help="add this CLIP (a bundle, or another source with a CLIP)"
     )
+    parser.add_argument(
+        "--ip-adapter",
+        type=Path,
+        metavar="FILE",
+        help="add this IP-Adapter to a Stable Diffusion, which then takes neighbors; needs the --clip that it was "
+        "trained with",
+    )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
     parser.add_argument("--vgg", type=Path, metavar="FILE", help="torchvision's VGG-16, which completes LPIPS's file")
     parser.add_argument(
@@ -80,6 +87,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         tokenizer=args.tokenizer,
         vgg=args.vgg,
         prediction=args.prediction,
+        adapter=args.ip_adapter,
         allowed=frozenset(args.allow_missing),
     )
     converted.write(args.out, progress)
@@ -97,7 +105,7 @@ def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None
     from rdm_jax.core.errors import UserError
 
     options = {"--config": args.config, "--weights": args.weights, "--clip": args.clip, "--tokenizer": args.tokenizer}
-    options |= {"--vgg": args.vgg, "--prediction": args.prediction}
+    options |= {"--vgg": args.vgg, "--prediction": args.prediction, "--ip-adapter": args.ip_adapter}
     given = [option for option, value in {**options, "--allow-missing": args.allow_missing}.items() if value]
     if given:
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from rdm_jax.conditioning.alignment import align, align_images
 from rdm_jax.conditioning.attention import Region, Weights
 from rdm_jax.conditioning.base import (
     ConditionBuilder,
@@ -15,7 +16,6 @@ from rdm_jax.conditioning.base import (
     OtherCondition,
     ScheduledCondition,
     StepSchedule,
-    align,
 )
 from rdm_jax.conditioning.composed import Also, Interleave, Negative
 from rdm_jax.conditioning.embeddings import Add, Interpolate
@@ -86,7 +86,7 @@ def apply_conditioners(
     context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)
-    return align(with_blank_channels(context, builder))
+    return align_images(align(with_blank_channels(context, builder)), builder.adapter)
 
 
 def schedule_steps(conditioners: Sequence[Conditioner], schedule: StepSchedule) -> StepSchedule:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.assemble import NULL, assemble
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
@@ -31,9 +32,11 @@ class ScheduledCondition(Condition):
 
     Attributes:
       target: [b, n, d] the tokens that they turn into; None if they stay.
+      image_target: [b, g, n, d] the same of the images' tokens.
     """
 
     target: Any = None
+    image_target: Any = None
 
 
 @flax.struct.dataclass
@@ -123,6 +126,7 @@ class ConditionBuilder:
       reader: makes the tokens of prompts, where the model reads a prompt as a sequence; None where the query's vector
         is the token.
       text: the tokens of the run's own queries, made by `reader`; None without.
+      adapter: makes the tokens of neighbors beside those of the text, where the model has an adapter; None otherwise.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
       encode: images in [-1, 1] to latents.
@@ -146,6 +150,7 @@ class ConditionBuilder:
     show: ContentChannels
     reader: PromptReader | None = None
     text: Condition | None = None
+    adapter: NeighborTokens | None = None
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     style_alone: bool = False
@@ -160,6 +165,8 @@ class ConditionBuilder:
     @property
     def tokens_per_neighbor(self) -> int:
         """How many tokens each neighbor has."""
+        if self.adapter is not None:
+            return self.adapter.per_neighbor
         return 1 if self.style is None else self.style.per_neighbor
 
     def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n d"] | None:
@@ -182,7 +189,8 @@ class ConditionBuilder:
         if self.reader is not None:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
-            return ScheduledCondition(text.tokens, text.weights)
+            images = None if neighbors is None or self.adapter is None else self.adapter(neighbors)
+            return ScheduledCondition(text.tokens, text.weights, images=images)
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
@@ -220,11 +228,15 @@ class ConditionBuilder:
         encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_queries([prompt])
         return np.repeat(encoded, len(self.queries), axis=0)
 
+    def as_read(self, prompt: str) -> str:
+        """Returns a prompt, or the empty one where the condition is neighbors alone."""
+        return prompt if self.condition != "neighbors" else ""
+
     def read(self, prompt: str) -> Condition | None:
         """Returns the tokens of a prompt, for each query; None where the query's vector is the token."""
         if self.reader is None:
             return None
-        one, count = self.reader([prompt]), len(self.queries)
+        one, count = self.reader([self.as_read(prompt)]), len(self.queries)
         weights = None if one.weights is None else np.repeat(one.weights, count, axis=0)
         return Condition(np.repeat(one.tokens, count, axis=0), weights)
 
@@ -291,10 +303,15 @@ class OtherCondition(Conditioner):
 
 def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Condition:
     """Returns weight * tokens + (1 - weight) * target, with the condition's weights of the tokens."""
-    if condition.target is None:
-        return Condition(condition.tokens, condition.weights, condition.channels)
-    tokens = weight * condition.tokens + (1.0 - weight) * condition.target
-    return Condition(tokens, condition.weights, condition.channels)
+
+    def mixed(own: Any, target: Any) -> Any:
+        return own if target is None else weight * own + (1.0 - weight) * target
+
+    images = condition.images
+    if images is not None:
+        images = dataclasses.replace(images, tokens=mixed(images.tokens, condition.image_target))
+    tokens = mixed(condition.tokens, condition.target)
+    return Condition(tokens, condition.weights, condition.channels, images=images)
 
 
 def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:
@@ -303,39 +320,6 @@ def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.n
     weights = np.ones((b, n), np.float32) if condition.weights is None else condition.weights
     spread = weights if weights.ndim == 4 else weights[:, None, None]
     return np.broadcast_to(spread, (b, *latent, n))
-
-
-def align(context: Context) -> Context:
-    """Returns the context with conditions of one shape, which the network can evaluate in one batch.
-
-    Conditions of fewer tokens are padded with tokens of weight 0; where one has weights, a target or channels, all
-    have.
-    """
-    conditions = [context.null, context.given, *context.also]
-    places = max(one.tokens.shape[1] for one in conditions)
-    spatial = next(
-        (one.weights.shape[1:3] for one in conditions if one.weights is not None and one.weights.ndim == 4), ()
-    )
-    weighted = any(one.weights is not None or one.tokens.shape[1] != places for one in conditions)
-    scheduled = any(one.target is not None for one in conditions)
-    channels = next((one.channels for one in conditions if one.channels is not None), None)
-
-    def fit(one: ScheduledCondition) -> ScheduledCondition:
-        """Returns one condition in the common shape."""
-        tokens, weights = one.tokens, one.weights
-        missing = places - tokens.shape[1]
-        target = tokens if one.target is None else one.target
-        if weighted:
-            weights = np.ones(tokens.shape[:2], np.float32) if weights is None else weights
-            weights = weights[:, None, None] if spatial and weights.ndim == 2 else weights
-            weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
-            weights = np.broadcast_to(weights, (len(tokens), *spatial, places))
-        tokens, target = (np.pad(each, [(0, 0), (0, missing), (0, 0)]) for each in (tokens, target))
-        beside = np.zeros_like(channels) if channels is not None and one.channels is None else one.channels
-        return ScheduledCondition(tokens, weights, beside, target=target if scheduled else None)
-
-    null, given, *also = map(fit, conditions)
-    return Context(given, null, tuple(also))
 
 
 def resample(steps: int, weights: Sequence[float]) -> Float[np.ndarray, " n"]:

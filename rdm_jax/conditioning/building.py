@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
@@ -44,8 +45,12 @@ def condition_builder(
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
     reader = PromptReader.of(bundle, request.long_prompts)
-    if reader is not None and request.condition != "text":
-        raise UserError(f"model {bundle.name!r} takes no neighbors; leave out --database, and use --condition text")
+    adapter = NeighborTokens.of(bundle, request.adapter_scale)
+    if reader is not None and adapter is None and request.condition != "text":
+        raise UserError(
+            f"model {bundle.name!r} takes no neighbors; use --condition text without a database, or convert it again "
+            "with --ip-adapter and --clip"
+        )
     width = encoder.identity["width"]
     null = null_token(bundle.config)
 
@@ -77,6 +82,7 @@ def condition_builder(
         inpaints=bundle.config["conditioning"].get("channels") == "inpainting",
         show=ContentChannels.of(bundle),
         reader=reader,
+        adapter=adapter,
         style=style,
         style_alone=style_alone,
     )

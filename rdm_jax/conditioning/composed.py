@@ -47,8 +47,11 @@ class Negative(OtherCondition):
             raise UserError(
                 "negative has nothing to guide away from; give it prompt='...', image='...' or database='...'"
             )
-        without_content = dataclasses.replace(builder, content=None)
-        return dataclasses.replace(context, null=self.build(without_content))
+        # An adapter's neighbors are beside the text: a negative prompt alone leaves the null condition without images.
+        adapter = builder.adapter if self.database else None
+        return dataclasses.replace(
+            context, null=self.build(dataclasses.replace(builder, content=None, adapter=adapter))
+        )
 
 
 @dataclasses.dataclass(frozen=True)

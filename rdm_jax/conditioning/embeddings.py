@@ -40,9 +40,13 @@ class Interpolate(OtherCondition):
         """Moves the neighbors towards those of the other database; `builder` has the moved queries."""
         if not self.database:
             return context
-        other = builder.build(builder.queries, builder.retrieve(builder.queries, self.database), builder.text).tokens
-        tokens = slerp(context.given.tokens, other, self.share)
-        return dataclasses.replace(context, given=dataclasses.replace(context.given, tokens=tokens))
+        other = builder.build(builder.queries, builder.retrieve(builder.queries, self.database), builder.text)
+        given = context.given
+        given = dataclasses.replace(given, tokens=slerp(given.tokens, other.tokens, self.share))
+        if given.images is not None and other.images is not None:
+            tokens = slerp(given.images.tokens, other.images.tokens, self.share)
+            given = dataclasses.replace(given, images=dataclasses.replace(given.images, tokens=tokens))
+        return dataclasses.replace(context, given=given)
 
 
 @dataclasses.dataclass(frozen=True)

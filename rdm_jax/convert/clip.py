@@ -71,6 +71,9 @@ _OPENAI: Table = (
     *_NAMES,
 )
 
+OPENAI_WIDTH = 1024  # of OpenAI's widest image tower, ViT-L
+OPEN_CLIP_HEADS = 16  # of OpenCLIP's wider ones: ViT-H, g and G
+
 WHAT = "CLIP"  # in errors
 
 # What a config.json may leave out: the defaults of transformers' CLIPConfig, CLIPTextConfig and CLIPVisionConfig.
@@ -233,7 +236,9 @@ def _hugging_face_settings(tower: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply; heads have 64 channels.
+    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply.
+
+    Heads have 64 channels, but for the image towers of OpenCLIP that are wider than OpenAI's.
 
     Raises:
       UserError: the names are not OpenAI's, or a tensor is missing or has another number of axes.
@@ -250,8 +255,15 @@ def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
             "heads": width // 64,
             "vocab_size": vocab_size,
             "context_length": shape_of(state, "positional_embedding", 2, WHAT)[0],
+            **_activation(state),
         },
     }
+
+
+def _activation(state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the activation where it is not OpenAI's: wider image towers are OpenCLIP's, with the exact GELU."""
+    conv = state.get("visual.conv1.weight")
+    return {"activation": "gelu"} if conv is not None and conv.shape[0] > OPENAI_WIDTH else {}
 
 
 def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -261,9 +273,10 @@ def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "kind": "vit",
         "width": width,
         "layers": _count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
-        "heads": width // 64,
+        "heads": OPEN_CLIP_HEADS if width > OPENAI_WIDTH else width // 64,
         "patch_size": patch,
         "image_size": patch * side,
+        **_activation(state),
     }
 
 

@@ -13,6 +13,7 @@ from rdm_jax.convert import (
     compvis,
     compvis_config,
     dit,
+    ip_adapter,
     metrics,
     patch_transformers,
     rarm,
@@ -21,7 +22,7 @@ from rdm_jax.convert import (
     uvit,
 )
 from rdm_jax.convert.clip_sources import hugging_face_clip, openai_clip
-from rdm_jax.convert.converted import RAW, Conversion, with_clip
+from rdm_jax.convert.converted import RAW, Conversion, with_adapter, with_clip
 from rdm_jax.convert.mapping import Parameter, built, number_of
 from rdm_jax.convert.pipeline import pipeline
 from rdm_jax.convert.tokenizer import tokenizer_of
@@ -43,6 +44,7 @@ def convert(
     tokenizer: Path | None = None,
     vgg: Path | None = None,
     prediction: str | None = None,
+    adapter: Path | None = None,
     allowed: frozenset[str] = frozenset(),
 ) -> Conversion:
     """Returns how a source is converted to a bundle; its content decides its format.
@@ -58,6 +60,7 @@ def convert(
       clip_source: a CLIP to add to the model: a source of one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
       prediction: of Stable Diffusion 2 without its yaml: "eps" or "v".
+      adapter: an IP-Adapter to add to the model, which then takes neighbors; it needs `clip_source`.
       vgg: torchvision's VGG-16, for a file of LPIPS without it.
       allowed: names of tensors that may be missing (their parameters are zeros) or unused.
 
@@ -71,6 +74,8 @@ def convert(
         if "clip" in conversion.parts:
             raise UserError(f"{source} has a CLIP itself; omit --clip")
         conversion = with_clip(conversion, _convert_one(clip_source, None, None, tokenizer, allowed))
+    if adapter is not None:
+        conversion = with_adapter(conversion, adapter, allowed)
     unused = {
         "--config": config and not conversion.kind.startswith(("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND)),
         "--weights": weights and conversion.kind not in ("CompVis checkpoint", stable_diffusion.KIND),
@@ -119,6 +124,10 @@ def _convert_one(
         return Conversion("Inception-v3", settings, {"inception": part}, (source,))
     if metrics.is_vgg(state):
         raise UserError(f"{source} is a VGG-16 alone; give LPIPS's weights, and this file by --vgg")
+    if ip_adapter.is_ip_adapter(state):
+        raise UserError(
+            f"{source} is an IP-Adapter; convert a Stable Diffusion with it: --ip-adapter {source} --clip CLIP"
+        )
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rdm_jax import __version__
 from rdm_jax.bundle import SCHEMA, TOKENIZER, tokenizer_bytes
-from rdm_jax.convert.mapping import Parameter
+from rdm_jax.convert import ip_adapter
+from rdm_jax.convert.mapping import Parameter, built
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
+from rdm_jax.convert.weights import read_tensors
 from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.models import build_denoiser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -124,3 +127,37 @@ def _shared(model: Conversion, tower: Conversion) -> PreTrainedTokenizerFast | N
                 f"the text encoder has {sizes[0]} tokens, and the CLIP {sizes[1]}; give a CLIP with the same vocabulary"
             )
     return tower.tokenizer
+
+
+def with_adapter(model: Conversion, file: Path, allowed: frozenset[str]) -> Conversion:
+    """Returns the conversion of a model with an IP-Adapter, which takes the vectors of neighbors.
+
+    Raises:
+      UserError: the file is no adapter, or it does not fit the model or its CLIP.
+    """
+    state = read_tensors(file)
+    settings = ip_adapter.projection_config(state)
+    denoiser = {**model.config.get("denoiser", {}), "adapter": True}
+    if "text_encoder" not in model.parts:
+        raise UserError(f"an IP-Adapter is added to a Stable Diffusion, and {model.sources[0]} is a {model.kind}")
+    if settings["token_dim"] != denoiser["context_dim"]:
+        raise UserError(
+            f"the IP-Adapter {file} makes tokens of {settings['token_dim']} numbers, and this model takes "
+            f"{denoiser['context_dim']}; give the adapter of this version of Stable Diffusion"
+        )
+    width = model.config["clip"]["embed_dim"] if "clip" in model.parts else None
+    if width != settings["vector_dim"]:
+        given = "no CLIP is given" if width is None else f"those of the given CLIP have {width}"
+        raise UserError(
+            f"the IP-Adapter {file} reads vectors of {settings['vector_dim']} numbers, and {given}; give the CLIP "
+            "that it was trained with by --clip (OpenCLIP's ViT-H/14 for those of Stable Diffusion 1.5)"
+        )
+    unet = built("U-Net", build_denoiser, denoiser)
+    own, added = model.parts["denoiser"], ip_adapter.attention_plan(state, unet, allowed)
+    assert isinstance(own, dict)
+    parts = {**model.parts, "denoiser": own | added}
+    parts["image_adapter"] = ip_adapter.projection_plan(state, settings, allowed)
+    conditioning = {**model.config["conditioning"], "neighbors": ip_adapter.NEIGHBORS}
+    sampling = {**model.config["sampling"], "condition": "text+neighbors", "adapter_scale": ip_adapter.SCALE}
+    changed = {"denoiser": denoiser, "image_adapter": settings, "conditioning": conditioning, "sampling": sampling}
+    return dataclasses.replace(model, config={**model.config, **changed}, parts=parts, sources=(*model.sources, file))

@@ -14,6 +14,7 @@ from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
+from rdm_jax.models.image_adapter import VectorProjection
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
@@ -35,6 +36,8 @@ IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
 TEXT_ENCODERS = {"clip": TextStates}
 """Encoders of a text as a sequence of tokens, by name."""
+IMAGE_ADAPTERS = {"vector": VectorProjection}
+"""What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
 STYLE_ENCODER = "convolutional"
 """The kind of a configuration that names none."""
@@ -107,6 +110,16 @@ def build_text_encoder(config: Mapping[str, Any]) -> TextStates:
     """
     cls, fields = _by_kind("text encoder", TEXT_ENCODERS, config)
     return _construct("text encoder", cls, fields)
+
+
+def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection:
+    """Returns what makes tokens of images: "kind", a name in `IMAGE_ADAPTERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("image adapter", IMAGE_ADAPTERS, config)
+    return _construct("image adapter", cls, fields)
 
 
 def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
-from rdm_jax.models.condition import Condition, attention_bias, require_features
+from rdm_jax.models.condition import Condition, ImageTokens, attention_bias, image_context, require_features
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, TimeEmbedding, Upsample
 
 
@@ -39,6 +39,7 @@ class UNet(nn.Module):
       num_groups: groups of every GroupNorm; must divide every level's channels.
       condition_channels: of the condition that lies beside the noisy latent; a condition without them has zeros there.
       guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
+      adapter: whether attention to the context has keys and values for the tokens of images (IP-Adapter).
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
       attention_implementation: passed to `jax.nn.dot_product_attention`.
@@ -58,6 +59,7 @@ class UNet(nn.Module):
     num_groups: int = 32
     condition_channels: int = 0
     guidance_dim: int = 0
+    adapter: bool = False
     dtype: Any = "float32"
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
@@ -67,7 +69,7 @@ class UNet(nn.Module):
     @property
     def supports(self) -> frozenset[str]:
         """The names in `models.condition.FEATURES` that are supported."""
-        chosen = {"channels": self.condition_channels, "guidance": self.guidance_dim}
+        chosen = {"channels": self.condition_channels, "guidance": self.guidance_dim, "images": self.adapter}
         return frozenset({"token_weights", "spatial_weights", "any_size"} | {name for name in chosen if chosen[name]})
 
     @property
@@ -79,9 +81,9 @@ class UNet(nn.Module):
     def smallest_inputs(self) -> tuple[Any, ...]:
         """Shapes and types of the smallest inputs: latents, times and a condition."""
         side = self.size_multiple
-        shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim)
-        x, t, tokens = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-        return x, t, Condition(tokens)
+        shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim), (1, 1, 1, self.context_dim), (1, 1)
+        x, t, tokens, images, scales = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        return x, t, Condition(tokens, images=ImageTokens(images, scales) if self.adapter else None)
 
     @nn.compact
     def __call__(
@@ -102,7 +104,7 @@ class UNet(nn.Module):
             were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936). Weights [b, h, w, n]
             are each pixel's own: coarser levels take their means (eDiff-I's paint-with-words,
             https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax). Its channels [b, h, w,
-            condition_channels] are concatenated to the latents.
+            condition_channels] are concatenated to the latents. An adapter attends to its images.
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
@@ -133,7 +135,10 @@ class UNet(nn.Module):
                 dtype,
                 name=name,
             )
-            return block(h, context, None if weights is None else attention_bias(weights, x.shape[1] // h.shape[1]))
+            factor = x.shape[1] // h.shape[1]
+            bias = None if weights is None else attention_bias(weights, factor)
+            images = None if condition.images is None else image_context(condition.images, factor)
+            return block(h, context, bias, images)
 
         last = len(self.channel_mult) - 1
         h = Conv3x3(self.model_channels, dtype=dtype, name="in_0_conv")(x)

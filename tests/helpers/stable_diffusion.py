@@ -11,6 +11,7 @@ import numpy as np
 from rdm_jax.bundle import Bundle
 from rdm_jax.convert.conversion import convert
 from rdm_jax.generator import Generator
+from tests.helpers import tiny
 
 
 @functools.cache
@@ -31,3 +32,20 @@ def data_of(golden: Path, model: str) -> dict[str, np.ndarray]:
     """Returns what the original program computes with a golden model."""
     with np.load(golden / f"heads/sd/{model}.npz") as data:
         return dict(data)
+
+
+def tower(width: int) -> Bundle:
+    """Returns a tiny CLIP with vectors of a width and the vocabulary of the golden models."""
+    text = {**tiny.CONFIG["clip"]["text"], "vocab_size": 531, "context_length": 77, "eos_id": 530}
+    config = {"name": "tower", "clip": {**tiny.CONFIG["clip"], "embed_dim": width, "text": text}}
+    return Bundle(config, {"clip": tiny.random_params(config, "clip")})
+
+
+@functools.cache
+def adapted_bundle(golden: Path) -> Bundle:
+    """Returns the golden model "sd1" with the golden IP-Adapter and a tiny CLIP."""
+    with tempfile.TemporaryDirectory() as folder:
+        tower(24).save(Path(folder) / "tower", "float32")
+        model, adapter = golden / "heads/sd/sd1_small_diffusers", golden / "heads/ip_adapter/ip_adapter_small.bin"
+        convert(model, adapter=adapter, clip_source=Path(folder) / "tower").write(Path(folder) / "model")
+        return Bundle.open(Path(folder) / "model")

@@ -1,0 +1,115 @@
+"""IP-Adapter's networks against the outputs of the original program."""
+
+from __future__ import annotations
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.convert import ip_adapter
+from rdm_jax.convert.conversion import convert
+from rdm_jax.convert.weights import read_tensors
+from rdm_jax.core.errors import UserError
+from rdm_jax.models.condition import Condition, ImageTokens
+from tests.helpers.stable_diffusion import adapted_bundle, tower
+
+
+@pytest.fixture(scope="module")
+def bundle(golden):
+    return adapted_bundle(golden)
+
+
+@pytest.fixture(scope="module")
+def data(golden):
+    return np.load(golden / "heads/ip_adapter/ip_adapter.npz")
+
+
+def images_of(tokens, scales, weights=None):
+    return ImageTokens(jnp.asarray(tokens), jnp.asarray(scales, jnp.float32), weights)
+
+
+def test_the_tokens_are_those_of_the_original(bundle, data, close):
+    project = jax.jit(bundle.image_adapter.apply)
+    variables = {"params": bundle.params["image_adapter"]}
+    close(project(variables, jnp.asarray(data["image_embeds"])), data["ip_tokens"])
+    close(project(variables, jnp.zeros_like(jnp.asarray(data["image_embeds"]))), data["ip_tokens_uncond"])
+    mean = data["image_embeds"].mean(axis=0, keepdims=True)
+    close(project(variables, jnp.asarray(mean)), data["ip_tokens_mean_of_3"])
+
+
+def test_the_network_is_that_of_the_original_at_any_scale(bundle, data, nhwc, close):
+    apply = jax.jit(bundle.denoiser.apply)
+    variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
+    text, tokens = jnp.asarray(data["text"]), data["ip_tokens"]
+
+    def run(images, text=text):
+        return apply(variables, x, t, Condition(text, images=images))
+
+    close(run(None), data["plain"])
+    for scale in (0.0, 0.5, 1.0):
+        close(run(images_of(tokens[:2, None], np.full((2, 1), scale))), data[f"ip_out_scale{scale}"])
+    close(run(images_of(tokens[:2, None], np.zeros((2, 1)))), data["plain"])
+    null = images_of(data["ip_tokens_uncond"][:2, None], np.ones((2, 1)))
+    close(run(null, jnp.asarray(data["text_uncond"])), data["ip_out_uncond"])
+    joined = np.repeat(tokens.reshape(1, 1, -1, tokens.shape[-1]), 2, axis=0)
+    close(run(images_of(joined, np.full((2, 1), 0.7))), data["ip_out_concat_of_3"])
+    mean = np.repeat(data["ip_tokens_mean_of_3"][:, None], 2, axis=0)
+    close(run(images_of(mean, np.ones((2, 1)))), data["ip_out_mean_of_3"])
+    # Images 0 and 1 are one group, image 2 is the other one, filled with tokens of weight 0.
+    groups = np.stack([tokens[:2].reshape(8, -1), np.concatenate([tokens[2], np.zeros_like(tokens[2])])])[None]
+    weights = jnp.asarray([[[1.0] * 8, [1.0] * 4 + [0.0] * 4]] * 2)
+    two = images_of(np.repeat(groups, 2, axis=0), [[0.4, 0.6]] * 2, weights)
+    close(run(two), data["ip_out_two_adapters"])
+
+
+def test_scales_of_pixels_are_those_of_all_where_they_are_equal(bundle, data, nhwc):
+    apply = jax.jit(bundle.denoiser.apply)
+    variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
+    text, tokens = jnp.asarray(data["text"]), data["ip_tokens"][:2, None]
+    outs = [
+        apply(variables, x, t, Condition(text, images=images_of(tokens, np.full(shape, 0.5))))
+        for shape in ((2, 1), (2, 8, 8, 1))
+    ]
+    np.testing.assert_allclose(outs[0], outs[1], atol=1e-5)
+
+
+def test_both_formats_of_an_adapter_are_read(golden):
+    folder = golden / "heads/ip_adapter"
+    one, other = (read_tensors(folder / f"ip_adapter_small.{kind}") for kind in ("bin", "safetensors"))
+    assert sorted(one) == sorted(other) and ip_adapter.is_ip_adapter(one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_adapters_that_do_not_fit_are_refused(golden, tmp_path):
+    folder, model = golden / "heads/ip_adapter", golden / "heads/sd/sd1_small_diffusers"
+    file = folder / "ip_adapter_small.bin"
+    with pytest.raises(UserError, match="reads vectors of 24 numbers, and no CLIP is given; give the CLIP"):
+        convert(model, adapter=file)
+    tower(16).save(tmp_path / "tower", "float32")
+    with pytest.raises(UserError, match="and those of the given CLIP have 16"):
+        convert(model, adapter=file, clip_source=tmp_path / "tower")
+    with pytest.raises(UserError, match="is a plus adapter"):
+        convert(model, adapter=folder / "plus_adapter_small.bin", clip_source=tmp_path / "tower")
+    with pytest.raises(UserError, match="holds no image_proj and ip_adapter"):
+        convert(model, adapter=folder / "image_encoder/model.safetensors", clip_source=tmp_path / "tower")
+    with pytest.raises(UserError, match="is an IP-Adapter; convert a Stable Diffusion with it"):
+        convert(file)
+    with pytest.raises(UserError, match="is added to a Stable Diffusion, and .* is a CompVis checkpoint"):
+        convert(golden / "rdm_small.ckpt", adapter=file)
+    shutil.copytree(golden / "heads/sd/sd2_small_diffusers", tmp_path / "sd2")
+    with pytest.raises(UserError, match="the weights do not fit the IP-Adapter of this U-Net"):
+        tower(24).save(tmp_path / "wide", "float32")
+        convert(tmp_path / "sd2", adapter=file, clip_source=tmp_path / "wide")
+
+
+def test_the_bundle_is_whole(bundle):
+    assert isinstance(bundle, Bundle)
+    assert (
+        bundle.config["conditioning"]["neighbors"] == 4 and bundle.config["sampling"]["condition"] == "text+neighbors"
+    )
+    assert "images" in bundle.denoiser.supports
