@@ -29,6 +29,7 @@ MAX_BATCH = 8
 # Beyond these a number is a slip, and would fill the memory before anything else noticed.
 CANDIDATES_APART = 2**24  # between the random numbers' indices of two candidates of an image
 MOST = {"candidates": 64, "num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
+NEEDED_PARTS = {"adapter_scale": "image_adapter", "long_prompts": "text_encoder"}  # of a model, by option
 MAX_GUIDANCE = 1000.0
 MAX_ADAPTER_SCALE = 10.0
 MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
@@ -153,6 +154,9 @@ def resolve(
     for name, value in given.items():
         if name not in shared and name not in own and value is not None:
             raise _no_such_option(name, head, others, [*shared, *own])
+    for name, part in NEEDED_PARTS.items():
+        if given.get(name) is not None and part not in config:
+            raise UserError(f"{name} applies to models with a part {part}, and this one has none; leave it out")
     null = str(config["conditioning"].get("null", "zeros"))
     if null not in NULLS:
         raise unknown("null condition", null, NULLS)

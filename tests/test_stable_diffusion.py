@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from rdm_jax.conditioning import Also, Interpolate, Negative, Switch
+from rdm_jax.conditioning import Also, Interpolate, Negative, Region, Switch, Weights
 from rdm_jax.core.errors import UserError
-from tests.helpers.stable_diffusion import data_of, golden_generator
+from rdm_jax.generator import Generator
+from rdm_jax.retrieval.database import Database
+from tests.helpers import tiny
+from tests.helpers.stable_diffusion import adapted_bundle, data_of, golden_generator, tower
 
 SIZE = {"height": 16, "width": 16, "batch_size": 1}
 
@@ -87,8 +92,84 @@ def test_what_needs_another_model_is_refused(golden):
         generator.plan("a boat", candidates=2, **SIZE)
     with pytest.raises(UserError, match="reads prompts, and a query without one is given"):
         generator.plan_vectors(np.zeros((1, 0)), None, **SIZE)
+    with pytest.raises(UserError, match="adapter_scale applies to models with a part image_adapter"):
+        generator.plan("a boat", adapter_scale=0.5, **SIZE)
     with pytest.raises(UserError, match="unknown way with long prompts 'cut'"):
         generator.plan("a boat", long_prompts="cut", **SIZE)
+
+
+@pytest.fixture(scope="module")
+def adapted(golden, tmp_path_factory):
+    """The golden model with an adapter, and two databases of its CLIP."""
+    generator, folder = Generator.load(adapted_bundle(golden)), tmp_path_factory.mktemp("databases")
+    places = [tiny.database(folder, name, generator.bundle, seed=seed) for seed, name in enumerate(("one", "two"))]
+    return generator, [Database.open(place) for place in places]
+
+
+def adapted_plan(adapted, *conditions, **options):
+    generator, databases = adapted
+    given = {"database": databases[0], "neighbors": 3, "adapter_scale": 0.5, **options}
+    return generator.plan("a red boat", conditions=list(conditions), steps=2, **SIZE, **given)
+
+
+def test_neighbors_are_read_by_the_adapter(golden, adapted):
+    generator, _ = adapted
+    plan = adapted_plan(adapted)
+    images, null = plan.context.given.images, plan.context.null.images
+    assert images.tokens.shape == (1, 1, 12, 32) and plan.context.given.tokens.shape == (1, 77, 32)
+    np.testing.assert_array_equal(images.scales, [[0.5]])
+    apply = generator.bundle.image_adapter.apply
+    variables = {"params": generator.bundle.params["image_adapter"]}
+    tokens = apply(variables, jnp.asarray(plan.neighbors.embeddings[0])).reshape(12, 32)
+    np.testing.assert_allclose(images.tokens[0, 0], tokens, atol=1e-5)
+    zeros = np.load(golden / "heads/ip_adapter/ip_adapter.npz")["ip_tokens_uncond"][0]
+    np.testing.assert_allclose(null.tokens[0, 0], np.tile(zeros, (3, 1)), atol=1e-5)
+    np.testing.assert_array_equal(null.scales, images.scales)
+    assert adapted_plan(adapted, condition="text", database=None, neighbors=None).context.given.images is None
+    alone = adapted_plan(adapted, condition="neighbors").context.given
+    np.testing.assert_allclose(alone.tokens[0], data_of(golden, "sd1")["context"][1], atol=1e-4)
+    np.testing.assert_array_equal(alone.images.tokens, images.tokens)
+
+
+def test_conditions_act_on_the_images_of_an_adapter(adapted, tmp_path):
+    one, two = (adapted_plan(adapted, database=database).context.given.images for database in adapted[1])
+    two_place = str(adapted[1][1].path)
+    negative = adapted_plan(adapted, Negative(prompt="the sea")).context
+    np.testing.assert_array_equal(negative.null.images.tokens, adapted_plan(adapted).context.null.images.tokens)
+    away = adapted_plan(adapted, Negative(database=two_place)).context
+    np.testing.assert_array_equal(away.null.images.tokens, two.tokens)
+    weighed = adapted_plan(adapted, Weights(of_neighbors=[1.0, 0.0, 2.0])).context
+    np.testing.assert_array_equal(weighed.given.images.weights[0, 0], np.repeat([1.0, 0.0, 2.0], 4))
+    switched = adapted_plan(adapted, Switch(database=two_place)).context.given
+    np.testing.assert_array_equal(switched.image_target, two.tokens)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:, 8:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    regions = adapted_plan(adapted, Region(mask=str(tmp_path / "mask.png"), database=two_place)).context
+    painted = regions.given.images
+    np.testing.assert_array_equal(painted.tokens, np.concatenate([one.tokens, two.tokens], axis=1))
+    np.testing.assert_array_equal(painted.scales[0, 0], [[0.5, 0.0]] * 4 + [[0.0, 0.5]] * 4)
+    np.testing.assert_array_equal(regions.null.images.scales, painted.scales)
+
+
+def test_a_database_changes_the_images_unless_its_scale_is_zero(adapted):
+    generator, (one, two) = adapted
+
+    def sampled(database, scale):
+        options = {"database": database, "neighbors": 3, "adapter_scale": scale, "steps": 2, "seed": 5}
+        return generator.sample("a red boat", **SIZE, **options).images.astype(int)
+
+    assert np.abs(sampled(one, 1.0) - sampled(two, 1.0)).max() > 2
+    assert np.abs(sampled(one, 0.0) - sampled(two, 0.0)).max() <= 1
+
+
+def test_an_adapter_needs_its_own_databases_and_a_scale_in_range(adapted, tmp_path):
+    generator, _ = adapted
+    foreign = tiny.database(tmp_path, "foreign", tower(16))
+    with pytest.raises(UserError, match="foreign"):
+        generator.plan("a red boat", database=Database.open(foreign), **SIZE)
+    with pytest.raises(UserError, match=r"adapter_scale -1\.0 is out of range"):
+        adapted_plan(adapted, adapter_scale=-1.0)
 
 
 def test_a_run_is_reproducible_and_follows_the_prompt(golden):
