@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from rdm_jax.conditioning import Also, Interpolate, Negative, Region, Switch, Weights
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import fit
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from tests.helpers import tiny
@@ -129,6 +132,23 @@ def test_neighbors_are_read_by_the_adapter(golden, adapted):
     alone = adapted_plan(adapted, condition="neighbors").context.given
     np.testing.assert_allclose(alone.tokens[0], data_of(golden, "sd1")["context"][1], atol=1e-4)
     np.testing.assert_array_equal(alone.images.tokens, images.tokens)
+
+
+def test_the_plus_adapter_reads_the_images_of_neighbors(golden, tmp_path):
+    generator = Generator.load(adapted_bundle(golden, "plus"))
+    database = Database.open(tiny.database(tmp_path, "one", generator.bundle))
+    plan = generator.plan("a red boat", database=database, neighbors=2, **SIZE)
+    images, null = plan.context.given.images, plan.context.null.images
+    assert images.tokens.shape == null.tokens.shape == (1, 1, 10, 32)
+    side = generator.encoder.image_size
+    shown = [fit(image, side, side) for image in database.thumbnails(plan.neighbors.ids[0])]
+    apply = generator.bundle.image_adapter.apply
+    project = functools.partial(apply, {"params": generator.bundle.params["image_adapter"]})
+    patches = generator.encoder.encode_patches(shown)
+    nothing = np.concatenate([generator.encoder.mean_patches] * 2)
+    for found, read in ((images, patches), (null, nothing)):
+        tokens = np.asarray(project(jnp.asarray(read))).reshape(10, 32)
+        np.testing.assert_allclose(found.tokens[0, 0], tokens, atol=1e-4)
 
 
 def test_conditions_act_on_the_images_of_an_adapter(adapted, tmp_path):

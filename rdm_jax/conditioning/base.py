@@ -170,10 +170,11 @@ class ConditionBuilder:
         return 1 if self.style is None else self.style.per_neighbor
 
     def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n d"] | None:
-        """Returns the tokens of neighbors: their vectors, or what the style encoder makes of their images."""
+        """Returns the tokens of neighbors: their vectors, or what a style encoder or an adapter makes of them."""
         if neighbors is None:
             return None
-        return neighbors.embeddings if self.style is None else self.style.tokens(neighbors)
+        maker = self.style or self.adapter
+        return neighbors.embeddings if maker is None else maker.tokens(neighbors)
 
     def build(
         self,
@@ -189,7 +190,7 @@ class ConditionBuilder:
         if self.reader is not None:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
-            images = None if neighbors is None or self.adapter is None else self.adapter(neighbors)
+            images = None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
             return ScheduledCondition(text.tokens, text.weights, images=images)
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)

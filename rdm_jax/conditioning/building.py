@@ -45,7 +45,7 @@ def condition_builder(
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
     reader = PromptReader.of(bundle, request.long_prompts)
-    adapter = NeighborTokens.of(bundle, request.adapter_scale)
+    adapter = NeighborTokens.of(bundle, encoder, request.adapter_scale, retriever.databases if retriever else ())
     if reader is not None and adapter is None and request.condition != "text":
         raise UserError(
             f"model {bundle.name!r} takes no neighbors; use --condition text without a database, or convert it again "
@@ -64,9 +64,10 @@ def condition_builder(
             return None
         chosen = open_retriever(encoder, database) if database else retriever
         found = chosen.retrieve(queries, request.neighbors)
-        return (
-            found.embeddings if style is None else dataclasses.replace(style, databases=chosen.databases).tokens(found)
-        )
+        maker = style or adapter
+        if maker is None:
+            return found.embeddings
+        return dataclasses.replace(maker, databases=chosen.databases).tokens(found)
 
     return ConditionBuilder(
         encoder=encoder,

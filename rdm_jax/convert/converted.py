@@ -145,11 +145,16 @@ def with_adapter(model: Conversion, file: Path, allowed: frozenset[str]) -> Conv
             f"the IP-Adapter {file} makes tokens of {settings['token_dim']} numbers, and this model takes "
             f"{denoiser['context_dim']}; give the adapter of this version of Stable Diffusion"
         )
-    width = model.config["clip"]["embed_dim"] if "clip" in model.parts else None
-    if width != settings["vector_dim"]:
+    tower = model.config.get("clip")
+    if settings["kind"] == "vector":
+        wanted, width = settings["vector_dim"], tower and tower["embed_dim"]
+    else:
+        wanted, width = settings["patch_dim"], tower and tower["vision"]["width"]
+    if width != wanted:
         given = "no CLIP is given" if width is None else f"those of the given CLIP have {width}"
+        what = "vectors" if settings["kind"] == "vector" else "patches"
         raise UserError(
-            f"the IP-Adapter {file} reads vectors of {settings['vector_dim']} numbers, and {given}; give the CLIP "
+            f"the IP-Adapter {file} reads {what} of {wanted} numbers, and {given}; give the CLIP "
             "that it was trained with by --clip (OpenCLIP's ViT-H/14 for those of Stable Diffusion 1.5)"
         )
     unet = built("U-Net", build_denoiser, denoiser)

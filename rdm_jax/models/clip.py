@@ -99,10 +99,13 @@ class ViT(nn.Module):
         return (self.image_size // self.patch_size) ** 2
 
     @nn.compact
-    def __call__(self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None) -> Float[Array, "b d"]:
+    def __call__(
+        self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None, states: bool = False
+    ) -> Float[Array, "b d"] | Float[Array, "b n c"]:
         """Maps normalized pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
 
-        `kept` are the indices of the patches that are read, in row-major order; None reads all.
+        `kept` are the indices of the patches that are read, in row-major order; None reads all. With `states` the
+        result is the input of the last block [b, 1 + patches, width], the class token first.
 
         Raises:
           UserError: the pixels have another size.
@@ -124,8 +127,10 @@ class ViT(nn.Module):
         if kept is not None:
             x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x, 1 + kept[:, :, None], axis=1)], axis=1)
         x = LayerNorm(dtype=dtype, name="norm_in")(x)
-        for i in range(self.layers):
+        for i in range(self.layers - states):
             x = Block(self.heads, self.layers, self.activation, dtype=dtype, name=f"block_{i}")(x)
+        if states:
+            return x.astype(jnp.float32)
         x = LayerNorm(dtype=dtype, name="norm_out")(POOLS[self.pool](x))
         x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=normal, name="projection")(x)
         return x.astype(jnp.float32)
@@ -346,6 +351,16 @@ class CLIP(nn.Module):
         if not isinstance(self.vision, ViT):
             raise UserError("a ResNet has no patches; only a ViT can read some of them")
         return self.vision(pixels, kept)
+
+    def encode_patches(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
+        """Maps pixels to the states of the class token and all patches before the last block [b, 1 + patches, width].
+
+        Raises:
+          UserError: the image tower is a ResNet, which has no patches, or the pixels have another size.
+        """
+        if not isinstance(self.vision, ViT):
+            raise UserError("a ResNet has no patches; only a ViT has states of them")
+        return self.vision(pixels, states=True)
 
     def encode_text(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Maps token ids [b, n] to [b, embed_dim]."""

@@ -110,6 +110,18 @@ class ClipEncoder:
         stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
         return self._in_batches(self._encode_images, stacked)
 
+    def encode_patches(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float[np.ndarray, "n p c"]:
+        """Maps images to the states of their patches before the last block (`models.clip.CLIP.encode_patches`)."""
+        pixels = [resize_and_crop(image, self.image_size) for image in images]
+        return np.concatenate([np.asarray(self._encode_patches(self._params, pixel[None])) for pixel in pixels])
+
+    @functools.cached_property
+    def mean_patches(self) -> Float[np.ndarray, "1 p c"]:
+        """The states of an image whose pixels are the mean, which is what stands for no image."""
+        mean = np.asarray(self.bundle.config["clip"]["mean"], np.float32) * 255.0
+        size = self.image_size
+        return np.asarray(self._encode_patches(self._params, np.broadcast_to(mean, (1, size, size, 3))))
+
     def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
         """Maps texts to embeddings, as projected, not normalized; long texts are truncated, see `tokenize`."""
         return self._in_batches(self._encode_texts, self.tokenize(texts)[0])
@@ -161,13 +173,21 @@ class ClipEncoder:
 
     @functools.cached_property
     def _encode_images(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        return self._on_pixels("encode_image")
+
+    @functools.cached_property
+    def _encode_patches(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        return self._on_pixels("encode_patches")
+
+    def _on_pixels(self, method: str) -> Callable[[Any, np.ndarray], jax.Array]:
+        """Returns the compiled method of CLIP, applied to pixels in [0, 255]."""
         clip, config = self.bundle.clip, self.bundle.config["clip"]
         mean, std = (np.asarray(config[key], np.float32)[None, None, None, :] for key in ("mean", "std"))
 
         @jax.jit
         def encode(params: Any, pixels: jax.Array) -> Any:
             normalized = (pixels.astype(jnp.float32) / 255.0 - mean) / std
-            return clip.apply({"params": params}, normalized, method="encode_image")
+            return clip.apply({"params": params}, normalized, method=method)
 
         return encode
 

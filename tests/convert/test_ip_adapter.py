@@ -64,6 +64,23 @@ def test_the_network_is_that_of_the_original_at_any_scale(bundle, data, nhwc, cl
     close(run(images_of(groups, [[0.4, 0.6]] * 2)), data["ip_out_two_adapters"])
 
 
+def test_the_plus_adapter_is_that_of_the_original(golden, data, nhwc, close):
+    plus = adapted_bundle(golden, "plus")
+    project = jax.jit(plus.image_adapter.apply)
+    tokens = project({"params": plus.params["image_adapter"]}, jnp.asarray(data["hidden_penultimate"]))
+    close(tokens, data["plus_tokens"])
+    apply = jax.jit(plus.denoiser.apply)
+    variables, x, t = {"params": plus.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
+    for scale in (0.0, 0.5, 1.0):
+        images = images_of(tokens[:2, None], np.full((2, 1), scale))
+        close(
+            apply(variables, x, t, Condition(jnp.asarray(data["text"]), images=images)), data[f"plus_out_scale{scale}"]
+        )
+    null = images_of(data["plus_tokens_uncond"][:2, None], np.ones((2, 1)))
+    out = apply(variables, x, t, Condition(jnp.asarray(data["text_uncond"]), images=null))
+    close(out, data["plus_out_uncond"])
+
+
 def test_scales_of_pixels_are_those_of_all_where_they_are_equal(bundle, data, nhwc):
     apply = jax.jit(bundle.denoiser.apply)
     variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
@@ -91,7 +108,7 @@ def test_adapters_that_do_not_fit_are_refused(golden, tmp_path):
     tower(16).save(tmp_path / "tower", "float32")
     with pytest.raises(UserError, match="and those of the given CLIP have 16"):
         convert(model, adapter=file, clip_source=tmp_path / "tower")
-    with pytest.raises(UserError, match="is a plus adapter"):
+    with pytest.raises(UserError, match="reads patches of 32 numbers, and those of the given CLIP have 16"):
         convert(model, adapter=folder / "plus_adapter_small.bin", clip_source=tmp_path / "tower")
     with pytest.raises(UserError, match="holds no image_proj and ip_adapter"):
         convert(model, adapter=folder / "image_encoder/model.safetensors", clip_source=tmp_path / "tower")

@@ -34,18 +34,20 @@ def data_of(golden: Path, model: str) -> dict[str, np.ndarray]:
         return dict(data)
 
 
-def tower(width: int) -> Bundle:
-    """Returns a tiny CLIP with vectors of a width and the vocabulary of the golden models."""
+def tower(width: int, patch_width: int = 16) -> Bundle:
+    """Returns a tiny CLIP with vectors of a width, patches of another, and the vocabulary of the golden models."""
     text = {**tiny.CONFIG["clip"]["text"], "vocab_size": 531, "context_length": 77, "eos_id": 530}
-    config = {"name": "tower", "clip": {**tiny.CONFIG["clip"], "embed_dim": width, "text": text}}
+    vision = {**tiny.CONFIG["clip"]["vision"], "width": patch_width, "layers": 2}
+    config = {"name": "tower", "clip": {**tiny.CONFIG["clip"], "embed_dim": width, "text": text, "vision": vision}}
     return Bundle(config, {"clip": tiny.random_params(config, "clip")})
 
 
 @functools.cache
-def adapted_bundle(golden: Path) -> Bundle:
-    """Returns the golden model "sd1" with the golden IP-Adapter and a tiny CLIP."""
+def adapted_bundle(golden: Path, kind: str = "ip") -> Bundle:
+    """Returns the golden model "sd1" with a golden IP-Adapter, "ip" or "plus", and a tiny CLIP."""
     with tempfile.TemporaryDirectory() as folder:
-        tower(24).save(Path(folder) / "tower", "float32")
-        model, adapter = golden / "heads/sd/sd1_small_diffusers", golden / "heads/ip_adapter/ip_adapter_small.bin"
+        tower(24, 32).save(Path(folder) / "tower", "float32")
+        model = golden / "heads/sd/sd1_small_diffusers"
+        adapter = golden / f"heads/ip_adapter/{kind}_adapter_small.bin"
         convert(model, adapter=adapter, clip_source=Path(folder) / "tower").write(Path(folder) / "model")
         return Bundle.open(Path(folder) / "model")
