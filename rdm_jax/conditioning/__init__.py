@@ -70,7 +70,7 @@ def change_queries(conditioners: Sequence[Conditioner], builder: ConditionBuilde
 
 
 def apply_conditioners(
-    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q n d"] | None
+    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q n c"] | None
 ) -> Context:
     """Returns the context of a run's queries and their neighbors after all conditioners, applied in order.
 

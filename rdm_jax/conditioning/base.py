@@ -169,7 +169,7 @@ class ConditionBuilder:
             return self.adapter.per_neighbor
         return 1 if self.style is None else self.style.per_neighbor
 
-    def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n d"] | None:
+    def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n c"] | None:
         """Returns the tokens of neighbors: their vectors, or what a style encoder or an adapter makes of them."""
         if neighbors is None:
             return None
@@ -179,7 +179,7 @@ class ConditionBuilder:
     def build(
         self,
         queries: Float[np.ndarray, "q d"],
-        neighbors: Float[np.ndarray, "q n d"] | None,
+        neighbors: Float[np.ndarray, "q n c"] | None,
         text: Condition | None = None,
     ) -> ScheduledCondition:
         """Returns the condition of queries, the tokens of their neighbors and of their texts, and the run's content.
@@ -199,7 +199,7 @@ class ConditionBuilder:
         query = queries if self.condition != "neighbors" else np.zeros_like(queries)
         return self._with_style(query, neighbors, self.content)
 
-    def build_also(self, neighbors: Float[np.ndarray, "q n d"] | None) -> tuple[ScheduledCondition, ...]:
+    def build_also(self, neighbors: Float[np.ndarray, "q n c"] | None) -> tuple[ScheduledCondition, ...]:
         """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""
         if not self.style_alone:
             return ()

@@ -56,7 +56,7 @@ def condition_builder(
 
     style = StyleTokens.of(bundle, retriever.databases if retriever else ())
 
-    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n d"] | None:
+    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n c"] | None:
         """Returns the tokens of the queries' neighbors."""
         if retriever is None:
             if database:
