@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdm_jax.conditioning import Also, Interpolate, Negative, Region, Switch, Weights
+from rdm_jax.conditioning import Also, Interleave, Interpolate, Negative, Region, Switch, Weights
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit
 from rdm_jax.generator import Generator
@@ -160,6 +160,13 @@ def test_conditions_act_on_the_images_of_an_adapter(adapted, tmp_path):
     np.testing.assert_array_equal(away.null.images.tokens, two.tokens)
     weighed = adapted_plan(adapted, Weights(of_neighbors=[1.0, 0.0, 2.0])).context
     np.testing.assert_array_equal(weighed.given.images.weights[0, 0], np.repeat([1.0, 0.0, 2.0], 4))
+    interleaved = adapted_plan(adapted, Interleave()).context.null
+    np.testing.assert_array_equal(interleaved.images.tokens, one.tokens)
+    np.testing.assert_array_equal(interleaved.tokens, adapted_plan(adapted).context.null.tokens)
+    np.testing.assert_array_equal(interleaved.target, adapted_plan(adapted).context.given.tokens)
+    style = adapted_plan(adapted, adapter_blocks="style").context
+    np.testing.assert_array_equal(style.null.images.blocks, style.given.images.blocks)
+    assert style.given.images.blocks.tolist() == [[0, 0, 0, 0, 1]]
     switched = adapted_plan(adapted, Switch(database=two_place)).context.given
     np.testing.assert_array_equal(switched.image_target, two.tokens)
     mask = np.zeros((16, 16), np.uint8)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.roles import neighbor_images
+from rdm_jax.models import UNet
 from rdm_jax.models.condition import ImageTokens
 from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
 from rdm_jax.retrieval.database import Database
@@ -35,6 +36,7 @@ class NeighborTokens:
       params: its parameters.
       encoder: the model's CLIP.
       scale: what the attention to the tokens is multiplied by.
+      blocks: [p] the same in each of the denoiser's places; None where all are 1.
       databases: that the neighbors are from.
     """
 
@@ -42,14 +44,27 @@ class NeighborTokens:
     params: Any
     encoder: ClipEncoder
     scale: float
+    blocks: Float[np.ndarray, " p"] | None = None
     databases: Sequence[Database] = ()
 
     @staticmethod
-    def of(bundle: Bundle, encoder: ClipEncoder, scale: float, databases: Sequence[Database]) -> NeighborTokens | None:
-        """Returns what makes the tokens of a model's neighbors; None for a model without an adapter."""
+    def of(
+        bundle: Bundle, encoder: ClipEncoder, scale: float, blocks: str, databases: Sequence[Database]
+    ) -> NeighborTokens | None:
+        """Returns what makes the tokens of a model's neighbors; None for a model without an adapter.
+
+        Args:
+          bundle: the model.
+          encoder: its CLIP.
+          scale: of the attention.
+          blocks: where the adapter acts, a name in `request.ADAPTER_BLOCKS`.
+          databases: that the neighbors are from.
+        """
         if not bundle.has("image_adapter"):
             return None
-        return NeighborTokens(bundle.image_adapter, bundle.params["image_adapter"], encoder, scale, databases)
+        acting = acting_places(bundle.denoiser, blocks)
+        params = bundle.params["image_adapter"]
+        return NeighborTokens(bundle.image_adapter, params, encoder, scale, acting, databases)
 
     @property
     def per_neighbor(self) -> int:
@@ -74,7 +89,8 @@ class NeighborTokens:
 
     def group(self, tokens: Float[np.ndarray, "q n d"]) -> ImageTokens:
         """Returns tokens as one group with the run's scale."""
-        return ImageTokens(tokens[:, None], np.full((len(tokens), 1), self.scale, np.float32))
+        blocks = None if self.blocks is None else np.tile(self.blocks, (len(tokens), 1))
+        return ImageTokens(tokens[:, None], np.full((len(tokens), 1), self.scale, np.float32), blocks=blocks)
 
     def null(self, like: ImageTokens) -> ImageTokens:
         """Returns the tokens of no image, as many as of images."""
@@ -90,6 +106,24 @@ class NeighborTokens:
         else:
             read = self.encoder.mean_patches
         return np.asarray(_project(self.projection, self.params, read))[0]
+
+
+def acting_places(unet: UNet, blocks: str) -> Float[np.ndarray, " p"] | None:
+    """Returns 1 for each place of a U-Net where an adapter acts and 0 for the others; None for all of them.
+
+    The blocks of the smallest size with attention hold the style on the way up, and the layout on the way down and in
+    the middle (InstantStyle, https://arxiv.org/abs/2404.02733, section 3.2; its program names up_blocks.1,
+    down_blocks.2 and mid_block of Stable Diffusion 1.5, as an experiment).
+
+    Args:
+      unet: the denoiser.
+      blocks: "all", "style" or "style+layout".
+    """
+    if blocks == "all":
+        return None
+    levels = [level for level in range(len(unet.channel_mult)) if 2**level in unet.attention_resolutions]
+    acting = {f"up_{levels[-1]}"} | ({f"down_{levels[-1]}", "mid"} if blocks == "style+layout" else set())
+    return np.array([place in acting for place in unet.places], np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)

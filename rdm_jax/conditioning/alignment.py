@@ -80,7 +80,7 @@ def align_images(context: Context, adapter: NeighborTokens | None) -> Context:
         target: Any = None
         if scheduled:
             target = tokens if one.image_target is None else np.pad(one.image_target, [*padding, (0, 0)])
-        return dataclasses.replace(one, images=ImageTokens(tokens, scales, weights), image_target=target)
+        return dataclasses.replace(one, images=ImageTokens(tokens, scales, weights, images.blocks), image_target=target)
 
     null, own, *also = map(fit, conditions, given)
     return Context(own, null, tuple(also))

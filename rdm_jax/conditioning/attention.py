@@ -85,4 +85,4 @@ def _images_by_region(
     weights = None
     if own.weights is not None:
         weights = np.concatenate([own.weights, np.ones(other.tokens.shape[:3], np.float32)], axis=1)
-    return ImageTokens(np.concatenate([own.tokens, other.tokens], axis=1), scales, weights)
+    return ImageTokens(np.concatenate([own.tokens, other.tokens], axis=1), scales, weights, own.blocks)

@@ -45,7 +45,9 @@ def condition_builder(
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
     reader = PromptReader.of(bundle, request.long_prompts)
-    adapter = NeighborTokens.of(bundle, encoder, request.adapter_scale, retriever.databases if retriever else ())
+    adapter = NeighborTokens.of(
+        bundle, encoder, request.adapter_scale, request.adapter_blocks, retriever.databases if retriever else ()
+    )
     if reader is not None and adapter is None and request.condition != "text":
         raise UserError(
             f"model {bundle.name!r} takes no neighbors; use --condition text without a database, or convert it again "

@@ -40,6 +40,11 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     kind = config.get("denoiser", {}).get("kind", "unet")
     if kind != "unet":
         raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
+    if "text_encoder" in config:
+        raise UserError(
+            f"{path} reads prompts by a text encoder, and such a model cannot be written for {to}; use the files that "
+            "it was converted from"
+        )
     with files.writing(out), files.new_directory(out) as folder:
         WRITERS[to](path, config, folder, progress or (lambda *_: None))
         return [out / file.name for file in sorted(folder.iterdir())]

@@ -33,11 +33,13 @@ class ImageTokens:
       tokens: [b, g, n, d] in g groups; all tokens of a group share one softmax.
       scales: [b, g] what the attention to each group is multiplied by, or [b, h, w, g] for each pixel of the latent.
       weights: [b, g, n] how often each token counts in its softmax, at least 0; 1 each if None.
+      blocks: [b, p] what the attention in each of a network's places is multiplied by; 1 each if None.
     """
 
     tokens: Any
     scales: Any
     weights: Any = None
+    blocks: Any = None
 
 
 @flax.struct.dataclass
@@ -119,7 +121,16 @@ def at_queries(values: Float[Array, "b n"] | Float[Array, "b h w n"], factor: in
     return values.reshape(values.shape[0], -1, values.shape[-1])
 
 
-def image_context(images: ImageTokens, factor: int) -> ImageTokens:
-    """Returns image tokens with scales for each query [b, m, g], and the logarithms of the weights."""
+def image_context(images: ImageTokens, factor: int, place: int) -> ImageTokens:
+    """Returns image tokens as one attention takes them: scales of each query, and the logarithms of the weights.
+
+    Args:
+      images: of a condition.
+      factor: the pixels of the scales for each query, in height and in width.
+      place: the number of the attention's place, for `images.blocks`.
+    """
     weights = None if images.weights is None else jnp.log(jnp.maximum(images.weights, LEAST_WEIGHT))
-    return ImageTokens(images.tokens, at_queries(images.scales, factor), weights)
+    scales = at_queries(images.scales, factor)
+    if images.blocks is not None:
+        scales = scales * images.blocks[:, place][:, None, None]
+    return ImageTokens(images.tokens, scales, weights)

@@ -73,6 +73,12 @@ class UNet(nn.Module):
         return frozenset({"token_weights", "spatial_weights", "any_size"} | {name for name in chosen if chosen[name]})
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """Where attention may be: the levels of the way down, the middle, and the levels of the way up."""
+        levels = range(len(self.channel_mult))
+        return (*(f"down_{level}" for level in levels), "mid", *(f"up_{level}" for level in levels))
+
+    @property
     def size_multiple(self) -> int:
         """What the height and width of a latent must be multiples of."""
         return 2 ** (len(self.channel_mult) - 1)
@@ -125,8 +131,8 @@ class UNet(nn.Module):
             block = res_class(channels, self.num_groups, 1e-5, self.dropout, True, dtype, name=name)
             return block(h, emb, deterministic)
 
-        def attend(h: Array, name: str) -> Array:
-            """Applies a transformer of this name to a feature map."""
+        def attend(h: Array, name: str, place: str) -> Array:
+            """Applies a transformer of this name, in one of `places`, to a feature map."""
             block = attention_class(
                 self.num_head_channels or h.shape[-1] // self.num_heads,
                 self.transformer_depth,
@@ -137,7 +143,9 @@ class UNet(nn.Module):
             )
             factor = x.shape[1] // h.shape[1]
             bias = None if weights is None else attention_bias(weights, factor)
-            images = None if condition.images is None else image_context(condition.images, factor)
+            images = (
+                None if condition.images is None else image_context(condition.images, factor, self.places.index(place))
+            )
             return block(h, context, bias, images)
 
         last = len(self.channel_mult) - 1
@@ -147,14 +155,14 @@ class UNet(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = res(h, level, f"in_{len(skips)}_res")
                 if 2**level in self.attention_resolutions:
-                    h = attend(h, f"in_{len(skips)}_attn")
+                    h = attend(h, f"in_{len(skips)}_attn", f"down_{level}")
                 skips.append(h)
             if level < last:
                 h = Downsample((1, 1), dtype, name=f"in_{len(skips)}_down")(h)
                 skips.append(h)
 
         h = res(h, last, "mid_0_res")
-        h = attend(h, "mid_1_attn")
+        h = attend(h, "mid_1_attn", "mid")
         h = res(h, last, "mid_2_res")
 
         index = 0
@@ -162,7 +170,7 @@ class UNet(nn.Module):
             for block in range(self.num_res_blocks + 1):
                 h = res(jnp.concatenate([h, skips.pop()], axis=-1), level, f"out_{index}_res")
                 if 2**level in self.attention_resolutions:
-                    h = attend(h, f"out_{index}_attn")
+                    h = attend(h, f"out_{index}_attn", f"up_{level}")
                 if level and block == self.num_res_blocks:
                     h = Upsample(dtype, name=f"out_{index}_up")(h)
                 index += 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.adapter import acting_places
 from rdm_jax.convert import ip_adapter
 from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.weights import read_tensors
@@ -90,6 +91,26 @@ def test_scales_of_pixels_are_those_of_all_where_they_are_equal(bundle, data, nh
         for shape in ((2, 1), (2, 8, 8, 1))
     ]
     np.testing.assert_allclose(outs[0], outs[1], atol=1e-5)
+
+
+def test_an_adapter_acts_in_some_of_the_blocks(bundle, data, nhwc):
+    apply = jax.jit(bundle.denoiser.apply)
+    variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
+    text, tokens = jnp.asarray(data["text"]), jnp.asarray(data["ip_tokens"][:2, None])
+
+    def run(blocks):
+        images = ImageTokens(tokens, jnp.ones((2, 1)), blocks=jnp.tile(jnp.asarray(blocks, jnp.float32), (2, 1)))
+        return np.asarray(apply(variables, x, t, Condition(text, images=images)))
+
+    places = bundle.denoiser.places
+    assert places == ("down_0", "down_1", "mid", "up_0", "up_1")
+    style, both = (acting_places(bundle.denoiser, name) for name in ("style", "style+layout"))
+    assert [place for place, acts in zip(places, style, strict=True) if acts] == ["up_1"]
+    assert [place for place, acts in zip(places, both, strict=True) if acts] == ["down_1", "mid", "up_1"]
+    none, all_ = run(np.zeros(5)), run(np.ones(5))
+    np.testing.assert_allclose(none.transpose(0, 3, 1, 2), data["plain"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(all_.transpose(0, 3, 1, 2), data["ip_out_scale1.0"], rtol=1e-4, atol=1e-4)
+    assert min(np.abs(run(style) - one).max() for one in (none, all_, run(both))) > 1e-3
 
 
 def test_both_formats_of_an_adapter_are_read(golden):
