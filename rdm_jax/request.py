@@ -84,7 +84,7 @@ class Request:
     )
     adapter_blocks: str = option(
         "all",
-        "where the adapter acts: in all blocks of the network, or in those of the style, or of the style and the layout "
+        "where the adapter acts: in all blocks of the network, in those of the style, or of the style and the layout "
         "(all, style, style+layout)",
         metavar="B",
     )
