@@ -12,10 +12,14 @@ import pytest
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.adapter import acting_places
 from rdm_jax.convert import ip_adapter
+from rdm_jax.convert.clip import config_from_openai
 from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.weights import read_tensors
+from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
+from rdm_jax.models import abstract_params, build_clip, build_denoiser, build_image_adapter
 from rdm_jax.models.condition import Condition, ImageTokens
+from rdm_jax.training.config import load_architecture
 from tests.helpers.stable_diffusion import adapted_bundle, tower
 
 
@@ -148,3 +152,38 @@ def test_the_bundle_is_whole(bundle):
     assert bundle.config["conditioning"]["neighbors"] == 4
     assert bundle.config["sampling"]["condition"] == "text+neighbors"
     assert "images" in bundle.denoiser.supports
+
+
+def test_the_clip_of_the_released_adapters_is_known_by_its_shapes():
+    shapes = {
+        "visual.conv1.weight": (1280, 3, 14, 14),
+        "visual.positional_embedding": (257, 1280),
+        "token_embedding.weight": (49408, 1024),
+        "positional_embedding": (77, 1024),
+        "text_projection": (1024, 1024),
+        **{f"visual.transformer.resblocks.{i}.ln_1.weight": (1280,) for i in range(32)},
+        **{f"transformer.resblocks.{i}.ln_1.weight": (1024,) for i in range(24)},
+    }
+    settings = config_from_openai({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+    assert settings["vision"]["heads"] == settings["text"]["heads"] == 16
+    assert settings["vision"]["activation"] == settings["text"]["activation"] == "gelu"
+    # The published number of OpenCLIP's image tower, and of its text tower with the projection and the scale.
+    assert trees.count(abstract_params(build_clip(settings))) == 632_076_800 + 354_032_641
+
+
+def test_the_released_adapters_have_the_published_numbers_of_parameters():
+    settings = load_architecture("sd15").denoiser.to_dict()
+    counts = [trees.count(abstract_params(build_denoiser({**settings, "adapter": has}))) for has in (False, True)]
+    assert counts[1] - counts[0] == 19_169_280
+    base = {"kind": "vector", "vector_dim": 1024, "token_dim": 768}
+    plus = {
+        "kind": "patches",
+        "patch_dim": 1280,
+        "width": 768,
+        "token_dim": 768,
+        "tokens": 16,
+        "layers": 4,
+        "heads": 12,
+    }
+    sizes = [trees.count(abstract_params(build_image_adapter(one))) for one in (base, plus)]
+    assert sizes == [3_150_336, 29_918_208]
