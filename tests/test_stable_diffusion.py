@@ -12,6 +12,8 @@ from PIL import Image
 from rdm_jax.conditioning import Also, Interleave, Interpolate, Negative, Region, Switch, Weights
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit
+from rdm_jax.core.vectors import unit
+from rdm_jax.editing.mixing import direction_of
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from tests.helpers import tiny
@@ -84,6 +86,9 @@ def test_prompts_of_several_windows_leave_the_others_as_they_are(golden):
     assert context.given.tokens.shape[1] > 77
     np.testing.assert_array_equal(context.given.tokens[1, :77], alone.given.tokens[0])
     assert context.given.weights is not None and not context.given.weights[1, 77:].any()
+    prompts = [str(data["texts"][3]), "a red boat"]
+    weighed = context_of(golden, prompts, Weights(of_query=2.0), long_prompts="windows").given.weights
+    assert weighed is not None and weighed.max() == 2.0 and not weighed[1, 77:].any()
     assert context.null.weights is not None and not context.null.weights[:, 77:].any()
 
 
@@ -177,6 +182,15 @@ def test_conditions_act_on_the_images_of_an_adapter(adapted, tmp_path):
     np.testing.assert_array_equal(painted.tokens, np.concatenate([one.tokens, two.tokens], axis=1))
     np.testing.assert_array_equal(painted.scales[0, 0], [[0.5, 0.0]] * 4 + [[0.0, 0.5]] * 4)
     np.testing.assert_array_equal(regions.null.images.scales, painted.scales)
+
+
+def test_the_direction_between_two_prompts_is_that_of_their_vectors(adapted):
+    generator, _ = adapted
+    one, other = generator.encoder.encode_texts(["a red boat", "the boat"])
+    found = direction_of(adapted_plan(adapted, Switch(prompt="the boat")))
+    np.testing.assert_allclose(found[0], unit(other) - unit(one), atol=1e-6)
+    with pytest.raises(UserError, match="both conditions are the same"):
+        direction_of(adapted_plan(adapted, Switch(prompt="a red boat")))
 
 
 def test_a_database_changes_the_images_unless_its_scale_is_zero(adapted):

@@ -43,6 +43,8 @@ class Weights(Conditioner):
         if not (weights >= 0).all() or not weights.any() or not np.isfinite(weights).all():
             raise UserError(f"weights {weights.tolist()} are out of range; give 0 or more, and not 0 for all")
         repeated = np.tile(weights, (len(given.tokens), 1))
+        if builder.text is not None and builder.text.weights is not None:  # tokens that a shorter prompt does not have
+            repeated[:, :queries] *= builder.text.weights
         changed = dataclasses.replace(given, weights=repeated[:, : given.tokens.shape[1]])
         if given.images is not None:
             images = dataclasses.replace(given.images, weights=repeated[:, None, queries:])
