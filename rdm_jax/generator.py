@@ -31,6 +31,7 @@ from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
 from rdm_jax.conditioning.content import Content, ContentSearch
 from rdm_jax.conditioning.prompts import reads_prompts
+from rdm_jax.convert import lora
 from rdm_jax.core import trees
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
@@ -73,7 +74,11 @@ class Generator:
 
     @staticmethod
     def load(
-        model: str | Path | Bundle, dtype: str | None = None, overrides: Sequence[str] = (), mesh: Mesh | None = None
+        model: str | Path | Bundle,
+        dtype: str | None = None,
+        overrides: Sequence[str] = (),
+        mesh: Mesh | None = None,
+        loras: Sequence[str] = (),
     ) -> Generator:
         """Makes a model ready: an open bundle, or one by its name or folder.
 
@@ -83,6 +88,7 @@ class Generator:
             "bfloat16", which takes half the memory.
           overrides: settings of the model's config.json to change, "conditioning.unit_tokens=false" each.
           mesh: the devices to generate on, all of all processes if None.
+          loras: LoRAs that are added to the weights of a Stable Diffusion, "FILE" or "FILE:WEIGHT" each.
 
         Raises:
           UserError: there is no such model, it is damaged, it lacks a part that generating needs, it is open in another
@@ -97,6 +103,7 @@ class Generator:
                 f"model {bundle.name!r} generates nothing; it holds {', '.join(bundle.params) or 'no part'}"
             )
         factory.check_settings(bundle.config)
+        bundle = lora.merge_all(bundle, loras)
         head = head_of(bundle.config)
         bundle.require("text_encoder" if reads_prompts(bundle) else "clip", "autoencoder", head.network)
         # Nobody else holds what was opened here: each array is released when its copy is on the device.

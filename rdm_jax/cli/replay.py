@@ -111,7 +111,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
 
     model, entry, index = record["model"], record["database"], record["index"]
     overrides = tuple(model.get("overrides", ()))
-    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
+    loras = tuple(model.get("loras", ()))
+    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides, loras=loras)
     build_image_folders(args, generator.encoder)
     _check_head(args.file, model, generator)
     try:

@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
     outputs.check_writable(out)
     if args.resume and args.seed is None:
         args.seed = resume.read_run(out)["request"].get("seed")
-    generator = Generator.load(args.model, args.dtype, tuple(args.set))
+    generator = Generator.load(args.model, args.dtype, tuple(args.set), loras=tuple(args.lora))
     generating.build_image_folders(args, generator.encoder)
     sweep = _sweep(generator, args, prompts, images) if args.sweep else None
     if sweep:

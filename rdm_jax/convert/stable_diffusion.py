@@ -190,7 +190,7 @@ UNSUPPORTED: Mapping[str, str] = {
     r"(model\.diffusion_model\.)?joint_blocks\.": "a Stable Diffusion 3 checkpoint",
     r"(model\.diffusion_model\.)?double_blocks\.": "a Flux checkpoint",
     r"model\.diffusion_model\.label_emb\.": "an upscaler or unCLIP checkpoint of Stable Diffusion",
-    r"lora_(unet|te)\d*_|(unet|text_encoder)\..*lora": "a LoRA",
+    r"lora_(unet|te)\d*_|(unet|text_encoder)\..*lora": "a LoRA (give it to `rdm sample --lora`)",
     r"control_model\.|controlnet_cond_embedding\.": "a ControlNet",
 }
 """By a pattern of the start of a tensor's name: files of related programs that are not converted."""
@@ -220,6 +220,6 @@ def check_pipeline(name: str, source: Any) -> None:
 
 def _unsupported(source: Any, what: str) -> UserError:
     return UserError(
-        f"{source} is {what}, which this program does not read; Stable Diffusion 1.x and 2.x are converted from whole "
+        f"{source} is {what}, which is not converted; Stable Diffusion 1.x and 2.x are converted from whole "
         "checkpoints and from folders of diffusers"
     )

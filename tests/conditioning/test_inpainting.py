@@ -80,7 +80,7 @@ def test_inpainting_keeps_what_is_black_in_the_mask(
 
     names, pixels, painted = files
     chosen = generator if takes_mask else golden_generator(golden, "sd1")
-    monkeypatch.setattr(Generator, "load", staticmethod(lambda *_: chosen))
+    monkeypatch.setattr(Generator, "load", staticmethod(lambda *_, **__: chosen))
     monkeypatch.chdir(tmp_path)
     given = [part for name, file in names.items() for part in (f"--{name}", file)]
     arguments = ["--model", "sd", "--prompt", "a red boat", "--steps", "2", "--seed", "3", "--out", "out", "--quiet"]

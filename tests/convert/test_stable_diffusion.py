@@ -196,13 +196,13 @@ def test_variants_and_shards_of_a_folder(golden, bundles, tmp_path):
         ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "a Stable Diffusion 3 checkpoint"),
         ("double_blocks.0.img_attn.qkv.weight", "a Flux checkpoint"),
         ("model.diffusion_model.label_emb.weight", "an upscaler or unCLIP checkpoint of Stable Diffusion"),
-        ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", "a LoRA"),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", r"a LoRA \(give it to `rdm sample --lora`\)"),
         ("control_model.input_blocks.0.0.weight", "a ControlNet"),
     ],
 )
 def test_related_files_are_named_as_what_they_are(tmp_path, name, message):
     save_file({name: np.zeros((2, 2), np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=f"is {message}, which this program does not read"):
+    with pytest.raises(UserError, match=f"is {message}, which is not converted"):
         convert(tmp_path / "model.safetensors")
 
 
