@@ -21,14 +21,14 @@ import numpy as np
 from conversion import Random
 from machine import machine
 
-from rdm_jax.bundle import SCHEMA, encoder_identity
+from rdm_jax.bundle import SCHEMA, encoder_identity, read_config
 from rdm_jax.convert.databases import import_database
 from rdm_jax.convert.safetensors_file import write_safetensors
 from rdm_jax.core import files, trees
 from rdm_jax.data.tokenizer import train_tokenizer
 from rdm_jax.generator import Generator
-from rdm_jax.models import abstract_params, build_autoencoder, build_clip, build_denoiser
-from rdm_jax.parts import PREPROCESSING
+from rdm_jax.models import abstract_params
+from rdm_jax.parts import PARTS, build
 from rdm_jax.training.config import load_architecture
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -49,12 +49,7 @@ def bundle(config: dict[str, Any], folder: Path) -> Path:
     """Writes a bundle of random weights in half precision, one tensor after another."""
     out = folder / "model"
     out.mkdir()
-    towers = {key: value for key, value in config["clip"].items() if key not in PREPROCESSING}
-    networks = {
-        "denoiser": build_denoiser(config["denoiser"]),
-        "autoencoder": build_autoencoder(config["autoencoder"]),
-        "clip": build_clip(towers),
-    }
+    networks = {part: build(config, part) for part in PARTS if part in config}
     for part, network in networks.items():
         shapes = trees.flatten(abstract_params(network))
         tensors = {name: Scaled(name, leaf.shape, np.dtype(np.float16)) for name, leaf in shapes.items()}
@@ -66,8 +61,13 @@ def bundle(config: dict[str, Any], folder: Path) -> Path:
     return out
 
 
-def databases(model: Path, folder: Path) -> list[Path]:
-    """Writes two databases of random rows in the format of the original program, and imports them."""
+def databases(model: Path, folder: Path) -> list[Path | None]:
+    """Writes two databases of random rows in the format of the original program, and imports them.
+
+    For a model without a CLIP, whose condition is the text alone, both are None.
+    """
+    if "clip" not in read_config(model):
+        return [None, None]
     identity, folders = encoder_identity(model), []
     for seed, name in enumerate(("one", "two")):
         rows = np.random.default_rng(seed).standard_normal((5000, identity["width"]), np.float32)
@@ -82,7 +82,7 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure(model: Path, rows: list[Path], args: argparse.Namespace) -> list[tuple[str, str]]:
+def measure(model: Path, rows: list[Path | None], args: argparse.Namespace) -> list[tuple[str, str]]:
     """Generates two images, and returns the rows of the table: (name, value)."""
     compilations: list[float] = []
 

@@ -47,6 +47,8 @@ def rows(golden: Path, folder: Path) -> Iterator[Row]:
     for name, sampler, steps in runs:
         yield f"whole run, {name}", *_run(golden, folder, "rdm_small", name, sampler, steps)
     yield "whole run, VQ model", *_run(golden, folder, "rdm_vq_small", "rdm_vq", DDIM(), 10)
+    for model in ("sd1", "sd2"):
+        yield from _stable_diffusion(golden, folder, model)
 
 
 def _bundle(golden: Path, folder: Path, name: str, weights: str | None = None) -> Bundle:
@@ -90,6 +92,34 @@ def _run(golden: Path, folder: Path, model: str, name: str, sampler: Any, steps:
     denoiser = guided if scale != 1 else make_denoiser(apply, context, "eps")
     plan = sampler.plan(build_schedule(bundle.config["diffusion"]), steps)
     return jax.jit(lambda x: sample(sampler, plan, x, denoiser))(_nhwc(data["x_T"])), data["samples"]
+
+
+def _stable_diffusion(golden: Path, folder: Path, model: str) -> Iterator[Row]:
+    data, bundle = (
+        np.load(golden / f"heads/sd/{model}.npz"),
+        _bundle(golden, folder, f"heads/sd/{model}_small_diffusers"),
+    )
+    tokens, context = jnp.asarray(data["input_ids"], jnp.int32), jnp.asarray(data["context"])
+    encode: Any = jax.jit(lambda params, x: bundle.text_encoder.apply({"params": params}, x))
+    yield f"{model}, text states", encode(bundle.params["text_encoder"], tokens), data["context"]
+    inputs = _nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), Condition(context[jnp.asarray([0, 2])])
+    network: Any = jax.jit(bundle.denoiser.apply)
+    yield f"{model}, U-Net", network({"params": bundle.params["denoiser"]}, *inputs), data["model_output"]
+    yield f"{model}, encoder", _stage(bundle, "encode", data["image"]), data["moments"]
+    latents = data["ddim_x"][-1] / np.float32(bundle.config["latents"]["scale"])
+    yield f"{model}, decoder", _stage(bundle, "decode", latents), data["decoded"]
+
+    def apply(x: jax.Array, t: jax.Array, context: jax.Array) -> Any:
+        """Returns the U-Net's output."""
+        return bundle.denoiser.apply({"params": bundle.params["denoiser"]}, x, t, Condition(context))
+
+    null, scale = jnp.repeat(context[1:2], 2, axis=0), jnp.float32(data["guidance_scale"][0])
+    prediction = bundle.config["diffusion"]["prediction"]
+    denoiser = classifier_free_denoiser(apply, context[jnp.asarray([0, 2])], null, scale, prediction)
+    plan = DDIM().plan(build_schedule(bundle.config["diffusion"]), 4)
+    ours = jax.jit(lambda x: sample(DDIM(), plan, x, denoiser))(_nhwc(data["ddim_x_T"]))
+    yield f"{model}, four steps of DDIM", ours, data["ddim_x"][-1]
+    yield f"{model}, four steps of DDIM by diffusers", ours, data["diffusers_ddim_final"]
 
 
 def _nhwc(x: np.ndarray) -> jax.Array:

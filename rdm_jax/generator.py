@@ -30,6 +30,8 @@ from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
 from rdm_jax.conditioning.content import Content, ContentSearch
+from rdm_jax.conditioning.prompts import reads_prompts
+from rdm_jax.convert import lora
 from rdm_jax.core import trees
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
@@ -41,7 +43,7 @@ from rdm_jax.heads.base import FEATURES, Head, Model, Plan, Program
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.request import CANDIDATES_APART, Request, resolve
 from rdm_jax.result import Result, join, taken
-from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
+from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder, encoder_of
 from rdm_jax.retrieval.opening import Databases, open_retriever
 from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 
@@ -72,7 +74,11 @@ class Generator:
 
     @staticmethod
     def load(
-        model: str | Path | Bundle, dtype: str | None = None, overrides: Sequence[str] = (), mesh: Mesh | None = None
+        model: str | Path | Bundle,
+        dtype: str | None = None,
+        overrides: Sequence[str] = (),
+        mesh: Mesh | None = None,
+        loras: Sequence[str] = (),
     ) -> Generator:
         """Makes a model ready: an open bundle, or one by its name or folder.
 
@@ -82,6 +88,7 @@ class Generator:
             "bfloat16", which takes half the memory.
           overrides: settings of the model's config.json to change, "conditioning.unit_tokens=false" each.
           mesh: the devices to generate on, all of all processes if None.
+          loras: LoRAs that are added to the weights of a Stable Diffusion, "FILE" or "FILE:WEIGHT" each.
 
         Raises:
           UserError: there is no such model, it is damaged, it lacks a part that generating needs, it is open in another
@@ -96,8 +103,9 @@ class Generator:
                 f"model {bundle.name!r} generates nothing; it holds {', '.join(bundle.params) or 'no part'}"
             )
         factory.check_settings(bundle.config)
+        bundle = lora.merge_all(bundle, loras)
         head = head_of(bundle.config)
-        bundle.require("clip", "autoencoder", head.network)
+        bundle.require("text_encoder" if reads_prompts(bundle) else "clip", "autoencoder", head.network)
         # Nobody else holds what was opened here: each array is released when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config, mesh = override(bundle.config, overrides), mesh or make_mesh()
@@ -105,7 +113,7 @@ class Generator:
         bundle = dataclasses.replace(
             bundle, config=config, params=move(lambda leaf: put(leaf, sharding), bundle.params)
         )
-        return Generator(Model(bundle, ClipEncoder(bundle), mesh), head)
+        return Generator(Model(bundle, encoder_of(bundle), mesh), head)
 
     @property
     def bundle(self) -> Bundle:
@@ -197,13 +205,28 @@ class Generator:
                 raise UserError("rows of a database are queries for its neighbors, and condition 'text' has none")
             labels += [f"row {row}" for row in rows]
             queries = np.concatenate([queries, retriever.databases[0].embeddings(rows).astype(np.float32)])
-        builder = dataclasses.replace(plan.builder, queries=queries)
-        queries = change_queries(request.conditions, builder).queries
+        plan, queries = self.with_texts(plan, queries, [*prompts, *[""] * (len(images) + len(rows))])
         neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
         given = [*[None] * len(prompts), *images, *[None] * len(rows)]
         content = self._find_content(plan, content_database, labels, queries, given)
         plan = self.with_content(plan, content)
         return plan.with_queries(labels, queries, neighbors)
+
+    def with_texts(
+        self, plan: Plan, queries: Float[np.ndarray, "q d"], texts: Sequence[str]
+    ) -> tuple[Plan, Float[np.ndarray, "q d"]]:
+        """Returns a plan with the tokens of its queries' texts, where they are sequences, and the queries.
+
+        Args:
+          plan: without queries.
+          queries: the vectors before the conditioners; they are returned after them.
+          texts: of each query, "" where it is an image or a row.
+        """
+        reader = plan.builder.reader
+        text = None if reader is None else reader([plan.builder.as_read(one) for one in texts])
+        builder = dataclasses.replace(plan.builder, queries=queries, text=text)
+        changed = change_queries(plan.request.conditions, builder)
+        return dataclasses.replace(plan, builder=dataclasses.replace(plan.builder, text=changed.text)), changed.queries
 
     def with_content(self, plan: Plan, content: Content | None) -> Plan:
         """Returns a plan with what shows the content of its queries; None where nothing does.
@@ -275,6 +298,8 @@ class Generator:
           UserError: a file, a guide, a condition, an option or the size is invalid.
         """
         self._check_supported(request.conditions)
+        if request.candidates > 1:
+            self.bundle.require("clip")  # which ranks them
         run = self.head.plan(request, options, self.model)
         builder = self._builder(request, options, retriever)
         return Plan(request, options, [], builder.queries, None, [], [], builder, run)
@@ -295,7 +320,8 @@ class Generator:
         if retriever and default:
             request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
         found = retriever.retrieve(plan.queries, request.neighbors) if retriever else None
-        builder = dataclasses.replace(self._builder(request, plan.options, retriever), content=plan.builder.content)
+        kept = {"content": plan.builder.content, "text": plan.builder.text}
+        builder = dataclasses.replace(self._builder(request, plan.options, retriever), **kept)
         return dataclasses.replace(plan, request=request, neighbors=found, builder=builder).checked()
 
     def generate(
@@ -389,7 +415,8 @@ class Generator:
     def _builder(self, request: Request, options: Any, retriever: Retriever | None) -> Any:
         size = self.head.size(request, self.bundle)
         alone = getattr(options, "style_scale", 0.0) != 0.0
-        return condition_builder(request, self.bundle, self.encoder, size, retriever, style_alone=alone)
+        encode = self.model.encode_latent
+        return condition_builder(request, self.bundle, self.encoder, encode, size, retriever, style_alone=alone)
 
     def _check_supported(self, conditioners: Sequence[Conditioner]) -> None:
         """Raises UserError for the first conditioner that the head or its network does not support."""
@@ -410,7 +437,7 @@ class Generator:
             if not prompt.strip():
                 raise UserError(f"prompt {number} is empty; write what to generate, or leave it out")
         # In small groups, for all to go through the same program, however many there are.
-        groups = list(self.encoder.encode_texts_in_chunks(prompts, SMALL_BATCH))
+        groups = [self.encoder.encode_queries(prompts)]
         groups += [self.encoder.encode_images(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
         labels = [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))]
         return labels, np.concatenate([np.zeros((0, self.encoder.identity["width"]), np.float32), *groups])

@@ -12,6 +12,7 @@ from rdm_jax.core.errors import UserError, bounded
 from rdm_jax.models.classifier import build_classifier
 
 PREPROCESSING = ("mean", "std")  # beside the towers' settings: how pixels become what the image tower takes
+PADDING = "pad_id"  # beside a text encoder's settings: the token that fills the rest of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +34,23 @@ def _clip(config: Mapping[str, Any]) -> Any:
     return models.build_clip({key: value for key, value in config.items() if key not in PREPROCESSING})
 
 
+def _text_encoder(config: Mapping[str, Any]) -> Any:
+    return models.build_text_encoder(without_padding(config))
+
+
+def without_padding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a text encoder's network, without the token that pads."""
+    return {key: value for key, value in config.items() if key != PADDING}
+
+
 PARTS: Mapping[str, Part] = {
     "clip": Part(_clip),
+    "text_encoder": Part(_text_encoder),
     "autoencoder": Part(models.build_autoencoder),
     "denoiser": Part(
         models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True
     ),
+    "image_adapter": Part(models.build_image_adapter),
     "style_encoder": Part(models.build_style_encoder),
     "transformer": Part(models.build_transformer, sections=("conditioning", "sampling"), chooses_dtype=True),
     "classifier": Part(build_classifier),

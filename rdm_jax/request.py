@@ -29,11 +29,19 @@ MAX_BATCH = 8
 # Beyond these a number is a slip, and would fill the memory before anything else noticed.
 CANDIDATES_APART = 2**24  # between the random numbers' indices of two candidates of an image
 MOST = {"candidates": 64, "num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
+NEEDED_PARTS = {
+    "adapter_scale": "image_adapter",
+    "adapter_blocks": "image_adapter",
+    "long_prompts": "text_encoder",
+}  # of a model, by option
 MAX_GUIDANCE = 1000.0
+MAX_ADAPTER_SCALE = 10.0
 MAX_EDITED = DECODED_PIXELS  # pixels of an image that is edited at its own size
 DATABASES = ("database", "content_database")  # the default ones of a model, by their names in its sampling section
 CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those with "text"
 FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
+LONG_PROMPTS = ("truncate", "windows")  # the rest is left out, or encoded as further texts
+ADAPTER_BLOCKS = ("all", "style", "style+layout")
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
 
 
@@ -49,6 +57,8 @@ class Request:
       condition: the context tokens: "neighbors", "text" (the query alone) or "text+neighbors".
       neighbors: how many neighbors each query fetches; 0 where the condition has none.
       content_neighbors: how many content neighbors each query fetches, where the model has two roles of neighbors.
+      adapter_scale: what an adapter's attention to the neighbors is multiplied by, where the model has an adapter.
+      adapter_blocks: a name in `ADAPTER_BLOCKS`, the blocks of the network where the adapter acts.
       candidates: images that are generated for each one, of which the best is kept (`conditioning.candidates`).
       num_images: images for each query.
       batch_size: images in one call of the compiled program; the last batch is padded to it.
@@ -58,6 +68,7 @@ class Request:
       fit: how an image that is edited gets its size: "keep" leaves it as it is, up to `MAX_EDITED` pixels; "shrink"
         scales a larger one down to the model's size, and keeps its proportions; "crop" scales it until it fills height
         x width and crops its center. "" is "crop" where height or width is given, otherwise "keep".
+      long_prompts: a name in `LONG_PROMPTS`, what becomes of a prompt that is longer than the text encoder reads.
       conditions: conditioners beside the query (`rdm_jax.conditioning`).
     """
 
@@ -67,6 +78,15 @@ class Request:
         4,
         "content neighbors for each query, which its images take in turn; 0 takes none (models with two roles)",
         metavar="K",
+    )
+    adapter_scale: float = option(
+        1.0, "how much the neighbors count beside the text, where an adapter reads them; 0 leaves them out", metavar="S"
+    )
+    adapter_blocks: str = option(
+        "all",
+        "where the adapter acts: in all blocks of the network, in those of the style, or of the style and the layout "
+        "(all, style, style+layout)",
+        metavar="B",
     )
     candidates: int = option(
         1, "images generated for each one; the one that fits prompt and style best is kept (default: 1)", metavar="N"
@@ -81,6 +101,12 @@ class Request:
         "size of an edited image: keep it, shrink a larger one to the model's, or crop it to that (default: keep; crop "
         "where --height or --width is given)",
         metavar="F",
+    )
+    long_prompts: str = option(
+        "truncate",
+        "a prompt longer than the text encoder reads: truncate it, or read it in windows (models that read a prompt as "
+        "a sequence; default: truncate)",
+        metavar="HOW",
     )
     conditions: tuple[Conditioner, ...] = option(
         (),
@@ -102,8 +128,14 @@ class Request:
             raise UserError(
                 f"content_neighbors {self.content_neighbors} is out of range; give 0 to {MOST['neighbors']}"
             )
+        if not 0 <= self.adapter_scale <= MAX_ADAPTER_SCALE:
+            raise UserError(f"adapter_scale {self.adapter_scale} is out of range; use 0 to about 1")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed} is out of range; use a whole number from 0 to {2**32 - 1}")
+        if self.adapter_blocks not in ADAPTER_BLOCKS:
+            raise unknown("adapter blocks", self.adapter_blocks, ADAPTER_BLOCKS)
+        if self.long_prompts not in LONG_PROMPTS:
+            raise unknown("way with long prompts", self.long_prompts, LONG_PROMPTS)
         if self.fit and self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         return self
@@ -136,6 +168,9 @@ def resolve(
     for name, value in given.items():
         if name not in shared and name not in own and value is not None:
             raise _no_such_option(name, head, others, [*shared, *own])
+    for name, part in NEEDED_PARTS.items():
+        if given.get(name) is not None and part not in config:
+            raise UserError(f"{name} applies to models with a part {part}, and this one has none; leave it out")
     null = str(config["conditioning"].get("null", "zeros"))
     if null not in NULLS:
         raise unknown("null condition", null, NULLS)

@@ -18,6 +18,13 @@ EXACT = {
     "rdm_768": {"denoiser": 1_335_480_400, "autoencoder": 69_610_963, "clip": 427_616_513},
     "rdm_imagenet": {"denoiser": 400_920_579, "clip": 151_277_313},
     "rdm_ffhq": {"denoiser": 414_713_603, "clip": 151_277_313},
+    "sd15": {"denoiser": 859_520_964, "autoencoder": 83_653_863, "text_encoder": 123_060_480},
+    # The text tower without its last block, its projection and its scale.
+    "sd2_v": {
+        "denoiser": 865_910_724,
+        "autoencoder": 83_653_863,
+        "text_encoder": 354_032_641 - 12_596_224 - 1024**2 - 1,
+    },
     "dit_xl2": {"denoiser": 674_834_720},  # without 294,912 fixed positions that the release stores
     "uvit_l2": {"denoiser": 286_763_172},
     "rarm_imagenet": {"transformer": 230_874_112, "clip": 151_277_313},

@@ -13,12 +13,14 @@ HELP = """convert released weights to a model bundle, and back
   rdm convert ViT-L-14.pt --tokenizer bpe_simple_vocab_16e6.txt.gz --out clip
   rdm convert model.ckpt --config 768x768.yaml --clip clip --out rdm-768
   rdm convert kl-f16/model.ckpt --config kl-f16/config.yaml --out kl-f16
+  rdm convert v1-5-pruned-emaonly.safetensors --tokenizer bpe_simple_vocab_16e6.txt.gz --out sd15
 
   rdm convert rdm-768 --to compvis --out original       a bundle in the format of CompVis's programs
 
-The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), OpenAI's CLIP
-(as released, or a state dict), a folder with Hugging Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, or
-the Inception-v3 of the Fréchet distance. No code in it is run."""
+The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), Stable
+Diffusion 1 or 2 (a file, or a folder of diffusers), OpenAI's CLIP (as released, or a state dict), a folder with Hugging
+Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, or the Inception-v3 of the Fréchet distance. No code in it
+is run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments (default: the one beside it)",
     )
-    parser.add_argument("--weights", metavar="ema|raw|both", help="of a CompVis checkpoint (default: ema)")
+    parser.add_argument(
+        "--weights",
+        metavar="ema|raw|both",
+        help="of a CompVis checkpoint (default: ema, or raw where its program samples with them)",
+    )
+    parser.add_argument(
+        "--prediction",
+        metavar="eps|v",
+        help="of a Stable Diffusion 2 without its yaml: eps of the base models (512 pixels), v of the others (768)",
+    )
     parser.add_argument(
         "--clip", type=Path, metavar="DIR", help="add this CLIP (a bundle, or another source with a CLIP)"
+    )
+    parser.add_argument(
+        "--ip-adapter",
+        type=Path,
+        metavar="FILE",
+        help="add this IP-Adapter to a Stable Diffusion, which then takes neighbors; needs the --clip that it was "
+        "trained with",
     )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
     parser.add_argument("--vgg", type=Path, metavar="FILE", help="torchvision's VGG-16, which completes LPIPS's file")
@@ -68,14 +86,17 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         clip_source=args.clip,
         tokenizer=args.tokenizer,
         vgg=args.vgg,
+        prediction=args.prediction,
+        adapter=args.ip_adapter,
         allowed=frozenset(args.allow_missing),
     )
     converted.write(args.out, progress)
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in converted.sizes.items())
     note(f"{args.out}: {converted.kind} {converted.config['name']!r} with {parts} parameters")
-    if "clip" not in converted.parts and converted.conditioned:
+    reads = {"clip", "text_encoder"} & set(converted.parts)
+    if not reads and converted.conditioned:
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
-    if "clip" in converted.parts and converted.tokenizer is None:
+    if reads and converted.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")
 
 
@@ -84,7 +105,7 @@ def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None
     from rdm_jax.core.errors import UserError
 
     options = {"--config": args.config, "--weights": args.weights, "--clip": args.clip, "--tokenizer": args.tokenizer}
-    options["--vgg"] = args.vgg
+    options |= {"--vgg": args.vgg, "--prediction": args.prediction, "--ip-adapter": args.ip_adapter}
     given = [option for option, value in {**options, "--allow-missing": args.allow_missing}.items() if value]
     if given:
         raise UserError(

@@ -82,6 +82,13 @@ def add_generation_options(parser: argparse.ArgumentParser, *, everything: bool)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the model's config.json"
     )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="add a LoRA to the weights of a Stable Diffusion (repeatable; default weight: 1)",
+    )
     add_options(parser, everything=everything)
 
 
@@ -270,7 +277,7 @@ def _groups(
             database=database,
             rendition=rendition,
             content=ContentRecord.of(plan, generator.bundle, content_databases),
-            read=outputs.read_files(plan.request, plan.options),
+            read=outputs.read_files(plan.request, plan.options) | outputs.lora_files(generator.bundle),
             by_word=layout.by_word,
             setting=setting,
         )

@@ -155,7 +155,14 @@ def identity(part: Bundle | Database | Mixture) -> dict[str, Any]:
 def _model_record(generator: Generator) -> dict[str, Any]:
     bundle = generator.bundle
     overrides = bundle.config.get("overrides", [])
-    return {**identity(bundle), "head": generator.head.name, "dtype": bundle.dtype, "overrides": overrides}
+    loras = [f"{one['file']}:{one['weight']:g}" for one in bundle.config.get("loras", [])]
+    record = {**identity(bundle), "head": generator.head.name, "dtype": bundle.dtype, "overrides": overrides}
+    return record | ({"loras": loras} if loras else {})
+
+
+def lora_files(bundle: Bundle) -> dict[str, str]:
+    """Returns {file: SHA-256} of the LoRAs that were added to a model."""
+    return {one["file"]: one["sha256"] for one in bundle.config.get("loras", [])}
 
 
 def read_files(request: Request, chosen: Any) -> dict[str, str]:

@@ -45,6 +45,7 @@ class Model:
     head: str = ""
     dtype: str = "float32"
     overrides: tuple[str, ...] = ()
+    loras: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,7 +117,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
 
     model, entry, index = record["model"], record["database"], record["index"]
     overrides = tuple(model.get("overrides", ()))
-    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides)
+    loras = tuple(model.get("loras", ()))
+    generator = Generator.load(args.model or model["name"], model.get("dtype", "float32"), overrides, loras=loras)
     build_image_folders(args, generator.encoder)
     _check_head(args.file, model, generator)
     try:
@@ -134,6 +135,8 @@ def _prepare(record: dict[str, Any], args: argparse.Namespace) -> tuple[Generato
     database = Mixture.open(args.database or specs(entry)) if entry else None
     same = database is not None and _is_same("database", entry, database)
     plan = generator.open_plan(request, chosen, open_retriever(generator.encoder, database) if database else None)
+    if plan.builder.reader is not None:  # vectors are recorded after the conditioners, and texts are not recorded
+        plan, _ = generator.with_texts(plan, query, [record["prompt"]])
     plan = dataclasses.replace(
         plan,
         prompts=[record["prompt"]],

@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
     outputs.check_writable(out)
     if args.resume and args.seed is None:
         args.seed = resume.read_run(out)["request"].get("seed")
-    generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set))
+    generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set), loras=tuple(args.lora))
     generating.build_image_folders(args, generator.encoder)
     databases, plans, sweep = prepare(generator, args, prompts, images)
     files = rendering.layout(args, databases)

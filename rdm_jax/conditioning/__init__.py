@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+from rdm_jax.conditioning.alignment import align, align_images
 from rdm_jax.conditioning.attention import Region, Weights
 from rdm_jax.conditioning.base import (
     ConditionBuilder,
@@ -16,10 +16,10 @@ from rdm_jax.conditioning.base import (
     OtherCondition,
     ScheduledCondition,
     StepSchedule,
-    align,
 )
 from rdm_jax.conditioning.composed import Also, Interleave, Negative
 from rdm_jax.conditioning.embeddings import Add, Interpolate
+from rdm_jax.conditioning.inpainting import Fill, with_blank_channels
 from rdm_jax.conditioning.over_time import Mix, Switch
 from rdm_jax.core.calls import describe
 
@@ -30,6 +30,7 @@ __all__ = [
     "ConditionBuilder",
     "Conditioner",
     "Context",
+    "Fill",
     "Interleave",
     "Interpolate",
     "Mix",
@@ -55,20 +56,21 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
     "region": Region,
     "interpolate": Interpolate,
     "add": Add,
+    "fill": Fill,
     "switch": Switch,
     "mix": Mix,
 }
 
 
 def change_queries(conditioners: Sequence[Conditioner], builder: ConditionBuilder) -> ConditionBuilder:
-    """Returns the builder with the run's queries after all conditioners."""
+    """Returns the builder with the run's queries and texts after all conditioners."""
     for conditioner in conditioners:
-        builder = dataclasses.replace(builder, queries=conditioner.change_queries(builder))
+        builder = conditioner.change_queries(builder)
     return builder
 
 
 def apply_conditioners(
-    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q n d"] | None
+    conditioners: Sequence[Conditioner], builder: ConditionBuilder, neighbors: Float[np.ndarray, "q n c"] | None
 ) -> Context:
     """Returns the context of a run's queries and their neighbors after all conditioners, applied in order.
 
@@ -80,11 +82,11 @@ def apply_conditioners(
     Raises:
       UserError: a file or a database cannot be read, or a value is out of range.
     """
-    given, also = builder.build(builder.queries, neighbors), builder.build_also(neighbors)
+    given, also = builder.build(builder.queries, neighbors, builder.text), builder.build_also(neighbors)
     context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)
-    return align(context)
+    return align_images(align(with_blank_channels(context, builder)), builder.adapter)
 
 
 def schedule_steps(conditioners: Sequence[Conditioner], schedule: StepSchedule) -> StepSchedule:

@@ -12,9 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.assemble import NULL, assemble
+from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.calls import File, set_types
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import StepInfo
@@ -29,9 +32,11 @@ class ScheduledCondition(Condition):
 
     Attributes:
       target: [b, n, d] the tokens that they turn into; None if they stay.
+      image_target: [b, g, n, d] the same of the images' tokens.
     """
 
     target: Any = None
+    image_target: Any = None
 
 
 @flax.struct.dataclass
@@ -118,8 +123,14 @@ class ConditionBuilder:
       condition: a name in `request.CONDITIONS`.
       null: [d] the token of no condition.
       unit_tokens: whether tokens are scaled to length 1.
+      reader: makes the tokens of prompts, where the model reads a prompt as a sequence; None where the query's vector
+        is the token.
+      text: the tokens of the run's own queries, made by `reader`; None without.
+      adapter: makes the tokens of neighbors beside those of the text, where the model has an adapter; None otherwise.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
+      encode: images in [-1, 1] to latents.
+      inpaints: whether the network takes the channels of `conditioning.inpainting`.
       show: makes the channels of content neighbors from their images.
       content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
       style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
@@ -134,39 +145,61 @@ class ConditionBuilder:
     condition: str
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
+    encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
+    inpaints: bool
     show: ContentChannels
+    reader: PromptReader | None = None
+    text: Condition | None = None
+    adapter: NeighborTokens | None = None
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     style_alone: bool = False
 
     @property
     def query_tokens(self) -> int:
-        """How many of the tokens, the first ones, are the query: 1 or 0."""
+        """How many of the tokens, the first ones, are the query."""
+        if self.text is not None:
+            return self.text.tokens.shape[1]
         return int(self.condition != "neighbors" or self.style is not None)
 
     @property
     def tokens_per_neighbor(self) -> int:
         """How many tokens each neighbor has."""
+        if self.adapter is not None:
+            return self.adapter.per_neighbor
         return 1 if self.style is None else self.style.per_neighbor
 
-    def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n d"] | None:
-        """Returns the tokens of neighbors: their vectors, or what the style encoder makes of their images."""
+    def neighbor_tokens(self, neighbors: Neighbors | None) -> Float[np.ndarray, "q n c"] | None:
+        """Returns the tokens of neighbors: their vectors, or what a style encoder or an adapter makes of them."""
         if neighbors is None:
             return None
-        return neighbors.embeddings if self.style is None else self.style.tokens(neighbors)
+        maker = self.style or self.adapter
+        return neighbors.embeddings if maker is None else maker.tokens(neighbors)
 
     def build(
-        self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q n d"] | None
+        self,
+        queries: Float[np.ndarray, "q d"],
+        neighbors: Float[np.ndarray, "q n c"] | None,
+        text: Condition | None = None,
     ) -> ScheduledCondition:
-        """Returns the condition of queries, the tokens of their neighbors, and the run's content."""
+        """Returns the condition of queries, the tokens of their neighbors and of their texts, and the run's content.
+
+        Raises:
+          UserError: the model reads prompts as sequences, and the queries have no texts.
+        """
+        if self.reader is not None:
+            if text is None:
+                raise UserError("this model reads prompts, and a query without one is given; give a prompt")
+            images = None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
+            return ScheduledCondition(text.tokens, text.weights, images=images)
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
         # The first place is always there in training: zeros are no text.
-        text = queries if self.condition != "neighbors" else np.zeros_like(queries)
-        return self._with_style(text, neighbors, self.content)
+        query = queries if self.condition != "neighbors" else np.zeros_like(queries)
+        return self._with_style(query, neighbors, self.content)
 
-    def build_also(self, neighbors: Float[np.ndarray, "q n d"] | None) -> tuple[ScheduledCondition, ...]:
+    def build_also(self, neighbors: Float[np.ndarray, "q n c"] | None) -> tuple[ScheduledCondition, ...]:
         """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""
         if not self.style_alone:
             return ()
@@ -182,15 +215,31 @@ class ConditionBuilder:
         return ScheduledCondition(tokens.astype(np.float32), channels=content)
 
     def build_null(self) -> ScheduledCondition:
-        """Returns no condition, for each query."""
+        """Returns no condition, for each query: the empty prompt, where prompts are sequences."""
+        if self.reader is not None:
+            empty = self.read("")
+            assert empty is not None
+            return ScheduledCondition(empty.tokens, empty.weights)
         return ScheduledCondition(assemble(NULL, self.queries, null=self.null).tokens)
 
     def vectors(self, prompt: str, image: str) -> Float[np.ndarray, "q d"]:
         """Returns the vector of a prompt or an image, for each query; the run's own queries where both are empty."""
         if not prompt and not image:
             return self.queries
-        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_texts([prompt])
+        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_queries([prompt])
         return np.repeat(encoded, len(self.queries), axis=0)
+
+    def as_read(self, prompt: str) -> str:
+        """Returns a prompt, or the empty one where the condition is neighbors alone."""
+        return prompt if self.condition != "neighbors" else ""
+
+    def read(self, prompt: str) -> Condition | None:
+        """Returns the tokens of a prompt, for each query; None where the query's vector is the token."""
+        if self.reader is None:
+            return None
+        one, count = self.reader([self.as_read(prompt)]), len(self.queries)
+        weights = None if one.weights is None else np.repeat(one.weights, count, axis=0)
+        return Condition(np.repeat(one.tokens, count, axis=0), weights)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:
         """Returns a mask at the latents' size: the mean of the pixels that a latent stands for."""
@@ -218,9 +267,9 @@ class Conditioner(abc.ABC):
     def __post_init__(self) -> None:
         set_types(self)
 
-    def change_queries(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
-        """Returns the run's queries after this conditioner, before anything is retrieved."""
-        return builder.queries
+    def change_queries(self, builder: ConditionBuilder) -> ConditionBuilder:
+        """Returns the builder with the run's queries and texts after this conditioner, before anything is retrieved."""
+        return builder
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Returns the context after this conditioner."""
@@ -242,19 +291,28 @@ class OtherCondition(Conditioner):
     def build(self, builder: ConditionBuilder) -> ScheduledCondition:
         """Returns this condition."""
         queries = self.query_vectors(builder)
-        return builder.build(queries, builder.retrieve(queries, self.database))
+        return builder.build(queries, builder.retrieve(queries, self.database), self.text(builder))
 
     def query_vectors(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
         """Returns the vectors of the prompt or the image."""
         return builder.vectors(self.prompt, self.image)
 
+    def text(self, builder: ConditionBuilder) -> Condition | None:
+        """Returns the tokens of the prompt, where prompts are sequences; an image has those of the empty prompt."""
+        return builder.read(self.prompt) if self.prompt or self.image else builder.text
+
 
 def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Condition:
     """Returns weight * tokens + (1 - weight) * target, with the condition's weights of the tokens."""
-    if condition.target is None:
-        return Condition(condition.tokens, condition.weights, condition.channels)
-    tokens = weight * condition.tokens + (1.0 - weight) * condition.target
-    return Condition(tokens, condition.weights, condition.channels)
+
+    def mixed(own: Any, target: Any) -> Any:
+        return own if target is None else weight * own + (1.0 - weight) * target
+
+    images = condition.images
+    if images is not None:
+        images = dataclasses.replace(images, tokens=mixed(images.tokens, condition.image_target))
+    tokens = mixed(condition.tokens, condition.target)
+    return Condition(tokens, condition.weights, condition.channels, images=images)
 
 
 def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:
@@ -263,39 +321,6 @@ def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.n
     weights = np.ones((b, n), np.float32) if condition.weights is None else condition.weights
     spread = weights if weights.ndim == 4 else weights[:, None, None]
     return np.broadcast_to(spread, (b, *latent, n))
-
-
-def align(context: Context) -> Context:
-    """Returns the context with conditions of one shape, which the network can evaluate in one batch.
-
-    Conditions of fewer tokens are padded with tokens of weight 0; where one has weights, a target or channels, all
-    have.
-    """
-    conditions = [context.null, context.given, *context.also]
-    places = max(one.tokens.shape[1] for one in conditions)
-    spatial = next(
-        (one.weights.shape[1:3] for one in conditions if one.weights is not None and one.weights.ndim == 4), ()
-    )
-    weighted = any(one.weights is not None or one.tokens.shape[1] != places for one in conditions)
-    scheduled = any(one.target is not None for one in conditions)
-    channels = next((one.channels for one in conditions if one.channels is not None), None)
-
-    def fit(one: ScheduledCondition) -> ScheduledCondition:
-        """Returns one condition in the common shape."""
-        tokens, weights = one.tokens, one.weights
-        missing = places - tokens.shape[1]
-        target = tokens if one.target is None else one.target
-        if weighted:
-            weights = np.ones(tokens.shape[:2], np.float32) if weights is None else weights
-            weights = weights[:, None, None] if spatial and weights.ndim == 2 else weights
-            weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
-            weights = np.broadcast_to(weights, (len(tokens), *spatial, places))
-        tokens, target = (np.pad(each, [(0, 0), (0, missing), (0, 0)]) for each in (tokens, target))
-        beside = np.zeros_like(channels) if channels is not None and one.channels is None else one.channels
-        return ScheduledCondition(tokens, weights, beside, target=target if scheduled else None)
-
-    null, given, *also = map(fit, conditions)
-    return Context(given, null, tuple(also))
 
 
 def resample(steps: int, weights: Sequence[float]) -> Float[np.ndarray, " n"]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
+from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
 from rdm_jax.request import Request
@@ -23,6 +25,7 @@ def condition_builder(
     request: Request,
     bundle: Bundle,
     encoder: ClipEncoder,
+    encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]],
     size: tuple[int, int],
     retriever: Retriever | None,
     style_alone: bool = False,
@@ -33,16 +36,29 @@ def condition_builder(
       request: what is wanted.
       bundle: the model.
       encoder: its CLIP.
+      encode: images in [-1, 1] to its latents.
       size: (h, w) of an image's latents or tokens.
       retriever: of the run's own databases; None where the condition has no neighbors.
       style_alone: whether the style neighbors alone are a further condition.
+
+    Raises:
+      UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
+    reader = PromptReader.of(bundle, request.long_prompts)
+    adapter = NeighborTokens.of(
+        bundle, encoder, request.adapter_scale, request.adapter_blocks, retriever.databases if retriever else ()
+    )
+    if reader is not None and adapter is None and request.condition != "text":
+        raise UserError(
+            f"model {bundle.name!r} takes no neighbors; use --condition text without a database, or convert it again "
+            "with --ip-adapter and --clip"
+        )
     width = encoder.identity["width"]
     null = null_token(bundle.config)
 
     style = StyleTokens.of(bundle, retriever.databases if retriever else ())
 
-    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n d"] | None:
+    def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n c"] | None:
         """Returns the tokens of the queries' neighbors."""
         if retriever is None:
             if database:
@@ -50,9 +66,10 @@ def condition_builder(
             return None
         chosen = open_retriever(encoder, database) if database else retriever
         found = chosen.retrieve(queries, request.neighbors)
-        return (
-            found.embeddings if style is None else dataclasses.replace(style, databases=chosen.databases).tokens(found)
-        )
+        maker = style or adapter
+        if maker is None:
+            return found.embeddings
+        return dataclasses.replace(maker, databases=chosen.databases).tokens(found)
 
     return ConditionBuilder(
         encoder=encoder,
@@ -64,7 +81,11 @@ def condition_builder(
         condition=request.condition,
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
+        encode=encode,
+        inpaints=bundle.config["conditioning"].get("channels") == "inpainting",
         show=ContentChannels.of(bundle),
+        reader=reader,
+        adapter=adapter,
         style=style,
         style_alone=style_alone,
     )

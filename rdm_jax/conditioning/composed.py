@@ -47,8 +47,11 @@ class Negative(OtherCondition):
             raise UserError(
                 "negative has nothing to guide away from; give it prompt='...', image='...' or database='...'"
             )
-        without_content = dataclasses.replace(builder, content=None)
-        return dataclasses.replace(context, null=self.build(without_content))
+        # An adapter's neighbors are beside the text: a negative prompt alone leaves the null condition without images.
+        adapter = builder.adapter if self.database else None
+        return dataclasses.replace(
+            context, null=self.build(dataclasses.replace(builder, content=None, adapter=adapter))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +67,17 @@ class Interleave(Conditioner):
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Makes the null condition one of the two, step by step."""
-        count, tokens = builder.query_tokens, context.given.tokens
+        given, none = context.given, context.null
+        if given.images is not None and builder.adapter is not None:
+            null = dataclasses.replace(given, tokens=none.tokens, weights=none.weights, target=given.tokens)
+            nothing = builder.adapter.null(given.images).tokens
+            return dataclasses.replace(context, null=dataclasses.replace(null, image_target=nothing))
+        count, tokens = builder.query_tokens, given.tokens
         if not 0 < count < tokens.shape[1]:
             raise UserError("interleave needs a query and neighbors; use --condition text+neighbors")
         neighbors, query = np.array(tokens), np.array(tokens)
         neighbors[:, :count], query[:, count:] = builder.null, builder.null
-        return dataclasses.replace(context, null=dataclasses.replace(context.given, tokens=neighbors, target=query))
+        return dataclasses.replace(context, null=dataclasses.replace(given, tokens=neighbors, target=query))
 
     def change_schedule(self, schedule: StepSchedule) -> StepSchedule:
         """Sets which null condition each step has, and its guidance scale."""

@@ -12,6 +12,7 @@ from rdm_jax.conditioning.base import ConditionBuilder, Context, OtherCondition
 from rdm_jax.core.checks import share
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
+from rdm_jax.models.condition import Condition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +23,30 @@ class Interpolate(OtherCondition):
     share: float = 0.5
     source: ClassVar[str] = "arXiv 2204.06125, section 3.2 (slerp of CLIP vectors), for retrieved tokens too"
 
-    def change_queries(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
-        """Returns the interpolated queries."""
-        return slerp(builder.queries, self.query_vectors(builder), share("share", self.share))
+    def change_queries(self, builder: ConditionBuilder) -> ConditionBuilder:
+        """Returns the builder with the interpolated queries and texts."""
+        part = share("share", self.share)
+        queries = slerp(builder.queries, self.query_vectors(builder), part)
+        return dataclasses.replace(builder, queries=queries, text=self.text_towards(builder, part))
+
+    def text_towards(self, builder: ConditionBuilder, part: float) -> Condition | None:
+        """Returns the run's texts with each token at a fraction of the way to the other text's; None without texts."""
+        text, other = builder.text, self.text(builder)
+        if text is None or other is None:
+            return None
+        return dataclasses.replace(text, tokens=slerp(text.tokens, _of_length(text, other), part))
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Moves the neighbors towards those of the other database; `builder` has the moved queries."""
         if not self.database:
             return context
-        other = builder.build(builder.queries, builder.retrieve(builder.queries, self.database)).tokens
-        tokens = slerp(context.given.tokens, other, self.share)
-        return dataclasses.replace(context, given=dataclasses.replace(context.given, tokens=tokens))
+        other = builder.build(builder.queries, builder.retrieve(builder.queries, self.database), builder.text)
+        given = context.given
+        given = dataclasses.replace(given, tokens=slerp(given.tokens, other.tokens, self.share))
+        if given.images is not None and other.images is not None:
+            tokens = slerp(given.images.tokens, other.images.tokens, self.share)
+            given = dataclasses.replace(given, images=dataclasses.replace(given.images, tokens=tokens))
+        return dataclasses.replace(context, given=given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +56,30 @@ class Add(OtherCondition):
     weight: float = 0.5
     source: ClassVar[str] = "arXiv 2204.06125, section 3.3 (text differences), as a sum"
 
-    def change_queries(self, builder: ConditionBuilder) -> Float[np.ndarray, "q d"]:
-        """Returns the sums, each of the length of its query."""
+    def change_queries(self, builder: ConditionBuilder) -> ConditionBuilder:
+        """Returns the builder with the sums, each of the length of its query, and of each token of its text."""
         if not self.prompt and not self.image:
             raise UserError("add has nothing to add; give it prompt='...' or image='FILE'")
-        lengths = np.linalg.norm(builder.queries, axis=-1, keepdims=True)
-        total = unit(builder.queries) + self.weight * unit(self.query_vectors(builder))
-        return unit(total) * lengths
+        queries = self._sum(builder.queries, self.query_vectors(builder))
+        text, other = builder.text, self.text(builder)
+        if text is not None and other is not None:
+            text = dataclasses.replace(text, tokens=self._sum(text.tokens, _of_length(text, other)))
+        return dataclasses.replace(builder, queries=queries, text=text)
+
+    def _sum(self, own: Float[np.ndarray, "*q d"], other: Float[np.ndarray, "*q d"]) -> Float[np.ndarray, "*q d"]:
+        lengths = np.linalg.norm(own, axis=-1, keepdims=True)
+        return unit(unit(own) + self.weight * unit(other)) * lengths
+
+
+def _of_length(text: Condition, other: Condition) -> Float[np.ndarray, "q n d"]:
+    """Returns the tokens of another text, as many as a text has.
+
+    Raises:
+      UserError: they are read in different numbers of windows.
+    """
+    if text.tokens.shape != other.tokens.shape:
+        raise UserError("the two prompts are read in different numbers of windows; give prompts of similar length")
+    return other.tokens
 
 
 def slerp(

@@ -22,10 +22,16 @@ class _Turning(OtherCondition):
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Sets the tokens of the other condition as the target."""
-        tokens = self.build(builder).tokens
+        other = self.build(builder)
+        tokens = other.tokens
         if context.given.tokens.shape[1] != tokens.shape[1]:
-            raise UserError("a condition that turns into another must come before any region")
-        return dataclasses.replace(context, given=dataclasses.replace(context.given, target=tokens))
+            raise UserError(
+                "the condition and the one that it turns into have different numbers of tokens; give it before any "
+                "region, and prompts of one length where they are read in windows"
+            )
+        images = None if other.images is None else other.images.tokens
+        given = dataclasses.replace(context.given, target=tokens, image_target=images)
+        return dataclasses.replace(context, given=given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,9 @@ _OPENAI: Table = (
     *_NAMES,
 )
 
+OPENAI_WIDTH = 1024  # of OpenAI's widest image tower, ViT-L
+OPEN_CLIP_HEADS = 16  # of OpenCLIP's wider ones: ViT-H, g and G
+
 WHAT = "CLIP"  # in errors
 
 # What a config.json may leave out: the defaults of transformers' CLIPConfig, CLIPTextConfig and CLIPVisionConfig.
@@ -84,7 +87,7 @@ _VISION_DEFAULTS = {
     "patch_size": 32,
     "image_size": 224,
 }
-_TEXT_DEFAULTS = {
+TEXT_DEFAULTS = {
     **_TOWER_DEFAULTS,
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -148,19 +151,19 @@ def config_from_hugging_face(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "clip":
         raise UserError(f"config.json describes a {kind!r}, not a CLIP; give a CLIP's folder")
     own = Settings("config.json", config, _CLIP_DEFAULTS)
-    vision, text = _section(own, "vision_config", _VISION_DEFAULTS), _section(own, "text_config", _TEXT_DEFAULTS)
+    vision, text = _section(own, "vision_config", _VISION_DEFAULTS), _section(own, "text_config", TEXT_DEFAULTS)
     vision.require({"num_channels": 3})
     eos = text.whole("eos_token_id")
     return {
         "embed_dim": own.whole("projection_dim"),
         "vision": {
             "kind": "vit",
-            **_hugging_face_tower(vision),
+            **tower_settings(vision),
             "patch_size": vision.whole("patch_size"),
             "image_size": vision.whole("image_size"),
         },
         "text": {
-            **_hugging_face_tower(text),
+            **tower_settings(text),
             "vocab_size": text.whole("vocab_size"),
             "context_length": text.whole("max_position_embeddings"),
             "eos_id": None if eos == 2 else eos,
@@ -175,7 +178,8 @@ def _section(config: Settings, key: str, defaults: Mapping[str, Any]) -> Setting
     return Settings(own.what, {**own.given, **older}, defaults)
 
 
-def _hugging_face_tower(part: Settings) -> dict[str, Any]:
+def tower_settings(part: Settings) -> dict[str, Any]:
+    """Returns width, layers, heads and activation of a tower; raises UserError if they are not supported."""
     width, inner = part.whole("hidden_size"), part.whole("intermediate_size")
     if inner != 4 * width:
         raise UserError(f"{part.what}: intermediate_size={inner} is not 4 x {width}; not supported")
@@ -232,7 +236,9 @@ def _hugging_face_settings(tower: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply; heads have 64 channels.
+    """Returns the configuration for `build_clip` that the shapes of OpenAI's tensors imply.
+
+    Heads have 64 channels, but for the image towers of OpenCLIP that are wider than OpenAI's.
 
     Raises:
       UserError: the names are not OpenAI's, or a tensor is missing or has another number of axes.
@@ -249,8 +255,15 @@ def config_from_openai(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
             "heads": width // 64,
             "vocab_size": vocab_size,
             "context_length": shape_of(state, "positional_embedding", 2, WHAT)[0],
+            **_activation(state),
         },
     }
+
+
+def _activation(state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the activation where it is not OpenAI's: wider image towers are OpenCLIP's, with the exact GELU."""
+    conv = state.get("visual.conv1.weight")
+    return {"activation": "gelu"} if conv is not None and conv.shape[0] > OPENAI_WIDTH else {}
 
 
 def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -260,9 +273,10 @@ def _openai_vit(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "kind": "vit",
         "width": width,
         "layers": _count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
-        "heads": width // 64,
+        "heads": OPEN_CLIP_HEADS if width > OPENAI_WIDTH else width // 64,
         "patch_size": patch,
         "image_size": patch * side,
+        **_activation(state),
     }
 
 

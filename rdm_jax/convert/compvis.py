@@ -93,9 +93,14 @@ def is_first_stage(state: Mapping[str, np.ndarray]) -> bool:
     return "encoder.conv_in.weight" in state and "quant_conv.weight" in state
 
 
-def unexpected_names(state: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the names of a whole checkpoint that belong neither to its networks nor to its other known content."""
-    prefixes = (UNET_PREFIX, EMA_PREFIX, FIRST_STAGE_PREFIX)
+def unexpected_names(state: Mapping[str, np.ndarray], *others: str) -> list[str]:
+    """Returns the names of a whole checkpoint that belong neither to its networks nor to its other known content.
+
+    Args:
+      state: the tensors.
+      *others: the prefixes of further networks.
+    """
+    prefixes = (UNET_PREFIX, EMA_PREFIX, FIRST_STAGE_PREFIX, *others)
     return sorted(n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR)
 
 

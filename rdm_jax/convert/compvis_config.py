@@ -13,7 +13,11 @@ from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 
 # Keys of the U-Net without effect on its output, and keys with one supported value.
-_UNET_IGNORED = ("image_size", "use_checkpoint", "use_fp16", "legacy", "conv_resample", "dims")
+_UNET_IGNORED = (
+    *("image_size", "use_checkpoint", "use_fp16", "legacy", "conv_resample", "dims"),
+    "use_linear_in_transformer",  # as a convolution of one pixel, which is the other form
+)
+_UNET_HEADS = ("num_head_channels", "num_heads")  # the first one given; -1 is none
 _UNET_FIXED = {
     "use_spatial_transformer": True,
     "use_scale_shift_norm": False,
@@ -31,6 +35,7 @@ _DEFAULTS = {
     "scale_factor": 1.0,
     "beta_schedule": "linear",
     "parameterization": "eps",
+    "use_ema": True,
 }
 
 
@@ -126,15 +131,32 @@ def conventions(side: int, retrieval_only: bool) -> dict[str, Any]:
     }
 
 
+def uses_average(params: Mapping[str, Any]) -> bool:
+    """Returns whether the program samples with the moving average of the weights, by a yaml's "model.params"."""
+    return Settings("the yaml", params, _DEFAULTS).flag("use_ema")
+
+
 def _unet_config(own: Settings) -> dict[str, Any]:
     for key, value in _UNET_FIXED.items():
         if own.given.get(key, value) != value:
             raise UserError(f"the U-Net's {key} is set, and only {key}={value} is supported")
-    if own.given.get("num_heads", -1) != -1:
-        raise UserError("the U-Net's num_heads is set, and only num_head_channels is supported")
-    other = (*_UNET_FIXED, *_UNET_IGNORED, "num_heads")
+    heads = [(key, own.whole(key)) for key in _UNET_HEADS if own.given.get(key, -1) != -1]
+    other = (*_UNET_FIXED, *_UNET_IGNORED, *_UNET_HEADS)
     params = {str(key): value for key, value in own.given.items() if key not in other}
-    return {"kind": "unet", **params, "channel_mult": own.wholes("channel_mult")}
+    return {"kind": "unet", **params, "channel_mult": own.wholes("channel_mult"), **dict(heads[:1])}
+
+
+def with_condition_channels(denoiser: Mapping[str, Any], latent_channels: int) -> dict[str, Any]:
+    """Returns the settings of a U-Net whose further input channels are a condition beside the noisy latent.
+
+    Args:
+      denoiser: its settings, "in_channels" being those of its first convolution.
+      latent_channels: of the first stage.
+    """
+    beside = denoiser["in_channels"] - latent_channels
+    if beside <= 0:
+        return dict(denoiser)
+    return {**denoiser, "in_channels": latent_channels, "condition_channels": beside}
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
@@ -154,7 +176,9 @@ def to_yaml(config: Mapping[str, Any]) -> str:
             f"CompVis's programs have no {schedule} schedule with shifted latents; only models with the scaled_linear "
             "schedule and a scale alone can be written for them"
         )
-    unet = {key: value for key, value in config["denoiser"].items() if key not in ("kind", "num_groups", "dtype")}
+    own = ("kind", "num_groups", "dtype", "condition_channels")
+    unet = {key: value for key, value in config["denoiser"].items() if key not in own}
+    unet["in_channels"] += config["denoiser"].get("condition_channels", 0)
     if config["denoiser"].get("num_groups", 32) != 32:
         raise UserError("CompVis's programs have 32 groups in every group norm; this model cannot be written for them")
     params = {
@@ -165,7 +189,7 @@ def to_yaml(config: Mapping[str, Any]) -> str:
         "parameterization": diffusion["prediction"],
         "conditioning_key": "crossattn",
         "image_size": config["sampling"]["height"] // 2 ** (len(config["autoencoder"]["ch_mult"]) - 1),
-        "channels": unet["in_channels"],
+        "channels": config["denoiser"]["in_channels"],
         "scale_factor": latents["scale"],
         "unet_config": {
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",

@@ -1,4 +1,4 @@
-"""Weights and configurations of a diffusers pipeline: the folders unet, vae and clip, as in `fusing/rdm`."""
+"""Weights and configurations of a diffusers pipeline: the folders unet, vae and scheduler."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ _POINTWISE = re.compile(r".*(conv_shortcut|quant_conv|attentions\.\d+\.proj_(in|
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
-# Settings with the only supported values, which are those that the class has if they are left out.
+# Settings with the only supported values, which are those that the class has if they are left out. Not among them are
+# upcast_attention, as logits are in float32 here, and use_linear_projection, another form of the same product.
 _UNET_FIXED = {
     "act_fn": "silu",
     "addition_embed_type": None,
@@ -80,8 +81,6 @@ _UNET_FIXED = {
     "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
     "time_embedding_type": "positional",
-    "upcast_attention": False,
-    "use_linear_projection": False,
 }
 _VAE_FIXED = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
 _SCHEDULER_FIXED = {"rescale_betas_zero_snr": False, "trained_betas": None}
@@ -177,8 +176,7 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_denoiser` of a UNet2DConditionModel's.
 
     Raises:
-      UserError: it has a setting that this network does not support, or without a valid value, or heads of several
-        sizes.
+      UserError: it has a setting that this network does not support, or without a valid value.
     """
     own = Settings("unet/config.json", config, _UNET_DEFAULTS)
     own.require(_UNET_FIXED)
@@ -190,9 +188,6 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if len(heads) != levels:
         raise UserError(f"{own.what}: {key} has {len(heads)} entries for {levels} levels")
     attention = ["CrossAttn" in block for block in own.texts("down_block_types", levels)]
-    sizes = {width // count for width, count in zip(channels, heads, strict=True)}
-    if len(sizes) > 1:
-        raise UserError(f"the U-Net's heads have {sorted(sizes)} channels, and only heads of one size are supported")
     if any(width % channels[0] for width in channels):
         raise UserError(f"the U-Net's channels {channels} are not multiples of {channels[0]}; not supported")
     return {
@@ -203,11 +198,24 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "channel_mult": [width // channels[0] for width in channels],
         "num_res_blocks": own.for_all("layers_per_block"),
         "attention_resolutions": [2**level for level in range(levels) if attention[level]],
-        "num_head_channels": sizes.pop(),
+        **_heads(channels, heads),
         "context_dim": own.for_all("cross_attention_dim"),
         "transformer_depth": own.for_all("transformer_layers_per_block"),
         "num_groups": own.whole("norm_num_groups"),
     }
+
+
+def _heads(channels: list[int], counts: list[int]) -> dict[str, int]:
+    """Returns the setting of heads of one size at all levels, or of one number of them."""
+    sizes = {width // count for width, count in zip(channels, counts, strict=True)}
+    if len(sizes) == 1:
+        return {"num_head_channels": sizes.pop()}
+    if len(set(counts)) == 1:
+        return {"num_heads": counts[0]}
+    raise UserError(
+        f"the U-Net's levels have {counts} heads for {channels} channels; supported are heads of one size, or the same "
+        "number of them at all levels"
+    )
 
 
 def latent_side(config: Mapping[str, Any]) -> int:
@@ -288,12 +296,12 @@ def to_unet_config(config: Mapping[str, Any], side: int) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": side,
-        "in_channels": config["in_channels"],
+        "in_channels": config["in_channels"] + config.get("condition_channels", 0),
         "out_channels": config["out_channels"],
         "block_out_channels": channels,
         "layers_per_block": config["num_res_blocks"],
         "cross_attention_dim": config["context_dim"],
-        "attention_head_dim": [width // config["num_head_channels"] for width in channels],
+        "attention_head_dim": [config.get("num_heads") or width // config["num_head_channels"] for width in channels],
         "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
         "transformer_layers_per_block": config.get("transformer_depth", 1),

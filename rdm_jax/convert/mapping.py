@@ -87,7 +87,7 @@ class Recipe:
         Raises:
           UserError: a number is not finite; the message names the tensor.
         """
-        parts = [_to_parameter(self.state[name], self.path, len(self.shape), self.source) for name in self.source.names]
+        parts = [to_parameter(self.state[name], self.path, len(self.shape), self.source) for name in self.source.names]
         for name, part in zip(self.source.names, parts, strict=True):
             if not np.isfinite(part).all():
                 raise UserError(f"{name} holds numbers that are not finite; download the weights again")
@@ -201,7 +201,7 @@ def plan(
             recipes[path] = Zeros(shape)
             continue
         parts = [state[name] for name in source.names]
-        if _shape([_to_parameter(part, path, len(shape), source) for part in parts]) != shape:
+        if _shape([to_parameter(part, path, len(shape), source) for part in parts]) != shape:
             shapes = ", ".join(f"{name} {part.shape}" for name, part in zip(source.names, parts, strict=True))
             misshaped.append(f"{shapes} for {path} {shape}")
         dtype = parts[0].dtype if parts[0].dtype in KEPT_TYPES else np.dtype(np.float32)
@@ -269,8 +269,8 @@ def disassemble(params: Mapping[str, np.ndarray], source_of: Callable[[str], Sou
     }
 
 
-def _to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.ndarray:
-    """Returns a view of a foreign tensor with the axes of a parameter."""
+def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.ndarray:
+    """Returns a view of a foreign tensor with the axes of a parameter, of which there are `ndim`."""
     if source.transposed:
         return value.T
     if not path.endswith("kernel") or source.as_stored:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 
 
@@ -109,6 +111,31 @@ class Settings:
 
     def _refuse(self, key: str, allowed: str) -> Any:
         raise UserError(f"{self.what}: {key} is {self.value(key)!r}, and {allowed} is needed; {_ADVICE}")
+
+
+def read_settings(file: Path) -> dict[str, Any] | None:
+    """Returns the settings of a JSON file; None if there is no such file.
+
+    Raises:
+      UserError: it cannot be read, or holds no settings.
+    """
+    try:
+        content = text.read_json(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no settings; download it again")
+    return content
+
+
+def require_settings(file: Path) -> dict[str, Any]:
+    """Returns the settings of a JSON file; raises UserError if there are none."""
+    settings = read_settings(file)
+    if settings is None:
+        raise UserError(f"{file} is missing; download the folder again")
+    return settings
 
 
 _ADVICE = "take the file that came with the weights"

@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+from rdm_jax.convert.settings import read_settings
 from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import END, START, CaptionTokenizer, load_tokenizer, wrapped
@@ -33,6 +34,33 @@ def read_tokenizer(path: Path) -> CaptionTokenizer:
         raise UserError(
             f"{path} is not a readable tokenizer ({reason}); give a tokenizer.json or OpenAI's merges file"
         ) from error
+
+
+def tokenizer_of(path: Path | None, size: int) -> CaptionTokenizer | None:
+    """Returns the tokenizer of a file or a folder, for a text tower of `size` tokens; None without a path.
+
+    Raises:
+      UserError: it cannot be read, or has another number of tokens.
+    """
+    if path is None:
+        return None
+    opened = read_tokenizer(path)
+    if len(opened) != size:
+        raise UserError(f"the tokenizer {path} has {len(opened)} tokens and the text tower {size}; give its own one")
+    return opened
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Returns whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+
+
+def padding_of(folder: Path, tokenizer: CaptionTokenizer) -> int | None:
+    """Returns the id of the token that pads in a tokenizer's folder; None if its settings name none."""
+    settings = read_settings(folder / "tokenizer_config.json") or {}
+    token = settings.get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    return tokenizer.get_vocab().get(token) if isinstance(token, str) else None
 
 
 def _from_folder(folder: Path) -> CaptionTokenizer:

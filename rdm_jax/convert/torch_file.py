@@ -97,6 +97,8 @@ class StateDict(Mapping[str, np.ndarray]):
 def read_state_dict(path: Path | str) -> StateDict:
     """Returns the tensors of a checkpoint by name: those of its "state_dict" entry or, without one, its own.
 
+    Where it has none itself, they are those of the dictionaries in it, "a.b" for b in a.
+
     Args:
       path: a file of `torch.save` with a dictionary of tensors, a Lightning checkpoint, or a TorchScript program, of
         which the modules' parameters and buffers are read.
@@ -123,8 +125,19 @@ def read_state_dict(path: Path | str) -> StateDict:
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a checkpoint")
-    tensors = {name: value for name, value in state.items() if isinstance(value, _Tensor)}
-    return StateDict({name: value for name, value in tensors.items() if isinstance(name, str)})
+    return StateDict(_tensors(state) or _nested_tensors(state))
+
+
+def _tensors(state: Mapping[Any, Any], prefix: str = "") -> dict[str, _Tensor]:
+    """Returns the tensors of a dictionary by their names, with a prefix; other values are ignored."""
+    named = {name: value for name, value in state.items() if isinstance(name, str)}
+    return {prefix + name: value for name, value in named.items() if isinstance(value, _Tensor)}
+
+
+def _nested_tensors(state: Mapping[Any, Any]) -> dict[str, _Tensor]:
+    """Returns the tensors of the dictionaries in a dictionary, their names joined by dots."""
+    within = [(name, value) for name, value in state.items() if isinstance(value, Mapping)]
+    return {key: value for name, inner in within for key, value in _tensors(inner, f"{name}.").items()}
 
 
 def is_legacy(path: Path) -> bool:

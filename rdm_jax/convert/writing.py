@@ -13,7 +13,7 @@ import numpy as np
 
 from rdm_jax.bundle import PARTS_OF, TOKENIZER, Bundle, locate, read_config
 from rdm_jax.convert import clip, compvis, compvis_config, diffusers
-from rdm_jax.convert.conversion import RAW
+from rdm_jax.convert.converted import RAW
 from rdm_jax.convert.mapping import Foreign, disassemble
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
 from rdm_jax.convert.torch_file import write_state_dict
@@ -42,6 +42,11 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     kind = config.get("denoiser", {}).get("kind", "unet")
     if kind != "unet":
         raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
+    if "text_encoder" in config:
+        raise UserError(
+            f"{path} reads prompts by a text encoder, and such a model cannot be written for {to}; use the files that "
+            "it was converted from"
+        )
     with files.writing(out), files.new_directory(out) as folder, _complete(path, config) as source:
         WRITERS[to](source, config, folder, progress or (lambda *_: None))
         return [out / file.name for file in sorted(folder.iterdir())]

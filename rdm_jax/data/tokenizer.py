@@ -132,21 +132,29 @@ def encode(
     Raises:
       UserError: a text is no valid Unicode.
     """
-    for given in texts:
-        _check_unicode(given)
     rows = np.full((len(texts), length), tokenizer.eos_token_id, np.int32)
     words: Vocabulary | None = getattr(tokenizer, "words", None)
     tails = []
     for row, given in zip(rows, texts, strict=True):
-        read = tokenizer.cleaned(given) if isinstance(tokenizer, CaptionTokenizer) else given
-        encoded = tokenizer(given, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        ids, starts, read = split(tokenizer, given)
         kept = ids[: length - 2]
         row[: len(kept) + 1] = [tokenizer.bos_token_id, *kept]
-        end = offsets[len(kept)][0] if len(ids) > len(kept) else len(read)
+        end = starts[len(kept)] if len(ids) > len(kept) else len(read)
         tails.append(read[end:].strip())
         unread.add(given, tails[-1], words.unknown(read, end) if words else [], words)
     return rows, tails
+
+
+def split(tokenizer: PreTrainedTokenizerFast, given: str) -> tuple[list[int], list[int], str]:
+    """Returns a text's tokens without marks, where each begins in the text as it is read, and that text.
+
+    Raises:
+      UserError: the text is no valid Unicode.
+    """
+    _check_unicode(given)
+    read = tokenizer.cleaned(given) if isinstance(tokenizer, CaptionTokenizer) else given
+    encoded = tokenizer(given, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]], read
 
 
 def _check_unicode(given: str) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from rdm_jax import factory
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning import Mix, Switch
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import normal
 from rdm_jax.core.progress import ProgressCallback
@@ -185,9 +186,22 @@ def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
     Raises:
       UserError: both conditions are the same.
     """
+    if plan.builder.reader is not None:
+        return _text_direction(plan)
     count, given = plan.builder.query_tokens, plan.context.given
     change = unit(given.target) - unit(given.tokens)
     direction = sum(part.mean(axis=1) for part in (change[:, :count], change[:, count:]) if part.shape[1])
+    return _checked(np.asarray(direction))
+
+
+def _text_direction(plan: Plan) -> Float[np.ndarray, "q d"]:
+    """Returns the direction between two prompts in CLIP's space, where the context has another space."""
+    turning = [one for one in plan.request.conditions if isinstance(one, Switch | Mix)]
+    builder = dataclasses.replace(plan.builder, queries=plan.queries)
+    return _checked(unit(turning[-1].query_vectors(builder)) - unit(plan.queries))
+
+
+def _checked(direction: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q d"]:
     if (np.linalg.norm(direction, axis=-1) < 1e-6).any():
         raise UserError("both conditions are the same; give another prompt or another database to mix with")
-    return np.asarray(direction)
+    return direction

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning import ConditionBuilder
@@ -22,6 +23,7 @@ from rdm_jax.core.options import to_json
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.evaluation.arms import GENERAL, Arm, Cell, cells_of
 from rdm_jax.generator import Generator, Plan
+from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 
@@ -131,7 +133,10 @@ class ModelCellGenerator:
             neighbors=_joined([plan.neighbors for plan in plans], order),
             indices=[cell.noise for cell in cells],
             rows=list(range(len(cells))),
-            builder=_with_databases(plans[0].builder, [self.database(name) for name, _ in groups]),
+            builder=dataclasses.replace(
+                _with_databases(plans[0].builder, [self.database(name) for name, _ in groups]),
+                text=_joined_texts([plan.builder.text for plan in plans], order),
+            ),
         )
         content = [plan.content for plan in plans if plan.content is not None]
         return self.generator.with_content(plan, Content.joined(content).take(order) if content else None)
@@ -185,16 +190,25 @@ class ModelCellGenerator:
         neighbors = _joined([plan.neighbors], rows)
         if random:
             neighbors = _random_neighbors(neighbors, retriever.databases[0], plan.request.seed)
-        plan = dataclasses.replace(plan, queries=plan.queries[rows], neighbors=neighbors)
+        builder = dataclasses.replace(plan.builder, text=_joined_texts([plan.builder.text], rows))
+        plan = dataclasses.replace(plan, queries=plan.queries[rows], neighbors=neighbors, builder=builder)
         return plan.with_content(plan.content.take(rows)) if plan.content else plan
 
 
+def _joined_texts(texts: Sequence[Condition | None], rows: Int[np.ndarray, " r"]) -> Condition | None:
+    """Returns rows of the tokens of several texts, one after the other; None where prompts are vectors."""
+    joined = [text for text in texts if text is not None]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[rows], *joined) if joined else None
+
+
 def _with_databases(builder: ConditionBuilder, databases: Sequence[Database]) -> ConditionBuilder:
-    """Returns a condition builder that finds the images of style neighbors in these databases, if it needs them."""
-    if builder.style is None:
-        return builder
-    distinct = {database.name: database for database in databases}
-    return dataclasses.replace(builder, style=dataclasses.replace(builder.style, databases=[*distinct.values()]))
+    """Returns a condition builder that finds the images of neighbors in these databases, if it needs them."""
+    distinct = [*{database.name: database for database in databases}.values()]
+    if builder.style is not None:
+        return dataclasses.replace(builder, style=dataclasses.replace(builder.style, databases=distinct))
+    if builder.adapter is not None:
+        return dataclasses.replace(builder, adapter=dataclasses.replace(builder.adapter, databases=distinct))
+    return builder
 
 
 def _random_neighbors(neighbors: Neighbors, database: Database, seed: int) -> Neighbors:

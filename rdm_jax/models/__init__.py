@@ -12,8 +12,9 @@ from typing import Any
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
-from rdm_jax.models.clip import CLIP, ModifiedResNet, TextTransformer, ViT
+from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
+from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
@@ -33,6 +34,10 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
+TEXT_ENCODERS = {"clip": TextStates}
+"""Encoders of a text as a sequence of tokens, by name."""
+IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler}
+"""What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
 STYLE_ENCODER = "convolutional"
 """The kind of a configuration that names none."""
@@ -95,6 +100,26 @@ def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder | PatchEncode
     """
     cls, fields = _by_kind("style encoder", STYLE_ENCODERS, {"kind": STYLE_ENCODER, **config})
     return _construct("style encoder", cls, fields)
+
+
+def build_text_encoder(config: Mapping[str, Any]) -> TextStates:
+    """Returns the encoder of texts as sequences: "kind", a name in `TEXT_ENCODERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("text encoder", TEXT_ENCODERS, config)
+    return _construct("text encoder", cls, fields)
+
+
+def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchResampler:
+    """Returns what makes tokens of images: "kind", a name in `IMAGE_ADAPTERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("image adapter", IMAGE_ADAPTERS, config)
+    return _construct("image adapter", cls, fields)
 
 
 def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from rdm_jax.models.condition import ImageTokens
 from rdm_jax.models.layers import GroupNorm, LayerNorm
 
 WEIGHTS = 2**24  # the most attention weights that are computed at a time, 64 MiB in float32
@@ -68,17 +69,32 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n c"], context: Float[Array, "b m d"], bias: Float[Array, "b #n m"] | None = None
+        self,
+        x: Float[Array, "b n c"],
+        context: Float[Array, "b m d"],
+        bias: Float[Array, "b #n m"] | None = None,
+        images: ImageTokens | None = None,
     ) -> Float[Array, "b n c"]:
-        """Maps queries from `x` [b, n, c], keys and values from `context` [b, m, d], to [b, n, c]."""
+        """Maps queries from `x` [b, n, c], keys and values from `context` [b, m, d], to [b, n, c].
+
+        `images` (`condition.image_context`) have keys and values of their own for the same queries, and their attention
+        is added (IP-Adapter, https://arxiv.org/abs/2308.06721, eq. 5).
+        """
 
         def project(tokens: Array, name: str) -> Array:
             inner = self.num_heads * self.head_channels
             flat = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(tokens)
-            return flat.reshape(*tokens.shape[:2], self.num_heads, self.head_channels)
+            return flat.reshape(*tokens.shape[:-1], self.num_heads, self.head_channels)
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
         out = attend(q, k, v, self.implementation, bias=bias)
+        if images is not None:
+            tokens = images.tokens.astype(self.dtype)
+            keys, values = project(tokens, "image_key"), project(tokens, "image_value")
+            for group in range(tokens.shape[1]):
+                weights = None if images.weights is None else images.weights[:, group][:, None]
+                added = attend(q, keys[:, group], values[:, group], self.implementation, bias=weights)
+                out = out + images.scales[:, :, group][:, :, None, None].astype(out.dtype) * added
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(out.reshape(*x.shape[:2], -1))
 
 
@@ -103,14 +119,18 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n c"], context: Float[Array, "b m d"], bias: Float[Array, "b #n m"] | None = None
+        self,
+        x: Float[Array, "b n c"],
+        context: Float[Array, "b m d"],
+        bias: Float[Array, "b #n m"] | None = None,
+        images: ImageTokens | None = None,
     ) -> Float[Array, "b n c"]:
-        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d], with a bias of the attention to it."""
+        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d], with a bias of the attention to it, and images."""
         heads = x.shape[-1] // self.head_channels
         settings = (heads, self.head_channels, self.implementation, self.dtype)
         h = LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = x + Attention(*settings, name="attn1")(h, h)
-        x = x + Attention(*settings, name="attn2")(LayerNorm(dtype=self.dtype, name="norm2")(x), context, bias)
+        x = x + Attention(*settings, name="attn2")(LayerNorm(dtype=self.dtype, name="norm2")(x), context, bias, images)
         return x + GatedFeedForward(self.dtype, name="ff")(LayerNorm(dtype=self.dtype, name="norm3")(x))
 
 
@@ -128,15 +148,22 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], context: Float[Array, "b m d"], bias: Float[Array, "b #n m"] | None = None
+        self,
+        x: Float[Array, "b h w c"],
+        context: Float[Array, "b m d"],
+        bias: Float[Array, "b #n m"] | None = None,
+        images: ImageTokens | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d], with a bias for each of the h w pixels."""
+        """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d], a bias for each of the h w pixels, and images.
+
+        `images` is a `condition.image_context`.
+        """
         b, h, w, c = x.shape
         tokens = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x).reshape(b, h * w, c)
         tokens = nn.Dense(c, dtype=self.dtype, name="proj_in")(tokens)
         for i in range(self.depth):
             block = TransformerBlock(self.head_channels, self.implementation, self.dtype, name=f"block_{i}")
-            tokens = block(tokens, context, bias)
+            tokens = block(tokens, context, bias, images)
         zeros = nn.initializers.zeros
         tokens = nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="proj_out")(tokens)
         return x + tokens.reshape(b, h, w, c)

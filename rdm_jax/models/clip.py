@@ -99,10 +99,13 @@ class ViT(nn.Module):
         return (self.image_size // self.patch_size) ** 2
 
     @nn.compact
-    def __call__(self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None) -> Float[Array, "b d"]:
+    def __call__(
+        self, pixels: Float[Array, "b h w 3"], kept: Int[Array, "b m"] | None = None, states: bool = False
+    ) -> Float[Array, "b d"] | Float[Array, "b n c"]:
         """Maps normalized pixels [b, image_size, image_size, 3] to embeddings [b, embed_dim], float32.
 
-        `kept` are the indices of the patches that are read, in row-major order; None reads all.
+        `kept` are the indices of the patches that are read, in row-major order; None reads all. With `states` the
+        result is the input of the last block [b, 1 + patches, width], the class token first.
 
         Raises:
           UserError: the pixels have another size.
@@ -124,8 +127,10 @@ class ViT(nn.Module):
         if kept is not None:
             x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x, 1 + kept[:, :, None], axis=1)], axis=1)
         x = LayerNorm(dtype=dtype, name="norm_in")(x)
-        for i in range(self.layers):
+        for i in range(self.layers - states):
             x = Block(self.heads, self.layers, self.activation, dtype=dtype, name=f"block_{i}")(x)
+        if states:
+            return x.astype(jnp.float32)
         x = LayerNorm(dtype=dtype, name="norm_out")(POOLS[self.pool](x))
         x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=normal, name="projection")(x)
         return x.astype(jnp.float32)
@@ -221,26 +226,29 @@ class ModifiedResNet(nn.Module):
         return AttentionPool(self.heads, self.embed_dim, dtype, name="pool")(x).astype(jnp.float32)
 
 
-class TextTransformer(nn.Module):
-    """CLIP's causal text transformer, read out at the end-of-text token.
+class TextTower(nn.Module):
+    """The base of causal text transformers: token embeddings, learned positions and blocks.
 
-    `eos_id` is the id of that token; its first occurrence counts, so that it may pad as well. None takes the highest id
-    of the row, as OpenAI's code does with its own vocabulary.
+    Attributes:
+      vocab_size: the number of token embeddings.
+      context_length: the most tokens of a text.
+      width: the channels of a token.
+      layers: the number of blocks.
+      heads: of each block.
+      activation: "quick_gelu" or "gelu".
+      dtype: what products are computed in.
     """
 
-    embed_dim: int
     vocab_size: int
     context_length: int
     width: int
     layers: int
     heads: int
-    eos_id: int | None = None
     activation: str = "quick_gelu"
     dtype: Any = "float32"
 
-    @nn.compact
-    def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
-        """Maps token ids [b, n], n <= context_length, to embeddings [b, embed_dim], float32.
+    def hidden(self, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+        """Returns the output of the last block, within a compact method.
 
         Raises:
           UserError: the rows are longer than `context_length`.
@@ -254,12 +262,55 @@ class TextTransformer(nn.Module):
         x = x + positions[:length].astype(dtype)[None]
         for i in range(self.layers):
             x = Block(self.heads, self.layers, self.activation, causal=True, dtype=dtype, name=f"block_{i}")(x)
+        return x
+
+
+class TextTransformer(TextTower, kw_only=True):
+    """CLIP's causal text transformer, read out at the end-of-text token.
+
+    `eos_id` is the id of that token; its first occurrence counts, so that it may pad as well. None takes the highest id
+    of the row, as OpenAI's code does with its own vocabulary.
+    """
+
+    embed_dim: int
+    eos_id: int | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """Maps token ids [b, n], n <= context_length, to embeddings [b, embed_dim], float32.
+
+        Raises:
+          UserError: the rows are longer than `context_length`.
+        """
+        x, dtype = self.hidden(tokens), jnp.dtype(self.dtype)
         ends = jnp.argmax(tokens if self.eos_id is None else tokens == self.eos_id, axis=1)
         x = jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0]
         x = LayerNorm(dtype=dtype, name="norm_out")(x)
-        init = normal(self.width**-0.5)
+        init = nn.initializers.normal(self.width**-0.5)
         x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=init, name="projection")(x)
         return x.astype(jnp.float32)
+
+
+class TextStates(TextTower):
+    """CLIP's causal text transformer, read out at every token after the final norm, as Stable Diffusion reads prompts.
+
+    There is no mask: padding is read as any other token. `layers` counts the blocks that are read: Stable Diffusion 2
+    leaves out the last one of its encoder.
+    """
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shape and type of one row of tokens."""
+        return (jax.ShapeDtypeStruct((1, self.context_length), jnp.int32),)
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+        """Maps token ids [b, n], n <= context_length, to their states [b, n, width], float32.
+
+        Raises:
+          UserError: the rows are longer than `context_length`.
+        """
+        return LayerNorm(dtype=jnp.dtype(self.dtype), name="norm_out")(self.hidden(tokens)).astype(jnp.float32)
 
 
 class CLIP(nn.Module):
@@ -300,6 +351,16 @@ class CLIP(nn.Module):
         if not isinstance(self.vision, ViT):
             raise UserError("a ResNet has no patches; only a ViT can read some of them")
         return self.vision(pixels, kept)
+
+    def encode_patches(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
+        """Maps pixels to the states of the class token and all patches before the last block [b, 1 + patches, width].
+
+        Raises:
+          UserError: the image tower is a ResNet, which has no patches, or the pixels have another size.
+        """
+        if not isinstance(self.vision, ViT):
+            raise UserError("a ResNet has no patches; only a ViT has states of them")
+        return self.vision(pixels, states=True)
 
     def encode_text(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Maps token ids [b, n] to [b, embed_dim]."""

@@ -19,9 +19,27 @@ FEATURES: Mapping[str, str] = {
     "channels": "channels beside the noisy latent",
     "vector": "a vector beside the time",
     "guidance": "a guidance scale beside the time",
+    "images": "tokens of images beside those of the text",
     "any_size": "images of another size than it was built for",
 }
 """What a denoiser may support, each with the words that an error uses."""
+
+
+@flax.struct.dataclass
+class ImageTokens:
+    """Tokens of images that have an attention of their own beside the context; every field has a leading axis b.
+
+    Attributes:
+      tokens: [b, g, n, d] in g groups; all tokens of a group share one softmax.
+      scales: [b, g] what the attention to each group is multiplied by, or [b, h, w, g] for each pixel of the latent.
+      weights: [b, g, n] how often each token counts in its softmax, at least 0; 1 each if None.
+      blocks: [b, p] what the attention in each of a network's places is multiplied by; 1 each if None.
+    """
+
+    tokens: Any
+    scales: Any
+    weights: Any = None
+    blocks: Any = None
 
 
 @flax.struct.dataclass
@@ -37,6 +55,7 @@ class Condition:
         it.
       guidance: [b] the scale of classifier-free guidance that the network is to reproduce in one evaluation; 1 each if
         None.
+      images: `ImageTokens`, which an adapter attends to.
     """
 
     tokens: Any = None
@@ -44,6 +63,7 @@ class Condition:
     channels: Any = None
     vector: Any = None
     guidance: Any = None
+    images: Any = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -54,6 +74,7 @@ class Condition:
             "channels": self.channels is not None,
             "vector": self.vector is not None,
             "guidance": self.guidance is not None,
+            "images": self.images is not None,
         }
         return tuple(name for name, present in used.items() if present)
 
@@ -81,7 +102,35 @@ def attention_bias(weights: Float[Array, "b n"] | Float[Array, "b h w n"], facto
     Returns:
       for every query, row by row, [b, h w / factor ** 2, n], or [b, 1, n] for all of them.
     """
-    if weights.ndim == 4:
-        b, h, w, n = weights.shape
-        weights = weights.reshape(b, h // factor, factor, w // factor, factor, n).mean(axis=(2, 4))
-    return jnp.log(jnp.maximum(weights, LEAST_WEIGHT)).reshape(weights.shape[0], -1, weights.shape[-1])
+    return jnp.log(jnp.maximum(at_queries(weights, factor), LEAST_WEIGHT))
+
+
+def at_queries(values: Float[Array, "b n"] | Float[Array, "b h w n"], factor: int) -> Float[Array, "b m n"]:
+    """Returns the means of values of pixels over the `factor` x `factor` ones of each query, row by row.
+
+    Args:
+      values: [b, h, w, n] of each pixel, or [b, n] of all of them.
+      factor: the pixels of the values for each query, in height and in width.
+
+    Returns:
+      [b, h w / factor ** 2, n], or [b, 1, n] for all queries.
+    """
+    if values.ndim == 4:
+        b, h, w, n = values.shape
+        values = values.reshape(b, h // factor, factor, w // factor, factor, n).mean(axis=(2, 4))
+    return values.reshape(values.shape[0], -1, values.shape[-1])
+
+
+def image_context(images: ImageTokens, factor: int, place: int) -> ImageTokens:
+    """Returns image tokens as one attention takes them: scales of each query, and the logarithms of the weights.
+
+    Args:
+      images: of a condition.
+      factor: the pixels of the scales for each query, in height and in width.
+      place: the number of the attention's place, for `images.blocks`.
+    """
+    weights = None if images.weights is None else jnp.log(jnp.maximum(images.weights, LEAST_WEIGHT))
+    scales = at_queries(images.scales, factor)
+    if images.blocks is not None:
+        scales = scales * images.blocks[:, place][:, None, None]
+    return ImageTokens(images.tokens, scales, weights)

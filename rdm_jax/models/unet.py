@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import SpatialTransformer
-from rdm_jax.models.condition import Condition, attention_bias, require_features
+from rdm_jax.models.condition import Condition, ImageTokens, attention_bias, image_context, require_features
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, TimeEmbedding, Upsample
 
 
@@ -31,13 +31,15 @@ class UNet(nn.Module):
       channel_mult: channels of each level, in units of `model_channels`.
       num_res_blocks: residual blocks of each level on the way down; one more on the way up.
       attention_resolutions: the downsampling factors (1, 2, 4, ...) at which blocks have a transformer.
-      num_head_channels: channels of one attention head; must divide the channels wherever there is attention.
       context_dim: the size of a context token.
+      num_head_channels: channels of one attention head; must divide the channels wherever there is attention.
+      num_heads: the number of attention heads, instead of `num_head_channels`: heads then grow with the channels.
       transformer_depth: blocks in each transformer.
       dropout: the rate within residual blocks.
       num_groups: groups of every GroupNorm; must divide every level's channels.
       condition_channels: of the condition that lies beside the noisy latent; a condition without them has zeros there.
       guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
+      adapter: whether attention to the context has keys and values for the tokens of images (IP-Adapter).
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
       attention_implementation: passed to `jax.nn.dot_product_attention`.
@@ -49,13 +51,15 @@ class UNet(nn.Module):
     channel_mult: tuple[int, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    num_head_channels: int
     context_dim: int
+    num_head_channels: int = 0
+    num_heads: int = 0
     transformer_depth: int = 1
     dropout: float = 0.0
     num_groups: int = 32
     condition_channels: int = 0
     guidance_dim: int = 0
+    adapter: bool = False
     dtype: Any = "float32"
     remat: bool = False
     attention_implementation: Literal["xla", "cudnn"] | None = None
@@ -65,8 +69,14 @@ class UNet(nn.Module):
     @property
     def supports(self) -> frozenset[str]:
         """The names in `models.condition.FEATURES` that are supported."""
-        chosen = {"channels": self.condition_channels, "guidance": self.guidance_dim}
+        chosen = {"channels": self.condition_channels, "guidance": self.guidance_dim, "images": self.adapter}
         return frozenset({"token_weights", "spatial_weights", "any_size"} | {name for name in chosen if chosen[name]})
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where attention may be: the levels of the way down, the middle, and the levels of the way up."""
+        levels = range(len(self.channel_mult))
+        return (*(f"down_{level}" for level in levels), "mid", *(f"up_{level}" for level in levels))
 
     @property
     def size_multiple(self) -> int:
@@ -77,9 +87,9 @@ class UNet(nn.Module):
     def smallest_inputs(self) -> tuple[Any, ...]:
         """Shapes and types of the smallest inputs: latents, times and a condition."""
         side = self.size_multiple
-        shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim)
-        x, t, tokens = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-        return x, t, Condition(tokens)
+        shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim), (1, 1, 1, self.context_dim), (1, 1)
+        x, t, tokens, images, scales = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        return x, t, Condition(tokens, images=ImageTokens(images, scales) if self.adapter else None)
 
     @nn.compact
     def __call__(
@@ -100,7 +110,7 @@ class UNet(nn.Module):
             were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936). Weights [b, h, w, n]
             are each pixel's own: coarser levels take their means (eDiff-I's paint-with-words,
             https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax). Its channels [b, h, w,
-            condition_channels] are concatenated to the latents.
+            condition_channels] are concatenated to the latents. An adapter attends to its images.
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
@@ -121,17 +131,22 @@ class UNet(nn.Module):
             block = res_class(channels, self.num_groups, 1e-5, self.dropout, True, dtype, name=name)
             return block(h, emb, deterministic)
 
-        def attend(h: Array, name: str) -> Array:
-            """Applies a transformer of this name to a feature map."""
+        def attend(h: Array, name: str, place: str) -> Array:
+            """Applies a transformer of this name, in one of `places`, to a feature map."""
             block = attention_class(
-                self.num_head_channels,
+                self.num_head_channels or h.shape[-1] // self.num_heads,
                 self.transformer_depth,
                 self.num_groups,
                 self.attention_implementation,
                 dtype,
                 name=name,
             )
-            return block(h, context, None if weights is None else attention_bias(weights, x.shape[1] // h.shape[1]))
+            factor = x.shape[1] // h.shape[1]
+            bias = None if weights is None else attention_bias(weights, factor)
+            images = (
+                None if condition.images is None else image_context(condition.images, factor, self.places.index(place))
+            )
+            return block(h, context, bias, images)
 
         last = len(self.channel_mult) - 1
         h = Conv3x3(self.model_channels, dtype=dtype, name="in_0_conv")(x)
@@ -140,14 +155,14 @@ class UNet(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = res(h, level, f"in_{len(skips)}_res")
                 if 2**level in self.attention_resolutions:
-                    h = attend(h, f"in_{len(skips)}_attn")
+                    h = attend(h, f"in_{len(skips)}_attn", f"down_{level}")
                 skips.append(h)
             if level < last:
                 h = Downsample((1, 1), dtype, name=f"in_{len(skips)}_down")(h)
                 skips.append(h)
 
         h = res(h, last, "mid_0_res")
-        h = attend(h, "mid_1_attn")
+        h = attend(h, "mid_1_attn", "mid")
         h = res(h, last, "mid_2_res")
 
         index = 0
@@ -155,7 +170,7 @@ class UNet(nn.Module):
             for block in range(self.num_res_blocks + 1):
                 h = res(jnp.concatenate([h, skips.pop()], axis=-1), level, f"out_{index}_res")
                 if 2**level in self.attention_resolutions:
-                    h = attend(h, f"out_{index}_attn")
+                    h = attend(h, f"out_{index}_attn", f"up_{level}")
                 if level and block == self.num_res_blocks:
                     h = Upsample(dtype, name=f"out_{index}_up")(h)
                 index += 1
@@ -201,10 +216,18 @@ class UNet(nn.Module):
             raise UserError(f"the latent has {channels} channels, the U-Net takes {self.in_channels}")
         if context[2] != self.context_dim:
             raise UserError(f"context tokens have {context[2]} numbers, the U-Net takes {self.context_dim}")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        given = {"num_head_channels": self.num_head_channels, "num_heads": self.num_heads}
+        positive = [(name, divisor) for name, divisor in given.items() if divisor > 0]
+        if len(positive) != 1:
+            raise UserError(f"the U-Net's heads are {given}; give one of the two")
+        ((name, divisor),) = positive
         levels = [m for i, m in enumerate(self.channel_mult) if 2**i in self.attention_resolutions]
         for width in sorted({self.model_channels * mult for mult in (*levels, self.channel_mult[-1])}):
-            if width % self.num_head_channels:
+            if width % divisor:
                 raise UserError(
-                    f"num_head_channels={self.num_head_channels} does not divide {width} channels; "
+                    f"{name}={divisor} does not divide {width} channels; "
                     "choose a divisor of the channels of every level with attention"
                 )

@@ -110,6 +110,18 @@ class ClipEncoder:
         stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
         return self._in_batches(self._encode_images, stacked)
 
+    def encode_patches(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float[np.ndarray, "n p c"]:
+        """Maps images to the states of their patches before the last block (`models.clip.CLIP.encode_patches`)."""
+        pixels = [resize_and_crop(image, self.image_size) for image in images]
+        return np.concatenate([np.asarray(self._encode_patches(self._params, pixel[None])) for pixel in pixels])
+
+    @functools.cached_property
+    def mean_patches(self) -> Float[np.ndarray, "1 p c"]:
+        """The states of an image whose pixels are the mean, which is what stands for no image."""
+        mean = np.asarray(self.bundle.config["clip"]["mean"], np.float32) * 255.0
+        size = self.image_size
+        return np.asarray(self._encode_patches(self._params, np.broadcast_to(mean, (1, size, size, 3))))
+
     def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
         """Maps texts to embeddings, as projected, not normalized; long texts are truncated, see `tokenize`."""
         return self._in_batches(self._encode_texts, self.tokenize(texts)[0])
@@ -126,6 +138,11 @@ class ClipEncoder:
             rows, _ = self._tokenize(texts[start : start + size], unread)
             yield self._in_batches(self._encode_texts, rows)
         unread.warn()
+
+    def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Maps prompts to query vectors, all through the program of a small batch, however many there are."""
+        chunks = self.encode_texts_in_chunks(texts, SMALL_BATCH)
+        return np.concatenate([np.zeros((0, self.identity["width"]), np.float32), *chunks])
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n length"], list[str]]:
         """Returns token ids, int32 [n, context_length], and for each text the tail that was truncated, "" if none.
@@ -156,13 +173,21 @@ class ClipEncoder:
 
     @functools.cached_property
     def _encode_images(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        return self._on_pixels("encode_image")
+
+    @functools.cached_property
+    def _encode_patches(self) -> Callable[[Any, np.ndarray], jax.Array]:
+        return self._on_pixels("encode_patches")
+
+    def _on_pixels(self, method: str) -> Callable[[Any, np.ndarray], jax.Array]:
+        """Returns the compiled method of CLIP, applied to pixels in [0, 255]."""
         clip, config = self.bundle.clip, self.bundle.config["clip"]
         mean, std = (np.asarray(config[key], np.float32)[None, None, None, :] for key in ("mean", "std"))
 
         @jax.jit
         def encode(params: Any, pixels: jax.Array) -> Any:
             normalized = (pixels.astype(jnp.float32) / 255.0 - mean) / std
-            return clip.apply({"params": params}, normalized, method="encode_image")
+            return clip.apply({"params": params}, normalized, method=method)
 
         return encode
 
@@ -180,3 +205,38 @@ class ClipEncoder:
             sharding = replicated(self._mesh) if size % self._mesh.size else batch_sharding(self._mesh)
             outputs.append(np.asarray(encode(self._params, jax.device_put(padded, sharding)))[: len(batch)])
         return np.concatenate(outputs)
+
+
+class NoEncoder(ClipEncoder):
+    """Stands for the encoder of a model without a CLIP, whose queries are vectors without numbers."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """An encoder that no database was built by."""
+        return {"name": str(self.bundle.name), "sha256": "", "width": 0}
+
+    def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "n 0"]:
+        """Returns vectors without numbers: such a model reads its prompts in another way."""
+        return np.zeros((len(texts), 0), np.float32)
+
+    def encode_images(self, images: Any) -> Any:
+        """Raises UserError."""
+        raise self._missing()
+
+    def encode_texts(self, texts: Sequence[str]) -> Any:
+        """Raises UserError."""
+        raise self._missing()
+
+    def _missing(self) -> UserError:
+        return UserError(
+            f"model {self.bundle.name!r} has no CLIP, and images as queries, databases and some guides need one; give "
+            "a prompt alone, or convert the model again with --clip"
+        )
+
+
+def encoder_of(bundle: Bundle) -> ClipEncoder:
+    """Returns the encoder of a bundle's queries; without a CLIP, one that refuses images and databases."""
+    return ClipEncoder(bundle) if bundle.has("clip") else NoEncoder(bundle)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
-from rdm_jax.conditioning.base import Context, ScheduledCondition, align, resample
+from rdm_jax.conditioning.alignment import align
+from rdm_jax.conditioning.base import Context, ScheduledCondition, resample
 from rdm_jax.conditioning.composed import spread_evenly
 from rdm_jax.conditioning.embeddings import slerp
 from rdm_jax.core.errors import UserError

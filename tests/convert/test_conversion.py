@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.convert import conversion
-from rdm_jax.convert.conversion import RAW, convert
+from rdm_jax.convert import converted
+from rdm_jax.convert.conversion import convert
+from rdm_jax.convert.converted import RAW
 from rdm_jax.convert.torch_file import read_state_dict
 from rdm_jax.core import files, trees
 from rdm_jax.core.errors import UserError
@@ -199,7 +200,7 @@ def test_a_full_disk_writes_nothing(golden, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(conversion, "write_safetensors", full)
+    monkeypatch.setattr(converted, "write_safetensors", full)
     with pytest.raises(UserError, match="No space left on device; make room there"):
         convert(golden / "clip/openai_vit.pt").write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -92,7 +92,7 @@ def test_another_kind_of_scheduler_is_refused(settings, message):
         ({"down_block_types": ["DownBlock2D"]}, "a list of 4 texts"),
         ({"cross_attention_dim": "wide"}, "a whole number"),
         ({"act_fn": "gelu"}, "only 'silu' is supported"),
-        ({"attention_head_dim": 8}, r"heads have \[40, 80, 160\] channels"),
+        ({"attention_head_dim": [8, 4, 8, 8]}, "or the same number of them at all levels"),
     ],
 )
 def test_another_kind_of_unet_is_refused(settings, message):

@@ -12,6 +12,8 @@ import pytest
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import build_clip
+from rdm_jax.models.clip import Block, ViT
+from rdm_jax.models.layers import LayerNorm
 
 TEXT = {"vocab_size": 50, "context_length": 9, "width": 16, "layers": 2, "heads": 2}
 VIT = {"kind": "vit", "width": 16, "layers": 2, "heads": 2, "patch_size": 4, "image_size": 8}
@@ -117,3 +119,18 @@ def test_inputs_that_do_not_fit_are_refused(make):
         build_clip({"embed_dim": 12, "vision": {**VIT, "kind": "vitt"}, "text": TEXT})
     with pytest.raises(UserError, match="clip text configuration lacks heads"):
         build_clip({"embed_dim": 12, "vision": VIT, "text": {k: v for k, v in TEXT.items() if k != "heads"}})
+
+
+def test_states_of_patches_are_the_input_of_the_last_block():
+    vit = ViT(embed_dim=6, width=8, layers=2, heads=2, patch_size=4, image_size=8)
+    pixels = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = jax.jit(vit.init)(jax.random.key(1), pixels)["params"]
+    states = jax.jit(lambda p, x: vit.apply({"params": p}, x, states=True))(params, pixels)
+    assert states.shape == (2, 5, 8)
+
+    def rest(p, x):
+        x = Block(2, 2).apply({"params": p["block_1"]}, x)
+        x = LayerNorm().apply({"params": p["norm_out"]}, x[:, 0])
+        return x @ p["projection"]["kernel"]
+
+    np.testing.assert_allclose(jax.jit(rest)(params, states), vit.apply({"params": params}, pixels), atol=1e-5)

@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out
     outputs.check_writable(out)
     image = read_image(args.image) if args.image else None
-    generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set))
+    generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set), loras=tuple(args.lora))
     if args.action in NEEDED:
         require(generator, NEEDED[args.action])
     generating.build_image_folders(args, generator.encoder)

@@ -16,7 +16,7 @@ from rdm_jax.cli import generating, outputs
 from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.watch import Watch
-from rdm_jax.conditioning import Mix, Switch
+from rdm_jax.conditioning import Fill, Mix, Switch
 from rdm_jax.core import files, images, sheets
 from rdm_jax.core.calls import Call, build
 from rdm_jax.core.errors import UserError
@@ -113,8 +113,12 @@ def img2img(job: Job) -> tuple[Path, int]:
 def inpaint(job: Job) -> tuple[Path, int]:
     """Generates what is white in the mask."""
     args = job.args
-    guide = build(GUIDES, Call(args.method, {"image": args.image, "mask": args.mask}), "guide")
-    return job.write(job.plan(guides=[guide]))
+    files = {"image": args.image, "mask": args.mask}
+    guide = build(GUIDES, Call(args.method, files), "guide")
+    takes_mask = job.generator.bundle.config["conditioning"].get("channels") == "inpainting"
+    if not takes_mask:
+        note("this model has no inpainting channels: the known part of the image is restored in each step")
+    return job.write(job.plan(guides=[guide], conditions=[Fill(**files)] if takes_mask else []))
 
 
 def outpaint(job: Job) -> tuple[Path, int]:

@@ -55,7 +55,7 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     from rdm_jax.generator import Generator
 
     outputs.check_writable(out)
-    generator = Generator.load(args.model, args.dtype, tuple(args.set))
+    generator = Generator.load(args.model, args.dtype, tuple(args.set), loras=tuple(args.lora))
     generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     _check(args, databases, bool(prompts))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.convert.conversion import MANIFEST
+from rdm_jax.convert.converted import MANIFEST
 from rdm_jax.core import text
 
 INCEPTION = "Inception-v3 of 2015"

@@ -1,0 +1,131 @@
+"""Neighbors beside a text: an adapter turns them into tokens with an attention of their own.
+
+The base adapter reads the vector of a row (IP-Adapter, https://arxiv.org/abs/2308.06721), the plus adapter the patches
+of its image, so that the neighbors of a prompt take the place of the image that a user would choose by hand. The null
+condition has the tokens of a vector of zeros, or of an image whose pixels are the mean, as in the original program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.roles import neighbor_images
+from rdm_jax.models import UNet
+from rdm_jax.models.condition import ImageTokens
+from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
+from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.retriever import Neighbors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NeighborTokens:
+    """Makes the tokens of neighbors.
+
+    Attributes:
+      projection: makes tokens of what it reads of an image.
+      params: its parameters.
+      encoder: the model's CLIP.
+      scale: what the attention to the tokens is multiplied by.
+      blocks: [p] the same in each of the denoiser's places; None where all are 1.
+      databases: that the neighbors are from.
+    """
+
+    projection: VectorProjection | PatchResampler
+    params: Any
+    encoder: ClipEncoder
+    scale: float
+    blocks: Float[np.ndarray, " p"] | None = None
+    databases: Sequence[Database] = ()
+
+    @staticmethod
+    def of(
+        bundle: Bundle, encoder: ClipEncoder, scale: float, blocks: str, databases: Sequence[Database]
+    ) -> NeighborTokens | None:
+        """Returns what makes the tokens of a model's neighbors; None for a model without an adapter.
+
+        Args:
+          bundle: the model.
+          encoder: its CLIP.
+          scale: of the attention.
+          blocks: where the adapter acts, a name in `request.ADAPTER_BLOCKS`.
+          databases: that the neighbors are from.
+        """
+        if not bundle.has("image_adapter"):
+            return None
+        acting = acting_places(bundle.denoiser, blocks)
+        params = bundle.params["image_adapter"]
+        return NeighborTokens(bundle.image_adapter, params, encoder, scale, acting, databases)
+
+    @property
+    def per_neighbor(self) -> int:
+        """The number of tokens of a neighbor."""
+        return self.projection.tokens
+
+    def tokens(self, neighbors: Neighbors) -> Float[np.ndarray, "q n d"]:
+        """Returns the tokens of each query's neighbors, one neighbor after the other.
+
+        Raises:
+          UserError: the adapter reads images, and a database keeps none.
+        """
+        q, k = neighbors.ids.shape
+        if self.projection.reads == "vector":
+            read = neighbors.embeddings.reshape(q * k, -1).astype(np.float32)
+        else:
+            side = self.encoder.image_size
+            images = neighbor_images(self.databases, neighbors, (side, side))
+            read = self.encoder.encode_patches([*images.reshape(q * k, side, side, 3)])
+        tokens = np.asarray(_project(self.projection, self.params, read))
+        return tokens.reshape(q, k * self.per_neighbor, -1)
+
+    def group(self, tokens: Float[np.ndarray, "q n d"]) -> ImageTokens:
+        """Returns tokens as one group with the run's scale."""
+        blocks = None if self.blocks is None else np.tile(self.blocks, (len(tokens), 1))
+        return ImageTokens(tokens[:, None], np.full((len(tokens), 1), self.scale, np.float32), blocks=blocks)
+
+    def null(self, like: ImageTokens) -> ImageTokens:
+        """Returns the tokens of no image, as many as of images."""
+        count = like.tokens.shape[2] // self.per_neighbor
+        tokens = np.broadcast_to(np.tile(self._nothing, (count, 1)), like.tokens.shape)
+        return dataclasses.replace(like, tokens=tokens)
+
+    @functools.cached_property
+    def _nothing(self) -> Float[np.ndarray, "n d"]:
+        """The tokens of no image."""
+        if isinstance(self.projection, VectorProjection):
+            read = np.zeros((1, self.projection.vector_dim), np.float32)
+        else:
+            read = self.encoder.mean_patches
+        return np.asarray(_project(self.projection, self.params, read))[0]
+
+
+def acting_places(unet: UNet, blocks: str) -> Float[np.ndarray, " p"] | None:
+    """Returns 1 for each place of a U-Net where an adapter acts and 0 for the others; None for all of them.
+
+    The blocks of the smallest size with attention hold the style on the way up, and the layout on the way down and in
+    the middle (InstantStyle, https://arxiv.org/abs/2404.02733, section 3.2; its program names up_blocks.1,
+    down_blocks.2 and mid_block of Stable Diffusion 1.5, as an experiment).
+
+    Args:
+      unet: the denoiser.
+      blocks: "all", "style" or "style+layout".
+    """
+    if blocks == "all":
+        return None
+    levels = [level for level in range(len(unet.channel_mult)) if 2**level in unet.attention_resolutions]
+    acting = {f"up_{levels[-1]}"} | ({f"down_{levels[-1]}", "mid"} if blocks == "style+layout" else set())
+    return np.array([place in acting for place in unet.places], np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _project(projection: VectorProjection | PatchResampler, params: Any, read: Any) -> Any:
+    return projection.apply({"params": params}, jnp.asarray(read))

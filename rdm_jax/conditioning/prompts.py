@@ -1,0 +1,132 @@
+"""Prompts as sequences of context tokens: the states of a text encoder, one for each token of the text.
+
+This is how Stable Diffusion reads a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights of words
+(`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.emphasis import weighted_parts
+from rdm_jax.core.errors import UserError
+from rdm_jax.data.tokenizer import split
+from rdm_jax.data.unread import Unread
+from rdm_jax.models import TextStates
+from rdm_jax.models.condition import Condition
+from rdm_jax.parts import PADDING
+
+
+def reads_prompts(bundle: Bundle) -> bool:
+    """Returns whether a model reads a prompt as a sequence of tokens, and not as the retrieval encoder's vector."""
+    return bundle.has("text_encoder")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptReader:
+    """Makes the context tokens of prompts.
+
+    Attributes:
+      encoder: the text encoder.
+      params: its parameters.
+      tokenizer: its tokenizer.
+      pad_id: the token that fills a row.
+      windows: whether a long prompt is read in windows, each as a text of its own, rather than truncated.
+    """
+
+    encoder: TextStates
+    params: Any
+    tokenizer: Any
+    pad_id: int
+    windows: bool
+
+    @staticmethod
+    def of(bundle: Bundle, long_prompts: str) -> PromptReader | None:
+        """Returns what makes the tokens of a model's prompts; None if its prompts are vectors.
+
+        Args:
+          bundle: the model.
+          long_prompts: a name in `request.LONG_PROMPTS`.
+
+        Raises:
+          UserError: the model has no tokenizer.
+        """
+        if not reads_prompts(bundle):
+            return None
+        if bundle.tokenizer is None:
+            raise UserError(f"model {bundle.name!r} has no tokenizer; convert it again with --tokenizer")
+        pad_id = int(bundle.config["text_encoder"][PADDING])
+        params = bundle.params["text_encoder"]
+        return PromptReader(bundle.text_encoder, params, bundle.tokenizer, pad_id, long_prompts == "windows")
+
+    @property
+    def length(self) -> int:
+        """The number of tokens in a row, the start and the end included."""
+        return self.encoder.context_length
+
+    def __call__(self, prompts: Sequence[str]) -> Condition:
+        """Returns the tokens [q, n, d] of prompts, with weights [q, n] where they have different numbers of windows.
+
+        Warns of prompts that are truncated.
+        """
+        unread = Unread()
+        rows = [self.rows(prompt, unread) for prompt in prompts]
+        unread.warn()
+        states = [np.concatenate([self._states(*window) for window in windows]) for windows in rows]
+        longest = max((len(one) for one in states), default=self.length)
+        tokens = np.stack([np.pad(one, [(0, longest - len(one)), (0, 0)]) for one in states]) if states else None
+        if tokens is None:
+            return Condition(np.zeros((0, longest, self.encoder.width), np.float32))
+        present = np.stack([np.arange(longest) < len(one) for one in states]).astype(np.float32)
+        return Condition(tokens, None if present.all() else present)
+
+    def rows(
+        self, prompt: str, unread: Unread
+    ) -> list[tuple[Int[np.ndarray, " length"], Float[np.ndarray, " length"]]]:
+        """Returns the token ids of each window of a prompt and their weights; `unread` counts what is truncated.
+
+        Raises:
+          UserError: the prompt is no valid Unicode.
+        """
+        ids, weights, rests = [], [], []  # of each token; rests: the text from there on
+        for text, weight in weighted_parts(prompt):
+            own, starts, read = split(self.tokenizer, text)
+            ids += own
+            weights += [weight] * len(own)
+            rests = [f"{rest} {read}" for rest in rests] + [read[start:] for start in starts]
+        most = self.length - 2
+        if len(ids) > most and not self.windows:
+            unread.add(prompt, rests[most], [], None)
+            ids = ids[:most]
+        begins = range(0, max(len(ids), 1), most)
+        return [self._row(ids[begin : begin + most], weights[begin : begin + most]) for begin in begins]
+
+    def _row(self, ids: list[int], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one window: the start, the tokens, the end, and padding."""
+        row, factors = np.full(self.length, self.pad_id, np.int32), np.ones(self.length, np.float32)
+        row[: len(ids) + 2] = [self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id]
+        factors[1 : len(ids) + 1] = weights[: len(ids)]
+        return row, factors
+
+    def _states(
+        self, row: Int[np.ndarray, " length"], weights: Float[np.ndarray, " length"]
+    ) -> Float[np.ndarray, "length d"]:
+        """Returns the states of one window; all windows go through one program."""
+        states = np.asarray(_encode(self.encoder, self.params, row[None]))[0]
+        if (weights == 1).all():
+            return states
+        weighted = states * weights[:, None]
+        return weighted * (states.mean() / weighted.mean())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encoder: TextStates, params: Any, tokens: Any) -> Any:
+    return encoder.apply({"params": params}, tokens)

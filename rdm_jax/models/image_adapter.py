@@ -1,0 +1,118 @@
+"""What makes tokens of images for an adapter's attention, from what an image encoder gives of them.
+
+`reads` says what that is: "vector", the projected vector, or "patches", the states of all patches before the last
+block. The networks of IP-Adapter (https://arxiv.org/abs/2308.06721, section 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from rdm_jax.models.attention import attend
+from rdm_jax.models.layers import LayerNorm
+
+HEAD_CHANNELS = 64  # of the resampler's attention
+
+
+class VectorProjection(nn.Module):
+    """Makes tokens of an image's vector: a linear layer, and a norm over each token.
+
+    Attributes:
+      vector_dim: the length of a vector.
+      token_dim: the size of a token.
+      tokens: of each image.
+      dtype: what products are computed in.
+    """
+
+    vector_dim: int
+    token_dim: int
+    tokens: int = 4
+    dtype: Any = "float32"
+
+    reads: ClassVar[str] = "vector"
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shape and type of one vector."""
+        return (jax.ShapeDtypeStruct((1, self.vector_dim), jnp.float32),)
+
+    @nn.compact
+    def __call__(self, vectors: Float[Array, "b d"]) -> Float[Array, "b n c"]:
+        """Maps vectors [b, vector_dim], as the encoder projects them and not normalized, to [b, tokens, token_dim]."""
+        dtype = jnp.dtype(self.dtype)
+        flat = nn.Dense(self.tokens * self.token_dim, dtype=dtype, name="projection")(vectors)
+        tokens = flat.reshape(len(vectors), self.tokens, self.token_dim)
+        return LayerNorm(dtype=dtype, name="norm_out")(tokens).astype(jnp.float32)
+
+
+class ResamplerLayer(nn.Module):
+    """Attention from the latents to the patches and themselves, and a feed-forward layer; both are residual."""
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "b n c"], patches: Float[Array, "b m c"]) -> Float[Array, "b n c"]:
+        """Maps latents [b, n, c] to [b, n, c], given patches [b, m, c]."""
+        b, n, width = latents.shape
+        inner = self.heads * HEAD_CHANNELS
+
+        def dense(features: int, name: str) -> nn.Dense:
+            return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
+
+        def split(flat: Array) -> Array:
+            return flat.reshape(b, -1, self.heads, HEAD_CHANNELS)
+
+        x = LayerNorm(dtype=self.dtype, name="norm_patches")(patches)
+        h = LayerNorm(dtype=self.dtype, name="norm_latents")(latents)
+        k, v = jnp.split(dense(2 * inner, "key_value")(jnp.concatenate([x, h], axis=1)), 2, axis=-1)
+        attended = attend(split(dense(inner, "query")(h)), split(k), split(v)).reshape(b, n, inner)
+        latents = latents + dense(width, "out")(attended)
+        h = dense(4 * width, "up")(LayerNorm(dtype=self.dtype, name="norm")(latents))
+        return latents + dense(width, "down")(nn.gelu(h, approximate=False))
+
+
+class PatchResampler(nn.Module):
+    """Makes tokens of an image's patches: learned latents attend to them (Flamingo's resampler, arXiv 2204.14198).
+
+    Attributes:
+      patch_dim: the size of a patch's state.
+      width: of the latents.
+      token_dim: the size of a token.
+      tokens: of each image, as many as latents.
+      layers: the number of layers.
+      heads: of each layer, of `HEAD_CHANNELS` channels.
+      dtype: what products are computed in.
+    """
+
+    patch_dim: int
+    width: int
+    token_dim: int
+    tokens: int
+    layers: int
+    heads: int
+    dtype: Any = "float32"
+
+    reads: ClassVar[str] = "patches"
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shape and type of one patch of one image."""
+        return (jax.ShapeDtypeStruct((1, 1, self.patch_dim), jnp.float32),)
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "b m d"]) -> Float[Array, "b n c"]:
+        """Maps the encoder's states of patches [b, m, patch_dim], the last but one, to [b, tokens, token_dim]."""
+        dtype = jnp.dtype(self.dtype)
+        latents = self.param("latents", nn.initializers.normal(self.width**-0.5), (self.tokens, self.width))
+        x = nn.Dense(self.width, dtype=dtype, name="proj_in")(patches)
+        h = jnp.broadcast_to(latents.astype(dtype)[None], (len(patches), self.tokens, self.width))
+        for i in range(self.layers):
+            h = ResamplerLayer(self.heads, dtype, name=f"layer_{i}")(h, x)
+        h = nn.Dense(self.token_dim, dtype=dtype, name="proj_out")(h)
+        return LayerNorm(dtype=dtype, name="norm_out")(h).astype(jnp.float32)
