@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -21,7 +22,7 @@ from PIL import Image
 
 from rdm_jax.cli.png import read_record
 from rdm_jax.studio import history
-from tests.studio.browser import CHROMIUM, needs_browser
+from tests.studio.browser import CHROMIUM, WIDTHS, needs_browser
 
 pytestmark = [
     needs_browser,
@@ -29,6 +30,7 @@ pytestmark = [
     # Of Gradio, and of what it stands on.
     pytest.mark.filterwarnings("default"),
 ]
+SERIOUS = ("serious", "critical")
 LOOPBACK = {"127.0.0.1", "localhost"}
 
 
@@ -268,3 +270,95 @@ def test_no_other_file_of_this_machine_is_readable(served, place):
 
 def test_it_is_served_to_this_machine_alone(served):
     assert re.match(r"http://127\.0\.0\.1:\d+/$", served)
+
+
+# Of Gradio's own empty galleries.
+NOT_OURS = {"aria-prohibited-attr"}
+
+
+@pytest.mark.parametrize("tab", ["Generate", "Edit", "Sweep", "Databases", "History"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_of_ours(browser, served, tab, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    visit = Visit(browser, f"{served}?__theme={scheme}")
+    visit.tab(tab)
+    time.sleep(2)
+    found = [one for one in Axe().run(visit.page).response["violations"] if one["id"] not in NOT_OURS]
+    serious = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found if one["impact"] in SERIOUS]
+    visit.page.close()
+    assert not serious
+
+
+@pytest.mark.parametrize(("width", "height"), WIDTHS.values(), ids=WIDTHS)
+def test_nothing_is_wider_than_the_screen(browser, served, width, height):
+    visit = Visit(browser, served, width, height)
+    time.sleep(1)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    button = visit.button("Generate").bounding_box()
+    assert button["x"] >= 0 and button["x"] + button["width"] <= width and button["y"] < height
+    visit.page.close()
+
+
+def test_the_keyboard_is_enough_to_generate(visit, workshop):
+    runs = set(workshop.places.runs.iterdir())
+    visit.option("steps", "2")
+    visit.prompts.fill("a blue tree")
+    for _ in range(2):  # past Neighbors
+        visit.page.keyboard.press("Tab")
+    assert visit.page.evaluate("document.activeElement.textContent").strip() == "Generate"
+    visit.page.keyboard.press("Enter")
+    visit.finished()
+    assert len(set(workshop.places.runs.iterdir()) - runs) == 1
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    """A program's connection."""
+    from gradio_client import Client
+
+    return Client(served, verbose=False)
+
+
+def test_a_program_does_what_the_page_does(client, workshop):
+    assert client.predict(api_name="/models")[0] == "tiny"
+    assert {"squares", "neon"} <= set(client.predict(api_name="/databases"))
+    options = {"steps": 2, "num_images": 2, "seed": 7}
+    rows = client.predict(["a red boat"], ["squares"], "tiny", options, api_name="/neighbors")
+    images = client.predict(["a red boat"], ["squares"], "tiny", options, api_name="/generate")
+    assert [one["seed"] for one in images] == [7, 7] and all(Path(one["file"]).is_file() for one in images)
+    assert [one["id"] for one in images[0]["neighbors"]] == [one["id"] for one in rows if one["role"] != "content"]
+    with pytest.raises(Exception, match="unknown database 'other'"):
+        client.predict(["a red boat"], ["../other"], "tiny", options, api_name="/generate")
+
+
+def test_twenty_clients_are_all_answered_in_flat_memory(served):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gradio_client import Client
+
+    def ask(number: int) -> int:
+        own = Client(served, verbose=False)
+        options = {"steps": 2, "num_images": 1, "seed": number}
+        found = [own.submit(["a red boat"], ["squares"], "tiny", options, api_name="/neighbors") for _ in range(10)]
+        return sum(len(job.result(timeout=300)) > 0 for job in found)
+
+    ask(0)
+    before = resident(served)
+    with ThreadPoolExecutor(20) as pool:
+        answered = list(pool.map(ask, range(20)))
+    assert answered == [10] * 20
+    assert resident(served) - before < 200  # MB
+
+
+def resident(address: str) -> float:
+    """Returns the memory of the process that listens at an address, in MB."""
+    port = f"{int(address.rstrip('/').rpartition(':')[2]):04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    inode = next(line.split()[9] for line in lines if line.split()[1].endswith(f":{port}") and line.split()[3] == "0A")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(one) == f"socket:[{inode}]" for one in (process / "fd").iterdir()):
+                status = (process / "status").read_text()
+                return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+    raise AssertionError(f"no process listens at {address}")
