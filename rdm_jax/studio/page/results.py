@@ -12,7 +12,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.studio.history import Made, images_of
 from rdm_jax.studio.jobs import Job, Status
-from rdm_jax.studio.page.shared import Page, bar, details, made_items, neighbor_items
+from rdm_jax.studio.page.shared import Page, bar, details, gallery, made_items, neighbor_items
 from rdm_jax.studio.workshop import Workshop, rows_of
 
 OUTPUTS = 4  # of `follow`
@@ -25,7 +25,7 @@ class Results:
     Attributes:
       status: of the job, or its error.
       previews: estimates of the finished images.
-      gallery: the images.
+      images: the images.
       made: a list of `Made`.
       selected: the `Made` that was clicked; None before.
       reuse: takes its request into the form.
@@ -35,7 +35,7 @@ class Results:
 
     status: gr.HTML
     previews: gr.Gallery
-    gallery: gr.Gallery
+    images: gr.Gallery
     made: gr.State
     selected: gr.State
     reuse: gr.Button
@@ -45,33 +45,16 @@ class Results:
     @property
     def outputs(self) -> list[Any]:
         """What `follow` yields for."""
-        return [self.status, self.previews, self.gallery, self.made]
+        return [self.status, self.previews, self.images, self.made]
 
     @staticmethod
     def add(page: Page, title: str = "### Images") -> Results:
         """Adds the controls."""
         gr.Markdown(title)
         status = gr.HTML()
-        previews = gr.Gallery(
-            label="Previews",
-            format="png",
-            columns=4,
-            height=150,
-            visible=False,
-            allow_preview=False,
-            buttons=[],
-            interactive=False,
-        )
-        gallery = gr.Gallery(
-            label="Images",
-            format="png",
-            columns=2,
-            height=430,
-            buttons=["download", "fullscreen"],
-            interactive=False,
-            object_fit="contain",
-            elem_id="images",
-        )
+        previews = gallery("Previews", columns=4, height=150, visible=False)
+        shown = {"allow_preview": True, "buttons": ["download", "fullscreen"], "object_fit": "contain"}
+        images = gallery("Images", columns=2, height=430, elem_id="images", **shown)
         made, selected = gr.State([]), gr.State(None)
         with gr.Row():
             download = gr.DownloadButton("PNG", size="sm", min_width=60, interactive=False)
@@ -80,27 +63,19 @@ class Results:
             vary = gr.Button("Vary", size="sm", min_width=60, interactive=False)
             edit = gr.Button("Edit", size="sm", min_width=60, interactive=False)
         about = gr.Markdown("Choose an image for its neighbors and parameters.")
-        seen = gr.Gallery(
-            label="Its neighbors",
-            format="png",
-            columns=6,
-            height=130,
-            allow_preview=False,
-            buttons=[],
-            interactive=False,
-        )
-        shown = [selected, about, seen, download, vector, reuse, vary, edit]
+        seen = gallery("Its neighbors", columns=6, height=130)
+        outputs = [selected, about, seen, download, vector, reuse, vary, edit]
 
-        def select(event: gr.SelectData, images: list[Made]) -> tuple[Any, ...]:
+        def select(event: gr.SelectData, generated: list[Made]) -> tuple[Any, ...]:
             """Returns what belongs to the image that was clicked."""
-            one = images[event.index]
+            one = generated[event.index]
             on = gr.update(interactive=True)
             vectors = gr.update(value=str(one.svg) if one.svg else None, interactive=one.svg is not None)
             files = gr.update(value=str(one.file), interactive=True)
             return one, details(one), neighbor_items(neighbors_of(page.workshop, one)), files, vectors, on, on, on
 
-        gallery.select(select, made, shown, queue=False, api_visibility="private")
-        return Results(status, previews, gallery, made, selected, reuse, vary, edit)
+        images.select(select, made, outputs, queue=False, api_visibility="private")
+        return Results(status, previews, images, made, selected, reuse, vary, edit)
 
 
 def neighbors_of(workshop: Workshop, made: Made) -> list[Any]:

@@ -104,6 +104,12 @@ def guarded(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
+def gallery(label: str, columns: int, height: int, **options: Any) -> gr.Gallery:
+    """Returns a gallery of images to click; as PNG, since WebP would lose what is inside a file."""
+    fixed = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False}
+    return gr.Gallery(label=label, columns=columns, height=height, **{**fixed, **options})
+
+
 def neighbor_items(shown: list[Shown], marks: Callable[[Shown], str] = lambda _: "") -> list[tuple[Any, str]]:
     """Returns neighbors as items of a gallery.
 

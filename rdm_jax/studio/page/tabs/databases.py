@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,30 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
-from rdm_jax.studio.page.shared import QUEUED, Page, bar, guarded, neighbor_items, remark
+from rdm_jax.studio.page.shared import QUEUED, Page, bar, gallery, guarded, neighbor_items, remark
+from rdm_jax.studio.places import Places
 from rdm_jax.studio.workshop import Shown
 
 ROWS = 24  # images on a page
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """The dropdowns that list the databases; the first one chooses which is looked through.
+
+    Attributes:
+      places: of the studio.
+      dropdowns: the lists.
+    """
+
+    places: Places
+    dropdowns: list[gr.Dropdown]
+
+    def updates(self, chosen: str) -> list[Any]:
+        """Returns the lists with a new database, which is looked through."""
+        names = list(self.places.known_databases())
+        others = len(self.dropdowns) - 1
+        return [gr.update(choices=names, value=chosen), *[gr.update(choices=names)] * others]
 
 
 def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
@@ -23,45 +44,66 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
       page: what the tabs know.
       dropdowns: of other tabs, which list the databases.
     """
-    places = page.workshop.places
-    known = list(places.known_databases())
+    known = list(page.workshop.places.known_databases())
+    name = gr.Dropdown(known, value=known[0] if known else None, label="Look through", render=False)
+    several = gr.Dropdown(known, multiselect=True, label="Databases to merge", render=False)
+    lists, status = Lists(page.workshop.places, [name, several, *dropdowns]), gr.HTML(render=False)
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=3, min_width=280):
-            gr.Markdown("### Build one of your images")
-            title = gr.Textbox(label="Name", placeholder="my art")
-            files = gr.File(label="Images, SVG files or a zip", file_count="multiple", height=150)
-            with gr.Row():
-                build = gr.Button("Build", variant="primary")
-                stop = gr.Button("Cancel", variant="stop")
-            gr.Markdown("### Merge, export")
-            several = gr.Dropdown(known, multiselect=True, label="Databases to merge")
-            merged = gr.Textbox(label="Name of the new one")
-            merge = gr.Button("Merge")
+            _add_build(page, lists, status)
+            _add_merge(page, lists, several, status)
         with gr.Column(scale=6, min_width=320):
-            status = gr.HTML()
-            with gr.Row(equal_height=True):
-                name = gr.Dropdown(known, value=known[0] if known else None, label="Look through")
-                text = gr.Textbox(label="Search it", placeholder="words, then Enter")
-                number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=70)
-                zipped = gr.Button("Make a zip", min_width=80)
-                file = gr.DownloadButton("Download the zip", interactive=False, min_width=80)
-            gallery = gr.Gallery(
-                label="Images of the database",
-                format="png",
-                columns=8,
-                height=480,
-                allow_preview=False,
-                buttons=[],
-                interactive=False,
-                elem_id="rows",
-            )
-            about = gr.Markdown("Choose an image to remove it.")
-            with gr.Row():
-                sure = gr.Checkbox(False, label="Remove it from the database for ever")
-                remove = gr.Button("Remove the chosen image", variant="stop")
-    shown, place = gr.State([]), gr.State(-1)
-    lists = [name, several, *dropdowns]
-    seen = [status, gallery, shown]
+            status.render()
+            _add_rows(page, name, status)
+
+
+def _add_build(page: Page, lists: Lists, status: gr.HTML) -> None:
+    """Adds what builds a database of uploads."""
+    gr.Markdown("### Build one of your images")
+    title = gr.Textbox(label="Name", placeholder="my art")
+    files = gr.File(label="Images, SVG files or a zip", file_count="multiple", height=150)
+    with gr.Row():
+        build = gr.Button("Build", variant="primary")
+        stop = gr.Button("Cancel", variant="stop")
+
+    def build_one(request: gr.Request, model: str, title: str, files: list[str] | None) -> Iterator[Any]:
+        """Yields the status of a build, and the lists at its end."""
+        given = [(Path(one), Path(one).name) for one in files or []]
+        for one in page.follow(catalog.build(page.workshop, model, title or "images", given), request):
+            same = [gr.skip()] * len(lists.dropdowns)
+            yield [bar(one), *(same if one.result is None else lists.updates(one.result))]
+
+    inputs, outputs = [page.model, title, files], [status, *lists.dropdowns]
+    build.click(build_one, inputs, outputs, show_progress="hidden", api_visibility="private", **QUEUED)
+    stop.click(page.cancel, None, None, queue=False, api_visibility="private")
+
+
+def _add_merge(page: Page, lists: Lists, several: gr.Dropdown, status: gr.HTML) -> None:
+    """Adds what builds one database of several."""
+    gr.Markdown("### Merge")
+    several.render()
+    title = gr.Textbox(label="Name of the new one")
+    merge = gr.Button("Merge")
+
+    @guarded(1 + len(lists.dropdowns))
+    def merge_them(names: list[str], title: str) -> tuple[Any, ...]:
+        """Merges the chosen databases."""
+        made = catalog.merge(page.workshop.places, names or [], title or "")
+        return (remark(f"{made} is ready"), *lists.updates(made))
+
+    merge.click(merge_them, [several, title], [status, *lists.dropdowns], api_visibility="private", **QUEUED)
+
+
+def _add_rows(page: Page, name: gr.Dropdown, status: gr.HTML) -> None:
+    """Adds what shows, searches, removes and exports the rows of a database."""
+    places = page.workshop.places
+    with gr.Row(equal_height=True):
+        name.render()
+        text = gr.Textbox(label="Search it", placeholder="words, then Enter")
+        number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=70)
+        _add_export(page, name, status)
+    images, shown = gallery("Images of the database", columns=8, height=480, elem_id="rows"), gr.State([])
+    seen = [status, images, shown]
 
     @guarded(3)
     def look(name: str, number: float) -> tuple[Any, ...]:
@@ -81,13 +123,43 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
         return "", neighbor_items(rows), rows
 
     text.submit(search, [page.model, name, text], seen, api_visibility="private", **QUEUED)
+    _add_removal(page, name, seen, look)
+
+
+def _add_export(page: Page, name: gr.Dropdown, status: gr.HTML) -> None:
+    """Adds what packs a database as a zip."""
+    zipped = gr.Button("Make a zip", min_width=80)
+    file = gr.DownloadButton("Download the zip", interactive=False, min_width=80)
+
+    @guarded(2)
+    def export(name: str) -> tuple[Any, ...]:
+        """Makes a zip of a database."""
+        return "", gr.update(value=str(catalog.export(page.workshop.places, name)), interactive=True)
+
+    zipped.click(export, name, [status, file], api_visibility="private", **QUEUED)
+
+
+def _add_removal(page: Page, name: gr.Dropdown, seen: list[Any], look: Any) -> None:
+    """Adds what removes the row that was clicked.
+
+    Args:
+      page: what the tabs know.
+      name: of the database.
+      seen: the status, the gallery of rows, and their list.
+      look: from a name and a page to the values of `seen`.
+    """
+    _, images, shown = seen
+    place, about = gr.State(-1), gr.Markdown("Choose an image to remove it.")
+    with gr.Row():
+        sure = gr.Checkbox(False, label="Remove it from the database for ever")
+        remove = gr.Button("Remove the chosen image", variant="stop")
 
     def select(event: gr.SelectData, rows: list[Shown]) -> tuple[Any, ...]:
         """Returns the place of the image that was clicked, and what it is."""
         one = rows[event.index]
         return event.index, f"**{one.caption or 'no caption'}** — row {one.row[1]} of {one.row[0]}  \n{one.source}"
 
-    gallery.select(select, shown, [place, about], queue=False, api_visibility="private")
+    images.select(select, shown, [place, about], queue=False, api_visibility="private")
 
     @guarded(4)
     def remove_row(name: str, rows: list[Shown], at: int, confirmed: bool) -> tuple[Any, ...]:
@@ -96,45 +168,7 @@ def add_tab(page: Page, dropdowns: list[gr.Dropdown]) -> None:
             raise UserError("no image is chosen; click one first")
         if not confirmed:
             raise UserError("tick the box beside the button: a removed image does not come back")
-        left = catalog.remove(places, name, rows[at].row)
+        left = catalog.remove(page.workshop.places, name, rows[at].row)
         return (remark(f"removed; {left} images are left"), *look(name, 1)[1:], False)
 
-    remove.click(
-        remove_row, [name, shown, place, sure], [status, gallery, shown, sure], api_visibility="private", **QUEUED
-    )
-
-    def updates(chosen: str) -> list[Any]:
-        """Returns the lists with a new database, which is looked through."""
-        names = list(places.known_databases())
-        return [gr.update(choices=names, value=chosen), *[gr.update(choices=names)] * (len(lists) - 1)]
-
-    def build_one(request: gr.Request, model: str, title: str, files: list[str] | None) -> Iterator[Any]:
-        """Yields the status of a build, and the lists at its end."""
-        given = [(Path(one), Path(one).name) for one in files or []]
-        for one in page.follow(catalog.build(page.workshop, model, title or "images", given), request):
-            yield [bar(one), *([gr.skip()] * len(lists) if one.result is None else updates(one.result))]
-
-    build.click(
-        build_one,
-        [page.model, title, files],
-        [status, *lists],
-        show_progress="hidden",
-        api_visibility="private",
-        **QUEUED,
-    )
-    stop.click(page.cancel, None, None, queue=False, api_visibility="private")
-
-    @guarded(1 + len(lists))
-    def merge_them(names: list[str], title: str) -> tuple[Any, ...]:
-        """Merges the chosen databases."""
-        made = catalog.merge(places, names or [], title or "")
-        return (remark(f"{made} is ready"), *updates(made))
-
-    merge.click(merge_them, [several, merged], [status, *lists], api_visibility="private", **QUEUED)
-
-    @guarded(2)
-    def export(name: str) -> tuple[Any, ...]:
-        """Makes a zip of a database."""
-        return "", gr.update(value=str(catalog.export(places, name)), interactive=True)
-
-    zipped.click(export, name, [status, file], api_visibility="private", **QUEUED)
+    remove.click(remove_row, [name, shown, place, sure], [*seen, sure], api_visibility="private", **QUEUED)

@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.studio.page import controls
 from rdm_jax.studio.page.results import Results, follow
 from rdm_jax.studio.page.shared import QUEUED, Page, guarded
-from rdm_jax.studio.page.tabs.neighbors import Chosen, add_neighbors
+from rdm_jax.studio.page.tabs.neighbors import Chosen, Request, add_neighbors
 from rdm_jax.studio.wanted import Wanted, lines, weighted
 from rdm_jax.studio.workshop import Workshop
 
@@ -87,7 +87,7 @@ def add_tab(page: Page) -> tuple[Form, Results]:
             form, lock = _form(page, prompts)
             command = gr.Textbox(label="The same on the command line", buttons=["copy"], interactive=False, lines=1)
         with gr.Column(scale=3, min_width=280):
-            chosen = add_neighbors(page, form.model, form.databases, form.inputs, read)
+            chosen = add_neighbors(page, Request(form.model, form.databases, form.inputs, read))
         with gr.Column(scale=4, min_width=320):
             results = Results.add(page)
     for trigger in (find.click, form.prompts.submit):

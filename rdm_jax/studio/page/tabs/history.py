@@ -31,7 +31,7 @@ def add_tab(page: Page, opened: Any) -> Results:
         return remark("" if made else "nothing has been generated yet"), made_items(made), made
 
     for trigger in (opened, words.submit):
-        trigger(find, words, [results.status, results.gallery, results.made], queue=False, api_visibility="private")
+        trigger(find, words, [results.status, results.images, results.made], queue=False, api_visibility="private")
 
     @guarded(1)
     def replay(made: Made | None) -> str:

@@ -12,101 +12,115 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
 from rdm_jax.studio.choice import Choice
-from rdm_jax.studio.page.shared import QUEUED, Page, guarded, message, neighbor_items, remark
+from rdm_jax.studio.page.shared import QUEUED, Page, gallery, guarded, message, neighbor_items, remark
 from rdm_jax.studio.workshop import Shown
 
 FOUND = 12  # images that a search shows
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """What the rest of the page needs of the neighbors.
+class Request:
+    """The form of the request whose neighbors are shown.
 
     Attributes:
-      choice: a `Choice`.
-      find: the handler that finds the neighbors of a request, with the inputs (choice, *form).
-      found: its outputs.
-    """
-
-    choice: gr.State
-    find: Callable[..., Any]
-    found: list[Any]
-
-
-def add_neighbors(
-    page: Page, model: gr.Dropdown, databases: gr.Dropdown, inputs: list[Any], read: Callable[..., Any]
-) -> Chosen:
-    """Adds the gallery of neighbors and its controls.
-
-    Args:
-      page: what the tabs know.
       model: the dropdown of models.
       databases: the dropdown of databases.
-      inputs: the form of the request.
-      read: from the workshop and the form's values to (model, request).
+      inputs: all of its controls.
+      read: from the workshop and the values of `inputs` to (model, request).
     """
-    choice, shown, place = gr.State(Choice()), gr.State([]), gr.State(-1)
+
+    model: gr.Dropdown
+    databases: gr.Dropdown
+    inputs: list[Any]
+    read: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The neighbors and what the user chose among them.
+
+    Attributes:
+      page: what the tabs know.
+      request: whose neighbors they are.
+      line: a message.
+      images: the gallery.
+      shown: what it shows, a list of `Shown`.
+      choice: a `Choice`.
+      about: what the neighbor is that was clicked.
+    """
+
+    page: Page
+    request: Request
+    line: gr.HTML
+    images: gr.Gallery
+    shown: gr.State
+    choice: gr.State
+    about: gr.Markdown
+
+    @property
+    def found(self) -> list[Any]:
+        """The outputs of `find`."""
+        return [self.line, self.images, self.shown]
+
+    def find(self, choice: Choice, *values: Any) -> tuple[Any, ...]:
+        """Returns what the request retrieves, for `found`; what is invalid is the message."""
+        return self._find(choice, values)
+
+    @guarded(3)
+    def _find(self, choice: Choice, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        name, wanted = self.request.read(self.page.workshop, values)
+        rows = self.page.workshop.neighbors(name, wanted, choice)
+        return remark("" if rows else "this condition uses no neighbors"), neighbor_items(rows, _marks(choice)), rows
+
+    def on(self, trigger: Any, handler: Callable[..., Any], inputs: list[Any], *outputs: Any) -> None:
+        """Connects a handler that finds the neighbors again; the form's values come last."""
+        trigger(handler, [*inputs, *self.request.inputs], [*self.found, *outputs], api_visibility="private", **QUEUED)
+
+
+def add_neighbors(page: Page, request: Request) -> Chosen:
+    """Adds the gallery of neighbors and its controls."""
     gr.Markdown("### Neighbors: what the model will see")
     line = gr.HTML()
-    gallery = gr.Gallery(
-        label="Neighbors",
-        format="png",
-        columns=3,
-        height=330,
-        allow_preview=False,
-        buttons=[],
-        interactive=False,
-        elem_id="neighbors",
-    )
+    images = gallery("Neighbors", columns=3, height=330, elem_id="neighbors")
     about = gr.Markdown("Choose an image to pin, drop or weigh it.")
+    chosen = Chosen(page, request, line, images, gr.State([]), gr.State(Choice()), about)
+    _add_changes(chosen)
+    with gr.Accordion("Search for others", open=False):
+        _add_search(chosen)
+    with gr.Accordion("Your own images as neighbors", open=False):
+        _add_own(chosen)
+    return chosen
+
+
+def _add_changes(chosen: Chosen) -> None:
+    """Adds what changes the choice by the neighbor that was clicked."""
+    place = gr.State(-1)
     with gr.Row():
         pin = gr.Button("Pin", size="sm", min_width=60)
         drop = gr.Button("Drop", size="sm", min_width=60)
         reset = gr.Button("Forget all", size="sm", min_width=60)
     weight = gr.Slider(0, 4, 1, step=0.1, label="Weight of the chosen neighbor")
-    with gr.Accordion("Search for others", open=False):
-        text = gr.Textbox(label="Search the databases", placeholder="words, then Enter")
-        others = gr.Gallery(
-            label="Found; choose one to pin it",
-            format="png",
-            columns=4,
-            height=220,
-            allow_preview=False,
-            buttons=[],
-            interactive=False,
-        )
-        results = gr.State([])
-    with gr.Accordion("Your own images as neighbors", open=False):
-        files = gr.File(label="Images: a database of them is built and pinned", file_count="multiple")
-        use = gr.Button("Use them", size="sm")
-    found = [line, gallery, shown]
-
-    @guarded(3)
-    def find(choice: Choice, *values: Any) -> tuple[Any, ...]:
-        """Returns what a request would retrieve."""
-        name, wanted = read(page.workshop, values)
-        rows = page.workshop.neighbors(name, wanted, choice)
-        return remark("" if rows else "this condition uses no neighbors"), neighbor_items(rows, _marks(choice)), rows
 
     def select(event: gr.SelectData, rows: list[Shown], choice: Choice) -> tuple[Any, ...]:
         """Returns the place of the image that was clicked, what it is, and its weight."""
         one = rows[event.index]
         return event.index, _about(one), choice.weights.get(one.row, 1.0)
 
-    gallery.select(select, [shown, choice], [place, about, weight], queue=False, api_visibility="private")
+    outputs = [place, chosen.about, weight]
+    chosen.images.select(select, [chosen.shown, chosen.choice], outputs, queue=False, api_visibility="private")
 
     def change(what: Callable[[Choice, Shown, float], Choice]) -> Callable[..., Any]:
-        """Returns the handler that changes the choice by the image that was clicked, and finds the neighbors again."""
+        """Returns the handler that changes the choice, and finds the neighbors again."""
 
         @guarded(4)
         def handler(choice: Choice, rows: list[Shown], at: int, weight: float, *values: Any) -> tuple[Any, ...]:
-            """Returns the neighbors after the change."""
+            """Returns the neighbors after the change, and the choice."""
             if not 0 <= at < len(rows):
                 raise UserError("no neighbor is chosen; click one in the gallery first")
             if rows[at].role == "content":
                 raise UserError("only style neighbors are pinned, dropped or weighed; choose one of those")
             changed = what(choice, rows[at], weight)
-            return (*find(changed, *values), changed)
+            return (*chosen.find(changed, *values), changed)
 
         return handler
 
@@ -116,16 +130,15 @@ def add_neighbors(
         weight.release: lambda choice, one, value: choice.weigh(one.row, value),
     }
     for trigger, what in acts.items():
-        trigger(
-            change(what), [choice, shown, place, weight, *inputs], [*found, choice], api_visibility="private", **QUEUED
-        )
-    reset.click(
-        lambda *values: (*find(Choice(), *values), Choice(), 1.0),
-        inputs,
-        [*found, choice, weight],
-        api_visibility="private",
-        **QUEUED,
-    )
+        chosen.on(trigger, change(what), [chosen.choice, chosen.shown, place, weight], chosen.choice)
+    chosen.on(reset.click, lambda *values: (*chosen.find(Choice(), *values), Choice(), 1.0), [], chosen.choice, weight)
+
+
+def _add_search(chosen: Chosen) -> None:
+    """Adds a search of the databases; a click on what it finds pins it."""
+    page, request = chosen.page, chosen.request
+    text = gr.Textbox(label="Search the databases", placeholder="words, then Enter")
+    others, results = gallery("Found; choose one to pin it", columns=4, height=220), gr.State([])
 
     @guarded(3)
     def search(text: str, name: str, names: list[str]) -> tuple[Any, ...]:
@@ -136,38 +149,42 @@ def add_neighbors(
         rows = page.workshop.search(name, places, text, FOUND)
         return "", neighbor_items(rows), rows
 
-    text.submit(search, [text, model, databases], [line, others, results], api_visibility="private", **QUEUED)
+    inputs = [text, request.model, request.databases]
+    text.submit(search, inputs, [chosen.line, others, results], api_visibility="private", **QUEUED)
 
     @guarded(4)
-    def pin_found(event: gr.SelectData, choice: Choice, rows: list[Shown], *values: Any) -> tuple[Any, ...]:
-        """Returns the neighbors with one more that is pinned."""
-        changed = choice if rows[event.index].row in choice.pinned else choice.pin(rows[event.index].row)
-        return (*find(changed, *values), changed)
+    def pin(event: gr.SelectData, choice: Choice, rows: list[Shown], *values: Any) -> tuple[Any, ...]:
+        """Returns the neighbors with one more that is pinned, and the choice."""
+        row = rows[event.index].row
+        changed = choice if row in choice.pinned else choice.pin(row)
+        return (*chosen.find(changed, *values), changed)
 
-    others.select(pin_found, [choice, results, *inputs], [*found, choice], api_visibility="private", **QUEUED)
+    chosen.on(others.select, pin, [chosen.choice, results], chosen.choice)
+
+
+def _add_own(chosen: Chosen) -> None:
+    """Adds an upload of images, which become a database of their own whose rows are pinned."""
+    page, request = chosen.page, chosen.request
+    files = gr.File(label="Images: a database of them is built and pinned", file_count="multiple")
+    use = gr.Button("Use them", size="sm")
 
     @guarded(4)
     def use_own(name: str, names: list[str], choice: Choice, given: list[str] | None) -> tuple[Any, ...]:
         """Returns the databases with one of the user's images, all of them pinned."""
         job = catalog.build(page.workshop, name, "my images", [(Path(one), Path(one).name) for one in given or []])
-        status = list(job.statuses())[-1]
+        *_, status = job.statuses()
         if status.error:
             raise UserError(status.error)
         rows = catalog.page(page.workshop.places, status.result, 0, FOUND)
         for one in rows:
             choice = choice.pin(one.row)
         known = list(page.workshop.places.known_databases())
-        return (
-            message(""),
-            gr.update(choices=known, value=[*(names or []), status.result]),
-            choice,
-            f"{len(rows)} images are pinned as {status.result}; find the neighbors again.",
-        )
+        said = f"{len(rows)} images are pinned as {status.result}; find the neighbors again."
+        return message(""), gr.update(choices=known, value=[*(names or []), status.result]), choice, said
 
-    use.click(
-        use_own, [model, databases, choice, files], [line, databases, choice, about], api_visibility="private", **QUEUED
-    )
-    return Chosen(choice, find, found)
+    inputs = [request.model, request.databases, chosen.choice, files]
+    outputs = [chosen.line, request.databases, chosen.choice, chosen.about]
+    use.click(use_own, inputs, outputs, api_visibility="private", **QUEUED)
 
 
 def _marks(choice: Choice) -> Callable[[Shown], str]:
