@@ -14,8 +14,9 @@ from typing import Any
 
 import jax
 
-from rdm_jax.cli.outputs import records, write_new
 from rdm_jax.cli.png import encode_png
+from rdm_jax.cli.records import of_images
+from rdm_jax.cli.run_folder import write_new
 from rdm_jax.generator import join
 from rdm_jax.heads.diffusion.program import DiffusionProgram
 from rdm_jax.retrieval.mixture import Mixture
@@ -87,7 +88,7 @@ def measure(job: Job) -> tuple[Clock, float]:
         again = dataclasses.replace(plan, request=dataclasses.replace(plan.request, seed=repeat))
         result = join(list(timed.generate(again)))
         with clock.part("writing"), tempfile.TemporaryDirectory() as folder:
-            described = records(result, job.generator, Mixture(job.retriever.databases), {})
+            described = of_images(result, job.generator, Mixture(job.retriever.databases), {})
             for image, record in zip(result.images, described, strict=True):
                 write_new(Path(folder) / f"{record['index']:05d}.png", encode_png(image, record))
     return clock, first

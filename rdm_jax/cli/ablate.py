@@ -232,18 +232,18 @@ def _is_done(job: Job, workdir: Path) -> bool:
 
 
 def _mark(job: Job, workdir: Path, **state: Any) -> None:
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
 
     file = _record_file(job, workdir)
     file.parent.mkdir(parents=True, exist_ok=True)
-    outputs.write_record(file, {"command": job.command, "settings": dict(job.settings), **state})
+    run_folder.write_record(file, {"command": job.command, "settings": dict(job.settings), **state})
 
 
 def _write_report(grid: Grid, workdir: Path) -> None:
     """Writes the report of all cells in place of the one before, and prints its table."""
     from rdm_jax.ablation.grid import EVALUATE, jobs_of_cell
     from rdm_jax.ablation.results import cell_results, report
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.core import text
     from rdm_jax.report import plots
     from rdm_jax.report.blocks import File, markdown, page
@@ -252,16 +252,16 @@ def _write_report(grid: Grid, workdir: Path) -> None:
     for cell in grid.cells:
         measured = [job for job in jobs_of_cell(grid, cell).values() if job.command.startswith(EVALUATE)]
         if measured:
-            found = {job.stage: text.read_json(workdir / job.folder / outputs.RESULTS) for job in measured}
+            found = {job.stage: text.read_json(workdir / job.folder / run_folder.RESULTS) for job in measured}
             cells.append(cell_results(cell, found))
     blocks = report(grid, cells)
     if not plots.available():
         note(plots.MISSING)
     (workdir / FILES).mkdir(exist_ok=True)
     for file in (block for block in blocks if isinstance(block, File)):
-        outputs.write_again(workdir / FILES / file.name, file.data)
-    outputs.write_again(workdir / "report.html", page(blocks, grid.title).encode())
-    outputs.write_again(workdir / "report.md", markdown(blocks, FILES).encode())
+        run_folder.write_again(workdir / FILES / file.name, file.data)
+    run_folder.write_again(workdir / "report.html", page(blocks, grid.title).encode())
+    run_folder.write_again(workdir / "report.md", markdown(blocks, FILES).encode())
 
 
 def _dry_run(grid: Grid, jobs: Sequence[Job], workdir: Path, mesh: str | None) -> None:

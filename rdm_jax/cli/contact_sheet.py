@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from rdm_jax.cli import outputs
+from rdm_jax.cli import records, run_sheets
 from rdm_jax.core import images, sheets
 from rdm_jax.retrieval.mixture import Mixture
 
@@ -25,7 +25,7 @@ def contact_sheet(
 
     Args:
       folder: of the run.
-      entries: of its images, from `outputs.run_entry`; as many of the first ones are shown as fit.
+      entries: of its images, from `records.run_entry`; as many of the first ones are shown as fit.
       database: that neighbors are from; None without.
 
     Raises:
@@ -34,7 +34,7 @@ def contact_sheet(
     first = images.read_image(folder / entries[0]["file"])
     height, width = (max(1, round(side * min(1.0, SIDE / max(first.shape)))) for side in first.shape[:2])
     all_rows = -(-len(entries) // COLUMNS)
-    rows = outputs.rows_that_fit(np.broadcast_to(np.uint8(0), (all_rows, 2 * COLUMNS, height, width, 3)))
+    rows = run_sheets.rows_that_fit(np.broadcast_to(np.uint8(0), (all_rows, 2 * COLUMNS, height, width, 3)))
     shown = entries[: rows * COLUMNS]
     new = [images.read_image(folder / entry["file"]) for entry in shown]
     columns, labels = [_cells(new, rows, height, width)], [_texts([_label(entry) for entry in shown], rows)]
@@ -47,13 +47,13 @@ def contact_sheet(
         titles += [f"in {database.name}", *[""] * (COLUMNS - 1)]
     cells = np.concatenate(columns, axis=1)
     texts = [[text for part in row for text in part] for row in zip(*labels, strict=True)]
-    return sheets.grid(cells, column_labels=titles, cell_labels=texts, zoom=outputs.zoom_of(cells))
+    return sheets.grid(cells, column_labels=titles, cell_labels=texts, zoom=run_sheets.zoom_of(cells))
 
 
 def _label(entry: Mapping[str, Any]) -> str:
     """Returns an image's prompt, marked where no content is near it."""
     known = entry.get("content", {}).get("known", True)
-    return entry["prompt"] if known else f"{entry['prompt']} {outputs.UNKNOWN}"
+    return entry["prompt"] if known else f"{entry['prompt']} {records.UNKNOWN}"
 
 
 def _most_used(entries: Sequence[Mapping[str, Any]], most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def _most_used(entries: Sequence[Mapping[str, Any]], most: int) -> tuple[np.ndar
 def _cells(found: Sequence[np.ndarray], rows: int, height: int, width: int) -> UInt8[np.ndarray, "rows columns h w 3"]:
     """Lays images out in a number of rows, with blank ones at the end."""
     blank = [sheets.blank(height, width)] * (rows * COLUMNS - len(found))
-    fitted = [outputs.fitted(image, height, width) for image in found]
+    fitted = [run_sheets.fitted(image, height, width) for image in found]
     return np.stack([*fitted, *blank]).reshape(rows, COLUMNS, height, width, 3)
 
 

@@ -209,7 +209,7 @@ def write_run(
       out: the folder; a used one gets another within.
       args: `disable_metadata`, `skip_grid`, `previews` and `quiet`.
       extra: called with the folder and the results, to write more sheets.
-      claimed: whether `out` is this run's own already (`outputs.run_folder`).
+      claimed: whether `out` is this run's own already (`run_folder.claimed`).
       layout: what files the run has; by default images as they were generated, named by index and seed.
       sweep: whose cells the plans are; None for a run without.
       watch: follows the run; the terminal if None.
@@ -217,7 +217,7 @@ def write_run(
     Returns:
       the folder and the number of images in it.
     """
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.cli.watch import Terminal
     from rdm_jax.cli.writer import Writer, write_sheets, write_sweep_sheet
     from rdm_jax.retrieval import attribution
@@ -227,7 +227,7 @@ def write_run(
     credits = attribution.attribution([pair for group in groups for pair in _used(group)])
     _read_thumbnails(databases, plans)
     claimed = claimed or layout.resume
-    with outputs.run_folder(out, [group.name for group in groups if group.name], claimed=claimed) as folder:
+    with run_folder.claimed(out, [group.name for group in groups if group.name], claimed=claimed) as folder:
         watch = watch or Terminal(args.quiet, args.previews)
         writer = Writer(generator, groups, folder, args, watch, layout, sweep.to_json() if sweep else ())
         plans = writer.resumed() if layout.resume else plans
@@ -263,7 +263,7 @@ def _groups(
     sweep: Sweep | None,
 ) -> list[Group]:
     """Returns the groups of a run's images, one for each plan."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import records
     from rdm_jax.cli.content import ContentRecord
     from rdm_jax.cli.writer import Group, folder_names
 
@@ -277,7 +277,7 @@ def _groups(
             database=database,
             rendition=rendition,
             content=ContentRecord.of(plan, generator.bundle, content_databases),
-            read=outputs.read_files(plan.request, plan.options) | outputs.lora_files(generator.bundle),
+            read=records.read_files(plan.request, plan.options) | records.lora_files(generator.bundle),
             by_word=layout.by_word,
             setting=setting,
         )
@@ -304,10 +304,10 @@ def _used(group: Group) -> list[tuple[Sequence[Database], Neighbors | None]]:
 
 
 def _write_credits(folder: Path, credits: str) -> None:
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.retrieval import attribution
 
-    outputs.write_again(folder / attribution.FILE, credits.encode())
+    run_folder.write_again(folder / attribution.FILE, credits.encode())
 
 
 def _read_thumbnails(databases: list[Mixture | None], plans: list[Plan]) -> None:

@@ -23,7 +23,7 @@ def encode_png(image: UInt8[np.ndarray, "h w c"], record: Mapping[str, Any] | No
 
     Args:
       image: the image, of 3 channels, or 4 with alpha.
-      record: of its generation, from `outputs.records`; None leaves the metadata out.
+      record: of its generation, from `records.of_images`; None leaves the metadata out.
     """
     if record is None:
         return images.encode(image)

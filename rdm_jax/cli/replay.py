@@ -71,11 +71,11 @@ def replay(args: argparse.Namespace) -> tuple[Path, str]:
     record, pixels = read_record(path)
     out = _free_name(path) if args.out is None else args.out
 
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import records, run_folder
     from rdm_jax.core.rendition import Rendition
     from rdm_jax.generator import join
 
-    outputs.check_writable(out.parent)
+    run_folder.check_writable(out.parent)
     written = [out, *([out.with_suffix(".svg")] if (record.get("rendition") or {}).get("svg") else [])]
     used = next((path for path in written if path.exists()), None)
     if used is not None:
@@ -84,15 +84,15 @@ def replay(args: argparse.Namespace) -> tuple[Path, str]:
     with Progress("generating", quiet=args.quiet) as progress:
         result = join(list(generator.generate(plan, progress)))
     place = record["index"] % plan.request.batch_size
-    read = outputs.read_files(plan.request, plan.options)
+    read = records.read_files(plan.request, plan.options)
     rendition = Rendition.from_json(record.get("rendition") or {})
-    again = outputs.records(result, generator, database, read, rendition)[place]
+    again = records.of_images(result, generator, database, read, rendition)[place]
     again |= {"content": record["content"]} if record.get("content") else {}
     image, svg = rendition.apply(result.images[place])
     out.parent.mkdir(parents=True, exist_ok=True)
-    outputs.write_new(out, encode_png(image, None if args.disable_metadata else again))
+    run_folder.write_new(out, encode_png(image, None if args.disable_metadata else again))
     if svg is not None:
-        outputs.write_new(out.with_suffix(".svg"), svg.encode())
+        run_folder.write_new(out.with_suffix(".svg"), svg.encode())
     return out, _comparison(image, pixels)
 
 
@@ -161,7 +161,7 @@ def _neighbors(
     generator: Generator, database: Mixture, record: dict[str, Any], query: np.ndarray, same: bool
 ) -> Neighbors:
     """Returns the recorded neighbors from the same database, or those retrieved from another one."""
-    from rdm_jax.cli.outputs import neighbor_names
+    from rdm_jax.cli.records import neighbor_names
     from rdm_jax.retrieval.opening import open_retriever
     from rdm_jax.retrieval.retriever import Neighbors
 

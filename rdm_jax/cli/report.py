@@ -35,21 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the report; everything is read before the output folder is created."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.report import plots
     from rdm_jax.report.blocks import File, markdown, page
     from rdm_jax.report.report import TITLE, make_report
     from rdm_jax.report.sources import read_sources
 
-    outputs.check_writable(args.out)
+    run_folder.check_writable(args.out)
     sources = read_sources(args.places)
     blocks = make_report(sources)
     if not plots.available():
         note(plots.MISSING)
-    with outputs.run_folder(args.out, [FILES], record=RECORD) as folder:
+    with run_folder.claimed(args.out, [FILES], record=RECORD) as folder:
         for file in (block for block in blocks if isinstance(block, File)):
-            outputs.write_new(folder / FILES / file.name, file.data)
-        outputs.write_new(folder / "report.md", markdown(blocks, FILES).encode())
-        outputs.write_new(folder / "report.html", page(blocks, TITLE).encode())
-        outputs.write_record(folder / RECORD, {"schema": 1, "complete": True, "sources": [one.name for one in sources]})
+            run_folder.write_new(folder / FILES / file.name, file.data)
+        run_folder.write_new(folder / "report.md", markdown(blocks, FILES).encode())
+        run_folder.write_new(folder / "report.html", page(blocks, TITLE).encode())
+        run_folder.write_record(
+            folder / RECORD, {"schema": 1, "complete": True, "sources": [one.name for one in sources]}
+        )
     sys.stdout.write(f"{folder}\n")

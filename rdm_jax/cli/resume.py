@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli import outputs
+from rdm_jax.cli import records, run_folder
 from rdm_jax.cli.png import read_record
 from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
@@ -36,7 +36,7 @@ def read_run(out: Path) -> dict[str, Any]:
       UserError: there is none, or it has recorded no image.
     """
     try:
-        run = text.read_json(out / outputs.RUN)
+        run = text.read_json(out / run_folder.RUN)
     except (OSError, ValueError) as error:
         raise UserError(f"{out} holds no run to resume ({error}); leave --resume out") from error
     if not isinstance(run, dict) or not isinstance(run.get("request"), dict) or not run.get("images"):
@@ -113,6 +113,6 @@ def _own_entry(folder: Path, file: Path, plan: Plan, index: int, database: Mixtu
         return None
     vector = file.with_suffix(".svg")
     return {
-        **outputs.run_entry(file, record, database),
+        **records.run_entry(file, record, database),
         **({"svg": vector.as_posix()} if (folder / vector).is_file() else {}),
     }

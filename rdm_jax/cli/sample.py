@@ -134,10 +134,10 @@ def run(args: argparse.Namespace) -> None:
     prompts = [*args.prompts, *args.more_prompts, *(read_prompts(args.from_file) if args.from_file else [])]
     images = [read_query(name) for name in args.image]
     # Imported late: `rdm --help` and wrong file names need not wait for it.
-    from rdm_jax.cli import outputs, resume
+    from rdm_jax.cli import resume, run_folder
     from rdm_jax.generator import Generator
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     if args.resume and args.seed is None:
         args.seed = resume.read_run(out)["request"].get("seed")
     generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set), loras=tuple(args.lora))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.cli import outputs, resume
+from rdm_jax.cli import records, resume, run_folder, run_sheets
 from rdm_jax.cli.contact_sheet import contact_sheet
 from rdm_jax.cli.content import ContentRecord
 from rdm_jax.cli.png import encode_png
@@ -133,11 +133,11 @@ class Writer:
         The record is written again once it has grown by an eighth, so that its writing takes time in proportion to the
         number of images.
         """
-        records = outputs.records(result, self.generator, group.database, group.read, group.rendition, group.content)
-        for image, record in zip(result.images, records, strict=True):
+        found = records.of_images(result, self.generator, group.database, group.read, group.rendition, group.content)
+        for image, record in zip(result.images, found, strict=True):
             file = Path(group.name) / group.files[record["index"]]
             traced = self._write_image(file, group.rendition, image, record)
-            self.entries.append(group.entry({**outputs.run_entry(file, record, group.database), **traced}))
+            self.entries.append(group.entry({**records.run_entry(file, record, group.database), **traced}))
         if len(self.entries) - self.recorded > self.recorded // 8:
             self.write_record()
 
@@ -148,7 +148,7 @@ class Writer:
         pixels, svg = rendition.apply(image)
         if svg is not None:
             self._replace(self.folder / file.with_suffix(".svg"), svg.encode())
-        outputs.write_new(self.folder / file, encode_png(pixels, None if self.args.disable_metadata else record))
+        run_folder.write_new(self.folder / file, encode_png(pixels, None if self.args.disable_metadata else record))
         return {} if svg is None else {"svg": file.with_suffix(".svg").as_posix()}
 
     def write_sheet(self, file: Path, sheet: np.ndarray) -> None:
@@ -158,13 +158,13 @@ class Writer:
     @property
     def _replace(self) -> Callable[[Path, bytes], None]:
         """What writes a file beside the images: that of a run that is resumed replaces the one before."""
-        return outputs.write_again if self.layout.resume else outputs.write_new
+        return run_folder.write_again if self.layout.resume else run_folder.write_new
 
     def write_record(self) -> None:
         """Writes the record of all images so far, if there are new ones."""
         if len(self.entries) == self.recorded:
             return
-        outputs.write_record(self.folder / outputs.RUN, self._record(self.entries))
+        run_folder.write_record(self.folder / run_folder.RUN, self._record(self.entries))
         self.recorded = len(self.entries)
 
     def _record(self, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class Writer:
         opened = {(one.name, one.digest): one for one in used}
         read = {name: digest for group in self.groups for name, digest in group.read.items()}
         planned = sum(len(plan.indices) for plan in plans)
-        run = outputs.run_record(self.generator, list(opened.values()), plans[0], read, entries, planned)
+        run = records.run_record(self.generator, list(opened.values()), plans[0], read, entries, planned)
         renditions = [group.rendition.to_json() for group in self.groups if not group.rendition.is_plain]
         content = self.groups[0].content
         shown = content.databases if content else None
@@ -184,7 +184,7 @@ class Writer:
                 prompt for prompts in dict.fromkeys(tuple(plan.prompts) for plan in plans) for prompt in prompts
             ],
             **({"renditions": renditions} if renditions else {}),
-            **({"content_databases": outputs.identity(shown)} if shown else {}),
+            **({"content_databases": records.identity(shown)} if shown else {}),
             **({"sweep": list(self.axes)} if self.axes else {}),
         }
 
@@ -198,11 +198,11 @@ def write_sheets(writer: Writer, results: Mapping[str, Result]) -> None:
     """
     by_word, write = writer.layout.by_word, writer.write_sheet
     if results and not by_word:
-        write(Path("grid.png"), outputs.grid_sheet(list(results.items())))
+        write(Path("grid.png"), run_sheets.grid_sheet(list(results.items())))
     for group in writer.groups:
         name, database = group.name, group.database
         if name in results and database is not None:
-            sheet = outputs.neighbor_sheet(results[name], database, group.content)
+            sheet = run_sheets.neighbor_sheet(results[name], database, group.content)
             write(Path(name) / ("neighbor_sheet.png" if by_word else "neighbors.png"), sheet)
         if by_word:
             entries = [one for one in writer.entries if Path(one["file"]).parent == Path(name)]

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.outputs import RUN
+from rdm_jax.cli.run_folder import RUN
 from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.places import Places

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdm_jax.cli import outputs
+from rdm_jax.cli import run_folder
 from rdm_jax.core import files as core_files
 from rdm_jax.data.examples import Example
 from rdm_jax.generator import Generator
@@ -229,7 +229,7 @@ def test_images_after_the_last_record_are_kept_on_resuming(sample, words, monkey
         written.append(path)
         if path.name == "rocket-2.png":
             raise OSError(28, "No space left on device")
-        if not (path.name == outputs.RUN and len(written) > 6):  # the last record is lost as well
+        if not (path.name == run_folder.RUN and len(written) > 6):  # the last record is lost as well
             write(path, data, **options)
 
     monkeypatch.setattr(core_files, "write_bytes", full)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdm_jax.cli import outputs
+from rdm_jax.cli import run_folder
 from rdm_jax.cli.main import main
 from rdm_jax.core import files
 from rdm_jax.evaluation.index_recall import index_recall
@@ -89,7 +89,7 @@ def test_a_killed_run_continues_with_the_same_images(evaluate, tmp_path, capsys,
 def test_a_run_that_was_killed_before_its_first_record_starts_again(evaluate, tmp_path):
     samples = tmp_path / "out" / "samples"
     samples.mkdir(parents=True)
-    (samples / outputs.RUN).write_bytes(files.json_bytes(outputs.UNFINISHED))
+    (samples / run_folder.RUN).write_bytes(files.json_bytes(run_folder.UNFINISHED))
     (samples / "00000-7.png").write_bytes(b"of the killed run")
     assert evaluate(*PROPOSALS, "--metrics", "is", "--splits", "2") == 0
     assert len(pixels(samples)) == 16 and not (samples / "00000-7.png").exists()

@@ -129,14 +129,14 @@ def run(args: argparse.Namespace) -> None:
     """Edits; everything is checked before the output folder is created."""
     begin = time.monotonic()
     # Imported late: `rdm edit --help` and wrong options need not wait for it.
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.cli.edit.actions import RUNNERS, Job
     from rdm_jax.core.images import read_image
     from rdm_jax.editing.support import require
     from rdm_jax.generator import Generator
 
     out = args.out
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     image = read_image(args.image) if args.image else None
     generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set), loras=tuple(args.lora))
     if args.action in NEEDED:

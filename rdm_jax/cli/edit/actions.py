@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.cli import generating, outputs
+from rdm_jax.cli import generating, run_folder
 from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.watch import Watch
@@ -102,7 +102,7 @@ def write_sheet(path: Path, cells: np.ndarray, columns: list[str], rows: list[st
     """Writes images [rows, columns, h, w, 3] as one sheet; columns beyond the given labels have none."""
     zoom = max(1, SIDE // cells.shape[3])
     columns = [*columns, *[""] * (cells.shape[1] - len(columns))]
-    outputs.write_new(path, encode_png(sheets.grid(cells, row_labels=rows, column_labels=columns, zoom=zoom)))
+    run_folder.write_new(path, encode_png(sheets.grid(cells, row_labels=rows, column_labels=columns, zoom=zoom)))
 
 
 def img2img(job: Job) -> tuple[Path, int]:
@@ -142,7 +142,7 @@ def invert(job: Job) -> tuple[Path, int]:
     if args.to and not args.prompt:
         raise UserError("--to generates another prompt from the noise; describe the image by --prompt")
     job.generator.resolve(1, **job.options)  # before anything is written
-    with outputs.run_folder(job.out) as folder:
+    with run_folder.claimed(job.out) as folder:
         start = _inverted(job, folder, args.iterations)
         if args.to_database:
             other = generating.open_databases([args.to_database], args.condition, job.generator.bundle)
@@ -164,10 +164,10 @@ def _inverted(job: Job, folder: Path, iterations: int) -> dict[str, Any]:
         f"through the autoencoder alone {decibels[1]:.1f} dB"
     )
     record = {"latent_error": inverted.latent_error, "psnr": decibels[0], "autoencoder_psnr": decibels[1]}
-    outputs.write_new(folder / "inversion.json", files.json_bytes({**record, "iterations": iterations}))
+    run_folder.write_new(folder / "inversion.json", files.json_bytes({**record, "iterations": iterations}))
     buffer = io.BytesIO()
     np.save(buffer, inverted.noise)
-    outputs.write_new(folder / "noise.npy", buffer.getvalue())
+    run_folder.write_new(folder / "noise.npy", buffer.getvalue())
     size = {"height": plan.request.height, "width": plan.request.width, "fit": plan.request.fit}
     return {"init": str(folder / "noise.npy"), **size, **fixed}
 
@@ -181,7 +181,7 @@ def mix(job: Job) -> tuple[Path, int]:
         raise UserError("mix takes one --database, and another by --to-database")
     other = {"prompt": args.to or "", "database": args.to_database or ""}
     job.generator.resolve(1, **job.options)  # before anything is written
-    with outputs.run_folder(job.out) as folder:
+    with run_folder.claimed(job.out) as folder:
         start = _inverted(job, folder, 3) if args.image else {}
         weights = args.weights or str(_learned(job, other, start, folder))
         count = job.options.get("num_images", 1)
@@ -209,7 +209,7 @@ def _learned(job: Job, other: dict[str, Any], start: dict[str, Any], folder: Pat
     )
     record = {"weights": learned.weights.tolist(), "losses": learned.losses, "temporary_bytes": learned.bytes}
     path = folder / "weights.json"
-    outputs.write_new(
+    run_folder.write_new(
         path, files.json_bytes({**record, "prompt": args.prompt, "to": args.to, "to_database": args.to_database})
     )
     return path

@@ -51,16 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures; everything is checked before the first image is generated, and written at the end."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import records
 
     begin = time.monotonic()
     measured = MEASURES[args.measure].run_measure(args, args.out)
     record = {
         "schema": SCHEMA,
         "arguments": measured.arguments,
-        "versions": outputs.versions(),
+        "versions": records.versions(),
         **_networks(measured),
-        "databases": [{**outputs.identity(database), "rows": len(database)} for database in measured.databases],
+        "databases": [{**records.identity(database), "rows": len(database)} for database in measured.databases],
         **measured.results,
         "seconds": round(time.monotonic() - begin, 1),
     }
@@ -71,28 +71,28 @@ def run(args: argparse.Namespace) -> None:
 
 def _networks(measured: Measured) -> dict[str, Any]:
     """Returns the record of the model and of the classifier, where there are such."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import records
 
     found = {}
     if measured.bundle is not None:
-        found["model"] = {**outputs.identity(measured.bundle), "parts": measured.bundle.hashes}
+        found["model"] = {**records.identity(measured.bundle), "parts": measured.bundle.hashes}
     if measured.classifier is not None:
         bundle = measured.classifier.bundle
         settings = {key: bundle.config.get(key) for key in ("evaluation", "training")}
-        found["classifier_model"] = {**outputs.identity(bundle), **settings}
+        found["classifier_model"] = {**records.identity(bundle), **settings}
     return found
 
 
 def _write(out: Path, record: dict[str, Any], measured: Measured) -> Path:
     """Writes the images, the tables and, last of all, results.json; prints the tables."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.cli.png import encode_png
 
-    with outputs.run_folder(out, record=outputs.RESULTS) as folder:
+    with run_folder.claimed(out, record=run_folder.RESULTS) as folder:
         for name, image in measured.images.items():
             if image is not None:
-                outputs.write_new(folder / name, encode_png(image))
-        outputs.write_new(folder / "results.md", measured.markdown.encode())
-        outputs.write_record(folder / outputs.RESULTS, record)
+                run_folder.write_new(folder / name, encode_png(image))
+        run_folder.write_new(folder / "results.md", measured.markdown.encode())
+        run_folder.write_record(folder / run_folder.RESULTS, record)
     sys.stdout.write(measured.screen + "\n")
     return folder

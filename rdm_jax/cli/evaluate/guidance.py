@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures whether guidance has its expected effects."""
     methods, sizes = _methods(args.method), _guidance_sizes(args)
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.evaluation import guidance_report as report
     from rdm_jax.evaluation.bench import SAMPLER, open_bench
     from rdm_jax.evaluation.guidance import measure
     from rdm_jax.generator import Generator
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     generator = Generator.load(args.model)
     databases = _databases(args.databases)
     for database in databases:

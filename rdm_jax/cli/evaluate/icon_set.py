@@ -58,12 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures whether icons are made in styles that no training saw."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.evaluation import icon_set_report as report
     from rdm_jax.evaluation.icon_set import measure
     from rdm_jax.generator import Generator
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     generator = Generator.load(args.model)
     others = {name: Generator.load(model) for name, model in map(_other, args.other)}
     bench = _icon_bench(args, int(generator.bundle.config["sampling"]["height"]))

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures the images of a folder."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     sets.check(args)
     return sets.measure(args, args.images, args.seed)

@@ -51,10 +51,10 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
         raise UserError(
             "nothing to generate: give prompts by --from-file FILE, or --proposals N for rows of the database"
         )
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.generator import Generator
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     generator = Generator.load(args.model, args.dtype, tuple(args.set), loras=tuple(args.lora))
     generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
@@ -101,7 +101,7 @@ def _samples(out: Path) -> Iterator[tuple[Path, bool]]:
 
     What a run has left that was killed before its first record is removed.
     """
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.core import files, text
 
     folder, made = out / SAMPLES, not out.exists()
@@ -109,8 +109,8 @@ def _samples(out: Path) -> Iterator[tuple[Path, bool]]:
         out.mkdir(parents=True, exist_ok=True)
     try:
         with files.locked(out / f"{SAMPLES}.lock", folder):
-            record = folder / outputs.RUN
-            if record.is_file() and text.read(record).encode() == files.json_bytes(outputs.UNFINISHED):
+            record = folder / run_folder.RUN
+            if record.is_file() and text.read(record).encode() == files.json_bytes(run_folder.UNFINISHED):
                 shutil.rmtree(folder)
             yield folder, record.is_file()
     finally:
@@ -123,14 +123,14 @@ def generation(
     generator: Generator, plan: Plan, databases: Sequence[Database], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Returns how the images were generated, as JSON values."""
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import records
     from rdm_jax.core.options import to_json
     from rdm_jax.evaluation.index_recall import index_recall
 
     bundle, request = generator.bundle, plan.request
     note("measuring the recall of the index") if databases else None
     return {
-        "model": {**outputs.identity(bundle), "dtype": bundle.dtype},
+        "model": {**records.identity(bundle), "dtype": bundle.dtype},
         "weights": _weights(bundle.config),
         "head": generator.head.name,
         "queries": {
@@ -142,7 +142,7 @@ def generation(
         "request": to_json(request),
         "options": to_json(plan.options),
         "databases": [
-            {**outputs.identity(one), "rows": len(one), **index_recall(one, plan.queries, request.neighbors)}
+            {**records.identity(one), "rows": len(one), **index_recall(one, plan.queries, request.neighbors)}
             for one in databases
         ],
     }

@@ -63,13 +63,13 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
         raise UserError("give the prompts by --from-file FILE.tsv, or real images by --images DIR --category KEY")
     if args.images is not None and not args.category:
         raise UserError("--images needs --category KEY, the attribute whose values are the categories")
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.evaluation.set_comparison import open_bundles
     from rdm_jax.generator import Generator
 
     prompts, real = _prompts(args)
     bundles = open_bundles(args.features)
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     generator = Generator.load(args.model, args.dtype, tuple(args.set))
     generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
@@ -85,7 +85,7 @@ def run_measure(args: argparse.Namespace, out: Path) -> Measured:
 
     with_definition = {**results, "metrics": results["metrics"][:1]}  # all rows have the same parameters
     title = f"CLIP-score of {generator.bundle.name} by category"
-    outputs.write_again(out / TABLE, prompt_benchmark.write_table(prompts).encode())
+    run_folder.write_again(out / TABLE, prompt_benchmark.write_table(prompts).encode())
     return Measured(
         results=results,
         arguments={"seed": args.seed, "category": args.category, "per_category": args.per_category},

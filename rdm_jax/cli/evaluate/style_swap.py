@@ -64,12 +64,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures whether another database means another style."""
     sizes = sizes_of(args)
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.evaluation import report
     from rdm_jax.evaluation.generation import reconstructor
     from rdm_jax.evaluation.style_swap import measure
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     arms = _arms(args.arm, args.held_out)
     cell_generator = cell_generator_of(args)
     databases = cell_generator.check(arms)

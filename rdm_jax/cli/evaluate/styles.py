@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_measure(args: argparse.Namespace, out: Path) -> Measured:
     """Measures how well each way of requesting a style works."""
     sizes = style_swap.sizes_of(args)
-    from rdm_jax.cli import outputs
+    from rdm_jax.cli import run_folder
     from rdm_jax.data.style_scenes.vocabulary import KEPT_OUT
     from rdm_jax.evaluation import crossed
 
-    outputs.check_writable(out)
+    run_folder.check_writable(out)
     arms = crossed.crossed_arms(args.held_out or (KEPT_OUT,))
     arms = chosen("arm", args.arm, {arm.name: arm for arm in arms})
     cell_generator = style_swap.cell_generator_of(args)

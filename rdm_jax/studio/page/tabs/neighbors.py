@@ -179,8 +179,8 @@ def _add_own(chosen: Chosen) -> None:
         for one in rows:
             choice = choice.pin(one.row)
         known = list(page.workshop.places.known_databases())
-        said = f"{len(rows)} images are pinned as {status.result}; find the neighbors again."
-        return message(""), gr.update(choices=known, value=[*(names or []), status.result]), choice, said
+        pinned = f"{len(rows)} images are pinned as {status.result}; find the neighbors again."
+        return message(""), gr.update(choices=known, value=[*(names or []), status.result]), choice, pinned
 
     inputs = [request.model, request.databases, chosen.choice, files]
     outputs = [chosen.line, request.databases, chosen.choice, chosen.about]

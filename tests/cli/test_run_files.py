@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdm_jax.cli import outputs
+from rdm_jax.cli import records, run_folder, run_sheets
 from rdm_jax.cli.content import ContentRecord
 from rdm_jax.cli.png import encode_png, read_record
 from rdm_jax.cli.record import encoded_vector, query_vector
@@ -143,8 +143,8 @@ def test_damaged_files_are_refused(tmp_path, data, message):
 def test_a_used_folder_gets_the_next_run(tmp_path):
     names = []
     for _ in range(3):
-        with outputs.run_folder(tmp_path / "out") as folder:
-            outputs.write_new(folder / "00000-1.png", b"x")
+        with run_folder.claimed(tmp_path / "out") as folder:
+            run_folder.write_new(folder / "00000-1.png", b"x")
         names.append(folder.relative_to(tmp_path).as_posix())
     assert names == ["out", "out/run-002", "out/run-003"]
     assert len(list(tmp_path.rglob("*.png"))) == 3
@@ -152,28 +152,28 @@ def test_a_used_folder_gets_the_next_run(tmp_path):
 
 def test_images_in_sub_folders_count_too(tmp_path):
     for expected in ("out", "out/run-002"):
-        with outputs.run_folder(tmp_path / "out", ["one", "two"]) as folder:
-            outputs.write_new(folder / "one" / "00000-1.png", b"x")
+        with run_folder.claimed(tmp_path / "out", ["one", "two"]) as folder:
+            run_folder.write_new(folder / "one" / "00000-1.png", b"x")
         assert folder == tmp_path / expected
         assert not (folder / "two").exists()
 
 
 def test_other_files_do_not_make_a_folder_used(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with outputs.run_folder(tmp_path) as folder:
+    with run_folder.claimed(tmp_path) as folder:
         assert folder == tmp_path
 
 
 def test_a_run_that_fails_leaves_no_folder(tmp_path):
-    with pytest.raises(RuntimeError), outputs.run_folder(tmp_path / "a" / "b", ["one"]):
+    with pytest.raises(RuntimeError), run_folder.claimed(tmp_path / "a" / "b", ["one"]):
         raise RuntimeError
     assert not (tmp_path / "a").exists()
 
 
 def test_nothing_is_overwritten(tmp_path):
-    outputs.write_new(tmp_path / "a.png", b"first")
+    run_folder.write_new(tmp_path / "a.png", b"first")
     with pytest.raises(UserError, match="not overwritten"):
-        outputs.write_new(tmp_path / "a.png", b"second")
+        run_folder.write_new(tmp_path / "a.png", b"second")
     assert (tmp_path / "a.png").read_bytes() == b"first"
 
 
@@ -183,14 +183,14 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rdm_jax.core.files.write_bytes", full)
     with pytest.raises(UserError, match=r"a\.png: No space left on device; make room"):
-        outputs.write_new(tmp_path / "a.png", b"x")
+        run_folder.write_new(tmp_path / "a.png", b"x")
     assert not list(tmp_path.iterdir())
 
 
 def test_runs_that_overlap_have_folders_of_their_own(tmp_path, capsys):
-    with outputs.run_folder(tmp_path / "out") as first, outputs.run_folder(tmp_path / "out") as second:
+    with run_folder.claimed(tmp_path / "out") as first, run_folder.claimed(tmp_path / "out") as second:
         assert (first, second) == (tmp_path / "out", tmp_path / "out" / "run-002")
-        outputs.write_new(first / "00000-1.png", b"x")
+        run_folder.write_new(first / "00000-1.png", b"x")
     assert "holds a run already, finished or not; this one is in" in capsys.readouterr().err
     assert json.loads((first / "run.json").read_text())["complete"] is False
     assert not second.exists()  # it wrote nothing
@@ -199,17 +199,17 @@ def test_runs_that_overlap_have_folders_of_their_own(tmp_path, capsys):
 def test_folders_that_cannot_be_written_are_refused_before_anything_is_done(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is not a folder"):
-        outputs.check_writable(tmp_path / "file" / "out")
+        run_folder.check_writable(tmp_path / "file" / "out")
     with pytest.raises(UserError, match="is not a folder"):
-        outputs.check_writable(tmp_path / "file")
-    outputs.check_writable(tmp_path / "new" / "er")
+        run_folder.check_writable(tmp_path / "file")
+    run_folder.check_writable(tmp_path / "new" / "er")
     assert not (tmp_path / "new").exists()
 
 
 def test_folders_without_permission_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(UserError, match="permission denied"):
-        outputs.check_writable(tmp_path)
+        run_folder.check_writable(tmp_path)
 
 
 def test_the_query_vector_survives_bit_for_bit():
@@ -256,7 +256,7 @@ def at(sheet, image, zoom):
 
 def test_the_grid_has_prompts_by_samples():
     generated = result(["a", "b"], 3)
-    sheet = outputs.grid_sheet([("", generated)])
+    sheet = run_sheets.grid_sheet([("", generated)])
     places = [at(sheet, image, 8) for image in generated.images]
     rows, columns = {place[0] for place in places}, {place[1] for place in places}
     assert (len(rows), len(columns)) == (2, 3)
@@ -265,7 +265,7 @@ def test_the_grid_has_prompts_by_samples():
 
 def test_the_grid_has_styles_by_samples():
     generated = [(style, result(["a"], 2)) for style in ("one", "two", "three")]
-    sheet = outputs.grid_sheet(generated)
+    sheet = run_sheets.grid_sheet(generated)
     places = [at(sheet, image, 8) for _, one in generated for image in one.images]
     assert len({place[0] for place in places}) == 3
     assert places == sorted(places)
@@ -273,14 +273,14 @@ def test_the_grid_has_styles_by_samples():
 
 def test_many_samples_of_one_prompt_are_wrapped():
     generated = result(["a"], 11)
-    places = [at(outputs.grid_sheet([("", generated)]), image, 8) for image in generated.images]
+    places = [at(run_sheets.grid_sheet([("", generated)]), image, 8) for image in generated.images]
     assert len({place[1] for place in places}) == 8
     assert len({place[0] for place in places}) == 2
 
 
 def test_each_sample_stands_beside_its_neighbors():
     generated = result(["a", "b"], 1)
-    sheet = outputs.neighbor_sheet(generated, Thumbnails())
+    sheet = run_sheets.neighbor_sheet(generated, Thumbnails())
     for row, image in enumerate(generated.images):
         y, x = at(sheet, image, 8)
         thumbnails = [sheet[y + 64, x + 64 + column * (128 + 8)] for column in (1, 2)]
@@ -289,11 +289,11 @@ def test_each_sample_stands_beside_its_neighbors():
 
 def test_sheets_stop_growing(monkeypatch):
     generated = result([str(i) for i in range(20)], 2)
-    whole = outputs.grid_sheet([("", generated)])
-    monkeypatch.setattr(outputs, "SHEET_PIXELS", 5 * 2 * 128 * 128)
-    part = outputs.grid_sheet([("", generated)])
+    whole = run_sheets.grid_sheet([("", generated)])
+    monkeypatch.setattr(run_sheets, "SHEET_PIXELS", 5 * 2 * 128 * 128)
+    part = run_sheets.grid_sheet([("", generated)])
     assert part.shape[0] * 3 < whole.shape[0]
-    assert outputs.neighbor_sheet(generated, Thumbnails()).shape[0] < whole.shape[0] / 3
+    assert run_sheets.neighbor_sheet(generated, Thumbnails()).shape[0] < whole.shape[0] / 3
     assert tuple(part[0, 0]) == sheets.BACKGROUND
 
 
@@ -309,7 +309,7 @@ class Shown(ContentRecord):
 
 def test_what_showed_the_content_stands_between_the_sample_and_its_neighbors():
     generated = result(["a", "b"], 1)
-    sheet = outputs.neighbor_sheet(generated, Thumbnails(), Shown())
+    sheet = run_sheets.neighbor_sheet(generated, Thumbnails(), Shown())
     for row, image in enumerate(generated.images):
         y, x = at(sheet, image, 8)
         cells = [int(sheet[y + 64, x + 64 + column * (128 + 8)][0]) for column in (1, 2, 3)]
@@ -318,5 +318,5 @@ def test_what_showed_the_content_stands_between_the_sample_and_its_neighbors():
 
 def test_a_prompt_that_no_content_is_near_is_marked_on_the_sheets():
     generated = dataclasses.replace(result(["a", "b"], 1), known=np.array([True, False]))
-    assert outputs.marked(generated) == ["a", f"b {outputs.UNKNOWN}"]
-    assert outputs.marked(result(["a"], 2)) == ["a", "a"]
+    assert records.marked(generated) == ["a", f"b {records.UNKNOWN}"]
+    assert records.marked(result(["a"], 2)) == ["a", "a"]
