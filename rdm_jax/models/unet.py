@@ -52,8 +52,8 @@ class UNet(nn.Module):
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
     context_dim: int
-    num_head_channels: int = 0
-    num_heads: int = 0
+    num_head_channels: int | None = None
+    num_heads: int | None = None
     transformer_depth: int = 1
     dropout: float = 0.0
     num_groups: int = 32
@@ -134,7 +134,7 @@ class UNet(nn.Module):
         def attend(h: Array, name: str, place: str) -> Array:
             """Applies a transformer of this name, in one of `places`, to a feature map."""
             block = attention_class(
-                self.num_head_channels or h.shape[-1] // self.num_heads,
+                self.num_head_channels or h.shape[-1] // (self.num_heads or 1),
                 self.transformer_depth,
                 self.num_groups,
                 self.attention_implementation,
@@ -219,7 +219,7 @@ class UNet(nn.Module):
         self._check_heads()
 
     def _check_heads(self) -> None:
-        given = {"num_head_channels": self.num_head_channels, "num_heads": self.num_heads}
+        given = {"num_head_channels": self.num_head_channels or 0, "num_heads": self.num_heads or 0}
         positive = [(name, divisor) for name, divisor in given.items() if divisor > 0]
         if len(positive) != 1:
             raise UserError(f"the U-Net's heads are {given}; give one of the two")
