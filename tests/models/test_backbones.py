@@ -19,7 +19,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.factory import latent_shape
 from rdm_jax.models import BACKBONES, abstract_params, build_denoiser
 from rdm_jax.models.backbone import Backbone
-from rdm_jax.models.condition import FEATURES, Condition
+from rdm_jax.models.condition import FEATURES, Condition, ImageTokens
 from rdm_jax.models.dit import positions
 from rdm_jax.parts import PARTS
 from rdm_jax.training.loop import matching_parts
@@ -91,6 +91,7 @@ def test_features_are_supported_or_refused(settings):
         "channels": (x, Condition(tokens, channels=x)),
         "vector": (x, Condition(tokens, vector=jnp.ones((2, 5)))),
         "guidance": (x, Condition(tokens, guidance=jnp.ones(2))),
+        "images": (x, Condition(tokens, images=ImageTokens(tokens[:, None], jnp.ones((2, 1))))),
         "any_size": (jnp.zeros((2, 8, 4, 3)), Condition(tokens)),
     }
     assert set(uses) == set(FEATURES)
