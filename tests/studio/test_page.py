@@ -325,11 +325,11 @@ def test_a_program_does_what_the_page_does(client, workshop):
     assert {"squares", "neon"} <= set(client.predict(api_name="/databases"))
     options = {"steps": 2, "num_images": 2, "seed": 7}
     rows = client.predict(["a red boat"], ["squares"], "tiny", options, api_name="/neighbors")
-    images = client.predict(["a red boat"], ["squares"], "tiny", options, api_name="/generate")
+    images = client.predict(["a red boat"], ["squares"], "tiny", options, api_name="/sample")
     assert [one["seed"] for one in images] == [7, 7] and all(Path(one["file"]).is_file() for one in images)
     assert [one["id"] for one in images[0]["neighbors"]] == [one["id"] for one in rows if one["role"] != "content"]
     with pytest.raises(Exception, match="unknown database 'other'"):
-        client.predict(["a red boat"], ["../other"], "tiny", options, api_name="/generate")
+        client.predict(["a red boat"], ["../other"], "tiny", options, api_name="/sample")
 
 
 def test_twenty_clients_are_all_answered_in_flat_memory(served):

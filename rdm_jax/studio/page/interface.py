@@ -15,7 +15,7 @@ from rdm_jax.studio.wanted import Wanted
 
 
 def add(page: Page) -> None:
-    """Adds the functions `models`, `databases`, `neighbors` and `generate`."""
+    """Adds the functions `models`, `databases`, `neighbors` and `sample`."""
     workshop = page.workshop
 
     def models() -> list[str]:
@@ -45,7 +45,7 @@ def add(page: Page) -> None:
             for one in rows
         ]
 
-    def generate(prompts: list[str], databases: list[str], model: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    def sample(prompts: list[str], databases: list[str], model: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Generates images; returns the file, the prompt, the seed and the neighbors of each one."""
         with _errors():
             job = workshop.generate(model, wanted(prompts, databases, options), Choice())
@@ -54,7 +54,7 @@ def add(page: Page) -> None:
 
     for function in (models, databases):
         gr.api(function, api_name=function.__name__, queue=False)
-    for function in (neighbors, generate):
+    for function in (neighbors, sample):
         gr.api(function, api_name=function.__name__, **QUEUED)
 
 
