@@ -8,7 +8,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.choice import Choice
-from rdm_jax.studio.history import images_of
+from rdm_jax.studio.history import Made, images_of
 from rdm_jax.studio.jobs import Job
 from rdm_jax.studio.page.shared import QUEUED, Page
 from rdm_jax.studio.wanted import Wanted
@@ -50,12 +50,22 @@ def add(page: Page) -> None:
         with _errors():
             job = workshop.generate(model, wanted(prompts, databases, options), Choice())
             folder = finished(job)
-        return [{**made.entry, "file": str(made.file)} for made in images_of(folder)]
+        return [_image(made) for made in images_of(folder)]
 
     for function in (models, databases):
         gr.api(function, api_name=function.__name__, queue=False)
     for function in (neighbors, sample):
         gr.api(function, api_name=function.__name__, **QUEUED)
+
+
+def _image(made: Made) -> dict[str, Any]:
+    """Returns an image's entry of run.json, and the place of its file.
+
+    The client takes anything with a "path" for a file to fetch: that of a neighbor is its "source".
+    """
+    found = made.entry.get("neighbors") or []
+    neighbors = [{"source" if key == "path" else key: value for key, value in one.items()} for one in found]
+    return {**made.entry, "neighbors": neighbors, "file": str(made.file)}
 
 
 def finished(job: Job) -> Any:
