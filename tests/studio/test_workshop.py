@@ -76,7 +76,7 @@ def test_a_run_is_one_of_rdm_sample_and_replays(workshop):
     made = history.images_of(folder)
     assert [one.entry["seed"] for one in made] == [5, 5]
     assert made[0].rows == [shown[2].row, shown[0].row, shown[1].row]
-    assert made[0].run["request"]["conditions"] == ["weights(of_neighbors=[1.0, 2.0, 1.0])"]
+    assert made[0].run["request"]["conditions"] == ["weights(of_neighbors=[1, 2, 1])"]
     assert "identical to the image in the file" in workshop.replay(made[1])
 
     plain = history.images_of(result_of(workshop.generate("tiny", request, Choice())))
