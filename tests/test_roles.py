@@ -64,6 +64,7 @@ def difference(a, b):
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
+@pytest.mark.slow
 def test_both_roles_change_the_image(sample, databases):
     images = sample().images
     assert np.array_equal(images, sample().images)
@@ -79,6 +80,7 @@ def test_without_style_or_without_content_the_other_role_works(sample, databases
     assert difference(content_alone.images, sample(condition="text", database=databases[1]).images) == 0
 
 
+@pytest.mark.slow
 def test_content_is_found_by_its_caption_and_images_take_it_in_turn(sample):
     result = sample(num_images=4, content_neighbors=3, batch_size=8)
     ids = result.content.ids[:, 0].reshape(2, 4)
@@ -185,6 +187,7 @@ def test_the_best_candidate_of_each_image_is_kept(generator, databases, sample):
     assert difference(sample(candidates=1).images, sample().images) == 0
 
 
+@pytest.mark.slow
 def test_a_start_from_the_content_is_a_start_from_its_image(sample, generator, databases, tmp_path):
     """Two images of the content database, given as files, are the oracle."""
     options = {"content_neighbors": 2, "num_images": 2, "batch_size": 2, "steps": 5}

@@ -33,6 +33,7 @@ def run(generator, prompt, folder, x_T, **options):
     return np.asarray(state.carry.x)[0].transpose(2, 0, 1), program.finish(state)[0].transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "guidance"), [("sd1", 7.5), ("sd2", 9.0)])
 def test_four_steps_of_ddim_are_those_of_the_original(golden, tmp_path, model, guidance):
     generator, data = golden_generator(golden, model), data_of(golden, model)
@@ -139,6 +140,7 @@ def test_neighbors_are_read_by_the_adapter(golden, adapted):
     np.testing.assert_array_equal(alone.images.tokens, images.tokens)
 
 
+@pytest.mark.slow
 def test_the_plus_adapter_reads_the_images_of_neighbors(golden, tmp_path):
     generator = Generator.load(adapted_bundle(golden, "plus"))
     database = Database.open(tiny.database(tmp_path, "one", generator.bundle))
@@ -193,6 +195,7 @@ def test_the_direction_between_two_prompts_is_that_of_their_vectors(adapted):
         direction_of(adapted_plan(adapted, Switch(prompt="a red boat")))
 
 
+@pytest.mark.slow
 def test_a_database_changes_the_images_unless_its_scale_is_zero(adapted):
     generator, (one, two) = adapted
 

@@ -57,6 +57,7 @@ def stamps():
     return {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")}
 
 
+@pytest.mark.slow
 def test_a_grid_runs_continues_and_refuses_other_settings(run, capsys, monkeypatch):
     generate = Generator.generate
 

@@ -48,6 +48,7 @@ def entries():
     return json.loads(Path("outputs/run.json").read_text())["images"]
 
 
+@pytest.mark.slow
 def test_the_content_of_each_image_is_recorded_and_named(sample):
     assert sample("square 3", "--content-neighbors", 2) == 0
     (entry,) = entries()

@@ -65,6 +65,7 @@ def test_a_silhouette_is_what_scipy_fills():
         assert np.array_equal(filled > 0.5, scipy.ndimage.binary_fill_holes(shape, np.ones((3, 3))))
 
 
+@pytest.mark.slow
 def test_varied_ink_keeps_the_place_and_depends_on_the_key():
     shapes = jnp.asarray(np.stack([ring()] * 64))
     strong = jnp.arange(64) < 32

@@ -46,6 +46,7 @@ def test_the_tokens_are_those_of_the_original(bundle, data, close):
     close(project(variables, jnp.asarray(mean)), data["ip_tokens_mean_of_3"])
 
 
+@pytest.mark.slow
 def test_the_network_is_that_of_the_original_at_any_scale(bundle, data, nhwc, close):
     apply = jax.jit(bundle.denoiser.apply)
     variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
@@ -69,6 +70,7 @@ def test_the_network_is_that_of_the_original_at_any_scale(bundle, data, nhwc, cl
     close(run(images_of(groups, [[0.4, 0.6]] * 2)), data["ip_out_two_adapters"])
 
 
+@pytest.mark.slow
 def test_the_plus_adapter_is_that_of_the_original(golden, data, nhwc, close):
     plus = adapted_bundle(golden, "plus")
     project = jax.jit(plus.image_adapter.apply)
@@ -97,6 +99,7 @@ def test_scales_of_pixels_are_those_of_all_where_they_are_equal(bundle, data, nh
     np.testing.assert_allclose(outs[0], outs[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_acts_in_some_of_the_blocks(bundle, data, nhwc):
     apply = jax.jit(bundle.denoiser.apply)
     variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)

@@ -49,6 +49,7 @@ def bundles(golden, tmp_path_factory):
     return bundle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["file", "folder"])
 @pytest.mark.parametrize("model", ["sd1", "sd2"])
 def test_networks_compute_what_the_originals_do(golden, bundles, nhwc, close, model, form):

@@ -90,6 +90,7 @@ def test_images_are_independent_and_have_noise_of_their_own():
     assert gram(encode(X, jnp.full(4, 400))[1][0]).shape == (4, 6, 6)
 
 
+@pytest.mark.slow
 def test_weights_of_images_mix_modes_in_one_batch():
     off = jnp.array([0.0, 1.0, 0.0, 1.0])
     guided = gradient_guidance([semantic(encode, [Text(TEXT, off)])])(mixture)(X, INFO)

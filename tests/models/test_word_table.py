@@ -33,6 +33,7 @@ def test_padding_and_unknown_tokens_change_nothing() -> None:
     np.testing.assert_array_equal(apply([[0, 5, 7, 1]]), apply([[0, 5, 2, 7, 3, 1, 1]]))
 
 
+@pytest.mark.slow
 def test_an_empty_text_is_zero_and_has_a_finite_gradient() -> None:
     assert not apply([[0, 1, 1], [0, 2, 1]]).any()
     ids = jnp.asarray([[0, 1]], jnp.int32)

@@ -32,6 +32,7 @@ def features(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_set_metric_is_that_of_generated_and_held_out_images(make_diffusion_task, features):
     task = make_diffusion_task(*SAMPLING, "evaluators=loss,kid", f"evaluator_features={features}")
     evaluators = Evaluators.of(task.config, task)

@@ -66,6 +66,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(images: Path, tm
     chex.assert_trees_all_equal(straight.params, resumed.params)
 
 
+@pytest.mark.slow
 def test_a_workdir_belongs_to_one_config(images: Path, tmp_path: Path) -> None:
     run(config_for(images, "steps=1"), tmp_path)
     with pytest.raises(UserError, match=r"differs in batch_size"):

@@ -14,6 +14,7 @@ def network():
     return PerceptualNetwork(Bundle(config, {"lpips": tiny.random_params(config, "lpips")}))
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_each_pair_whatever_the_padding(network):
     a, b = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
     b[2] = a[2]

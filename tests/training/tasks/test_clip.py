@@ -129,6 +129,7 @@ def test_shares_of_patches_are_disjoint_and_differ_between_images() -> None:
     assert [share.shape for share in disjoint_patches(jax.random.key(0), 5, 17, 3)] == [(5, 5)] * 3
 
 
+@pytest.mark.slow
 def test_a_view_knows_nothing_of_the_other_view_s_patches(make) -> None:
     task = make()
     params, _ = jax.jit(task.init)(jax.random.key(0))

@@ -138,6 +138,7 @@ def test_the_average_and_the_export_hold_the_autoencoder_alone():
     assert list(task.averaged(params)) == ["autoencoder"]
 
 
+@pytest.mark.slow
 def test_without_a_discriminator_the_loss_has_the_other_terms():
     with_one, without = task_of("vq"), dataclasses.replace(task_of("vq"), discriminator=None)
     without.config.unlock().loss.entropy_weight = 0.5
