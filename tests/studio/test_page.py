@@ -219,9 +219,7 @@ def test_a_database_is_built_of_uploads_searched_and_changed(visit, workshop, tm
             packed.writestr(f"gray-{number}.png", data.getvalue())
     visit.tab("Databases")
     visit.page.get_by_label("Name", exact=True).fill("grays")
-    visit.page.locator("input[type=file]").locator("visible=true").or_(
-        visit.page.locator("input[type=file]")
-    ).last.set_input_files(str(archive))
+    visit.page.locator("#upload input[type=file]").set_input_files(str(archive))
     visit.page.get_by_text("icons.zip").first.wait_for()
     visit.button("Build").click()
     visit.finished()

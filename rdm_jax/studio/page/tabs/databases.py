@@ -61,7 +61,7 @@ def _add_build(page: Page, lists: Lists, status: gr.HTML) -> None:
     """Adds what builds a database of uploads."""
     gr.Markdown("### Build one of your images")
     title = gr.Textbox(label="Name", placeholder="my art")
-    files = gr.File(label="Images, SVG files or a zip", file_count="multiple", height=150)
+    files = gr.File(label="Images, SVG files or a zip", file_count="multiple", height=150, elem_id="upload")
     with gr.Row():
         build = gr.Button("Build", variant="primary")
         stop = gr.Button("Cancel", variant="stop")
