@@ -92,6 +92,13 @@ def database_name(style: str) -> str:
 ALL_PAIRS: tuple[Pair, ...] = tuple(itertools.product(SUBJECTS, STYLES))
 
 
+def check_styles(names: Sequence[str]) -> None:
+    """Raises UserError for the first name that is no style."""
+    for name in names:
+        if name not in STYLES:
+            raise unknown("style", name, STYLES)
+
+
 def arms_of(held_out: Sequence[str] = (KEPT_OUT,)) -> tuple[Arm, ...]:
     """Returns the arms, in the order of the table; the first one is the model's purpose.
 
@@ -101,9 +108,7 @@ def arms_of(held_out: Sequence[str] = (KEPT_OUT,)) -> tuple[Arm, ...]:
     Raises:
       UserError: there is no such style, or no style is left.
     """
-    for style in held_out:
-        if style not in STYLES:
-            raise unknown("style", style, STYLES)
+    check_styles(held_out)
     trained = tuple(pair for pair in ALL_PAIRS if in_training(*pair) and pair[1] not in held_out)
     if not trained:
         raise UserError("no style is left that training has; give fewer held-out styles")

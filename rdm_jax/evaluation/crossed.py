@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rdm_jax.core import sheets
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.style_scenes.vocabulary import (
     COLORS,
@@ -26,7 +26,7 @@ from rdm_jax.data.style_scenes.vocabulary import (
     SUBJECTS,
     in_training,
 )
-from rdm_jax.evaluation.arms import Arm
+from rdm_jax.evaluation.arms import Arm, check_styles
 from rdm_jax.evaluation.classifiers import AttributeClassifier, real_images, real_images_like
 from rdm_jax.evaluation.comparisons import ClassifiedArm, pairs_within
 from rdm_jax.evaluation.generation import CellGenerator
@@ -67,9 +67,7 @@ def crossed_arms(held_out: Sequence[str] = (KEPT_OUT,)) -> tuple[Arm, ...]:
     Raises:
       UserError: there is no such style, or no style is left.
     """
-    for style in held_out:
-        if style not in STYLES:
-            raise unknown("style", style, STYLES)
+    check_styles(held_out)
     if set(STYLES) <= set(held_out):
         raise UserError("no style is left that training has; give fewer held-out styles")
     styles = {

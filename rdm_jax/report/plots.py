@@ -70,6 +70,7 @@ def traces(name: str, title: str, x: str, y: str, lines: Traces) -> list[File]:
     """
 
     def add(axes: Axes) -> None:
+        """Adds the lines."""
         for line, points in lines.items():
             across, up = [point[1] for point in points], [point[2] for point in points]
             bars = [[value - (low if low is not None else value) for _, _, value, low, _ in points]]

@@ -14,20 +14,21 @@ import numpy as np
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.cli import generating, rendering, replay, sample
-from rdm_jax.cli.edit import NEEDED, actions
 from rdm_jax.cli.edit import add_arguments as add_edit_arguments
+from rdm_jax.cli.edit import perform
 from rdm_jax.cli.main import Parser
 from rdm_jax.cli.png import read_record
 from rdm_jax.core.errors import unknown
 from rdm_jax.core.images import read_image
-from rdm_jax.editing.support import require
 from rdm_jax.generator import Generator, Plan
 from rdm_jax.retrieval.mixture import Mixture, parse_weighted
+from rdm_jax.retrieval.retriever import Neighbors
 from rdm_jax.studio.choice import Choice, Row
 from rdm_jax.studio.history import Made
 from rdm_jax.studio.jobs import Job
 from rdm_jax.studio.places import Places
 from rdm_jax.studio.wanted import Wanted
+from rdm_jax.sweep.plan import Sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Workshop:
     def neighbors(self, model: str, wanted: Wanted, choice: Choice) -> list[Shown]:
         """Returns what a request would retrieve, query by query, the content first where the model has that role."""
         with self.using(model) as generator:
-            _, databases, plans = self._planned(generator, wanted, choice)
+            _, databases, plans, _ = self._planned(generator, wanted, choice)
             shown = []
             for plan, database in zip(plans, databases, strict=True):
                 shown += [*_content(plan, wanted, generator), *(_style(plan, database) if database else [])]
@@ -116,8 +117,7 @@ class Workshop:
             """Generates the images."""
             job.say("loading the model" if self._loaded is None or self._loaded[0] != model else "preparing")
             with self.using(model) as generator:
-                args, databases, plans = self._planned(generator, wanted, choice)
-                sweep = args.planned_sweep
+                args, databases, plans, sweep = self._planned(generator, wanted, choice)
                 files = rendering.layout(args, databases)
                 folder, _ = generating.write_run(
                     generator, databases, plans, self.places.new_run(), args, layout=files, sweep=sweep, watch=job
@@ -141,13 +141,7 @@ class Workshop:
             args = parser.parse(list(arguments))
             image = read_image(args.image) if args.image else None
             with self.using(model) as generator:
-                needed = NEEDED.get(args.action)
-                if needed:
-                    require(generator, needed)
-                databases = generating.open_databases(args.database, args.condition, generator.bundle)
-                options = generating.options(args, generating.seed_of(args))
-                task = actions.Job(generator, databases, options, image, args, self.places.new_run(), job)
-                return actions.RUNNERS[args.action](task)[0]
+                return perform(generator, args, image, self.places.new_run(), job)[0]
 
         return Job(work)
 
@@ -168,29 +162,23 @@ class Workshop:
 
     def _planned(
         self, generator: Generator, wanted: Wanted, choice: Choice
-    ) -> tuple[argparse.Namespace, list[Mixture | None], list[Plan]]:
-        """Returns the options, the databases and the plans of a request, with the chosen neighbors."""
+    ) -> tuple[argparse.Namespace, list[Mixture | None], list[Plan], Sweep | None]:
+        """Returns the options, databases, plans with the chosen neighbors, and the sweep of a request, if it is one."""
         args = wanted.parse()
         images = [sample.read_query(name) for name in args.image]
-        databases, plans, args.planned_sweep = sample.prepare(generator, args, list(args.prompts), images)
+        databases, plans, sweep = sample.prepare(generator, args, list(args.prompts), images)
         plans = [
             plan if database is None else choice.apply(generator, plan, database)
             for plan, database in zip(plans, databases, strict=True)
         ]
-        return args, databases, plans
+        return args, databases, plans, sweep
 
 
 def _style(plan: Plan, database: Mixture) -> list[Shown]:
     """Returns the neighbors of every query."""
     if plan.neighbors is None:
         return []
-    found = plan.neighbors
-    role = "style" if plan.builder.style is not None else ""
-    return [
-        one
-        for query, prompt in enumerate(plan.prompts)
-        for one in rows_of(database, found.databases[query], found.ids[query], found.scores[query], prompt, role)
-    ]
+    return _of_queries(plan, plan.neighbors, database, "style" if plan.builder.style is not None else "")
 
 
 def _content(plan: Plan, wanted: Wanted, generator: Generator) -> list[Shown]:
@@ -198,13 +186,13 @@ def _content(plan: Plan, wanted: Wanted, generator: Generator) -> list[Shown]:
     if plan.content is None:
         return []
     names = wanted.content_databases or (generator.bundle.config["sampling"].get("content_database"),)
-    database = Mixture.open([name for name in names if name])
-    found = plan.content.neighbors
-    return [
-        one
-        for query, prompt in enumerate(plan.prompts)
-        for one in rows_of(database, found.databases[query], found.ids[query], found.scores[query], prompt, "content")
-    ]
+    return _of_queries(plan, plan.content.neighbors, Mixture.open([name for name in names if name]), "content")
+
+
+def _of_queries(plan: Plan, found: Neighbors, database: Mixture, role: str) -> list[Shown]:
+    """Returns the neighbors that were found for the queries of a plan, query by query."""
+    rows = zip(plan.prompts, found.databases, found.ids, found.scores, strict=True)
+    return [one for prompt, names, ids, scores in rows for one in rows_of(database, names, ids, scores, prompt, role)]
 
 
 def rows_of(database: Mixture, names: Any, ids: Any, scores: Any, prompt: str = "", role: str = "") -> list[Shown]:

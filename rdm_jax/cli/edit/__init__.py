@@ -6,10 +6,18 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdm_jax.cli import generating
 from rdm_jax.cli.progress import format_seconds, note
 from rdm_jax.cli.readers import number
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rdm_jax.cli.watch import Watch
+    from rdm_jax.generator import Generator
 
 MAX_MARGIN = 2**15  # pixels
 
@@ -130,22 +138,40 @@ def run(args: argparse.Namespace) -> None:
     begin = time.monotonic()
     # Imported late: `rdm edit --help` and wrong options need not wait for it.
     from rdm_jax.cli import run_folder
-    from rdm_jax.cli.edit.actions import RUNNERS, Job
     from rdm_jax.core.images import read_image
-    from rdm_jax.editing.support import require
     from rdm_jax.generator import Generator
 
     out = args.out
     run_folder.check_writable(out)
     image = read_image(args.image) if args.image else None
     generator = Generator.load(generating.model_of(args), args.dtype, tuple(args.set), loras=tuple(args.lora))
+    folder, count = perform(generator, args, image, out)
+    note(f"{count} image{'s' if count > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
+    sys.stdout.write(f"{folder}\n")
+
+
+def perform(
+    generator: Generator, args: argparse.Namespace, image: np.ndarray | None, out: Path, watch: Watch | None = None
+) -> tuple[Path, int]:
+    """Performs an action, and returns the run's folder and the number of its images.
+
+    Args:
+      generator: the model.
+      args: the action and its options.
+      image: [h, w, 3] to edit; None where there is none.
+      out: the output folder.
+      watch: follows the run; the terminal if None.
+
+    Raises:
+      UserError: the model does not support the action, or an option is invalid.
+    """
+    from rdm_jax.cli.edit.actions import RUNNERS, Job
+    from rdm_jax.editing.support import require
+
     if args.action in NEEDED:
         require(generator, NEEDED[args.action])
     generating.build_image_folders(args, generator.encoder)
     databases = generating.open_databases(args.database, args.condition, generator.bundle)
     seed = generating.seed_of(args)
     note(f"model {generator.bundle.name}, seed {seed}")
-    job = Job(generator, databases, generating.options(args, seed), image, args, out)
-    folder, count = RUNNERS[args.action](job)
-    note(f"{count} image{'s' if count > 1 else ''} in {format_seconds(time.monotonic() - begin)}")
-    sys.stdout.write(f"{folder}\n")
+    return RUNNERS[args.action](Job(generator, databases, generating.options(args, seed), image, args, out, watch))

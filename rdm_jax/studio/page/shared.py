@@ -93,6 +93,7 @@ def guarded(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
         @functools.wraps(handler)
         def wrapped(*values: Any) -> Any:
+            """Returns what the handler returns, or the message."""
             try:
                 return handler(*values)
             except UserError as error:
