@@ -14,7 +14,7 @@ from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
-from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
+from rdm_jax.models.image_adapter import PatchProjection, PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
@@ -36,7 +36,7 @@ IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
 TEXT_ENCODERS = {"clip": TextStates}
 """Encoders of a text as a sequence of tokens, by name."""
-IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler}
+IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler, "all_patches": PatchProjection}
 """What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
 STYLE_ENCODER = "convolutional"
@@ -112,7 +112,7 @@ def build_text_encoder(config: Mapping[str, Any]) -> TextStates:
     return _construct("text encoder", cls, fields)
 
 
-def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchResampler:
+def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchResampler | PatchProjection:
     """Returns what makes tokens of images: "kind", a name in `IMAGE_ADAPTERS`, and the fields of its class.
 
     Raises:
