@@ -169,7 +169,7 @@ def test_a_zip_has_the_images_of_one_run_with_its_record(workshop, tmp_path):
     images = history.images_of(folders[0])
     written = {one.file.relative_to(folders[0]).as_posix() for one in images}
     out = history.pack(images, tmp_path / "run.zip")
-    assert out == tmp_path / "run.zip"
+    assert out is not None and out == tmp_path / "run.zip"
     with zipfile.ZipFile(out) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         assert set(names) == {"run.json", "ATTRIBUTION.md", *written}
