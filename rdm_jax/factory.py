@@ -23,7 +23,7 @@ from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.diffusion.spacing import SPACINGS
+from rdm_jax.diffusion.spacing import check_spacing
 from rdm_jax.models import abstract_params
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
 
@@ -79,7 +79,7 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
     Args:
       text: a name, or a call with options: "euler(churn=20)", "ddpm(variance='large')".
       eta: of DDIM; it is also one of its options.
-      spacing: of the timesteps, a name in `diffusion.spacing.SPACINGS`; the sampler's own if empty.
+      spacing: of the timesteps (`diffusion.spacing.check_spacing`); the sampler's own if empty.
 
     Raises:
       UserError: a name or an option is unknown, or a number is out of range.
@@ -91,8 +91,8 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
             raise UserError(f"{name} is {given[name]} and in the sampler {call.options[name]}; give it once")
     if eta and call.name in samplers.SAMPLERS and not hasattr(samplers.SAMPLERS[call.name], "eta"):
         raise UserError(f"eta {eta}: sampler {call.name!r} has none; leave eta at 0, or use sampler 'ddim'")
-    if spacing and spacing not in SPACINGS:
-        raise unknown("spacing", spacing, SPACINGS)
+    if spacing:
+        check_spacing(spacing)
     return build(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
 
 

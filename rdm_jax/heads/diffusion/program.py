@@ -23,6 +23,7 @@ from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, St
 from rdm_jax.factory import decoder_from
 from rdm_jax.guidance.base import BoundGuide, Networks, apply_guides, parts_of
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.guidance.threshold import static_thresholding
 from rdm_jax.heads.base import Plan
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.heads.diffusion.plan import Run, Start
@@ -234,7 +235,8 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
         guide = classifier_free_denoiser(apply, given, null, scale, prediction, also=also, rescale=inputs.rescale)
         return guide(x_t, info)
 
-    return denoiser
+    bound = bundle.config["diffusion"].get("clip")  # of x0, by the model itself: guides come after it
+    return denoiser if bound is None else static_thresholding(jnp.float32(bound))(denoiser)
 
 
 def start_program(shape: Shape) -> Callable[..., Any]:
