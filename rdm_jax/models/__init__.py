@@ -16,11 +16,13 @@ from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransforme
 from rdm_jax.models.dit import DiT
 from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
+from rdm_jax.models.label_encoders import ClassToken, LabelMap
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.uvit import UViT
@@ -34,8 +36,10 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
-TEXT_ENCODERS = {"clip": TextStates}
+TEXT_ENCODERS = {"clip": TextStates, "bert": TokenStates}
 """Encoders of a text as a sequence of tokens, by name."""
+INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap}
+"""Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler}
 """What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
@@ -102,7 +106,17 @@ def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder | PatchEncode
     return _construct("style encoder", cls, fields)
 
 
-def build_text_encoder(config: Mapping[str, Any]) -> TextStates:
+def build_input_encoder(config: Mapping[str, Any]) -> ClassToken | TokenStates | LabelMap:
+    """Returns the encoder of an input: "kind", a name in `INPUT_ENCODERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("input encoder", INPUT_ENCODERS, config)
+    return _construct("input encoder", cls, fields)
+
+
+def build_text_encoder(config: Mapping[str, Any]) -> TextStates | TokenStates:
     """Returns the encoder of texts as sequences: "kind", a name in `TEXT_ENCODERS`, and the fields of its class.
 
     Raises:
