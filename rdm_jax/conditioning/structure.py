@@ -65,8 +65,8 @@ def structure(
 def varied(key: Key[Array, ""], shapes: Float[Array, "b h w"], strong: Bool[Array, " b"]) -> Float[Array, "b h w"]:
     """Returns ink after random operations that keep the subject and change the style.
 
-    Every image is warped, mostly a little. Where `strong`, it then becomes one of its thickened, thinned, outlined, filled,
-    hollow or blurred forms; elsewhere it mostly stays as it is. A part is sometimes erased.
+    Every image is warped, mostly a little. Where `strong`, it then becomes one of its thickened, thinned, outlined,
+    filled, hollow or blurred forms; elsewhere it mostly stays as it is. A part is sometimes erased.
 
     Args:
       key: of the random numbers.

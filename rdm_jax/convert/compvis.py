@@ -39,24 +39,26 @@ TRANSFORMER: Table = (
     (r"/ff/down/", "/ff.net.2/"),
 )
 
-_UNET: Table = (
+UNET: Table = (
     (r"^time_1/", "time_embed.0/"),
     (r"^time_2/", "time_embed.2/"),
     (r"^norm_out/", "out.0/"),
     (r"^conv_out/", "out.2/"),
     (r"^in_0_conv/", "input_blocks.0.0/"),
+    (r"^vector/", "label_emb/"),
     (r"^in_(\d+)_down/conv/", r"input_blocks.\1.0.op/"),
-    (r"^in_(\d+)_res/", r"input_blocks.\1.0/"),
+    (r"^in_(\d+)_(res|down)/", r"input_blocks.\1.0/"),
     (r"^in_(\d+)_attn/", r"input_blocks.\1.1/"),
     (r"^mid_(\d)_(res|attn)/", r"middle_block.\1/"),
     (r"^out_(\d+)_res/", r"output_blocks.\1.0/"),
     (r"^out_(\d+)_attn/", r"output_blocks.\1.1/"),
-    (r"(_blocks\.\d+\.0|middle_block\.\d)/norm1/", r"\1/in_layers.0/"),
-    (r"(_blocks\.\d+\.0|middle_block\.\d)/norm2/", r"\1/out_layers.0/"),
+    (r"(_blocks\.\d+\.\d|middle_block\.\d)/norm1/", r"\1/in_layers.0/"),
+    (r"(_blocks\.\d+\.\d|middle_block\.\d)/norm2/", r"\1/out_layers.0/"),
     (r"/conv1/", "/in_layers.2/"),
     (r"/conv2/", "/out_layers.3/"),
     (r"/time/", "/emb_layers.1/"),
     (r"/skip/", "/skip_connection/"),
+    (r"/context/", "/encoder_kv/"),
     *TRANSFORMER,
     *LEAVES,
 )
@@ -79,8 +81,10 @@ _AUTOENCODER: Table = (
 )
 
 
-# Matrices of these networks that are stored as convolutions of one pixel.
-_POINTWISE = re.compile(r".*(proj_in|proj_out|nin_shortcut|skip_connection|(post_)?quant_conv|\.[qkv])\.weight")
+# Matrices that are stored as convolutions of one pixel: of images, and of rows of pixels.
+_UNET_PIXELS = re.compile(r"/(proj_in|proj_out|skip)/kernel")
+_UNET_ROWS = re.compile(r"_attn/(qkv|context|proj_out)/kernel")
+_AUTOENCODER_PIXELS = re.compile(r"(^|/)(skip|(post_)?quant|query|key|value|out)/kernel")
 
 
 def is_checkpoint(state: Mapping[str, np.ndarray]) -> bool:
@@ -104,18 +108,29 @@ def unexpected_names(state: Mapping[str, np.ndarray], *others: str) -> list[str]
     return sorted(n for n in state if not n.startswith(prefixes) and not _BESIDE.fullmatch(n) and n != GUIDANCE_VECTOR)
 
 
-def unet_source(unet: UNet, *, ema: bool = False) -> Callable[[str], Source]:
-    """Returns the function from a parameter's path to the names of its tensors, of the raw weights or of the EMA."""
+def unet_source(
+    unet: UNet, *, ema: bool = False, prefix: str = UNET_PREFIX, table: Table = UNET
+) -> Callable[[str], Source]:
+    """Returns the function from a parameter's path to the names of its tensors.
+
+    Args:
+      unet: the network.
+      ema: of the moving average instead of the raw weights.
+      prefix: of the names of the raw weights.
+      table: from paths to names.
+    """
     targets = abstract_params(unet)
 
     def source_of(path: str) -> Source:
         """Returns the name of one parameter's tensor."""
-        name = UNET_PREFIX + rename(_place_upsampling(path, targets), _UNET)
-        pointwise = bool(_POINTWISE.fullmatch(name))
-        if not ema:
-            return Source((name,), pointwise=pointwise)
-        # Names of the EMA are relative to "model." and have no dots.
-        return Source((EMA_PREFIX + name.removeprefix("model.").replace(".", ""),), pointwise=pointwise)
+        name = prefix + rename(_place_upsampling(path, targets), table)
+        if ema:
+            # Names of the EMA are relative to "model." and have no dots.
+            name = EMA_PREFIX + name.removeprefix("model.").replace(".", "")
+        if path == "vector/kernel":
+            return Source((name,), as_stored=not unet.vector_bias)  # without a bias, it is a table of rows
+        rows = unet.attention == "block" and bool(_UNET_ROWS.search(path))
+        return Source((name,), pixel_axes=1 if rows else 2 * bool(_UNET_PIXELS.search(path)))
 
     return source_of
 
@@ -123,7 +138,7 @@ def unet_source(unet: UNet, *, ema: bool = False) -> Callable[[str], Source]:
 def autoencoder_source(path: str, prefix: str = FIRST_STAGE_PREFIX) -> Source:
     """Returns the names of an autoencoder's parameter."""
     name = prefix + rename(path, _AUTOENCODER)
-    return Source((name,), pointwise=bool(_POINTWISE.fullmatch(name)))
+    return Source((name,), pixel_axes=2 * bool(_AUTOENCODER_PIXELS.search(path)))
 
 
 def unet_plan(
@@ -182,10 +197,10 @@ def autoencoder_params(
 
 
 def _place_upsampling(path: str, targets: Mapping[str, Any]) -> str:
-    """Upsampling is numbered after the transformer, if the block has one."""
-    match = re.match(r"out_(\d+)_up/conv/", path)
+    """Upsampling is numbered after the attention, if the block has any."""
+    match = re.match(r"out_(\d+)_up/", path)
     if not match:
         return path
-    block = match[1]
-    place = 2 if f"out_{block}_attn/proj_in/kernel" in targets else 1
-    return f"output_blocks.{block}.{place}.conv/{path.removeprefix(match[0])}"
+    block, rest = match[1], path.removeprefix(match[0])
+    place = 2 if f"out_{block}_attn/norm/scale" in targets else 1
+    return f"output_blocks.{block}.{place}{'.' if rest.startswith('conv/') else '/'}{rest}"

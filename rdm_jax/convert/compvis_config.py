@@ -18,13 +18,8 @@ _UNET_IGNORED = (
     "use_linear_in_transformer",  # as a convolution of one pixel, which is the other form
 )
 _UNET_HEADS = ("num_head_channels", "num_heads")  # the first one given; -1 is none
-_UNET_FIXED = {
-    "use_spatial_transformer": True,
-    "use_scale_shift_norm": False,
-    "resblock_updown": False,
-    "num_classes": None,
-    "n_embed": None,
-}
+_UNET_FLAGS = {"use_scale_shift_norm": "scale_shift", "resblock_updown": "residual_resampling"}  # false by default
+_UNET_FIXED = {"num_classes": None, "n_embed": None}
 _SCHEDULES = {"linear": "scaled_linear"}
 _STAGE_OTHER = ("double_z", "attn_type", "out_ch", "dropout")  # keys of a first stage that have another name, or none
 _DEFAULTS = {
@@ -141,9 +136,21 @@ def _unet_config(own: Settings) -> dict[str, Any]:
         if own.given.get(key, value) != value:
             raise UserError(f"the U-Net's {key} is set, and only {key}={value} is supported")
     heads = [(key, own.whole(key)) for key in _UNET_HEADS if own.given.get(key, -1) != -1]
-    other = (*_UNET_FIXED, *_UNET_IGNORED, *_UNET_HEADS)
-    params = {str(key): value for key, value in own.given.items() if key not in other}
-    return {"kind": "unet", **params, "channel_mult": own.wholes("channel_mult"), **dict(heads[:1])}
+    flags = {name: True for key, name in _UNET_FLAGS.items() if own.has(key) and own.flag(key)}
+    other = ("use_spatial_transformer", *_UNET_FLAGS, *_UNET_FIXED, *_UNET_IGNORED, *_UNET_HEADS)
+    params = {str(key): value for key, value in own.given.items() if key not in other and value is not None}
+    attention = {}
+    if not (own.has("use_spatial_transformer") and own.flag("use_spatial_transformer")):
+        attention = {"attention": "block", "context_dim": 0}
+        params.pop("transformer_depth", None)
+    return {
+        "kind": "unet",
+        **params,
+        "channel_mult": own.wholes("channel_mult"),
+        **dict(heads[:1]),
+        **flags,
+        **attention,
+    }
 
 
 def with_condition_channels(denoiser: Mapping[str, Any], latent_channels: int) -> dict[str, Any]:
@@ -176,8 +183,16 @@ def to_yaml(config: Mapping[str, Any]) -> str:
             f"CompVis's programs have no {schedule} schedule with shifted latents; only models with the scaled_linear "
             "schedule and a scale alone can be written for them"
         )
-    own = ("kind", "num_groups", "dtype", "condition_channels")
+    own = ("kind", "num_groups", "dtype", "condition_channels", "attention", *_UNET_FLAGS.values())
     unet = {key: value for key, value in config["denoiser"].items() if key not in own}
+    unet |= {key: True for key, name in _UNET_FLAGS.items() if config["denoiser"].get(name)}
+    transformers = config["denoiser"].get("attention", "transformer") == "transformer"
+    if config["denoiser"].get("vector_dim") or (unet["context_dim"] and not transformers):
+        raise UserError(
+            "CompVis's programs have no U-Net with vectors, or with a context in its attention blocks; this model "
+            "cannot be written for them"
+        )
+    unet["context_dim"] = unet["context_dim"] or None
     unet["in_channels"] += config["denoiser"].get("condition_channels", 0)
     if config["denoiser"].get("num_groups", 32) != 32:
         raise UserError("CompVis's programs have 32 groups in every group norm; this model cannot be written for them")
@@ -193,7 +208,7 @@ def to_yaml(config: Mapping[str, Any]) -> str:
         "scale_factor": latents["scale"],
         "unet_config": {
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": {"use_spatial_transformer": True, **unet},
+            "params": {"use_spatial_transformer": transformers, **unet},
         },
         "first_stage_config": stage,
         "cond_stage_config": {"target": "torch.nn.Identity"},

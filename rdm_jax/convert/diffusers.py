@@ -139,7 +139,7 @@ def unet_source(unet: UNet) -> Callable[[str], Source]:
     def source_of(path: str) -> Source:
         """Returns the name of one parameter's tensor."""
         name = rename(_by_level(path, unet.num_res_blocks), _UNET)
-        return Source((name,), pointwise=bool(_POINTWISE.fullmatch(name)))
+        return Source((name,), pixel_axes=2 * bool(_POINTWISE.fullmatch(name)))
 
     return source_of
 
@@ -153,7 +153,7 @@ def vae_source(autoencoder: AutoencoderKL | AutoencoderVQ, before: bool = False)
         # Levels of the decoder are numbered from the smallest size on.
         path = re.sub(r"/up_(\d+)_", lambda match: f"/up_{last - int(match[1])}_", path)
         name = rename(path, (*_VAE, *_VAE_BEFORE) if before else _VAE)
-        return Source((name,), pointwise=bool(_POINTWISE.fullmatch(name)))
+        return Source((name,), pixel_axes=2 * bool(_POINTWISE.fullmatch(name)))
 
     return source_of
 
@@ -290,7 +290,15 @@ def diffusion_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_unet_config(config: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """Returns the config.json of the UNet2DConditionModel that a U-Net's configuration describes, at `side` latents."""
+    """Returns the config.json of the UNet2DConditionModel that a U-Net's configuration describes, at `side` latents.
+
+    Raises:
+      UserError: the U-Net has what that class does not have.
+    """
+    usual = {"attention": "transformer", "scale_shift": False, "residual_resampling": False, "vector_dim": 0}
+    other = [f"{key}={config[key]!r}" for key, value in usual.items() if config.get(key, value) != value]
+    if other:
+        raise UserError(f"diffusers' pipeline has no U-Net with {', '.join(other)}; use this model here")
     channels = [config["model_channels"] * factor for factor in config["channel_mult"]]
     attention = [2**level in config["attention_resolutions"] for level in range(len(channels))]
     return {

@@ -53,13 +53,13 @@ class Source:
     Attributes:
       names: of the foreign tensors.
       as_stored: a matrix that is stored (in, out).
-      pointwise: a matrix that is stored as a 1x1 convolution.
+      pixel_axes: 1 or 2 for a matrix that is stored as a convolution of one pixel, in one or two dimensions.
       transposed: a matrix that is no kernel and is stored transposed.
     """
 
     names: tuple[str, ...]
     as_stored: bool = False
-    pointwise: bool = False
+    pixel_axes: int = 0
     transposed: bool = False
 
 
@@ -287,7 +287,7 @@ def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
     if not path.endswith("kernel") or source.as_stored:
         return value
     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return value[:, :, None, None] if source.pointwise else value
+    return value.reshape(*value.shape, *(1,) * source.pixel_axes)
 
 
 def _shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:

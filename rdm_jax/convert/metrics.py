@@ -66,7 +66,7 @@ def lpips_plan(
         layer, leaf = path.split("/")
         kind, *place = layer.split("_")
         if kind == "weights":
-            return Source((f"lin{place[0]}.model.1.weight",), pointwise=True)
+            return Source((f"lin{place[0]}.model.1.weight",), pixel_axes=2)
         stage, number = int(place[0]), _VGG[int(place[0])][int(place[1])]
         group = f"net.slice{stage + 1}" if complete else "features"
         return Source((f"{group}.{number}.{'weight' if leaf == 'kernel' else 'bias'}",))

@@ -136,7 +136,7 @@ def transformer_source(path: str) -> Source:
     """Returns the names of a transformer's parameter."""
     name = PREFIX + rename(path, _TRANSFORMER)
     # The embedding is stored (token, channel) like the parameter, the positions (channel, position).
-    return Source((name,), transposed=path == "positions", pointwise=path == "logits/kernel")
+    return Source((name,), transposed=path == "positions", pixel_axes=int(path == "logits/kernel"))
 
 
 def _shape(state: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:

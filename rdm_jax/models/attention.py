@@ -169,6 +169,44 @@ class SpatialTransformer(nn.Module):
         return x + tokens.reshape(b, h, w, c)
 
 
+class AttentionBlock(nn.Module):
+    """Multi-head self-attention over the pixels of a feature map, with a residual connection; of ADM.
+
+    Where there is a context, its tokens have keys and values in the same softmax (GLIDE, https://arxiv.org/abs/
+    2112.10741, section 2). The outputs of `qkv` and `context` are grouped by head first.
+    """
+
+    head_channels: int
+    num_groups: int = 32
+    implementation: Implementation = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        context: Float[Array, "b m d"] | None = None,
+        bias: Float[Array, "b #n m"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Maps [b, h, w, c] to [b, h, w, c], given `context` [b, m, d] and a bias of the attention to it."""
+        b, h, w, c = x.shape
+
+        def project(tokens: Array, parts: int, name: str) -> list[Array]:
+            flat = nn.Dense(parts * c, dtype=self.dtype, name=name)(tokens)
+            heads = flat.reshape(b, tokens.shape[1], c // self.head_channels, parts * self.head_channels)
+            return jnp.split(heads, parts, axis=-1)
+
+        pixels = GroupNorm(self.num_groups, 1e-5, self.dtype, name="norm")(x).reshape(b, h * w, c)
+        q, k, v = project(pixels, 3, "qkv")
+        if context is not None:
+            k, v = (jnp.concatenate(two, axis=1) for two in zip(project(context, 2, "context"), (k, v), strict=True))
+        if bias is not None:
+            bias = jnp.pad(bias, ((0, 0), (0, 0), (0, h * w)))  # of the pixels: 0
+        out = attend(q, k, v, self.implementation, bias=bias).reshape(b, h * w, c)
+        zeros = nn.initializers.zeros
+        return x + nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="proj_out")(out).reshape(b, h, w, c)
+
+
 class PixelAttention(nn.Module):
     """Single-head self-attention over the pixels of a feature map, with a residual connection; of autoencoders."""
 

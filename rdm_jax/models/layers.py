@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -141,8 +141,24 @@ class Upsample(nn.Module):
         return Conv3x3(x.shape[-1], convolve_upsampled, dtype=self.dtype, name="conv")(x)
 
 
+Resampling = Literal["", "down", "up"]
+
+
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions, each after norm and SiLU, with a residual connection; an embedding is added in between."""
+    """Two 3x3 convolutions, each after norm and SiLU, with a residual connection; an embedding enters between them.
+
+    Attributes:
+      channels: of the output.
+      num_groups: of both norms.
+      epsilon: of both norms.
+      dropout: the rate before the second convolution.
+      zero_init: whether the second kernel is initialized to zero.
+      dtype: what products are computed in.
+      scale_shift: whether the embedding scales and shifts the second norm instead of being added before it (ADM,
+        https://arxiv.org/abs/2105.05233, section 3.1).
+      resample: "down" halves height and width by means of 2x2 pixels, "up" doubles them by repeating pixels, before
+        the first convolution and in the residual connection (https://arxiv.org/abs/1809.11096).
+    """
 
     channels: int
     num_groups: int = 32
@@ -150,22 +166,43 @@ class ResBlock(nn.Module):
     dropout: float = 0.0
     zero_init: bool = False
     dtype: Any = jnp.float32
+    scale_shift: bool = False
+    resample: Resampling = ""
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"] | None = None, deterministic: bool = True
-    ) -> Float[Array, "b h w d"]:
-        """Maps [b, h, w, c] to [b, h, w, channels]; `emb` [b, e] is the same for all pixels (time)."""
-        h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x))
+    ) -> Float[Array, "b h2 w2 d"]:
+        """Maps [b, h, w, c] to [b, h, w, channels], or half or twice that size.
+
+        `emb` [b, e] is the same for all pixels (time).
+        """
+        h = _resampled(nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x)), self.resample)
+        x = _resampled(x, self.resample)
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
         if emb is not None:
-            h = h + nn.Dense(self.channels, dtype=self.dtype, name="time")(nn.silu(emb))[:, None, None, :]
-        h = nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h))
+            width = 2 * self.channels if self.scale_shift else self.channels
+            emb = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(emb))[:, None, None, :]
+        if emb is not None and not self.scale_shift:
+            h = h + emb
+        h = GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h)
+        if emb is not None and self.scale_shift:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = h * (1.0 + scale) + shift
+        h = nn.silu(h)
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
         h = Conv3x3(self.channels, zero_init=self.zero_init, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="skip")(x)
         return x + h
+
+
+def _resampled(x: Float[Array, "b h w c"], how: Resampling) -> Float[Array, "b h2 w2 c"]:
+    """Returns a feature map at half or twice the size, or as it is."""
+    b, h, w, c = x.shape
+    if how == "down":
+        return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2) if how == "up" else x
 
 
 def timestep_embedding(t: Real[Array, " b"], dim: int) -> Float[Array, "b {dim}"]:

@@ -1,26 +1,51 @@
-"""The U-Net that predicts noise from a noisy latent, a time and a set of context tokens.
+"""The U-Net that predicts noise from a noisy latent, a time and a condition.
 
-ADM's network (https://arxiv.org/abs/2105.05233) with the cross-attention of latent diffusion
+ADM's network (https://arxiv.org/abs/2105.05233) and the one with the cross-attention of latent diffusion
 (https://arxiv.org/abs/2112.10752, section 3.3), as the retrieval-augmented models use it (https://arxiv.org/abs/2204.11824).
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import dataclasses
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
-from rdm_jax.core.errors import UserError
-from rdm_jax.models.attention import SpatialTransformer
+from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models.attention import AttentionBlock, Implementation, SpatialTransformer
 from rdm_jax.models.condition import Condition, ImageTokens, attention_bias, image_context, require_features
-from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, TimeEmbedding, Upsample
+from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, Resampling, ResBlock, TimeEmbedding, Upsample
+from rdm_jax.models.vit_layers import VectorEmbedding
+
+AttentionKind = Literal["transformer", "block"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """What the blocks of one evaluation share.
+
+    Attributes:
+      emb: [b, e] of the time, and of what is added to it.
+      context: [b, n, d] tokens; None without.
+      weights: of the tokens, as a condition has them.
+      images: of the condition.
+      height: of the latents.
+      deterministic: without dropout.
+    """
+
+    emb: Any
+    context: Any
+    weights: Any
+    images: ImageTokens | None
+    height: int
+    deterministic: bool
 
 
 class UNet(nn.Module):
-    """A U-Net of residual blocks with transformers at chosen levels and always one in the middle.
+    """A U-Net of residual blocks with attention at chosen levels and always in the middle.
 
     Blocks are numbered through, `in_0` to `in_n` and `out_0` to `out_n`, as in the checkpoints of latent diffusion.
 
@@ -28,16 +53,22 @@ class UNet(nn.Module):
       in_channels: channels of the latent.
       out_channels: channels of the prediction.
       model_channels: channels at level 0; the time embedding is four times as wide.
-      channel_mult: channels of each level, in units of `model_channels`.
+      channel_mult: channels of each level, in units of `model_channels`; fractions are allowed.
       num_res_blocks: residual blocks of each level on the way down; one more on the way up.
-      attention_resolutions: the downsampling factors (1, 2, 4, ...) at which blocks have a transformer.
-      context_dim: the size of a context token.
+      attention_resolutions: the downsampling factors (1, 2, 4, ...) at which blocks have attention.
+      context_dim: the size of a context token; 0 takes no tokens.
       num_head_channels: channels of one attention head; must divide the channels wherever there is attention.
       num_heads: the number of attention heads, instead of `num_head_channels`: heads then grow with the channels.
+      attention: "transformer", with cross-attention to the context (latent diffusion), or "block", self-attention whose
+        softmax has the context's tokens too (ADM, GLIDE).
       transformer_depth: blocks in each transformer.
+      scale_shift: whether the embedding of the time scales and shifts norms instead of being added before them.
+      residual_resampling: whether residual blocks halve and double the size, instead of one convolution.
       dropout: the rate within residual blocks.
       num_groups: groups of every GroupNorm; must divide every level's channels.
       condition_channels: of the condition that lies beside the noisy latent; a condition without them has zeros there.
+      vector_dim: of the condition's vector, which is added to the embedding of the time; 0 takes none.
+      vector_bias: whether the layer that embeds it has a bias.
       guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
       adapter: whether attention to the context has keys and values for the tokens of images (IP-Adapter).
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
@@ -48,29 +79,41 @@ class UNet(nn.Module):
     in_channels: int
     out_channels: int
     model_channels: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
     context_dim: int
     num_head_channels: int | None = None
     num_heads: int | None = None
+    attention: AttentionKind = "transformer"
     transformer_depth: int = 1
+    scale_shift: bool = False
+    residual_resampling: bool = False
     dropout: float = 0.0
     num_groups: int = 32
     condition_channels: int = 0
+    vector_dim: int = 0
+    vector_bias: bool = False
     guidance_dim: int = 0
     adapter: bool = False
     dtype: Any = "float32"
     remat: bool = False
-    attention_implementation: Literal["xla", "cudnn"] | None = None
+    attention_implementation: Implementation = None
 
     hallmark: ClassVar[str] = "in_0_conv"
 
     @property
     def supports(self) -> frozenset[str]:
         """The names in `models.condition.FEATURES` that are supported."""
-        chosen = {"channels": self.condition_channels, "guidance": self.guidance_dim, "images": self.adapter}
-        return frozenset({"token_weights", "spatial_weights", "any_size"} | {name for name in chosen if chosen[name]})
+        chosen = {
+            "token_weights": self.context_dim,
+            "spatial_weights": self.context_dim,
+            "channels": self.condition_channels,
+            "vector": self.vector_dim,
+            "guidance": self.guidance_dim,
+            "images": self.adapter,
+        }
+        return frozenset({"any_size"} | {name for name in chosen if chosen[name]})
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -87,9 +130,19 @@ class UNet(nn.Module):
     def smallest_inputs(self) -> tuple[Any, ...]:
         """Shapes and types of the smallest inputs: latents, times and a condition."""
         side = self.size_multiple
-        shapes = (1, side, side, self.in_channels), (1,), (1, 1, self.context_dim), (1, 1, 1, self.context_dim), (1, 1)
-        x, t, tokens, images, scales = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-        return x, t, Condition(tokens, images=ImageTokens(images, scales) if self.adapter else None)
+
+        def shape(*sizes: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+        tokens = shape(1, 1, self.context_dim) if self.context_dim else None
+        vector = shape(1, self.vector_dim) if self.vector_dim else None
+        images = ImageTokens(shape(1, 1, 1, self.context_dim), shape(1, 1)) if self.adapter else None
+        x = shape(1, side, side, self.in_channels)
+        return x, shape(1), Condition(tokens, vector=vector, images=images)
+
+    def channels(self, level: int) -> int:
+        """Returns the channels of a level."""
+        return int(self.model_channels * self.channel_mult[level])
 
     @nn.compact
     def __call__(
@@ -105,96 +158,106 @@ class UNet(nn.Module):
         Args:
           x: [b, h, w, in_channels] noisy latents; h and w multiples of `size_multiple`.
           t: [b] times in [0, 1000), integer or continuous.
-          condition: its tokens [b, n, context_dim] are a set of any size; no tokens (n = 0) are the same as tokens of
-            zeros. Its weights count a token in every attention to the context: 2 as if it were given twice, 0 as if it
-            were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936). Weights [b, h, w, n]
-            are each pixel's own: coarser levels take their means (eDiff-I's paint-with-words,
+          condition: its tokens [b, n, context_dim] are a set of any size; for transformers, no tokens (n = 0) are the
+            same as tokens of zeros. Its weights count a token in every attention to the context: 2 as if it were given
+            twice, 0 as if it were absent, and any number in between (M-VADER, https://arxiv.org/abs/2212.02936).
+            Weights [b, h, w, n] are each pixel's own: coarser levels take their means (eDiff-I's paint-with-words,
             https://arxiv.org/abs/2211.01324, section 4.3, as a weight of the softmax). Its channels [b, h, w,
             condition_channels] are concatenated to the latents. An adapter attends to its images.
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
-          UserError: a size, a channel count or the heads do not fit, or the condition has a vector, or channels that
-            the network does not take.
+          UserError: a setting, a size, a channel count or the heads do not fit, or the condition has what the network
+            does not take, or lacks the vector that it takes.
         """
-        dtype = jnp.dtype(self.dtype)
+        dtype, last = jnp.dtype(self.dtype), len(self.channel_mult) - 1
         x, context, weights = self._inputs(x, condition)
-        transform = nn.remat if self.remat else lambda module, **_: module
-        res_class = transform(ResBlock, static_argnums=(3,))
-        attention_class = transform(SpatialTransformer)
-        context = context.astype(dtype)
-        emb = self._time(t, condition.guidance, dtype)
+        emb = self._embedding(t, condition, dtype)
+        given = _Given(emb, context, weights, condition.images, x.shape[1], deterministic)
 
-        def res(h: Array, level: int, name: str) -> Array:
-            """Applies a residual block of this name, with the channels of its level, to a feature map."""
-            channels = self.model_channels * self.channel_mult[level]
-            block = res_class(channels, self.num_groups, 1e-5, self.dropout, True, dtype, name=name)
-            return block(h, emb, deterministic)
-
-        def attend(h: Array, name: str, place: str) -> Array:
-            """Applies a transformer of this name, in one of `places`, to a feature map."""
-            block = attention_class(
-                self.num_head_channels or h.shape[-1] // (self.num_heads or 1),
-                self.transformer_depth,
-                self.num_groups,
-                self.attention_implementation,
-                dtype,
-                name=name,
-            )
-            factor = x.shape[1] // h.shape[1]
-            bias = None if weights is None else attention_bias(weights, factor)
-            images = (
-                None if condition.images is None else image_context(condition.images, factor, self.places.index(place))
-            )
-            return block(h, context, bias, images)
-
-        last = len(self.channel_mult) - 1
-        h = Conv3x3(self.model_channels, dtype=dtype, name="in_0_conv")(x)
+        h = Conv3x3(self.channels(0), dtype=dtype, name="in_0_conv")(x)
         skips = [h]
         for level in range(last + 1):
             for _ in range(self.num_res_blocks):
-                h = res(h, level, f"in_{len(skips)}_res")
-                if 2**level in self.attention_resolutions:
-                    h = attend(h, f"in_{len(skips)}_attn", f"down_{level}")
+                h = self._res(h, level, f"in_{len(skips)}_res", given)
+                h = self._attend_at(h, level, f"in_{len(skips)}_attn", "down", given)
                 skips.append(h)
             if level < last:
-                h = Downsample((1, 1), dtype, name=f"in_{len(skips)}_down")(h)
+                h = self._resample(h, level, f"in_{len(skips)}_down", "down", given)
                 skips.append(h)
 
-        h = res(h, last, "mid_0_res")
-        h = attend(h, "mid_1_attn", "mid")
-        h = res(h, last, "mid_2_res")
+        h = self._res(h, last, "mid_0_res", given)
+        h = self._attend(h, "mid_1_attn", "mid", given)
+        h = self._res(h, last, "mid_2_res", given)
 
         index = 0
         for level in range(last, -1, -1):
             for block in range(self.num_res_blocks + 1):
-                h = res(jnp.concatenate([h, skips.pop()], axis=-1), level, f"out_{index}_res")
-                if 2**level in self.attention_resolutions:
-                    h = attend(h, f"out_{index}_attn", f"up_{level}")
+                h = self._res(jnp.concatenate([h, skips.pop()], axis=-1), level, f"out_{index}_res", given)
+                h = self._attend_at(h, level, f"out_{index}_attn", "up", given)
                 if level and block == self.num_res_blocks:
-                    h = Upsample(dtype, name=f"out_{index}_up")(h)
+                    h = self._resample(h, level, f"out_{index}_up", "up", given)
                 index += 1
 
         h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
         return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
 
-    def _time(self, t: Array, guidance: Array | None, dtype: Any) -> Array:
-        """Returns the embedding of times and guidance scales."""
-        emb = TimeEmbedding(self.model_channels, self.guidance_dim, dtype, name="time")(t, guidance)
-        emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
-        return nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
+    def _res(self, h: Array, level: int, name: str, given: _Given, resample: Resampling = "") -> Array:
+        """Returns a feature map after the residual block of this name, with the channels of its level."""
+        made = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        settings = self.num_groups, 1e-5, self.dropout, True, jnp.dtype(self.dtype), self.scale_shift, resample
+        return made(self.channels(level), *settings, name=name)(h, given.emb, given.deterministic)
 
-    def _inputs(self, x: Array, condition: Condition) -> tuple[Array, Array, Array | None]:
+    def _resample(self, h: Array, level: int, name: str, how: Literal["down", "up"], given: _Given) -> Array:
+        """Returns a feature map at half or twice its size."""
+        if self.residual_resampling:
+            return self._res(h, level, name, given, how)
+        dtype = jnp.dtype(self.dtype)
+        return Downsample((1, 1), dtype, name=name)(h) if how == "down" else Upsample(dtype, name=name)(h)
+
+    def _attend_at(self, h: Array, level: int, name: str, way: str, given: _Given) -> Array:
+        """Returns a feature map after the attention of its level, if there is any."""
+        return self._attend(h, name, f"{way}_{level}", given) if 2**level in self.attention_resolutions else h
+
+    def _attend(self, h: Array, name: str, place: str, given: _Given) -> Array:
+        """Returns a feature map after the attention of this name, in one of `places`."""
+        size = self.num_head_channels or h.shape[-1] // (self.num_heads or 1)
+        implementation, dtype = self.attention_implementation, jnp.dtype(self.dtype)
+        factor = given.height // h.shape[1]
+        bias = None if given.weights is None else attention_bias(given.weights, factor)
+        if self.attention == "block":
+            made = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+            return made(size, self.num_groups, implementation, dtype, name=name)(h, given.context, bias)
+        made = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+        block = made(size, self.transformer_depth, self.num_groups, implementation, dtype, name=name)
+        images = None if given.images is None else image_context(given.images, factor, self.places.index(place))
+        return block(h, given.context, bias, images)
+
+    def _embedding(self, t: Array, condition: Condition, dtype: Any) -> Array:
+        """Returns the embedding of times, guidance scales and vectors."""
+        width = 4 * self.model_channels
+        emb = TimeEmbedding(self.model_channels, self.guidance_dim, dtype, name="time")(t, condition.guidance)
+        emb = nn.silu(nn.Dense(width, dtype=dtype, name="time_1")(emb))
+        emb = nn.Dense(width, dtype=dtype, name="time_2")(emb)
+        if not self.vector_dim:
+            return emb
+        embed = VectorEmbedding(width, nn.initializers.normal(1.0), dtype, self.vector_bias, name="vector")
+        return emb + embed(condition.vector)
+
+    def _inputs(self, x: Array, condition: Condition) -> tuple[Array, Array | None, Array | None]:
         """Returns the latents with the condition's channels, its tokens, and their weights, after all checks."""
-        require_features("the U-Net", self.supports, condition)
-        context, weights = condition.tokens, condition.weights
-        self._check(x.shape, context.shape)
+        self._check(x.shape, condition)
         if self.condition_channels:
             x = self._beside(x, condition.channels)
-        if context.shape[1] == 0:
+        tokens, weights = condition.tokens, condition.weights
+        if not self.context_dim:
+            return x, None, None
+        if tokens is None or tokens.shape[1] == 0:
+            if self.attention == "block":
+                return x, None, None
             # Keys and values have no bias: a token of zeros adds nothing, and a softmax over nothing would be NaN.
-            context, weights = jnp.zeros((context.shape[0], 1, context.shape[2]), context.dtype), None
-        return x, context, weights
+            tokens, weights = jnp.zeros((x.shape[0], 1, self.context_dim)), None
+        return x, tokens.astype(jnp.dtype(self.dtype)), weights
 
     def _beside(self, x: Array, channels: Array | None) -> Array:
         """Returns the latents with the condition's channels; zeros stand for none."""
@@ -205,7 +268,10 @@ class UNet(nn.Module):
             raise UserError(f"the condition's channels have the shape {channels.shape}, and the U-Net takes {shape}")
         return jnp.concatenate([x, channels.astype(x.dtype)], axis=-1)
 
-    def _check(self, x: tuple[int, ...], context: tuple[int, ...]) -> None:
+    def _check(self, x: tuple[int, ...], condition: Condition) -> None:
+        """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
+        self._check_settings()
+        require_features("the U-Net", self.supports, condition)
         height, width, channels = x[1:]
         multiple = self.size_multiple
         if height % multiple or width % multiple or not height or not width:
@@ -214,8 +280,20 @@ class UNet(nn.Module):
             )
         if channels != self.in_channels:
             raise UserError(f"the latent has {channels} channels, the U-Net takes {self.in_channels}")
-        if context[2] != self.context_dim:
-            raise UserError(f"context tokens have {context[2]} numbers, the U-Net takes {self.context_dim}")
+        tokens, vector = condition.tokens, condition.vector
+        if tokens is not None and tokens.shape[1] and tokens.shape[2] != self.context_dim:
+            raise UserError(f"context tokens have {tokens.shape[2]} numbers, the U-Net takes {self.context_dim}")
+        if self.vector_dim and (vector is None or vector.shape[1] != self.vector_dim):
+            given = "none" if vector is None else f"one of {vector.shape[1]}"
+            raise UserError(f"the U-Net takes a vector of {self.vector_dim} numbers, and the condition has {given}")
+
+    def _check_settings(self) -> None:
+        if self.attention not in get_args(AttentionKind):
+            raise unknown("attention", str(self.attention), get_args(AttentionKind))
+        if self.attention == "transformer" and not self.context_dim:
+            raise UserError("a U-Net without context tokens (context_dim=0) has no transformers; set attention='block'")
+        if self.attention == "block" and self.adapter:
+            raise UserError("an adapter needs cross-attention; set attention='transformer', or adapter=False")
         self._check_heads()
 
     def _check_heads(self) -> None:
@@ -224,8 +302,9 @@ class UNet(nn.Module):
         if len(positive) != 1:
             raise UserError(f"the U-Net's heads are {given}; give one of the two")
         ((name, divisor),) = positive
-        levels = [m for i, m in enumerate(self.channel_mult) if 2**i in self.attention_resolutions]
-        for width in sorted({self.model_channels * mult for mult in (*levels, self.channel_mult[-1])}):
+        count = len(self.channel_mult)
+        levels = [level for level in range(count) if 2**level in self.attention_resolutions or level == count - 1]
+        for width in sorted({self.channels(level) for level in levels}):
             if width % divisor:
                 raise UserError(
                     f"{name}={divisor} does not divide {width} channels; "

@@ -216,17 +216,19 @@ class MLP(nn.Module):
 
 
 class VectorEmbedding(nn.Module):
-    """The linear layer, without a bias, that embeds a condition's vector; for one-hot vectors it is a table of rows.
+    """The linear layer that embeds a condition's vector; for one-hot vectors it is a table of rows.
 
     Attributes:
       width: channels of the embedding.
       kernel_init: of its matrix.
       dtype: of the result.
+      use_bias: whether it has a bias.
     """
 
     width: int
     kernel_init: Any
     dtype: Any = jnp.float32
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, vector: Float[Array, "b v"]) -> Float[Array, "b c"]:
@@ -234,6 +236,8 @@ class VectorEmbedding(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (vector.shape[-1], self.width))
         # In full precision, so that a one-hot vector selects its row exactly on every device.
         product = jnp.matmul(vector.astype(jnp.float32), kernel.astype(jnp.float32), precision="highest")
+        if self.use_bias:
+            product = product + self.param("bias", nn.initializers.zeros, (self.width,))
         return product.astype(self.dtype)
 
 

@@ -30,8 +30,24 @@ def yaml_autoencoder() -> Callable[[Path], AutoencoderKL | AutoencoderVQ]:
 
 
 def _unet(params: dict[str, Any]) -> UNet:
-    own = ("image_size", "use_scale_shift_norm", "resblock_updown", "use_spatial_transformer", "use_checkpoint")
-    return build_denoiser({"kind": "unet"} | {key: value for key, value in params.items() if key not in own})
+    """Returns the U-Net of a yaml, its concatenated condition as channels of its own."""
+    own = (
+        "image_size",
+        "use_checkpoint",
+        "legacy",
+        "use_spatial_transformer",
+        "use_scale_shift_norm",
+        "resblock_updown",
+    )
+    config = {"kind": "unet"} | {key: value for key, value in params.items() if key not in own}
+    config |= {"scale_shift": params.get("use_scale_shift_norm", False)}
+    config |= {"residual_resampling": params.get("resblock_updown", False)}
+    if not params.get("use_spatial_transformer", False):
+        config |= {"attention": "block", "context_dim": 0}
+        config.pop("transformer_depth", None)
+    beside = params["in_channels"] - params["out_channels"]
+    config |= {"in_channels": params["out_channels"], "condition_channels": beside}
+    return build_denoiser(config)
 
 
 def _autoencoder(params: dict[str, Any]) -> AutoencoderKL | AutoencoderVQ:

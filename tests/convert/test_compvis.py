@@ -178,3 +178,29 @@ def test_wrong_names_are_listed_together(rdm):
     assert f"2 missing: {prefix}out.2.bias, {prefix}time_embed.0.weight" in message
     assert f"1 unexpected: {prefix}stranger.weight" in message
     assert f"1 mis-shaped: {prefix}out.0.bias (3,) for norm_out/bias (32,)" in message
+
+
+# The tasks of latent diffusion: (name, the tokens or channels of its condition in the golden file).
+TASKS = {
+    "cin_v2": ("context", ""),
+    "layout2img": ("context", ""),
+    "semantic": ("", "concat"),
+    "bsr_sr": ("", "concat"),
+    "inpainting": ("", "concat"),
+    "uncond": ("", ""),
+    "churches": ("", ""),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_unets_of_all_tasks_compute_what_the_originals_do(golden, yaml_unet, nhwc, close, task):
+    folder, (tokens, channels) = golden / "heads/ldm", TASKS[task]
+    state, unet = read_state_dict(folder / f"{task}_small.ckpt"), yaml_unet(folder / f"{task}_small.yaml")
+    data = np.load(folder / f"{task}.npz")
+    ema = any(name.startswith(compvis.EMA_PREFIX) for name in state)
+    params = {"params": compvis.unet_params(state, unet, ema=ema)}
+    condition = Condition(
+        tokens=jnp.asarray(data[tokens]) if tokens else None, channels=nhwc(data[channels]) if channels else None
+    )
+    eps = jax.jit(unet.apply)(params, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32), condition)
+    close(eps, data["eps"])
