@@ -46,6 +46,7 @@ def without_padding(config: Mapping[str, Any]) -> dict[str, Any]:
 PARTS: Mapping[str, Part] = {
     "clip": Part(_clip),
     "text_encoder": Part(_text_encoder),
+    "input_encoder": Part(models.build_input_encoder),
     "autoencoder": Part(models.build_autoencoder),
     "denoiser": Part(
         models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True

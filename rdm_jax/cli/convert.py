@@ -94,7 +94,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in converted.sizes.items())
     note(f"{args.out}: {converted.kind} {converted.config['name']!r} with {parts} parameters")
     reads = {"clip", "text_encoder"} & set(converted.parts)
-    if not reads and converted.conditioned:
+    if not reads and converted.conditioned and "input" not in converted.config.get("conditioning", {}):
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if reads and converted.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
+from rdm_jax.conditioning.inpainting import inpainting_of
+from rdm_jax.conditioning.inputs import read_input
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
@@ -82,9 +84,10 @@ def condition_builder(
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
         encode=encode,
-        inpaints=bundle.config["conditioning"].get("channels") == "inpainting",
+        inpainting=inpainting_of(bundle.config),
         show=ContentChannels.of(bundle),
         reader=reader,
+        input=read_input(request, bundle, size),
         adapter=adapter,
         style=style,
         style_alone=style_alone,

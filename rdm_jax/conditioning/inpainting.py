@@ -1,14 +1,14 @@
 """What an inpainting model takes beside the noisy latent: a mask, and the image without what is to be generated.
 
-Stable Diffusion's inpainting models were trained with 1 + c channels: the mask, 1 where the image is to be generated,
-and the c latents of the image with that region gray. Without an image everything is to be generated.
+The models of latent diffusion and of Stable Diffusion were trained with 1 + c such channels: the mask, and the c latents
+of the image with the region empty. Without an image everything is to be generated.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -17,14 +17,52 @@ from rdm_jax.conditioning.base import ConditionBuilder, Conditioner, Context, Sc
 from rdm_jax.core import images
 from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.errors import UserError, unknown
 
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
 FILLED = 0.5  # a mask's value from which on a pixel is generated
 
 
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """How a mask and an image become channels.
+
+    Attributes:
+      hole: the value of the pixels that are generated, in [-1, 1].
+      known: what stands in the mask for known pixels; 1 stands for those that are generated.
+      mask_first: whether the mask precedes the latents of the image.
+    """
+
+    hole: float
+    known: float
+    mask_first: bool
+
+
+LAYOUTS: Mapping[str, Channels] = {
+    "inpainting": Channels(hole=0.0, known=0.0, mask_first=True),  # Stable Diffusion
+    "latents+mask": Channels(hole=-1.0, known=-1.0, mask_first=False),  # latent diffusion
+}
+"""By the entry "channels" of a bundle's section "conditioning"."""
+
+
+def inpainting_of(config: Mapping[str, Any]) -> str:
+    """Returns the name in `LAYOUTS` of a model's channels; "" if it has none.
+
+    Raises:
+      UserError: the name is unknown.
+    """
+    name = config["conditioning"].get("channels", "")
+    if name and name not in LAYOUTS:
+        raise unknown("kind of channels", str(name), LAYOUTS)
+    return str(name)
+
+
 def inpainting_channels(
-    encode: Encode, image: UInt8[np.ndarray, "h w 3"], mask: Float[np.ndarray, "h w"], factor: int
+    encode: Encode,
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Float[np.ndarray, "h w"],
+    factor: int,
+    layout: Channels = LAYOUTS["inpainting"],
 ) -> Float[np.ndarray, "h2 w2 n"]:
     """Returns the channels of an image and the mask of what is to be generated in it.
 
@@ -33,19 +71,28 @@ def inpainting_channels(
       image: of a size that the first stage takes.
       mask: 1 where the image is generated; a latent takes the value of the first of its pixels.
       factor: pixels of a latent on each side.
+      layout: of the channels.
     """
-    filled = (mask >= FILLED).astype(np.float32)
-    known = images.to_float(image) * (1.0 - filled[..., None])
-    return np.concatenate([filled[::factor, ::factor, None], encode(known[None])[0]], axis=-1)
+    filled = mask >= FILLED
+    known = np.where(filled[..., None], np.float32(layout.hole), images.to_float(image))
+    latents = encode(known[None])[0]
+    painted = np.where(filled[::factor, ::factor, None], 1.0, layout.known).astype(np.float32)
+    return np.concatenate([painted, latents] if layout.mask_first else [latents, painted], axis=-1)
 
 
 def with_blank_channels(context: Context, builder: ConditionBuilder) -> Context:
     """Returns the context of an inpainting model with the channels of no image, where it has none."""
-    if not builder.inpaints or context.given.channels is not None:
+    if not builder.inpainting or context.given.channels is not None:
         return context
     height, width = (side * builder.factor for side in builder.latent)
     gray, all_ = np.full((height, width, 3), 128, np.uint8), np.ones((height, width), np.float32)
-    return _with_channels(context, inpainting_channels(builder.encode, gray, all_, builder.factor))
+    return _with_channels(context, _channels(builder, gray, all_))
+
+
+def _channels(
+    builder: ConditionBuilder, image: UInt8[np.ndarray, "h w 3"], mask: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h2 w2 n"]:
+    return inpainting_channels(builder.encode, image, mask, builder.factor, LAYOUTS[builder.inpainting])
 
 
 def _with_channels(context: Context, channels: Float[np.ndarray, "h w n"]) -> Context:
@@ -69,7 +116,7 @@ class Fill(Conditioner):
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Sets the channels of all conditions."""
-        if not builder.inpaints:
+        if not builder.inpainting:
             raise UserError(
                 "condition fill needs a model with inpainting channels, and this one has none; use "
                 "--guide \"inpaint(image='FILE', mask='FILE')\""
@@ -79,7 +126,4 @@ class Fill(Conditioner):
         gray = np.repeat(np.round(mask * 255.0).astype(np.uint8)[..., None], 3, axis=-1)
         size = tuple(side * builder.factor for side in builder.latent)
         fitted, painted = (images.pad(images.fit(one, *builder.size), *size) for one in (image, gray))
-        channels = inpainting_channels(
-            builder.encode, fitted, painted[..., 0].astype(np.float32) / 255.0, builder.factor
-        )
-        return _with_channels(context, channels)
+        return _with_channels(context, _channels(builder, fitted, painted[..., 0].astype(np.float32) / 255.0))

@@ -1,6 +1,6 @@
 """Prompts as sequences of context tokens: the states of a text encoder, one for each token of the text.
 
-This is how Stable Diffusion reads a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights of words
+This is how latent diffusion and Stable Diffusion read a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights of words
 (`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
 """
 
@@ -20,7 +20,7 @@ from rdm_jax.conditioning.emphasis import weighted_parts
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import split
 from rdm_jax.data.unread import Unread
-from rdm_jax.models import PaddedText, TextStates
+from rdm_jax.models import TextEncoder
 from rdm_jax.models.condition import Condition
 from rdm_jax.parts import PADDING
 
@@ -42,7 +42,7 @@ class PromptReader:
       windows: whether a long prompt is read in windows, each as a text of its own, rather than truncated.
     """
 
-    encoder: TextStates | PaddedText
+    encoder: TextEncoder
     params: Any
     tokenizer: Any
     pad_id: int
@@ -139,5 +139,5 @@ class PromptReader:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder: TextStates | PaddedText, params: Any, tokens: Any) -> Any:
+def _encode(encoder: TextEncoder, params: Any, tokens: Any) -> Any:
     return encoder.apply({"params": params}, tokens)

@@ -13,7 +13,9 @@ from rdm_jax.convert import (
     compvis,
     compvis_config,
     dit,
+    input_encoders,
     ip_adapter,
+    latent_tasks,
     metrics,
     patch_transformers,
     rarm,
@@ -29,10 +31,21 @@ from rdm_jax.convert.tokenizer import tokenizer_of
 from rdm_jax.convert.weights import read_tensors
 from rdm_jax.core.errors import UserError, some, unknown
 from rdm_jax.diffusion.schedule import build_schedule
-from rdm_jax.models import build_autoencoder, build_denoiser, build_text_encoder, build_transformer
+from rdm_jax.models import (
+    build_autoencoder,
+    build_denoiser,
+    build_input_encoder,
+    build_text_encoder,
+    build_transformer,
+)
 from rdm_jax.parts import without_padding
 
 WEIGHTS = ("ema", "raw", "both")
+ENCODERS = {
+    "text_encoder": (build_text_encoder, "text encoder", "tokens"),
+    "input_encoder": (build_input_encoder, "input encoder", ""),
+}
+"""By the part of a task's encoder: what builds it, its name in errors, and the kind of its tensors, if it is one."""
 
 
 def convert(
@@ -108,7 +121,7 @@ def _convert_one(
     if compvis.is_checkpoint(state) and text_encoder.is_text_conditioned(state):
         return _text_checkpoint(source, state, config, weights, tokenizer, allowed, prediction)
     if compvis.is_checkpoint(state):
-        return _checkpoint(source, state, config, weights, allowed)
+        return _checkpoint(source, state, config, weights, tokenizer, allowed)
     if rarm.is_rarm(state):
         return _rarm(source, state, config, allowed)
     for release in (dit, uvit):
@@ -136,11 +149,33 @@ def _convert_one(
 
 
 def _checkpoint(
-    source: Path, state: Mapping[str, np.ndarray], config: Path | None, weights: str | None, allowed: frozenset[str]
+    source: Path,
+    state: Mapping[str, np.ndarray],
+    config: Path | None,
+    weights: str | None,
+    tokenizer: Path | None,
+    allowed: frozenset[str],
 ) -> Conversion:
+    """Returns the parts of a model of retrieval-augmented diffusion, or of one of latent diffusion's tasks."""
     file = _yaml_of(source, config)
-    parts, settings = _latent_diffusion(source, state, compvis_config.read_yaml(file), weights, allowed)
-    return Conversion("CompVis checkpoint", {"name": source.stem, **settings}, parts, (source, file))
+    params = compvis_config.read_yaml(file)
+    kl = compvis_config.autoencoder_config(params)["kind"] == "kl"
+    task = latent_tasks.task_of(state, params, kl, compvis_config.names_celeba(file))
+    others = () if task is None else (input_encoders.PREFIX,)
+    parts, settings = _latent_diffusion(source, state, params, weights, allowed, *others)
+    named = {"name": source.stem, **settings}
+    if task is None:
+        return Conversion("CompVis checkpoint", named, parts, (source, file))
+    vocabulary = None
+    if task.part:
+        build, what, kind = ENCODERS[task.part]
+        network = built(what, build, without_padding(task.encoder))
+        parts[task.part] = input_encoders.encoder_plan(state, network, kind or task.encoder["kind"], what, allowed)
+        named[task.part] = dict(task.encoder)
+    if task.part == "text_encoder":
+        vocabulary = tokenizer_of(tokenizer, task.encoder["vocab_size"])
+    named |= task.conventions(settings)
+    return Conversion("CompVis checkpoint", named, parts, (source, file), vocabulary)
 
 
 def _text_checkpoint(

@@ -96,6 +96,9 @@ def with_clip(model: Conversion, tower: Conversion) -> Conversion:
     """Returns the conversion of a model with a CLIP; raises UserError if the two do not fit."""
     if "clip" not in tower.parts:
         raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
+    taken = model.config.get("conditioning", {}).get("input")
+    if taken is not None:
+        raise UserError(f"the {model.kind} reads no prompts, its input is {taken!r}, and it uses no CLIP; omit --clip")
     width = tower.config["clip"]["embed_dim"]
     conditioned = () if "text_encoder" in model.parts else model.conditioned
     if "denoiser" in model.parts and not model.conditioned:

@@ -1,4 +1,4 @@
-"""The tokenizer of a foreign CLIP: tokenizer.json, Hugging Face's vocabulary and merges, or OpenAI's merges alone."""
+"""Foreign tokenizers: tokenizer.json, Hugging Face's vocabulary and merges, OpenAI's merges, or BERT's vocabulary."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 from rdm_jax.convert.settings import read_settings
 from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.tokenizer import END, START, CaptionTokenizer, load_tokenizer, wrapped
+from rdm_jax.data.tokenizer import BERT_MARKS, END, START, CaptionTokenizer, load_tokenizer, wrapped
 
 # OpenAI's tokenizer uses only the first merges of its file: 49152 tokens less 2 x 256 bytes and two special tokens.
 OPENAI_MERGES = 49152 - 256 - 2
 
+UNKNOWN = "[UNK]"  # of a WordPiece, for words that it has no pieces of
 _GZIP = b"\x1f\x8b"
 
 
 def read_tokenizer(path: Path) -> CaptionTokenizer:
-    """Returns the tokenizer of a file (tokenizer.json, or OpenAI's bpe_simple_vocab_16e6.txt.gz) or of a folder.
+    """Returns the tokenizer of a file or a folder.
+
+    A file is a tokenizer.json, OpenAI's bpe_simple_vocab_16e6.txt.gz, or the vocab.txt of a lower-casing BERT.
 
     Raises:
       UserError: there is no tokenizer, or it cannot be read.
@@ -26,13 +29,16 @@ def read_tokenizer(path: Path) -> CaptionTokenizer:
     try:
         if path.is_dir():
             return _from_folder(path)
-        return load_tokenizer(path) if path.suffix == ".json" else _from_openai(path)
+        if path.suffix == ".json":
+            return load_tokenizer(path)
+        return _from_bert(path) if _is_bert(path) else _from_openai(path)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} is not a readable tokenizer ({reason}); give a tokenizer.json or OpenAI's merges file"
+            f"{path} is not a readable tokenizer ({reason}); give a tokenizer.json, OpenAI's merges file, or BERT's "
+            "vocab.txt"
         ) from error
 
 
@@ -73,6 +79,28 @@ def _from_folder(folder: Path) -> CaptionTokenizer:
             raise ValueError("vocab.json is no table of tokens with their numbers")
         return _clip_tokenizer(vocabulary, _pairs(lines))
     raise UserError(f"{folder} has no tokenizer.json and no vocab.json with merges.txt; give one by --tokenizer")
+
+
+def _is_bert(path: Path) -> bool:
+    """Returns whether a file lists BERT's tokens, one in each line."""
+    with path.open("rb") as file:
+        return file.readline().strip() == BERT_MARKS[2].encode()
+
+
+def _from_bert(path: Path) -> CaptionTokenizer:
+    """Returns the WordPiece tokenizer of bert-base-uncased with the tokens of a file."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokens = text.lines(text.read(path))
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    missing = [mark for mark in (*BERT_MARKS, UNKNOWN) if mark not in vocabulary]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return wrapped(tokenizer)
 
 
 def _from_openai(path: Path) -> CaptionTokenizer:

@@ -16,6 +16,7 @@ from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransforme
 from rdm_jax.models.dit import DiT
 from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
+from rdm_jax.models.label_encoders import ClassToken, LabelMap
 from rdm_jax.models.lpips import LPIPS
 from rdm_jax.models.noised_clip import NoisedCLIP
 from rdm_jax.models.noised_encoder import NoisedEncoder
@@ -24,6 +25,7 @@ from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.pixels import Pixels
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.uvit import UViT
@@ -37,9 +39,13 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "pixels": Pixels}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
-TEXT_ENCODERS = {"clip": TextStates, "padded": PaddedText}
+TEXT_ENCODERS = {"clip": TextStates, "bert": TokenStates, "padded": PaddedText}
 """Encoders of a text as a sequence of tokens, by name."""
+TextEncoder = TextStates | TokenStates | PaddedText
+INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap}
+"""Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
+"""Encoders of noisy images or latents, by name."""
 IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler}
 """What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
@@ -106,7 +112,17 @@ def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder | PatchEncode
     return _construct("style encoder", cls, fields)
 
 
-def build_text_encoder(config: Mapping[str, Any]) -> TextStates | PaddedText:
+def build_input_encoder(config: Mapping[str, Any]) -> ClassToken | TokenStates | LabelMap:
+    """Returns the encoder of an input: "kind", a name in `INPUT_ENCODERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("input encoder", INPUT_ENCODERS, config)
+    return _construct("input encoder", cls, fields)
+
+
+def build_text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     """Returns the encoder of texts as sequences: "kind", a name in `TEXT_ENCODERS`, and the fields of its class.
 
     Raises:
