@@ -29,6 +29,7 @@ from rdm_jax.bundle import Bundle, override
 from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
+from rdm_jax.conditioning.channels import upscaling_of
 from rdm_jax.conditioning.content import Content, ContentSearch
 from rdm_jax.conditioning.inputs import check_parts, input_of
 from rdm_jax.conditioning.inputs.low_resolution import upscaled_size
@@ -171,7 +172,7 @@ class Generator:
         def edited(chosen: Any) -> tuple[int, int] | None:
             """Returns (height, width) of the image that is edited, or of the result of upscaling."""
             if file:
-                return upscaled_size(file, self.bundle.autoencoder.downsampling)
+                return upscaled_size(file, upscaling_of(self.bundle.config, self.bundle.autoencoder.downsampling))
             return self.head.edited(chosen, self.bundle)
 
         return resolve(self.bundle.config, self.head, options, queries, all_options(), edited)

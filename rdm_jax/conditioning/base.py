@@ -132,11 +132,12 @@ class ConditionBuilder:
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
       encode: images in [-1, 1] to latents.
-      inpainting: how the network takes an image and a mask as channels, a name in `conditioning.inpainting.LAYOUTS`;
-        "" if it takes none.
+      channels: what the network takes beside the noisy latent, a name in `conditioning.channels.LAYOUTS`; "" if it
+        takes nothing.
       show: makes the channels of content neighbors from their images.
       content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
       style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
+      low_resolution: [h, w, 3] the image that is upscaled, at the latents' size; None without.
     """
 
     encoder: ClipEncoder
@@ -149,7 +150,7 @@ class ConditionBuilder:
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
     encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
-    inpainting: str
+    channels: str
     show: ContentChannels
     reader: PromptReader | None = None
     input: Given | None = None
@@ -158,6 +159,7 @@ class ConditionBuilder:
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     style_alone: bool = False
+    low_resolution: Float[np.ndarray, "h w 3"] | None = None
 
     @property
     def query_tokens(self) -> int:
@@ -199,7 +201,7 @@ class ConditionBuilder:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
             images = None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
-            return ScheduledCondition(text.tokens, text.weights, images=images)
+            return ScheduledCondition(text.tokens, text.weights, vector=text.vector, images=images)
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
@@ -244,7 +246,7 @@ class ConditionBuilder:
         if self.reader is not None:
             empty = self.read("")
             assert empty is not None
-            return ScheduledCondition(empty.tokens, empty.weights)
+            return ScheduledCondition(empty.tokens, empty.weights, vector=empty.vector)
         return ScheduledCondition(assemble(NULL, self.queries, null=self.null).tokens)
 
     def vectors(self, prompt: str, image: str) -> Float[np.ndarray, "q d"]:
@@ -263,8 +265,7 @@ class ConditionBuilder:
         if self.reader is None:
             return None
         one, count = self.reader([self.as_read(prompt)]), len(self.queries)
-        weights = None if one.weights is None else np.repeat(one.weights, count, axis=0)
-        return Condition(np.repeat(one.tokens, count, axis=0), weights)
+        return jax.tree.map(lambda part: np.repeat(part, count, axis=0), one)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:
         """Returns a mask at the latents' size: the mean of the pixels that a latent stands for."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
-from rdm_jax.conditioning.inpainting import inpainting_of
+from rdm_jax.conditioning.channels import channels_of, enlarged, upscales
 from rdm_jax.conditioning.inputs import read_input
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
@@ -58,6 +58,8 @@ def condition_builder(
     width = encoder.identity["width"]
     null = null_token(bundle.config)
 
+    wanted = request.height, request.width
+    small = enlarged(request.low_resolution, wanted, size, bundle.name) if upscales(bundle.config) else None
     style = StyleTokens.of(bundle, retriever.databases if retriever else ())
 
     def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n c"] | None:
@@ -84,7 +86,8 @@ def condition_builder(
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
         encode=encode,
-        inpainting=inpainting_of(bundle.config),
+        channels=channels_of(bundle.config),
+        low_resolution=small,
         show=ContentChannels.of(bundle),
         reader=reader,
         input=read_input(request, bundle, size),

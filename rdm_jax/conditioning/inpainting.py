@@ -7,54 +7,21 @@ of the image with the region empty. Without an image everything is to be generat
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from rdm_jax.conditioning.base import ConditionBuilder, Conditioner, Context, ScheduledCondition
+from rdm_jax.conditioning.channels import LAYOUTS, Channels
 from rdm_jax.core import images
 from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required
-from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.core.errors import UserError
 
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
 FILLED = 0.5  # a mask's value from which on a pixel is generated
-
-
-@dataclasses.dataclass(frozen=True)
-class Channels:
-    """How a mask and an image become channels.
-
-    Attributes:
-      hole: the value of the pixels that are generated, in [-1, 1].
-      known: what stands in the mask for known pixels; 1 stands for those that are generated.
-      mask_first: whether the mask precedes the latents of the image.
-    """
-
-    hole: float
-    known: float
-    mask_first: bool
-
-
-LAYOUTS: Mapping[str, Channels] = {
-    "inpainting": Channels(hole=0.0, known=0.0, mask_first=True),  # Stable Diffusion
-    "latents+mask": Channels(hole=-1.0, known=-1.0, mask_first=False),  # latent diffusion
-}
-"""By the entry "channels" of a bundle's section "conditioning"."""
-
-
-def inpainting_of(config: Mapping[str, Any]) -> str:
-    """Returns the name in `LAYOUTS` of a model's channels; "" if it has none.
-
-    Raises:
-      UserError: the name is unknown.
-    """
-    name = config["conditioning"].get("channels", "")
-    if name and name not in LAYOUTS:
-        raise unknown("kind of channels", str(name), LAYOUTS)
-    return str(name)
 
 
 def inpainting_channels(
@@ -63,6 +30,7 @@ def inpainting_channels(
     mask: Float[np.ndarray, "h w"],
     factor: int,
     layout: Channels = LAYOUTS["inpainting"],
+    low_resolution: Float[np.ndarray, "h2 w2 3"] | None = None,
 ) -> Float[np.ndarray, "h2 w2 n"]:
     """Returns the channels of an image and the mask of what is to be generated in it.
 
@@ -72,17 +40,18 @@ def inpainting_channels(
       mask: 1 where the image is generated; a latent takes the value of the first of its pixels.
       factor: pixels of a latent on each side.
       layout: of the channels.
+      low_resolution: the image that is upscaled, at the latents' size; None where the layout has none.
     """
     filled = mask >= FILLED
     known = np.where(filled[..., None], np.float32(layout.hole), images.to_float(image))
-    latents = encode(known[None])[0]
-    painted = np.where(filled[::factor, ::factor, None], 1.0, layout.known).astype(np.float32)
-    return np.concatenate([painted, latents] if layout.mask_first else [latents, painted], axis=-1)
+    painted = np.where(filled[::factor, ::factor, None], layout.generated, layout.known).astype(np.float32)
+    pieces = {"image": encode(known[None])[0], "mask": painted, "low_resolution": low_resolution}
+    return np.concatenate([pieces[name] for name in layout.pieces], axis=-1)
 
 
 def with_blank_channels(context: Context, builder: ConditionBuilder) -> Context:
-    """Returns the context of an inpainting model with the channels of no image, where it has none."""
-    if not builder.inpainting or context.given.channels is not None:
+    """Returns the context of a model that takes channels with those of no image, where it has none."""
+    if not builder.channels or context.given.channels is not None:
         return context
     height, width = (side * builder.factor for side in builder.latent)
     gray, all_ = np.full((height, width, 3), 128, np.uint8), np.ones((height, width), np.float32)
@@ -92,7 +61,8 @@ def with_blank_channels(context: Context, builder: ConditionBuilder) -> Context:
 def _channels(
     builder: ConditionBuilder, image: UInt8[np.ndarray, "h w 3"], mask: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h2 w2 n"]:
-    return inpainting_channels(builder.encode, image, mask, builder.factor, LAYOUTS[builder.inpainting])
+    layout = LAYOUTS[builder.channels]
+    return inpainting_channels(builder.encode, image, mask, builder.factor, layout, builder.low_resolution)
 
 
 def _with_channels(context: Context, channels: Float[np.ndarray, "h w n"]) -> Context:
@@ -116,7 +86,7 @@ class Fill(Conditioner):
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Sets the channels of all conditions."""
-        if not builder.inpainting:
+        if not builder.channels or not LAYOUTS[builder.channels].inpaints:
             raise UserError(
                 "condition fill needs a model with inpainting channels, and this one has none; use "
                 "--guide \"inpaint(image='FILE', mask='FILE')\""

@@ -16,6 +16,7 @@ from rdm_jax.models import abstract_params, build_denoiser, build_noised_encoder
 KIND, CLASSIFIER = "ADM", "ADM classifier"
 CHANNELS = 3  # of an image
 STEPS = 250
+UPSCALING = 4  # of the upsamplers
 CLASS = "class"  # the attribute that the classifiers predict
 
 _64, _128 = (1, 2, 3, 4), (1, 1, 2, 3, 4)
@@ -109,7 +110,7 @@ def sections(settings: Mapping[str, Any], flags: Flags) -> dict[str, Any]:
     """Returns the sections of a bundle beside the denoiser."""
     conditioning: dict[str, Any] = {"null": "none", "input": "class_vector" if settings["vector_dim"] else "none"}
     if settings["condition_channels"]:
-        conditioning["channels"] = "low_resolution"
+        conditioning |= {"channels": "low_resolution", "upscaling": UPSCALING}
     learned = settings["out_channels"] == 2 * CHANNELS
     sampler = {} if learned else {"sampler": "ddpm"}
     return conventions(flags, {"steps": STEPS, **sampler}, conditioning)

@@ -18,6 +18,7 @@ from rdm_jax.convert import (
     latent_tasks,
     metrics,
     patch_transformers,
+    pixel_models,
     rarm,
     stable_diffusion,
     text_encoder,
@@ -58,22 +59,28 @@ def convert(
     vgg: Path | None = None,
     prediction: str | None = None,
     adapter: Path | None = None,
+    classifier: Path | None = None,
+    noised_clip: tuple[Path, Path] | None = None,
+    noised_tokenizer: Path | None = None,
     allowed: frozenset[str] = frozenset(),
 ) -> Conversion:
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, a CLIP
-        in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
+      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, an ADM
+        or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
-        Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, by default the one in its
-        folder of its name, if any.
+        Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, or of the flags of an ADM
+        or GLIDE, by default the one in its folder of its name, if any.
       weights: of a checkpoint: "ema", "raw", or "both" (the raw ones in addition); by default those that its program
         samples with, by its yaml.
       clip_source: a CLIP to add to the model: a source of one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
       prediction: of Stable Diffusion 2 without its yaml: "eps" or "v".
       adapter: an IP-Adapter to add to the model, which then takes neighbors; it needs `clip_source`.
+      classifier: a classifier of noisy images to add to a model of pixels.
+      noised_clip: the image and the text encoder of a CLIP of noisy images to add to a model of pixels.
+      noised_tokenizer: of the latter.
       vgg: torchvision's VGG-16, for a file of LPIPS without it.
       allowed: names of tensors that may be missing (their parameters are zeros) or unused.
 
@@ -89,12 +96,18 @@ def convert(
         conversion = with_clip(conversion, _convert_one(clip_source, None, None, tokenizer, allowed))
     if adapter is not None:
         conversion = with_adapter(conversion, adapter, allowed)
+    if classifier is not None:
+        conversion = pixel_models.with_classifier(conversion, classifier, allowed)
+    if noised_clip is not None:
+        conversion = pixel_models.with_noised_clip(conversion, noised_clip, noised_tokenizer, allowed)
+    takes_config = ("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND, *pixel_models.KINDS)
     unused = {
-        "--config": config and not conversion.kind.startswith(("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND)),
+        "--config": config and not conversion.kind.startswith(takes_config),
         "--weights": weights and conversion.kind not in ("CompVis checkpoint", stable_diffusion.KIND),
         "--tokenizer": tokenizer and not {"clip", "text_encoder"} & set(conversion.parts),
         "--prediction": prediction and conversion.kind != stable_diffusion.KIND,
         "--vgg": vgg and "lpips" not in conversion.parts,
+        "--noised-tokenizer": noised_tokenizer and noised_clip is None,
     }
     for option in (option for option, wrong in unused.items() if wrong):
         raise UserError(f"{option} does not apply to {source} ({conversion.kind}); omit it")
@@ -115,6 +128,9 @@ def _convert_one(
     if source.is_dir():
         return hugging_face_clip(source, tokenizer, allowed)
     state = read_tensors(source)
+    if pixel_models.is_this(state):
+        return pixel_models.convert_pixels(source, state, config, tokenizer, allowed)
+    pixel_models.refuse_half(source, state)
     if clip.is_openai_layout(state):
         return openai_clip(source, state, tokenizer, allowed)
     stable_diffusion.check_supported(state, source)
@@ -144,7 +160,7 @@ def _convert_one(
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, DiT, U-ViT, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
+        "first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
 

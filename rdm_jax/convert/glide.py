@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.adm import CHANNELS, found_flags, in_order
+from rdm_jax.convert.adm import CHANNELS, UPSCALING, found_flags, in_order
 from rdm_jax.convert.compvis import LEAVES, UNET, unet_source
 from rdm_jax.convert.guided_diffusion import Flags, conventions, read_flags, structure
 from rdm_jax.convert.mapping import Parameter, Source, Table, built, plan, rename, shape_of
@@ -140,10 +140,11 @@ def text_recipes(
 def sections(settings: Mapping[str, Any], flags: Flags) -> dict[str, Any]:
     """Returns the sections of a bundle beside its networks: the published notebooks sample so."""
     channels = LAYOUTS[settings["condition_channels"]]
-    conditioning = {"channels": channels} if channels else {}
+    conditioning: dict[str, Any] = {"channels": channels} if channels else {}
     known = channels.startswith("known")
     if "low_resolution" not in channels:
         return conventions(flags, {"steps": 100, "guidance_scale": 5.0 if known else 3.0}, conditioning)
     sampler = {} if known else {"sampler": "ddim"}
+    conditioning["upscaling"] = UPSCALING
     upsampling = {**sampler, "spacing": "fast27", "steps": 27, "initial_noise": 0.997}
     return conventions(flags, upsampling, conditioning)

@@ -106,11 +106,13 @@ def load_tokenizer(file: Path) -> CaptionTokenizer:
 def wrapped(tokenizer: Any) -> CaptionTokenizer:
     """Returns a `tokenizers.Tokenizer` with the marks of its kind.
 
-    WordPiece has BERT's marks and padding; others have CLIP's two marks, and pad with the end token.
+    WordPiece has BERT's marks and padding; others have CLIP's two marks, and pad with the end token. GPT-2's has no
+    start token.
     """
     from tokenizers.models import WordPiece
 
-    start, end, padding = BERT_MARKS if isinstance(tokenizer.model, WordPiece) else (START, END, END)
+    first = START if tokenizer.token_to_id(START) is not None else None
+    start, end, padding = BERT_MARKS if isinstance(tokenizer.model, WordPiece) else (first, END, END)
     return CaptionTokenizer(tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=padding)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.channels import upscales
 from rdm_jax.conditioning.inputs.base import PART, Given, Input, Target
 from rdm_jax.conditioning.inputs.class_label import ClassLabel
+from rdm_jax.conditioning.inputs.class_vector import ClassVector
 from rdm_jax.conditioning.inputs.layout import Layout
 from rdm_jax.conditioning.inputs.low_resolution import LowResolution
 from rdm_jax.conditioning.inputs.nothing import Nothing
@@ -23,6 +25,7 @@ __all__ = ["INPUTS", "Given", "check_parts", "input_of", "read_input"]
 INPUTS: Mapping[str, Input] = {
     "none": Nothing(),
     "class": ClassLabel(),
+    "class_vector": ClassVector(),
     "layout": Layout(),
     "segmentation": Segmentation(),
     "low_resolution": LowResolution(),
@@ -62,8 +65,9 @@ def read_input(request: Request, bundle: Bundle, latent: tuple[int, int]) -> Giv
       UserError: the request has an input that the model does not take, lacks its own, or it is invalid.
     """
     own = input_of(bundle)
+    taken = {own.option if own else "", "low_resolution" if upscales(bundle.config) else ""}
     for one in INPUTS.values():
-        if one is not own and _is_given(request, one):
+        if one.option not in taken and _is_given(request, one):
             takes = f"takes {own.what}" if own is not None else "reads prompts"
             raise UserError(
                 f"{_flag(one)} applies to models that take {one.what}, and model {bundle.name!r} {takes}; leave it out"

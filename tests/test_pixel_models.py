@@ -1,0 +1,107 @@
+"""Whole runs of ADM and GLIDE, from their inputs to their pixels, against the original programs."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm_jax.conditioning import Fill
+from rdm_jax.diffusion.samplers import ddim, ddpm
+from rdm_jax.guidance import ClassifierGuidance, Project
+from tests.helpers.pixel_models import data_of, golden_generator, prompt_of
+
+ROW = 0
+
+
+@pytest.fixture
+def golden_noise(monkeypatch):
+    """A function that replaces the fresh noise of a run by golden noise, by the times of the steps."""
+
+    def replace(times, noise):
+        stored = jnp.asarray(noise)
+
+        def fresh_noise(info, shape, owner):
+            return stored[jnp.argmin(jnp.abs(jnp.asarray(times) - info.t.reshape(-1)[0]))][None]
+
+        for sampler in (ddim, ddpm):
+            monkeypatch.setattr(sampler, "fresh_noise", fresh_noise)
+
+    return replace
+
+
+def png(file, image):
+    """Writes an image in [-1, 1] as a lossless file, and returns its name."""
+    Image.fromarray(np.round((image + 1.0) * 127.5).clip(0, 255).astype(np.uint8)).save(file)
+    return str(file)
+
+
+def run(generator, x_T, folder, prompts=(), **options):
+    """Returns the noisy images [steps, h, w, c] after each step of a run from golden noise."""
+    np.save(folder / "noise.npy", x_T[None])
+    plan = generator.plan(list(prompts), batch_size=1, init=str(folder / "noise.npy"), **options)
+    program = generator._program(plan, 1)
+    state = program.start(plan, generator.bundle.params, np.zeros(1, np.int64), np.zeros(1, np.int64))
+    while state.done < state.total:
+        state = program.advance(state)
+    return np.asarray(state.carry.x)[0]
+
+
+def close(found, expected, tolerance=1e-3):
+    """Compares arrays with a tolerance relative to the largest value."""
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("model", ["cond64", "uncond512"])
+def test_four_ancestral_steps_of_adm_are_the_originals(golden, golden_noise, tmp_path, model):
+    generator, data = golden_generator(golden, model), data_of(golden, model)
+    golden_noise(data["loop4_timesteps"][::-1], data["loop4_noise"][:, ROW])
+    given = {"class_label": int(data["y"][ROW])} if "y" in data else {}
+    close(run(generator, data["loop4_x_T"][ROW], tmp_path, steps=4, **given), data["loop4_x"][-1, ROW])
+
+
+@pytest.mark.parametrize("model", ["cond64", "uncond512"])
+def test_five_steps_of_ddim_of_adm_are_the_originals(golden, tmp_path, model):
+    generator, data = golden_generator(golden, model), data_of(golden, model)
+    given = {"class_label": int(data["y"][ROW])} if "y" in data else {}
+    last = run(generator, data["loop4_x_T"][ROW], tmp_path, steps=5, sampler="ddim", spacing="ddim", **given)
+    close(last, data["ddim5_x"][-1, ROW])
+
+
+def test_adm_upscales_as_the_original(golden, golden_noise, tmp_path):
+    generator, data = golden_generator(golden, "upsampler"), data_of(golden, "upsampler")
+    golden_noise([999, 666, 333, 0], data["loop4_noise"][:, ROW])
+    small = png(tmp_path / "small.png", data["low_res"][ROW])
+    given = {"class_label": int(data["y"][ROW]), "low_resolution": small}
+    close(run(generator, data["x"][ROW], tmp_path, steps=4, **given), data["loop4_x"][-1, ROW], 2e-2)
+
+
+def glide_options(data, folder):
+    """Returns the files that a golden model of GLIDE is given."""
+    options = {"steps": 5, "spacing": "linspace"}
+    if "low_res" in data:
+        options["low_resolution"] = png(folder / "small.png", data["low_res"][ROW])
+    if "inpaint_image" in data:
+        known = {"image": png(folder / "known.png", data["inpaint_image"][ROW])}
+        generated = 1.0 - np.repeat(data["inpaint_mask"][ROW], 3, axis=-1)
+        known["mask"] = png(folder / "mask.png", 2.0 * generated - 1.0)
+        options |= {"conditions": [Fill(**known)], "guides": [Project(**known)]}
+    return options
+
+
+@pytest.mark.parametrize("model", ["base", "upsample", "base_inpaint", "upsample_inpaint"])
+def test_five_steps_of_glide_are_the_originals(golden, golden_noise, tmp_path, model):
+    generator, data = golden_generator(golden, model), data_of(golden, model)
+    if "loop_noise" in data:
+        golden_noise(data["loop_timesteps"][::-1], data["loop_noise"][:, ROW])
+    sampler = {} if "loop_noise" in data else {"sampler": "ddim"}
+    last = run(
+        generator,
+        data["loop_x_T"][ROW],
+        tmp_path,
+        [prompt_of(data, ROW)],
+        **glide_options(data, tmp_path),
+        **sampler,
+    )
+    close(last, data["loop_x"][-1, ROW])
