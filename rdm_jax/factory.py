@@ -22,6 +22,7 @@ from rdm_jax.core.errors import UserError, bounded, unknown
 from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.patches import Patches
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import check_spacing
 from rdm_jax.models import abstract_params
@@ -110,14 +111,19 @@ def decoder_from(
     Args:
       autoencoder: the first stage's module.
       latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale; "quantize" says
-        whether a VQ first stage takes the nearest codes before it decodes, which is the default.
+        whether a VQ first stage takes the nearest codes before it decodes, which is the default; "patches" divides
+        large latents (`diffusion.patches`).
     """
     scale, shift = scaling_from(latents)
     full = autoencoder.clone(dtype="float32")
     quantize = {"quantize": bool(latents["quantize"])} if "quantize" in latents else {}
+    patches = Patches.of(latents)
 
     def decoded(params: Any, z: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        return full.apply({"params": params}, z, method="decode", **quantize)
+        def on_patch(part: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+            return full.apply({"params": params}, part, method="decode", **quantize)
+
+        return on_patch(z) if patches is None else patches.apply(on_patch, z)
 
     def decode(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         """Maps latents [b, h, w, c] to images [b, f h, f w, 3], one slice after another where they are large."""

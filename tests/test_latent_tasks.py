@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 
 from rdm_jax.conditioning import Fill
+from rdm_jax.conditioning.inputs import low_resolution
+from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import to_uint8
 from rdm_jax.diffusion.samplers import ddim
+from rdm_jax.guidance import Paste
 from tests.helpers.latent_tasks import data_of, golden_generator
 
 CLASSES = "conditioning.layout_classes=24"  # of the golden layouts
@@ -113,4 +117,36 @@ def test_four_steps_of_ddim_are_those_of_the_original(golden, golden_noise, tmp_
         np.testing.assert_allclose(plan.context.given.channels[0, 0], data["concat"][0].transpose(1, 2, 0), atol=1e-5)
     if model in ("cin_v2", "txt2img"):
         assert plan.options.guidance_scale == data["ddim_scale"][0]
+    check(generator, plan, data, 0)
+
+
+def test_inpainting_is_that_of_the_original(golden, monkeypatch, tmp_path):
+    """Golden images are no whole numbers; those of the files are, and are replaced by the golden ones."""
+    data = data_of(golden, "inpainting")
+    monkeypatch.setattr(images, "to_float", lambda read: data["image"][0].transpose(1, 2, 0).reshape(read.shape))
+    mask = np.round(data["mask"][0, 0] * 255).astype(np.uint8)
+    files = {"image": png(tmp_path / "image.png", pixels(data["image"][0])), "mask": png(tmp_path / "mask.png", mask)}
+    generator = golden_generator(golden, "inpainting")
+    np.save(tmp_path / "noise.npy", data["ddim_x_T"][0].transpose(1, 2, 0)[None])
+    options = {"init": str(tmp_path / "noise.npy"), "steps": 4, "batch_size": 1}
+    plan = generator.plan(conditions=[Fill(**files)], guides=[Paste(**files)], **options)
+    channels = np.asarray(plan.context.given.channels)[0, 0].transpose(2, 0, 1)
+    np.testing.assert_allclose(channels, data["concat"][0], atol=1e-4)
+    check(generator, plan, data, 0)
+    _, decoded = finished(generator, plan)
+    finished_pixels = generator.head.finish(plan, to_uint8(decoded.transpose(1, 2, 0))[None])[0]
+    expected = data["inpainted"][0].transpose(1, 2, 0) * 255.0
+    assert np.abs(finished_pixels - expected).max() <= 1.0
+
+
+def test_super_resolution_is_that_of_the_original(golden, golden_noise, monkeypatch, tmp_path):
+    data = data_of(golden, "bsr_sr")
+    golden_noise("bsr_sr", 0)
+    monkeypatch.setattr(low_resolution, "to_float", lambda read: data["lr_image"][0].transpose(1, 2, 0))
+    file = png(tmp_path / "small.png", pixels(data["lr_image"][0]))
+    generator = golden_generator(golden, "bsr_sr")
+    np.save(tmp_path / "noise.npy", data["ddim_x_T"][0].transpose(1, 2, 0)[None])
+    options = {"init": str(tmp_path / "noise.npy"), "steps": 4, "batch_size": 1, "low_resolution": file}
+    plan = generator.plan(**options)
+    assert (plan.options.eta, plan.request.height, plan.request.width) == (1.0, 32, 32)
     check(generator, plan, data, 0)

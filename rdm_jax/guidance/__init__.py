@@ -23,6 +23,7 @@ from rdm_jax.guidance.clip import CLIPGuidance as CLIPGuidance
 from rdm_jax.guidance.ilvr import ILVR as ILVR
 from rdm_jax.guidance.inpaint import Inpaint as Inpaint
 from rdm_jax.guidance.outpaint import Outpaint as Outpaint
+from rdm_jax.guidance.paste import Paste as Paste
 from rdm_jax.guidance.project import Project as Project
 from rdm_jax.guidance.semantic import SDG as SDG
 from rdm_jax.guidance.threshold import DynamicThreshold as DynamicThreshold
@@ -35,6 +36,7 @@ GUIDES: dict[str, type[GuidanceMethod]] = {
     "ilvr": ILVR,
     "inpaint": Inpaint,
     "outpaint": Outpaint,
+    "paste": Paste,
     "project": Project,
     "threshold": Threshold,
     "dynamic_threshold": DynamicThreshold,
