@@ -237,7 +237,7 @@ class VectorEmbedding(nn.Module):
         # In full precision, so that a one-hot vector selects its row exactly on every device.
         product = jnp.matmul(vector.astype(jnp.float32), kernel.astype(jnp.float32), precision="highest")
         if self.use_bias:
-            product = product + self.param("bias", nn.initializers.zeros, (self.width,))
+            product = product + self.param("bias", nn.initializers.zeros, (self.width,))[None]
         return product.astype(self.dtype)
 
 

@@ -17,7 +17,7 @@ from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.watch import Watch
 from rdm_jax.conditioning import Fill, Mix, Switch
-from rdm_jax.conditioning.inpainting import inpainting_of
+from rdm_jax.conditioning.channels import LAYOUTS, inpainting_of
 from rdm_jax.core import files, images, sheets
 from rdm_jax.core.calls import Call, build
 from rdm_jax.core.errors import UserError
@@ -116,8 +116,9 @@ def inpaint(job: Job) -> tuple[Path, int]:
     """Generates what is white in the mask."""
     args = job.args
     files = {"image": args.image, "mask": args.mask}
-    takes_mask = bool(inpainting_of(job.generator.bundle.config))
-    guide = build(GUIDES, Call(args.method or ("paste" if takes_mask else "inpaint"), files), "guide")
+    takes_mask = inpainting_of(job.generator.bundle.config)
+    method = args.method or (LAYOUTS[takes_mask].method if takes_mask else "inpaint")
+    guide = build(GUIDES, Call(method, files), "guide")
     if not takes_mask:
         note("this model has no inpainting channels: the known part of the image is restored in each step")
     return job.write(job.plan(guides=[guide], conditions=[Fill(**files)] if takes_mask else []))
