@@ -27,6 +27,7 @@ from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import check_spacing
 from rdm_jax.models import abstract_params
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
+from rdm_jax.models.noised_clip import NoisedCLIP
 
 
 def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
@@ -201,7 +202,12 @@ def image_encoder_from(
 def noised_encoder_from(
     module: Any,
 ) -> Callable[[Any, Float[Array, "b h w c"], Any], tuple[Float[Array, "b d"], list[Float[Array, "b _ _ _"]]]]:
-    """Returns the function (parameters, noisy latents, times) to an encoder's vectors and its levels' feature maps."""
+    """Returns the function (parameters, noisy latents, times) to an encoder's vectors and its levels' feature maps.
+
+    A transformer has no such maps.
+    """
+    if isinstance(module, NoisedCLIP):
+        return lambda params, x, t: (module.apply({"params": params}, x, t, method="encode_image"), [])
 
     def encode(params: Any, x: Float[Array, "b h w c"], t: Any) -> tuple[Array, list[Array]]:
         """Maps noisy latents to vectors and maps."""

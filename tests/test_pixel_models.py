@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ from PIL import Image
 from rdm_jax.conditioning import Fill, channels
 from rdm_jax.core import images
 from rdm_jax.diffusion.samplers import ddim, ddpm
-from rdm_jax.guidance import ClassifierGuidance, Project
+from rdm_jax.guidance import SDG, ClassifierGuidance, Project, semantic
+from rdm_jax.heads.diffusion.program import chunk_program, inputs_of
 from tests.helpers.pixel_models import data_of, golden_generator, prompt_of
 
 ROW = 0
@@ -134,3 +139,38 @@ def test_five_steps_of_glide_are_the_originals(golden, golden_noise, exact, tmp_
         **sampler,
     )
     close(last, data["loop_x"][-1, ROW])
+
+
+def one_step(generator, x, respaced, steps, **options):
+    """Returns an image [h, w, c] after one step of a respaced schedule, counted from the image, under all guides."""
+    plan = generator.plan(**{"prompts": [], "batch_size": 1, "steps": steps, **options})
+    shape = generator.head.shape(plan, 1)
+    indices = np.zeros(1, np.int64)
+    inputs = inputs_of(plan, indices, indices).chunk(steps - 1 - respaced, 1)
+    inputs = dataclasses.replace(inputs, noise=jnp.asarray(x[None]))
+    advance = jax.jit(chunk_program(generator.bundle, shape, plan.run.guides))
+    carry, _ = advance(generator.bundle.params, inputs, shape.sampler.init(jnp.asarray(x[None])))
+    return np.asarray(carry.x)[0]
+
+
+def test_a_step_under_the_classifier_of_adm_is_the_originals(golden, golden_noise):
+    generator, data = golden_generator(golden, "cond64", "classifier"), data_of(golden, "classifier")
+    golden_noise([0], data["p_sample_noise"][ROW : ROW + 1])
+    guide = ClassifierGuidance(attribute="class", label=str(data["y"][ROW]), weight=float(data["scale"][0]))
+    step = functools.partial(one_step, generator, data["x"][ROW], 20, 25, class_label=int(data["y"][ROW]), guides=[guide])
+    close(step(), data["p_sample_guided"][ROW])
+    close(step(sampler="ddim", spacing="linspace"), data["ddim_guided"][ROW])
+
+
+def test_a_step_under_glides_noised_clip_is_the_originals(golden, golden_noise, monkeypatch):
+    generator, data = golden_generator(golden, "base", "noised_clip"), data_of(golden, "noised_clip")
+    base, tower = data_of(golden, "base"), generator.bundle.noised_clip
+    tokens, lengths = (jnp.asarray(data[name], jnp.int32) for name in ("text_tokens", "text_len"))
+    params = {"params": generator.bundle.params["noised_clip"]}
+    vector = np.asarray(jax.jit(functools.partial(tower.apply, method="encode_text"))(params, tokens, lengths))
+    close(vector, data["text_features"])
+    monkeypatch.setattr(semantic, "text_vector", lambda context, text: vector[ROW : ROW + 1])
+    golden_noise([0], data["p_sample_noise"][ROW : ROW + 1])
+    guide = SDG(text="a text", weight=100.0 * float(data["p_sample_grad_scale"][0]))
+    options = {"prompts": [prompt_of(base, ROW)], "guides": [guide], "guidance_scale": 1.0}
+    close(one_step(generator, data["x"][ROW], 40, 100, **options), data["p_sample_guided"][ROW])

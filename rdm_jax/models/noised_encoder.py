@@ -48,7 +48,7 @@ class NoisedEncoder(nn.Module):
     features: int
     latent_size: int
     model_channels: int
-    channel_mult: tuple[float, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = ()
     num_head_channels: int = 32
