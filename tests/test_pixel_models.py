@@ -157,7 +157,9 @@ def test_a_step_under_the_classifier_of_adm_is_the_originals(golden, golden_nois
     generator, data = golden_generator(golden, "cond64", "classifier"), data_of(golden, "classifier")
     golden_noise([0], data["p_sample_noise"][ROW : ROW + 1])
     guide = ClassifierGuidance(attribute="class", label=str(data["y"][ROW]), weight=float(data["scale"][0]))
-    step = functools.partial(one_step, generator, data["x"][ROW], 20, 25, class_label=int(data["y"][ROW]), guides=[guide])
+    step = functools.partial(
+        one_step, generator, data["x"][ROW], 20, 25, class_label=int(data["y"][ROW]), guides=[guide]
+    )
     close(step(), data["p_sample_guided"][ROW])
     close(step(sampler="ddim", spacing="linspace"), data["ddim_guided"][ROW])
 

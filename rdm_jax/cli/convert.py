@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
     parser.add_argument(
-        "--classifier", type=Path, metavar="FILE", help="add this classifier of noisy images, of ADM, to a model of pixels"
+        "--classifier",
+        type=Path,
+        metavar="FILE",
+        help="add this classifier of noisy images, of ADM, to a model of pixels",
     )
     parser.add_argument(
         "--noised-clip",

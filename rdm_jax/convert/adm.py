@@ -189,6 +189,4 @@ def classifier_recipes(
         third = next(((index, 3) for index, one in enumerate(part) if path.startswith(f"pool/{one}/")), None)
         return Source((name,), transposed=path == "pool/positions", part=third)
 
-    return plan(
-        state, abstract_params(network), source, what=CLASSIFIER, ignored=lambda name: False, allowed=allowed
-    )
+    return plan(state, abstract_params(network), source, what=CLASSIFIER, ignored=lambda name: False, allowed=allowed)

@@ -80,7 +80,9 @@ def config(
     vocabulary, width = shape_of(state, "token_embedding.weight", 2, KIND)
     blocks = {match[1] for name in state if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))}
     if width % max(flags.xf_heads, 1) or flags.xf_heads < 1:
-        raise UserError(f"xf_heads={flags.xf_heads} does not divide the width {width} of the text encoder; give its own")
+        raise UserError(
+            f"xf_heads={flags.xf_heads} does not divide the width {width} of the text encoder; give its own"
+        )
     text = {
         "kind": "padded",
         "vocab_size": vocabulary,

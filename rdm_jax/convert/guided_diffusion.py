@@ -127,7 +127,9 @@ def _per_level(state: Mapping[str, np.ndarray], blocks: int, attended: set[int])
 
     A level has attention in all its blocks or in none. Blocks that change the size have none, and keep the channels.
     """
-    fitting = [count for count in range(1, blocks) if blocks % (count + 1) == 0 and _fits(state, count, attended, blocks)]
+    fitting = [
+        count for count in range(1, blocks) if blocks % (count + 1) == 0 and _fits(state, count, attended, blocks)
+    ]
     if len(fitting) != 1:
         raise UserError(
             f"the {WHAT} has {blocks} blocks on its way down, and no single number of blocks a level fits their "
@@ -159,11 +161,11 @@ def read_flags(what: str, arguments: Mapping[str, Any], published: Flags | None,
     own = {field.name for field in dataclasses.fields(Flags)}
     for name, value in given.items():
         if name not in own and name not in found and name not in IGNORED:
-            raise unknown(f"flag of a {what}", name, [*own, *found, *IGNORED])
+            raise unknown(f"flag of {what}", name, [*own, *found, *IGNORED])
         if name in found and value != found[name]:
             raise UserError(
-                f"the flags say {name}={value}, and the weights are of a {what} with {name}={found[name]}; give the "
-                "flags that belong to these weights"
+                f"the flags say {name}={value}, and the weights of this {what} have {name}={found[name]}; give the flags "
+                "that belong to these weights"
             )
     chosen = {name: value for name, value in given.items() if name in own}
     heads = {"num_heads", "num_head_channels"} & chosen.keys()
@@ -181,7 +183,9 @@ def read_flags(what: str, arguments: Mapping[str, Any], published: Flags | None,
     numbers = ("image_size", "num_heads", "num_head_channels", "diffusion_steps", "xf_heads")
     wrong = [name for name in numbers if type(getattr(flags, name)) is not int]
     if wrong or flags.image_size < 1 or flags.diffusion_steps < 1:
-        raise UserError(f"the flags of the {what} have no valid {wrong[0] if wrong else 'image_size'}; whole numbers only")
+        raise UserError(
+            f"the flags of the {what} have no valid {wrong[0] if wrong else 'image_size'}; whole numbers only"
+        )
     return flags
 
 

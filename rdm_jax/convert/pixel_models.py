@@ -69,7 +69,9 @@ def with_classifier(model: Conversion, file: Path, allowed: frozenset[str]) -> C
     """
     state = read_tensors(file)
     if not adm.is_classifier(state):
-        raise UserError(f"{file} is no classifier of noisy images; give one of guided diffusion's, as 256x256_classifier.pt")
+        raise UserError(
+            f"{file} is no classifier of noisy images; give one of guided diffusion's, as 256x256_classifier.pt"
+        )
     _, arguments = read_arguments(file, None)
     settings = adm.classifier_config(state, arguments)
     _check_size(model, file, adm.CLASSIFIER, settings["latent_size"])

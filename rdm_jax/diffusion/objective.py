@@ -97,7 +97,7 @@ def variational_bound(
     )
     # At t = 0 the mean of the step is the predicted x0.
     likelihood = _log_likelihood(x0, predicted, 0.5 * log_variance)
-    bound = jnp.where(per_image(t, x0.ndim) == 0, -likelihood, divergence)
+    bound = jnp.where((t == 0)[:, None, None, None], -likelihood, divergence)
     return jnp.mean(bound, axis=(1, 2, 3)) / np.log(2.0)
 
 

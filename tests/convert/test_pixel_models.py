@@ -129,7 +129,9 @@ def test_every_name_of_a_published_glide_has_its_place(golden, model):
     assert sum(map(stored, parts)) == sum(value.size for value in state.values())
     sections = glide.sections(settings, flags)
     schedule = schedule_from(sections["diffusion"])
-    golden_betas = data_of(golden, "tokens_and_schedules")["linear_betas" if "upsample" in model else "squaredcos_cap_v2_betas"]
+    golden_betas = data_of(golden, "tokens_and_schedules")[
+        "linear_betas" if "upsample" in model else "squaredcos_cap_v2_betas"
+    ]
     np.testing.assert_allclose(schedule.betas, golden_betas, rtol=1e-9)
 
 
@@ -166,11 +168,11 @@ def test_files_and_flags_that_do_not_fit_are_refused(golden, tmp_path):
             convert(model, **options)
 
     flags.write_text(json.dumps({**own, "num_channels": 64}))
-    refused("the flags say num_channels=64, and the weights are of a ADM with num_channels=32")
+    refused("the flags say num_channels=64, and the weights of this ADM have num_channels=32")
     flags.write_text(json.dumps({**own, "noise_schedule": "exponential"}))
     refused("unknown noise schedule 'exponential'")
     flags.write_text(json.dumps({**own, "colors": 3}))
-    refused("unknown flag of a ADM 'colors'")
+    refused("unknown flag of ADM 'colors'")
     flags.unlink()
     refused("the weights are of no published ADM")
     flags.write_text(json.dumps({**own, "image_size": 32}))

@@ -77,6 +77,4 @@ def data_of(golden: Path, model: str) -> dict[str, np.ndarray]:
     """Returns what the original program computes with a golden model, images in NHWC."""
     family = "glide" if model in (*GLIDE, "noised_clip", "tokens_and_schedules") else "adm"
     with np.load(golden / f"heads/{family}/{model}.npz") as data:
-        return {
-            name: np.moveaxis(value, -3, -1) if value.ndim in (4, 5) else value for name, value in data.items()
-        }
+        return {name: np.moveaxis(value, -3, -1) if value.ndim in (4, 5) else value for name, value in data.items()}
