@@ -94,7 +94,7 @@ def task_of(state: Mapping[str, np.ndarray], params: Mapping[str, Any], kl: bool
 
 
 def _class(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> Task:
-    """Returns the class-conditional task; where the yaml gives the number of classes, the last one is the null class."""
+    """Returns the class-conditional task; where the yaml gives a number of classes, the last one is the null class."""
     rows, width = shape_of(state, input_encoders.CLASSES, 2, "class embedding")
     null = "n_classes" in _condition_params(params)
     if not null and rows != IMAGENET_CLASSES:
