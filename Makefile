@@ -42,7 +42,7 @@ lint: $(VENV)/.tested
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 parity: $(PARITY_VENV)/.installed
-	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py tests/parity/test_samplers.py
+	$(PARITY_VENV)/bin/python -m pytest tests/parity/test_parity.py tests/parity/test_samplers.py tests/parity/test_stable_diffusion.py
 	PYTHONPATH=$(PARITY_VENV)/vision $(PARITY_VENV)/bin/python -m pytest tests/parity/test_vision.py tests/parity/test_metrics.py
 
 cloud: $(CLOUD_VENV)/.installed

@@ -78,7 +78,7 @@ setup(
         ],
         # Install torch alone first: packages that depend on it would bring CUDA along.
         "browser": ["playwright>=1.60,<2", "axe-playwright-python>=0.1.4,<1"],  # Chromium comes from the system
-        "parity": ["torch==2.13.0", "diffusers>=0.40,<1"],
+        "parity": ["torch==2.13.0", "diffusers>=0.40,<1", "peft>=0.17,<1"],
     },
     entry_points={"console_scripts": ["rdm = rdm_jax.cli.main:program"]},
 )

@@ -12,7 +12,6 @@ once for each shape; prompts, databases, seeds and scales are traced.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -214,7 +213,9 @@ class Generator:
         given_alone = input_of(self.bundle) is not None and not (prompts or images or len(rows))
         request, chosen = self.resolve(given_alone + len(prompts) + len(images) + len(rows), **options)
         if given_alone and request.condition != "text":
-            raise UserError(f"condition {request.condition!r} retrieves neighbors, and there is no query; give a prompt")
+            raise UserError(
+                f"condition {request.condition!r} retrieves neighbors, and there is no query; give a prompt"
+            )
         retriever = None if request.condition == "text" else open_retriever(self.encoder, database)
         if retriever and options.get("neighbors") is None:  # a default fits any database
             request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))

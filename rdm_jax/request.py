@@ -19,6 +19,7 @@ from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.core.options import option
+from rdm_jax.parts import NO_NULL
 
 if TYPE_CHECKING:
     from rdm_jax.conditioning import Conditioner
@@ -43,7 +44,6 @@ FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
 LONG_PROMPTS = ("truncate", "windows")  # the rest is left out, or encoded as further texts
 ADAPTER_BLOCKS = ("all", "style", "style+layout")
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
-NO_NULL = "none"  # of a model that was always trained with its condition, and cannot be guided by its absence
 NO_CLASS = -1
 MAX_UPSCALED = 2**24  # pixels of the result of upscaling, which is computed in patches
 

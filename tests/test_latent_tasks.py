@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from PIL import Image
 from rdm_jax.conditioning import Fill
 from rdm_jax.conditioning.inputs import low_resolution
 from rdm_jax.core import images
-from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.diffusion.samplers import ddim
 from rdm_jax.guidance import Paste
@@ -33,7 +32,8 @@ def layout_file(data, scene, file):
     """Writes a golden layout as the file that a user gives."""
     rows = [row for row in data["objects"] if row[0] == scene]
     objects = [
-        {"class": int(row[1]), "box": row[2:6].tolist()} | {flag: True for flag, on in zip(FLAGS, row[6:], strict=True) if on}
+        {"class": int(row[1]), "box": row[2:6].tolist()}
+        | {flag: True for flag, on in zip(FLAGS, row[6:], strict=True) if on}
         for row in rows
     ]
     file.write_text(json.dumps({"objects": objects, "crop": data["crops"][scene].tolist()}))
@@ -46,7 +46,7 @@ def pixels(image):
     return np.round(scaled).astype(np.uint8)
 
 
-def given(model, data, image, folder):
+def given(model, data, image, folder) -> tuple[list[str], dict[str, Any]]:
     """Returns the prompts and the options that give a model the input of a golden image."""
     if model == "cin_v2":
         return [], {"class_label": int(data["class_ids"][image])}
@@ -65,7 +65,13 @@ def planned(golden, model, image, folder):
     generator, data = golden_generator(golden, model, *overrides), data_of(golden, model)
     prompts, options = given(model, data, image, folder)
     np.save(folder / "noise.npy", data["ddim_x_T"][image].transpose(1, 2, 0)[None])
-    options |= {"init": str(folder / "noise.npy"), "steps": 4, "batch_size": 1, "eta": float(data["ddim_eta"][0])}
+    options = {
+        **options,
+        "init": str(folder / "noise.npy"),
+        "steps": 4,
+        "batch_size": 1,
+        "eta": float(data["ddim_eta"][0]),
+    }
     return generator, generator.plan(prompts, **options)
 
 
@@ -103,7 +109,16 @@ def golden_noise(golden, monkeypatch):
     return replace
 
 
-@pytest.mark.parametrize("model", ["cin_v2", "txt2img", "layout2img", "semantic", "uncond", "churches"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "cin_v2",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("txt2img", "layout2img", "semantic", "uncond", "churches")
+        ),
+    ],
+)
 def test_four_steps_of_ddim_are_those_of_the_original(golden, golden_noise, tmp_path, model):
     data = data_of(golden, model)
     if "ddim_noise" in data:
@@ -120,6 +135,7 @@ def test_four_steps_of_ddim_are_those_of_the_original(golden, golden_noise, tmp_
     check(generator, plan, data, 0)
 
 
+@pytest.mark.slow
 def test_inpainting_is_that_of_the_original(golden, monkeypatch, tmp_path):
     """Golden images are no whole numbers; those of the files are, and are replaced by the golden ones."""
     data = data_of(golden, "inpainting")
@@ -139,6 +155,7 @@ def test_inpainting_is_that_of_the_original(golden, monkeypatch, tmp_path):
     assert np.abs(finished_pixels - expected).max() <= 1.0
 
 
+@pytest.mark.slow
 def test_super_resolution_is_that_of_the_original(golden, golden_noise, monkeypatch, tmp_path):
     data = data_of(golden, "bsr_sr")
     golden_noise("bsr_sr", 0)

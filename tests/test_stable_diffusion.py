@@ -17,20 +17,7 @@ from rdm_jax.editing.mixing import direction_of
 from rdm_jax.generator import Generator
 from rdm_jax.retrieval.database import Database
 from tests.helpers import tiny
-from tests.helpers.stable_diffusion import adapted_bundle, data_of, golden_generator, tower
-
-SIZE = {"height": 16, "width": 16, "batch_size": 1}
-
-
-def run(generator, prompt, folder, x_T, **options):
-    """Returns the last latents and the image of a run from given noise [c, h, w], both as the originals have them."""
-    np.save(folder / "noise.npy", x_T.transpose(1, 2, 0)[None])
-    plan = generator.plan(prompt, init=str(folder / "noise.npy"), **SIZE, **options)
-    program = generator._program(plan, 1)
-    state = program.start(plan, generator.bundle.params, np.zeros(1, np.int64), np.zeros(1, np.int64))
-    while state.done < state.total:
-        state = program.advance(state)
-    return np.asarray(state.carry.x)[0].transpose(2, 0, 1), program.finish(state)[0].transpose(2, 0, 1)
+from tests.helpers.stable_diffusion import SIZE, adapted_bundle, data_of, golden_generator, run, tower
 
 
 @pytest.mark.slow

@@ -18,16 +18,29 @@ HELP = """convert released weights to a model bundle, and back
   rdm convert base.pt --tokenizer vocab.bpe --out glide
 
   rdm convert rdm-768 --to compvis --out original       a bundle in the format of CompVis's programs
+  rdm convert --list                                    where released weights are: addresses, sizes, licenses
+  rdm convert --list "stable diffusion"
 
 The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), Stable
 Diffusion 1 or 2 (a file, or a folder of diffusers), OpenAI's CLIP (as released, or a state dict), a folder with Hugging
-Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3 of the Fréchet distance. No code in it
-is run."""
+Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3 of the Fréchet distance.
+No code in it is run."""
+
+_ALL = "*"  # what --list without a word stands for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument("source", type=Path, metavar="SRC", help="a file of weights, a folder, or with --to a bundle")
+    parser.add_argument(
+        "source", type=Path, nargs="?", metavar="SRC", help="a file of weights, a folder, or with --to a bundle"
+    )
+    parser.add_argument(
+        "--list",
+        nargs="?",
+        const=_ALL,
+        metavar="WORD",
+        help="print where released weights are (those whose names contain WORD), and convert nothing",
+    )
     parser.add_argument(
         "--config",
         type=Path,
@@ -75,13 +88,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or unused"
     )
     parser.add_argument("--to", metavar="PROGRAM", help="convert a bundle to the format of compvis or diffusers")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Converts, and reports the result."""
     from rdm_jax.core.errors import UserError
 
+    if args.list is not None:
+        _list(args)
+        return
+    if args.source is None or args.out is None:
+        raise UserError("give what to convert and the folder to write: rdm convert SRC --out DIR (or --list)")
     if args.out.exists():
         raise UserError(f"{args.out} exists already; choose another folder or remove it first")
     bars: dict[str, Progress] = {}
@@ -91,6 +109,16 @@ def run(args: argparse.Namespace) -> None:
         bars.setdefault(name, Progress(name, unit="megabyte"))(*(size // 10**6 for size in at))
 
     (_write_back if args.to else _convert)(args, progress)
+
+
+def _list(args: argparse.Namespace) -> None:
+    """Prints where released weights are."""
+    from rdm_jax.convert.released import as_text, released
+    from rdm_jax.core.errors import UserError
+
+    if args.source is not None or args.out is not None:
+        raise UserError("--list converts nothing; leave out SRC and --out")
+    print(as_text(released("" if args.list == _ALL else args.list)))
 
 
 def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:

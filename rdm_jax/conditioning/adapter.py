@@ -21,7 +21,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.roles import neighbor_images
 from rdm_jax.models import UNet
 from rdm_jax.models.condition import ImageTokens
-from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
+from rdm_jax.models.image_adapter import PatchProjection, PatchResampler, VectorProjection
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
@@ -40,7 +40,7 @@ class NeighborTokens:
       databases: that the neighbors are from.
     """
 
-    projection: VectorProjection | PatchResampler
+    projection: VectorProjection | PatchResampler | PatchProjection
     params: Any
     encoder: ClipEncoder
     scale: float
@@ -127,5 +127,5 @@ def acting_places(unet: UNet, blocks: str) -> Float[np.ndarray, " p"] | None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _project(projection: VectorProjection | PatchResampler, params: Any, read: Any) -> Any:
+def _project(projection: VectorProjection | PatchResampler | PatchProjection, params: Any, read: Any) -> Any:
     return projection.apply({"params": params}, jnp.asarray(read))

@@ -1,7 +1,7 @@
 """What an inpainting model takes beside the noisy latent: a mask, and the image without what is to be generated.
 
-The models of latent diffusion and of Stable Diffusion were trained with 1 + c such channels: the mask, and the c latents
-of the image with the region empty. Without an image everything is to be generated.
+Latent diffusion and Stable Diffusion have models with 1 + c such channels: the mask, and the c latents of the image
+with the region empty. Without an image everything is to be generated.
 """
 
 from __future__ import annotations

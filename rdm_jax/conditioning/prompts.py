@@ -1,7 +1,7 @@
 """Prompts as sequences of context tokens: the states of a text encoder, one for each token of the text.
 
-This is how latent diffusion and Stable Diffusion read a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights of words
-(`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
+This is how latent diffusion and Stable Diffusion read a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights
+of words (`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
 """
 
 from __future__ import annotations

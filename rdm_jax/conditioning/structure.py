@@ -113,8 +113,8 @@ def _blurred(values: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
 def _warped(key: Key[Array, ""], shapes: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
     """Returns images turned by up to 6 degrees, scaled by up to 12 %, shifted by up to 3 pixels, and warped.
 
-    A quarter of these amounts is the median of the images: content that is rarely in place teaches a denoiser to draw
-    shaky lines near it, and content that always is in place teaches it to copy a straight line into a freehand style.
+    A quarter of these amounts is the median of the images: content that is rarely in place teaches a denoiser shaky
+    lines, and content that always is in place teaches it to copy straight lines into a freehand style.
     """
     b, h, w = shapes.shape
     angle_key, scale_key, shift_key, sway_key, amount_key = jax.random.split(key, 5)

@@ -68,7 +68,8 @@ def convert(
 
     Args:
       source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, an ADM
-        or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
+        or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the
+        Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
         Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, or of the flags of an ADM
         or GLIDE, by default the one in its folder of its name, if any.
@@ -160,7 +161,8 @@ def _convert_one(
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
+        "first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS and "
+        "Inception-v3"
     )
 
 

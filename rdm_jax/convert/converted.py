@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,12 @@ def _shared(model: Conversion, tower: Conversion) -> PreTrainedTokenizerFast | N
     return tower.tokenizer
 
 
+def _states(clip: Mapping[str, Any] | None) -> int:
+    """Returns the states of an image in a CLIP's image tower, its patches and the class token; 1 without a ViT."""
+    vision = clip["vision"] if clip else {}
+    return (vision["image_size"] // vision["patch_size"]) ** 2 + 1 if "patch_size" in vision else 1
+
+
 def with_adapter(model: Conversion, file: Path, allowed: frozenset[str]) -> Conversion:
     """Returns the conversion of a model with an IP-Adapter, which takes the vectors of neighbors.
 
@@ -143,7 +150,8 @@ def with_adapter(model: Conversion, file: Path, allowed: frozenset[str]) -> Conv
       UserError: the file is no adapter, or it does not fit the model or its CLIP.
     """
     state = read_tensors(file)
-    settings = ip_adapter.projection_config(state)
+    tower = model.config.get("clip")
+    settings = ip_adapter.projection_config(state, _states(tower))
     denoiser = {**model.config.get("denoiser", {}), "adapter": True}
     if "text_encoder" not in model.parts:
         raise UserError(f"an IP-Adapter is added to a Stable Diffusion, and {model.sources[0]} is a {model.kind}")
@@ -152,7 +160,6 @@ def with_adapter(model: Conversion, file: Path, allowed: frozenset[str]) -> Conv
             f"the IP-Adapter {file} makes tokens of {settings['token_dim']} numbers, and this model takes "
             f"{denoiser['context_dim']}; give the adapter of this version of Stable Diffusion"
         )
-    tower = model.config.get("clip")
     if settings["kind"] == "vector":
         wanted, width = settings["vector_dim"], tower and tower["embed_dim"]
     else:

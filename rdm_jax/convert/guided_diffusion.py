@@ -164,8 +164,8 @@ def read_flags(what: str, arguments: Mapping[str, Any], published: Flags | None,
             raise unknown(f"flag of {what}", name, [*own, *found, *IGNORED])
         if name in found and value != found[name]:
             raise UserError(
-                f"the flags say {name}={value}, and the weights of this {what} have {name}={found[name]}; give the flags "
-                "that belong to these weights"
+                f"the flags say {name}={value}, and the weights of this {what} have {name}={found[name]}; give the "
+                "flags that belong to these weights"
             )
     chosen = {name: value for name, value in given.items() if name in own}
     heads = {"num_heads", "num_head_channels"} & chosen.keys()

@@ -1,8 +1,9 @@
 """Weights of IP-Adapter: what makes tokens of an image, and keys and values for each attention to the text.
 
 A file has the two under "image_proj." and "ip_adapter."; PyTorch's has two dictionaries of these names. The first is a
-projection of the image's vector, or a resampler of its patches (plus). The attention layers are numbered in the order
-of diffusers: the way down, the way up, then the middle; self-attention has the even numbers and no tensors.
+projection of the image's vector, a resampler of its patches (plus), or a projection of each patch (full face). The
+attention layers are numbered in the order of diffusers: the way down, the way up, then the middle; self-attention has
+the even numbers and no tensors.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _PATCHES: Table = (
     (r"^layer_(\d+)/down/", r"layers.\1.1.3/"),
     *LEAVES,
 )
-_TABLES = {"vector": _VECTOR, "patches": _PATCHES}
+_ALL_PATCHES: Table = ((r"^up/", "proj.0/"), (r"^down/", "proj.2/"), (r"^norm_out/", "proj.3/"), *LEAVES)
+_TABLES = {"vector": _VECTOR, "patches": _PATCHES, "all_patches": _ALL_PATCHES}
 
 
 def is_ip_adapter(state: Mapping[str, np.ndarray]) -> bool:
@@ -44,8 +46,12 @@ def is_ip_adapter(state: Mapping[str, np.ndarray]) -> bool:
     return any(name.startswith(ATTENTION) for name in state) and any(name.startswith(PROJECTION) for name in state)
 
 
-def projection_config(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def projection_config(state: Mapping[str, np.ndarray], states: int) -> dict[str, Any]:
     """Returns the settings of an adapter's projection, by its shapes.
+
+    Args:
+      state: the tensors.
+      states: of each image by the CLIP's image tower: its patches and the class token.
 
     Raises:
       UserError: the tensors are no adapter's, or one of a kind that is not supported.
@@ -55,9 +61,8 @@ def projection_config(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if f"{PROJECTION}latents" in state:
         return _resampler_config(state)
     if f"{PROJECTION}proj.0.weight" in state:
-        raise UserError(
-            "the file given by --ip-adapter is a full-face adapter; the base and the plus adapters are supported"
-        )
+        token_dim, patch_dim = shape_of(state, f"{PROJECTION}proj.2.weight", 2, _WHAT)
+        return {"kind": "all_patches", "patch_dim": patch_dim, "token_dim": token_dim, "tokens": states}
     size, vector_dim = shape_of(state, f"{PROJECTION}proj.weight", 2, _WHAT)
     (token_dim,) = shape_of(state, f"{PROJECTION}norm.weight", 1, _WHAT)
     return {"kind": "vector", "vector_dim": vector_dim, "token_dim": token_dim, "tokens": size // token_dim}

@@ -16,7 +16,7 @@ from rdm_jax.convert import input_encoders
 from rdm_jax.convert.mapping import shape_of
 from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
-from rdm_jax.request import NO_NULL
+from rdm_jax.parts import NO_NULL
 
 UNCONDITIONAL, FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"  # of cond_stage_config
 IMAGENET_CLASSES = 1000  # of a class embedding whose yaml gives no number, which has no null class
@@ -94,7 +94,7 @@ def task_of(state: Mapping[str, np.ndarray], params: Mapping[str, Any], kl: bool
 
 
 def _class(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> Task:
-    """Returns the class-conditional task; where the yaml gives the number of classes, the last one is the null class."""
+    """Returns the class-conditional task; where the yaml gives a number of classes, the last one is the null class."""
     rows, width = shape_of(state, input_encoders.CLASSES, 2, "class embedding")
     null = "n_classes" in _condition_params(params)
     if not null and rows != IMAGENET_CLASSES:

@@ -139,6 +139,6 @@ def _check_size(model: Conversion, file: Path, what: str, side: int) -> None:
         raise UserError(f"{file} guides a model of pixels, and {model.sources[0]} is a {model.kind}; leave it out")
     if own != side:
         raise UserError(
-            f"the {what} {file} takes images of {side}x{side}, and {model.sources[0]} makes {own}x{own}; give the one of "
-            "its size"
+            f"the {what} {file} takes images of {side}x{side}, and {model.sources[0]} makes {own}x{own}; give the one "
+            "of its size"
         )

@@ -286,7 +286,9 @@ def fit_labels(labels: Int[np.ndarray, "h w"], height: int, width: int) -> Int[n
         (np.arange(side) + 0.5 - side / 2) / scale + own / 2
         for side, own in zip((height, width), labels.shape, strict=True)
     )
-    nearest = [np.clip(places.astype(np.int64), 0, own - 1) for places, own in zip((rows, columns), labels.shape, strict=True)]
+    nearest = [
+        np.clip(places.astype(np.int64), 0, own - 1) for places, own in zip((rows, columns), labels.shape, strict=True)
+    ]
     return labels[np.ix_(*nearest)]
 
 

@@ -14,7 +14,7 @@ from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
-from rdm_jax.models.image_adapter import PatchResampler, VectorProjection
+from rdm_jax.models.image_adapter import PatchProjection, PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.label_encoders import ClassToken, LabelMap
 from rdm_jax.models.lpips import LPIPS
@@ -46,7 +46,7 @@ INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap
 """Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
 """Encoders of noisy images or latents, by name."""
-IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler}
+IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler, "all_patches": PatchProjection}
 """What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
 STYLE_ENCODER = "convolutional"
@@ -132,7 +132,7 @@ def build_text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     return _construct("text encoder", cls, fields)
 
 
-def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchResampler:
+def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchResampler | PatchProjection:
     """Returns what makes tokens of images: "kind", a name in `IMAGE_ADAPTERS`, and the fields of its class.
 
     Raises:

@@ -50,6 +50,37 @@ class VectorProjection(nn.Module):
         return LayerNorm(dtype=dtype, name="norm_out")(tokens).astype(jnp.float32)
 
 
+class PatchProjection(nn.Module):
+    """Makes a token of each patch of an image, the class token included, by two linear layers (the full-face adapter).
+
+    Attributes:
+      patch_dim: the size of a patch's state.
+      token_dim: the size of a token.
+      tokens: of each image, as many as states.
+      dtype: what products are computed in.
+    """
+
+    patch_dim: int
+    token_dim: int
+    tokens: int
+    dtype: Any = "float32"
+
+    reads: ClassVar[str] = "patches"
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shape and type of one patch of one image."""
+        return (jax.ShapeDtypeStruct((1, 1, self.patch_dim), jnp.float32),)
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "b n d"]) -> Float[Array, "b n c"]:
+        """Maps the encoder's states of patches [b, tokens, patch_dim], the last but one, to [b, tokens, token_dim]."""
+        dtype = jnp.dtype(self.dtype)
+        h = nn.gelu(nn.Dense(self.patch_dim, dtype=dtype, name="up")(patches), approximate=False)
+        h = nn.Dense(self.token_dim, dtype=dtype, name="down")(h)
+        return LayerNorm(dtype=dtype, name="norm_out")(h).astype(jnp.float32)
+
+
 class ResamplerLayer(nn.Module):
     """Attention from the latents to the patches and themselves, and a feed-forward layer; both are residual."""
 

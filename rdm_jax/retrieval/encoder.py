@@ -226,7 +226,9 @@ class NoEncoder(ClipEncoder):
         """
         if len(texts) and not self.bundle.has("text_encoder"):
             taken = self.bundle.config["conditioning"].get("input", "none")
-            raise UserError(f"model {self.bundle.name!r} reads no prompts, its input is {taken!r}; leave the prompt out")
+            raise UserError(
+                f"model {self.bundle.name!r} reads no prompts, its input is {taken!r}; leave the prompt out"
+            )
         return np.zeros((len(texts), 0), np.float32)
 
     def encode_images(self, images: Any) -> Any:

@@ -34,7 +34,7 @@ def test_a_checkpoint_and_back(golden, tmp_path, capsys):
         ),
         (["style-scenes", "--to", "onnx", "--out", "{out}"], "unknown target 'onnx' (known: compvis, diffusers)"),
         (["a.ckpt", "--wieghts", "raw", "--out", "{out}"], "unknown option --wieghts; did you mean --weights"),
-        (["a.ckpt"], "the following arguments are required: --out"),
+        (["a.ckpt"], "give what to convert and the folder to write"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):

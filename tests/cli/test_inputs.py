@@ -62,7 +62,9 @@ def test_upscaling_gives_an_image_twice_as_large(models, tmp_path, monkeypatch, 
         ("bsr_sr", ("--guidance-scale", "2"), "guidance_scale 2 needs a null condition, and model 'bsr_sr_small' was"),
     ],
 )
-def test_what_a_model_cannot_take_is_refused_in_one_line(models, tmp_path, monkeypatch, capsys, model, arguments, message):
+def test_what_a_model_cannot_take_is_refused_in_one_line(
+    models, tmp_path, monkeypatch, capsys, model, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     assert main(["sample", "--model", str(models / model), "--quiet", *arguments]) == 2
     error = capsys.readouterr().err

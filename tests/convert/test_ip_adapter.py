@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from scipy.special import erf
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.adapter import acting_places
@@ -120,6 +122,31 @@ def test_an_adapter_acts_in_some_of_the_blocks(bundle, data, nhwc):
     assert min(np.abs(run(style) - one).max() for one in (none, all_, run(both))) > 1e-3
 
 
+def test_the_full_face_adapter_projects_every_patch(golden, data, tmp_path):
+    rng = np.random.default_rng(0)
+    names = {"proj.0.weight": (32, 32), "proj.0.bias": (32,), "proj.2.weight": (32, 32), "proj.2.bias": (32,)}
+    names |= {"proj.3.weight": (32,), "proj.3.bias": (32,)}
+    own = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in names.items()}
+    attention = read_tensors(golden / "heads/ip_adapter/ip_adapter_small.safetensors")
+    state = {name: np.asarray(value) for name, value in attention.items() if name.startswith(ip_adapter.ATTENTION)}
+    save_file(
+        {**state, **{ip_adapter.PROJECTION + name: one for name, one in own.items()}}, tmp_path / "face.safetensors"
+    )
+    tower(24, 32).save(tmp_path / "tower", "float32")
+    model = golden / "heads/sd/sd1_small_diffusers"
+    convert(model, adapter=tmp_path / "face.safetensors", clip_source=tmp_path / "tower").write(tmp_path / "model")
+    bundle = Bundle.open(tmp_path / "model")
+    vision = bundle.config["clip"]["vision"]
+    assert bundle.image_adapter.tokens == (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    patches = data["hidden_penultimate"].astype(np.float64)
+    hidden = patches @ own["proj.0.weight"].T + own["proj.0.bias"]
+    hidden = 0.5 * hidden * (1.0 + erf(hidden / np.sqrt(2.0)))
+    out = hidden @ own["proj.2.weight"].T + own["proj.2.bias"]
+    normed = (out - out.mean(-1, keepdims=True)) / np.sqrt(out.var(-1, keepdims=True) + 1e-5)
+    tokens = bundle.image_adapter.apply({"params": bundle.params["image_adapter"]}, jnp.asarray(patches, jnp.float32))
+    np.testing.assert_allclose(tokens, normed * own["proj.3.weight"] + own["proj.3.bias"], rtol=1e-4, atol=1e-4)
+
+
 def test_both_formats_of_an_adapter_are_read(golden):
     folder = golden / "heads/ip_adapter"
     one, other = (read_tensors(folder / f"ip_adapter_small.{kind}") for kind in ("bin", "safetensors"))
@@ -178,6 +205,8 @@ def test_the_released_adapters_have_the_published_numbers_of_parameters():
     settings = load_architecture("sd15").denoiser.to_dict()
     counts = [trees.count(abstract_params(build_denoiser({**settings, "adapter": has}))) for has in (False, True)]
     assert counts[1] - counts[0] == 19_169_280
+    face = {"kind": "all_patches", "patch_dim": 1280, "token_dim": 768, "tokens": 257}
+    assert trees.count(abstract_params(build_image_adapter(face))) == 2_625_024
     base = {"kind": "vector", "vector_dim": 1024, "token_dim": 768}
     plus = {
         "kind": "patches",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.convert.conversion import convert
 from rdm_jax.generator import Generator
 from tests.helpers import tiny
+
+SIZE = {"height": 16, "width": 16, "batch_size": 1}
 
 
 @functools.cache
@@ -51,3 +54,16 @@ def adapted_bundle(golden: Path, kind: str = "ip") -> Bundle:
         adapter = golden / f"heads/ip_adapter/{kind}_adapter_small.bin"
         convert(model, adapter=adapter, clip_source=Path(folder) / "tower").write(Path(folder) / "model")
         return Bundle.open(Path(folder) / "model")
+
+
+def run(
+    generator: Generator, prompt: str, folder: Path, x_T: np.ndarray, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the last latents and the image of a run from given noise [c, h, w], both as the originals have them."""
+    np.save(folder / "noise.npy", x_T.transpose(1, 2, 0)[None])
+    plan = generator.plan(prompt, init=str(folder / "noise.npy"), **SIZE, **options)
+    program = generator._program(plan, 1)
+    state = program.start(plan, generator.bundle.params, np.zeros(1, np.int64), np.zeros(1, np.int64))
+    while state.done < state.total:
+        state = program.advance(state)
+    return np.asarray(state.carry.x)[0].transpose(2, 0, 1), program.finish(state)[0].transpose(2, 0, 1)

@@ -79,8 +79,8 @@ def _inpaint_arguments(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--method",
         choices=("inpaint", "project", "paste"),
-        help="restore the known part after each step, in the predicted x0, or at the end alone (default: inpaint; paste "
-        "for a model that takes the mask)",
+        help="restore the known part after each step, in the predicted x0, or at the end alone (default: inpaint, or "
+        "paste for a model that takes the mask)",
     )
 
 

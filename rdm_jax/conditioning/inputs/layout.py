@@ -142,7 +142,9 @@ def read_layout(file: str, numbers: Mapping[str, int]) -> tuple[list[Object], Bo
     extra = next((key for key in content if key not in ("objects", "crop")), None)
     if extra is not None:
         raise unknown(f"key of layout {file}", str(extra), ("objects", "crop"))
-    objects = [_object(one, f"object {place} of layout {file}", numbers) for place, one in enumerate(content["objects"], 1)]
+    objects = [
+        _object(one, f"object {place} of layout {file}", numbers) for place, one in enumerate(content["objects"], 1)
+    ]
     return objects, _box(content.get("crop", list(WHOLE)), f"the crop of layout {file}")
 
 

@@ -1,4 +1,7 @@
-"""A small image as channels beside the noisy latent (super-resolution, https://arxiv.org/abs/2112.10752, section 4.4)."""
+"""A small image as channels beside the noisy latent: super-resolution.
+
+Rombach et al. 2022, Latent Diffusion (https://arxiv.org/abs/2112.10752), section 4.4.
+"""
 
 from __future__ import annotations
 

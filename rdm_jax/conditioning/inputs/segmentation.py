@@ -1,4 +1,7 @@
-"""A label map as channels beside the noisy latent (semantic synthesis, https://arxiv.org/abs/2112.10752, section 4.3.2)."""
+"""A label map as channels beside the noisy latent: semantic synthesis.
+
+Rombach et al. 2022, Latent Diffusion (https://arxiv.org/abs/2112.10752), section 4.3.2.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ class Segmentation(Input):
 
     def read(self, request: Request, target: Target) -> Given:
         """Returns the channels of the label map; raises UserError if it cannot be read or a label is out of range."""
-        labels = checked(read_labels(request.segmentation), getattr(target.bundle, PART).num_labels, request.segmentation)
+        labels = checked(
+            read_labels(request.segmentation), getattr(target.bundle, PART).num_labels, request.segmentation
+        )
         fitted = fit_labels(labels, request.height, request.width)
         padded = pad(fitted[..., None], *target.size)[..., 0]
         label = f"segmentation {Path(request.segmentation).name}"
