@@ -206,11 +206,13 @@ def noised_encoder_from(
 
     A transformer has no such maps.
     """
-    if isinstance(module, NoisedCLIP):
-        return lambda params, x, t: (module.apply({"params": params}, x, t, method="encode_image"), [])
+    transformer = isinstance(module, NoisedCLIP)
 
     def encode(params: Any, x: Float[Array, "b h w c"], t: Any) -> tuple[Array, list[Array]]:
         """Maps noisy latents to vectors and maps."""
+        if transformer:
+            vector: Any = module.apply({"params": params}, x, t, method="encode_image")
+            return vector, []
         vector, state = module.apply({"params": params}, x, t, mutable=["intermediates"])
         levels = state["intermediates"]
         return vector, [levels[f"level_{i}"][0] for i in range(len(levels))]

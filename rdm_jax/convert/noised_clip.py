@@ -95,8 +95,8 @@ def config(
     dims = [shape_of(state, "blocks.output.f.w", 2, KIND)[0] for state in (image, text)]
     if dims[0] != dims[1]:
         raise UserError(
-            f"the image encoder makes vectors of {dims[0]} numbers and the text encoder of {dims[1]}; give the two files "
-            f"of one {KIND}"
+            f"the image encoder makes vectors of {dims[0]} numbers and the text encoder of {dims[1]}; give the two "
+            f"files of one {KIND}"
         )
     if width % head_channels or text_width % head_channels or side * side != patches:
         raise UserError(f"the widths {width} and {text_width} of the {KIND} are no multiples of {head_channels}")

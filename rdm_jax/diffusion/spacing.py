@@ -140,8 +140,10 @@ def section_times(num_timesteps: int, counts: Sequence[int]) -> Int[np.ndarray, 
                 f"section {number} of the spacing {','.join(map(str, counts))} has {size} times, and {count} are "
                 f"requested; use 1 to {size}"
             )
-        stride = (size - 1) / (count - 1) if count > 1 else 0.0
-        times.append(sum(sizes[: number - 1]) + np.round(np.arange(count) * stride).astype(np.int64))
+        # Summed up one by one, as in the original: halves are then rounded as there.
+        strides = np.full(count - 1, (size - 1) / max(count - 1, 1))
+        places = np.concatenate([np.zeros(1), np.cumsum(strides)])
+        times.append(sum(sizes[: number - 1]) + np.round(places).astype(np.int64))
     return np.concatenate(times)[::-1]
 
 

@@ -25,6 +25,16 @@ class Pixels(nn.Module):
         return 1
 
     @property
+    def embed_dim(self) -> int:
+        """Channels of a latent, those of an image: 3."""
+        return 3
+
+    @property
+    def encoded(self) -> int:
+        """Numbers that `encode` returns for each channel of a latent: 1."""
+        return 1
+
+    @property
     def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shape and type of the smallest image."""
         return (jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32),)

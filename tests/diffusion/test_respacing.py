@@ -76,15 +76,14 @@ def test_the_loss_of_a_learned_variance_is_the_originals(golden, model, schedule
     bundle, data = golden_bundle(golden, model), data_of(golden, model)
     vector = jax.nn.one_hot(data["y"], 10) if "y" in data else None
     times = jnp.asarray(data["train_t"], jnp.int32)
+    x0, noise = (jnp.asarray(data[name]) for name in ("train_x0", "train_noise"))
 
     @jax.jit
     def losses(params):
         def apply(x, t, condition):
             return bundle.denoiser.apply({"params": params}, x, t, condition)
 
-        return diffusion_loss(
-            apply, data["train_x0"], Condition(vector=vector), times, data["train_noise"], schedule, "eps"
-        )
+        return diffusion_loss(apply, x0, Condition(vector=vector), times, noise, schedule, "eps")
 
     np.testing.assert_allclose(losses(bundle.params["denoiser"]), data["train_loss"], rtol=1e-4)
 
