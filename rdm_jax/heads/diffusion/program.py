@@ -247,8 +247,8 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
         guide = classifier_free_denoiser(apply, given, null, scale, prediction, also=also, rescale=inputs.rescale)
         return guide(x_t, info)
 
-    bound = bundle.config["diffusion"].get("clip")  # of x0, by the model itself: guides come after it
-    return denoiser if bound is None else static_thresholding(jnp.float32(bound))(denoiser)
+    bound = bundle.config["diffusion"].get("clip", 0.0)  # of x0, by the model itself: guides come after it
+    return static_thresholding(jnp.float32(bound))(denoiser) if bound else denoiser
 
 
 def start_program(shape: Shape) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import DenoisingRun, denoising_loss
+from rdm_jax.training.denoising import DenoisingRun, denoising_loss, output_channels
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.schema import network
 from rdm_jax.training.state import Extras
@@ -131,7 +131,7 @@ def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed
     settings = with_sizes(
         config.model.to_dict(),
         in_channels=channels,
-        out_channels=channels,
+        out_channels=output_channels(config, channels),
         context_dim=conditions.width,
         latent_size=height,
         **fixed,
