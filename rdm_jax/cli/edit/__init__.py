@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, help_ in ACTIONS.items():
         action = actions.add_parser(name, help=help_)
         action.add_argument("--image", metavar="FILE", required=name != "mix", help="the image")
-        if name not in ("vary", "upscale"):
+        if name != "vary":
             action.add_argument("--prompt", metavar="TEXT", help="the query; the image itself if omitted")
         ADDED.get(name, lambda _: None)(action)
         generating.add_arguments(action)
