@@ -284,6 +284,7 @@ def _patch_transformer(
     settings = release.config(state, arguments)
     parts: dict[str, dict[str, Parameter] | Path] = {"denoiser": release.recipes(state, settings, allowed)}
     named = {"name": source.stem, "head": "diffusion", "denoiser": settings, **release.conventions(settings)}
+    parts |= {"autoencoder": {}} if "autoencoder" in named else {}  # of pixels, which has no parameters
     return Conversion(release.KIND, named, parts, (source,) if file is None else (source, file))
 
 

@@ -113,7 +113,7 @@ class PatchTransformer(nn.Module):
         """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
         self._check_settings()
         tokens, vector = condition.tokens, condition.vector
-        if tokens is not None and not self.context_dim:
+        if tokens is not None and tokens.shape[1] and not self.context_dim:
             raise UserError(
                 f"{self.label} of this model takes no context tokens (its context_dim is 0), and the condition has "
                 f"{tokens.shape[1]}; use a model that was trained with neighbors or text"
