@@ -61,7 +61,8 @@ def bind_guides(methods: Sequence[GuidanceMethod], context: GuideContext) -> tup
             if not context.bundle.has(part):
                 raise UserError(
                     f"guide {text!r} needs the model's {part}, and {context.bundle.name!r} has none; train it by "
-                    f"`rdm train --config {config} --config.base=MODEL` and `rdm export`"
+                    f"`rdm train --config {config} --config.base=MODEL` and `rdm export`, or convert an ADM or GLIDE "
+                    "with its own"
                 )
             if config:
                 _check_size(text, part, context)
