@@ -83,7 +83,7 @@ def apply_conditioners(
       UserError: a file or a database cannot be read, or a value is out of range.
     """
     given, also = builder.build(builder.queries, neighbors, builder.text), builder.build_also(neighbors)
-    context = Context(given=given, null=builder.build_null(neighbors), also=also)
+    context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)
     return align_images(align(with_blank_channels(context, builder)), builder.adapter)

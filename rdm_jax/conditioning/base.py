@@ -226,23 +226,19 @@ class ConditionBuilder:
 
     def _with_input(self, condition: Condition, count: int, neighbors: np.ndarray | None) -> ScheduledCondition:
         """Returns the condition of `count` queries that an input and their neighbors give."""
-        tokens, channels, vector = (
-            None if part is None else np.repeat(part, count, axis=0)
-            for part in (condition.tokens, condition.channels, condition.vector)
+        tokens = np.repeat(condition.tokens, count, axis=0)
+        channels, vector = (
+            None if part is None else np.repeat(part, count, axis=0) for part in (condition.channels, condition.vector)
         )
         if neighbors is not None:
             tokens = np.concatenate([tokens, unit(neighbors) if self.unit_tokens else neighbors], axis=1)
         return ScheduledCondition(tokens, channels=None if channels is None else channels[:, None], vector=vector)
 
-    def build_null(self, neighbors: Float[np.ndarray, "q n c"] | None = None) -> ScheduledCondition:
-        """Returns no condition, for each query: the empty prompt, where prompts are sequences.
-
-        Args:
-          neighbors: the tokens of the queries' neighbors; an input's null condition has zeros in their places.
-        """
+    def build_null(self) -> ScheduledCondition:
+        """Returns no condition, for each query: the empty prompt where prompts are sequences, an input's own null."""
         if self.input is not None:
             null = self.input.condition if self.input.null is None else self.input.null
-            return self._with_input(null, len(self.queries), None if neighbors is None else np.zeros_like(neighbors))
+            return self._with_input(null, len(self.queries), None)
         if self.reader is not None:
             empty = self.read("")
             assert empty is not None

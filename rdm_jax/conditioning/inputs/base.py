@@ -25,7 +25,7 @@ class Given:
     Attributes:
       label: describes the input; it stands for the prompt of a run without one.
       condition: tokens [1, n, d], n = 0 without, and channels [1, h, w, c] or a vector [1, v], or neither.
-      null: the condition without the input; None if the model was trained with none.
+      null: the condition without the input; None if the model has none, and guidance leaves the input as it is.
     """
 
     label: str

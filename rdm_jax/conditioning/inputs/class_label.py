@@ -26,7 +26,9 @@ class ClassLabel(Input):
                 f"{encoder.num_classes - 1}"
             )
         null = self._token(target, encoder.num_classes) if encoder.null_class else None
-        return Given(f"class {number}", self._token(target, number), null)
+        names = target.settings.get("class_names", ())  # of models that are trained here
+        label = f"class {number} ({names[number]})" if number < len(names) else f"class {number}"
+        return Given(label, self._token(target, number), null)
 
     @staticmethod
     def _token(target: Target, number: int) -> Condition:
