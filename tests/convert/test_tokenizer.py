@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import ftfy
 import numpy as np
@@ -189,7 +190,8 @@ def test_gpt2s_merges_alone_are_its_tokenizer(tmp_path, text):
     file = tmp_path / "vocab.bpe"
     file.write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n", encoding="utf-8")
     opened = read_tokenizer(file)
-    original = GPT2Tokenizer(vocab=opened.get_vocab(), merges=merges)
+    arguments: Any = {"vocab": opened.get_vocab(), "merges": merges}
+    original = GPT2Tokenizer(**arguments)
     assert opened.bos_token is None and opened.eos_token_id == len(opened) - 1 == 256 + len(merges)
     assert split(opened, text)[0] == original(text)["input_ids"]
     lower = lower_cased(opened)
