@@ -37,6 +37,7 @@ IGNORED = (
     "dropout",
     "use_fp16",
     "class_cond",
+    "num_classes",
     "learn_sigma",
     "attention_ds",
     "attention_resolutions",
@@ -191,7 +192,7 @@ def read_flags(what: str, arguments: Mapping[str, Any], published: Flags | None,
 
 def _numbers(state: Mapping[str, np.ndarray], pattern: str) -> set[int]:
     """Returns the numbers that a pattern's group has in the names of tensors."""
-    return {int(match[1]) for name in state if (match := re.match(pattern, name))} or set()
+    return {int(match[1]) for name in state if (match := re.match(pattern, name))}
 
 
 def conventions(flags: Flags, sampling: Mapping[str, Any], conditioning: Mapping[str, Any]) -> dict[str, Any]:
