@@ -49,6 +49,7 @@ VERBS = {
     "studio": Verb("rdm_jax.cli.studio", "open a page on this machine to generate images and look at their neighbors"),
     "ablate": Verb("rdm_jax.cli.ablate", "train or sample, measure and plot a grid of settings"),
     "report": Verb("rdm_jax.cli.report", "compare training runs, evaluations and generated images"),
+    "env": Verb("rdm_jax.cli.env", "print what a report of a bug needs: versions, devices, settings"),
 }
 
 
