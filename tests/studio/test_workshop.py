@@ -169,11 +169,7 @@ def test_a_zip_has_the_images_of_one_run_with_its_record(workshop, tmp_path):
     images = history.images_of(folders[0])
     with zipfile.ZipFile(history.pack(images, tmp_path / "run.zip")) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
-        assert set(names) == {
-            "run.json",
-            "ATTRIBUTION.md",
-            *(one.file.relative_to(folders[0]).as_posix() for one in images),
-        }
+        assert set(names) == {"run.json", "ATTRIBUTION.md", *(one.file.relative_to(folders[0]).as_posix() for one in images)}
         assert archive.read(names["run.json"]) == (folders[0] / "run.json").read_bytes()
         assert archive.read(names[images[0].file.name]) == images[0].file.read_bytes()
     assert history.pack([*images, *history.images_of(folders[1])], tmp_path / "two.zip") is None
