@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from rdm_jax.core.errors import UserError
 
@@ -34,7 +34,7 @@ class ClassToken(nn.Module):
         return (jax.ShapeDtypeStruct((1,), jnp.int32),)
 
     @nn.compact
-    def __call__(self, classes: Int[Array, " b"]) -> Float[Array, "b 1 d"]:
+    def __call__(self, classes: Integer[Array, " b"]) -> Float[Array, "b 1 d"]:
         """Maps class numbers [b] to tokens [b, 1, width]; `num_classes` is the null class."""
         return nn.Embed(self.num_classes + self.null_class, self.width, name="classes")(classes)[:, None]
 
@@ -61,7 +61,7 @@ class LabelMap(nn.Module):
         return (jax.ShapeDtypeStruct((1, side, side), jnp.int32),)
 
     @nn.compact
-    def __call__(self, labels: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 c"]:
+    def __call__(self, labels: Integer[Array, "b h w"]) -> Float[Array, "b h2 w2 c"]:
         """Maps labels [b, h, w] to channels [b, h / 2 ** stages, w / 2 ** stages, channels].
 
         Raises:

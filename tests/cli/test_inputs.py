@@ -10,6 +10,9 @@ from PIL import Image
 
 from rdm_jax.cli.main import main
 from rdm_jax.convert.conversion import convert
+from rdm_jax.generator import Generator
+from rdm_jax.sweep.axes import read_axes
+from rdm_jax.sweep.plan import plan_sweep
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 
@@ -32,6 +35,13 @@ def test_a_class_is_recorded_and_replayed(models, tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     assert main(["replay", "out/00000-5.png", "--model", str(models / "cin_v2"), "--quiet"]) == 0
     assert "identical to the image in the file" in capsys.readouterr().err
+
+
+def test_a_sweep_has_a_cell_for_each_class(models):
+    generator = Generator.load(models / "cin_v2")
+    sweep = plan_sweep(generator, read_axes(["class=1,2"], generator), [], database=None)
+    assert [plan.prompts for plan in sweep.plans] == [["class 1"], ["class 2"]]
+    assert len(sweep.shapes) == 1
 
 
 def test_upscaling_gives_an_image_twice_as_large(models, tmp_path, monkeypatch, capsys):

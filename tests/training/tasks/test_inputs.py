@@ -102,7 +102,7 @@ def test_a_trained_model_generates_a_class(make_diffusion_task, neighbors):
     batch = jax.tree.map(jnp.asarray, batch)
 
     def loss(trained):
-        return task.loss(trained, Extras(stats, task.frozen), batch, jax.random.key(0), 0)[0]
+        return task.loss(trained, Extras(stats, task.frozen), batch, jax.random.key(0), jnp.zeros((), jnp.int32))[0]
 
     grads = jax.jit(jax.grad(loss))(params)
     assert np.abs(grads["input_encoder"]["classes"]["embedding"]).max() > 0
