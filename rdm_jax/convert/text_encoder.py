@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rdm_jax.convert import input_encoders
 from rdm_jax.convert.clip import TEXT_DEFAULTS, hugging_face_source, openai_source, tower_settings
 from rdm_jax.convert.mapping import Parameter, Source, Subset, plan, shape_of
 from rdm_jax.convert.settings import Settings
@@ -31,8 +32,8 @@ _BESIDE = re.compile(r".*(position_ids|attn_mask|logit_scale|text_projection(\.w
 
 
 def is_text_conditioned(state: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether a checkpoint holds a text encoder that this module reads."""
-    return any(name.startswith((_TRANSFORMERS, _OPEN_CLIP)) for name in state)
+    """Returns whether a checkpoint holds the text tower of a CLIP."""
+    return input_encoders.TOKENS not in state and any(name.startswith((_TRANSFORMERS, _OPEN_CLIP)) for name in state)
 
 
 def config_from_checkpoint(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
