@@ -168,8 +168,7 @@ def _region(page: Page, given: EditValues, color: str, mask: np.ndarray) -> Regi
         raise UserError(f"the {color} region has neither a prompt nor a database of its own; give one of them")
     sampling = page.workshop.config(given.model)["sampling"]  # the new image has the model's size
     pixels = fit(_as_image(mask), sampling["height"], sampling["width"])
-    own = {"mask": str(_write(page, pixels)), "prompt": prompt, "database": database}
-    return Region(**{key: value for key, value in own.items() if value})
+    return Region(mask=str(_write(page, pixels)), prompt=prompt, database=database)
 
 
 def _saved(page: Page, given: EditValues, part: str) -> Path:
