@@ -18,7 +18,7 @@ FLOORS = (
     {"factory", "retrieval", "convert"},
     {"request", "conditioning", "guidance"},
     {"heads"},
-    {"generator", "result"},
+    {"generator", "planning", "result"},
     {"editing", "sweep"},
     {"evaluation"},
     {"training"},
