@@ -191,7 +191,7 @@ class ConditionBuilder:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
             images = None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
-            return ScheduledCondition(text.tokens, text.weights, images=images)
+            return ScheduledCondition(text.tokens, text.weights, vector=text.vector, images=images)
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
@@ -219,7 +219,7 @@ class ConditionBuilder:
         if self.reader is not None:
             empty = self.read("")
             assert empty is not None
-            return ScheduledCondition(empty.tokens, empty.weights)
+            return ScheduledCondition(empty.tokens, empty.weights, vector=empty.vector)
         return ScheduledCondition(assemble(NULL, self.queries, null=self.null).tokens)
 
     def vectors(self, prompt: str, image: str) -> Float[np.ndarray, "q d"]:
@@ -238,8 +238,8 @@ class ConditionBuilder:
         if self.reader is None:
             return None
         one, count = self.reader([self.as_read(prompt)]), len(self.queries)
-        weights = None if one.weights is None else np.repeat(one.weights, count, axis=0)
-        return Condition(np.repeat(one.tokens, count, axis=0), weights)
+        weights, vector = (None if part is None else np.repeat(part, count, axis=0) for part in (one.weights, one.vector))
+        return Condition(np.repeat(one.tokens, count, axis=0), weights, vector=vector)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:
         """Returns a mask at the latents' size: the mean of the pixels that a latent stands for."""
@@ -312,7 +312,7 @@ def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Cond
     if images is not None:
         images = dataclasses.replace(images, tokens=mixed(images.tokens, condition.image_target))
     tokens = mixed(condition.tokens, condition.target)
-    return Condition(tokens, condition.weights, condition.channels, images=images)
+    return Condition(tokens, condition.weights, condition.channels, condition.vector, images=images)
 
 
 def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:

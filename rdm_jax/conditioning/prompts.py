@@ -2,6 +2,8 @@
 
 This is how Stable Diffusion reads a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights of words
 (`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
+
+Some text encoders give a vector of the whole text too, that of the first window of a long one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from rdm_jax.conditioning.emphasis import weighted_parts
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import split
 from rdm_jax.data.unread import Unread
-from rdm_jax.models import TextStates
+from rdm_jax.models import PooledText, TextStates
 from rdm_jax.models.condition import Condition
 from rdm_jax.parts import PADDING
 
@@ -42,7 +44,7 @@ class PromptReader:
       windows: whether a long prompt is read in windows, each as a text of its own, rather than truncated.
     """
 
-    encoder: TextStates
+    encoder: TextStates | PooledText
     params: Any
     tokenizer: Any
     pad_id: int
@@ -75,18 +77,21 @@ class PromptReader:
     def __call__(self, prompts: Sequence[str]) -> Condition:
         """Returns the tokens [q, n, d] of prompts, with weights [q, n] where they have different numbers of windows.
 
-        Warns of prompts that are truncated.
+        The vectors [q, v] are those of the prompts, where the encoder gives some. Warns of prompts that are truncated.
         """
         unread = Unread()
         rows = [self.rows(prompt, unread) for prompt in prompts]
         unread.warn()
-        states = [np.concatenate([self._states(*window) for window in windows]) for windows in rows]
+        encoded = [[self._states(*window) for window in windows] for windows in rows]
+        states = [np.concatenate([one for one, _ in windows]) for windows in encoded]
+        vectors = [windows[0][1] for windows in encoded]
+        vector = None if any(one is None for one in vectors) else np.stack(vectors) if vectors else None
         longest = max((len(one) for one in states), default=self.length)
         tokens = np.stack([np.pad(one, [(0, longest - len(one)), (0, 0)]) for one in states]) if states else None
         if tokens is None:
             return Condition(np.zeros((0, longest, self.encoder.width), np.float32))
         present = np.stack([np.arange(longest) < len(one) for one in states]).astype(np.float32)
-        return Condition(tokens, None if present.all() else present)
+        return Condition(tokens, None if present.all() else present, vector=vector)
 
     def rows(
         self, prompt: str, unread: Unread
@@ -118,15 +123,17 @@ class PromptReader:
 
     def _states(
         self, row: Int[np.ndarray, " length"], weights: Float[np.ndarray, " length"]
-    ) -> Float[np.ndarray, "length d"]:
-        """Returns the states of one window; all windows go through one program."""
-        states = np.asarray(_encode(self.encoder, self.params, row[None]))[0]
+    ) -> tuple[Float[np.ndarray, "length d"], Float[np.ndarray, " v"] | None]:
+        """Returns the states of one window and its vector, if any; all windows go through one program."""
+        encoded = _encode(self.encoder, self.params, row[None])
+        states, vector = encoded if isinstance(encoded, tuple) else (encoded, None)
+        states, vector = np.asarray(states)[0], None if vector is None else np.asarray(vector)[0]
         if (weights == 1).all():
-            return states
+            return states, vector
         weighted = states * weights[:, None]
-        return weighted * (states.mean() / weighted.mean())
+        return weighted * (states.mean() / weighted.mean()), vector
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder: TextStates, params: Any, tokens: Any) -> Any:
+def _encode(encoder: TextStates | PooledText, params: Any, tokens: Any) -> Any:
     return encoder.apply({"params": params}, tokens)

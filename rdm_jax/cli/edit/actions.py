@@ -117,7 +117,7 @@ def inpaint(job: Job) -> tuple[Path, int]:
     guide = build(GUIDES, Call(args.method, files), "guide")
     takes_mask = job.generator.bundle.config["conditioning"].get("channels") == "inpainting"
     if not takes_mask:
-        note("this model has no inpainting channels: the known part of the image is restored in each step")
+        note("this model has no inpainting channels: the known part of the image is kept in each step")
     return job.write(job.plan(guides=[guide], conditions=[Fill(**files)] if takes_mask else []))
 
 
