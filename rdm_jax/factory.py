@@ -226,9 +226,7 @@ def latent_shape(
     return *latent_size(denoiser, autoencoder, height, width, padded=padded), denoiser.in_channels
 
 
-def latent_size(
-    network: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False
-) -> tuple[int, int]:
+def latent_size(network: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False) -> tuple[int, int]:
     """Returns (h, w) of the latent or the codes of an image.
 
     Args:

@@ -238,7 +238,9 @@ class ConditionBuilder:
         if self.reader is None:
             return None
         one, count = self.reader([self.as_read(prompt)]), len(self.queries)
-        weights, vector = (None if part is None else np.repeat(part, count, axis=0) for part in (one.weights, one.vector))
+        weights, vector = (
+            None if part is None else np.repeat(part, count, axis=0) for part in (one.weights, one.vector)
+        )
         return Condition(np.repeat(one.tokens, count, axis=0), weights, vector=vector)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:

@@ -137,7 +137,11 @@ def plan_of_folder(
 
 
 def _plan(
-    state: Mapping[str, np.ndarray], encoder: TextStates | PooledText, source_of: Any, allowed: frozenset[str], last: str = "\0"
+    state: Mapping[str, np.ndarray],
+    encoder: TextStates | PooledText,
+    source_of: Any,
+    allowed: frozenset[str],
+    last: str = "\0",
 ) -> dict[str, Parameter]:
     return plan(
         state,

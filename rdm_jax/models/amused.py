@@ -86,9 +86,7 @@ class ConvNextBlock(nn.Module):
         def linear(channels: int, name: str) -> nn.Dense:
             return nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)
 
-        h = nn.Conv(
-            width, (3, 3), feature_group_count=width, use_bias=False, dtype=self.dtype, name="depthwise"
-        )(x)
+        h = nn.Conv(width, (3, 3), feature_group_count=width, use_bias=False, dtype=self.dtype, name="depthwise")(x)
         h = linear(4 * width, "up")(ScaleNorm(dtype=self.dtype, name="norm")(h))
         h = linear(width, "down")(ResponseNorm(name="response")(nn.gelu(h, approximate=False)))
         scale, shift = jnp.split(linear(2 * width, "cond")(nn.silu(cond))[:, None, None], 2, axis=-1)

@@ -23,7 +23,6 @@ from rdm_jax.models.condition import Condition, attention_bias, require_features
 from rdm_jax.models.layers import LayerNorm
 
 
-
 @flax.struct.dataclass
 class Cache:
     """The keys and values of every layer, for decoding one position after another.

@@ -119,7 +119,7 @@ def test_every_name_and_shape_of_the_releases_is_used(golden, name, count):
     assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == count
     assert (module.num_codes, module.mask_token) == (8192, 8255)
     del state["mlm_layer.conv2.weight"]
-    with pytest.raises(UserError, match="1 missing: mlm_layer.conv2.weight"):
+    with pytest.raises(UserError, match=r"1 missing: mlm_layer\.conv2\.weight"):
         amused.uvit_plan(state, module, frozenset())
 
 

@@ -118,8 +118,8 @@ def check_codes(codes: Int[np.ndarray, "*any"], num_codes: int) -> Int[np.ndarra
     wrong = codes[(codes != UNKNOWN) & ((codes < 0) | (codes >= num_codes))]
     if wrong.size:
         raise UserError(
-            f"code {wrong[0]} is out of range; the first stage has codes 0 to {num_codes - 1}, and {UNKNOWN} stands for "
-            "a masked one"
+            f"code {wrong[0]} is out of range; the first stage has codes 0 to {num_codes - 1}, and {UNKNOWN} stands "
+            "for a masked one"
         )
     return codes
 

@@ -49,7 +49,9 @@ class MaskedHead:
         if options.guides:
             codes, kept = kept_codes(options.guides[0], request, bundle, size)
         elif options.init:
-            codes = image_codes(images.fit(images.read_image(options.init), request.height, request.width), bundle, size)
+            codes = image_codes(
+                images.fit(images.read_image(options.init), request.height, request.width), bundle, size
+            )
         steps, hidden = _steps(options, codes)
         micro = bundle.config["conditioning"].get("micro_conditions", ())
         sizes = (float(request.width), float(request.height)) if micro else ()
@@ -108,9 +110,7 @@ def check_bidirectional(bundle: Bundle) -> None:
         )
 
 
-def image_codes(
-    image: UInt8[np.ndarray, "h w 3"], bundle: Bundle, size: tuple[int, int]
-) -> Int[np.ndarray, " l"]:
+def image_codes(image: UInt8[np.ndarray, "h w 3"], bundle: Bundle, size: tuple[int, int]) -> Int[np.ndarray, " l"]:
     """Returns the codes of an image, padded to (h, w) of the codes, in row-major order."""
     factor = bundle.autoencoder.downsampling
     padded = images.pad(image, size[0] * factor, size[1] * factor)

@@ -30,8 +30,8 @@ class Options:
 
     Attributes:
       steps: evaluations of the network; each one predicts all codes, and the least certain are masked again.
-      mask_schedule: a name in `MASK_SCHEDULES`: after a fraction r of the steps, cos(pi r / 2) or 1 - r of the codes are
-        still masked.
+      mask_schedule: a name in `MASK_SCHEDULES`: after a fraction r of the steps, cos(pi r / 2) or 1 - r of the codes
+        are still masked.
       guidance_scale: of the conditional over the unconditional logits; 1 disables it.
       guidance_schedule: a name in `GUIDANCE_SCHEDULES`: the scale in all steps, or growing to it linearly from about 1
         (Muse, https://arxiv.org/abs/2301.00704, section 2.7).

@@ -201,7 +201,11 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> MaskedProgr
         return decoding.advance(apply, carry, keys, steps, temperature, given, null if shape.guided else None)
 
     numbers = plan.run.steps.chunk(0, shape.chunk), np.float32(0.0)
-    arguments: Any = conditions_of(plan, np.zeros(shape.batch, np.int64)), np.zeros((shape.batch, 2), np.uint32), *numbers
+    arguments: Any = (
+        conditions_of(plan, np.zeros(shape.batch, np.int64)),
+        np.zeros((shape.batch, 2), np.uint32),
+        *numbers,
+    )
     arguments = jax.eval_shape(lambda tree: tree, arguments)
     begin = arguments[1], jax.ShapeDtypeStruct((tokens,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     carry = jax.eval_shape(start, *begin)
