@@ -84,8 +84,8 @@ class PromptReader:
         unread.warn()
         encoded = [[self._states(*window) for window in windows] for windows in rows]
         states = [np.concatenate([one for one, _ in windows]) for windows in encoded]
-        vectors = [windows[0][1] for windows in encoded]
-        vector = None if any(one is None for one in vectors) else np.stack(vectors) if vectors else None
+        vectors = [windows[0][1] for windows in encoded if windows[0][1] is not None]
+        vector = np.stack(vectors) if vectors else None
         longest = max((len(one) for one in states), default=self.length)
         tokens = np.stack([np.pad(one, [(0, longest - len(one)), (0, 0)]) for one in states]) if states else None
         if tokens is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,8 @@ def test_the_first_stage_computes_what_the_original_does(folder):
     @jax.jit
     def run(image):
         h = module.apply({"params": params}, image, method="encode")
-        quantized, indices, loss = module.apply({"params": params}, h, method="quantize")
+        nearest: Any = module.apply({"params": params}, h, method="quantize")
+        quantized, indices, loss = nearest
         return h, quantized, indices, loss, module.apply({"params": params}, h, method="decode")
 
     h, quantized, indices, loss, decoded = run(image)
