@@ -82,7 +82,5 @@ def test_images_of_other_sizes_and_edits(generator, tmp_path):
 
 
 def test_what_it_does_not_take_is_refused(generator):
-    with pytest.raises(UserError, match="takes no neighbors; use --condition text without a database"):
-        generator.plan("a red boat", condition="text+neighbors", database="general", neighbors=2, **SMALL)
     with pytest.raises(UserError, match="this model reads prompts, and a query without one is given"):
         generator.plan_vectors(np.ones((1, generator.encoder.identity["width"]), np.float32), None, **SMALL)

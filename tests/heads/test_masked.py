@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.cli.main import main
 from rdm_jax.convert import amused
 from rdm_jax.convert.mapping import assemble
 from rdm_jax.core.errors import UserError
@@ -25,9 +26,8 @@ from rdm_jax.heads.masked.decoding import UNKNOWN, Carry, check_codes, codes_lef
 from rdm_jax.heads.masked.program import network_from
 from rdm_jax.models import build_transformer
 from rdm_jax.models.condition import Condition
-from tests.helpers import tiny
-
-CODES, SIDE = 12, 8
+from tests.helpers import masked, tiny
+from tests.helpers.masked import CODES, SIDE
 
 
 @pytest.fixture(scope="module")
@@ -150,23 +150,7 @@ def test_codes_out_of_range_are_refused():
 @pytest.fixture(scope="module")
 def bundle():
     """A tiny model of masked codes with random parameters."""
-    config = {name: tiny.CONFIG[name] for name in ("schema", "clip")}
-    stage = {**tiny.CONFIG["autoencoder"], "kind": "vq", "num_codes": CODES}
-    network = {"num_codes": CODES, "num_tokens": SIDE**2, "width": 16, "depth": 1, "context_dim": 16}
-    config |= {
-        "name": "masked",
-        "head": "masked",
-        "autoencoder": stage,
-        "transformer": {**network, "head_channels": 8, "causal": False},
-        "conditioning": {"neighbors": 2, "unit_tokens": True, "null": "zeros"},
-        "sampling": {"condition": "text", "steps": 4, "guidance_scale": 2.0, "height": 16, "width": 16},
-    }
-    whole = tiny.bundle()
-    parts = {"autoencoder": tiny.random_params(config, "autoencoder"), "clip": whole.params["clip"]}
-    parts["autoencoder"]["codebook"] *= 8.0  # as far apart as the latents, so that several codes are used
-    parts["transformer"] = tiny.random_params(config, "transformer")
-    parts["transformer"]["logits"]["kernel"] *= 3.0
-    return Bundle(config, parts, whole.tokenizer)
+    return masked.bundle()
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +278,28 @@ def test_the_transformer_sees_every_position(bundle):
     condition = Condition(jnp.ones((2, 1, 16)))
     logits = jax.jit(module.apply)(params, codes, condition)
     assert logits.shape == (2, SIDE**2, CODES) and float(jnp.abs(logits[0, 0] - logits[1, 0]).max()) > 1e-4
+
+
+def test_the_command_line_samples_replays_and_edits(bundle, files, tmp_path, capsys):
+    bundle.save(tmp_path / "model", dtype="float32")
+    places = ["--model", str(tmp_path / "model"), "--seed", "3", "--quiet"]
+    query = ["a red boat", "--condition", "text", "--choice-temperature", "2", "--guidance-schedule", "growing"]
+    assert main(["sample", *query, *places, "--previews", "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["model"]["head"] == "masked"
+    assert record["options"]["choice_temperature"] == 2.0 and record["options"]["guides"] == []
+    (image,) = (tmp_path / "out").glob("00000-*.png")
+    capsys.readouterr()
+    assert main(["replay", str(image), "--model", str(tmp_path / "model")]) == 0
+    assert "identical to the image in the file" in capsys.readouterr().err
+    pixels, file, mask = files
+    edited = ["--image", file, "--prompt", "a red boat", *places]
+    assert main(["edit", "inpaint", *edited, "--mask", mask, "--out", str(tmp_path / "painted")]) == 0
+    painted = np.asarray(Image.open(next((tmp_path / "painted").glob("00000-*.png"))))
+    np.testing.assert_array_equal(painted[:, :8], pixels[:, :8])
+    assert main(["edit", "img2img", *edited, "--strength", "0.5", "--out", str(tmp_path / "from")]) == 0
+    assert "images of 16x16 only" not in capsys.readouterr().err
+    for action, message in (("invert", "does not support inversion"), ("mix", "does not support mixing")):
+        assert main(["edit", action, *edited, "--out", str(tmp_path / "refused")]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error and error.endswith("use a model that does")
