@@ -132,7 +132,7 @@ def test_without_noise_the_most_certain_codes_are_kept():
     assert rare.sum() == 0 and (state[:, 20:] == UNKNOWN).all()
 
 
-def test_the_start_masks_as_many_codes_as_it_is_told_to():
+def test_the_start_masks_the_given_number_of_codes():
     codes = jnp.arange(16)[None].repeat(2, axis=0)
     uniform = jax.random.uniform(jax.random.key(0), (2, 16))
     carry = decoding.start(codes, 5, uniform)
