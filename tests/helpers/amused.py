@@ -16,7 +16,7 @@ from rdm_jax.core import trees
 from rdm_jax.models import abstract_params, build_text_encoder
 from tests.helpers import tiny
 
-TEXT = {"width": 20, "layers": 2, "heads": 2, "vocab_size": 531, "context_length": 77}
+TEXT: dict[str, Any] = {"width": 20, "layers": 2, "heads": 2, "vocab_size": 531, "context_length": 77}
 POOLED = {"kind": "pooled_clip", **TEXT, "embed_dim": 24, "eos_id": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +76,8 @@ def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
 def main() -> None:
     """Writes the images, the loss and the gradient of all devices to a file."""
     loss, gradient = loss_and_gradient(4)
-    file = Path(sys.argv[1]) / "masked.npz"
-    np.savez(file, devices=jax.device_count(), loss=loss, gradient=gradient, **images())
+    content: dict[str, Any] = {"devices": jax.device_count(), "loss": loss, "gradient": gradient, **images()}
+    np.savez(Path(sys.argv[1]) / "masked.npz", **content)
 
 
 if __name__ == "__main__":
