@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text(encoding="utf-8"))[0]
 
 JAX = ">=0.10.2,<0.13"
+FAISS = "faiss-cpu>=1.12,<2"
 
 # The configs lie beside the package in a checkout, and within it when it is installed (training/config.py finds both).
 CONFIGS = ["rdm_jax.configs", *(f"rdm_jax.configs.{folder.name}" for folder in HERE.glob("configs/[!_]*/"))]
@@ -51,12 +52,14 @@ setup(
         "absl-py>=2.1",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         'scann>=1.4.2,<1.5; platform_system == "Linux" and platform_machine == "x86_64"',
+        f'{FAISS}; platform_system != "Linux" or platform_machine != "x86_64"',  # where ScaNN has no wheel
     ],
     extras_require={
         "cuda": [f"jax[cuda12]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         # Beam holds numpy, protobuf, pyarrow and pillow back: keep it to the machines that run its pipelines.
         "beam": ["apache-beam>=2.77,<3"],
+        "faiss": [FAISS],
         "svg": ["vtracer>=0.6.15,<0.7"],
         "gcs": ["gcsfs>=2025.3"],
         "map": ["umap-learn>=0.5.12,<0.6"],
@@ -70,6 +73,7 @@ setup(
             "beartype>=0.22",
             "hypothesis>=6.150,<7",
             "matplotlib>=3.10,<4",
+            FAISS,
             "scipy>=1.16",
             "vtracer>=0.6.15,<0.7",
             "ruff==0.17.5",

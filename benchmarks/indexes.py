@@ -196,16 +196,24 @@ def _open_exact(database: Database, _: Path) -> Callable[[Setting], Search]:
     return lambda _: lambda queries, k: index.search(queries, k)[0]
 
 
-def _build_scann(database: Database, _: Path) -> None:
-    from rdm_jax.retrieval.scann_index import ScannIndex, store
+def _build_engine(name: str, database: Database, folder: Path) -> None:
+    from rdm_jax.retrieval.approximate_index import ApproximateIndex, engine_of
 
-    store(database, ScannIndex.build(database.rows))
+    index = ApproximateIndex.build(database.rows, engine=engine_of(name))
+    for number, searcher in enumerate(index.searchers):
+        (folder / str(number)).mkdir()
+        index.engine.save(searcher, folder / str(number))
+    (folder / PARAMETERS).write_text(json.dumps(dataclasses.asdict(index.parameters)))
 
 
-def _open_scann(database: Database, _: Path) -> Callable[[Setting], Search]:
-    from rdm_jax.retrieval.scann_index import ScannIndex
+def _open_engine(name: str, database: Database, folder: Path) -> Callable[[Setting], Search]:
+    from rdm_jax.retrieval.approximate_index import ApproximateIndex, engine_of
+    from rdm_jax.retrieval.engine import Parameters
 
-    index = ScannIndex.open(database)
+    engine = engine_of(name)
+    parameters = Parameters(**json.loads((folder / PARAMETERS).read_text()))
+    shards = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: int(path.name))
+    index = ApproximateIndex(database.rows, [engine.load(path) for path in shards], parameters, engine)
 
     def configure(setting: Setting) -> Search:
         chosen = dataclasses.replace(index, parameters=dataclasses.replace(index.parameters, **setting))
@@ -214,8 +222,10 @@ def _open_scann(database: Database, _: Path) -> Callable[[Setting], Search]:
     return configure
 
 
-def _scann_sweeps(database: Database) -> list[list[dict[str, int]]]:
-    leaves = int(database.manifest["index"]["parameters"]["leaves"])
+def _engine_sweeps(database: Database) -> list[list[dict[str, int]]]:
+    from rdm_jax.retrieval.engine import Parameters
+
+    leaves = Parameters.of(*database.rows.shape).leaves
     searched = _geometric(max(1, leaves // 200), leaves) if leaves else []
     return [
         [{"candidates": candidates, "searched": n} for n in searched] for candidates in (50, 100, 200, 400, 800, 1600)
@@ -292,18 +302,20 @@ def _graph_sweeps(_: Database) -> list[list[dict[str, int]]]:
     return [[{"efSearch": n} for n in _geometric(10, 4096)]]
 
 
+def _ours(engine: str, label: str) -> Contender:
+    """Returns an engine of approximate search of this package."""
+    build, open_ = functools.partial(_build_engine, engine), functools.partial(_open_engine, engine)
+    library = f"rdm_jax.retrieval.{engine}_engine"
+    return Contender(label, library, 100 * MILLION, open_, build, sweeps=_engine_sweeps)
+
+
 MILLION = 1_000_000
+PARAMETERS = "parameters.json"
 FAISS = functools.partial(Contender, library="faiss", limit=MILLION)
 CONTENDERS: Mapping[str, Contender] = {
     "exact": Contender("rdm_jax, exact", "rdm_jax.retrieval.index", MILLION, _open_exact),
-    "scann": Contender(
-        "rdm_jax, ScaNN",
-        "rdm_jax.retrieval.scann_index",
-        100 * MILLION,
-        _open_scann,
-        _build_scann,
-        sweeps=_scann_sweeps,
-    ),
+    "scann": _ours("scann", "rdm_jax, ScaNN"),
+    "faiss": _ours("faiss", "rdm_jax, faiss"),
     "numpy": Contender("NumPy", "numpy", MILLION, _open_numpy, row_bytes=4 * WIDTH),
     "faiss-flat": FAISS("faiss flat", open=_open_flat, row_bytes=4 * WIDTH),
     "faiss-ivfpq": FAISS(
@@ -336,8 +348,7 @@ def build(key: str, folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     contender.build(database, own)
     seconds = time.perf_counter() - begin
-    places = [own, folder / "database" / "index"] if key == "scann" else [own]
-    written = sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
+    written = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
     return {"seconds": seconds, "bytes": written}
 
 

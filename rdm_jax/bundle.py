@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 TOKENIZER = "tokenizer.json"
+TOKENIZERS = {"tokenizer": TOKENIZER, "noised_tokenizer": "noised_tokenizer.json"}
+"""By the attribute of a bundle, which its config.json has among the hashes: the file of a tokenizer."""
 DTYPES = ("float32", "bfloat16")
 PARTS_OF = "parts_of"  # in config.json, the embedded bundle that holds the files which the folder lacks
 EMBEDDED = Path(__file__).parent / "assets" / "models"
@@ -37,12 +39,14 @@ class Bundle:
       params: {part: nested dictionary of arrays}, float32 but for a generative network opened in another type.
       tokenizer: of the text tower; None without a text tower.
       path: the folder that it was read from; None for a bundle in memory.
+      noised_tokenizer: of the text tower of a CLIP of noisy images; None without one.
     """
 
     config: dict[str, Any]
     params: dict[str, Any]
     tokenizer: PreTrainedTokenizerFast | None = None
     path: Path | None = None
+    noised_tokenizer: PreTrainedTokenizerFast | None = None
 
     def __post_init__(self) -> None:
         """Checks that the configuration and the parameters fit (see `rdm_jax.parts.check`)."""
@@ -80,7 +84,8 @@ class Bundle:
             params[part] = _read_part(path, part, config, own)
             if own != config[part].get("dtype", "float32") and PARTS[part].chooses_dtype:
                 config[part] = {**config[part], "dtype": own}
-        return Bundle(config, params, _read_tokenizer(path, config), path)
+        own, noised = (_read_tokenizer(path, config, name) for name in TOKENIZERS)
+        return Bundle(config, params, own, path, noised)
 
     def save(self, path: Path, dtype: str = "float16", parts_of: str | None = None) -> None:
         """Writes the bundle to a new folder atomically.
@@ -109,9 +114,10 @@ class Bundle:
                 with files.library_writes(SafetensorError), files.replaced(target) as new:
                     save_file(stored_arrays.to_stored(flat, dtype, PARTS[part].chooses_dtype), new)
                 hashes[part] = _kept_hash(target, elsewhere.get(part))
-            if self.tokenizer is not None:
-                files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
-                hashes["tokenizer"] = _kept_hash(folder / TOKENIZER, elsewhere.get("tokenizer"))
+            for name, file in TOKENIZERS.items():
+                if (own := getattr(self, name)) is not None:
+                    files.write_bytes(folder / file, tokenizer_bytes(own))
+                    hashes[name] = _kept_hash(folder / file, elsewhere.get(name))
             files.write_json(folder / "config.json", {**config, "schema": SCHEMA, "sha256": hashes})
 
     @property
@@ -148,9 +154,9 @@ class Bundle:
         """The SHA-256 of each part and of the tokenizer: of the files, or of the arrays in memory."""
         recorded = self.config.get("sha256", {}) if self.path else {}
         hashes = {part: recorded.get(part) or trees.digest(self.params[part]) for part in self.params}
-        if self.tokenizer is not None:
-            written = self.tokenizer.backend_tokenizer.to_str().encode()
-            hashes["tokenizer"] = recorded.get("tokenizer") or hashlib.sha256(written).hexdigest()
+        for name in TOKENIZERS:
+            if (own := getattr(self, name)) is not None:
+                hashes[name] = recorded.get(name) or hashlib.sha256(tokenizer_bytes(own)).hexdigest()
         return hashes
 
     @property
@@ -178,14 +184,14 @@ def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle
     bundles = list(bundles.values()) if isinstance(bundles, Mapping) else bundles
     settings: dict[str, Any] = {}
     params: dict[str, Any] = {}
-    tokenizer = None
+    tokenizers = dict.fromkeys(TOKENIZERS)
     for bundle in bundles:
         training = settings.get("training", {}) | bundle.config.get("training", {})
         settings |= {key: value for key, value in bundle.config.items() if key != "sha256"}
         settings |= {"training": training} if training else {}
         params |= bundle.params
-        tokenizer = bundle.tokenizer or tokenizer
-    return Bundle(settings | config, params, tokenizer)
+        tokenizers = {name: getattr(bundle, name) or known for name, known in tokenizers.items()}
+    return Bundle(settings | config, params, **tokenizers)
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -309,20 +315,20 @@ def _read_part(path: Path, part: str, config: dict[str, Any], dtype: str) -> dic
     return trees.unflatten(flat)
 
 
-def _read_tokenizer(path: Path, config: dict[str, Any]) -> PreTrainedTokenizerFast | None:
+def _read_tokenizer(path: Path, config: dict[str, Any], name: str) -> PreTrainedTokenizerFast | None:
     from rdm_jax.data.tokenizer import load_tokenizer
 
-    file = file_of(path, TOKENIZER, config)
-    recorded = config.get("sha256", {}).get("tokenizer")
+    file = file_of(path, TOKENIZERS[name], config)
+    recorded = config.get("sha256", {}).get(name)
     if not file.is_file():
         if recorded:
-            raise UserError(f"damaged bundle {path}: {TOKENIZER} is missing; export or convert the model again")
+            raise UserError(f"damaged bundle {path}: {TOKENIZERS[name]} is missing; export or convert the model again")
         return None
     if recorded and files.sha256(file) != recorded:
         raise UserError(
-            f"damaged bundle {path}: the SHA-256 of {TOKENIZER} is not the one in config.json; copy it again"
+            f"damaged bundle {path}: the SHA-256 of {TOKENIZERS[name]} is not the one in config.json; copy it again"
         )
     try:
         return load_tokenizer(file)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
-        raise UserError(f"damaged bundle {path}: {TOKENIZER} cannot be read ({error})") from error
+        raise UserError(f"damaged bundle {path}: {TOKENIZERS[name]} cannot be read ({error})") from error

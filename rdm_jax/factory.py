@@ -22,10 +22,12 @@ from rdm_jax.core.errors import UserError, bounded, unknown
 from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.parameterization import PREDICTIONS
+from rdm_jax.diffusion.patches import Patches
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
-from rdm_jax.diffusion.spacing import SPACINGS
+from rdm_jax.diffusion.spacing import check_spacing
 from rdm_jax.models import abstract_params
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
+from rdm_jax.models.noised_clip import NoisedCLIP
 
 
 def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
@@ -79,7 +81,7 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
     Args:
       text: a name, or a call with options: "euler(churn=20)", "ddpm(variance='large')".
       eta: of DDIM; it is also one of its options.
-      spacing: of the timesteps, a name in `diffusion.spacing.SPACINGS`; the sampler's own if empty.
+      spacing: of the timesteps (`diffusion.spacing.check_spacing`); the sampler's own if empty.
 
     Raises:
       UserError: a name or an option is unknown, or a number is out of range.
@@ -91,8 +93,8 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
             raise UserError(f"{name} is {given[name]} and in the sampler {call.options[name]}; give it once")
     if eta and call.name in samplers.SAMPLERS and not hasattr(samplers.SAMPLERS[call.name], "eta"):
         raise UserError(f"eta {eta}: sampler {call.name!r} has none; leave eta at 0, or use sampler 'ddim'")
-    if spacing and spacing not in SPACINGS:
-        raise unknown("spacing", spacing, SPACINGS)
+    if spacing:
+        check_spacing(spacing)
     return build(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
 
 
@@ -110,14 +112,19 @@ def decoder_from(
     Args:
       autoencoder: the first stage's module.
       latents: the bundle's "latents" settings: the diffusion model's latents are (z - shift) * scale; "quantize" says
-        whether a VQ first stage takes the nearest codes before it decodes, which is the default.
+        whether a VQ first stage takes the nearest codes before it decodes, which is the default; "patches" divides
+        large latents (`diffusion.patches`).
     """
     scale, shift = scaling_from(latents)
     full = autoencoder.clone(dtype="float32")
     quantize = {"quantize": bool(latents["quantize"])} if "quantize" in latents else {}
+    patches = Patches.of(latents)
 
     def decoded(params: Any, z: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        return full.apply({"params": params}, z, method="decode", **quantize)
+        def on_patch(part: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+            return full.apply({"params": params}, part, method="decode", **quantize)
+
+        return on_patch(z) if patches is None else patches.apply(on_patch, z)
 
     def decode(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         """Maps latents [b, h, w, c] to images [b, f h, f w, 3], one slice after another where they are large."""
@@ -208,10 +215,17 @@ def image_encoder_from(
 def noised_encoder_from(
     module: Any,
 ) -> Callable[[Any, Float[Array, "b h w c"], Any], tuple[Float[Array, "b d"], list[Float[Array, "b _ _ _"]]]]:
-    """Returns the function (parameters, noisy latents, times) to an encoder's vectors and its levels' feature maps."""
+    """Returns the function (parameters, noisy latents, times) to an encoder's vectors and its levels' feature maps.
+
+    A transformer has no such maps.
+    """
+    transformer = isinstance(module, NoisedCLIP)
 
     def encode(params: Any, x: Float[Array, "b h w c"], t: Any) -> tuple[Array, list[Array]]:
         """Maps noisy latents to vectors and maps."""
+        if transformer:
+            vector: Any = module.apply({"params": params}, x, t, method="encode_image")
+            return vector, []
         vector, state = module.apply({"params": params}, x, t, mutable=["intermediates"])
         levels = state["intermediates"]
         return vector, [levels[f"level_{i}"][0] for i in range(len(levels))]

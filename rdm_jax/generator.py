@@ -12,7 +12,6 @@ once for each shape; prompts, databases, seeds and scales are traced.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -29,7 +28,10 @@ from rdm_jax.bundle import Bundle, override
 from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.candidates import Scorer, best_of
+from rdm_jax.conditioning.channels import upscaling_of
 from rdm_jax.conditioning.content import Content, ContentSearch
+from rdm_jax.conditioning.inputs import check_parts, input_of
+from rdm_jax.conditioning.inputs.low_resolution import upscaled_size
 from rdm_jax.conditioning.prompts import reads_prompts
 from rdm_jax.convert import lora
 from rdm_jax.core import trees
@@ -105,7 +107,9 @@ class Generator:
         factory.check_settings(bundle.config)
         bundle = lora.merge_all(bundle, loras)
         head = head_of(bundle.config)
-        bundle.require("text_encoder" if reads_prompts(bundle) else "clip", "autoencoder", head.network)
+        check_parts(bundle)
+        encoder = () if input_of(bundle) else ("text_encoder",) if reads_prompts(bundle) else ("clip",)
+        bundle.require(*encoder, "autoencoder", head.network)
         # Nobody else holds what was opened here: each array is released when its copy is on the device.
         move = trees.map_in_place if opened else jax.tree.map
         config, mesh = override(bundle.config, overrides), mesh or make_mesh()
@@ -162,8 +166,20 @@ class Generator:
         Raises:
           UserError: an option is unknown or out of range.
         """
-        edited = functools.partial(self.head.edited, bundle=self.bundle)
+        file = options.get("low_resolution")
+
+        def edited(chosen: Any) -> tuple[int, int] | None:
+            """Returns (height, width) of the image that is edited, or of the result of upscaling."""
+            if file:
+                return upscaled_size(file, upscaling_of(self.bundle.config, self.bundle.autoencoder.downsampling))
+            return self.head.edited(chosen, self.bundle)
+
         return resolve(self.bundle.config, self.head, options, queries, all_options(), edited)
+
+    @property
+    def takes_queries(self) -> bool:
+        """Whether prompts or images are queries; a model with an input of another kind and no CLIP takes none."""
+        return self.bundle.has("clip") or reads_prompts(self.bundle)
 
     def plan(
         self,
@@ -194,7 +210,12 @@ class Generator:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         images = [] if images is None else list(images)
-        request, chosen = self.resolve(len(prompts) + len(images) + len(rows), **options)
+        given_alone = input_of(self.bundle) is not None and not (prompts or images or len(rows))
+        request, chosen = self.resolve(given_alone + len(prompts) + len(images) + len(rows), **options)
+        if given_alone and request.condition != "text":
+            raise UserError(
+                f"condition {request.condition!r} retrieves neighbors, and there is no query; give a prompt"
+            )
         retriever = None if request.condition == "text" else open_retriever(self.encoder, database)
         if retriever and options.get("neighbors") is None:  # a default fits any database
             request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
@@ -205,6 +226,9 @@ class Generator:
                 raise UserError("rows of a database are queries for its neighbors, and condition 'text' has none")
             labels += [f"row {row}" for row in rows]
             queries = np.concatenate([queries, retriever.databases[0].embeddings(rows).astype(np.float32)])
+        if given_alone:
+            assert plan.builder.input is not None
+            labels, queries = [plan.builder.input.label], np.zeros((1, queries.shape[1]), np.float32)
         plan, queries = self.with_texts(plan, queries, [*prompts, *[""] * (len(images) + len(rows))])
         neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
         given = [*[None] * len(prompts), *images, *[None] * len(rows)]

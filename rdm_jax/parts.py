@@ -14,6 +14,8 @@ from rdm_jax.models.classifier import build_classifier
 PREPROCESSING = ("mean", "std")  # beside the towers' settings: how pixels become what the image tower takes
 PADDING = "pad_id"  # beside a text encoder's settings: the token that fills the rest of a row
 
+NO_NULL = "none"  # conditioning.null of a model that was always trained with its condition: guidance has no null
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -46,6 +48,7 @@ def without_padding(config: Mapping[str, Any]) -> dict[str, Any]:
 PARTS: Mapping[str, Part] = {
     "clip": Part(_clip),
     "text_encoder": Part(_text_encoder),
+    "input_encoder": Part(models.build_input_encoder),
     "autoencoder": Part(models.build_autoencoder),
     "denoiser": Part(
         models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True

@@ -19,6 +19,7 @@ from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import DECODED_PIXELS
 from rdm_jax.core.options import option
+from rdm_jax.parts import NO_NULL
 
 if TYPE_CHECKING:
     from rdm_jax.conditioning import Conditioner
@@ -43,6 +44,8 @@ FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
 LONG_PROMPTS = ("truncate", "windows")  # the rest is left out, or encoded as further texts
 ADAPTER_BLOCKS = ("all", "style", "style+layout")
 NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
+NO_CLASS = -1
+MAX_UPSCALED = 2**24  # pixels of the result of upscaling, which is computed in patches
 
 
 def _conditioners() -> Mapping[str, type]:
@@ -68,6 +71,10 @@ class Request:
       fit: how an image that is edited gets its size: "keep" leaves it as it is, up to `MAX_EDITED` pixels; "shrink"
         scales a larger one down to the model's size, and keeps its proportions; "crop" scales it until it fills height
         x width and crops its center. "" is "crop" where height or width is given, otherwise "keep".
+      class_label: the class, where the model takes one; -1 for none.
+      layout: a file with objects and their boxes, where the model takes a layout.
+      segmentation: an image file with the label of each pixel, where the model takes a segmentation.
+      low_resolution: the image file that is upscaled, where the model takes one.
       long_prompts: a name in `LONG_PROMPTS`, what becomes of a prompt that is longer than the text encoder reads.
       conditions: conditioners beside the query (`rdm_jax.conditioning`).
     """
@@ -88,6 +95,14 @@ class Request:
         "(all, style, style+layout)",
         metavar="B",
     )
+    class_label: int = option(
+        NO_CLASS, "the class to generate, by its number (class-conditional models)", metavar="N", flag="--class"
+    )
+    layout: str = option("", "objects and their boxes as JSON (layout-to-image models)", metavar="FILE", file=True)
+    segmentation: str = option(
+        "", "an image whose pixel values are labels (semantic synthesis models)", metavar="FILE", file=True
+    )
+    low_resolution: str = option("", "the image to upscale", metavar="FILE", file=True, everywhere=False)
     candidates: int = option(
         1, "images generated for each one; the one that fits prompt and style best is kept (default: 1)", metavar="N"
     )
@@ -171,21 +186,32 @@ def resolve(
     for name, part in NEEDED_PARTS.items():
         if given.get(name) is not None and part not in config:
             raise UserError(f"{name} applies to models with a part {part}, and this one has none; leave it out")
-    null = str(config["conditioning"].get("null", "zeros"))
-    if null not in NULLS:
-        raise unknown("null condition", null, NULLS)
     sampling = {key: value for key, value in config["sampling"].items() if key != "database"}
     if given.get("sampler") not in (None, sampling.get("sampler")):
         sampling.pop("spacing", None)  # the model's spacing is of its own sampler; another one has its own
     defaults = {"neighbors": config["conditioning"]["neighbors"], **sampling}
     request = options.build(Request, *({k: v for k, v in one.items() if k in shared} for one in (given, defaults)))
     chosen = options.build(head.Options, *({k: v for k, v in one.items() if k in own} for one in (given, defaults)))
+    _check_null(config, chosen)
     if given.get("batch_size") is not None:  # 0 is the default, which fills batches evenly
         at_least_one("batch_size", request.batch_size, MOST["batch_size"])
     if request.condition == "text" and given.get("neighbors") is not None:
         logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
     sized = any(given.get(name) is not None for name in ("height", "width"))
     return _complete(_fitted(request.check(), edited(chosen), sized), queries), chosen
+
+
+def _check_null(config: Mapping[str, Any], chosen: Any) -> None:
+    """Raises UserError if a model's null condition is unknown, or guidance needs one that the model does not have."""
+    null = str(config["conditioning"].get("null", "zeros"))
+    if null not in (*NULLS, NO_NULL):
+        raise unknown("null condition", null, (*NULLS, NO_NULL))
+    scale = getattr(chosen, "guidance_scale", 1.0)
+    if null == NO_NULL and scale != 1:
+        raise UserError(
+            f"guidance_scale {scale:g} needs a null condition, and model {config.get('name')!r} was trained without; "
+            "leave it at 1"
+        )
 
 
 def _fitted(request: Request, edited: tuple[int, int] | None, sized: bool) -> Request:
@@ -200,9 +226,10 @@ def _fitted(request: Request, edited: tuple[int, int] | None, sized: bool) -> Re
     longest = max(request.height, request.width)
     small = max(height, width) <= longest
     shrunk = (height, width) if small else tuple(max(1, round(side * longest / max(edited))) for side in edited)
-    if fit == "keep" and height * width > MAX_EDITED:
+    most = MAX_UPSCALED if request.low_resolution else MAX_EDITED
+    if fit == "keep" and height * width > most:
         raise UserError(
-            f"the image is {width}x{height} pixels, and {MAX_EDITED} are edited at its own size; give --fit shrink for "
+            f"the image is {width}x{height} pixels, and {most} are edited at its own size; give --fit shrink for "
             f"{shrunk[1]}x{shrunk[0]}, --fit crop for {request.width}x{request.height}, or --height and --width"
         )
     height, width = shrunk if fit == "shrink" else edited

@@ -36,6 +36,7 @@ FORBIDDEN = {
 CONFINED = {
     "torch": {"convert"},
     "scann": {"retrieval"},
+    "faiss": {"retrieval"},
     "apache_beam": {"retrieval"},
     "gradio": {"studio"},
     "vtracer": {"core"},
@@ -107,9 +108,10 @@ def test_heads_do_not_import_each_other(file: Path) -> None:
         assert there not in heads - {own}, f"{file.name} imports the head {there}"
 
 
-def test_one_file_imports_scann() -> None:
-    users = [file.name for file in FILES if any(m.split(".")[0] == "scann" for m, _ in imports(file))]
-    assert users == ["scann_index.py"]
+@pytest.mark.parametrize("engine", ["scann", "faiss"])
+def test_one_file_imports_each_engine(engine: str) -> None:
+    users = [file.name for file in FILES if any(m.split(".")[0] == engine for m, _ in imports(file))]
+    assert users == [f"{engine}_engine.py"]
 
 
 def module_name(file: Path) -> str:

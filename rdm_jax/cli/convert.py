@@ -14,6 +14,8 @@ HELP = """convert released weights to a model bundle, and back
   rdm convert model.ckpt --config 768x768.yaml --clip clip --out rdm-768
   rdm convert kl-f16/model.ckpt --config kl-f16/config.yaml --out kl-f16
   rdm convert v1-5-pruned-emaonly.safetensors --tokenizer bpe_simple_vocab_16e6.txt.gz --out sd15
+  rdm convert 256x256_diffusion.pt --classifier 256x256_classifier.pt --out adm256
+  rdm convert base.pt --tokenizer vocab.bpe --out glide
 
   rdm convert rdm-768 --to compvis --out original       a bundle in the format of CompVis's programs
   rdm convert --list                                    where released weights are: addresses, sizes, licenses
@@ -21,8 +23,8 @@ HELP = """convert released weights to a model bundle, and back
 
 The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), Stable
 Diffusion 1 or 2 (a file, or a folder of diffusers), OpenAI's CLIP (as released, or a state dict), a folder with Hugging
-Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, LPIPS, or the Inception-v3 of the Fréchet distance. No code in it
-is run."""
+Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3 of the Fréchet distance.
+No code in it is run."""
 
 _ALL = "*"  # what --list without a word stands for
 
@@ -43,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments (default: the one beside it)",
+        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments or of ADM's or GLIDE's flags (default: "
+        "the one beside it)",
     )
     parser.add_argument(
         "--weights",
@@ -66,6 +69,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trained with",
     )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, or OpenAI's merges file")
+    parser.add_argument(
+        "--classifier",
+        type=Path,
+        metavar="FILE",
+        help="add this classifier of noisy images, of ADM, to a model of pixels",
+    )
+    parser.add_argument(
+        "--noised-clip",
+        type=Path,
+        nargs=2,
+        metavar=("IMAGE", "TEXT"),
+        help="add this CLIP of noisy images, GLIDE's two files, to a model of pixels",
+    )
+    parser.add_argument("--noised-tokenizer", type=Path, metavar="FILE", help="its tokenizer, that of OpenAI's CLIP")
     parser.add_argument("--vgg", type=Path, metavar="FILE", help="torchvision's VGG-16, which completes LPIPS's file")
     parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="NAME", help="tensors that may be missing or unused"
@@ -116,13 +133,16 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         vgg=args.vgg,
         prediction=args.prediction,
         adapter=args.ip_adapter,
+        classifier=args.classifier,
+        noised_clip=tuple(args.noised_clip) if args.noised_clip else None,
+        noised_tokenizer=args.noised_tokenizer,
         allowed=frozenset(args.allow_missing),
     )
     converted.write(args.out, progress)
     parts = ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in converted.sizes.items())
     note(f"{args.out}: {converted.kind} {converted.config['name']!r} with {parts} parameters")
     reads = {"clip", "text_encoder"} & set(converted.parts)
-    if not reads and converted.conditioned:
+    if not reads and converted.conditioned and "input" not in converted.config.get("conditioning", {}):
         note("it has no CLIP yet, which prompts and databases need; convert again with --clip")
     if reads and converted.tokenizer is None:
         note("it has no tokenizer, which prompts need; convert again with --tokenizer")
@@ -134,6 +154,8 @@ def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None
 
     options = {"--config": args.config, "--weights": args.weights, "--clip": args.clip, "--tokenizer": args.tokenizer}
     options |= {"--vgg": args.vgg, "--prediction": args.prediction, "--ip-adapter": args.ip_adapter}
+    options |= {"--classifier": args.classifier, "--noised-clip": args.noised_clip}
+    options |= {"--noised-tokenizer": args.noised_tokenizer}
     given = [option for option, value in {**options, "--allow-missing": args.allow_missing}.items() if value]
     if given:
         raise UserError(

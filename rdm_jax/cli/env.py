@@ -8,6 +8,9 @@ import os
 import platform
 import re
 from collections.abc import Iterator
+from pathlib import Path
+
+from rdm_jax.core import text
 
 HELP = """print the versions, the devices and the settings that a report of a bug needs
 
@@ -55,8 +58,7 @@ def _machine() -> Iterator[tuple[str, str]]:
 def _processor() -> str:
     """Returns the processor's model, as the system names it."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            models = re.findall(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
+        models = re.findall(r"^model name\s*:\s*(.+)$", text.read(Path("/proc/cpuinfo")), re.MULTILINE)
     except OSError:
         models = []
     return models[0] if models else platform.processor() or platform.machine()
@@ -74,11 +76,11 @@ def _packages() -> Iterator[tuple[str, str]]:
             yield name, f"{version} (optional)"
 
 
-def _requirement(text: str) -> tuple[str, bool]:
+def _requirement(requirement: str) -> tuple[str, bool]:
     """Returns the package of a requirement, and whether only an extra needs it."""
-    name = re.match(r"[\w.-]+", text)
-    assert name is not None, text
-    return name[0], "extra ==" in text
+    name = re.match(r"[\w.-]+", requirement)
+    assert name is not None, requirement
+    return name[0], "extra ==" in requirement
 
 
 def _version(name: str) -> str | None:

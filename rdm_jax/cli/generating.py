@@ -119,10 +119,12 @@ def _guides() -> str:
 def _samplers() -> str:
     from rdm_jax.core.calls import describe
     from rdm_jax.diffusion.samplers import SAMPLERS
-    from rdm_jax.diffusion.spacing import SPACINGS
+    from rdm_jax.diffusion.spacing import SPACINGS, WITH_OWN_STEPS
 
     samplers = "\n".join(describe(name, cls) for name, cls in SAMPLERS.items())
-    return f"--sampler\n{samplers}\n\n--spacing\n{', '.join(SPACINGS)}\n"
+    fixed = "".join(f", {name} ({steps} steps)" for name, (steps, _) in WITH_OWN_STEPS.items())
+    sections = "or the steps of equal sections of the schedule, from the image to noise: 10,15,20 (45 steps)"
+    return f"--sampler\n{samplers}\n\n--spacing\n{', '.join(SPACINGS)}{fixed},\n{sections}\n"
 
 
 def model_of(args: argparse.Namespace) -> str:

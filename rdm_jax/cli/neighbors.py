@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="only neighbors with the example's value of this attribute, from its own collection, as in sampling",
     )
-    parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
+    parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact, scann or faiss (%(default)s)")
     parser.add_argument(
         "--workers", type=number(int, 0, 1024), metavar="N", help="processes that decode images; 0 decodes in threads"
     )

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.assemble import NULL, assemble
+from rdm_jax.conditioning.inputs import Given
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.calls import File, set_types
@@ -126,14 +127,17 @@ class ConditionBuilder:
       reader: makes the tokens of prompts, where the model reads a prompt as a sequence; None where the query's vector
         is the token.
       text: the tokens of the run's own queries, made by `reader`; None without.
+      input: what the model is given instead of prompts, as a class; None where it reads prompts.
       adapter: makes the tokens of neighbors beside those of the text, where the model has an adapter; None otherwise.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
       encode: images in [-1, 1] to latents.
-      inpaints: whether the network takes the channels of `conditioning.inpainting`.
+      channels: what the network takes beside the noisy latent, a name in `conditioning.channels.LAYOUTS`; "" if it
+        takes nothing.
       show: makes the channels of content neighbors from their images.
       content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
       style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
+      low_resolution: [h, w, 3] the image that is upscaled, at the latents' size; None without.
     """
 
     encoder: ClipEncoder
@@ -146,18 +150,22 @@ class ConditionBuilder:
     null: Float[np.ndarray, " d"]
     unit_tokens: bool
     encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
-    inpaints: bool
+    channels: str
     show: ContentChannels
     reader: PromptReader | None = None
+    input: Given | None = None
     text: Condition | None = None
     adapter: NeighborTokens | None = None
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     style_alone: bool = False
+    low_resolution: Float[np.ndarray, "h w 3"] | None = None
 
     @property
     def query_tokens(self) -> int:
         """How many of the tokens, the first ones, are the query."""
+        if self.input is not None:
+            return self.input.condition.tokens.shape[1]
         if self.text is not None:
             return self.text.tokens.shape[1]
         return int(self.condition != "neighbors" or self.style is not None)
@@ -187,6 +195,8 @@ class ConditionBuilder:
         Raises:
           UserError: the model reads prompts as sequences, and the queries have no texts.
         """
+        if self.input is not None:
+            return self._with_input(self.input.condition, len(queries), neighbors)
         if self.reader is not None:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
@@ -214,8 +224,21 @@ class ConditionBuilder:
             tokens = np.concatenate([tokens, neighbors], axis=1)
         return ScheduledCondition(tokens.astype(np.float32), channels=content)
 
+    def _with_input(self, condition: Condition, count: int, neighbors: np.ndarray | None) -> ScheduledCondition:
+        """Returns the condition of `count` queries that an input and their neighbors give."""
+        tokens = np.repeat(condition.tokens, count, axis=0)
+        channels, vector = (
+            None if part is None else np.repeat(part, count, axis=0) for part in (condition.channels, condition.vector)
+        )
+        if neighbors is not None:
+            tokens = np.concatenate([tokens, unit(neighbors) if self.unit_tokens else neighbors], axis=1)
+        return ScheduledCondition(tokens, channels=None if channels is None else channels[:, None], vector=vector)
+
     def build_null(self) -> ScheduledCondition:
-        """Returns no condition, for each query: the empty prompt, where prompts are sequences."""
+        """Returns no condition, for each query: the empty prompt where prompts are sequences, an input's own null."""
+        if self.input is not None:
+            null = self.input.condition if self.input.null is None else self.input.null
+            return self._with_input(null, len(self.queries), None)
         if self.reader is not None:
             empty = self.read("")
             assert empty is not None
@@ -238,10 +261,7 @@ class ConditionBuilder:
         if self.reader is None:
             return None
         one, count = self.reader([self.as_read(prompt)]), len(self.queries)
-        weights, vector = (
-            None if part is None else np.repeat(part, count, axis=0) for part in (one.weights, one.vector)
-        )
-        return Condition(np.repeat(one.tokens, count, axis=0), weights, vector=vector)
+        return jax.tree.map(lambda part: np.repeat(part, count, axis=0), one)
 
     def mask(self, file: str) -> Float[np.ndarray, "h w"]:
         """Returns a mask at the latents' size: the mean of the pixels that a latent stands for."""

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
+from rdm_jax.conditioning.channels import channels_of, enlarged, upscales
+from rdm_jax.conditioning.inputs import read_input
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
@@ -56,6 +58,8 @@ def condition_builder(
     width = encoder.identity["width"]
     null = null_token(bundle.config)
 
+    wanted = request.height, request.width
+    small = enlarged(request.low_resolution, wanted, size, bundle.name) if upscales(bundle.config) else None
     style = StyleTokens.of(bundle, retriever.databases if retriever else ())
 
     def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n c"] | None:
@@ -82,9 +86,11 @@ def condition_builder(
         null=np.zeros(width, np.float32) if null is None else null,
         unit_tokens=bool(bundle.config["conditioning"].get("unit_tokens", False)),
         encode=encode,
-        inpaints=bundle.config["conditioning"].get("channels") == "inpainting",
+        channels=channels_of(bundle.config),
+        low_resolution=small,
         show=ContentChannels.of(bundle),
         reader=reader,
+        input=read_input(request, bundle, size),
         adapter=adapter,
         style=style,
         style_alone=style_alone,

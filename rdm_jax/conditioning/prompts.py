@@ -1,9 +1,9 @@
 """Prompts as sequences of context tokens: the states of a text encoder, one for each token of the text.
 
-This is how Stable Diffusion reads a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights of words
-(`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
+This is how latent diffusion and Stable Diffusion read a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights
+of words (`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
 
-Some text encoders give a vector of the whole text too, that of the first window of a long one.
+Some text encoders give a vector of the whole text too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rdm_jax.conditioning.emphasis import weighted_parts
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import split
 from rdm_jax.data.unread import Unread
-from rdm_jax.models import PooledText, TextStates
+from rdm_jax.models import TextEncoder
 from rdm_jax.models.condition import Condition
 from rdm_jax.parts import PADDING
 
@@ -44,7 +44,7 @@ class PromptReader:
       windows: whether a long prompt is read in windows, each as a text of its own, rather than truncated.
     """
 
-    encoder: TextStates | PooledText
+    encoder: TextEncoder
     params: Any
     tokenizer: Any
     pad_id: int
@@ -74,23 +74,32 @@ class PromptReader:
         """The number of tokens in a row, the start and the end included."""
         return self.encoder.context_length
 
+    @property
+    def most(self) -> int:
+        """The number of tokens in a row that a text may have."""
+        return self.length - 2 if self.encoder.has_marks else self.length
+
     def __call__(self, prompts: Sequence[str]) -> Condition:
         """Returns the tokens [q, n, d] of prompts, with weights [q, n] where they have different numbers of windows.
 
-        The vectors [q, v] are those of the prompts, where the encoder gives some. Warns of prompts that are truncated.
+        The vectors [q, v] sum up the prompts, where the encoder gives some: its own, of the first window, or its last
+        state. Warns of prompts that are truncated.
         """
         unread = Unread()
         rows = [self.rows(prompt, unread) for prompt in prompts]
         unread.warn()
         encoded = [[self._states(*window) for window in windows] for windows in rows]
         states = [np.concatenate([one for one, _ in windows]) for windows in encoded]
-        vectors = [windows[0][1] for windows in encoded if windows[0][1] is not None]
-        vector = np.stack(vectors) if vectors else None
         longest = max((len(one) for one in states), default=self.length)
-        tokens = np.stack([np.pad(one, [(0, longest - len(one)), (0, 0)]) for one in states]) if states else None
-        if tokens is None:
-            return Condition(np.zeros((0, longest, self.encoder.width), np.float32))
-        present = np.stack([np.arange(longest) < len(one) for one in states]).astype(np.float32)
+        tokens = np.zeros((len(states), longest, self.encoder.width), np.float32)
+        present = np.zeros((len(states), longest), np.float32)
+        for row, own in enumerate(states):
+            tokens[row, : len(own)], present[row, : len(own)] = own, 1.0
+        if self.encoder.has_summary:  # of the last window
+            vectors = [own[-1] for own in states]
+        else:
+            vectors = [windows[0][1] for windows in encoded if windows[0][1] is not None]
+        vector = np.stack(vectors).astype(np.float32) if vectors else None
         return Condition(tokens, None if present.all() else present, vector=vector)
 
     def rows(
@@ -107,7 +116,7 @@ class PromptReader:
             ids += own
             weights += [weight] * len(own)
             rests = [f"{rest} {read}" for rest in rests] + [read[start:] for start in starts]
-        most = self.length - 2
+        most = self.most
         if len(ids) > most and not self.windows:
             unread.add(prompt, rests[most], [], None)
             ids = ids[:most]
@@ -115,10 +124,13 @@ class PromptReader:
         return [self._row(ids[begin : begin + most], weights[begin : begin + most]) for begin in begins]
 
     def _row(self, ids: list[int], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns one window: the start, the tokens, the end, and padding."""
+        """Returns one window: the start, the tokens, the end, and padding; without marks the tokens and padding."""
         row, factors = np.full(self.length, self.pad_id, np.int32), np.ones(self.length, np.float32)
-        row[: len(ids) + 2] = [self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id]
-        factors[1 : len(ids) + 1] = weights[: len(ids)]
+        first = int(self.encoder.has_marks)
+        row[first : len(ids) + first] = ids
+        factors[first : len(ids) + first] = weights
+        if self.encoder.has_marks:
+            row[[0, len(ids) + 1]] = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         return row, factors
 
     def _states(
@@ -135,5 +147,5 @@ class PromptReader:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder: TextStates | PooledText, params: Any, tokens: Any) -> Any:
+def _encode(encoder: TextEncoder, params: Any, tokens: Any) -> Any:
     return encoder.apply({"params": params}, tokens)

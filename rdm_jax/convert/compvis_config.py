@@ -49,6 +49,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no yaml with model.params; give the one that came with the checkpoint") from error
 
 
+def names_celeba(path: Path) -> bool:
+    """Returns whether a yaml's data set is CelebA-HQ, which says how its model is sampled."""
+    return "celeba" in text.read(path).lower()
+
+
 def autoencoder_config(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration for `build_autoencoder` of a first stage's parameters, alone or in a whole model.
 

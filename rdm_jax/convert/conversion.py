@@ -13,9 +13,12 @@ from rdm_jax.convert import (
     compvis,
     compvis_config,
     dit,
+    input_encoders,
     ip_adapter,
+    latent_tasks,
     metrics,
     patch_transformers,
+    pixel_models,
     rarm,
     stable_diffusion,
     text_encoder,
@@ -29,10 +32,21 @@ from rdm_jax.convert.tokenizer import tokenizer_of
 from rdm_jax.convert.weights import read_tensors
 from rdm_jax.core.errors import UserError, some, unknown
 from rdm_jax.diffusion.schedule import build_schedule
-from rdm_jax.models import build_autoencoder, build_denoiser, build_text_encoder, build_transformer
+from rdm_jax.models import (
+    build_autoencoder,
+    build_denoiser,
+    build_input_encoder,
+    build_text_encoder,
+    build_transformer,
+)
 from rdm_jax.parts import without_padding
 
 WEIGHTS = ("ema", "raw", "both")
+ENCODERS = {
+    "text_encoder": (build_text_encoder, "text encoder", "tokens"),
+    "input_encoder": (build_input_encoder, "input encoder", ""),
+}
+"""By the part of a task's encoder: what builds it, its name in errors, and the kind of its tensors, if it is one."""
 
 
 def convert(
@@ -45,22 +59,29 @@ def convert(
     vgg: Path | None = None,
     prediction: str | None = None,
     adapter: Path | None = None,
+    classifier: Path | None = None,
+    noised_clip: tuple[Path, Path] | None = None,
+    noised_tokenizer: Path | None = None,
     allowed: frozenset[str] = frozenset(),
 ) -> Conversion:
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, a CLIP
-        in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the Fréchet distance.
+      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, an ADM
+        or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the
+        Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
-        Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, by default the one in its
-        folder of its name, if any.
+        Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, or of the flags of an ADM
+        or GLIDE, by default the one in its folder of its name, if any.
       weights: of a checkpoint: "ema", "raw", or "both" (the raw ones in addition); by default those that its program
         samples with, by its yaml.
       clip_source: a CLIP to add to the model: a source of one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
       prediction: of Stable Diffusion 2 without its yaml: "eps" or "v".
       adapter: an IP-Adapter to add to the model, which then takes neighbors; it needs `clip_source`.
+      classifier: a classifier of noisy images to add to a model of pixels.
+      noised_clip: the image and the text encoder of a CLIP of noisy images to add to a model of pixels.
+      noised_tokenizer: of the latter.
       vgg: torchvision's VGG-16, for a file of LPIPS without it.
       allowed: names of tensors that may be missing (their parameters are zeros) or unused.
 
@@ -76,12 +97,18 @@ def convert(
         conversion = with_clip(conversion, _convert_one(clip_source, None, None, tokenizer, allowed))
     if adapter is not None:
         conversion = with_adapter(conversion, adapter, allowed)
+    if classifier is not None:
+        conversion = pixel_models.with_classifier(conversion, classifier, allowed)
+    if noised_clip is not None:
+        conversion = pixel_models.with_noised_clip(conversion, noised_clip, noised_tokenizer, allowed)
+    takes_config = ("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND, *pixel_models.KINDS)
     unused = {
-        "--config": config and not conversion.kind.startswith(("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND)),
+        "--config": config and not conversion.kind.startswith(takes_config),
         "--weights": weights and conversion.kind not in ("CompVis checkpoint", stable_diffusion.KIND),
         "--tokenizer": tokenizer and not {"clip", "text_encoder"} & set(conversion.parts),
         "--prediction": prediction and conversion.kind != stable_diffusion.KIND,
         "--vgg": vgg and "lpips" not in conversion.parts,
+        "--noised-tokenizer": noised_tokenizer and noised_clip is None,
     }
     for option in (option for option, wrong in unused.items() if wrong):
         raise UserError(f"{option} does not apply to {source} ({conversion.kind}); omit it")
@@ -102,13 +129,16 @@ def _convert_one(
     if source.is_dir():
         return hugging_face_clip(source, tokenizer, allowed)
     state = read_tensors(source)
+    if pixel_models.is_this(state):
+        return pixel_models.convert_pixels(source, state, config, tokenizer, allowed)
+    pixel_models.refuse_half(source, state)
     if clip.is_openai_layout(state):
         return openai_clip(source, state, tokenizer, allowed)
     stable_diffusion.check_supported(state, source)
     if compvis.is_checkpoint(state) and text_encoder.is_text_conditioned(state):
         return _text_checkpoint(source, state, config, weights, tokenizer, allowed, prediction)
     if compvis.is_checkpoint(state):
-        return _checkpoint(source, state, config, weights, allowed)
+        return _checkpoint(source, state, config, weights, tokenizer, allowed)
     if rarm.is_rarm(state):
         return _rarm(source, state, config, allowed)
     for release in (dit, uvit):
@@ -131,16 +161,39 @@ def _convert_one(
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, DiT, U-ViT, the CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
+        "first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS and "
+        "Inception-v3"
     )
 
 
 def _checkpoint(
-    source: Path, state: Mapping[str, np.ndarray], config: Path | None, weights: str | None, allowed: frozenset[str]
+    source: Path,
+    state: Mapping[str, np.ndarray],
+    config: Path | None,
+    weights: str | None,
+    tokenizer: Path | None,
+    allowed: frozenset[str],
 ) -> Conversion:
+    """Returns the parts of a model of retrieval-augmented diffusion, or of one of latent diffusion's tasks."""
     file = _yaml_of(source, config)
-    parts, settings = _latent_diffusion(source, state, compvis_config.read_yaml(file), weights, allowed)
-    return Conversion("CompVis checkpoint", {"name": source.stem, **settings}, parts, (source, file))
+    params = compvis_config.read_yaml(file)
+    kl = compvis_config.autoencoder_config(params)["kind"] == "kl"
+    task = latent_tasks.task_of(state, params, kl, compvis_config.names_celeba(file))
+    others = () if task is None else (input_encoders.PREFIX,)
+    parts, settings = _latent_diffusion(source, state, params, weights, allowed, *others)
+    named = {"name": source.stem, **settings}
+    if task is None:
+        return Conversion("CompVis checkpoint", named, parts, (source, file))
+    vocabulary = None
+    if task.part:
+        build, what, kind = ENCODERS[task.part]
+        network = built(what, build, without_padding(task.encoder))
+        parts[task.part] = input_encoders.encoder_plan(state, network, kind or task.encoder["kind"], what, allowed)
+        named[task.part] = dict(task.encoder)
+    if task.part == "text_encoder":
+        vocabulary = tokenizer_of(tokenizer, task.encoder["vocab_size"])
+    named |= task.conventions(settings)
+    return Conversion("CompVis checkpoint", named, parts, (source, file), vocabulary)
 
 
 def _text_checkpoint(
@@ -231,6 +284,7 @@ def _patch_transformer(
     settings = release.config(state, arguments)
     parts: dict[str, dict[str, Parameter] | Path] = {"denoiser": release.recipes(state, settings, allowed)}
     named = {"name": source.stem, "head": "diffusion", "denoiser": settings, **release.conventions(settings)}
+    parts |= {"autoencoder": {}} if "autoencoder" in named else {}  # of pixels, which has no parameters
     return Conversion(release.KIND, named, parts, (source,) if file is None else (source, file))
 
 

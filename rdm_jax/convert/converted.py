@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdm_jax import __version__
-from rdm_jax.bundle import SCHEMA, TOKENIZER, tokenizer_bytes
+from rdm_jax.bundle import SCHEMA, TOKENIZERS, tokenizer_bytes
 from rdm_jax.convert import ip_adapter
 from rdm_jax.convert.mapping import Parameter, built
 from rdm_jax.convert.safetensors_file import SafetensorsFile, write_safetensors
@@ -37,6 +37,7 @@ class Conversion:
       parts: {part: {path: how its parameter is assembled}}, or the file of a part that is copied from a bundle.
       sources: the files to read.
       tokenizer: of the text tower, if it has one.
+      noised_tokenizer: of the text tower of a CLIP of noisy images, if it has one.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Conversion:
     parts: dict[str, dict[str, Parameter] | Path]
     sources: tuple[Path, ...]
     tokenizer: PreTrainedTokenizerFast | None = None
+    noised_tokenizer: PreTrainedTokenizerFast | None = None
 
     def write(self, out: Path, progress: StageProgressCallback | None = None) -> None:
         """Writes the bundle atomically; tensors keep their stored types.
@@ -83,9 +85,10 @@ class Conversion:
             else:
                 write_safetensors(target, recipes, lambda *at, part=part: progress(f"writing {part}", *at))
             hashes[part] = files.sha256(target)
-        if self.tokenizer is not None:
-            files.write_bytes(folder / TOKENIZER, tokenizer_bytes(self.tokenizer))
-            hashes["tokenizer"] = files.sha256(folder / TOKENIZER)
+        for name, file in TOKENIZERS.items():
+            if (own := getattr(self, name)) is not None:
+                files.write_bytes(folder / file, tokenizer_bytes(own))
+                hashes[name] = files.sha256(folder / file)
         sources = {f"{path.parent.name}/{path.name}": files.sha256(path) for path in self.sources}
         files.write_json(folder / "config.json", {**self.config, "schema": SCHEMA, "sha256": hashes})
         files.write_json(
@@ -97,6 +100,9 @@ def with_clip(model: Conversion, tower: Conversion) -> Conversion:
     """Returns the conversion of a model with a CLIP; raises UserError if the two do not fit."""
     if "clip" not in tower.parts:
         raise UserError(f"{tower.sources[0]} is a {tower.kind} and no CLIP; give --clip a CLIP")
+    taken = model.config.get("conditioning", {}).get("input")
+    if taken is not None:
+        raise UserError(f"the {model.kind} reads no prompts, its input is {taken!r}, and it uses no CLIP; omit --clip")
     width = tower.config["clip"]["embed_dim"]
     conditioned = () if "text_encoder" in model.parts else model.conditioned
     if "denoiser" in model.parts and not model.conditioned:
@@ -110,12 +116,13 @@ def with_clip(model: Conversion, tower: Conversion) -> Conversion:
             f"the CLIP's vectors have length {width}, and the {wrong[0]} takes "
             f"{model.config[wrong[0]]['context_dim']}; give the CLIP that the model was trained with"
         )
+    shared = _shared(model, tower)
     return Conversion(
         model.kind,
         {**model.config, "clip": tower.config["clip"]},
         {**tower.parts, **model.parts},
         (*model.sources, *tower.sources),
-        model.tokenizer or _shared(model, tower),
+        model.tokenizer or shared,
     )
 
 

@@ -55,12 +55,17 @@ class Source:
       as_stored: a matrix that is stored (in, out).
       pixel_axes: 1 or 2 for a matrix that is stored as a convolution of one pixel, in one or two dimensions.
       transposed: a matrix that is no kernel and is stored transposed.
+      swapped: (a, b) where the outputs are stored in a groups of b groups each, and are b groups of a in the parameter:
+        queries, keys and values of each head, or the heads of all of them.
+      part: (i, n) where the parameter is the i-th of n equal parts of the outputs; it cannot be written back.
     """
 
     names: tuple[str, ...]
     as_stored: bool = False
     pixel_axes: int = 0
     transposed: bool = False
+    swapped: tuple[int, int] | None = None
+    part: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +97,8 @@ class Recipe:
             if not np.isfinite(part).all():
                 raise UserError(f"{name} holds numbers that are not finite; download the weights again")
         value = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+        if self.source.swapped:
+            value = _swap_groups(value, *self.source.swapped)
         return np.asarray(value, self.dtype, order="C")  # ascontiguousarray would add an axis to a scalar
 
 
@@ -254,6 +261,8 @@ class Foreign:
 
     def _view(self) -> np.ndarray:
         value, parts = self.params[self.path], len(self.source.names)
+        if self.source.swapped:
+            value = _swap_groups(value, *reversed(self.source.swapped))
         return _from_parameter(
             np.split(value, parts, axis=-1)[self.part] if parts > 1 else value, self.path, self.source
         )
@@ -271,6 +280,9 @@ def disassemble(params: Mapping[str, np.ndarray], source_of: Callable[[str], Sou
 
 def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.ndarray:
     """Returns a view of a foreign tensor with the axes of a parameter, of which there are `ndim`."""
+    if source.part and value.ndim:
+        index, parts = source.part
+        value = value[index * (len(value) // parts) : (index + 1) * (len(value) // parts)]
     if source.transposed:
         return value.T
     if not path.endswith("kernel") or source.as_stored:
@@ -278,6 +290,12 @@ def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.
     if value.ndim > ndim == 2 and set(value.shape[2:]) == {1}:
         value = value.reshape(value.shape[:2])
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def _swap_groups(value: np.ndarray, outer: int, inner: int) -> np.ndarray:
+    """Returns an array whose last axis, `outer` groups of `inner` groups each, has `inner` groups of `outer`."""
+    groups = value.reshape(*value.shape[:-1], outer, inner, value.shape[-1] // (outer * inner))
+    return groups.swapaxes(-3, -2).reshape(value.shape)
 
 
 def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:

@@ -107,9 +107,16 @@ def conventions(network: Mapping[str, Any], diffusion: Mapping[str, Any], **samp
     """
     latent = network["in_channels"] == LATENT_CHANNELS
     side = network["latent_size"] * (DOWNSAMPLING if latent else 1)
+    conditioned = network.get("context_dim") or network.get("vector_dim")
     return {
+        **({} if latent else {"autoencoder": {"kind": "pixels"}}),
         "diffusion": {"num_timesteps": 1000, "prediction": "eps", **diffusion},
         "latents": {"scale": LATENT_SCALE if latent else 1.0},
-        "conditioning": {"neighbors": 0, "unit_tokens": False, "null": "zeros"},
-        "sampling": {**sampling, "height": side, "width": side},
+        "conditioning": {
+            "neighbors": 0,
+            "unit_tokens": False,
+            "null": "zeros",
+            **({} if conditioned else {"input": "none"}),
+        },
+        "sampling": {**({} if conditioned else {"condition": "text"}), **sampling, "height": side, "width": side},
     }

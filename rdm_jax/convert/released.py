@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
 
 LISTED = Path(__file__).parents[1] / "assets" / "released.toml"
@@ -42,7 +43,7 @@ def released(word: str = "") -> list[Released]:
     Raises:
       UserError: none does.
     """
-    content = tomllib.loads(LISTED.read_text(encoding="utf-8"))
+    content = tomllib.loads(text.read(LISTED))
     files = [_file(family, one, content["licenses"]) for family in content["family"] for one in family["files"]]
     found = [one for one in files if word.lower() in f"{one.family} {one.what} {one.address}".lower()]
     if not found:
@@ -52,7 +53,7 @@ def released(word: str = "") -> list[Released]:
 
 
 def _file(family: dict[str, Any], one: dict[str, Any], licenses: dict[str, str]) -> Released:
-    named = one.get("license", family["license"])
+    named = str(one.get("license") or family["license"])
     return Released(
         family["name"],
         family["note"],

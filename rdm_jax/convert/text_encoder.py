@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from rdm_jax.convert import input_encoders
 from rdm_jax.convert.clip import TEXT_DEFAULTS, hugging_face_source, openai_source, tower_settings
 from rdm_jax.convert.mapping import Parameter, Source, Subset, plan, shape_of
 from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
-from rdm_jax.models import PooledText, TextStates, abstract_params
+from rdm_jax.models import TextEncoder, TextStates, abstract_params
 
 PREFIX = "cond_stage_model."
 VOCABULARY = TEXT_DEFAULTS["vocab_size"]
@@ -31,8 +32,8 @@ _BESIDE = re.compile(r".*(position_ids|attn_mask|logit_scale|text_projection(\.w
 
 
 def is_text_conditioned(state: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether a checkpoint holds a text encoder that this module reads."""
-    return any(name.startswith((_TRANSFORMERS, _OPEN_CLIP)) for name in state)
+    """Returns whether a checkpoint holds the text tower of a CLIP."""
+    return input_encoders.TOKENS not in state and any(name.startswith((_TRANSFORMERS, _OPEN_CLIP)) for name in state)
 
 
 def config_from_checkpoint(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def plan_of_checkpoint(
 
 
 def plan_of_folder(
-    state: Mapping[str, np.ndarray], encoder: TextStates | PooledText, allowed: frozenset[str]
+    state: Mapping[str, np.ndarray], encoder: TextEncoder, allowed: frozenset[str]
 ) -> dict[str, Parameter]:
     """Returns how the parameters of the folder of a CLIPTextModel are assembled; see `plan_of_checkpoint`."""
     inner = any(name.startswith(_INNER) for name in state)
@@ -138,7 +139,7 @@ def plan_of_folder(
 
 def _plan(
     state: Mapping[str, np.ndarray],
-    encoder: TextStates | PooledText,
+    encoder: TextEncoder,
     source_of: Any,
     allowed: frozenset[str],
     last: str = "\0",

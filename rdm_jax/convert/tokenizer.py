@@ -1,4 +1,4 @@
-"""The tokenizer of a foreign CLIP: tokenizer.json, Hugging Face's vocabulary and merges, or OpenAI's merges alone."""
+"""Foreign tokenizers: tokenizer.json, Hugging Face's vocabulary and merges, OpenAI's merges, or BERT's vocabulary."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import Any
 from rdm_jax.convert.settings import read_settings
 from rdm_jax.core import text
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.tokenizer import END, START, CaptionTokenizer, load_tokenizer, wrapped
+from rdm_jax.data.tokenizer import BERT_MARKS, END, START, CaptionTokenizer, load_tokenizer, wrapped
+from rdm_jax.data.vocabulary import WORD_END
 
 # OpenAI's tokenizer uses only the first merges of its file: 49152 tokens less 2 x 256 bytes and two special tokens.
 OPENAI_MERGES = 49152 - 256 - 2
 
+UNKNOWN = "[UNK]"  # of a WordPiece, for words that it has no pieces of
 _GZIP = b"\x1f\x8b"
 
 
 def read_tokenizer(path: Path) -> CaptionTokenizer:
-    """Returns the tokenizer of a file (tokenizer.json, or OpenAI's bpe_simple_vocab_16e6.txt.gz) or of a folder.
+    """Returns the tokenizer of a file or a folder.
+
+    A file is a tokenizer.json, OpenAI's bpe_simple_vocab_16e6.txt.gz, GPT-2's merges (vocab.bpe), or the vocab.txt of a
+    lower-casing BERT.
 
     Raises:
       UserError: there is no tokenizer, or it cannot be read.
@@ -26,13 +31,16 @@ def read_tokenizer(path: Path) -> CaptionTokenizer:
     try:
         if path.is_dir():
             return _from_folder(path)
-        return load_tokenizer(path) if path.suffix == ".json" else _from_openai(path)
+        if path.suffix == ".json":
+            return load_tokenizer(path)
+        return _from_bert(path) if _is_bert(path) else _from_openai(path)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} is not a readable tokenizer ({reason}); give a tokenizer.json or OpenAI's merges file"
+            f"{path} is not a readable tokenizer ({reason}); give a tokenizer.json, OpenAI's merges file, or BERT's "
+            "vocab.txt"
         ) from error
 
 
@@ -71,18 +79,48 @@ def _from_folder(folder: Path) -> CaptionTokenizer:
         vocabulary = text.read_json(folder / "vocab.json")
         if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
             raise ValueError("vocab.json is no table of tokens with their numbers")
-        return _clip_tokenizer(vocabulary, _pairs(lines))
+        make = _clip_tokenizer if START in vocabulary else _gpt2_tokenizer
+        return make(vocabulary, _pairs(lines))
     raise UserError(f"{folder} has no tokenizer.json and no vocab.json with merges.txt; give one by --tokenizer")
 
 
+def _is_bert(path: Path) -> bool:
+    """Returns whether a file lists BERT's tokens, one in each line."""
+    with path.open("rb") as file:
+        return file.readline().strip() == BERT_MARKS[2].encode()
+
+
+def _from_bert(path: Path) -> CaptionTokenizer:
+    """Returns the WordPiece tokenizer of bert-base-uncased with the tokens of a file."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokens = text.lines(text.read(path))
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    missing = [mark for mark in (*BERT_MARKS, UNKNOWN) if mark not in vocabulary]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return wrapped(tokenizer)
+
+
 def _from_openai(path: Path) -> CaptionTokenizer:
-    """Returns OpenAI's tokenizer: bytes, bytes at the end of a word, merges in order, and two special tokens."""
+    """Returns the tokenizer of OpenAI's merges.
+
+    CLIP's has bytes, bytes at the end of a word, merges in order, and two special tokens; GPT-2's has bytes, merges and
+    one special token.
+    """
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     data = path.read_bytes()
     lines = text.lines(text.decode(gzip.decompress(data) if data.startswith(_GZIP) else data))
-    merges = _pairs(lines[: OPENAI_MERGES + 1])
     symbols = list(bytes_to_unicode().values())
+    if not any(line.rstrip().endswith(WORD_END) for line in lines[1 : len(symbols)]):
+        merges = _pairs(lines)
+        return _gpt2_tokenizer({token: n for n, token in enumerate([*symbols, *map("".join, merges), END])}, merges)
+    merges = _pairs(lines[: OPENAI_MERGES + 1])
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *map("".join, merges), START, END]
     return _clip_tokenizer({token: number for number, token in enumerate(tokens)}, merges)
 
@@ -100,3 +138,22 @@ def _clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -
 
     arguments: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
     return wrapped(CLIPTokenizer(**arguments).backend_tokenizer)
+
+
+def _gpt2_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> CaptionTokenizer:
+    """Returns GPT-2's byte-level tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return wrapped(tokenizer)
+
+
+def lower_cased(tokenizer: CaptionTokenizer) -> CaptionTokenizer:
+    """Returns a tokenizer that reads texts in lower case, as GLIDE's program does with GPT-2's."""
+    from tokenizers import Tokenizer, normalizers
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.normalizer = normalizers.Lowercase()
+    return wrapped(copy)

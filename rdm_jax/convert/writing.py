@@ -42,6 +42,12 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     kind = config.get("denoiser", {}).get("kind", "unet")
     if kind != "unet":
         raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
+    taken = config.get("conditioning", {}).get("input")
+    if taken is not None:
+        raise UserError(
+            f"{path} is conditioned on an input, {taken!r}, and such a model cannot be written for {to}; use the files "
+            "that it was converted from"
+        )
     if "text_encoder" in config:
         raise UserError(
             f"{path} reads prompts by a text encoder, and such a model cannot be written for {to}; use the files that "

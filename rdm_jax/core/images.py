@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from rdm_jax.core import paths, svg
@@ -30,6 +30,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 FAINT = 1.0 / 64.0  # of the range of a mask: one that is brighter nowhere is most likely stored as 0 and 1
 SVG_SIDE = 256  # of the square to which an SVG file is rendered
 MARGIN = 1.0 / 32.0  # the least one around what an SVG file shows, as a fraction of the square's side
+LABEL_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's, whose values are numbers and no colors
 BLANK = 250  # an image without a darker pixel shows nothing
 
 _SVG = re.compile(rb"(\xef\xbb\xbf)?\s*<")  # no other format begins so
@@ -257,6 +258,40 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> Float[np.ndarray, "h w
     return mask
 
 
+def read_labels(file: str | Path) -> Int[np.ndarray, "h w"]:
+    """Returns the label of each pixel of an image file: its gray value as stored, or its index into the palette.
+
+    Raises:
+      UserError: the file is not an image, or its pixels are colors.
+    """
+    data = read_bytes(file)
+    try:
+        return _opened(data, _to_labels)
+    except ValueError as error:
+        raise UserError(f"cannot read {file} as labels: {error}") from error
+
+
+def _to_labels(image: Image.Image) -> Int[np.ndarray, "h w"]:
+    if image.mode not in LABEL_MODES:
+        raise ValueError(f"its pixels are colors ({image.mode}); save the labels as a gray or indexed PNG")
+    return np.asarray(image).astype(np.int32)
+
+
+def fit_labels(labels: Int[np.ndarray, "h w"], height: int, width: int) -> Int[np.ndarray, "height width"]:
+    """Resizes labels until they fill height x width, each pixel that of its nearest, and crops the center."""
+    if labels.shape == (height, width):
+        return labels
+    scale = max(height / labels.shape[0], width / labels.shape[1])
+    rows, columns = (
+        (np.arange(side) + 0.5 - side / 2) / scale + own / 2
+        for side, own in zip((height, width), labels.shape, strict=True)
+    )
+    nearest = [
+        np.clip(places.astype(np.int64), 0, own - 1) for places, own in zip((rows, columns), labels.shape, strict=True)
+    ]
+    return labels[np.ix_(*nearest)]
+
+
 def encode(image: UInt8[np.ndarray, "h w c"], texts: Mapping[str, str] | None = None) -> bytes:
     """Returns the bytes of an image as a PNG file.
 
@@ -299,7 +334,7 @@ def fit(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.
     return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), method=Image.Resampling.BICUBIC))
 
 
-def pad(image: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "height width c"]:
+def pad(image: Shaped[np.ndarray, "h w c"], height: int, width: int) -> Shaped[np.ndarray, "height width c"]:
     """Pads an image below and to the right to height x width; its last row and column are repeated."""
     missing = (height - image.shape[0], width - image.shape[1])
     return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else image

@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer of a text tower: trained on captions, or converted; loaded through transformers."""
+"""The tokenizer of a text tower: byte-level BPE, trained on captions or converted, or a converted WordPiece."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rdm_jax.data.unread import Unread
 from rdm_jax.data.vocabulary import WORD_END, Vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+BERT_MARKS = "[CLS]", "[SEP]", "[PAD]"
 
 
 class CaptionTokenizer(PreTrainedTokenizerFast):
@@ -96,15 +97,23 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, file: Path) -> Non
 
 
 def load_tokenizer(file: Path) -> CaptionTokenizer:
-    """Returns the tokenizer of a tokenizer.json, padding with its end token as CLIP's does."""
+    """Returns the tokenizer of a tokenizer.json; see `wrapped`."""
     from tokenizers import Tokenizer
 
     return wrapped(Tokenizer.from_str(text.read(file)))
 
 
 def wrapped(tokenizer: Any) -> CaptionTokenizer:
-    """Returns a `tokenizers.Tokenizer` with CLIP's two special tokens, padding with its end token."""
-    return CaptionTokenizer(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=END)
+    """Returns a `tokenizers.Tokenizer` with the marks of its kind.
+
+    WordPiece has BERT's marks and padding; others have CLIP's two marks, and pad with the end token. GPT-2's has no
+    start token.
+    """
+    from tokenizers.models import WordPiece
+
+    first = START if tokenizer.token_to_id(START) is not None else None
+    start, end, padding = BERT_MARKS if isinstance(tokenizer.model, WordPiece) else (first, END, END)
+    return CaptionTokenizer(tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=padding)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> Int[np.ndarray, "n length"]:

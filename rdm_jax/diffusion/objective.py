@@ -1,6 +1,8 @@
 """What diffusion models are trained on: the mean squared error of the prediction at random times.
 
-Ho et al. 2020, eq. 14 (https://arxiv.org/abs/2006.11239), for any parameterization.
+Ho et al. 2020, eq. 14 (https://arxiv.org/abs/2006.11239), for any parameterization. A network that predicts a variance
+too has the variational bound in addition, from which only the variance learns (Nichol & Dhariwal 2021,
+https://arxiv.org/abs/2102.09672, eq. 16).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from rdm_jax.core.errors import unknown
 from rdm_jax.diffusion.denoiser import Apply
-from rdm_jax.diffusion.parameterization import per_image, target
+from rdm_jax.diffusion.parameterization import per_image, target, to_prediction
 from rdm_jax.diffusion.schedule import Schedule, signal_noise
 
 GOLDEN_SECTION = np.uint32(2654435769)
@@ -34,6 +36,9 @@ def diffusion_loss(
 ) -> Float[Array, " b"]:
     """Returns each example's squared error, the mean over height, width and channels, in float32.
 
+    Where the output has twice the channels of x0, the second half predicts the variance, and the term of the
+    variational bound at t is added, in bits per dimension.
+
     Args:
       apply: the network with its parameters, (x_t, t, context) to its output.
       x0: the data, scaled to about unit variance.
@@ -50,9 +55,72 @@ def diffusion_loss(
     alpha, sigma = signal_noise(schedule, t)
     x_t = per_image(alpha, x0.ndim) * x0 + per_image(sigma, x0.ndim) * noise
     output = apply(x_t, t, context).astype(jnp.float32)
-    error = output - target(kind, x0, noise, alpha, sigma)
-    loss = jnp.mean(jnp.square(error), axis=(1, 2, 3))
+    mean, spread = output[..., : x0.shape[-1]], output[..., x0.shape[-1] :]
+    loss = jnp.mean(jnp.square(mean - target(kind, x0, noise, alpha, sigma)), axis=(1, 2, 3))
+    if spread.shape[-1]:
+        predicted = to_prediction(jax.lax.stop_gradient(mean), x_t, alpha, sigma, kind).x0
+        loss = loss + variational_bound(predicted, spread, x0, t, schedule)
     return loss if weights is None else weights * loss
+
+
+def variational_bound(
+    predicted: Float[Array, "b h w c"],
+    spread: Float[Array, "b h w c"],
+    x0: Float[Array, "b h w c"],
+    t: Int[Array, " b"],
+    schedule: Schedule,
+) -> Float[Array, " b"]:
+    """Returns each example's term of the variational bound at its time, the mean over dimensions, in bits.
+
+    It is the KL divergence of the predicted step from the posterior, and at t = 0 the negative log-likelihood of x0 in
+    256 levels from -1 to 1 (Ho et al., eq. 5 and 13).
+
+    Args:
+      predicted: the denoised estimate.
+      spread: what the network predicts of the variance: -1 is the posterior's, 1 is beta (`denoiser.read_output`).
+      x0: the data.
+      t: each example's time.
+      schedule: of the times.
+    """
+
+    def at(values: np.ndarray) -> Array:
+        return per_image(jnp.asarray(values, jnp.float32)[t], x0.ndim)
+
+    buffers = schedule.buffers()
+    posterior = np.append(schedule.posterior_variance[1:2], schedule.posterior_variance[1:])
+    small, large = at(np.log(posterior)), at(np.log(schedule.betas))
+    log_variance = small + (spread + 1.0) / 2.0 * (large - small)
+    # The means differ only by their x0: both have the same x_t.
+    shift = at(buffers["posterior_mean_coef1"]) * (predicted - x0)
+    divergence = 0.5 * (
+        log_variance - small - 1.0 + jnp.exp(small - log_variance) + jnp.square(shift) * jnp.exp(-log_variance)
+    )
+    # At t = 0 the mean of the step is the predicted x0.
+    likelihood = _log_likelihood(x0, predicted, 0.5 * log_variance)
+    bound = jnp.where((t == 0)[:, None, None, None], -likelihood, divergence)
+    return jnp.mean(bound, axis=(1, 2, 3)) / np.log(2.0)
+
+
+LEVEL = 2.0 / 255.0  # the distance of two values of a pixel
+LEAST_PROBABILITY = 1e-12
+
+
+def _log_likelihood(
+    x: Float[Array, "b h w c"], mean: Float[Array, "b h w c"], log_scale: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """Returns the logarithm of the probability of 256 levels under a normal distribution; the outer ones are open."""
+
+    def cdf(value: Array) -> Array:
+        # An approximation of the normal distribution (Page 1977), as in the original program.
+        z = (value - mean) * jnp.exp(-log_scale)
+        return 0.5 * (1.0 + jnp.tanh(np.sqrt(2.0 / np.pi) * (z + 0.044715 * z**3)))
+
+    def log(probability: Array) -> Array:
+        return jnp.log(jnp.maximum(probability, LEAST_PROBABILITY))
+
+    below, above = cdf(x - LEVEL / 2), cdf(x + LEVEL / 2)
+    inner = jnp.where(x > 0.999, log(1.0 - below), log(above - below))
+    return jnp.where(x < -0.999, log(above), inner)
 
 
 TIME_DENSITIES: dict[str, Callable[[Float[Array, " b"]], Float[Array, " b"]]] = {

@@ -23,6 +23,7 @@ from rdm_jax.guidance.clip import CLIPGuidance as CLIPGuidance
 from rdm_jax.guidance.ilvr import ILVR as ILVR
 from rdm_jax.guidance.inpaint import Inpaint as Inpaint
 from rdm_jax.guidance.outpaint import Outpaint as Outpaint
+from rdm_jax.guidance.paste import Paste as Paste
 from rdm_jax.guidance.project import Project as Project
 from rdm_jax.guidance.semantic import SDG as SDG
 from rdm_jax.guidance.threshold import DynamicThreshold as DynamicThreshold
@@ -35,6 +36,7 @@ GUIDES: dict[str, type[GuidanceMethod]] = {
     "ilvr": ILVR,
     "inpaint": Inpaint,
     "outpaint": Outpaint,
+    "paste": Paste,
     "project": Project,
     "threshold": Threshold,
     "dynamic_threshold": DynamicThreshold,
@@ -59,7 +61,8 @@ def bind_guides(methods: Sequence[GuidanceMethod], context: GuideContext) -> tup
             if not context.bundle.has(part):
                 raise UserError(
                     f"guide {text!r} needs the model's {part}, and {context.bundle.name!r} has none; train it by "
-                    f"`rdm train --config {config} --config.base=MODEL` and `rdm export`"
+                    f"`rdm train --config {config} --config.base=MODEL` and `rdm export`, or convert an ADM or GLIDE "
+                    "with its own"
                 )
             if config:
                 _check_size(text, part, context)

@@ -3,7 +3,8 @@
 The score of p(x_t) p(y | x_t) is the sum of both scores, so a gradient g of log p(y | x_t), or of any similarity in its
 place, changes the predicted noise to eps - sigma g (Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233, algorithm
 2; Liu et al. 2021, https://arxiv.org/abs/2112.05744, eq. 6). This applies to every sampler; with DDPM it moves the mean
-of a step by the large variance times g.
+of a step by the large variance times g. Where the network predicts the variance of DDPM's step, g is scaled so that the
+mean moves by that variance times g (Dhariwal & Nichol, algorithm 1).
 """
 
 from __future__ import annotations
@@ -85,10 +86,19 @@ def shift(prediction: Prediction, gradient: Float[Array, "b h w c"], info: StepI
     does not: the shift of x0 is limited to `FARTHEST`.
     """
     alpha, sigma = (per_image(info.coefficients[name], gradient.ndim) for name in ("alpha", "sigma"))
+    if prediction.log_variance is not None:
+        gradient = gradient * _of_large_variance(prediction.log_variance, info)
     gradient = gradient * shorten(sigma**2 / alpha * gradient, FARTHEST)
     return dataclasses.replace(
         prediction, x0=prediction.x0 + sigma**2 / alpha * gradient, eps=prediction.eps - sigma * gradient
     )
+
+
+def _of_large_variance(log_variance: Float[Array, "b h w c"], info: StepInfo) -> Float[Array, "b h w c"]:
+    """Returns a variance over beta / sqrt(1 - beta), by which eps - sigma g moves the mean of DDPM's step."""
+    alpha, alpha_next = (per_image(info.coefficients[name], log_variance.ndim) for name in ("alpha", "alpha_next"))
+    left = jnp.square(alpha / alpha_next)  # 1 - beta
+    return jnp.exp(log_variance) * jnp.sqrt(left) / (1.0 - left)
 
 
 def shorten(step: Float[Array, "b h w c"], farthest: float) -> Float[Array, "b 1 1 1"]:

@@ -16,16 +16,20 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rdm_jax.core.calls import File
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.keys import normal
+from rdm_jax.data.tokenizer import encode as encode_texts
+from rdm_jax.data.unread import Unread
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.diffusion.parameterization import per_image
 from rdm_jax.factory import noised_encoder_from
 from rdm_jax.guidance.base import GuidanceMethod, GuideContext, GuideEffects, Networks, weights_per_image
 from rdm_jax.guidance.gradient import Objective
+from rdm_jax.models.noised_clip import NoisedCLIP
 
 Encode = Callable[[Float[Array, "b h w c"], Array], tuple[Float[Array, "b d"], Sequence[Float[Array, "b _ _ _"]]]]
 """x_t and its times [b] to a vector and the feature maps below it."""
@@ -127,6 +131,31 @@ def relative_square(one: Float[Array, "b ..."], other: Float[Array, "b ..."]) ->
     return jnp.sum(jnp.square(one - other), axis=axes) / jnp.maximum(jnp.sum(jnp.square(other), axis=axes), 1e-12)
 
 
+def text_vector(context: GuideContext, text: str) -> Float[np.ndarray, "1 d"]:
+    """Returns the vector of a text in the space of a model's encoder of noisy images.
+
+    A CLIP of noisy images has a text tower of its own; other encoders are trained towards the model's CLIP.
+
+    Raises:
+      UserError: the tokenizer is missing.
+    """
+    module, tokenizer = context.bundle.noised_clip, context.bundle.noised_tokenizer
+    if not isinstance(module, NoisedCLIP):
+        return context.text_vector(text)
+    if tokenizer is None:
+        raise UserError(
+            f"the CLIP of noisy images of model {context.bundle.name!r} has no tokenizer; convert the model again with "
+            "--noised-tokenizer"
+        )
+    unread = Unread()
+    rows, _ = encode_texts(tokenizer, [text], module.context_length, unread)
+    unread.warn()
+    lengths = np.argmax(rows == tokenizer.eos_token_id, axis=1).astype(np.int32) + 1
+    rows = np.where(np.arange(module.context_length)[None] < lengths[:, None], rows, 0)
+    params = {"params": context.bundle.params["noised_clip"]}
+    return np.asarray(jax.jit(functools.partial(module.apply, method="encode_text"))(params, rows, lengths))
+
+
 @dataclasses.dataclass(frozen=True)
 class SDG(GuidanceMethod):
     """Semantic diffusion guidance: guides x_t towards a text, or an image's content, structure or style."""
@@ -144,8 +173,13 @@ class SDG(GuidanceMethod):
         files = {name: getattr(self, name) for name in ("content", "structure", "style") if getattr(self, name)}
         if not self.text and not files:
             raise UserError("guide sdg has no target; give it text='...', or content, structure or style='FILE'")
+        if isinstance(context.bundle.noised_clip, NoisedCLIP) and {"structure", "style"} & files.keys():
+            raise UserError(
+                "guide sdg compares structure and style in feature maps, and this model's CLIP of noisy images is a "
+                "transformer without; use text or content"
+            )
         targets: dict[str, Any] = {name: context.latent_of(file) for name, file in files.items()}
-        targets |= {"text": context.text_vector(self.text)} if self.text else {}
+        targets |= {"text": text_vector(context, self.text)} if self.text else {}
         return targets | {"weight": weights_per_image(self.weight)}
 
     def effects(self, networks: Networks, inputs: dict[str, Any], noise: Array) -> GuideEffects:

@@ -17,12 +17,17 @@ from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransforme
 from rdm_jax.models.dit import DiT
 from rdm_jax.models.image_adapter import PatchProjection, PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
+from rdm_jax.models.label_encoders import ClassToken, LabelMap
 from rdm_jax.models.lpips import LPIPS
+from rdm_jax.models.noised_clip import NoisedCLIP
 from rdm_jax.models.noised_encoder import NoisedEncoder
+from rdm_jax.models.padded_text import PaddedText
 from rdm_jax.models.patch_encoder import PatchEncoder
+from rdm_jax.models.pixels import Pixels
 from rdm_jax.models.pooled_text import PooledText
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.unet import UNet
 from rdm_jax.models.uvit import UViT
@@ -33,11 +38,16 @@ BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UVi
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
-AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
+AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "pixels": Pixels}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
-TEXT_ENCODERS = {"clip": TextStates, "pooled_clip": PooledText}
+TEXT_ENCODERS = {"clip": TextStates, "bert": TokenStates, "padded": PaddedText, "pooled_clip": PooledText}
 """Encoders of a text as a sequence of tokens, by name."""
+TextEncoder = TextStates | TokenStates | PaddedText | PooledText
+INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap}
+"""Encoders of inputs other than texts (`conditioning.inputs`), by name."""
+NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
+"""Encoders of noisy images or latents, by name."""
 TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT}
 """Networks from codes to the logits of codes, by name."""
 TRANSFORMER = "tokens"
@@ -86,8 +96,8 @@ def other_backbone(found: Iterable[str], wanted: Iterable[str]) -> tuple[str, st
     return (kinds[0], kinds[1]) if kinds[0] and kinds[1] and kinds[0] != kinds[1] else None
 
 
-def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL | AutoencoderVQ:
-    """Returns the autoencoder of a configuration: "kind" ("kl" or "vq") and the fields of its class.
+def build_autoencoder(config: Mapping[str, Any]) -> Any:
+    """Returns the first stage of a configuration: "kind", a name in `AUTOENCODERS`, and the fields of its class.
 
     Raises:
       UserError: the kind or a key is unknown, or a required key is missing.
@@ -108,7 +118,17 @@ def build_style_encoder(config: Mapping[str, Any]) -> StyleEncoder | PatchEncode
     return _construct("style encoder", cls, fields)
 
 
-def build_text_encoder(config: Mapping[str, Any]) -> TextStates | PooledText:
+def build_input_encoder(config: Mapping[str, Any]) -> ClassToken | TokenStates | LabelMap:
+    """Returns the encoder of an input: "kind", a name in `INPUT_ENCODERS`, and the fields of its class.
+
+    Raises:
+      UserError: the kind or a key is unknown, or a required key is missing.
+    """
+    cls, fields = _by_kind("input encoder", INPUT_ENCODERS, config)
+    return _construct("input encoder", cls, fields)
+
+
+def build_text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     """Returns the encoder of texts as sequences: "kind", a name in `TEXT_ENCODERS`, and the fields of its class.
 
     Raises:
@@ -161,15 +181,18 @@ def build_clip(config: Mapping[str, Any]) -> CLIP:
     )
 
 
-def build_noised_encoder(config: Mapping[str, Any]) -> NoisedEncoder:
-    """Returns the encoder of noisy latents of a configuration, whose keys are the fields of `NoisedEncoder`.
+def build_noised_encoder(config: Mapping[str, Any]) -> NoisedEncoder | NoisedCLIP:
+    """Returns the encoder of noisy latents of a configuration.
 
+    Its keys are "kind", a name in `NOISED_ENCODERS` ("convolutional" if there is none), and the fields of its class.
     That of a classifier also has "classes", {attribute: names}, one logit for each name.
 
     Raises:
-      UserError: a key is unknown or a required one is missing.
+      UserError: the kind or a key is unknown, or a required key is missing.
     """
-    return _construct("noised encoder", NoisedEncoder, {key: config[key] for key in config if key != "classes"})
+    own = {key: config[key] for key in config if key != "classes"}
+    cls, fields = _by_kind("noised encoder", NOISED_ENCODERS, {"kind": "convolutional", **own})
+    return _construct("noised encoder", cls, fields)
 
 
 def build_lpips(config: Mapping[str, Any]) -> LPIPS:

@@ -6,7 +6,7 @@ Embeddings are projected and not normalized. Pixels are normalized by CLIP's mea
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -301,7 +301,14 @@ class TextStates(TextTower):
 
     There is no mask: padding is read as any other token. `layers` counts the blocks that are read: Stable Diffusion 2
     leaves out the last one of its encoder.
+
+    Attributes:
+      has_marks: whether a row begins with the start token and has the end token after the text.
+      has_summary: whether the last state sums up the text, for the denoiser to add it to the time.
     """
+
+    has_marks: ClassVar[bool] = True
+    has_summary: ClassVar[bool] = False
 
     @property
     def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:

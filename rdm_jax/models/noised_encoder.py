@@ -6,7 +6,7 @@ attention pool. It classifies, or returns a vector in a CLIP's space (https://ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.models.attention import PixelAttention
+from rdm_jax.models.attention import AttentionBlock, PixelAttention
 from rdm_jax.models.clip import AttentionPool
-from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, ResBlock, timestep_embedding
+from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, Resampling, ResBlock, timestep_embedding
 
 EPSILON = 1e-5
 
@@ -35,6 +35,10 @@ class NoisedEncoder(nn.Module):
       num_res_blocks: residual blocks of each level.
       attention_resolutions: the downsampling factors at which every block is followed by attention.
       num_head_channels: of the attention pool; must divide the last level's channels.
+      attention_head_channels: of the attention within levels; 0 has one head.
+      scale_shift: whether the embedding of the time scales and shifts norms instead of being added before them.
+      residual_resampling: whether residual blocks halve the size, instead of one convolution.
+      middle: whether the last level is followed by two more blocks with attention between them.
       num_groups: of every norm.
       dropout: the rate within residual blocks.
       dtype: what products are computed in.
@@ -44,10 +48,14 @@ class NoisedEncoder(nn.Module):
     features: int
     latent_size: int
     model_channels: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = ()
     num_head_channels: int = 32
+    attention_head_channels: int = 0
+    scale_shift: bool = False
+    residual_resampling: bool = False
+    middle: bool = False
     num_groups: int = 32
     dropout: float = 0.0
     dtype: Any = "float32"
@@ -81,20 +89,40 @@ class NoisedEncoder(nn.Module):
         emb = timestep_embedding(t, self.model_channels).astype(dtype)
         emb = nn.silu(nn.Dense(4 * self.model_channels, dtype=dtype, name="time_1")(emb))
         emb = nn.Dense(4 * self.model_channels, dtype=dtype, name="time_2")(emb)
-        h = Conv3x3(self.model_channels, dtype=dtype, name="conv_in")(x)
-        for level, mult in enumerate(self.channel_mult):
+
+        def res(h: Array, name: str, channels: int, resample: Resampling = "") -> Array:
+            """Returns a feature map after the residual block of this name."""
+            settings = self.num_groups, EPSILON, self.dropout, True, dtype, self.scale_shift, resample
+            return ResBlock(channels, *settings, name=name)(h, emb, deterministic)
+
+        widths = [int(self.model_channels * mult) for mult in self.channel_mult]
+        h = Conv3x3(widths[0], dtype=dtype, name="conv_in")(x)
+        for level, channels in enumerate(widths):
             if level:
-                h = Downsample((1, 1), dtype, name=f"down_{level}")(h)
+                h = self._halved(h, f"down_{level}", res)
             for i in range(self.num_res_blocks):
-                channels = self.model_channels * mult
-                res = ResBlock(channels, self.num_groups, EPSILON, self.dropout, True, dtype, name=f"res_{level}_{i}")
-                h = res(h, emb, deterministic)
+                h = res(h, f"res_{level}_{i}", channels)
                 if 2**level in self.attention_resolutions:
-                    h = PixelAttention(self.num_groups, dtype, name=f"attn_{level}_{i}")(h)
+                    h = self._attend(h, f"attn_{level}_{i}")
             self.sow("intermediates", f"level_{level}", h)
+        if self.middle:
+            h = res(self._attend(res(h, "mid_0", widths[-1]), "mid_attn"), "mid_1", widths[-1])
         h = nn.silu(GroupNorm(self.num_groups, EPSILON, dtype, name="norm_out")(h))
         heads = h.shape[-1] // self.num_head_channels
         return AttentionPool(heads, self.features, dtype, name="pool")(h).astype(jnp.float32)
+
+    def _halved(self, h: Array, name: str, res: Callable[..., Array]) -> Array:
+        """Returns a feature map at half its size."""
+        if self.residual_resampling:
+            return res(h, name, h.shape[-1], "down")
+        return Downsample((1, 1), jnp.dtype(self.dtype), name=name)(h)
+
+    def _attend(self, h: Array, name: str) -> Array:
+        """Returns a feature map after the attention of this name."""
+        dtype = jnp.dtype(self.dtype)
+        if self.attention_head_channels:
+            return AttentionBlock(self.attention_head_channels, self.num_groups, None, dtype, name=name)(h)
+        return PixelAttention(self.num_groups, dtype, name=name)(h)
 
 
 def split_logits(logits: Float[Array, "b f"], names: Mapping[str, Sequence[str]]) -> dict[str, Float[Array, "b _"]]:

@@ -50,7 +50,8 @@ def _params(network: Any) -> Shapes:
 
 def _traced(network: Any) -> Shapes:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return trees.flatten(jax.eval_shape(network.init, key, *network.smallest_inputs)["params"])
+    variables = jax.eval_shape(network.init, key, *network.smallest_inputs)
+    return trees.flatten(variables.get("params", {}))  # there are none without a parameter
 
 
 def _file(network: Any) -> Path | None:

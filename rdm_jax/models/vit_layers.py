@@ -113,7 +113,7 @@ class PatchTransformer(nn.Module):
         """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
         self._check_settings()
         tokens, vector = condition.tokens, condition.vector
-        if tokens is not None and not self.context_dim:
+        if tokens is not None and tokens.shape[1] and not self.context_dim:
             raise UserError(
                 f"{self.label} of this model takes no context tokens (its context_dim is 0), and the condition has "
                 f"{tokens.shape[1]}; use a model that was trained with neighbors or text"
@@ -237,7 +237,7 @@ class VectorEmbedding(nn.Module):
         # In full precision, so that a one-hot vector selects its row exactly on every device.
         product = jnp.matmul(vector.astype(jnp.float32), kernel.astype(jnp.float32), precision="highest")
         if self.use_bias:
-            product = product + self.param("bias", nn.initializers.zeros, (self.width,))
+            product = product + self.param("bias", nn.initializers.zeros, (self.width,))[None]
         return product.astype(self.dtype)
 
 

@@ -219,7 +219,16 @@ class NoEncoder(ClipEncoder):
         return {"name": str(self.bundle.name), "sha256": "", "width": 0}
 
     def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "n 0"]:
-        """Returns vectors without numbers: such a model reads its prompts in another way."""
+        """Returns vectors without numbers: such a model reads its prompts in another way.
+
+        Raises:
+          UserError: there are texts, and the model reads none.
+        """
+        if len(texts) and not self.bundle.has("text_encoder"):
+            taken = self.bundle.config["conditioning"].get("input", "none")
+            raise UserError(
+                f"model {self.bundle.name!r} reads no prompts, its input is {taken!r}; leave the prompt out"
+            )
         return np.zeros((len(texts), 0), np.float32)
 
     def encode_images(self, images: Any) -> Any:

@@ -33,7 +33,7 @@ class NeighborOptions:
         database that shares images with the data set an example is not its own neighbor; keeps them if None.
       within: an attribute; the neighbors of an example have the same value of it. A model then learns from one
         collection at a time (one artist, one style), as when it samples with a database of one style.
-      index: "auto", "exact" or "scann".
+      index: a name in `indexing.INDEXES`.
       part_size: the largest number of examples in a part if the data set is one file.
 
     Raises:

@@ -57,7 +57,7 @@ class Retriever:
       encoder: the encoder of the queries.
       databases: the databases to search, with distinct names.
       weights: proportional to the number of neighbors from each database; if None, the best of all are taken.
-      index: "auto", "exact" or "scann".
+      index: a name in `indexing.INDEXES`.
       selection: the rows to search.
       diversity: in [0, 1], how much neighbors should differ from each other; 0 takes the nearest.
       duplicates: omits a neighbor with at least this cosine to a better one; omits none if None.

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.approximate_index import ApproximateIndex
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import RetrievalEncoder
 from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.index import Index
-from rdm_jax.retrieval.scann_index import ScannIndex
 
 QUERIES = 256
 SINGLES = 50
@@ -83,7 +83,7 @@ def tune(
     queries: Mapping[str, Float[np.ndarray, "q d"]],
     k: int = 10,
     target: float = 0.99,
-    index: ScannIndex | None = None,
+    index: ApproximateIndex | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> tuple[list[Trial], Trial]:
     """Measures exact search and settings of an index, and returns all trials and the best of them.
@@ -127,7 +127,7 @@ def recall(ids: Int64[np.ndarray, "q k"], truth: Int64[np.ndarray, "q k"]) -> fl
     return float(np.mean([np.isin(true, row).mean() for row, true in zip(ids, truth, strict=True)]))
 
 
-def _sweeps(index: ScannIndex | None) -> list[list[tuple[str, ScannIndex]]]:
+def _sweeps(index: ApproximateIndex | None) -> list[list[tuple[str, ApproximateIndex]]]:
     """Returns the settings of the trials: for each number of candidates, an increasing number of leaves."""
     if index is None:
         return []
@@ -139,7 +139,7 @@ def _sweeps(index: ScannIndex | None) -> list[list[tuple[str, ScannIndex]]]:
     ]
 
 
-def _with(index: ScannIndex, searched: int, candidates: int) -> ScannIndex:
+def _with(index: ApproximateIndex, searched: int, candidates: int) -> ApproximateIndex:
     parameters = dataclasses.replace(index.parameters, searched=searched, candidates=candidates)
     return dataclasses.replace(index, parameters=parameters)
 

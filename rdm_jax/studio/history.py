@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rdm_jax.cli.run_folder import RUN
-from rdm_jax.core import text
+from rdm_jax.core import files, text
 from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval import attribution
 from rdm_jax.studio.places import Places
 
 
@@ -89,3 +92,26 @@ def find(places: Places, file: str) -> Made:
     if made is None:
         raise UserError(f"{file} is no image of the history; reload the page")
     return made
+
+
+def pack(made: Sequence[Made], out: Path) -> Path | None:
+    """Writes a zip of images of one run with their SVGs, the run's record and its attribution, and returns it.
+
+    Args:
+      made: the images.
+      out: the file to write.
+
+    Returns:
+      None where there are no images, or those of several runs.
+    """
+    folders = {one.file.parent for one in made}
+    if len(folders) != 1:
+        return None
+    (folder,) = folders
+    beside = [folder / name for name in (RUN, attribution.FILE)]
+    content = [file for one in made for file in (one.file, one.svg) if file] + [one for one in beside if one.is_file()]
+    # PNG is compressed already.
+    with files.replaced(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for file in content:
+            archive.write(file, f"{folder.name}/{file.relative_to(folder)}")
+    return out

@@ -41,6 +41,8 @@ class Noise:
       schedule: a name in `schedule.SCHEDULES`.
       beta_start: of the scaled linear schedule.
       beta_end: of the same.
+      learned_variance: whether the network predicts the variance of a step too, which has twice the channels.
+      clip: the bound of x0 in sampling, 1 for models of pixels; 0 is none.
     """
 
     num_timesteps: Positive
@@ -48,6 +50,8 @@ class Noise:
     schedule: Annotated[str, one_of(SCHEDULES)]
     beta_start: float = 0.0
     beta_end: float = 0.0
+    learned_variance: bool = False
+    clip: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,10 +83,15 @@ def _check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> N
     """Raises UserError if a `diffusion` section describes no schedule, or a `sampling` section no sampler."""
     schedule, settings = diffusion["schedule"], SCHEDULES[diffusion["schedule"]][1]
     for key in diffusion:
-        if key not in ("schedule", "prediction", *settings):
+        if key not in ("schedule", "prediction", "learned_variance", "clip", *settings):
             raise UserError(f"diffusion.{key} is no setting of schedule {schedule!r}; leave it out")
     build_schedule(diffusion)
     sampler_from(sampling.get("sampler", "ddim"), sampling.get("eta", 0.0), sampling.get("spacing", ""))
+
+
+def output_channels(config: Config, channels: int) -> int:
+    """Returns the channels of a denoiser's output for latents of some channels."""
+    return channels * (2 if config.diffusion.get("learned_variance") else 1)
 
 
 def denoising_loss(

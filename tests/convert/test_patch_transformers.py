@@ -16,6 +16,7 @@ from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.writing import write_back
 from rdm_jax.core.errors import UserError
 from rdm_jax.factory import schedule_from
+from rdm_jax.generator import Generator
 from rdm_jax.heads import head_of
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.dit import positions
@@ -105,6 +106,12 @@ def test_every_name_of_a_published_model_has_its_place(golden, name):
         assert load_architecture(CONFIGS[name]).denoiser.to_dict() == settings
     stored = sum(np.prod(shape) for key, shape in shapes.items() if release is uvit or key != "pos_embed")
     assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == stored
+
+
+def test_an_unconditional_release_of_pixels_generates(bundles):
+    generator = Generator.load(bundles("uvit_uncond.pth"))
+    result = generator.sample(num_images=2, steps=2)
+    assert result.images.shape == (2, 8, 8, 3) and result.prompts == ["unconditional"] * 2
 
 
 def test_weights_and_arguments_that_do_not_fit_are_refused(folder, tmp_path):

@@ -9,15 +9,16 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import ftfy
 import numpy as np
 import pytest
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.convert.tokenizer import read_tokenizer
+from rdm_jax.convert.tokenizer import lower_cased, read_tokenizer
 from rdm_jax.core.errors import UserError
-from rdm_jax.data.tokenizer import END, START, tokenize
+from rdm_jax.data.tokenizer import END, START, split, tokenize
 from rdm_jax.retrieval.encoder import ClipEncoder
 from tests.helpers import tiny
 
@@ -179,3 +180,19 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path, name, content):
     with pytest.raises(UserError, match="not a readable tokenizer") as caught:
         read_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["The thin inn, then", "  two   spaces\nnewline", "Caf\u00e9 3.14 & it's"])
+def test_gpt2s_merges_alone_are_its_tokenizer(tmp_path, text):
+    from transformers import GPT2Tokenizer
+
+    merges = [("t", "h"), ("i", "n"), ("th", "e"), ("\u0120", "t"), ("\u0120t", "h"), ("\u0120th", "in"), ("n", "n")]
+    file = tmp_path / "vocab.bpe"
+    file.write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n", encoding="utf-8")
+    opened = read_tokenizer(file)
+    arguments: Any = {"vocab": opened.get_vocab(), "merges": merges}
+    original = GPT2Tokenizer(**arguments)
+    assert opened.bos_token is None and opened.eos_token_id == len(opened) - 1 == 256 + len(merges)
+    assert split(opened, text)[0] == original(text)["input_ids"]
+    lower = lower_cased(opened)
+    assert split(lower, text)[0] == original(text.lower())["input_ids"]

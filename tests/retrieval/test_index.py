@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval import exact_index
+from rdm_jax.retrieval import exact_index, indexing
+from rdm_jax.retrieval.approximate_index import ENGINES, ApproximateIndex, store
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.engine import Parameters
 from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.indexing import make_index
 from rdm_jax.retrieval.rows import ShardedRows
-from rdm_jax.retrieval.scann_index import Parameters, ScannIndex, store
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request):
+    """Each engine of approximate search that is installed."""
+    pytest.importorskip(request.param)
+    return ENGINES[request.param]
 
 
 def brute_force(rows, queries, k):
@@ -69,9 +77,9 @@ def test_cosines_ignore_lengths_and_find_a_row_itself():
     np.testing.assert_allclose(scores, 1, atol=1e-6)
 
 
-def test_equal_rows_are_ordered_by_ascending_id():
+def test_equal_rows_are_ordered_by_ascending_id(engine):
     rows = np.repeat(random(1), 50, axis=0)
-    for index in (ExactIndex(rows), ScannIndex.build(rows)):
+    for index in (ExactIndex(rows), ApproximateIndex.build(rows, engine=engine)):
         np.testing.assert_array_equal(index.search(random(1, dtype=np.float32), 50)[0][0], np.arange(50))
 
 
@@ -93,23 +101,21 @@ def test_databases_of_similar_size_share_a_program():
 
 
 @pytest.mark.parametrize("count", [1, 15, 300, 5000])
-def test_scann_equals_exact(count):
-    pytest.importorskip("scann")
+def test_an_engine_without_a_tree_equals_exact_search(engine, count):
     rows, queries = random(count), random(20, seed=1, dtype=np.float32)
     k = min(count, 20)
-    exact, scann = ExactIndex(rows).search(queries, k), ScannIndex.build(rows).search(queries, k)
-    np.testing.assert_array_equal(scann[0], exact[0])
-    np.testing.assert_array_equal(scann[1], exact[1])
+    exact, found = ExactIndex(rows).search(queries, k), ApproximateIndex.build(rows, engine=engine).search(queries, k)
+    np.testing.assert_array_equal(found[0], exact[0])
+    np.testing.assert_array_equal(found[1], exact[1])
 
 
-def test_scann_with_a_tree_recalls_nearly_all():
-    pytest.importorskip("scann")
+def test_an_engine_with_a_tree_recalls_nearly_all(engine):
     centers = np.random.default_rng(2).normal(size=(200, 32))
     rows = (centers[np.arange(21_000) % 200] + 0.3 * np.random.default_rng(3).normal(size=(21_000, 32))).astype(
         np.float16
     )
     queries = rows[::1050].astype(np.float32) + np.float32(0.05)
-    ids, scores = ScannIndex.build(rows).search(queries, 10)
+    ids, scores = ApproximateIndex.build(rows, engine=engine).search(queries, 10)
     expected, expected_scores = brute_force(rows, queries, 10)
     assert np.mean([np.isin(row, right).mean() for row, right in zip(ids, expected, strict=True)]) > 0.95
     hit = ids == expected
@@ -122,41 +128,41 @@ def copied(database, tmp_path):
     return Database.open(shutil.copytree(database.path, tmp_path / "copy"))
 
 
-def test_a_stored_index_moves_with_its_database_and_finds_the_same(copied, encoder, tmp_path):
-    pytest.importorskip("scann")
+def test_a_stored_index_moves_with_its_database_and_finds_the_same(copied, encoder, tmp_path, engine):
     queries = encoder.encode_texts(["a", "b"])
-    stored = store(copied, ScannIndex.build(copied.rows))
+    stored = store(copied, ApproximateIndex.build(copied.rows, engine=engine))
     assert stored.digest == copied.digest and stored.manifest["index"]["parameters"]["leaves"] == 0
+    assert stored.manifest["index"]["kind"] == engine.name
     stored.verify()
     moved = Database.open(copied.path.rename(tmp_path / "moved"))
-    np.testing.assert_array_equal(
-        ScannIndex.of(moved).search(queries, 5)[0], make_index(moved, "exact").search(queries, 5)[0]
-    )
+    found = make_index(moved)
+    assert isinstance(found, ApproximateIndex) and found.engine is engine
+    np.testing.assert_array_equal(found.search(queries, 5)[0], make_index(moved, "exact").search(queries, 5)[0])
 
 
-def test_a_damaged_index_or_an_index_of_other_rows_is_refused(copied):
-    pytest.importorskip("scann")
-    stored = store(copied, ScannIndex.build(copied.rows))
+def test_a_damaged_index_or_an_index_of_other_rows_is_refused(copied, engine):
+    stored = store(copied, ApproximateIndex.build(copied.rows, engine=engine))
     changed = dataclasses.replace(stored, manifest={**stored.manifest, "encoder": {**stored.encoder, "name": "x"}})
     with pytest.raises(UserError, match="belongs to other rows"):
-        ScannIndex.open(changed)
-    for file in (stored.path / "index").rglob("scann_config.pb"):
-        file.write_bytes(b"x")
-    with pytest.raises(UserError, match=r"the SHA-256 of index/scann-.* is not"):
+        ApproximateIndex.open(changed)
+    for name in ("scann_config.pb", "index.faiss"):
+        for file in (stored.path / "index").rglob(name):
+            file.write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"the SHA-256 of index/{engine.name}-.* is not"):
         stored.verify()
     with pytest.raises(UserError, match="damaged index"):
-        ScannIndex.open(stored)
+        ApproximateIndex.open(stored)
 
 
 def test_a_pickle_in_an_index_is_never_opened(copied, tmp_path):
     pytest.importorskip("scann")
-    stored = store(copied, ScannIndex.build(copied.rows))
+    stored = store(copied, ApproximateIndex.build(copied.rows, engine=ENGINES["scann"]))
     assert not list(stored.path.rglob("*.pkl"))
     proof = tmp_path / "run"
     evil = pickle.dumps(Evil(proof))
     (stored.path / "index" / stored.manifest["index"]["shards"][0] / "scann_docids.pkl").write_bytes(evil)
     with pytest.raises(UserError, match="contains a pickle"):
-        ScannIndex.open(stored)
+        ApproximateIndex.open(stored)
     assert not proof.exists()
 
 
@@ -170,27 +176,26 @@ class Evil:
         return open, (str(self.proof), "w")
 
 
-def test_shards_of_an_index_are_merged_by_score():
-    pytest.importorskip("scann")
+def test_shards_of_an_index_are_merged_by_score(engine):
     rows, queries = random(500), random(20, seed=1, dtype=np.float32)
-    parts = ScannIndex.build(rows, Parameters(0, 0, candidates=20, shard_rows=120))
+    parts = ApproximateIndex.build(rows, Parameters(0, 0, candidates=20, shard_rows=120), engine=engine)
     assert len(parts.searchers) == 5
     for one, other in zip(parts.search(queries, 10), ExactIndex(rows).search(queries, 10), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_leaves_with_too_few_rows_are_filled_up():
-    pytest.importorskip("scann")
+def test_leaves_with_too_few_rows_are_filled_up(engine):
     rows = random(2000)
-    index = ScannIndex.build(rows, Parameters(leaves=500, searched=1, candidates=50, training_rows=2000))
+    parameters = Parameters(leaves=500, searched=1, candidates=50, training_rows=2000)
+    index = ApproximateIndex.build(rows, parameters, engine=engine)
     ids, _ = index.search(random(7, seed=1, dtype=np.float32), 40)
     assert all(len(set(row)) == 40 for row in ids.tolist()) and ids.min() >= 0
 
 
-@pytest.mark.parametrize("kind", ["auto", "exact", "scann"])
+@pytest.mark.parametrize("kind", ["auto", "exact", *ENGINES])
 def test_every_index_of_a_database_gives_the_same(database, encoder, kind):
-    if kind == "scann":
-        pytest.importorskip("scann")
+    if kind in ENGINES:
+        pytest.importorskip(kind)
     queries = encoder.encode_texts(["a red cat", "b"])
     ids, _ = make_index(database, kind).search(queries, 12)
     np.testing.assert_array_equal(ids, brute_force(database.rows, queries, 12)[0])
@@ -198,9 +203,7 @@ def test_every_index_of_a_database_gives_the_same(database, encoder, kind):
 
 @pytest.mark.parametrize("k", [0, -1, 301])
 def test_k_out_of_range_is_refused(database, encoder, k):
-    for kind in ("exact", "scann"):
-        if kind == "scann":
-            pytest.importorskip("scann")
+    for kind in ("exact", *(name for name, engine in ENGINES.items() if engine.installed())):
         with pytest.raises(UserError, match=rf"k {k} is out of range; this database has 300 rows, give 1 to 300"):
             make_index(database, kind).search(encoder.encode_texts(["a"]), k)
 
@@ -214,12 +217,47 @@ def test_bad_queries_and_names_are_refused(database):
         make_index(database, "exat")
 
 
-def test_without_scann_the_error_names_the_package(database, monkeypatch):
-    import sys
+@pytest.fixture
+def without(monkeypatch):
+    """Returns a function after which engines count as not installed."""
 
-    monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
-    with pytest.raises(UserError, match="pip install scann"):
-        make_index(database, "scann")
+    def remove(*names):
+        for name in names:
+            monkeypatch.setattr(type(ENGINES[name]), "installed", lambda self: False)
+
+    return remove
+
+
+def test_without_an_engine_the_error_names_the_package(database, without):
+    without(*ENGINES)
+    for name, package in (("scann", "pip install scann"), ("faiss", r"pip install 'rdm_jax\[faiss\]'")):
+        with pytest.raises(UserError, match=package):
+            make_index(database, name)
+
+
+def test_another_engine_takes_over_where_the_first_is_missing(database, without, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(indexing, "AUTO_ROWS", 100)
+    without("scann")
+    found = make_index(database)
+    assert isinstance(found, ApproximateIndex) and found.engine is ENGINES["faiss"]
+
+
+def test_an_index_of_a_missing_engine_is_searched_exactly_with_a_warning(copied, engine, without, caplog):
+    stored = store(copied, ApproximateIndex.build(copied.rows, engine=engine))
+    without(engine.name)
+    assert isinstance(make_index(stored), ExactIndex)
+    assert f"{engine.label} is not installed here: 300 rows" in caplog.text
+
+
+@pytest.mark.parametrize(("width", "block"), [(7, 2), (30, 4), (33, 4)])
+def test_faiss_quantizes_any_width(width, block):
+    pytest.importorskip("faiss")
+    rows, queries = random(600, width=width), random(5, width=width, dtype=np.float32)
+    parameters = Parameters(leaves=20, searched=20, candidates=300, training_rows=600, block=block)
+    index = ApproximateIndex.build(rows, parameters, engine=ENGINES["faiss"])
+    found, truth = index.search(queries, 5)[0], brute_force(rows, queries, 5)[0]
+    assert np.mean([np.isin(row, right).mean() for row, right in zip(found, truth, strict=True)]) > 0.9
 
 
 def test_shards_read_as_one_array():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.retrieval import scann_index
+from rdm_jax.retrieval.approximate_index import ENGINES, ApproximateIndex
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.engine import Parameters
 from rdm_jax.retrieval.exact_index import ExactIndex
 from rdm_jax.retrieval.tune import image_queries, recall, text_queries, tune
 from tests.retrieval.conftest import Listed, build, noise, unit
@@ -53,11 +54,11 @@ def test_exact_search_has_a_recall_of_1(large, encoder):
     assert best.single_ms > 0 and best.batch_ms > 0
 
 
-@pytest.mark.skipif(not scann_index.installed(), reason="ScaNN is not installed")
+@pytest.mark.skipif(not ENGINES["scann"].installed(), reason="ScaNN is not installed")
 @pytest.mark.parametrize("target", [0.5, 1.0])
 def test_trials_have_the_recall_and_the_best_meets_the_target_on_every_kind(large, encoder, target):
-    parameters = dataclasses.replace(scann_index.Parameters.of(20_000, 24), leaves=20, candidates=10)
-    index = scann_index.ScannIndex.build(large.rows, parameters)
+    parameters = dataclasses.replace(Parameters.of(20_000, 24), leaves=20, candidates=10)
+    index = ApproximateIndex.build(large.rows, parameters)
     queries = {"images": image_queries(large, 40), "texts": text_queries(large, encoder, count=40)}
     trials, best = tune(large, queries, 10, target, index)
     assert best in trials and best.worst >= target and len(trials) > 1

@@ -168,6 +168,12 @@ def test_neighbors_are_dropped_images_generated_and_the_download_is_the_file(vis
     download.value.save_as(saved)
     assert saved.read_bytes() == made[0].file.read_bytes()
     assert read_record(saved)[0]["prompt"] == "a red boat"
+    with visit.page.expect_download() as download:
+        visit.button("All (zip)").click()
+    download.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+    assert names == {"run.json", "ATTRIBUTION.md", *(one.file.name for one in made)}
 
 
 def test_a_bad_option_is_one_line_and_nothing_is_lost(visit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -161,3 +162,18 @@ def test_an_error_of_ours_says_where_to_look(workshop):
         raise RuntimeError("a secret of /home")
 
     assert error_of(Job(fail)) == "internal error: RuntimeError; see the terminal"
+
+
+def test_a_zip_has_the_images_of_one_run_with_its_record(workshop, tmp_path):
+    folders = [result_of(workshop.generate("tiny", wanted(workshop, "a red boat"), Choice())) for _ in range(2)]
+    images = history.images_of(folders[0])
+    written = {one.file.relative_to(folders[0]).as_posix() for one in images}
+    out = history.pack(images, tmp_path / "run.zip")
+    assert out is not None and out == tmp_path / "run.zip"
+    with zipfile.ZipFile(out) as archive:
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        assert set(names) == {"run.json", "ATTRIBUTION.md", *written}
+        assert archive.read(names["run.json"]) == (folders[0] / "run.json").read_bytes()
+        assert archive.read(names[images[0].file.name]) == images[0].file.read_bytes()
+    assert history.pack([*images, *history.images_of(folders[1])], tmp_path / "two.zip") is None
+    assert history.pack([], tmp_path / "none.zip") is None and not (tmp_path / "none.zip").exists()

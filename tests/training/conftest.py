@@ -1,6 +1,7 @@
 """A diffusion task on two folders of small random images, with neighbors computed ahead."""
 
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,13 +42,15 @@ def make_diffusion_task(tmp_path_factory):
         options = NeighborOptions(K, duplicates=None, within=within)
         compute_neighbors(NeighborJob(source, encoder, Database.open(root / "database"), options), root / name)
 
-    def make(*overrides: str, neighbors: str = "within") -> diffusion.DiffusionTask:
+    def make(
+        *overrides: str, neighbors: str = "within", config: str = CONFIG, task: Any = diffusion
+    ) -> diffusion.DiffusionTask:
         places = f"data.source={root / 'images'}", f"data.data_dir={root}", f"data.neighbors={root / neighbors}"
         model = "model.model_channels=8", "model.channel_mult=[1,2]", "model.num_head_channels=8", "model.num_groups=4"
         small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
         few = "conditioning.candidates=4", "conditioning.neighbors=3", "model.attention_resolutions=[2]"
         given = (*places, *model, *small, *few, *overrides)
-        return diffusion.make(load_config(CONFIG, given), root, lambda *_: None)
+        return task.make(load_config(config, given), root, lambda *_: None)
 
     return make
 

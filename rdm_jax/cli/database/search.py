@@ -90,7 +90,7 @@ def add_actions(actions: Any) -> None:
     )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the neighbors as an image (.png, .jpg)")
     add_encoder(parser)
-    parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact or scann (%(default)s)")
+    parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact, scann or faiss (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -33,13 +33,16 @@ def add_actions(actions: Any) -> None:
     parser.add_argument(
         "--shard-rows", type=number(int, 1), metavar="N", help="rows indexed together (default: a million)"
     )
+    parser.add_argument(
+        "--engine", metavar="KIND", help="what proposes rows: scann or faiss (default: the first one that is installed)"
+    )
     add_encoder(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the table and store nothing")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and stores the index."""
-    from rdm_jax.retrieval import scann_index
+    from rdm_jax.retrieval.approximate_index import ApproximateIndex, store
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.tune import Trial, image_queries, text_queries, tune
 
@@ -64,31 +67,35 @@ def run(args: argparse.Namespace) -> None:
     note(f"fastest with a recall of {args.target} or more: {best.name}")
     if args.dry_run:
         return
-    if not isinstance(best.index, scann_index.ScannIndex):
+    if not isinstance(best.index, ApproximateIndex):
         note("exact search needs no index; none is stored")
         return
-    scann_index.store(database, best.index)
+    store(database, best.index)
     note(f"{database.path}: the index is stored, its parameters are in the manifest")
 
 
 def _index(args: argparse.Namespace, database: Any) -> Any:
-    from rdm_jax.retrieval import scann_index
+    from rdm_jax.retrieval.approximate_index import ApproximateIndex, engine_of, installed_engines
+    from rdm_jax.retrieval.engine import BRUTE_FORCE_ROWS, Parameters
 
-    if not scann_index.installed():
-        note("ScaNN is not installed (it has wheels for x86-64 Linux): only exact search is measured")
+    engine = engine_of(args.engine) if args.engine else next(iter(installed_engines()), None)
+    if engine is None:
+        note(
+            "no engine of approximate search is installed (pip install 'rdm_jax[faiss]'): only exact search is measured"
+        )
         return None
-    if len(database) < scann_index.BRUTE_FORCE_ROWS:
-        note(f"{len(database)} rows are searched exactly: an index helps from {scann_index.BRUTE_FORCE_ROWS} rows on")
+    if len(database) < BRUTE_FORCE_ROWS:
+        note(f"{len(database)} rows are searched exactly: an index helps from {BRUTE_FORCE_ROWS} rows on")
         return None
-    chosen = scann_index.Parameters.of(*database.rows.shape)
+    chosen = Parameters.of(*database.rows.shape)
     if args.leaves is not None:
         check_range("--leaves", args.leaves, 1, len(database))
         chosen = dataclasses.replace(chosen, leaves=args.leaves)
     if args.shard_rows is not None:
-        check_range("--shard-rows", args.shard_rows, scann_index.BRUTE_FORCE_ROWS, 10**9)
+        check_range("--shard-rows", args.shard_rows, BRUTE_FORCE_ROWS, 10**9)
         chosen = dataclasses.replace(chosen, shard_rows=args.shard_rows)
-    with shown_log(), Progress("indexing", unit="row") as progress:
-        return scann_index.ScannIndex.build(database.rows, chosen, progress)
+    with shown_log(), Progress(f"indexing by {engine.label}", unit="row") as progress:
+        return ApproximateIndex.build(database.rows, chosen, progress, engine)
 
 
 def _texts(path: Path) -> list[str]:

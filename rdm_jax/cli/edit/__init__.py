@@ -26,6 +26,7 @@ HELP = """edit an image
   rdm edit img2img --image boat.png --prompt "a red boat" --database neon --strength 0.6
   rdm edit inpaint --image boat.png --mask mask.png --prompt "a blue cat" --database poster
   rdm edit outpaint --image boat.png --right 32 --prompt "a red boat" --database poster
+  rdm edit upscale --image small.png --model bsr_sr
   rdm edit vary --image boat.png --database watercolour --num-images 4
   rdm edit invert --image boat.png --prompt "a red boat" --database poster --out inverted
   rdm edit mix --prompt "a red boat" --to "a blue boat" --database poster --num-images 4 --out mixed
@@ -45,6 +46,7 @@ ACTIONS = {
     "inpaint": "generate what is white in a mask",
     "outpaint": "continue an image beyond its edges",
     "vary": "generate variations of an image",
+    "upscale": "generate an image at a higher resolution (super-resolution models)",
     "invert": "find an image's noise, and generate other conditions from it",
     "mix": "learn in which steps another condition changes one thing and keeps the rest",
 }
@@ -76,9 +78,9 @@ def _inpaint_arguments(action: argparse.ArgumentParser) -> None:
     action.add_argument("--mask", required=True, metavar="FILE", help="of the image's size, white where to generate")
     action.add_argument(
         "--method",
-        choices=("inpaint", "project"),
-        default="inpaint",
-        help="restore the known part after each step, or in the predicted x0 (default: %(default)s)",
+        choices=("inpaint", "project", "paste"),
+        help="restore the known part after each step, in the predicted x0, or at the end alone (default: inpaint, or "
+        "paste for a model that takes the mask)",
     )
 
 

@@ -17,6 +17,7 @@ from rdm_jax.cli.png import encode_png
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.watch import Watch
 from rdm_jax.conditioning import Fill, Mix, Switch
+from rdm_jax.conditioning.channels import LAYOUTS, inpainting_of
 from rdm_jax.core import files, images, sheets
 from rdm_jax.core.calls import Call, build
 from rdm_jax.core.errors import UserError
@@ -57,8 +58,9 @@ class Job:
     def plan(self, prompts: list[str] | None = None, **changes: Any) -> Plan:
         """Returns the plan of the first database; without prompts the image is the query."""
         if prompts is None:
-            prompts = [self.args.prompt] if self.args.prompt else []
-        images = [] if prompts or self.image is None else [self.image]
+            prompt = getattr(self.args, "prompt", None)
+            prompts = [prompt] if prompt else []
+        images = [] if prompts or self.image is None or not self.generator.takes_queries else [self.image]
         options = {**self.options, **changes}
         for name in ("guides", "conditions"):
             # None where there are none: not every head has guides.
@@ -114,11 +116,17 @@ def inpaint(job: Job) -> tuple[Path, int]:
     """Generates what is white in the mask."""
     args = job.args
     files = {"image": args.image, "mask": args.mask}
-    guide = build(GUIDES, Call(args.method, files), "guide")
-    takes_mask = job.generator.bundle.config["conditioning"].get("channels") == "inpainting"
+    takes_mask = inpainting_of(job.generator.bundle.config)
+    method = args.method or (LAYOUTS[takes_mask].method if takes_mask else "inpaint")
+    guide = build(GUIDES, Call(method, files), "guide")
     if not takes_mask:
         note("this model has no inpainting channels: the known part of the image is kept in each step")
     return job.write(job.plan(guides=[guide], conditions=[Fill(**files)] if takes_mask else []))
+
+
+def upscale(job: Job) -> tuple[Path, int]:
+    """Generates the image at a higher resolution."""
+    return job.write(job.plan(low_resolution=job.args.image))
 
 
 def outpaint(job: Job) -> tuple[Path, int]:
@@ -232,6 +240,7 @@ RUNNERS: dict[str, Callable[[Job], tuple[Path, int]]] = {
     "img2img": img2img,
     "inpaint": inpaint,
     "outpaint": outpaint,
+    "upscale": upscale,
     "vary": vary,
     "invert": invert,
     "mix": mix,

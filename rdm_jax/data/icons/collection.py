@@ -97,6 +97,11 @@ class Icon:
         return "unseen" if is_unseen(self.caption) else "train"
 
     @property
+    def has_strokes(self) -> bool:
+        """Whether it is made of strokes; of those that are not, four times as many have large filled areas."""
+        return "stroke=" in self.body and 'fill="none"' in self.body
+
+    @property
     def svg(self) -> str:
         """The icon as an SVG document, in `currentColor` where it has one color."""
         box = " ".join(f"{value:g}" for value in self.view_box)

@@ -16,7 +16,8 @@ def content_icons(icons: Sequence[Icon], most: int = MOST) -> list[Icon]:
 
     The places are given to captions as seats are to parties: a caption that c families of styles have gets its n-th
     icon in the order of c / n**2, so that its number of icons grows with the square root of c. Its icons are of
-    different families, one-color ones and large families first. Held-out styles have none.
+    different families: one-color ones first, of these the ones that are lines, then large families. A filled shape
+    shows its silhouette alone, and a model that is to outline it must invent what is inside. Held-out styles have none.
 
     Args:
       icons: of the collection.
@@ -26,8 +27,8 @@ def content_icons(icons: Sequence[Icon], most: int = MOST) -> list[Icon]:
     families = collections.Counter(icon.group for icon in usable)
     styles = collections.Counter(icon.style for icon in usable)
 
-    def preference(icon: Icon) -> tuple[bool, int, int, str]:
-        return not icon.source.one_color, -families[icon.group], -styles[icon.style], icon.id
+    def preference(icon: Icon) -> tuple[bool, bool, int, int, str]:
+        return not icon.source.one_color, not icon.has_strokes, -families[icon.group], -styles[icon.style], icon.id
 
     designs: dict[str, dict[str, Icon]] = collections.defaultdict(dict)
     for icon in sorted(usable, key=preference):

@@ -21,8 +21,10 @@ from PIL import Image
 
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.style_scenes.captions import random_caption
+from rdm_jax.data.style_scenes.layout import Layout, lay_out
 from rdm_jax.data.style_scenes.random_styles import collection
 from rdm_jax.data.style_scenes.scene import draw
+from rdm_jax.data.style_scenes.styles import UPRIGHT
 from rdm_jax.data.style_scenes.vocabulary import (
     COLORS,
     GROUNDS,
@@ -110,12 +112,7 @@ def example(split: str, index: int, seed: int = 0) -> dict[str, Any]:
     Raises:
       UserError: the split is unknown or the index negative.
     """
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    if index < 0:
-        raise UserError(f"index {index} is negative; examples are counted from 0")
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split), index])))
-    scene = _balanced_scene(index) if split in BALANCED_SPLITS else _random_scene(split, rng)
+    scene, rng = _chosen(split, index, seed)
     return {
         "image": draw(scene, rng),
         "caption": random_caption(scene, rng),
@@ -125,6 +122,22 @@ def example(split: str, index: int, seed: int = 0) -> dict[str, Any]:
         "style": scene.style,
         "id": f"{split}/{index:06d}",
     }
+
+
+def laid_out(split: str, index: int, seed: int = 0) -> tuple[str, Layout]:
+    """Returns the subject of an example and the parts from which it is drawn; see `example`."""
+    scene, rng = _chosen(split, index, seed)
+    return scene.subject, lay_out(scene.subject, rng, scene.style in UPRIGHT)
+
+
+def _chosen(split: str, index: int, seed: int) -> tuple[Scene, np.random.Generator]:
+    """Returns what an example shows, and the generator that lays it out next."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if index < 0:
+        raise UserError(f"index {index} is negative; examples are counted from 0")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split), index])))
+    return (_balanced_scene(index) if split in BALANCED_SPLITS else _random_scene(split, rng)), rng
 
 
 def encoded_example(index: int, split: str, seed: int = 0) -> tuple[str, dict[str, Any]]:

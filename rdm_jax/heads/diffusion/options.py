@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rdm_jax.core.checks import at_least_one, part, share
+from rdm_jax.core.checks import at_least_one, part, positive, share
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.options import option
 from rdm_jax.request import check_guidance
@@ -35,6 +35,7 @@ class Options:
       guidance_rescale: phi of the guidance rescale, in [0, 1].
       guides: methods of guidance (`rdm_jax.guidance`).
       init: an image that the run starts from, or a .npy file of the noise it starts from; "" for random noise.
+      initial_noise: the standard deviation of the noise that a run starts from; GLIDE's upsampler takes 0.997.
       strength: the fraction of the steps that an initial image runs through: 1 leaves nothing of it.
       content_strength: the same where a run starts from its content neighbors; 1 starts from noise.
     """
@@ -74,7 +75,9 @@ class Options:
     strength: float = option(
         1.0, "how noisy the initial image is made, above 0, up to 1 (default: 1)", metavar="S", everywhere=False
     )
-
+    initial_noise: float = option(
+        1.0, "standard deviation of the noise that a run starts from (default: 1)", metavar="S"
+    )
     content_strength: float = option(
         1.0,
         "start from the content neighbor, made this noisy, above 0; the default, 1, starts from noise",
@@ -98,6 +101,7 @@ class Options:
                 f"guidance interval from {begin} to {end} is empty; time runs from 0 (the image) to 1 (noise)"
             )
         part("strength", self.strength)
+        positive("initial_noise", self.initial_noise)
         part("content_strength", self.content_strength)
         if self.content_strength != 1 and self.init:
             raise UserError(

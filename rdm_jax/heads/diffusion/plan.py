@@ -202,7 +202,8 @@ def _start(options: Options, grid: Grid, context: GuideContext) -> Start:
     alpha, sigma = np.float32(grid.alpha[0]), np.float32(grid.sigma[0])
     if not options.init:
         nothing = np.zeros((1, *context.latent), np.float32)  # which each image's content replaces, if any
-        return Start(nothing, zero, one) if options.content_strength == 1 else Start(nothing, alpha, sigma)
+        scale = np.float32(options.initial_noise)
+        return Start(nothing, zero, scale) if options.content_strength == 1 else Start(nothing, alpha, sigma)
     if not starts_from_image(options):
         return Start(read_noise(options.init, context.latent), one, zero)
     if options.strength == 1:  # nothing of the image is left, whatever the noise at the grid's first level

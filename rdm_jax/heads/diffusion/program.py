@@ -20,9 +20,11 @@ from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.core.mesh import on_host, put
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
+from rdm_jax.diffusion.patches import Patches
 from rdm_jax.factory import decoder_from
 from rdm_jax.guidance.base import BoundGuide, Networks, apply_guides, parts_of
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
+from rdm_jax.guidance.threshold import static_thresholding
 from rdm_jax.heads.base import Plan
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.heads.diffusion.plan import Run, Start
@@ -188,12 +190,14 @@ def inputs_of(plan: Plan, indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, 
     )
 
 
-def network_from(module: Any, params: Any) -> Apply:
+def network_from(module: Any, params: Any, patches: Patches | None = None) -> Apply:
     """Returns the function (x, t, condition) to a network's output.
 
     Args:
       module: the denoiser.
       params: its parameters, without the "params" level.
+      patches: in which it is evaluated on large latents, with the same part of the condition's channels; None for whole
+        ones.
     """
 
     def apply(x: Float[Array, "b h w c"], t: Array, condition: Condition) -> Float[Array, "b h w o"]:
@@ -201,7 +205,15 @@ def network_from(module: Any, params: Any) -> Apply:
         # What is computed from the parameters alone (kernels transformed, or widened from bfloat16) would otherwise be
         # computed for the whole network before the first step, and held through all of them.
         tied, x = jax.lax.optimization_barrier((params, x))
-        return module.apply({"params": tied}, x, t, condition)
+        if patches is None or condition.channels is None:
+            return module.apply({"params": tied}, x, t, condition)
+
+        def on_patch(both: Float[Array, "b h w d"]) -> Float[Array, "b h w o"]:
+            """Returns the output for a part of the latents and of the channels beside them."""
+            part, channels = jnp.split(both, [x.shape[-1]], axis=-1)
+            return module.apply({"params": tied}, part, t, dataclasses.replace(condition, channels=channels))
+
+        return patches.apply(on_patch, jnp.concatenate([x, condition.channels], axis=-1))
 
     return apply
 
@@ -215,7 +227,8 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
       inputs: the conditions; the steps' coefficients hold the entries of a `conditioning.StepSchedule`.
       guided: whether the null condition and the further ones are evaluated; otherwise the given one alone.
     """
-    apply, context = network_from(bundle.denoiser, params["denoiser"]), inputs.context
+    patches = Patches.of(bundle.config["latents"])
+    apply, context = network_from(bundle.denoiser, params["denoiser"], patches), inputs.context
     prediction, embedded = bundle.config["diffusion"]["prediction"], "guidance" in bundle.denoiser.supports
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
@@ -234,7 +247,8 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
         guide = classifier_free_denoiser(apply, given, null, scale, prediction, also=also, rescale=inputs.rescale)
         return guide(x_t, info)
 
-    return denoiser
+    bound = bundle.config["diffusion"].get("clip", 0.0)  # of x0, by the model itself: guides come after it
+    return static_thresholding(jnp.float32(bound))(denoiser) if bound else denoiser
 
 
 def start_program(shape: Shape) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.mixture import Mixture
-from rdm_jax.studio.history import Made, images_of
+from rdm_jax.studio.history import Made, images_of, pack
 from rdm_jax.studio.jobs import Job, Status
 from rdm_jax.studio.page.shared import Page, bar, details, gallery, made_items, neighbor_items
 from rdm_jax.studio.workshop import Workshop, rows_of
@@ -59,6 +59,7 @@ class Results:
         with gr.Row():
             download = gr.DownloadButton("PNG", size="sm", min_width=60, interactive=False)
             vector = gr.DownloadButton("SVG", size="sm", min_width=60, interactive=False)
+            archive = gr.DownloadButton("All (zip)", size="sm", min_width=60, interactive=False)
             reuse = gr.Button("Reuse", size="sm", min_width=60, interactive=False)
             vary = gr.Button("Vary", size="sm", min_width=60, interactive=False)
             edit = gr.Button("Edit", size="sm", min_width=60, interactive=False)
@@ -74,7 +75,13 @@ class Results:
             files = gr.update(value=str(one.file), interactive=True)
             return one, details(one), neighbor_items(neighbors_of(page.workshop, one)), files, vectors, on, on, on
 
+        def archived(generated: list[Made]) -> Any:
+            """Returns the zip of all images, where they are of one run."""
+            file = pack(generated, page.workshop.places.new_upload(".zip"))
+            return gr.update(value=str(file) if file else None, interactive=file is not None)
+
         images.select(select, made, outputs, queue=False, api_visibility="private")
+        made.change(archived, made, archive, queue=False, api_visibility="private")
         return Results(status, previews, images, made, selected, reuse, vary, edit)
 
 

@@ -22,6 +22,7 @@ TASKS = {
     "autoencoder": "rdm_jax.training.tasks.autoencoder",
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
+    "inputs": "rdm_jax.training.tasks.inputs",
     "roles": "rdm_jax.training.tasks.roles",
     "style_encoder": "rdm_jax.training.tasks.style_encoder",
     "distill": "rdm_jax.training.tasks.distill",

@@ -22,10 +22,11 @@ from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
+from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import DenoisingRun, denoising_loss
+from rdm_jax.training.denoising import DenoisingRun, denoising_loss, output_channels
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.schema import network
 from rdm_jax.training.state import Extras
@@ -89,9 +90,13 @@ class DiffusionTask(ConditionedTask):
         """Returns the weighted squared error of the prediction at random times, and its mean within bands of time."""
         posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
         x0 = self.latents.x0(extras.frozen, batch, posterior_key)
-        condition, keys = batch_condition(params, batch), (noise_key, time_key, dropout_key)
+        condition, keys = self.condition(params, batch), (noise_key, time_key, dropout_key)
         loss, bands = denoising_loss(self.config, self.schedule, self.module, params["denoiser"], x0, condition, keys)
         return loss, (bands, extras.stats)
+
+    def condition(self, params: Any, batch: dict[str, Array]) -> Condition:
+        """Returns the condition of a batch."""
+        return batch_condition(params, batch)
 
     def sections(self) -> dict[str, Any]:
         """Returns the sections of the model's configuration that only diffusion models have."""
@@ -131,7 +136,7 @@ def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed
     settings = with_sizes(
         config.model.to_dict(),
         in_channels=channels,
-        out_channels=channels,
+        out_channels=output_channels(config, channels),
         context_dim=conditions.width,
         latent_size=height,
         **fixed,

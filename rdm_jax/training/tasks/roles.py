@@ -37,7 +37,7 @@ from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import denoising_loss
+from rdm_jax.training.denoising import denoising_loss, output_channels
 from rdm_jax.training.groups import Groups
 from rdm_jax.training.labels import attribute, one_color_images
 from rdm_jax.training.latents import Latents, open_latents
@@ -331,7 +331,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     denoiser = with_sizes(
         config.model.to_dict(),
         in_channels=channels,
-        out_channels=channels,
+        out_channels=output_channels(config, channels),
         context_dim=width,
         latent_size=height,
         condition_channels=base.autoencoder.downsampling**2 + 1 + channels * config.conditioning.content_latents,

@@ -34,6 +34,12 @@ def test_icons_of_a_caption_are_of_different_families_and_one_color_ones_come_fi
     assert first.caption == "home" and first.group == "large"
 
 
+def test_icons_of_lines_come_before_filled_ones_of_larger_families():
+    line = dataclasses.replace(icon("home", "plain"), body='<path fill="none" stroke="currentColor" d="M0 0h9"/>')
+    icons = [icon("home", "large"), line, icon("star", "large")]
+    assert [one.group for one in content_icons(icons, 1)] == ["plain"]
+
+
 def test_held_out_styles_have_no_content_and_the_order_is_that_of_the_icons():
     icons = [*many("home", 3), icon("home", "memory"), *many("star", 3)]
     found = content_icons(icons, 100)

@@ -102,3 +102,19 @@ def test_figures_show_images_their_neighbors_and_what_is_generated(make_diffusio
     conditions = dataclasses.replace(task.conditions, neighbors=opened)
     ((_, taller),) = dataclasses.replace(task, conditions=conditions).figures(jax.device_get(params))
     assert taller.shape[0] > sheet.shape[0] and taller.shape[1] >= sheet.shape[1]
+
+
+@pytest.mark.slow
+def test_a_learned_variance_is_trained_exported_and_sampled(make_diffusion_task):
+    task = make_diffusion_task("diffusion.learned_variance=true", "diffusion.clip=1.0")
+    params, stats = jax.jit(task.init)(jax.random.key(0))
+    assert task.module.out_channels == 2 * task.module.in_channels
+    params = {**params, "denoiser": tiny.randomize(params["denoiser"])}
+    batch = task.complete({name: value[None] for name, value in task.read(0, np.random.default_rng(0)).items()})
+    batch, extras = jax.tree.map(jnp.asarray, batch), Extras(stats, {})
+    grad = jax.jit(jax.grad(lambda p: task.loss(p, extras, batch, jax.random.key(0), jnp.zeros((), jnp.int32))[0]))
+    spread = grad(params)["denoiser"]["conv_out"]["bias"][task.module.in_channels :]
+    assert (np.abs(spread) > 0).all()
+    generator = Generator.load(task.export(jax.device_get(params)))
+    options = {"condition": "text", "steps": 2, "height": 16, "width": 16, "sampler": "ddpm(variance='learned')"}
+    assert generator.sample(["a red boat"], **options).images.shape == (1, 16, 16, 3)
