@@ -160,6 +160,19 @@ def codes_decoder_from(
     return decode
 
 
+def codes_encoder_from(
+    autoencoder: Any,
+) -> Callable[[Any, Float[Array, "b h w 3"]], Int[Array, "b l"]]:
+    """Returns the function (parameters, images in [-1, 1]) to codes in row-major order of a VQ first stage."""
+    full = autoencoder.clone(dtype="float32")
+
+    def encode(params: Any, images: Float[Array, "b h w 3"]) -> Int[Array, "b l"]:
+        """Maps images to codes."""
+        return full.apply({"params": params}, images, method="codes").reshape(len(images), -1)
+
+    return encode
+
+
 def encoder_from(
     autoencoder: Any, latents: Mapping[str, Any]
 ) -> Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b h2 w2 c"]]:
@@ -223,28 +236,33 @@ def noised_encoder_from(
 def latent_shape(
     denoiser: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False
 ) -> tuple[int, int, int]:
-    """Returns (h, w, c) of the latent of an image.
+    """Returns (h, w, c) of the latent of an image; see `latent_size`."""
+    return *latent_size(denoiser, autoencoder, height, width, padded=padded), denoiser.in_channels
+
+
+def latent_size(network: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False) -> tuple[int, int]:
+    """Returns (h, w) of the latent or the codes of an image.
 
     Args:
-      denoiser: the module.
+      network: the module that generates.
       autoencoder: the first stage's module.
       height: of the image.
       width: of the image.
       padded: whether the image may be padded to the next size that the networks take.
 
     Raises:
-      UserError: height or width is not a positive multiple of what the networks take, or the denoiser takes latents of
-        one size alone.
+      UserError: height or width is not a positive multiple of what the networks take, or the network takes one size
+        alone.
     """
     factor = autoencoder.downsampling
-    multiple = factor * denoiser.size_multiple
-    only = None if "any_size" in denoiser.supports else factor * denoiser.latent_size
+    multiple = factor * network.size_multiple
+    only = None if "any_size" in network.supports else factor * network.latent_size
     if padded:
         least = only if only is not None else multiple
         height, width = (max(least, -(-side // multiple) * multiple) for side in (height, width))
     if only is not None and (height, width) != (only, only):
         raise UserError(
-            f"height {height}, width {width}: this model generates images of {only}x{only} only, as its denoiser has "
+            f"height {height}, width {width}: this model generates images of {only}x{only} only, as its network has "
             + (
                 "learned positions; edit at that size by --fit shrink or crop"
                 if padded
@@ -256,4 +274,4 @@ def latent_shape(
             below, above = size // multiple * multiple, (size // multiple + 1) * multiple
             near = f"{below} or {above}" if below > 0 else f"{multiple}"
             raise UserError(f"{side} {size} is not a multiple of {multiple}, as this model needs; use {near}")
-    return height // factor, width // factor, denoiser.in_channels
+    return height // factor, width // factor

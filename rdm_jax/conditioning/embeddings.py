@@ -34,7 +34,8 @@ class Interpolate(OtherCondition):
         text, other = builder.text, self.text(builder)
         if text is None or other is None:
             return None
-        return dataclasses.replace(text, tokens=slerp(text.tokens, _of_length(text, other), part))
+        vector = None if text.vector is None else slerp(text.vector, other.vector, part)
+        return dataclasses.replace(text, tokens=slerp(text.tokens, _of_length(text, other), part), vector=vector)
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Moves the neighbors towards those of the other database; `builder` has the moved queries."""
@@ -63,7 +64,8 @@ class Add(OtherCondition):
         queries = self._sum(builder.queries, self.query_vectors(builder))
         text, other = builder.text, self.text(builder)
         if text is not None and other is not None:
-            text = dataclasses.replace(text, tokens=self._sum(text.tokens, _of_length(text, other)))
+            vector = None if text.vector is None else self._sum(text.vector, other.vector)
+            text = dataclasses.replace(text, tokens=self._sum(text.tokens, _of_length(text, other)), vector=vector)
         return dataclasses.replace(builder, queries=queries, text=text)
 
     def _sum(self, own: Float[np.ndarray, "*q d"], other: Float[np.ndarray, "*q d"]) -> Float[np.ndarray, "*q d"]:

@@ -2,6 +2,8 @@
 
 This is how latent diffusion and Stable Diffusion read a prompt (https://arxiv.org/abs/2112.10752, section 3.3). Weights
 of words (`conditioning.emphasis`) scale the states of their tokens, after which the states get their mean back.
+
+Some text encoders give a vector of the whole text too.
 """
 
 from __future__ import annotations
@@ -80,20 +82,24 @@ class PromptReader:
     def __call__(self, prompts: Sequence[str]) -> Condition:
         """Returns the tokens [q, n, d] of prompts, with weights [q, n] where they have different numbers of windows.
 
-        Where the last state sums up the text it is the condition's vector too. Warns of prompts that are truncated.
+        The vectors [q, v] sum up the prompts, where the encoder gives some: its own, of the first window, or its last
+        state. Warns of prompts that are truncated.
         """
         unread = Unread()
         rows = [self.rows(prompt, unread) for prompt in prompts]
         unread.warn()
-        states = [np.concatenate([self._states(*window) for window in windows]) for windows in rows]
+        encoded = [[self._states(*window) for window in windows] for windows in rows]
+        states = [np.concatenate([one for one, _ in windows]) for windows in encoded]
         longest = max((len(one) for one in states), default=self.length)
         tokens = np.zeros((len(states), longest, self.encoder.width), np.float32)
         present = np.zeros((len(states), longest), np.float32)
         for row, own in enumerate(states):
             tokens[row, : len(own)], present[row, : len(own)] = own, 1.0
-        vector = None
         if self.encoder.has_summary:  # of the last window
-            vector = np.array([own[-1] for own in states], np.float32).reshape(-1, self.encoder.width)
+            vectors = [own[-1] for own in states]
+        else:
+            vectors = [windows[0][1] for windows in encoded if windows[0][1] is not None]
+        vector = np.stack(vectors).astype(np.float32) if vectors else None
         return Condition(tokens, None if present.all() else present, vector=vector)
 
     def rows(
@@ -129,13 +135,15 @@ class PromptReader:
 
     def _states(
         self, row: Int[np.ndarray, " length"], weights: Float[np.ndarray, " length"]
-    ) -> Float[np.ndarray, "length d"]:
-        """Returns the states of one window; all windows go through one program."""
-        states = np.asarray(_encode(self.encoder, self.params, row[None]))[0]
+    ) -> tuple[Float[np.ndarray, "length d"], Float[np.ndarray, " v"] | None]:
+        """Returns the states of one window and its vector, if any; all windows go through one program."""
+        encoded = _encode(self.encoder, self.params, row[None])
+        states, vector = encoded if isinstance(encoded, tuple) else (encoded, None)
+        states, vector = np.asarray(states)[0], None if vector is None else np.asarray(vector)[0]
         if (weights == 1).all():
-            return states
+            return states, vector
         weighted = states * weights[:, None]
-        return weighted * (states.mean() / weighted.mean())
+        return weighted * (states.mean() / weighted.mean()), vector
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -28,6 +28,7 @@ _UNET: Table = (
 )
 
 _VAE: Table = (
+    (r"^codebook$", "quantize.embedding.weight"),
     (r"^(post_)?quant/", r"\1quant_conv/"),
     (r"/norm_out/", "/conv_norm_out/"),
     (r"/mid_attn_1/", "/mid_block.attentions.0/"),
@@ -223,14 +224,14 @@ def latent_side(config: Mapping[str, Any]) -> int:
     return Settings("unet/config.json", config, _UNET_DEFAULTS).for_all("sample_size")
 
 
-def vae_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration for `build_autoencoder` of an AutoencoderKL's.
+def vae_config(config: Mapping[str, Any], what: str = "vae/config.json") -> dict[str, Any]:
+    """Returns the configuration for `build_autoencoder` of an AutoencoderKL's; `what` names its file in errors.
 
     Raises:
       UserError: channels are not multiples of the first level's, the quantizing convolutions are missing, or a setting
         has no valid value.
     """
-    own = Settings("vae/config.json", config, _VAE_DEFAULTS)
+    own = Settings(what, config, _VAE_DEFAULTS)
     own.require(_VAE_FIXED)
     channels = own.wholes("block_out_channels")
     if any(width % channels[0] for width in channels):

@@ -17,7 +17,7 @@ from rdm_jax.convert.clip import TEXT_DEFAULTS, hugging_face_source, openai_sour
 from rdm_jax.convert.mapping import Parameter, Source, Subset, plan, shape_of
 from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
-from rdm_jax.models import TextStates, abstract_params
+from rdm_jax.models import TextEncoder, TextStates, abstract_params
 
 PREFIX = "cond_stage_model."
 VOCABULARY = TEXT_DEFAULTS["vocab_size"]
@@ -97,6 +97,23 @@ def config_from_hugging_face(config: Mapping[str, Any], pad_id: int | None) -> d
     }
 
 
+def pooled_config_from_hugging_face(config: Mapping[str, Any], pad_id: int | None) -> dict[str, Any]:
+    """Returns the settings that the config.json of a CLIPTextModelWithProjection describes.
+
+    Args:
+      config: its content.
+      pad_id: of the tokenizer; None for the end token.
+
+    Raises:
+      UserError: it describes another model, or a setting has no valid value.
+    """
+    settings = config_from_hugging_face(config, pad_id)
+    own = Settings("text_encoder/config.json", config, {**TEXT_DEFAULTS, "projection_dim": 512})
+    eos = own.whole("eos_token_id")
+    readout = {"embed_dim": own.whole("projection_dim"), "eos_id": None if eos == 2 else eos}  # 2: see convert.clip
+    return {**settings, "kind": "pooled_clip", **readout}
+
+
 def plan_of_checkpoint(
     state: Mapping[str, np.ndarray], encoder: TextStates, allowed: frozenset[str]
 ) -> dict[str, Parameter]:
@@ -113,15 +130,19 @@ def plan_of_checkpoint(
 
 
 def plan_of_folder(
-    state: Mapping[str, np.ndarray], encoder: TextStates, allowed: frozenset[str]
+    state: Mapping[str, np.ndarray], encoder: TextEncoder, allowed: frozenset[str]
 ) -> dict[str, Parameter]:
     """Returns how the parameters of the folder of a CLIPTextModel are assembled; see `plan_of_checkpoint`."""
-    prefix = _INNER if any(name.startswith(_INNER) for name in state) else ""
-    return _plan(state, encoder, lambda path: _named(_bare(path), prefix), allowed)
+    inner = any(name.startswith(_INNER) for name in state)
+    return _plan(state, encoder, hugging_face_source if inner else _bare, allowed)
 
 
 def _plan(
-    state: Mapping[str, np.ndarray], encoder: TextStates, source_of: Any, allowed: frozenset[str], last: str = "\0"
+    state: Mapping[str, np.ndarray],
+    encoder: TextEncoder,
+    source_of: Any,
+    allowed: frozenset[str],
+    last: str = "\0",
 ) -> dict[str, Parameter]:
     return plan(
         state,

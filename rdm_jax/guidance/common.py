@@ -32,6 +32,18 @@ def with_x0(
     return dataclasses.replace(prediction, x0=x0, eps=prediction.eps - alpha / sigma * (x0 - prediction.x0))
 
 
+def latent_mask(generated: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "1 h2 w2 1"]:
+    """Returns the mask of latent pixels in [0, 1], the maximum over the image pixels of each.
+
+    Args:
+      generated: of image pixels, 255 where they are generated.
+      size: (h, w) of the latent.
+    """
+    height, width = size
+    blocks = generated.reshape(1, height, generated.shape[0] // height, width, generated.shape[1] // width, 1)
+    return blocks.max(axis=(2, 4)).astype(np.float32) / 255.0
+
+
 @dataclasses.dataclass(frozen=True)
 class KnownRegion(GuidanceMethod):
     """An image file, part of which is known and stays as it is."""
@@ -43,14 +55,21 @@ class KnownRegion(GuidanceMethod):
         """Returns the image and its mask, 255 where it is generated, at the size of a finished image."""
 
     def inputs(self, context: GuideContext) -> dict[str, Any]:
-        """Returns the image's latent and its mask; the mask of a latent pixel is the maximum over its image pixels."""
-        known, generated = self.fitted(context.image_size)
-        known, generated = images.pad(known, *context.size), images.pad(generated[..., None], *context.size)[..., 0]
-        height, width, _ = context.latent
-        factor = context.size[0] // height
-        largest = generated.reshape(1, height, factor, width, factor, 1).max(axis=(2, 4)).astype(np.float32) / 255.0
-        pixels = {"known_pixels": known, "generated_pixels": generated}
-        return {"known": context.encode(images.to_float(known[None])), "mask": largest, **pixels}
+        """Returns the image's latent and its mask."""
+        pixels = self.pixels(context.image_size, context.size)
+        mask = latent_mask(pixels["generated_pixels"], context.latent[:2])
+        return {"known": context.encode(images.to_float(pixels["known_pixels"][None])), "mask": mask, **pixels}
+
+    def pixels(self, image_size: tuple[int, int], size: tuple[int, int]) -> dict[str, UInt8[np.ndarray, "h w ..."]]:
+        """Returns the known image [h, w, 3] and its mask [h, w], 255 where it is generated.
+
+        Args:
+          image_size: (height, width) of a finished image.
+          size: (h, w) of what is generated, which pads it.
+        """
+        known, generated = self.fitted(image_size)
+        padded = images.pad(generated[..., None], *size)[..., 0]
+        return {"known_pixels": images.pad(known, *size), "generated_pixels": padded}
 
     def finish(self, pixels: UInt8[np.ndarray, "b h w 3"], inputs: dict[str, Any]) -> UInt8[np.ndarray, "b h w 3"]:
         """Returns the images with the known pixels restored; where the mask is gray, both are mixed."""

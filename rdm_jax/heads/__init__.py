@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HEADS: dict[str, str] = {
     "diffusion": "rdm_jax.heads.diffusion",
     "autoregressive": "rdm_jax.heads.autoregressive",
+    "masked": "rdm_jax.heads.masked",
 }
 
 

@@ -40,8 +40,8 @@ FEATURES: Mapping[str, str] = {
     **NETWORK_FEATURES,
     "composition": "several conditions with a scale each",
     "step_schedule": "conditions that change from step to step",
-    "guides": "guides",
     "init": "a start from an image or its noise",
+    "known_region": "an image of which a part is kept",
     "inversion": "inversion",
     "mixing": "mixing of conditions over the steps",
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.models.amused import AmusedUViT
 from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
@@ -23,6 +24,7 @@ from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.padded_text import PaddedText
 from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.pixels import Pixels
+from rdm_jax.models.pooled_text import PooledText
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.models.token_states import TokenStates
@@ -39,13 +41,17 @@ SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "pixels": Pixels}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
-TEXT_ENCODERS = {"clip": TextStates, "bert": TokenStates, "padded": PaddedText}
+TEXT_ENCODERS = {"clip": TextStates, "bert": TokenStates, "padded": PaddedText, "pooled_clip": PooledText}
 """Encoders of a text as a sequence of tokens, by name."""
-TextEncoder = TextStates | TokenStates | PaddedText
+TextEncoder = TextStates | TokenStates | PaddedText | PooledText
 INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap}
 """Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
 """Encoders of noisy images or latents, by name."""
+TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT}
+"""Networks from codes to the logits of codes, by name."""
+TRANSFORMER = "tokens"
+"""The kind of a configuration that names none."""
 IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler, "all_patches": PatchProjection}
 """What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
@@ -142,13 +148,16 @@ def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchRe
     return _construct("image adapter", cls, fields)
 
 
-def build_transformer(config: Mapping[str, Any]) -> TokenTransformer:
-    """Returns the transformer over codes of a configuration, whose keys are the fields of `TokenTransformer`.
+def build_transformer(config: Mapping[str, Any]) -> Any:
+    """Returns the network over codes of a configuration.
+
+    Its keys are "kind", a name in `TRANSFORMERS` (`TRANSFORMER` if there is none), and the fields of its class.
 
     Raises:
-      UserError: a key is unknown or a required one is missing.
+      UserError: the kind or a key is unknown, or a required key is missing.
     """
-    return _construct("transformer", TokenTransformer, config)
+    cls, fields = _by_kind("transformer", TRANSFORMERS, {"kind": TRANSFORMER, **config})
+    return _construct("transformer", cls, fields)
 
 
 def build_clip(config: Mapping[str, Any]) -> CLIP:

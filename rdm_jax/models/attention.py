@@ -66,6 +66,7 @@ class Attention(nn.Module):
     head_channels: int
     implementation: Implementation = None
     dtype: Any = jnp.float32
+    out_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -95,7 +96,8 @@ class Attention(nn.Module):
                 weights = None if images.weights is None else images.weights[:, group][:, None]
                 added = attend(q, keys[:, group], values[:, group], self.implementation, bias=weights)
                 out = out + images.scales[:, :, group][:, :, None, None].astype(out.dtype) * added
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(out.reshape(*x.shape[:2], -1))
+        last = nn.Dense(x.shape[-1], use_bias=self.out_bias, dtype=self.dtype, name="out")
+        return last(out.reshape(*x.shape[:2], -1))
 
 
 class GatedFeedForward(nn.Module):

@@ -247,8 +247,8 @@ class TextTower(nn.Module):
     activation: str = "quick_gelu"
     dtype: Any = "float32"
 
-    def hidden(self, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
-        """Returns the output of the last block, within a compact method.
+    def hidden(self, tokens: Int[Array, "b n"]) -> list[Float[Array, "b n c"]]:
+        """Returns the embedded tokens and the output of every block, within a compact method.
 
         Raises:
           UserError: the rows are longer than `context_length`.
@@ -259,10 +259,11 @@ class TextTower(nn.Module):
         dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal
         x = nn.Embed(self.vocab_size, self.width, dtype=dtype, embedding_init=normal(0.02), name="tokens")(tokens)
         positions = self.param("positions", normal(0.01), (self.context_length, self.width))
-        x = x + positions[:length].astype(dtype)[None]
+        states = [x + positions[:length].astype(dtype)[None]]
         for i in range(self.layers):
-            x = Block(self.heads, self.layers, self.activation, causal=True, dtype=dtype, name=f"block_{i}")(x)
-        return x
+            block = Block(self.heads, self.layers, self.activation, causal=True, dtype=dtype, name=f"block_{i}")
+            states.append(block(states[-1]))
+        return states
 
 
 class TextTransformer(TextTower, kw_only=True):
@@ -282,7 +283,11 @@ class TextTransformer(TextTower, kw_only=True):
         Raises:
           UserError: the rows are longer than `context_length`.
         """
-        x, dtype = self.hidden(tokens), jnp.dtype(self.dtype)
+        return self.pooled(self.hidden(tokens)[-1], tokens)
+
+    def pooled(self, x: Float[Array, "b n c"], tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """Returns the embeddings of the last block's output, within a compact method."""
+        dtype = jnp.dtype(self.dtype)
         ends = jnp.argmax(tokens if self.eos_id is None else tokens == self.eos_id, axis=1)
         x = jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0]
         x = LayerNorm(dtype=dtype, name="norm_out")(x)
@@ -317,7 +322,7 @@ class TextStates(TextTower):
         Raises:
           UserError: the rows are longer than `context_length`.
         """
-        return LayerNorm(dtype=jnp.dtype(self.dtype), name="norm_out")(self.hidden(tokens)).astype(jnp.float32)
+        return LayerNorm(dtype=jnp.dtype(self.dtype), name="norm_out")(self.hidden(tokens)[-1]).astype(jnp.float32)
 
 
 class CLIP(nn.Module):

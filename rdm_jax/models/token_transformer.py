@@ -1,11 +1,14 @@
-"""The autoregressive transformer over the codes of a VQ first stage, with cross-attention to retrieved neighbors.
+"""The transformer over the codes of a VQ first stage, with cross-attention to retrieved neighbors.
 
-RARM (https://arxiv.org/abs/2204.11824, section 4.3): each block has causal self-attention, cross-attention to the
-context tokens and a gated feed-forward layer. There is no norm after the last block, as in the released models.
+Each block has self-attention, cross-attention to the context tokens and a gated feed-forward layer. The causal
+transformer is RARM's (https://arxiv.org/abs/2204.11824, section 4.3), without a norm after the last block, as in the
+released models. The other one sees every position and predicts the masked codes (MaskGIT,
+https://arxiv.org/abs/2202.04200; Muse, https://arxiv.org/abs/2301.00704); it has a norm there.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import flax.struct
@@ -18,8 +21,6 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import GatedFeedForward, Implementation, attend
 from rdm_jax.models.condition import Condition, attention_bias, require_features
 from rdm_jax.models.layers import LayerNorm
-
-EXTRA_TOKENS = 2  # the mask token and the start token, which are inputs only
 
 
 @flax.struct.dataclass
@@ -87,7 +88,7 @@ class TokenAttention(nn.Module):
 
 
 class TokenBlock(nn.Module):
-    """Causal self-attention, cross-attention to the context and feed-forward, all pre-norm residual layers.
+    """Self-attention, cross-attention to the context and feed-forward, all pre-norm residual layers.
 
     Attributes:
       num_heads: the number of heads of both attentions.
@@ -96,6 +97,7 @@ class TokenBlock(nn.Module):
       dropout: of each layer's output.
       implementation: passed to `attend`.
       dtype: what products are computed in.
+      causal: whether a position attends only to itself and those before it.
     """
 
     num_heads: int
@@ -104,6 +106,7 @@ class TokenBlock(nn.Module):
     dropout: float = 0.0
     implementation: Implementation = None
     dtype: Any = jnp.float32
+    causal: bool = True
 
     def setup(self) -> None:
         """Creates the layers."""
@@ -122,7 +125,7 @@ class TokenBlock(nn.Module):
     ) -> Float[Array, "b l c"]:
         """Maps all positions [b, l, c] at once, given the context [b, n, d] and the bias of the attention to it."""
         h = self.norm1(x)
-        x = x + self.drop(self.attn1(h, *self.attn1.keys_values(h), causal=True), deterministic=deterministic)
+        x = x + self.drop(self.attn1(h, *self.attn1.keys_values(h), causal=self.causal), deterministic=deterministic)
         return self._rest(x, self.attn2.keys_values(context), bias, deterministic)
 
     def step(
@@ -158,10 +161,10 @@ class TokenBlock(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """Codes in row-major order to the logits of each, given the codes before it and a condition.
+    """Codes in row-major order to the logits of each, given a condition and the codes before it, or all the others.
 
     Attributes:
-      num_codes: the codes of the first stage. Inputs have two more: `mask_token` and `start_token`.
+      num_codes: the codes of the first stage. Inputs have `mask_token` too, and the causal one `start_token`.
       num_tokens: the positions of an image.
       width: the channels of a token.
       depth: the number of blocks.
@@ -171,6 +174,8 @@ class TokenTransformer(nn.Module):
       dtype: what products are computed in; norms, softmax and logits are in float32.
       remat: whether blocks are computed again in the backward pass, which saves memory.
       attention_implementation: passed to `attend`.
+      causal: whether the logits of a code depend on those before it alone; otherwise on all inputs, its own included,
+        which is `mask_token` where the code is to be predicted.
     """
 
     num_codes: int
@@ -183,8 +188,15 @@ class TokenTransformer(nn.Module):
     dtype: Any = "float32"
     remat: bool = False
     attention_implementation: Implementation = None
+    causal: bool = True
 
     supports: ClassVar[frozenset[str]] = frozenset({"token_weights"})
+    size_multiple: ClassVar[int] = 1
+
+    @property
+    def latent_size(self) -> int:
+        """The height and width of an image's codes, where they are a square."""
+        return math.isqrt(self.num_tokens)
 
     @property
     def mask_token(self) -> int:
@@ -207,20 +219,24 @@ class TokenTransformer(nn.Module):
         if self.width % self.head_channels:
             raise UserError(f"head_channels={self.head_channels} does not divide width={self.width}; choose a divisor")
         dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal(0.02)
-        self.embed = nn.Embed(self.num_codes + EXTRA_TOKENS, self.width, embedding_init=normal, dtype=dtype)
+        inputs = self.num_codes + (2 if self.causal else 1)  # the mask token, and the start token
+        self.embed = nn.Embed(inputs, self.width, embedding_init=normal, dtype=dtype)
         self.positions = self.param("positions", normal, (self.num_tokens, self.width))
         block = nn.remat(TokenBlock, static_argnums=(4,)) if self.remat else TokenBlock
         settings = (self.width // self.head_channels, self.head_channels, self.width)
-        rest = (self.dropout, self.attention_implementation, dtype)
+        rest = (self.dropout, self.attention_implementation, dtype, self.causal)
         self.block = [block(*settings, *rest) for _ in range(self.depth)]
+        if not self.causal:
+            self.norm_out = LayerNorm(dtype=dtype)
         self.logits = nn.Dense(self.num_codes, kernel_init=normal, dtype=dtype)
 
     def __call__(
         self, codes: Int[Array, "b l"], condition: Condition, *, deterministic: bool = True
     ) -> Float[Array, "b l k"]:
-        """Returns the logits [b, l, num_codes] of every code in float32; those at i depend on the codes before i alone.
+        """Returns the logits [b, l, num_codes] of every code in float32.
 
-        The start token is prepended here and the last code is not read, so that the logits at i are those of codes[i].
+        Those of the causal transformer at i depend on the codes before i alone: the start token is prepended here and
+        the last code is not read, so that the logits at i are those of codes[i].
 
         Args:
           codes: [b, l] in [0, num_codes) (or `mask_token`), l at most `num_tokens`.
@@ -235,11 +251,13 @@ class TokenTransformer(nn.Module):
         if codes.shape[1] > self.num_tokens:
             raise UserError(f"{codes.shape[1]} codes, and the transformer has positions for {self.num_tokens}")
         context, bias = self._context(condition)
-        start = jnp.full((codes.shape[0], 1), self.start_token, codes.dtype)
-        x = self._embedded(jnp.concatenate([start, codes[:, :-1]], axis=1), self.positions[None, : codes.shape[1]])
+        if self.causal:
+            start = jnp.full((codes.shape[0], 1), self.start_token, codes.dtype)
+            codes = jnp.concatenate([start, codes[:, :-1]], axis=1)
+        x = self._embedded(codes, self.positions[None, : codes.shape[1]])
         for block in self.block:
             x = block(x, context, bias, deterministic)
-        return self.logits(x).astype(jnp.float32)
+        return self.logits(x if self.causal else self.norm_out(x)).astype(jnp.float32)
 
     def init_cache(self, condition: Condition) -> Cache:
         """Returns the cache of no decoded position, with the keys and values of the context.

@@ -21,17 +21,24 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
     applies to the encoder's, as in the paper (https://arxiv.org/abs/1711.00937, equation 3).
 
     `codebook_bound` is the largest absolute value of a freshly initialized code; 0 is 1 / `num_codes`, as in VQGAN.
+
+    `unit_range` is whether encoder and decoder see pixels in [0, 1], as aMUSEd's do; images are in [-1, 1] either way.
     """
 
     num_codes: int
     beta: float = 0.25
     legacy: bool = True
     codebook_bound: float = 0.0
+    unit_range: bool = False
 
     def setup(self) -> None:
         """Adds the codebook."""
         super().setup()
         self.codebook = self.param("codebook", _uniform(self.codebook_bound), (self.num_codes, self.embed_dim))
+
+    def encode(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 e"]:
+        """Maps images [b, h, w, c] in [-1, 1] to latents [b, h/f, w/f, embed_dim], float32; see `Autoencoder`."""
+        return super().encode((x + 1.0) / 2.0 if self.unit_range else x, deterministic=deterministic)
 
     def quantize(
         self, h: Float[Array, "b h w e"]
@@ -58,7 +65,8 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
         """Maps latents [b, h, w, embed_dim], quantized first by default, to images [b, f h, f w, c]."""
         if quantize:
             h, _, _ = self.quantize(h)
-        return self.decoder(self.post_quant(h), deterministic)
+        x = self.decoder(self.post_quant(h), deterministic)
+        return 2.0 * x - 1.0 if self.unit_range else x
 
     def codes(self, x: Float[Array, "b h w c"]) -> Int[Array, "b h2 w2"]:
         """Maps images [b, h, w, c] in [-1, 1] to the indices of their codes [b, h/f, w/f]."""

@@ -77,7 +77,7 @@ def test_traced_values_compile_nothing(toy):
 def test_its_options_are_checked_and_those_of_others_refused_by_name(toy):
     generator = Generator.load(toy / "model")
     with pytest.raises(
-        UserError, match="option steps belongs to diffusion models, and this model's head is toy, which has"
+        UserError, match="option steps belongs to diffusion and masked models, and this model's head is toy, which has"
     ):
         generator.plan(["a red boat"], database=Database.open(toy / "squares"), steps=5)
     with pytest.raises(UserError, match="warmth -1"):
@@ -105,4 +105,4 @@ def test_the_command_line_has_its_options_records_and_replays(toy, capsys):
     assert main(["replay", str(out / "00000-3.png"), *places]) == 0
     assert "identical to the image in the file" in capsys.readouterr().err
     assert main(["sample", "a red boat", "--steps", "4", *arguments]) == 2
-    assert "option steps belongs to diffusion models" in capsys.readouterr().err
+    assert "option steps belongs to diffusion and masked models" in capsys.readouterr().err

@@ -346,6 +346,8 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["rdm_ffhq"],
         ["rdm_768"],
         ["rarm:dogs", "batch_size=64"],
+        ["style_scenes/masked", "base=style-scenes-rarm"],
+        ["muse", "model.depth=2"],
         ["smoke"],
         ["first_stage:vq_f8"],
         ["style_scenes/vq"],

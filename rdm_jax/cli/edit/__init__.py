@@ -36,8 +36,8 @@ The white part of a mask is generated. Without a prompt the image itself is the 
 # What of a head an action needs (`heads.base.FEATURES`); variations need nothing, with the image as their query alone.
 NEEDED = {
     "img2img": "init",
-    "inpaint": "guides",
-    "outpaint": "guides",
+    "inpaint": "known_region",
+    "outpaint": "known_region",
     "invert": "inversion",
     "mix": "mixing",
 }

@@ -120,7 +120,7 @@ def inpaint(job: Job) -> tuple[Path, int]:
     method = args.method or (LAYOUTS[takes_mask].method if takes_mask else "inpaint")
     guide = build(GUIDES, Call(method, files), "guide")
     if not takes_mask:
-        note("this model has no inpainting channels: the known part of the image is restored in each step")
+        note("this model has no inpainting channels: the known part of the image is kept in each step")
     return job.write(job.plan(guides=[guide], conditions=[Fill(**files)] if takes_mask else []))
 
 

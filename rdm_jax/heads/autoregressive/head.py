@@ -42,6 +42,11 @@ class AutoregressiveHead:
 
     def plan(self, request: Request, options: Options, model: Model) -> Run:
         """Returns what all images of a run share; raises UserError for what is invalid."""
+        if not model.bundle.transformer.causal:
+            raise UserError(
+                f"the transformer of model {model.bundle.name!r} sees all codes, and the head 'autoregressive' takes a "
+                "causal one (transformer.causal=true); use the head 'masked'"
+            )
         check_guidance(options.guidance_scale)
         if options.guidance_scale == 1:
             warn_unused(negative_conditions(request), "the guidance scale is 1")

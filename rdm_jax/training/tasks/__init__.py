@@ -28,6 +28,7 @@ TASKS = {
     "distill": "rdm_jax.training.tasks.distill",
     "distill_roles": "rdm_jax.training.tasks.distill_roles",
     "autoregressive": "rdm_jax.training.tasks.autoregressive",
+    "masked": "rdm_jax.training.tasks.masked",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",
     "classifier": "rdm_jax.training.tasks.classifier",

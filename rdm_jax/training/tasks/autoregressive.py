@@ -1,48 +1,26 @@
-"""The retrieval-augmented autoregressive model (https://arxiv.org/abs/2204.11824): codes, conditioned on neighbors.
-
-The first stage and the encoder are frozen, so their outputs are computed once: the codes of every image and the vector
-of every caption are memory-mapped caches, and neighbors are streamed from their sidecar.
-"""
+"""The retrieval-augmented autoregressive model (https://arxiv.org/abs/2204.11824): codes, conditioned on neighbors."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Integer, Key
+from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.errors import UserError
-from rdm_jax.core.images import to_float
-from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
-from rdm_jax.data.batches import Record
-from rdm_jax.data.image_set import ImageSet, cached_array
-from rdm_jax.models import AutoencoderVQ, build_transformer
-from rdm_jax.models.token_transformer import TokenTransformer
-from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
+from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.training.conditioning import batch_condition
 from rdm_jax.training.config import Config
-from rdm_jax.training.latents import cache_folder
-from rdm_jax.training.schema import network, sampling_options
+from rdm_jax.training.schema import sampling_options
 from rdm_jax.training.state import Extras
-from rdm_jax.training.tasks.conditioned import (
-    ConditionedRun,
-    ConditionedTask,
-    abstract_base,
-    abstract_config,
-    open_base,
-)
-
-ENCODE_BATCH = 64
-SIZES = ("num_codes", "num_tokens", "context_dim")  # fields of the transformer that follow from the data
+from rdm_jax.training.tasks import codes
+from rdm_jax.training.tasks.codes import CodesTask, transformer_section
+from rdm_jax.training.tasks.conditioned import ConditionedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,33 +32,16 @@ class Schema(ConditionedRun):
       sampling: the defaults of the exported model.
     """
 
-    model: Annotated[Mapping[str, Any], network({"": TokenTransformer}, SIZES, by="")]
+    model: Annotated[Mapping[str, Any], transformer_section()]
     sampling: Annotated[Mapping[str, Any], sampling_options("autoregressive")]
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoregressiveTask(ConditionedTask):
-    """Trains a transformer over codes.
+class AutoregressiveTask(CodesTask):
+    """Trains a transformer to predict each code from those before it."""
 
-    Attributes:
-      codes: [n, l] the codes of each image in row-major order.
-    """
-
-    codes: Integer[np.ndarray, "n l"]
-
-    network: ClassVar[str] = "transformer"
     head: ClassVar[str] = "autoregressive"
-    inputs: ClassVar[tuple[str, ...]] = ("codes",)
-
-    def encoded(self, image: int, generator: np.random.Generator) -> Record:
-        """Returns an image's codes [l]."""
-        return {"codes": self.codes[image].astype(np.int32)}
-
-    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns initial parameters of the transformer, and of the null token where it is learned; no stats."""
-        codes = jnp.zeros((1, self.codes.shape[1]), jnp.int32)
-        params = self.module.init(key, codes, self.conditions.empty)["params"]
-        return {"transformer": params, **self.conditions.init()}, {}
+    causal: ClassVar[bool] = True
 
     def loss(
         self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
@@ -92,84 +53,14 @@ class AutoregressiveTask(ConditionedTask):
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["codes"]))
         return loss, ({"bits_per_code": loss / math.log(2.0)}, extras.stats)
 
-    def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Yields the cross-entropy of the held-out images' codes in nats and in bits."""
-        for name, value in super().evaluate(params):
-            yield name, value
-            yield "bits_per_code", value / math.log(2.0)
-
-
-def encode_codes(
-    bundle: Bundle, images: ImageSet, folder: Path, progress: ProgressCallback
-) -> Integer[np.ndarray, "n l"]:
-    """Returns the codes of all images in row-major order, cached in `folder` by the hashes of both.
-
-    Args:
-      bundle: has a VQ autoencoder.
-      images: the images.
-      folder: of the caches.
-      progress: called with (done, total).
-    """
-    name = f"codes-{bundle.hashes['autoencoder'][:16]}-{images.fingerprint[:16]}-{images.images.shape[1]}"
-    return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress))
-
-
-def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> Iterator[np.ndarray]:
-    """Yields the codes of one batch of images after another, in the smallest type that holds them."""
-    module = bundle.autoencoder
-    encode = jax.jit(lambda params, x: module.apply({"params": params}, x, method="codes"))
-    params = jax.device_put(bundle.params["autoencoder"])
-    for start in range(0, len(images), ENCODE_BATCH):
-        batch = to_float(np.asarray(images.images[start : start + ENCODE_BATCH]))
-        padding = ((0, ENCODE_BATCH - len(batch)), (0, 0), (0, 0), (0, 0))
-        codes = np.asarray(encode(params, np.pad(batch, padding)))[: len(batch)]
-        yield codes.reshape(len(batch), -1).astype(np.min_scalar_type(module.num_codes))
-        progress(min(start + ENCODE_BATCH, len(images)), len(images))
-
-
-def check_first_stage(base: Bundle) -> None:
-    """Raises UserError if a model's first stage has no codebook."""
-    if not isinstance(base.autoencoder, AutoencoderVQ):
-        raise UserError(
-            f"the first stage of {base.name!r} has no codebook, and an autoregressive model predicts codes; give a "
-            'base whose autoencoder is of kind "vq" (task first_stage)'
-        )
-
 
 def make(
     config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None
 ) -> AutoregressiveTask:
-    """Returns the task; fills the caches of codes and captions first where they are missing.
-
-    Raises:
-      UserError: the base bundle lacks a part or its first stage has no codebook, no image is left to train on, or the
-        neighbors are missing, too few, or of another data set.
-    """
-    base, images = open_base(config, progress)
-    check_first_stage(base)
-    codes = encode_codes(base, images, cache_folder(config.data), functools.partial(progress, "encoding images"))
-    return _task(config, base, open_image_conditions(config, images, ClipEncoder(base), progress), codes)
+    """Returns the task; see `codes.make`."""
+    return codes.make(AutoregressiveTask, config, progress)
 
 
 def abstract(config: Config) -> AutoregressiveTask:
-    """Returns the task from `config.architecture` alone, or from the settings of the bundle `config.base`.
-
-    Attention is XLA's, not what this machine would choose.
-    """
-    base, conditions = abstract_base(config)
-    check_first_stage(base)
-    codes = np.zeros((1, (config.data.size // base.autoencoder.downsampling) ** 2), np.int32)
-    return _task(abstract_config(config), base, conditions, codes, attention_implementation="xla")
-
-
-def _task(
-    config: Config, base: Bundle, conditions: ImageConditions, codes: Integer[np.ndarray, "n l"], **fixed: Any
-) -> AutoregressiveTask:
-    """Returns the task with the network's sizes filled in from the codes and the conditions."""
-    settings = config.model.to_dict() | {
-        "num_codes": base.autoencoder.num_codes,
-        "num_tokens": codes.shape[1],
-        "context_dim": conditions.width,
-        **fixed,
-    }
-    return AutoregressiveTask(config, base, conditions, build_transformer(settings), settings, codes)
+    """Returns the task from its configuration alone; see `codes.abstract`."""
+    return codes.abstract(AutoregressiveTask, config)

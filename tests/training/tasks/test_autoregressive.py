@@ -1,5 +1,6 @@
 """The autoregressive task: codes computed ahead, the loss in closed form, evaluation and export."""
 
+import functools
 import math
 
 import jax
@@ -7,42 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdm_jax.bundle import Bundle, merge
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_float
 from rdm_jax.generator import Generator
-from rdm_jax.training.config import load_config
 from rdm_jax.training.state import Extras
-from rdm_jax.training.tasks import autoregressive
 from tests.helpers import tiny
-
-CODES = 12
-STAGE = {**tiny.CONFIG["autoencoder"], "kind": "vq", "num_codes": CODES}
+from tests.training.conftest import CODES
 
 
 @pytest.fixture(scope="module")
-def make_task(make_diffusion_task, tmp_path_factory):
-    """A function of overrides that returns the task on the images and neighbors of the diffusion task's tests."""
-    diffusion, root = make_diffusion_task(), tmp_path_factory.mktemp("autoregressive")
-    stage = {"name": "vq", "autoencoder": STAGE}
-    base = Bundle({"name": "tiny", "clip": diffusion.base.config["clip"]}, {"clip": diffusion.base.params["clip"]})
-    params = tiny.random_params(stage, "autoencoder")
-    params["codebook"] *= 8.0  # as far apart as the latents, so that several codes are used
-    merge([base, Bundle(stage, {"autoencoder": params}), Bundle({}, {}, diffusion.base.tokenizer)], name="tiny").save(
-        root / "base", dtype="float32"
-    )
-
-    def make(*overrides):
-        data = diffusion.config.data
-        places = f"data.source={data.source}", f"data.data_dir={root}", f"data.neighbors={data.neighbors}"
-        small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
-        few = "conditioning.candidates=4", "conditioning.neighbors=3", "sampling.height=16", "sampling.width=16"
-        model = "model.width=16", "model.depth=2", "model.head_channels=8", "emphasis.style.neon=1"
-        return autoregressive.make(
-            load_config("style_scenes/rarm", (*places, *small, *few, *model, *overrides)), root, lambda *_: None
-        )
-
-    return make
+def make_task(make_codes_task):
+    """A function of overrides that returns the task."""
+    return functools.partial(make_codes_task, "style_scenes/rarm")
 
 
 def test_the_codes_are_those_of_the_first_stage(make_task):
