@@ -97,7 +97,7 @@ def state_of(denoiser):
             shape = leaf.shape
             if path.endswith("kernel"):
                 shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else (shape[1], shape[0])
-                shape = (*shape, 1, 1) if source_of(path).pointwise else shape
+                shape = (*shape, *(1,) * source_of(path).pixel_axes)
             state[source_of(path).names[0]] = np.broadcast_to(np.float32(0), shape)
     return state
 
