@@ -108,17 +108,35 @@ def unet_case(settings: Mapping[str, Any], dtype: str, inputs: tuple[Any, ...]) 
     return Case(module, lambda net, *inputs: net(*inputs).sample, apply, params, inputs)
 
 
+def sd15_unet(dtype: str) -> Case:
+    """Returns the U-Net of Stable Diffusion 1.5 for one image of 512x512 with guidance: two latents, 77 tokens each."""
+    inputs = _random(2, 4, 64, 64), _torch().tensor([500, 500]), _random(2, 77, 768)
+    return unet_case({**_settings("sd15", "denoiser"), "attention_implementation": _fused()}, dtype, inputs)
+
+
 def decoder(dtype: str) -> Case:
     """Returns kl_f16's decoder for one image of 256x256."""
-    settings = _settings("kl_f16", "autoencoder")
-    module: Any = _library("diffusers").AutoencoderKL.from_config(diffusers.to_vae_config(settings, 1.0, 256))
+    return decoder_case("kl_f16", 256, dtype)
+
+
+def sd15_decoder(dtype: str) -> Case:
+    """Returns the decoder of Stable Diffusion 1.5 for one image of 512x512."""
+    return decoder_case("sd15", 512, dtype)
+
+
+def decoder_case(name: str, side: int, dtype: str) -> Case:
+    """Returns the decoder of an architecture for one image of `side` pixels."""
+    settings = _settings(name, "autoencoder")
+    module: Any = _library("diffusers").AutoencoderKL.from_config(diffusers.to_vae_config(settings, 1.0, side))
     network = build_autoencoder({**settings, "dtype": dtype})
     params = assemble(diffusers.vae_plan(_numpy(module), network, frozenset()))
 
     def apply(params: Any, z: Any) -> Any:
         return network.apply({"params": params}, z, method="decode")
 
-    return Case(module, lambda net, z: net.decode(z).sample, apply, params, (_random(1, 16, 16, 16),))
+    latent = side // network.downsampling
+    inputs = (_random(1, settings["z_channels"], latent, latent),)
+    return Case(module, lambda net, z: net.decode(z).sample, apply, params, inputs)
 
 
 def _clip(dtype: str, method: str, call: Callable[..., Any], inputs: Any) -> Case:
@@ -150,6 +168,8 @@ def clip_text(dtype: str) -> Case:
 CASES: Mapping[str, Callable[[str], Case]] = {
     "unet": unet,
     "decoder": decoder,
+    "sd15_unet": sd15_unet,
+    "sd15_decoder": sd15_decoder,
     "clip_image": clip_image,
     "clip_text": clip_text,
 }

@@ -291,7 +291,7 @@ def test_an_option_of_another_head_is_refused_by_name(sample, monkeypatch):
     class Options:
         warmth: float = option(1.0, "of the tokens")
 
-    monkeypatch.setattr("rdm_jax.generator.all_options", lambda: {**all_options(), "toy": Options})
+    monkeypatch.setattr("rdm_jax.planning.all_options", lambda: {**all_options(), "toy": Options})
     with pytest.raises(UserError, match="option warmth belongs to toy models, and this model's head is diffusion"):
         sample(warmth=2.0)
 

@@ -84,7 +84,14 @@ def test_every_configuration_is_measured_here():
         *EXACT,
         *MILLIONS,
         "clip_rn50x16",
+        "muse",
     }
+
+
+def test_muse_has_about_the_published_size():
+    # The paper's 3 billion have two matrices in each feed-forward layer; the gated ones here have three.
+    transformer = parameter_counts(_config("muse"))["transformer"]
+    assert 3.0e9 < transformer - 48 * 2048 * 8192 < 3.1e9
 
 
 def test_a_wrong_setting_is_named():

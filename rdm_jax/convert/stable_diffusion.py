@@ -149,6 +149,7 @@ def _unet(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "channel_mult": [level[0] // width for level in widths if level],
         "num_res_blocks": len(widths[0]),
         "attention_resolutions": list(dict.fromkeys(attention)),
+        "use_spatial_transformer": True,
         "transformer_depth": len(_numbers(names, transformer)),
         "context_dim": shape_of(state, key, 2, "U-Net")[1],
     }
