@@ -63,6 +63,7 @@ def guides(job: Job) -> Iterator[Case]:
         ("ilvr", [guidance.ILVR(image=image)], ()),
         ("inpaint", [inpaint], ()),
         ("project", [guidance.Project(image=image, mask=mask)], ()),
+        ("paste", [guidance.Paste(image=image, mask=mask)], ()),
         ("outpaint", [outpaint], ()),
         ("threshold", [guidance.Threshold()], ()),
         ("dynamic_threshold", [guidance.DynamicThreshold()], ()),
