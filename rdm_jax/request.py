@@ -195,6 +195,8 @@ def resolve(
     _check_null(config, chosen)
     if given.get("batch_size") is not None:  # 0 is the default, which fills batches evenly
         at_least_one("batch_size", request.batch_size, MOST["batch_size"])
+    if given.get("class_label") is not None and request.class_label < 0:  # the default is none
+        raise UserError(f"class {request.class_label} is out of range; give the number of a class, 0 or more")
     if request.condition == "text" and given.get("neighbors") is not None:
         logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
     sized = any(given.get(name) is not None for name in ("height", "width"))
