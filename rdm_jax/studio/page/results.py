@@ -81,7 +81,8 @@ class Results:
             return gr.update(value=str(file) if file else None, interactive=file is not None)
 
         images.select(select, made, outputs, queue=False, api_visibility="private")
-        made.change(archived, made, archive, queue=False, api_visibility="private")
+        # Not the change of `made`: Gradio would hash it, and records hold dictionaries.
+        images.change(archived, made, archive, queue=False, api_visibility="private")
         return Results(status, previews, images, made, selected, reuse, vary, edit)
 
 
