@@ -57,12 +57,12 @@ class Results:
         images = gallery("Images", columns=2, height=430, elem_id="images", **shown)
         made, selected = gr.State([]), gr.State(None)
         with gr.Row():
-            download = gr.DownloadButton("PNG", size="sm", min_width=60, interactive=False)
-            vector = gr.DownloadButton("SVG", size="sm", min_width=60, interactive=False)
-            archive = gr.DownloadButton("All (zip)", size="sm", min_width=60, interactive=False)
-            reuse = gr.Button("Reuse", size="sm", min_width=60, interactive=False)
-            vary = gr.Button("Vary", size="sm", min_width=60, interactive=False)
-            edit = gr.Button("Edit", size="sm", min_width=60, interactive=False)
+            download = gr.DownloadButton("PNG", size="sm", min_width=48, interactive=False)
+            vector = gr.DownloadButton("SVG", size="sm", min_width=48, interactive=False)
+            archive = gr.DownloadButton("All (zip)", size="sm", min_width=48, interactive=False)
+            reuse = gr.Button("Reuse", size="sm", min_width=48, interactive=False)
+            vary = gr.Button("Vary", size="sm", min_width=48, interactive=False)
+            edit = gr.Button("Edit", size="sm", min_width=48, interactive=False)
         about = gr.Markdown("Choose an image for its neighbors and parameters.")
         seen = gallery("Its neighbors", columns=6, height=130)
         outputs = [selected, about, seen, download, vector, reuse, vary, edit]
