@@ -14,8 +14,6 @@ from rdm_jax.models.classifier import build_classifier
 PREPROCESSING = ("mean", "std")  # beside the towers' settings: how pixels become what the image tower takes
 PADDING = "pad_id"  # beside a text encoder's settings: the token that fills the rest of a row
 
-NO_NULL = "none"  # conditioning.null of a model that was always trained with its condition: guidance has no null
-
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -18,8 +18,8 @@ from rdm_jax.core import options
 from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import DECODED_PIXELS
+from rdm_jax.core.nulls import NO_NULL, NULLS
 from rdm_jax.core.options import option
-from rdm_jax.parts import NO_NULL
 
 if TYPE_CHECKING:
     from rdm_jax.conditioning import Conditioner
@@ -43,7 +43,6 @@ CONDITIONS = ("neighbors", "text", "text+neighbors")  # the query is in those wi
 FITS = ("keep", "shrink", "crop")  # how an image that is edited gets its size
 LONG_PROMPTS = ("truncate", "windows")  # the rest is left out, or encoded as further texts
 ADAPTER_BLOCKS = ("all", "style", "style+layout")
-NULLS = ("zeros", "learned")  # the token of no condition: zeros, or a vector of its own
 NO_CLASS = -1
 MAX_UPSCALED = 2**24  # pixels of the result of upscaling, which is computed in patches
 

@@ -16,7 +16,7 @@ from rdm_jax.convert import input_encoders
 from rdm_jax.convert.mapping import shape_of
 from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
-from rdm_jax.parts import NO_NULL
+from rdm_jax.core.nulls import NO_NULL
 
 UNCONDITIONAL, FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"  # of cond_stage_config
 IMAGENET_CLASSES = 1000  # of a class embedding whose yaml gives no number, which has no null class

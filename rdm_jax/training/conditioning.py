@@ -20,12 +20,13 @@ from jaxtyping import Array, Float, Int, UInt8
 from rdm_jax.conditioning.assemble import NULL, assemble
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.nulls import NULLS
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import one_of
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.models.condition import Condition
-from rdm_jax.request import CONDITIONS, NULLS
+from rdm_jax.request import CONDITIONS
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from rdm_jax.training.config import Config
@@ -47,7 +48,7 @@ class Conditioning:
       neighbors: k, the number of neighbors beside the caption.
       candidates: how many of the nearest neighbors the k are sampled from.
       unit_tokens: whether tokens are scaled to length 1.
-      null: the token of no condition, a name in `request.NULLS`.
+      null: the token of no condition, a name in `core.nulls.NULLS`.
       null_probability: of no condition.
       text_probability: of the caption alone, where there is a condition.
       text_and_neighbors_probability: of the caption and neighbors, where there is a condition; neighbors have the rest.

@@ -52,6 +52,17 @@ def test_help_lists_every_verb_and_imports_none_of_them():
         assert verb.help in done.stdout
 
 
+def test_the_help_of_no_verb_imports_jax():
+    code = (
+        "import sys, rdm_jax.cli.main as cli\n"
+        "for verb in cli.VERBS:\n"
+        "    assert cli.main([verb, '--help']) == 0, verb\n"
+        "    assert not {'jax', 'flax', 'transformers'} & set(sys.modules), verb\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_a_verb_the_help_is_shown(capsys):
     assert cli.main([]) == 0
     assert "rdm VERB --help" in capsys.readouterr().out

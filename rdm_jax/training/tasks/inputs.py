@@ -18,11 +18,11 @@ from jaxtyping import Array, Key, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.inputs.base import PART
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.nulls import NO_NULL
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.models import build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
-from rdm_jax.parts import NO_NULL
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
