@@ -175,6 +175,7 @@ def classifier_recipes(
     blocks = settings["num_res_blocks"] + 1
 
     def source(path: str) -> Source:
+        """Returns the tensors of one parameter."""
         root, _, rest = path.partition("/")
         kind, *numbers = root.split("_")
         named = path

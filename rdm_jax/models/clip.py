@@ -6,7 +6,7 @@ Embeddings are projected and not normalized. Pixels are normalized by CLIP's mea
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import attend
 from rdm_jax.models.layers import FrozenBatchNorm, LayerNorm
+from rdm_jax.models.token_rows import TokenRows
 from rdm_jax.models.word_table import WordTable
 
 
@@ -226,24 +227,14 @@ class ModifiedResNet(nn.Module):
         return AttentionPool(self.heads, self.embed_dim, dtype, name="pool")(x).astype(jnp.float32)
 
 
-class TextTower(nn.Module):
-    """The base of causal text transformers: token embeddings, learned positions and blocks.
+class TextTower(TokenRows):
+    """The base of causal text transformers: embedded tokens and blocks.
 
     Attributes:
-      vocab_size: the number of token embeddings.
-      context_length: the most tokens of a text.
-      width: the channels of a token.
-      layers: the number of blocks.
-      heads: of each block.
       activation: "quick_gelu" or "gelu".
       dtype: what products are computed in.
     """
 
-    vocab_size: int
-    context_length: int
-    width: int
-    layers: int
-    heads: int
     activation: str = "quick_gelu"
     dtype: Any = "float32"
 
@@ -253,13 +244,8 @@ class TextTower(nn.Module):
         Raises:
           UserError: the rows are longer than `context_length`.
         """
-        length = tokens.shape[1]
-        if length > self.context_length:
-            raise UserError(f"{length} text tokens are too many; CLIP takes {self.context_length}, truncate them")
-        dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal
-        x = nn.Embed(self.vocab_size, self.width, dtype=dtype, embedding_init=normal(0.02), name="tokens")(tokens)
-        positions = self.param("positions", normal(0.01), (self.context_length, self.width))
-        states = [x + positions[:length].astype(dtype)[None]]
+        dtype = jnp.dtype(self.dtype)
+        states = [self.embedded(tokens, dtype)]
         for i in range(self.layers):
             block = Block(self.heads, self.layers, self.activation, causal=True, dtype=dtype, name=f"block_{i}")
             states.append(block(states[-1]))
@@ -301,19 +287,7 @@ class TextStates(TextTower):
 
     There is no mask: padding is read as any other token. `layers` counts the blocks that are read: Stable Diffusion 2
     leaves out the last one of its encoder.
-
-    Attributes:
-      has_marks: whether a row begins with the start token and has the end token after the text.
-      has_summary: whether the last state sums up the text, for the denoiser to add it to the time.
     """
-
-    has_marks: ClassVar[bool] = True
-    has_summary: ClassVar[bool] = False
-
-    @property
-    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The shape and type of one row of tokens."""
-        return (jax.ShapeDtypeStruct((1, self.context_length), jnp.int32),)
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:

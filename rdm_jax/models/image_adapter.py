@@ -50,20 +50,18 @@ class VectorProjection(nn.Module):
         return LayerNorm(dtype=dtype, name="norm_out")(tokens).astype(jnp.float32)
 
 
-class PatchProjection(nn.Module):
-    """Makes a token of each patch of an image, the class token included, by two linear layers (the full-face adapter).
+class ReadsPatches(nn.Module):
+    """The base of what reads the states of an image's patches.
 
     Attributes:
       patch_dim: the size of a patch's state.
       token_dim: the size of a token.
-      tokens: of each image, as many as states.
-      dtype: what products are computed in.
+      tokens: of each image.
     """
 
     patch_dim: int
     token_dim: int
     tokens: int
-    dtype: Any = "float32"
 
     reads: ClassVar[str] = "patches"
 
@@ -71,6 +69,16 @@ class PatchProjection(nn.Module):
     def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shape and type of one patch of one image."""
         return (jax.ShapeDtypeStruct((1, 1, self.patch_dim), jnp.float32),)
+
+
+class PatchProjection(ReadsPatches):
+    """Makes a token of each patch of an image, the class token included, by two linear layers (the full-face adapter).
+
+    Attributes:
+      dtype: what products are computed in. There are as many tokens as states.
+    """
+
+    dtype: Any = "float32"
 
     @nn.compact
     def __call__(self, patches: Float[Array, "b n d"]) -> Float[Array, "b n c"]:
@@ -108,33 +116,20 @@ class ResamplerLayer(nn.Module):
         return latents + dense(width, "down")(nn.gelu(h, approximate=False))
 
 
-class PatchResampler(nn.Module):
+class PatchResampler(ReadsPatches):
     """Makes tokens of an image's patches: learned latents attend to them (Flamingo's resampler, arXiv 2204.14198).
 
     Attributes:
-      patch_dim: the size of a patch's state.
-      width: of the latents.
-      token_dim: the size of a token.
-      tokens: of each image, as many as latents.
+      width: of the latents, of which there are as many as tokens.
       layers: the number of layers.
       heads: of each layer, of `HEAD_CHANNELS` channels.
       dtype: what products are computed in.
     """
 
-    patch_dim: int
     width: int
-    token_dim: int
-    tokens: int
     layers: int
     heads: int
     dtype: Any = "float32"
-
-    reads: ClassVar[str] = "patches"
-
-    @property
-    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The shape and type of one patch of one image."""
-        return (jax.ShapeDtypeStruct((1, 1, self.patch_dim), jnp.float32),)
 
     @nn.compact
     def __call__(self, patches: Float[Array, "b m d"]) -> Float[Array, "b n c"]:

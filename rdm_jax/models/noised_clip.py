@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Real
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.clip import Block
 from rdm_jax.models.layers import LayerNorm
+from rdm_jax.models.token_rows import TokenRows
 
 MEAN, STD = (122.77, 116.75, 104.09), (68.50, 66.63, 70.32)  # of the training images, in [0, 255]
 
@@ -51,28 +52,22 @@ class NoisedImageTower(nn.Module):
         return nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=normal, name="projection")(h)
 
 
-class NoisedTextTower(nn.Module):
+class NoisedTextTower(TokenRows):
     """A causal text transformer, read out at the last token of a text."""
 
     embed_dim: int
-    width: int
-    layers: int
-    heads: int
-    vocab_size: int
-    context_length: int
     dtype: Any
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "b n"], lengths: Int[Array, " b"]) -> Float[Array, "b d"]:
         """Maps token ids [b, context_length] and the number of tokens in each text to [b, embed_dim]."""
-        dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal
-        x = nn.Embed(self.vocab_size, self.width, dtype=dtype, embedding_init=normal(0.02), name="tokens")(tokens)
-        x = x + self.param("positions", normal(0.01), (self.context_length, self.width)).astype(dtype)[None]
+        dtype = jnp.dtype(self.dtype)
+        x = self.embedded(tokens, dtype)
         for i in range(self.layers):
             x = Block(self.heads, self.layers, "gelu", causal=True, dtype=dtype, name=f"block_{i}")(x)
         x = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
         x = LayerNorm(dtype=dtype, name="norm_out")(x)
-        init = normal(self.width**-0.5)
+        init = nn.initializers.normal(self.width**-0.5)
         return nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=init, name="projection")(x)
 
 
@@ -123,6 +118,7 @@ class NoisedCLIP(nn.Module):
         return tuple(jax.ShapeDtypeStruct(*one) for one in (*shapes, *texts))
 
     def setup(self) -> None:
+        """Creates both towers."""
         self.image = NoisedImageTower(
             self.embed_dim,
             self.image_width,
@@ -134,12 +130,12 @@ class NoisedCLIP(nn.Module):
             self.dtype,
         )
         self.text = NoisedTextTower(
-            self.embed_dim,
+            self.vocab_size,
+            self.context_length,
             self.text_width,
             self.text_layers,
             self.text_heads,
-            self.vocab_size,
-            self.context_length,
+            self.embed_dim,
             self.dtype,
         )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -15,39 +14,25 @@ from jaxtyping import Array, Float, Int
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.clip import Block
 from rdm_jax.models.layers import LayerNorm
+from rdm_jax.models.token_rows import TokenRows
 
 
-class PaddedText(nn.Module):
+class PaddedText(TokenRows):
     """Token ids to a state for each position, padding included.
 
     A padded position has its own learned vector instead of the sum of a token's embedding and its position. The last
     state sums up the text: it is the vector that the denoiser adds to the time.
 
     Attributes:
-      vocab_size: the number of token embeddings.
-      context_length: the number of positions; a row has all of them.
-      width: the channels of a token.
-      layers: the number of blocks.
-      heads: of each block.
-      pad_token: the id that stands for padding.
+      pad_token: the id that stands for padding; a row has `context_length` tokens.
       dtype: what products are computed in.
     """
 
-    vocab_size: int
-    context_length: int
-    width: int
-    layers: int
-    heads: int
     pad_token: int
     dtype: Any = "float32"
 
     has_marks: ClassVar[bool] = False
     has_summary: ClassVar[bool] = True
-
-    @property
-    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The shape and type of one row of tokens."""
-        return (jax.ShapeDtypeStruct((1, self.context_length), jnp.int32),)
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
@@ -58,11 +43,12 @@ class PaddedText(nn.Module):
         """
         if tokens.shape[1] != self.context_length:
             raise UserError(f"rows of {tokens.shape[1]} text tokens; this text encoder takes {self.context_length}")
-        dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal
-        x = nn.Embed(self.vocab_size, self.width, dtype=dtype, embedding_init=normal(0.02), name="tokens")(tokens)
-        shape = self.context_length, self.width
-        x = x + self.param("positions", normal(0.01), shape).astype(dtype)[None]
-        padding = self.param("padding", normal(0.01), shape).astype(dtype)[None]
+        if tokens.shape[1] != self.context_length:
+            raise UserError(f"rows of {tokens.shape[1]} text tokens; this text encoder takes {self.context_length}")
+        dtype = jnp.dtype(self.dtype)
+        x = self.embedded(tokens, dtype)
+        padding: Any = self.param("padding", nn.initializers.normal(0.01), (self.context_length, self.width))
+        padding = jnp.asarray(padding, dtype)[None]
         x = jnp.where((tokens == self.pad_token)[..., None], padding, x)
         for i in range(self.layers):
             x = Block(self.heads, self.layers, "gelu", dtype=dtype, name=f"block_{i}")(x)

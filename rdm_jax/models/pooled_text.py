@@ -5,9 +5,6 @@ The states are those before the last block, without a norm; the vector is CLIP's
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -16,18 +13,7 @@ from rdm_jax.models.clip import TextTransformer
 
 
 class PooledText(TextTransformer, kw_only=True):
-    """CLIP's causal text transformer, read out at every token before the last block, and at the end of the text.
-
-    For the class variables see `models.clip.TextStates`.
-    """
-
-    has_marks: ClassVar[bool] = True
-    has_summary: ClassVar[bool] = False
-
-    @property
-    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The shape and type of one row of tokens."""
-        return (jax.ShapeDtypeStruct((1, self.context_length), jnp.int32),)
+    """CLIP's causal text transformer, read out at every token before the last block, and at the end of the text."""
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "b n"]) -> tuple[Float[Array, "b n c"], Float[Array, "b d"]]:

@@ -113,7 +113,7 @@ def test_inputs_that_do_not_fit_are_refused(make):
     clip, params, pixels, _ = make({"embed_dim": 12, "vision": VIT, "text": TEXT})
     with pytest.raises(UserError, match="CLIP takes 8x8 pixels, got 4x8"):
         clip.apply(params, pixels[:, :4], method="encode_image")
-    with pytest.raises(UserError, match="10 text tokens are too many; CLIP takes 9"):
+    with pytest.raises(UserError, match="10 text tokens are too many; this encoder takes 9"):
         clip.apply(params, jnp.zeros((1, 10), jnp.int32), method="encode_text")
     with pytest.raises(UserError, match="unknown clip vision kind 'vitt'; did you mean 'vit'"):
         build_clip({"embed_dim": 12, "vision": {**VIT, "kind": "vitt"}, "text": TEXT})
