@@ -11,9 +11,10 @@ from jaxtyping import UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.heads.autoregressive.options import Options
-from rdm_jax.heads.autoregressive.program import AutoregressiveProgram, Shape, compile_program
+from rdm_jax.heads.autoregressive.program import AutoregressiveProgram, compile_program
 from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling
 from rdm_jax.heads.base import FEATURES, Model, Plan, negative_conditions, warn_unused
+from rdm_jax.heads.codes import Shape
 from rdm_jax.heads.compiling import Compiler, chunk_size
 from rdm_jax.request import Request, check_guidance
 

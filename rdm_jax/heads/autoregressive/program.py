@@ -15,37 +15,13 @@ from jaxtyping import Array, Float, Int
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.keys import image_keys
 from rdm_jax.core.mesh import put
-from rdm_jax.factory import codes_decoder_from
 from rdm_jax.heads.autoregressive import decoding
 from rdm_jax.heads.autoregressive.decoding import Carry
 from rdm_jax.heads.autoregressive.sampling import Sampling
 from rdm_jax.heads.base import Plan
+from rdm_jax.heads.codes import Shape, compiled_decoder
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.models.condition import Condition
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What a program is compiled for; everything else is traced.
-
-    Attributes:
-      guided: whether the unconditional logits are computed too.
-      chunk: positions in one call.
-      batch: images in one call.
-      size: (h, w) of an image's codes.
-      context: the form of the conditions (`conditioning.Context`).
-    """
-
-    guided: bool
-    chunk: int
-    batch: int
-    size: tuple[int, int]
-    context: tuple[Any, ...]
-
-    @property
-    def tokens(self) -> int:
-        """The codes of an image."""
-        return self.size[0] * self.size[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,19 +121,13 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> Autoregress
     keys, first = jax.ShapeDtypeStruct((shape.batch, 2), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
     sampling = jax.eval_shape(lambda tree: tree, jax.tree.map(np.asarray, plan.run.sampling))
     arguments = (params, sampling, keys, first, carry)
-    decode = codes_decoder_from(bundle.autoencoder, shape.size)
     return AutoregressiveProgram(
         shape=shape,
         begin=compiler.compile(start, (params, *conditions), (replicated, batch, batch), carry_places),
         step=compiler.compile(
             advance, arguments, (replicated, replicated, batch, replicated, carry_places), carry_places
         ),
-        decode=compiler.once(
-            ("decode codes", shape.batch, shape.size),
-            lambda: compiler.compile(
-                decode, (bundle.params["autoencoder"], carry.codes), (replicated, batch), replicated
-            ),
-        ),
+        decode=compiled_decoder(shape, carry.codes, compiler),
         batch=batch,
         replicated=replicated,
     )

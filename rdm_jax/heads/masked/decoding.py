@@ -159,6 +159,7 @@ def advance(
     """
 
     def one(carry: Carry, step: Steps) -> tuple[Carry, None]:
+        """Returns the state after one step."""
         logits = guided_logits(apply, carry.codes, step.guidance, condition, null)
         pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step.number)))(keys)
         noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(pairs[:, 0])

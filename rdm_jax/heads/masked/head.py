@@ -14,10 +14,11 @@ from rdm_jax.core import images
 from rdm_jax.core.errors import UserError
 from rdm_jax.guidance.common import KnownRegion, latent_mask
 from rdm_jax.heads.base import FEATURES, Model, Plan, negative_conditions, warn_unused
+from rdm_jax.heads.codes import Shape
 from rdm_jax.heads.compiling import Compiler, chunk_size
 from rdm_jax.heads.masked.decoding import UNKNOWN, Steps, plan_steps
 from rdm_jax.heads.masked.options import Options
-from rdm_jax.heads.masked.program import MaskedProgram, Run, Shape, compile_program
+from rdm_jax.heads.masked.program import MaskedProgram, Run, compile_program
 from rdm_jax.request import Request
 
 MAX_CHUNK = 4  # steps between two reports of progress: one compiled scan runs so many, or a divisor of all

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int, UInt8
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.keys import image_keys
 from rdm_jax.core.mesh import put
-from rdm_jax.factory import codes_decoder_from
 from rdm_jax.guidance.common import KnownRegion
 from rdm_jax.heads.base import Plan
+from rdm_jax.heads.codes import Shape, compiled_decoder
 from rdm_jax.heads.compiling import Compiler
 from rdm_jax.heads.masked import decoding
 from rdm_jax.heads.masked.decoding import UNKNOWN, Apply, Carry, Steps
@@ -52,25 +52,6 @@ class Run:
     def total(self) -> int:
         """The number of steps."""
         return len(self.steps.number)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What a program is compiled for; everything else is traced.
-
-    Attributes:
-      guided: whether the unconditional logits are computed too.
-      chunk: steps in one call.
-      batch: images in one call.
-      size: (h, w) of an image's codes.
-      context: the form of the conditions (`conditioning.Context`).
-    """
-
-    guided: bool
-    chunk: int
-    batch: int
-    size: tuple[int, int]
-    context: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +167,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> MaskedProgr
     """
     bundle: Bundle = compiler.bundle
     module, replicated, batch = bundle.transformer, compiler.replicated, compiler.batch(shape.batch)
-    tokens = shape.size[0] * shape.size[1]
+    tokens = shape.tokens
 
     def start(keys: Array, codes: Int[Array, " l"], hidden: Int[Array, ""]) -> Carry:
         """Returns the state before the first step."""
@@ -210,7 +191,6 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> MaskedProgr
     begin = arguments[1], jax.ShapeDtypeStruct((tokens,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     carry = jax.eval_shape(start, *begin)
     places = (replicated, batch, batch, replicated, replicated, batch)
-    decode = codes_decoder_from(bundle.autoencoder, shape.size)
     return MaskedProgram(
         shape=shape,
         begin=compiler.once(
@@ -218,12 +198,7 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> MaskedProgr
             lambda: compiler.compile(start, begin, (batch, replicated, replicated), batch),
         ),
         step=compiler.compile(advance, (bundle.params["transformer"], *arguments, carry), places, batch),
-        decode=compiler.once(
-            ("decode codes", shape.batch, shape.size),
-            lambda: compiler.compile(
-                decode, (bundle.params["autoencoder"], carry.codes), (replicated, batch), replicated
-            ),
-        ),
+        decode=compiled_decoder(shape, carry.codes, compiler),
         batch=batch,
         replicated=replicated,
     )

@@ -1,0 +1,49 @@
+"""What the heads over the codes of a VQ first stage have in common: the shape of a program, and its decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rdm_jax.factory import codes_decoder_from
+from rdm_jax.heads.compiling import Compiler
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a program is compiled for; everything else is traced.
+
+    Attributes:
+      guided: whether the unconditional logits are computed too.
+      chunk: positions, or steps, in one call.
+      batch: images in one call.
+      size: (h, w) of an image's codes.
+      context: the form of the conditions (`conditioning.Context`).
+    """
+
+    guided: bool
+    chunk: int
+    batch: int
+    size: tuple[int, int]
+    context: tuple[Any, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The codes of an image."""
+        return self.size[0] * self.size[1]
+
+
+def compiled_decoder(shape: Shape, codes: Any, compiler: Compiler) -> Any:
+    """Returns the executable from (autoencoder parameters, codes [b, l]) to images, on all devices.
+
+    Args:
+      shape: of the program.
+      codes: their shape and type.
+      compiler: of the model.
+    """
+    bundle, replicated = compiler.bundle, compiler.replicated
+    decode = codes_decoder_from(bundle.autoencoder, shape.size)
+    arguments, places = (bundle.params["autoencoder"], codes), (replicated, compiler.batch(shape.batch))
+    return compiler.once(
+        ("decode codes", shape.batch, shape.size), lambda: compiler.compile(decode, arguments, places, replicated)
+    )
