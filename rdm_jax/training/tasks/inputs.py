@@ -26,6 +26,7 @@ from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
+from rdm_jax.training.denoising import output_channels
 from rdm_jax.training.inputs import InputSettings, TrainingInput, open_input
 from rdm_jax.training.latents import open_latents
 from rdm_jax.training.model_record import ModelRecord
@@ -121,7 +122,7 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     settings = with_sizes(
         config.model.to_dict(),
         in_channels=channels,
-        out_channels=channels,
+        out_channels=output_channels(config, channels),
         context_dim=0 if without_tokens else width,
         latent_size=height,
         condition_channels=own.channels,

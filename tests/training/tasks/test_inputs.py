@@ -114,6 +114,14 @@ def test_a_trained_model_generates_a_class(make_diffusion_task, neighbors):
     assert np.abs(made[0].images.astype(int) - made[1].images).max() > 0
 
 
+def test_a_learned_variance_doubles_the_channels_of_the_output(make_diffusion_task):
+    given = ("diffusion.learned_variance=true", "conditioning.null_probability=0.5")
+    task = make_diffusion_task(*FOLDERS, *given, config=CLASS, task=inputs)
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    assert params["denoiser"]["conv_out"]["bias"].shape == (2 * task.latents.shape[-1],)
+    assert task.model.config["diffusion"]["learned_variance"]
+
+
 def test_a_learned_null_and_missing_neighbors_are_refused(make_diffusion_task):
     for given, message in (
         (("conditioning.null=learned", "conditioning.null_probability=0.5"), "an input has a null class or none"),
