@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import Attention, Implementation
-from rdm_jax.models.condition import Condition, attention_bias, require_features
+from rdm_jax.models.condition import Condition, attention_bias, require_features, require_vector
 from rdm_jax.models.layers import timestep_embedding
 
 EPSILON = 1e-6
@@ -270,9 +270,7 @@ class AmusedUViT(nn.Module):
         size = self.pooled_dim + MICRO_CONDITIONS
         if tokens.shape[2] != self.context_dim:
             raise UserError(f"context tokens have {tokens.shape[2]} numbers, aMUSEd's U-ViT takes {self.context_dim}")
-        if vector is None or vector.shape[-1] != size:
-            given = "none" if vector is None else f"one of {vector.shape[-1]} numbers"
-            raise UserError(f"aMUSEd's U-ViT takes a vector of {size} numbers, and the condition has {given}")
+        require_vector("aMUSEd's U-ViT", size, condition)
         context = self._linear(self.width, "context")(tokens.astype(dtype))
         context = ScaleNorm(dtype=dtype, name="context_norm")(context)
         micro = vector[:, self.pooled_dim :]

@@ -92,6 +92,20 @@ def require_features(network: str, supported: frozenset[str], condition: Conditi
         raise UserError(f"{network} does not support {' or '.join(missing)}; leave out what asks for it")
 
 
+def require_vector(network: str, size: int, condition: Condition) -> None:
+    """Raises UserError unless a condition has the vector that a denoiser takes.
+
+    Args:
+      network: the denoiser's name for the message ("DiT").
+      size: of the vector; 0 takes none, which `require_features` checks.
+      condition: what the denoiser is called with.
+    """
+    vector = condition.vector
+    if size and (vector is None or vector.shape[1] != size):
+        given = "none" if vector is None else f"one of {vector.shape[1]}"
+        raise UserError(f"{network} of this model takes a vector of {size} numbers, and the condition has {given}")
+
+
 def attention_bias(weights: Float[Array, "b n"] | Float[Array, "b h w n"], factor: int) -> Float[Array, "b m n"]:
     """Returns the logarithms of tokens' weights: added to a softmax's logits, a token counts as often as its weight.
 

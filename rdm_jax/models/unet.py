@@ -16,7 +16,14 @@ from jaxtyping import Array, Float, Real
 
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import AttentionBlock, Implementation, SpatialTransformer
-from rdm_jax.models.condition import Condition, ImageTokens, attention_bias, image_context, require_features
+from rdm_jax.models.condition import (
+    Condition,
+    ImageTokens,
+    attention_bias,
+    image_context,
+    require_features,
+    require_vector,
+)
 from rdm_jax.models.layers import Conv3x3, Downsample, GroupNorm, Resampling, ResBlock, TimeEmbedding, Upsample
 from rdm_jax.models.vit_layers import VectorEmbedding
 
@@ -280,12 +287,10 @@ class UNet(nn.Module):
             )
         if channels != self.in_channels:
             raise UserError(f"the latent has {channels} channels, the U-Net takes {self.in_channels}")
-        tokens, vector = condition.tokens, condition.vector
+        require_vector("the U-Net", self.vector_dim, condition)
+        tokens = condition.tokens
         if tokens is not None and tokens.shape[1] and tokens.shape[2] != self.context_dim:
             raise UserError(f"context tokens have {tokens.shape[2]} numbers, the U-Net takes {self.context_dim}")
-        if self.vector_dim and (vector is None or vector.shape[1] != self.vector_dim):
-            given = "none" if vector is None else f"one of {vector.shape[1]}"
-            raise UserError(f"the U-Net takes a vector of {self.vector_dim} numbers, and the condition has {given}")
 
     def _check_settings(self) -> None:
         if self.attention not in get_args(AttentionKind):

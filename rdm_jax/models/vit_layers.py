@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from rdm_jax.core.checks import at_least_one
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import Implementation, attend
-from rdm_jax.models.condition import Condition, attention_bias, require_features
+from rdm_jax.models.condition import Condition, attention_bias, require_features, require_vector
 
 ContextMode = Literal["cross_attention", "tokens"]
 
@@ -112,7 +112,7 @@ class PatchTransformer(nn.Module):
     def check(self, x: tuple[int, ...], condition: Condition) -> None:
         """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
         self._check_settings()
-        tokens, vector = condition.tokens, condition.vector
+        tokens = condition.tokens
         if tokens is not None and tokens.shape[1] and not self.context_dim:
             raise UserError(
                 f"{self.label} of this model takes no context tokens (its context_dim is 0), and the condition has "
@@ -128,11 +128,7 @@ class PatchTransformer(nn.Module):
             raise UserError(f"the latent has {channels} channels, {self.label} takes {self.in_channels}")
         if tokens is not None and tokens.shape[2] != self.context_dim:
             raise UserError(f"context tokens have {tokens.shape[2]} numbers, {self.label} takes {self.context_dim}")
-        if self.vector_dim and (vector is None or vector.shape[1] != self.vector_dim):
-            given = "none" if vector is None else f"one of {vector.shape[1]}"
-            raise UserError(
-                f"{self.label} of this model takes a vector of {self.vector_dim} numbers, and the condition has {given}"
-            )
+        require_vector(self.label, self.vector_dim, condition)
 
     def _check_settings(self) -> None:
         for name in ("latent_size", "patch_size", "width", "depth", "heads"):
