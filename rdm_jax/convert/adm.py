@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.compvis import LEAVES, unet_source
+from rdm_jax.convert.compvis import LEAVES, UNET, unet_source
 from rdm_jax.convert.guided_diffusion import Flags, conventions, read_flags, structure
 from rdm_jax.convert.mapping import Parameter, Source, Table, built, plan, rename, shape_of
 from rdm_jax.core.errors import UserError
-from rdm_jax.models import abstract_params, build_denoiser, build_noised_encoder
+from rdm_jax.models import UNet, abstract_params, build_denoiser, build_noised_encoder
 
 KIND, CLASSIFIER = "ADM", "ADM classifier"
 CHANNELS = 3  # of an image
@@ -88,22 +88,24 @@ def recipes(
 ) -> dict[str, Parameter]:
     """Returns how the U-Net's parameters are made; raises UserError for names that are missing, unexpected or wrong."""
     unet = built(KIND, build_denoiser, settings)
-    source_of = unet_source(unet, prefix="")
-    targets = abstract_params(unet)
+    source = source_in_order(unet, flags, UNET)
+    return plan(state, abstract_params(unet), source, what=KIND, ignored=lambda name: False, allowed=allowed)
+
+
+def source_in_order(unet: UNet, flags: Flags, table: Table) -> Callable[[str], Source]:
+    """Returns `unet_source`, for a program that may store queries, keys and values one after another."""
+    source_of, targets = unet_source(unet, prefix="", table=table), abstract_params(unet)
 
     def source(path: str) -> Source:
-        return in_order(source_of(path), path, targets[path].shape[-1], flags)
+        """Returns the tensors of one parameter."""
+        made = source_of(path)
+        if not flags.use_new_attention_order or "/qkv/" not in path:
+            return made
+        channels = targets[path].shape[-1] // 3
+        heads = channels // flags.num_head_channels if flags.num_head_channels > 0 else flags.num_heads
+        return Source(made.names, pixel_axes=made.pixel_axes, swapped=(3, heads))
 
-    return plan(state, targets, source, what=KIND, ignored=lambda name: False, allowed=allowed)
-
-
-def in_order(source: Source, path: str, outputs: int, flags: Flags) -> Source:
-    """Returns the source of a parameter whose queries, keys and values may be stored one after another."""
-    if not flags.use_new_attention_order or "/qkv/" not in path:
-        return source
-    channels = outputs // 3
-    heads = channels // flags.num_head_channels if flags.num_head_channels > 0 else flags.num_heads
-    return Source(source.names, pixel_axes=source.pixel_axes, swapped=(3, heads))
+    return source
 
 
 def sections(settings: Mapping[str, Any], flags: Flags) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.convert.adm import CHANNELS, UPSCALING, found_flags, in_order
-from rdm_jax.convert.compvis import LEAVES, UNET, unet_source
+from rdm_jax.convert.adm import CHANNELS, UPSCALING, found_flags, source_in_order
+from rdm_jax.convert.compvis import LEAVES, UNET
 from rdm_jax.convert.guided_diffusion import Flags, conventions, read_flags, structure
 from rdm_jax.convert.mapping import Parameter, Source, Table, built, plan, rename, shape_of
 from rdm_jax.core.errors import UserError
@@ -111,11 +111,8 @@ def recipes(
 ) -> dict[str, Parameter]:
     """Returns how the U-Net's parameters are made; raises UserError for names that are missing, unexpected or wrong."""
     unet = built(KIND, build_denoiser, settings)
-    source_of, targets = unet_source(unet, prefix="", table=_UNET), abstract_params(unet)
-
-    def source(path: str) -> Source:
-        return in_order(source_of(path), path, targets[path].shape[-1], flags)
-
+    source = source_in_order(unet, flags, _UNET)
+    targets = abstract_params(unet)
     return plan(state, targets, source, what=KIND, ignored=lambda name: bool(_TEXT_NAMES.match(name)), allowed=allowed)
 
 
@@ -126,6 +123,7 @@ def text_recipes(
     encoder = built("text encoder", build_text_encoder, without_padding(settings))
 
     def source(path: str) -> Source:
+        """Returns the tensors of one parameter."""
         grouped = (settings["heads"], 3) if "/qkv/" in path else None  # stored by head first
         return Source((rename(path, _TEXT),), swapped=grouped)
 

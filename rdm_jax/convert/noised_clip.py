@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from rdm_jax.convert.mapping import Parameter, Source, Table, Zeros, built, plan, rename, shape_of
@@ -156,8 +157,6 @@ def _thirds(path: str) -> list[str]:
 
 
 def _third(target: Any) -> Any:
-    import jax
-
     return jax.ShapeDtypeStruct((*target.shape[:-1], target.shape[-1] // 3), target.dtype)
 
 

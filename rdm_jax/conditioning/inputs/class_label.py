@@ -19,12 +19,8 @@ class ClassLabel(Input):
 
     def read(self, request: Request, target: Target) -> Given:
         """Returns the token of the class; raises UserError if there is no such class."""
-        encoder, number = getattr(target.bundle, PART), request.class_label
-        if not 0 <= number < encoder.num_classes:
-            raise UserError(
-                f"class {number} is out of range; model {target.bundle.name!r} has classes 0 to "
-                f"{encoder.num_classes - 1}"
-            )
+        encoder = getattr(target.bundle, PART)
+        number = checked_class(request.class_label, encoder.num_classes, target.bundle.name)
         null = self._token(target, encoder.num_classes) if encoder.null_class else None
         names = target.settings.get("class_names", ())  # of models that are trained here
         label = f"class {number} ({names[number]})" if number < len(names) else f"class {number}"
@@ -33,3 +29,10 @@ class ClassLabel(Input):
     @staticmethod
     def _token(target: Target, number: int) -> Condition:
         return Condition(target.encode(np.array([number], np.int32)))
+
+
+def checked_class(number: int, count: int, model: str) -> int:
+    """Returns the number of a class; raises UserError if a model has none with that number."""
+    if not 0 <= number < count:
+        raise UserError(f"class {number} is out of range; model {model!r} has classes 0 to {count - 1}")
+    return number

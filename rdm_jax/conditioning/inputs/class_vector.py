@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rdm_jax.conditioning.inputs.base import Given, Input, Target
-from rdm_jax.core.errors import UserError
+from rdm_jax.conditioning.inputs.class_label import checked_class
 from rdm_jax.models.condition import Condition
 from rdm_jax.request import Request
 
@@ -18,10 +18,7 @@ class ClassVector(Input):
 
     def read(self, request: Request, target: Target) -> Given:
         """Returns the vector of the class; raises UserError if there is no such class."""
-        classes, number = int(target.bundle.config["denoiser"]["vector_dim"]), request.class_label
-        if not 0 <= number < classes:
-            raise UserError(
-                f"class {number} is out of range; model {target.bundle.name!r} has classes 0 to {classes - 1}"
-            )
+        classes = int(target.bundle.config["denoiser"]["vector_dim"])
+        number = checked_class(request.class_label, classes, target.bundle.name)
         vector = np.eye(classes, dtype=np.float32)[None, number]
         return Given(f"class {number}", Condition(target.no_tokens, vector=vector))
