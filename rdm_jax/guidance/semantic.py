@@ -152,8 +152,12 @@ def text_vector(context: GuideContext, text: str) -> Float[np.ndarray, "1 d"]:
     unread.warn()
     lengths = np.argmax(rows == tokenizer.eos_token_id, axis=1).astype(np.int32) + 1
     rows = np.where(np.arange(module.context_length)[None] < lengths[:, None], rows, 0)
-    params = {"params": context.bundle.params["noised_clip"]}
-    return np.asarray(jax.jit(functools.partial(module.apply, method="encode_text"))(params, rows, lengths))
+    return np.asarray(_encode_text(module, context.bundle.params["noised_clip"], rows, lengths))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_text(module: NoisedCLIP, params: Any, rows: Any, lengths: Any) -> Any:
+    return module.apply({"params": params}, rows, lengths, method="encode_text")
 
 
 @dataclasses.dataclass(frozen=True)
