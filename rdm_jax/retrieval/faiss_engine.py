@@ -35,7 +35,7 @@ class Faiss:
     def build(self, rows: Float32[np.ndarray, "n d"], parameters: Parameters) -> Any:
         """Returns the searcher of unit rows; `anisotropic_threshold` has no effect."""
         faiss = _faiss()
-        if parameters.leaves == 0 or len(rows) < max(16, parameters.leaves, 2**BITS):
+        if not parameters.has_tree(len(rows)):
             index = faiss.IndexFlatIP(rows.shape[1])
             index.add(rows)
             return index

@@ -32,7 +32,7 @@ class Scann:
     def build(self, rows: Float32[np.ndarray, "n d"], parameters: Parameters) -> Any:
         """Returns the searcher of unit rows; this needs about three times their memory."""
         builder = _scann().builder(rows, min(len(rows), 10), "dot_product")
-        if parameters.leaves == 0 or len(rows) < max(16, parameters.leaves):
+        if not parameters.has_tree(len(rows)):
             return builder.score_brute_force().build()
         sample = min(len(rows), parameters.training_rows)
         tree = builder.tree(parameters.leaves, parameters.searched, training_sample_size=sample)
