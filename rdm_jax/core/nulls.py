@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 NULLS = ("zeros", "learned")
-"""Of models that guidance can lead away from no condition: zeros, or a vector of its own, as the context."""
+"""The null conditions that classifier-free guidance guides away from: a context of zeros, or a learned vector."""
 NO_NULL = "none"
-"""Of models that were always trained with their condition, which guidance has no null for."""
+"""Of models that were always trained with their condition: they have no null, so that guidance is not possible."""
