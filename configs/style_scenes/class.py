@@ -12,9 +12,13 @@ rdm train --config style_scenes/class --workdir runs/class-neighbors --config.da
 
 from typing import Any
 
+from rdm_jax.training.config import base_config
+
 
 def get_config() -> dict[str, Any]:
     """Returns what the run sets."""
+    parent = base_config("style_scenes/rdm").to_dict()
+    del parent["sampling"]["database"]
     return {
         "task": "inputs",
         "name": "style-scenes-class",
@@ -24,28 +28,11 @@ def get_config() -> dict[str, Any]:
         "eval_every": 1000,
         "ema_decay": 0.999,
         "data": {"source": "style_scenes", "split": "train", "held_out_rows": 512},
-        "optimizer": {"learning_rate": 1e-3},
-        "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
-        "time_density": "logit_normal",
+        "optimizer": parent["optimizer"],
+        "diffusion": parent["diffusion"],
+        "time_density": parent["time_density"],
         "input": {"kind": "class", "attribute": "subject", "null_probability": 0.1},
         "conditioning": {"neighbors": 0, "candidates": 8},
-        "sampling": {
-            "condition": "text",
-            "sampler": "ddim",
-            "spacing": "trailing",
-            "steps": 16,
-            "eta": 0.0,
-            "guidance_scale": 2.0,
-            "height": 64,
-            "width": 64,
-        },
-        "model": {
-            "kind": "unet",
-            "model_channels": 32,
-            "channel_mult": (1, 2, 3),
-            "num_res_blocks": 1,
-            "attention_resolutions": (2, 4),
-            "num_head_channels": 32,
-            "num_groups": 16,
-        },
+        "sampling": {**parent["sampling"], "condition": "text"},
+        "model": {**parent["model"], "model_channels": 32, "num_head_channels": 32},
     }
