@@ -26,9 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import index_rows
 import indexes
 import numpy as np
-from indexes import CONTENDERS, MB, SHARD, WIDTH, run_alone
+from index_rows import SHARD, WIDTH
+from indexes import CONTENDERS, MB, run_alone
 from machine import machine
 from PIL import Image
 
@@ -59,7 +61,7 @@ def index(args: argparse.Namespace) -> None:
         folder = args.work / f"rows-{size}"
         folder.mkdir(parents=True, exist_ok=True)
         print(f"{size} rows: rows and their exact neighbors", file=sys.stderr, flush=True)
-        indexes.prepare(folder, size)
+        index_rows.prepare(folder, size)
         results = {}
         for key in args.indexes:
             if size <= CONTENDERS[key].limit:
@@ -87,7 +89,7 @@ HEADER = (
     "search, peak MB",
     "peak with files, MB",
     "one query, ms",
-    f"{indexes.QUERIES} queries, ms",
+    f"{index_rows.QUERIES} queries, ms",
     "recall, images",
     "recall, texts",
     "setting",
@@ -194,7 +196,7 @@ def opening(args: argparse.Namespace) -> None:
     """Opens a database of 20 million rows, in sparse files, in fresh processes, and prints a table."""
     folder = args.work / "twenty-million"
     if not folder.exists():
-        indexes.write_database(folder, [SHARD] * SHARDS, None)
+        index_rows.write_database(folder, [SHARD] * SHARDS, None)
     results = [run_alone(args.threads, open_timed, folder) for _ in range(5)]
     seconds, added = (statistics.median(result[i] for result, _ in results) for i in range(2))
     own, whole = (statistics.median(peaks[key] for _, peaks in results) for key in ("RssAnon", "VmHWM"))
@@ -325,7 +327,7 @@ def joining(args: argparse.Namespace) -> None:
 
     place = args.work / "join"
     if not (place / "database").exists():
-        indexes.write_database(place / "database", [PART] * 32)
+        index_rows.write_database(place / "database", [PART] * 32)
     database = Database.open(place / "database")
     table: Table = [("records", "order", "one thread, examples/s", f"{args.threads} threads, examples/s")]
     for records in ("embeddings", "ids only"):
@@ -419,7 +421,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=_sizes, default="10000,100000,1000000,5000000", help="numbers of rows")
     parser.add_argument("--indexes", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
     parser.add_argument(
-        "--tuned-on", default="images", choices=indexes.KINDS, help="the kind of queries that indexes are tuned on"
+        "--tuned-on", default="images", choices=index_rows.KINDS, help="the kind of queries that indexes are tuned on"
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--plot", type=Path, help="plot time and memory over the rows into this file, .png or .svg")
