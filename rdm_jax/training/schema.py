@@ -12,7 +12,7 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.schema import Fields, Text, missing, one_of, section_values, within
 from rdm_jax.heads import options_of
 from rdm_jax.request import DATABASES, Request
-from rdm_jax.training.step import DECAYS
+from rdm_jax.training.step import DECAYS, OPTIMIZERS
 
 Probability = Annotated[float, within(0.0, 1.0)]
 Count = Annotated[int, within(0)]
@@ -145,19 +145,21 @@ class SplitLatentData(SplitData, LatentData):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW and its learning rate.
+    """The optimizer and its learning rate.
 
     Attributes:
+      kind: a name in `step.OPTIMIZERS`.
       learning_rate: after the warm-up.
       warmup: steps in which the rate grows from 0.
       decay: of the rate, a name in `step.DECAYS`.
-      b1: of the first moment.
-      b2: of the second moment.
+      b1: of AdamW's first moment.
+      b2: of its second moment.
       weight_decay: of matrices.
       clip_norm: the largest norm of the gradient; 0 does not clip.
       frozen: regular expressions of parameters that are not trained.
     """
 
+    kind: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
     learning_rate: Annotated[float, within(0.0)] = 1e-3
     warmup: Count = 100
     decay: Annotated[str, one_of(DECAYS)] = "cosine"
@@ -224,7 +226,7 @@ class Run:
       profile: which steps are traced.
       mesh: how the state is split over devices.
       data: the training images.
-      optimizer: AdamW and its learning rate.
+      optimizer: the optimizer and its learning rate.
     """
 
     task: str

@@ -65,7 +65,7 @@ def step_in_stage(step: Array | int, stages: Sequence[int]) -> Array:
 
 
 def make_optimizer(config: Config, *stages: int) -> optax.GradientTransformation:
-    """Returns AdamW with a warm-up, clipped by the global norm unless `config.clip_norm` is 0.
+    """Returns the optimizer of `config.kind` with a warm-up, clipped by the global norm unless `clip_norm` is 0.
 
     Parameters matching `config.frozen` stay, and have no moments. Moments are kept from stage to stage.
 
@@ -73,19 +73,55 @@ def make_optimizer(config: Config, *stages: int) -> optax.GradientTransformation
       config: the `optimizer` section of a run.
       *stages: the number of steps of each stage (see `learning_rate`).
     """
-    adamw = optax.adamw(
-        learning_rate(config, *stages),
-        config.b1,
-        config.b2,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-    )
-    tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    tx = OPTIMIZERS[config.kind](config, learning_rate(config, *stages))
+    if config.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
     if not config.frozen:
         return tx
     return optax.multi_transform(
         {"train": tx, "freeze": optax.set_to_zero()}, lambda params: _labels(params, tuple(config.frozen))
     )
+
+
+def _adamw(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=_matrices)
+
+
+def _muon(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Returns Muon for kernels (arXiv 2502.16982), whose updates are as large as AdamW's, and AdamW for the rest."""
+    return optax.contrib.muon(
+        rate,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=_matrices,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=_kernels,
+        consistent_rms=0.2,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[Config, optax.Schedule], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+}
+"""By name: from the `optimizer` section and the learning rate by step to the optimizer."""
+
+
+def _matrices(params: Params) -> Params:
+    """Returns which parameters decay: all but vectors."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _kernels(params: Params) -> Params:
+    """Returns the axes of each kernel, inputs and outputs; None for every other parameter, tables among them."""
+
+    def axes(path: jax.tree_util.KeyPath, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        """Returns those of one parameter."""
+        if leaf.ndim < 2 or not jax.tree_util.keystr(path[-1:], simple=True).endswith("kernel"):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def hold_frozen(loss: Loss, frozen: Sequence[str]) -> Loss:

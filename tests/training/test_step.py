@@ -85,6 +85,21 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
     )
 
 
+def test_muon_moves_kernels_along_all_singular_directions_alike_and_other_parameters_by_adam() -> None:
+    generator = np.random.default_rng(0)
+    params = {"conv": {"kernel": np.zeros((3, 3, 8, 16)), "bias": np.zeros(16)}, "table": np.zeros((5, 16))}
+    grads = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape).astype(np.float32), params)
+    tx = make_optimizer(optimizer_config(kind="muon", learning_rate=0.1, warmup=0, decay="constant", clip_norm=0.0), 10)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    left, _, right = np.linalg.svd(grads["conv"]["kernel"].reshape(72, 16), full_matrices=False)
+    turned = left.T @ np.asarray(updates["conv"]["kernel"]).reshape(72, 16) @ right.T
+    sizes = -np.diagonal(turned) / (0.1 * 0.2 * np.sqrt(72))
+    assert np.all((sizes > 0.6) & (sizes < 1.3))  # what five Newton-Schulz iterations promise
+    np.testing.assert_allclose(turned - np.diag(np.diagonal(turned)), 0.0, atol=1e-5)
+    for others in (updates["table"], updates["conv"]["bias"]):
+        np.testing.assert_allclose(np.abs(others), np.abs(others).max(), rtol=1e-5)  # Adam's first step has signs
+
+
 def test_frozen_parameters_stay_to_the_bit() -> None:
     mesh = meshes.make_mesh()
     tx = make_optimizer(optimizer_config(frozen=("held/.*",), weight_decay=0.1, warmup=0), 10)
