@@ -172,9 +172,31 @@ class Planner:
         database = database if database is not None else self.bundle.config["sampling"].get("content_database")
         if database is None or not plan.request.content_neighbors:
             return None
-        search = self._content_search(database)
-        size = plan.request.height, plan.request.width
-        return search.find(prompts, queries, given, plan.request.content_neighbors, size)
+        return self.find_content(database, prompts, queries, given, plan.request.content_neighbors, plan.request)
+
+    def find_content(
+        self,
+        database: Databases,
+        prompts: Sequence[str],
+        queries: Float[np.ndarray, "q d"],
+        given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
+        count: int,
+        request: Request,
+    ) -> Content:
+        """Returns what shows the content of queries.
+
+        Args:
+          database: one or several content databases.
+          prompts: the texts of the queries.
+          queries: their vectors.
+          given: the image that a query is, which is its own content; None where it is a text.
+          count: the content neighbors of each.
+          request: has the size of the images.
+
+        Raises:
+          UserError: the database is unknown, or was built by another encoder.
+        """
+        return self._content_search(database).find(prompts, queries, given, count, (request.height, request.width))
 
     def _content_search(self, database: Databases) -> ContentSearch:
         """Returns the search of content databases, which encodes their captions once."""

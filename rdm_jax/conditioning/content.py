@@ -46,6 +46,28 @@ class Content:
         neighbors = map_neighbors(lambda part: part[rows], self.neighbors)
         return Content(neighbors, self.images[rows], self.known[rows], [self.nearest[int(row)] for row in rows])
 
+    def replaced(
+        self, rows: Int[np.ndarray, " r"], neighbors: Neighbors, images: UInt8[np.ndarray, "r c h w 3"], known: bool
+    ) -> Content:
+        """Returns the content with other neighbors and images of some queries.
+
+        Args:
+          rows: the queries.
+          neighbors: [r, c] of these.
+          images: of the neighbors.
+          known: whether the user chose them, so that nothing is missing where no word was near.
+        """
+
+        def put(part: np.ndarray, changed: np.ndarray) -> np.ndarray:
+            """Returns an array with the rows changed; names may be longer than those before."""
+            whole = part.astype(np.result_type(part, changed))
+            whole[rows] = changed
+            return whole
+
+        near = self.known | (known & np.isin(np.arange(len(self.known)), rows))
+        nearest = [() if good else words for good, words in zip(near, self.nearest, strict=True)]
+        return Content(map_neighbors(put, self.neighbors, neighbors), put(self.images, images), near, nearest)
+
     @staticmethod
     def joined(parts: Sequence[Content]) -> Content:
         """Returns the content of the queries of several, in this order; all have as many images for each."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,13 @@ Piece = tuple[Database, RowMask | None]
 """A database and the mask of its rows that are taken, None for all."""
 
 
-def merge(databases: Sequence[Database], out: Path, name: str | None = None, duplicates: float | None = None) -> int:
+def merge(
+    databases: Sequence[Database],
+    out: Path,
+    name: str | None = None,
+    duplicates: float | None = None,
+    weights: Sequence[float] | None = None,
+) -> int:
     """Makes one database of the rows of several and returns the number of rows.
 
     Args:
@@ -33,15 +40,19 @@ def merge(databases: Sequence[Database], out: Path, name: str | None = None, dup
       out: a folder that does not exist yet.
       name: the name of the new database; the folder's name if None.
       duplicates: omits a row whose cosine to an earlier one is at least this, in (0, 1].
+      weights: of each database, above 0: the numbers of their rows are in this proportion, as many as there can be,
+        spread evenly over each; None takes all rows.
 
     Raises:
-      UserError: different encoders made them, or `out` exists.
+      UserError: different encoders made them, a weight is not above 0, or `out` exists.
     """
     check_threshold(duplicates)
     _check_new(out)
     for database in databases[1:]:
         database.check_encoder(databases[0].encoder)
     masks = distinct_rows(databases, duplicates) if duplicates is not None else [None] * len(databases)
+    if weights is not None:
+        masks = _in_proportion(databases, masks, weights)
     licenses = dict.fromkeys(str(database.manifest.get("licence") or "not stated") for database in databases)
     description = {
         **inherited(databases[0].manifest),
@@ -51,8 +62,29 @@ def merge(databases: Sequence[Database], out: Path, name: str | None = None, dup
         "history": [entry for database in databases for entry in database.manifest.get("history", [])],
     }
     action = {"action": "merge", "databases": [database.name for database in databases], "duplicates": duplicates}
+    action |= {} if weights is None else {"weights": list(weights)}
     skipped = [line for database in databases for line in database.skipped()]
     return assemble(out, list(zip(databases, masks, strict=True)), ManifestDraft(description, action, skipped))
+
+
+def _in_proportion(
+    databases: Sequence[Database], masks: Sequence[RowMask | None], weights: Sequence[float]
+) -> list[RowMask]:
+    """Returns the rows of each database, as many as its weight gives it."""
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise UserError(f"weights {', '.join(f'{weight:g}' for weight in weights)}: each must be a number above 0")
+    rows = [
+        np.flatnonzero(np.ones(len(one), bool) if mask is None else mask)
+        for one, mask in zip(databases, masks, strict=True)
+    ]
+    unit = min(len(found) / weight for found, weight in zip(rows, weights, strict=True))
+    chosen = []
+    for database, found, weight in zip(databases, rows, weights, strict=True):
+        count = max(1, math.floor(unit * weight + 1e-9))
+        mask = np.zeros(len(database), bool)
+        mask[found[np.arange(count) * len(found) // count]] = True
+        chosen.append(mask)
+    return chosen
 
 
 def subset(

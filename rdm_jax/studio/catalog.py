@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from rdm_jax.core import values
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import suffixes
 from rdm_jax.data.selection import Selection, parse_terms
@@ -16,7 +17,10 @@ from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.database_map import draw_map
 from rdm_jax.retrieval.jobs import Execution
+from rdm_jax.retrieval.parts import working_folder
+from rdm_jax.retrieval.retriever import Retriever
 from rdm_jax.studio.choice import Row
 from rdm_jax.studio.jobs import Job
 from rdm_jax.studio.places import Places
@@ -25,6 +29,7 @@ from rdm_jax.studio.workshop import Shown, Workshop
 MOST_FILES = 5000  # in one upload, within a zip too
 MOST_BYTES = 2**31  # of all files of an upload, unpacked
 LARGEST = 2**27  # bytes of one file
+MOST_ON_MAP, NEAREST = 2000, 8  # images
 
 
 def build(workshop: Workshop, model: str, title: str, files: Sequence[tuple[Path, str]]) -> Job:
@@ -41,11 +46,10 @@ def build(workshop: Workshop, model: str, title: str, files: Sequence[tuple[Path
         """Builds the database."""
         if not files:
             raise UserError("there are no images; drop image files, SVG files or a zip")
-        folder = workshop.places.new_upload("")
+        folder, out = workshop.places.new_upload(""), workshop.places.new_database(title)
         try:
             job.say("reading the files")
             _unpack(files, folder)
-            out = workshop.places.new_database(title)
             with workshop.using(model) as generator, job.progress("encoding image") as progress:
                 source = open_source(str(folder))
                 options = BuildOptions(name=out.name, quality=100)
@@ -54,7 +58,8 @@ def build(workshop: Workshop, model: str, title: str, files: Sequence[tuple[Path
         except UserError as error:
             raise UserError(str(error).replace(folder.name, "the upload")) from error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            for rest in (folder, working_folder(out)):  # of a build that failed or was canceled
+                shutil.rmtree(rest, ignore_errors=True)
         return out.name
 
     return Job(work)
@@ -118,6 +123,29 @@ def page(places: Places, name: str, start: int, count: int) -> list[Shown]:
     ]
 
 
+def draw(workshop: Workshop, model: str, name: str, text: str) -> np.ndarray:
+    """Returns the map of a database, with the neighbors of a text unless that is "".
+
+    Args:
+      workshop: the studio.
+      model: whose encoder encodes the text.
+      name: of the database.
+      text: a query.
+
+    Raises:
+      UserError: the database has fewer than 3 rows, or another encoder made it.
+    """
+    database = Database.open(workshop.places.database(name))
+    chosen = np.random.default_rng(0).choice(len(database), min(MOST_ON_MAP, len(database)), replace=False)
+    title = f"{database.name}: {len(chosen)} of {len(database)} images"
+    if not text:
+        return draw_map(database, np.sort(chosen), title)[0]
+    with workshop.using(model) as generator:
+        query = generator.encoder.encode_queries([text])
+        neighbors = Retriever(generator.encoder, [database]).retrieve(query, NEAREST, default=True).ids[0]
+    return draw_map(database, np.sort(chosen), f"{title}, {text!r} and its neighbors", neighbors, query)[0]
+
+
 def remove(places: Places, name: str, row: Row) -> int:
     """Removes an image from a database for ever, and returns how many are left.
 
@@ -133,12 +161,28 @@ def remove(places: Places, name: str, row: Row) -> int:
     return len(Database.open(place))
 
 
-def merge(places: Places, names: Sequence[str], title: str) -> str:
-    """Builds one database of several, and returns its name."""
+def merge(places: Places, names: Sequence[str], title: str, weights: str = "") -> str:
+    """Builds one database of several, and returns its name.
+
+    Args:
+      places: of the studio.
+      names: of the databases.
+      title: of the new one.
+      weights: a number for each, with commas between: their images are in this proportion; "" takes all images.
+
+    Raises:
+      UserError: there are fewer than two, or not as many weights, or different encoders made them.
+    """
     if len(names) < 2:
         raise UserError("merging takes two databases or more; choose them in the list")
+    try:
+        given = [values.parse(float, one) for one in weights.replace(",", " ").split()] or None
+    except ValueError as error:
+        raise UserError(f"the weights {weights!r} are no numbers; write one for each database, as 2, 1") from error
+    if given is not None and len(given) != len(names):
+        raise UserError(f"there are {len(given)} weights for {len(names)} databases; give one for each, or none")
     out = places.new_database(title or "+".join(names))
-    edit.merge([Database.open(places.database(name)) for name in names], out, out.name)
+    edit.merge([Database.open(places.database(name)) for name in names], out, out.name, weights=given)
     return out.name
 
 

@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.bundle import Bundle
+from rdm_jax.bundle import Bundle, locate, read_config
 from rdm_jax.cli import generating, rendering, replay, sample
 from rdm_jax.cli.edit import add_arguments as add_edit_arguments
 from rdm_jax.cli.edit import perform
 from rdm_jax.cli.main import Parser
 from rdm_jax.cli.png import read_record
+from rdm_jax.conditioning.inputs import options_of
 from rdm_jax.core.errors import unknown
 from rdm_jax.core.images import read_image
 from rdm_jax.generator import Generator, Plan
 from rdm_jax.retrieval.mixture import Mixture, parse_weighted
 from rdm_jax.retrieval.retriever import Neighbors
-from rdm_jax.studio.choice import Choice, Row
+from rdm_jax.studio.choice import CONTENT, STYLE, Choices, Row
 from rdm_jax.studio.history import Made
 from rdm_jax.studio.jobs import Job
 from rdm_jax.studio.places import Places
@@ -79,7 +80,25 @@ class Workshop:
 
     def config(self, model: str) -> dict[str, Any]:
         """Returns the configuration of a model of the list."""
-        return Bundle.open(self._spec(model), parts=()).config
+        return read_config(locate(self._spec(model)))
+
+    def has_roles(self, model: str) -> bool:
+        """Returns whether a model of the list has content neighbors beside its style neighbors."""
+        return "style_encoder" in self.config(model)
+
+    def upscaler(self, model: str) -> str:
+        """Returns the model that upscales images: this one, or else the first one of the list that does; "" if none."""
+        return next((name for name in [model, *self.models] if "low_resolution" in options_of(self.config(name))), "")
+
+    def upscale(self, model: str, made: Made) -> Job:
+        """Returns the job that generates an image at a higher resolution; its result is the run's folder.
+
+        Args:
+          model: of the list, by which it is upscaled.
+          made: the image.
+        """
+        prompted = "text_encoder" in self.config(model)
+        return self.edit(model, ["upscale", f"--image={made.file}", *([f"--prompt={made.prompt}"] if prompted else [])])
 
     @contextlib.contextmanager
     def using(self, model: str) -> Iterator[Generator]:
@@ -96,28 +115,32 @@ class Workshop:
             raise unknown("model", model, self.models)
         return self.models[model]
 
-    def neighbors(self, model: str, wanted: Wanted, choice: Choice) -> list[Shown]:
+    def neighbors(self, model: str, wanted: Wanted, choices: Choices) -> list[Shown]:
         """Returns what a request would retrieve, query by query, the content first where the model has that role."""
         with self.using(model) as generator:
-            _, databases, plans, _ = self._planned(generator, wanted, choice)
+            _, databases, plans, _ = self._planned(generator, wanted, choices)
             shown = []
+            content = _content_database(wanted, generator)
             for plan, database in zip(plans, databases, strict=True):
-                shown += [*_content(plan, wanted, generator), *(_style(plan, database) if database else [])]
+                shown += [*_content(plan, content), *(_style(plan, database) if database else [])]
             return shown
 
-    def search(self, model: str, databases: Sequence[str], text: str, count: int) -> list[Shown]:
-        """Returns the rows of databases that are nearest to a text."""
-        wanted = Wanted((text,), databases=tuple(databases), options={"neighbors": count, "condition": "neighbors"})
-        return [one for one in self.neighbors(model, wanted, Choice()) if one.role != "content"]
+    def search(self, model: str, databases: Sequence[str], text: str, count: int, role: str = STYLE) -> list[Shown]:
+        """Returns the rows of a role's databases that are nearest to a text; without any, those of the model's own."""
+        given = tuple(databases)
+        wanted = Wanted((text,), databases=given, options={"neighbors": count, "condition": "neighbors"})
+        if role == CONTENT:
+            wanted = Wanted((text,), content_databases=given, options={"content_neighbors": count, "condition": "text"})
+        return [one for one in self.neighbors(model, wanted, Choices()) if (one.role == CONTENT) == (role == CONTENT)]
 
-    def generate(self, model: str, wanted: Wanted, choice: Choice) -> Job:
+    def generate(self, model: str, wanted: Wanted, choices: Choices) -> Job:
         """Returns the job that generates a request's images; its result is the run's folder."""
 
         def work(job: Job) -> Path:
             """Generates the images."""
             job.say("loading the model" if self._loaded is None or self._loaded[0] != model else "preparing")
             with self.using(model) as generator:
-                args, databases, plans, sweep = self._planned(generator, wanted, choice)
+                args, databases, plans, sweep = self._planned(generator, wanted, choices)
                 files = rendering.layout(args, databases)
                 folder, _ = generating.write_run(
                     generator, databases, plans, self.places.new_run(), args, layout=files, sweep=sweep, watch=job
@@ -148,11 +171,13 @@ class Workshop:
     def replay(self, made: Made) -> str:
         """Generates an image of the history again, beside it, and returns how close the new one is."""
         record, _ = read_record(made.file)
-        known, model = self.places.known_databases(), record["model"]["name"]
-        arguments = [f"--model={self.models.get(model, model)}", "--quiet"]
+        known = self.places.known_databases()
+        arguments = [f"--model={self._recorded_model(made)}", "--quiet"]
         for spec in replay.specs(record["database"]) if record["database"] else []:
             name, weight = parse_weighted(spec)
             arguments.append(f"--database={known.get(name, name)}{'' if weight is None else f':{weight:g}'}")
+        content = (record.get("content") or {}).get("databases", [])
+        arguments += [f"--content-database={known[name]}" for name in dict.fromkeys(content) if name in known]
         parser = Parser(prog="rdm replay")
         replay.add_arguments(parser)
         with self._lock:
@@ -160,17 +185,25 @@ class Workshop:
             file, comparison = replay.replay(parser.parse([*arguments, "--", str(made.file)]))
         return f"{file.name}: {comparison}"
 
+    def _recorded_model(self, made: Made) -> str:
+        """Returns the model of the list that made an image: by its hashes, or else by its name."""
+        recorded = made.run["model"]
+        configs = {spec: self.config(name) for name, spec in self.models.items()}
+        same = [spec for spec, config in configs.items() if config.get("sha256") == recorded["parts"]]
+        named = [spec for spec, config in configs.items() if config["name"] == recorded["name"]]
+        return next(iter([*same, *named]), recorded["name"])
+
     def _planned(
-        self, generator: Generator, wanted: Wanted, choice: Choice
+        self, generator: Generator, wanted: Wanted, choices: Choices
     ) -> tuple[argparse.Namespace, list[Mixture | None], list[Plan], Sweep | None]:
         """Returns the options, databases, plans with the chosen neighbors, and the sweep of a request, if it is one."""
         args = wanted.parse()
         images = [sample.read_query(name) for name in args.image]
         databases, plans, sweep = sample.prepare(generator, args, list(args.prompts), images)
-        plans = [
-            plan if database is None else choice.apply(generator, plan, database)
-            for plan, database in zip(plans, databases, strict=True)
-        ]
+        if choices.style or choices.content:
+            content = _content_database(wanted, generator)
+            pairs = zip(plans, databases, strict=True)
+            plans = [choices.apply(generator, plan, database, content) for plan, database in pairs]
         return args, databases, plans, sweep
 
 
@@ -178,15 +211,20 @@ def _style(plan: Plan, database: Mixture) -> list[Shown]:
     """Returns the neighbors of every query."""
     if plan.neighbors is None:
         return []
-    return _of_queries(plan, plan.neighbors, database, "style" if plan.builder.style is not None else "")
+    return _of_queries(plan, plan.neighbors, database, STYLE if plan.builder.style is not None else "")
 
 
-def _content(plan: Plan, wanted: Wanted, generator: Generator) -> list[Shown]:
-    """Returns the content neighbors of every query; none where the model has no such role."""
-    if plan.content is None:
-        return []
+def _content_database(wanted: Wanted, generator: Generator) -> Mixture | None:
+    """Returns where content neighbors come from; None where there is no content database."""
     names = wanted.content_databases or (generator.bundle.config["sampling"].get("content_database"),)
-    return _of_queries(plan, plan.content.neighbors, Mixture.open([name for name in names if name]), "content")
+    return Mixture.open([name for name in names if name]) if any(names) else None
+
+
+def _content(plan: Plan, database: Mixture | None) -> list[Shown]:
+    """Returns the content neighbors of every query; none where the model has no such role."""
+    if plan.content is None or database is None:
+        return []
+    return _of_queries(plan, plan.content.neighbors, database, CONTENT)
 
 
 def _of_queries(plan: Plan, found: Neighbors, database: Mixture, role: str) -> list[Shown]:

@@ -105,6 +105,21 @@ def test_files_are_copied_if_they_cannot_be_linked(first, second, tmp_path, monk
     assert same_files(tmp_path / "copied", tmp_path / "linked")
 
 
+def test_the_rows_of_a_merge_are_in_the_proportion_of_the_weights(first, second, tmp_path):
+    sizes = {one.name: len(one) for one in (first, second)}
+    count = edit.merge([first, second], tmp_path / "both", weights=[1.0, 2.0])
+    parts = [min(sizes[first.name], sizes[second.name] // 2), 0]
+    parts[1] = 2 * parts[0]
+    assert count == sum(parts)
+    both = Database.open(tmp_path / "both")
+    places = np.linspace(0, len(first), parts[0], endpoint=False).astype(int)
+    np.testing.assert_array_equal(both.rows[: parts[0]], first.rows[:][places])
+    assert both.manifest["history"][-1]["weights"] == [1.0, 2.0]
+    with pytest.raises(UserError, match="each must be a number above 0"):
+        edit.merge([first, second], tmp_path / "none", weights=[1.0, 0.0])
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_rows_of_a_merge_are_float32_if_any_are(first, tmp_path):
     other = build(tmp_path, range(200, 220), "other", dataclasses.replace(OPTIONS, dtype="float32"))
     for order in ([first, other], [other, first]):

@@ -13,7 +13,7 @@ from PIL import Image
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.database import Database
 from rdm_jax.studio import catalog
-from rdm_jax.studio.choice import Choice
+from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.wanted import Wanted
 
 
@@ -66,6 +66,7 @@ def test_hostile_uploads_are_one_line(workshop, tmp_path, files, line):
     status = last(catalog.build(workshop, "tiny", "hostile", write(tmp_path, **files)))
     assert line in status.error and "\n" not in status.error
     assert set(workshop.places.known_databases()) == before
+    assert not any(one.name.startswith(".") for one in workshop.places.databases.iterdir())
 
 
 def test_bombs_are_refused_before_they_are_unpacked(workshop, tmp_path, monkeypatch):
@@ -113,10 +114,24 @@ def test_rows_are_paged_searched_removed_merged_and_exported(workshop, tmp_path)
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(tmp_path)
     assert len(Database.open(tmp_path / "both")) == 23
-    shown = workshop.neighbors("tiny", Wanted(("a",), databases=(str(tmp_path / "both"),)), Choice())
+    shown = workshop.neighbors("tiny", Wanted(("a",), databases=(str(tmp_path / "both"),)), Choices())
     assert shown
     with pytest.raises(UserError, match="two databases or more"):
         catalog.merge(workshop.places, ["both"], "")
+    weighted = catalog.merge(workshop.places, ["squares", "others"], "weighted", "1, 3")
+    assert len(Database.open(workshop.places.database(weighted))) == 4 + 12
+    for weights, line in {"1": "there are 1 weights for 2", "a, b": "are no numbers", "1 -1": "above 0"}.items():
+        with pytest.raises(UserError, match=line):
+            catalog.merge(workshop.places, ["squares", "others"], "wrong", weights)
+    assert "wrong" not in workshop.places.known_databases()
+
+
+def test_a_map_marks_the_neighbors_of_a_text(workshop):
+    plain, searched = (catalog.draw(workshop, "tiny", "squares", text) for text in ("", "a red boat"))
+    assert plain.dtype == np.uint8 and plain.shape == searched.shape
+    assert not np.array_equal(plain, searched)
+    with pytest.raises(UserError, match="unknown database"):
+        catalog.draw(workshop, "tiny", "../squares", "")
 
 
 def test_databases_of_the_package_stay_as_they_are(workshop):

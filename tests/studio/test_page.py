@@ -35,10 +35,10 @@ LOOPBACK = {"127.0.0.1", "localhost"}
 
 
 @pytest.fixture(scope="module")
-def served(workshop, tiny_model, tmp_path_factory):
+def served(workshop, models, tmp_path_factory):
     """The address of the page, which `rdm studio` serves."""
     command = [sys.executable, "-m", "rdm_jax", "studio", "--no-browser", "--port", "0"]
-    command += ["--model", str(tiny_model), "--folder", str(workshop.places.root)]
+    command += [*(f"--model={one}" for one in models), "--folder", str(workshop.places.root)]
     folder = tmp_path_factory.mktemp("server")
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])}
     with (folder / "log").open("w") as log:
@@ -101,6 +101,17 @@ class Visit:
 
     def button_like(self, name: str) -> Any:
         return self.page.get_by_role("button", name=re.compile(name)).first
+
+    def choose(self, label: str, option: str) -> None:
+        self.page.get_by_label(label, exact=True).locator("visible=true").first.click()
+        self.page.get_by_role("option", name=option, exact=True).locator("visible=true").first.click()
+
+    def build(self, *files: Path) -> None:
+        self.tab("Databases")
+        self.page.get_by_label("Name", exact=True).fill("of the page")
+        self.page.locator("#upload input[type=file]").set_input_files([str(file) for file in files])
+        self.page.get_by_text(files[0].name).first.wait_for()
+        self.button("Build").click()
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
@@ -223,24 +234,95 @@ def test_a_database_is_built_of_uploads_searched_and_changed(visit, workshop, tm
             data = io.BytesIO()
             Image.fromarray(np.full((20, 20, 3), 50 * number, np.uint8)).save(data, "PNG")
             packed.writestr(f"gray-{number}.png", data.getvalue())
-    visit.tab("Databases")
-    visit.page.get_by_label("Name", exact=True).fill("grays")
-    visit.page.locator("#upload input[type=file]").set_input_files(str(archive))
-    visit.page.get_by_text("icons.zip").first.wait_for()
-    visit.button("Build").click()
+    visit.build(archive)
     visit.finished()
-    assert "grays" in workshop.places.known_databases()
+    assert "of-the-page" in workshop.places.known_databases()
     rows = visit.page.locator("#rows img")
     rows.first.wait_for()
     time.sleep(2)
     assert rows.count() == 5
     rows.first.click()
-    visit.page.get_by_text(re.compile(r"row \d+ of grays")).wait_for()
+    visit.page.get_by_text(re.compile(r"row \d+ of of-the-page")).wait_for()
     visit.button("Remove the chosen image").click()
     assert "tick the box" in visit.alert()
     visit.page.get_by_label("Remove it from the database for ever").check()
     visit.button("Remove the chosen image").click()
     visit.page.get_by_text("removed; 4 images are left").wait_for()
+
+
+HOSTILE = {
+    "a bomb": (lambda: zipped({"0.png": b"\0" * 2**28}), ".zip", "has more than 128 MB"),
+    "ten thousand files": (lambda: zipped({f"{i}.png": b"" for i in range(10_001)}), ".zip", "the zip has 10001 files"),
+    "a path in the name": (lambda: zipped({"../../outside.txt": b"x"}), ".zip", "none of the files is an image"),
+    "a wrong type": (lambda: b"MZ", ".exe", "none of the files is an image"),
+    "a wrong type with the name of an image": (lambda: b"GIF89a", ".png", "left out: 1 not a readable image"),
+    "a file that an SVG reads": (
+        lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="/etc/passwd" width="9" height="9"/></svg>',
+        ".svg",
+        "left out: 1",
+    ),
+}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_upload_is_one_line_on_the_page(visit, workshop, tmp_path, name):
+    content, suffix, expected = HOSTILE[name]
+    file = tmp_path / f"upload{suffix}"
+    file.write_bytes(content())
+    before = workshop.places.known_databases()
+    visit.build(file)
+    line = visit.alert()
+    assert expected in line and "\n" not in line and "Traceback" not in line
+    assert workshop.places.known_databases() == before
+    assert not (workshop.places.root.parent / "outside.txt").exists()
+
+
+def test_a_map_of_a_database_is_drawn(visit):
+    visit.tab("Databases")
+    visit.button_like("Map: alike images").click()
+    visit.button_like("Draw the map").click()
+    visit.page.locator("#map img").wait_for()
+
+
+def test_a_content_neighbor_is_pinned(visit, workshop):
+    visit.choose("Model", "roles")
+    visit.choose("Content databases", "others")
+    visit.page.keyboard.press("Escape")
+    visit.prompts.fill("square 3")
+    visit.button("Neighbors").click()
+    content = visit.page.locator("#neighbors button").filter(has_text="content").first
+    content.wait_for()
+    content.click()
+    visit.page.get_by_text(re.compile(r"others, row \d+, cosine")).first.wait_for()
+    visit.button("Pin").click()
+    visit.page.locator("#neighbors button").filter(has_text="pinned · content").first.wait_for()
+    visit.generate("square 3", steps="2")
+    visit.finished()
+    assert newest(workshop)[0].entry["content"]["databases"][0] == "others"
+
+
+@pytest.mark.usefixtures("golden")
+def test_an_image_is_upscaled(visit, workshop):
+    visit.generate("a red boat", steps="2")
+    visit.finished()
+    visit.page.locator("#images img").first.click()
+    visit.page.get_by_text(re.compile("neighbors: ")).first.wait_for()
+    runs = set(workshop.places.runs.iterdir())
+    visit.button("Upscale").click()
+    for _ in range(300):
+        (folder, *_) = [*(set(workshop.places.runs.iterdir()) - runs), Path()]
+        if made := history.images_of(folder):
+            break
+        time.sleep(0.2)
+    assert Image.open(io.BytesIO(made[0].file.read_bytes())).size == (32, 32)
 
 
 def test_a_sweep_is_a_grid(visit, workshop):

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.core.images import read_image
 from rdm_jax.retrieval.database import Database
 from rdm_jax.studio import history
-from rdm_jax.studio.choice import Choice
+from rdm_jax.studio.choice import CONTENT, STYLE, Choice, Choices
 from rdm_jax.studio.jobs import Job
 from rdm_jax.studio.wanted import Wanted
 
@@ -35,12 +36,31 @@ def wanted(workshop, *prompts: str, database: str = "squares", **options) -> Wan
     return Wanted(prompts, databases=(workshop.places.database(database),), options={**OPTIONS, **options})
 
 
+def chosen(style: Choice) -> Choices:
+    return Choices(style=style)
+
+
+def of_roles(workshop, *prompts: str, content_neighbors: int = 2) -> Wanted:
+    databases = {"databases": "squares", "content_databases": "others"}
+    names = {key: (workshop.places.database(name),) for key, name in databases.items()}
+    options = {**OPTIONS, "condition": "text+neighbors", "content_neighbors": content_neighbors, "batch_size": 1}
+    return Wanted(prompts, options=options, **names)
+
+
+def of_role(role: str, workshop, wanted: Wanted, choices: Choices) -> list[tuple[str, int]]:
+    return [one.row for one in workshop.neighbors("roles", wanted, choices) if one.role == role]
+
+
+def contents(workshop, wanted: Wanted, choice: Choice) -> list[tuple[str, int]]:
+    return of_role(CONTENT, workshop, wanted, Choices(content=choice))
+
+
 def rows(shown):
     return [one.row for one in shown]
 
 
 def test_neighbors_are_shown_before_anything_is_generated(workshop):
-    shown = workshop.neighbors("tiny", wanted(workshop, "a red boat", "a blue tree"), Choice())
+    shown = workshop.neighbors("tiny", wanted(workshop, "a red boat", "a blue tree"), Choices())
     assert [one.prompt for one in shown] == ["a red boat"] * 3 + ["a blue tree"] * 3
     database = Database.open(workshop.places.database("squares"))
     for one in shown:
@@ -52,22 +72,47 @@ def test_neighbors_are_shown_before_anything_is_generated(workshop):
 
 def test_pinned_rows_come_first_and_dropped_ones_are_replaced_by_the_next(workshop):
     request = wanted(workshop, "a red boat")
-    every = rows(workshop.neighbors("tiny", wanted(workshop, "a red boat", neighbors=12), Choice()))
+    every = rows(workshop.neighbors("tiny", wanted(workshop, "a red boat", neighbors=12), Choices()))
     last, first = every[-1], every[0]
-    found = rows(workshop.neighbors("tiny", request, Choice().pin(last).drop(first)))
+    found = rows(workshop.neighbors("tiny", request, chosen(Choice().pin(last).drop(first))))
     assert found == [last, every[1], every[2]]
-    assert rows(workshop.neighbors("tiny", request, Choice().pin(last).pin(last))) == every[:3]
+    assert rows(workshop.neighbors("tiny", request, chosen(Choice().pin(last).pin(last)))) == every[:3]
     assert Choice().pin(first).drop(first).pinned == ()
     everything = Choice(dropped=frozenset(every[1:]))
     with pytest.raises(UserError, match="3 neighbors are wanted, and fewer are left"):
-        workshop.neighbors("tiny", request, everything)
+        workshop.neighbors("tiny", request, chosen(everything))
+
+
+@pytest.mark.slow
+def test_content_neighbors_are_pinned_and_dropped_apart_from_style_neighbors(workshop):
+    assert workshop.has_roles("roles") and not workshop.has_roles("tiny")
+    request = of_roles(workshop, "square 3", "square 8")
+    before = contents(workshop, request, Choice())
+    best, pinned = before[0], ("others", 11)
+    after = contents(workshop, request, Choice().pin(pinned).drop(best))
+    assert after[0::2] == [pinned] * 2 and best not in after
+    style = of_role(STYLE, workshop, request, Choices())
+    assert style == of_role(STYLE, workshop, request, Choices(content=Choice().drop(style[0])))
+    everything = Choice(dropped=frozenset(("others", row) for row in range(12)))
+    with pytest.raises(UserError, match="no content neighbor is left"):
+        contents(workshop, request, everything)
+    # Where one is left, all images take it.
+    one_left = Choice(dropped=everything.dropped - {pinned})
+    assert contents(workshop, request, one_left) == [pinned] * 4
+    (found,) = {one.row[0] for one in workshop.search("roles", request.content_databases, "square 3", 5, CONTENT)}
+    assert found == "others"
+
+    folder = result_of(workshop.generate("roles", request, Choices(content=Choice().pin(pinned))))
+    made = history.images_of(folder)
+    assert [one.entry["content"]["ids"] for one in made] == [[11, before[0][1]]] * 2 + [[11, before[2][1]]] * 2
+    assert "identical to the image in the file" in workshop.replay(made[0])
 
 
 @pytest.mark.slow
 def test_a_run_is_one_of_rdm_sample_and_replays(workshop):
     request = wanted(workshop, "a red boat", batch_size=1)
-    shown = workshop.neighbors("tiny", request, Choice())
-    choice = Choice().pin(shown[2].row).weigh(shown[0].row, 2.0)
+    shown = workshop.neighbors("tiny", request, Choices())
+    choice = chosen(Choice().pin(shown[2].row).weigh(shown[0].row, 2.0))
     job = workshop.generate("tiny", request, choice)
     statuses = list(job.statuses())
     folder = statuses[-1].result
@@ -80,7 +125,7 @@ def test_a_run_is_one_of_rdm_sample_and_replays(workshop):
     assert made[0].run["request"]["conditions"] == ["weights(of_neighbors=[1, 2, 1])"]
     assert "identical to the image in the file" in workshop.replay(made[1])
 
-    plain = history.images_of(result_of(workshop.generate("tiny", request, Choice())))
+    plain = history.images_of(result_of(workshop.generate("tiny", request, Choices())))
     assert not np.array_equal(Image.open(made[0].file), Image.open(plain[0].file))
     two = workshop.generate("tiny", wanted(workshop, "a red boat", "a blue tree"), choice)
     assert "weights of single neighbors need one prompt" in error_of(two)
@@ -88,7 +133,7 @@ def test_a_run_is_one_of_rdm_sample_and_replays(workshop):
 
 @pytest.mark.slow
 def test_a_canceled_job_ends_between_chunks_and_keeps_what_is_finished(workshop):
-    job = workshop.generate("tiny", wanted(workshop, "a red boat", num_images=6, batch_size=2), Choice())
+    job = workshop.generate("tiny", wanted(workshop, "a red boat", num_images=6, batch_size=2), Choices())
     before = set(workshop.places.runs.iterdir())
     for status in job.statuses():
         if status.done > 0.4:
@@ -97,6 +142,18 @@ def test_a_canceled_job_ends_between_chunks_and_keeps_what_is_finished(workshop)
     (folder,) = set(workshop.places.runs.iterdir()) - before
     assert 2 <= len(history.images_of(folder)) < 6
     assert threading.active_count() < 50
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("golden")
+def test_an_image_is_upscaled_by_the_model_that_can(workshop):
+    assert workshop.upscaler("tiny") == workshop.upscaler("upscaling") == "upscaling"
+    (made,) = history.images_of(
+        result_of(workshop.generate("tiny", wanted(workshop, "a red boat", num_images=1), Choices()))
+    )
+    (larger,) = history.images_of(result_of(workshop.upscale("upscaling", made)))
+    assert read_image(made.file).shape == (16, 16, 3) and read_image(larger.file).shape == (32, 32, 3)
+    assert "identical to the image in the file" in workshop.replay(larger)
 
 
 @pytest.mark.slow
@@ -116,14 +173,14 @@ def test_edits_and_sweeps(workshop):
         options={"steps": 2, "seed": 1},
         sweep=("guidance_scale=1,2", "eta=0,1"),
     )
-    folder = result_of(workshop.generate("tiny", swept, Choice()))
+    folder = result_of(workshop.generate("tiny", swept, Choices()))
     assert len(history.images_of(folder)) == 4 and (folder / "grid.png").is_file()
 
 
 @pytest.mark.slow
 def test_the_history_is_searched_by_words_newest_first(workshop):
     for prompt in ("a red boat", "a blue boat"):
-        result_of(workshop.generate("tiny", wanted(workshop, prompt, num_images=1), Choice()))
+        result_of(workshop.generate("tiny", wanted(workshop, prompt, num_images=1), Choices()))
     found = history.search(workshop.places, "BOAT", 50)
     assert found[0].prompt == "a blue boat" and {"boat"} <= set(found[-1].prompt.split())
     assert {one.prompt for one in history.search(workshop.places, "blue boat", 50)} == {"a blue boat"}
@@ -147,7 +204,7 @@ def test_what_is_invalid_is_one_line(workshop, model, request_, line):
     import re
 
     request_ = Wanted(request_.prompts, databases=(workshop.places.database("squares"),), options=request_.options)
-    found = error_of(workshop.generate(model, request_, Choice()))
+    found = error_of(workshop.generate(model, request_, Choices()))
     assert re.search(line, found) and "\n" not in found
 
 
@@ -165,7 +222,7 @@ def test_an_error_of_ours_says_where_to_look(workshop):
 
 
 def test_a_zip_has_the_images_of_one_run_with_its_record(workshop, tmp_path):
-    folders = [result_of(workshop.generate("tiny", wanted(workshop, "a red boat"), Choice())) for _ in range(2)]
+    folders = [result_of(workshop.generate("tiny", wanted(workshop, "a red boat"), Choices())) for _ in range(2)]
     images = history.images_of(folders[0])
     written = {one.file.relative_to(folders[0]).as_posix() for one in images}
     out = history.pack(images, tmp_path / "run.zip")

@@ -15,7 +15,12 @@ def add_actions(actions: Any) -> None:
     """Adds the actions."""
     merge = actions.add_parser("merge", help="build one database of several")
     merge.set_defaults(perform=run_merge)
-    merge.add_argument("databases", nargs="+", metavar="DB", help="names or folders")
+    merge.add_argument(
+        "databases",
+        nargs="+",
+        metavar="DB[:WEIGHT]",
+        help="names or folders; with weights, the numbers of their rows are in this proportion",
+    )
     merge.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     merge.add_argument("--name", help="of the database (default: the name of --out)")
     add_duplicates(merge, "rows")
@@ -49,12 +54,16 @@ def run_merge(args: argparse.Namespace) -> None:
     """Builds one database of several."""
     from rdm_jax.retrieval import edit
     from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.mixture import parse_weighted
 
     out = check_local(args.out, "--out")
-    databases = [Database.open(name) for name in args.databases]
-    count = edit.merge(databases, out, args.name, args.duplicates)
+    names, given = zip(*map(parse_weighted, args.databases), strict=True)
+    databases = [Database.open(name) for name in names]
+    weights = None if set(given) == {None} else [1.0 if weight is None else weight for weight in given]
+    count = edit.merge(databases, out, args.name, args.duplicates, weights)
     dropped = sum(map(len, databases)) - count
-    note(f"{out}: {count} rows of {len(databases)} databases, {dropped} near-duplicates dropped")
+    why = "near-duplicates dropped" if weights is None else "left out by weights and as near-duplicates"
+    note(f"{out}: {count} rows of {len(databases)} databases, {dropped} {why}")
     update_index(out)
 
 

@@ -83,30 +83,19 @@ def run_map(args: argparse.Namespace) -> None:
     """Writes the map."""
     check_image_path(args.out, "--out")
 
-    import numpy as np
-
-    from rdm_jax.core.scatter import scatter
-    from rdm_jax.retrieval import projection
     from rdm_jax.retrieval.database import Database
+    from rdm_jax.retrieval.database_map import draw_map
 
     database = Database.open(args.database)
     rows = _random_rows(database, args)
-    neighbors, query = np.zeros(0, np.int64), None
+    neighbors, query = (), None
     title = f"{database.name}: {len(rows)} of {len(database)} rows by {args.method}"
     if args.query or args.image:
         query, neighbors = _search(database, args)
         title += f", {args.query or args.image.name!r} and its neighbors"
-    shown = np.concatenate([neighbors, np.setdiff1d(rows, neighbors)])
-    project = projection.fit(database.embeddings(shown), args.method, args.seed)
-    image = scatter(
-        project(database.embeddings(shown)),
-        database.thumbnails(shown),
-        title=title,
-        query=None if query is None else project(query)[0],
-        neighbors=list(range(len(neighbors))),
-    )
+    image, count = draw_map(database, rows, title, neighbors, query, args.method, args.seed)
     write_image(args.out, image, "--out")
-    note(f"{args.out}: {len(shown)} rows")
+    note(f"{args.out}: {count} rows")
 
 
 def _random_rows(database: Any, args: argparse.Namespace) -> Any:

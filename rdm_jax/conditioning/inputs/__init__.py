@@ -6,6 +6,7 @@ A bundle names its input, a key of `INPUTS`, in its section "conditioning"; a bu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.channels import upscales
@@ -20,7 +21,7 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.options import declarations, flag_of
 from rdm_jax.request import Request
 
-__all__ = ["INPUTS", "Given", "check_parts", "input_of", "read_input"]
+__all__ = ["INPUTS", "Given", "check_parts", "input_of", "options_of", "read_input"]
 
 INPUTS: Mapping[str, Input] = {
     "none": Nothing(),
@@ -38,12 +39,29 @@ def input_of(bundle: Bundle) -> Input | None:
     Raises:
       UserError: the bundle names an unknown input.
     """
-    name = bundle.config["conditioning"].get("input")
+    return _input(bundle.config)
+
+
+def _input(config: Mapping[str, Any]) -> Input | None:
+    name = config["conditioning"].get("input")
     if name is None:
         return None
     if name not in INPUTS:
         raise unknown("input", str(name), INPUTS)
     return INPUTS[name]
+
+
+def options_of(config: Mapping[str, Any]) -> set[str]:
+    """Returns the options of a request that give a model its inputs, such as "low_resolution".
+
+    Args:
+      config: of its bundle.
+
+    Raises:
+      UserError: the configuration names an unknown input, or unknown channels.
+    """
+    own = _input(config)
+    return {own.option if own else "", "low_resolution" if upscales(config) else ""} - {""}
 
 
 def check_parts(bundle: Bundle) -> None:
@@ -65,9 +83,8 @@ def read_input(request: Request, bundle: Bundle, latent: tuple[int, int]) -> Giv
       UserError: the request has an input that the model does not take, lacks its own, or it is invalid.
     """
     own = input_of(bundle)
-    taken = {own.option if own else "", "low_resolution" if upscales(bundle.config) else ""}
     for one in INPUTS.values():
-        if one.option not in taken and _is_given(request, one):
+        if one.option not in options_of(bundle.config) and _is_given(request, one):
             takes = f"takes {own.what}" if own is not None else "reads prompts"
             raise UserError(
                 f"{_flag(one)} applies to models that take {one.what}, and model {bundle.name!r} {takes}; leave it out"

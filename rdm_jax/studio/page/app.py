@@ -50,7 +50,7 @@ def build(workshop: Workshop) -> gr.Blocks:
 
 
 def _connect(page: Page, tabs: gr.Tabs, form: generate.Form, editor: Any, results: Results, made: Results) -> None:
-    """Connects the buttons below some images: to reuse the request, to vary an image, to edit it."""
+    """Connects the buttons below some images: to reuse the request, to vary an image, to edit it, to upscale it."""
 
     def reuse(one: Made | None) -> tuple[Any, ...]:
         """Returns the form as it was for an image."""
@@ -84,10 +84,15 @@ def _connect(page: Page, tabs: gr.Tabs, form: generate.Form, editor: Any, result
         arguments += [f"--database={name}" for name in names[:1]]
         yield from follow(page, lambda: page.workshop.edit(model, arguments), request)
 
-    results.vary.click(lambda: gr.update(selected="generate"), None, tabs, queue=False, api_visibility="private")
-    results.vary.click(
-        vary, [page.model, results.selected], made.outputs, show_progress="hidden", api_visibility="private", **QUEUED
-    )
+    def upscale(request: gr.Request, model: str, one: Made | None) -> Any:
+        """Yields an image at a higher resolution."""
+        if one is not None:
+            yield from follow(page, lambda: page.workshop.upscale(page.workshop.upscaler(model), one), request)
+
+    for button, handler in ((results.vary, vary), (results.upscale, upscale)):
+        button.click(lambda: gr.update(selected="generate"), None, tabs, queue=False, api_visibility="private")
+        inputs = [page.model, results.selected]
+        button.click(handler, inputs, made.outputs, show_progress="hidden", api_visibility="private", **QUEUED)
 
 
 def serve(workshop: Workshop, port: int, *, block: bool = True, open_browser: bool = False) -> tuple[gr.Blocks, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.studio.choice import Choice
+from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.history import Made, images_of
 from rdm_jax.studio.jobs import Job
 from rdm_jax.studio.page.shared import QUEUED, Page
@@ -38,7 +38,7 @@ def add(page: Page) -> None:
     ) -> list[dict[str, Any]]:
         """Returns what a request would retrieve: prompt, database, id, score, caption and source of each neighbor."""
         with _errors():
-            rows = workshop.neighbors(model, wanted(prompts, databases, options), Choice())
+            rows = workshop.neighbors(model, wanted(prompts, databases, options), Choices())
         return [
             {"prompt": one.prompt, "database": one.row[0], "id": one.row[1], "score": one.score}
             | {"caption": one.caption, "source": one.source, "role": one.role}
@@ -48,7 +48,7 @@ def add(page: Page) -> None:
     def sample(prompts: list[str], databases: list[str], model: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Generates images; returns the file, the prompt, the seed and the neighbors of each one."""
         with _errors():
-            job = workshop.generate(model, wanted(prompts, databases, options), Choice())
+            job = workshop.generate(model, wanted(prompts, databases, options), Choices())
             folder = finished(job)
         return [_image(made) for made in images_of(folder)]
 

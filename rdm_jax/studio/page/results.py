@@ -31,6 +31,7 @@ class Results:
       reuse: takes its request into the form.
       vary: generates variations of it.
       edit: opens it in the tab that edits.
+      upscale: generates it at a higher resolution; it is there if a model does that.
     """
 
     status: gr.HTML
@@ -41,6 +42,7 @@ class Results:
     reuse: gr.Button
     vary: gr.Button
     edit: gr.Button
+    upscale: gr.Button
 
     @property
     def outputs(self) -> list[Any]:
@@ -63,9 +65,11 @@ class Results:
             reuse = gr.Button("Reuse", size="sm", min_width=48, interactive=False)
             vary = gr.Button("Vary", size="sm", min_width=48, interactive=False)
             edit = gr.Button("Edit", size="sm", min_width=48, interactive=False)
+            can = bool(page.workshop.upscaler(page.workshop.default_model))
+            upscale = gr.Button("Upscale", size="sm", min_width=48, interactive=False, visible=can)
         about = gr.Markdown("Choose an image for its neighbors and parameters.")
         seen = gallery("Its neighbors", columns=6, height=130)
-        outputs = [selected, about, seen, download, vector, reuse, vary, edit]
+        outputs = [selected, about, seen, download, vector, reuse, vary, edit, upscale]
 
         def select(event: gr.SelectData, generated: list[Made]) -> tuple[Any, ...]:
             """Returns what belongs to the image that was clicked."""
@@ -73,7 +77,7 @@ class Results:
             on = gr.update(interactive=True)
             vectors = gr.update(value=str(one.svg) if one.svg else None, interactive=one.svg is not None)
             files = gr.update(value=str(one.file), interactive=True)
-            return one, details(one), neighbor_items(neighbors_of(page.workshop, one)), files, vectors, on, on, on
+            return one, details(one), neighbor_items(neighbors_of(page.workshop, one)), files, vectors, on, on, on, on
 
         def archived(generated: list[Made]) -> Any:
             """Returns the zip of all images, where they are of one run."""
@@ -83,7 +87,7 @@ class Results:
         images.select(select, made, outputs, queue=False, api_visibility="private")
         # Not the change of `made`: Gradio would hash it, and records hold dictionaries.
         images.change(archived, made, archive, queue=False, api_visibility="private")
-        return Results(status, previews, images, made, selected, reuse, vary, edit)
+        return Results(status, previews, images, made, selected, reuse, vary, edit, upscale)
 
 
 def neighbors_of(workshop: Workshop, made: Made) -> list[Any]:

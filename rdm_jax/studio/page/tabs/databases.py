@@ -82,16 +82,17 @@ def _add_merge(page: Page, lists: Lists, several: gr.Dropdown, status: gr.HTML) 
     """Adds what builds one database of several."""
     gr.Markdown("### Merge")
     several.render()
+    weights = gr.Textbox(label="Weights", info="of each, in this order; empty takes all images", placeholder="2, 1")
     title = gr.Textbox(label="Name of the new one")
     merge = gr.Button("Merge")
 
     @guarded(1 + len(lists.dropdowns))
-    def merge_them(names: list[str], title: str) -> tuple[Any, ...]:
+    def merge_them(names: list[str], weights: str, title: str) -> tuple[Any, ...]:
         """Merges the chosen databases."""
-        made = catalog.merge(page.workshop.places, names or [], title or "")
+        made = catalog.merge(page.workshop.places, names or [], title or "", weights or "")
         return (remark(f"{made} is ready"), *lists.updates(made))
 
-    merge.click(merge_them, [several, title], [status, *lists.dropdowns], api_visibility="private", **QUEUED)
+    merge.click(merge_them, [several, weights, title], [status, *lists.dropdowns], api_visibility="private", **QUEUED)
 
 
 def _add_rows(page: Page, name: gr.Dropdown, status: gr.HTML) -> None:
@@ -123,6 +124,7 @@ def _add_rows(page: Page, name: gr.Dropdown, status: gr.HTML) -> None:
         return "", neighbor_items(rows), rows
 
     text.submit(search, [page.model, name, text], seen, api_visibility="private", **QUEUED)
+    _add_map(page, name, text, status)
     _add_removal(page, name, seen, look)
 
 
@@ -137,6 +139,20 @@ def _add_export(page: Page, name: gr.Dropdown, status: gr.HTML) -> None:
         return "", gr.update(value=str(catalog.export(page.workshop.places, name)), interactive=True)
 
     zipped.click(export, name, [status, file], api_visibility="private", **QUEUED)
+
+
+def _add_map(page: Page, name: gr.Dropdown, text: gr.Textbox, status: gr.HTML) -> None:
+    """Adds the map of a database: alike images are near each other."""
+    with gr.Accordion("Map: alike images are near each other", open=False):
+        draw = gr.Button("Draw the map, with what is searched for", size="sm")
+        chart = gr.Image(label="Map", format="png", interactive=False, elem_id="map")
+
+    @guarded(2)
+    def show(model: str, name: str, text: str) -> tuple[Any, ...]:
+        """Returns the map."""
+        return "", catalog.draw(page.workshop, model, name, (text or "").strip())
+
+    draw.click(show, [page.model, name, text], [status, chart], api_visibility="private", **QUEUED)
 
 
 def _add_removal(page: Page, name: gr.Dropdown, seen: list[Any], look: Any) -> None:

@@ -17,7 +17,7 @@ from rdm_jax.conditioning import CONDITIONERS, Region
 from rdm_jax.core.calls import format_call
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit
-from rdm_jax.studio.choice import Choice
+from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.page.results import Results, follow
 from rdm_jax.studio.page.shared import QUEUED, Page
 from rdm_jax.studio.wanted import Wanted, lines
@@ -157,7 +157,7 @@ def _regions(page: Page, given: EditValues) -> Any:
             "seed": given.seed,
         },
     )
-    return page.workshop.generate(given.model, wanted, Choice())
+    return page.workshop.generate(given.model, wanted, Choices())
 
 
 def _region(page: Page, given: EditValues, color: str, mask: np.ndarray) -> Region:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
 
+from rdm_jax.studio.choice import CONTENT, STYLE
 from rdm_jax.studio.page import controls
 from rdm_jax.studio.page.results import Results, follow
 from rdm_jax.studio.page.shared import QUEUED, Page, guarded
@@ -87,11 +88,12 @@ def add_tab(page: Page) -> tuple[Form, Results]:
             form, lock = _form(page, prompts)
             command = gr.Textbox(label="The same on the command line", buttons=["copy"], interactive=False, lines=1)
         with gr.Column(scale=3, min_width=280):
-            chosen = add_neighbors(page, Request(form.model, form.databases, form.inputs, read))
+            by_role = {STYLE: form.databases, CONTENT: form.content}
+            chosen = add_neighbors(page, Request(form.model, by_role, form.inputs, read))
         with gr.Column(scale=4, min_width=320):
             results = Results.add(page)
     for trigger in (find.click, form.prompts.submit):
-        trigger(chosen.find, [chosen.choice, *form.inputs], chosen.found, api_visibility="private", **QUEUED)
+        trigger(chosen.find, [chosen.choices, *form.inputs], chosen.found, api_visibility="private", **QUEUED)
     _add_generate(page, form, lock, go, chosen, results, command)
     stop.click(page.cancel, None, None, queue=False, api_visibility="private")
     return form, results
@@ -103,14 +105,14 @@ def _add_generate(
     """Connects the button that generates."""
     number = NAMES.index("seed")
 
-    def generate(request: gr.Request, locked: bool, choice: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def generate(request: gr.Request, locked: bool, choices: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Yields status, previews and images of a request, its seed and its command line."""
         seed = values[number] if locked and values[number] else str(secrets.randbelow(RANDOM))
         values = (*values[:number], seed, *values[number + 1 :])
 
         def job() -> Any:
             """Returns the job of the request."""
-            return page.workshop.generate(*read(page.workshop, values), choice)
+            return page.workshop.generate(*read(page.workshop, values), choices)
 
         for shown in follow(page, job, request):
             yield (*shown, seed, gr.skip())
@@ -118,7 +120,7 @@ def _add_generate(
 
     go.click(
         generate,
-        [lock, chosen.choice, *form.inputs],
+        [lock, chosen.choices, *form.inputs],
         [*results.outputs, form.seed, command],
         show_progress="hidden",
         api_visibility="private",
@@ -136,7 +138,8 @@ def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
     """Adds the controls of a request; returns them, and whether the seed is kept."""
     workshop, known = page.workshop, list(page.workshop.places.known_databases())
     databases = gr.Dropdown(known, value=known[:1], multiselect=True, label="Databases")
-    content = gr.Dropdown(known, value=[], multiselect=True, label="Content databases", visible=False)
+    roles = workshop.has_roles(workshop.default_model)
+    content = gr.Dropdown(known, value=[], multiselect=True, label="Content databases", visible=roles)
     weights, options = gr.State({}), gr.State({})
     _add_weights(databases, weights)
     with gr.Row():
@@ -168,7 +171,7 @@ def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
 
     def of_model(model: str) -> tuple[Any, Any]:
         """Returns the options, emptied, and the content databases, where the model has that role."""
-        return {}, gr.update(visible="style_encoder" in workshop.config(model))
+        return {}, gr.update(visible=workshop.has_roles(model))
 
     page.model.change(of_model, page.model, [options, content], queue=False, api_visibility="private")
     controls_ = (databases, content, weights, count, neighbors, candidates, seed, options, svg, transparent, size)

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
-from rdm_jax.studio.choice import Choice
+from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.page.results import follow
 from rdm_jax.studio.page.shared import QUEUED, Page
 from rdm_jax.studio.page.tabs.generate import RANDOM, Form, read
@@ -54,7 +54,7 @@ def add_tab(page: Page, form: Form) -> None:
             options.update({} if "seed" not in swept else {"seed": None})
             databases = () if "database" in swept else wanted.databases
             request_ = dataclasses.replace(wanted, sweep=tuple(axes), options=options, databases=databases)
-            return page.workshop.generate(model, request_, Choice())
+            return page.workshop.generate(model, request_, Choices())
 
         for shown in follow(page, start, request):
             images = shown[3]
