@@ -53,10 +53,10 @@ seen="lucide ph-duotone material-symbols tabler solar-linear streamline-plump tw
 unseen="pixelarticons streamline-freehand solar-broken game-icons flat-color-icons ic-twotone fluent-emoji teenyicons-solid"
 of_style=150
 
-train() { # train NAME CONFIG [OPTION...] [--config.KEY=VALUE...]
+train() { # train NAME CONFIG [OPTION...]
   local name=$1 config=$2
   shift 2
-  "$RDM" train --config "$config" --workdir "$out/$name" "$@" --config.data.data_dir="$data" ${steps:+--config.steps="$steps"}
+  "$RDM" train --config "$config" --workdir "$out/$name" --config.data.data_dir="$data" ${steps:+--config.steps="$steps"} "$@"
 }
 
 database() { # database NAME SPLIT [OPTION...]

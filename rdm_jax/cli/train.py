@@ -61,18 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rewrite_arguments(arguments: list[str]) -> list[str]:
-    """Returns the arguments with every --config.KEY=VALUE turned into the positional KEY=VALUE."""
+    """Returns the arguments with every --config.KEY=VALUE, wherever it is, as the positional KEY=VALUE at the end."""
     prefix = "--config."
-    rewritten, key = [], ""
+    others, settings, key = [], [], ""
     for argument in arguments:
         if key:
-            rewritten.append(f"{key}={argument}")
+            settings.append(f"{key}={argument}")
             key = ""
         elif argument.startswith(prefix) and "=" not in argument:
             key = argument.removeprefix(prefix)
         else:
-            rewritten.append(argument.removeprefix(prefix))
-    return [*rewritten, key] if key else rewritten
+            (settings if argument.startswith(prefix) else others).append(argument.removeprefix(prefix))
+    return [*others, *settings, *([key] if key else [])]
 
 
 def run(args: argparse.Namespace) -> None:

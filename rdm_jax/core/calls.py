@@ -129,8 +129,13 @@ def build(table: Mapping[str, type], call: Call, what: str) -> Any:
 
 def files_of(instance: Any) -> list[str]:
     """Returns the names of the files in the fields of type `File` of a dataclass; empty ones name none."""
-    hints = typing.get_type_hints(type(instance), include_extras=True)
-    return [value for name, value in _values(instance).items() if hints[name] == File and value]
+    return [value for name in file_fields(type(instance)) if (value := getattr(instance, name))]
+
+
+def file_fields(cls: type) -> list[str]:
+    """Returns the names of a dataclass's fields of type `File`."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return [field.name for field in dataclasses.fields(cls) if hints[field.name] == File]
 
 
 def set_types(instance: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 from rdm_jax.cli import sample
 from rdm_jax.cli.main import Parser
 from rdm_jax.core import text
-from rdm_jax.core.errors import UserError
+from rdm_jax.core.calls import file_fields, files_of, parse
+from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.options import Declaration, declarations, flag_of
 from rdm_jax.heads import all_options
 from rdm_jax.request import Request
 
 MOST_PROMPTS = 1000  # of one request
-OWN_CONTROLS = ("seed", "num_images", "candidates", "neighbors", "conditions")
+OF_THE_COMMAND_LINE = re.compile(r"^argument -*|; see rdm sample --help$")
+OWN_CONTROLS = ("seed", "num_images", "candidates", "neighbors")
 """Options that have a control of their own on the page."""
 
 
@@ -64,7 +67,31 @@ class Wanted:
         """Returns the parsed options of `rdm sample`; raises UserError for the first one that is invalid."""
         parser = Parser(prog="rdm sample")
         sample.add_arguments(parser)
-        return parser.parse(self.arguments())
+        try:
+            return parser.parse(self.arguments())
+        except UserError as error:
+            raise UserError(OF_THE_COMMAND_LINE.sub("", str(error))) from error
+
+    def reads(self) -> tuple[list[str], list[str]]:
+        """Returns the files and the databases that options name, those of guides and conditions too.
+
+        Raises:
+          UserError: an option is unknown, a call is invalid, or a sweep goes over what reads files.
+        """
+        files, databases = [], []
+        for name, value in self.options.items():
+            declaration = declarations(_owner(name))[name]
+            if declaration.file and value:
+                files.append(str(value))
+            table = declaration.table() if declaration.table else {}
+            for call in _calls(value) if table else ():
+                parsed = parse(table, call, declaration.what)
+                files += files_of(parsed)
+                databases += [parsed.database] if getattr(parsed, "database", "") else []
+        for key in (axis.partition("=")[0].strip() for axis in self.sweep):
+            if _reads_files(key):
+                raise UserError(f"{key} reads files, and a sweep on the page goes over numbers and names; leave it out")
+        return files, databases
 
     def command(self, model: str) -> str:
         """Returns the command line that does the same."""
@@ -75,6 +102,22 @@ def option_declarations(head: str) -> dict[str, Declaration]:
     """Returns {name: declaration} of the options of a model's head and of every request, but for `OWN_CONTROLS`."""
     every = {**declarations(Request), **declarations(all_options()[head])}
     return {name: one for name, one in every.items() if name not in OWN_CONTROLS and not one.file}
+
+
+def blamed(error: str) -> str:
+    """Returns the name of the control that an error is about: an option, "prompts" or "databases"; "" if none is named.
+
+    Args:
+      error: its line, which names what is wrong before what is allowed.
+    """
+    options = {name for head in all_options() for name in option_declarations(head)}
+    complaint = re.split(r"[;(]", error, maxsplit=1)[0].lower()
+    found = {}
+    for name in sorted({*options, *OWN_CONTROLS, "prompts", "databases"}):
+        words = re.sub("[_ ]", "[ _-]", name.removesuffix("s"))
+        if match := re.search(rf"(?<!\w){words}s?(?!\w)", complaint):
+            found[name] = match.start()
+    return min(found, key=lambda name: (found[name], -len(name)), default="")
 
 
 def default_of(head: str, name: str) -> Any:
@@ -102,16 +145,40 @@ def weighted(names: Sequence[str], weights: Mapping[str, float]) -> tuple[str, .
     return tuple(f"{name}:{weight:g}" for name, weight in used)
 
 
+def _owner(name: str) -> Any:
+    """Returns what declares an option; raises UserError if nothing does."""
+    owners = (Request, *all_options().values())
+    found = next((one for one in owners if name in declarations(one)), None)
+    if found is None:
+        raise unknown("option", name, {key for one in owners for key in declarations(one)})
+    return found
+
+
+def _reads_files(key: str) -> bool:
+    """Returns whether the key of a sweep is an option that names files, or such an option of guides or conditions."""
+    every = {name: one for owner in (Request, *all_options().values()) for name, one in declarations(owner).items()}
+    _, dot, field = key.partition(".")
+    if dot:
+        classes = [cls for one in every.values() if one.table for cls in one.table().values()]
+        return field == "database" or any(field in file_fields(cls) for cls in classes)
+    named = [one for name, one in every.items() if key.lstrip("-") in (name, flag_of(name, one).lstrip("-"))]
+    return any(one.file or one.table for one in named)
+
+
+def _calls(value: Any) -> Sequence[str]:
+    """Returns the calls of an option: texts, or one text with a call on each line."""
+    return lines(value) if isinstance(value, str) else value
+
+
 def _option(name: str, value: Any) -> list[str]:
     """Returns the arguments of one option; none for its default."""
-    owner = next(one for one in (Request, *all_options().values()) if name in declarations(one))
+    owner = _owner(name)
     declaration = declarations(owner)[name]
     flag = flag_of(name, declaration)
     if value is None or value == "" or value == ():
         return []
     if declaration.table:
-        calls = lines(value) if isinstance(value, str) else value
-        return [f"{flag}={call}" for call in calls]
+        return [f"{flag}={call}" for call in _calls(value)]
     if isinstance(getattr(owner(), name), tuple):
         numbers = str(value).replace(",", " ").split() if isinstance(value, str) else [str(one) for one in value]
         return [flag, *numbers]

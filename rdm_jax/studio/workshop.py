@@ -19,7 +19,7 @@ from rdm_jax.cli.edit import perform
 from rdm_jax.cli.main import Parser
 from rdm_jax.cli.png import read_record
 from rdm_jax.conditioning.inputs import options_of
-from rdm_jax.core.errors import unknown
+from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import read_image
 from rdm_jax.generator import Generator, Plan
 from rdm_jax.retrieval.mixture import Mixture, parse_weighted
@@ -193,10 +193,21 @@ class Workshop:
         named = [spec for spec, config in configs.items() if config["name"] == recorded["name"]]
         return next(iter([*same, *named]), recorded["name"])
 
+    def _check_inside(self, wanted: Wanted) -> None:
+        """Raises UserError if an option names a file outside the studio's folder, or a database that is not listed."""
+        files, databases = wanted.reads()
+        for file in files:
+            if not Path(file).resolve().is_relative_to(self.places.root.resolve()):
+                raise UserError(f"{file} is outside the studio's folder, and the page reads no other; upload it first")
+        for database in databases:
+            if database not in self.places.known_databases().values():
+                self.places.database(database)
+
     def _planned(
         self, generator: Generator, wanted: Wanted, choices: Choices
     ) -> tuple[argparse.Namespace, list[Mixture | None], list[Plan], Sweep | None]:
         """Returns the options, databases, plans with the chosen neighbors, and the sweep of a request, if it is one."""
+        self._check_inside(wanted)
         args = wanted.parse()
         images = [sample.read_query(name) for name in args.image]
         databases, plans, sweep = sample.prepare(generator, args, list(args.prompts), images)

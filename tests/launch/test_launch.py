@@ -18,6 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rdm_jax.cli.main import parsed
+from rdm_jax.training.config import load_config
+
 ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "gke/submit.sh", LAUNCH / "slurm.sbatch"]
@@ -95,6 +98,37 @@ def test_the_documents_commands_are_understood(line: str) -> None:
     done = run(*words, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+# The embedded models
+
+
+# Writes its arguments to a file, a line for each, and an empty line.
+RECORDING = 'printf "%s\\n" "$@" >> "$RECORD"; echo >> "$RECORD"\n'
+
+
+@pytest.mark.parametrize(
+    ("script", "options"), [("icons.sh", ["--archives", "archives"]), ("style_scenes.sh", [])], ids=lambda one: str(one)
+)
+def test_the_commands_of_a_model_are_understood(tmp_path: Path, script: str, options: list[str]) -> None:
+    """Every command that makes an embedded model is one of today's, with settings that its config has."""
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives/iconify-json-0.tgz").touch()
+    stand_in = program(tmp_path / "bin", "rdm", RECORDING)
+    variables = {
+        "RDM": stand_in,
+        "PYTHON": program(tmp_path / "bin", "python", "echo woodblock\n"),
+        "RECORD": str(tmp_path / "record"),
+    }
+    done = run(LAUNCH / script, *options, "--out", tmp_path / "out", env=variables, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    commands = [block.split("\n") for block in (tmp_path / "record").read_text().split("\n\n") if block.strip()]
+    verbs = {command[0] for command in commands}
+    assert {"train", "export", "database"} <= verbs
+    for command in commands:
+        _, args = parsed(command)
+        if command[0] == "train":
+            assert load_config(args.config, args.overrides).steps > 0
 
 
 # One machine

@@ -191,6 +191,7 @@ def test_a_bad_option_is_one_line_and_nothing_is_lost(visit):
     visit.generate("a red boat", sampler="dimm")
     line = visit.alert()
     assert "dimm" in line and "\n" not in line and "Traceback" not in line
+    assert "solid" in visit.page.locator(".control-sampler").first.evaluate("one => getComputedStyle(one).outline")
     assert visit.prompts.input_value() == "a red boat"
 
 

@@ -12,7 +12,8 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.options import declarations
 from rdm_jax.heads import all_options
 from rdm_jax.request import Request
-from rdm_jax.studio.wanted import OWN_CONTROLS, Wanted, default_of, lines, option_declarations, weighted
+from rdm_jax.studio.choice import Choices
+from rdm_jax.studio.wanted import OWN_CONTROLS, Wanted, blamed, default_of, lines, option_declarations, weighted
 
 WANTED = Wanted(
     ("a red boat", "--odd prompt", "two\twords"),
@@ -62,3 +63,28 @@ def test_weights():
     with pytest.raises(UserError, match="all databases have the weight 0"):
         weighted(["a"], {"a": 0.0})
     assert lines(" a \n\n b\n") == ("a", "b") and lines(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "control"),
+    [
+        ({"sampler": "dimm"}, "sampler"),
+        ({"steps": "a"}, "steps"),
+        ({"guidance_scale": "nan"}, "guidance_scale"),
+        ({"seed": "abc"}, "seed"),
+        ({"num_images": "many"}, "num_images"),
+        ({"neighbors": "z"}, "neighbors"),
+    ],
+)
+def test_an_error_names_its_control_and_not_the_command_line(workshop, options, control):
+    request = Wanted(("a red boat",), databases=(workshop.places.database("squares"),), options=options)
+    with pytest.raises(UserError) as error:
+        workshop.neighbors("tiny", request, Choices())
+    assert blamed(str(error.value)) == control
+    assert "argument" not in str(error.value) and "--help" not in str(error.value)
+
+
+def test_errors_of_no_control_blame_none():
+    assert blamed("cannot read boat.png: No such file or directory") == ""
+    assert blamed("unknown database 'ink' (known: prompts, seed)") == "databases"
+    assert blamed("content_neighbors -1 is out of range; give 0 to 4 neighbors") == "content_neighbors"

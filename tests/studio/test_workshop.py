@@ -144,6 +144,30 @@ def test_a_canceled_job_ends_between_chunks_and_keeps_what_is_finished(workshop)
     assert threading.active_count() < 50
 
 
+def test_options_read_no_file_outside_the_folder_of_the_studio(workshop, tmp_path):
+    outside = tmp_path / "outside.png"
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(outside)
+    inside = workshop.places.new_upload(".png")
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(inside)
+    link = workshop.places.new_upload(".png")
+    link.symlink_to(outside)
+    for file in (outside, link, "../outside.png", "/etc/passwd"):
+        calls = {"guides": f"ilvr(image='{file}')", "conditions": (f"fill(image='{file}')",)}
+        for name, value in {"init": str(file), **calls}.items():
+            with pytest.raises(UserError, match="is outside the studio's folder"):
+                workshop.neighbors("tiny", wanted(workshop, "a red boat", **{name: value}), Choices())
+    with pytest.raises(UserError, match="unknown database"):
+        conditions = (f"negative(database='{tmp_path}')",)
+        workshop.neighbors("tiny", wanted(workshop, "a red boat", conditions=conditions), Choices())
+    for axis in (f"init={outside}", f"--guide=ilvr(image='{outside}')", f"ilvr.image={outside}"):
+        swept = Wanted(("a red boat",), databases=(workshop.places.database("squares"),), sweep=(axis,))
+        with pytest.raises(UserError, match="a sweep on the page goes over numbers and names"):
+            workshop.neighbors("tiny", swept, Choices())
+    assert workshop.neighbors("tiny", wanted(workshop, "a red boat", guides=f"ilvr(image='{inside}')"), Choices())
+    with pytest.raises(UserError, match="unknown option 'stepps'"):
+        workshop.neighbors("tiny", wanted(workshop, "a red boat", stepps="4"), Choices())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("golden")
 def test_an_image_is_upscaled_by_the_model_that_can(workshop):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
+from PIL import Image
 
+from rdm_jax.core.calls import describe
+from rdm_jax.core.images import read_image
 from rdm_jax.core.options import Declaration
 from rdm_jax.request import CONDITIONS, FITS
+from rdm_jax.studio.page.shared import control_class, guarded, remark
+from rdm_jax.studio.places import Places
 from rdm_jax.studio.wanted import default_of, option_declarations
 
 NARROW = 130  # pixels
@@ -24,7 +30,8 @@ def add(head: str, defaults: dict[str, Any], options: gr.State) -> None:
       defaults: its own, shown where nothing is set.
       options: {name: value} of what the user has set.
     """
-    for name, declaration in option_declarations(head).items():
+    declared = option_declarations(head)
+    for name, declaration in declared.items():
         own = defaults.get(name, default_of(head, name))
         control = _control(name, declaration, own)
 
@@ -35,19 +42,40 @@ def add(head: str, defaults: dict[str, Any], options: gr.State) -> None:
 
         control.change(keep, [control, options], options, show_progress="hidden", queue=False, api_visibility="private")
 
+    calls = [describe(call, cls) for one in declared.values() if one.table for call, cls in one.table().items()]
+    with gr.Accordion("What guides and conditions take", open=False):
+        gr.Markdown("\n".join(["```text", *calls, "```"]))
+
+
+def add_files(places: Places) -> None:
+    """Adds an upload of images for guides and conditions, which shows how these name them."""
+    files = gr.File(label="Images for guides and conditions", file_count="multiple", height=110)
+    named = gr.HTML()
+
+    @guarded(1)
+    def keep(given: list[str] | None) -> str:
+        """Returns the names of the images, after all were read."""
+        copies = []
+        for one in given or []:
+            copies.append(places.new_upload(".png"))
+            Image.fromarray(read_image(one)).save(copies[-1])
+        return "".join(remark(f"{Path(one).name} is '{copy}'") for one, copy in zip(given or [], copies, strict=True))
+
+    files.change(keep, files, named, queue=False, api_visibility="private")
+
 
 def _control(name: str, declaration: Declaration, default: Any) -> Any:
     """Returns the control of an option."""
     label = name.replace("_", " ")
     about = DEFAULT_NOTE.sub("", declaration.help).strip()
-    shown = _text(default)
+    shown, marked = _text(default), {"elem_classes": control_class(name)}
     if name in CHOICES:
-        return gr.Dropdown(["", *CHOICES[name]], value="", label=label, info=about, min_width=NARROW)
+        return gr.Dropdown(["", *CHOICES[name]], value="", label=label, info=about, min_width=NARROW, **marked)
     if declaration.table:
         names = ", ".join(declaration.table())
         about = f"{about}; one on each line"
-        return gr.Textbox(label=label, info=about, placeholder=names, lines=2, min_width=2 * NARROW)
-    return gr.Textbox(label=label, info=about, placeholder=shown, min_width=NARROW)
+        return gr.Textbox(label=label, info=about, placeholder=names, lines=2, min_width=2 * NARROW, **marked)
+    return gr.Textbox(label=label, info=about, placeholder=shown, min_width=NARROW, **marked)
 
 
 def _text(value: Any) -> str:

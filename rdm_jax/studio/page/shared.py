@@ -14,6 +14,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.history import Made
 from rdm_jax.studio.jobs import Job, Status
+from rdm_jax.studio.wanted import blamed
 from rdm_jax.studio.workshop import Shown, Workshop
 
 ONE_AT_A_TIME = "generator"
@@ -72,8 +73,17 @@ def bar(status: Status) -> str:
 
 
 def message(text: str) -> str:
-    """Returns an error as HTML, which screen readers say at once; "" for none."""
-    return f'<p class="error" role="alert">{html.escape(text)}</p>' if text else ""
+    """Returns an error as HTML, which screen readers say at once; it outlines its control. "" for none."""
+    if not text:
+        return ""
+    name = blamed(text)
+    outline = f"<style>.{control_class(name)} {{outline: 2px solid #b91c1c}}</style>" if name else ""
+    return f'<p class="error" role="alert">{html.escape(text)}</p>{outline}'
+
+
+def control_class(name: str) -> str:
+    """Returns the CSS class of the controls of an option, by which an error marks them."""
+    return f"control-{name.replace('_', '-')}"
 
 
 def remark(text: str) -> str:

@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.studio.choice import CONTENT, STYLE
 from rdm_jax.studio.page import controls
 from rdm_jax.studio.page.results import Results, follow
-from rdm_jax.studio.page.shared import QUEUED, Page, guarded
+from rdm_jax.studio.page.shared import QUEUED, Page, control_class, guarded
 from rdm_jax.studio.page.tabs.neighbors import Chosen, Request, add_neighbors
 from rdm_jax.studio.wanted import Wanted, lines, weighted
 from rdm_jax.studio.workshop import Workshop
@@ -79,7 +79,12 @@ def add_tab(page: Page) -> tuple[Form, Results]:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=3, min_width=300):
             prompts = gr.Textbox(
-                label="Prompts, one on each line", lines=2, max_lines=8, placeholder="a red boat", autofocus=True
+                label="Prompts, one on each line",
+                lines=2,
+                max_lines=8,
+                placeholder="a red boat",
+                autofocus=True,
+                elem_classes=control_class("prompts"),
             )
             with gr.Row():
                 find = gr.Button("Neighbors", min_width=90)
@@ -137,17 +142,20 @@ def _command(page: Page, values: tuple[Any, ...]) -> Any:
 def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
     """Adds the controls of a request; returns them, and whether the seed is kept."""
     workshop, known = page.workshop, list(page.workshop.places.known_databases())
-    databases = gr.Dropdown(known, value=known[:1], multiselect=True, label="Databases")
+    databases = gr.Dropdown(
+        known, value=known[:1], multiselect=True, label="Databases", elem_classes=control_class("databases")
+    )
     roles = workshop.has_roles(workshop.default_model)
     content = gr.Dropdown(known, value=[], multiselect=True, label="Content databases", visible=roles)
     weights, options = gr.State({}), gr.State({})
     _add_weights(databases, weights)
     with gr.Row():
-        count = gr.Number(4, label="Images", precision=0, minimum=1, min_width=70)
-        neighbors = gr.Textbox(label="Neighbors", placeholder="model's", min_width=70)
-        candidates = gr.Textbox(label="Candidates", placeholder="1", min_width=70)
+        classes = [control_class(name) for name in ("num_images", "neighbors", "candidates")]
+        count = gr.Number(4, label="Images", precision=0, minimum=1, min_width=70, elem_classes=classes[0])
+        neighbors = gr.Textbox(label="Neighbors", placeholder="model's", min_width=70, elem_classes=classes[1])
+        candidates = gr.Textbox(label="Candidates", placeholder="1", min_width=70, elem_classes=classes[2])
     with gr.Row(equal_height=True):
-        seed = gr.Textbox(label="Seed", placeholder="random", min_width=90)
+        seed = gr.Textbox(label="Seed", placeholder="random", min_width=90, elem_classes=control_class("seed"))
         lock = gr.Checkbox(False, label="Keep it", min_width=60)
         dice = gr.Button("New seed", min_width=60, size="sm")
     dice.click(lambda: str(secrets.randbelow(RANDOM)), None, seed, queue=False, api_visibility="private")
@@ -163,6 +171,8 @@ def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
             defaults = {"neighbors": config["conditioning"]["neighbors"], **config["sampling"]}
             with gr.Row():
                 controls.add(config["head"], defaults, options)
+
+        controls.add_files(workshop.places)
 
     with gr.Accordion("For designers", open=False), gr.Row():
         svg = gr.Checkbox(False, label="SVG", min_width=70)
