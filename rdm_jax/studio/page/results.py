@@ -56,7 +56,7 @@ class Results:
         status = gr.HTML()
         previews = gallery("Previews", columns=4, height=150, visible=False)
         shown = {"allow_preview": True, "buttons": ["download", "fullscreen"], "object_fit": "contain"}
-        images = gallery("Images", columns=2, height=430, elem_id="images", **shown)
+        images = gallery("Images", columns=2, height=505, elem_id="images", **shown)
         made, selected = gr.State([]), gr.State(None)
         with gr.Row():
             download = gr.DownloadButton("PNG", size="sm", min_width=48, interactive=False)

@@ -154,8 +154,10 @@ def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
         count = gr.Number(4, label="Images", precision=0, minimum=1, min_width=70, elem_classes=classes[0])
         neighbors = gr.Textbox(label="Neighbors", placeholder="model's", min_width=70, elem_classes=classes[1])
         candidates = gr.Textbox(label="Candidates", placeholder="1", min_width=70, elem_classes=classes[2])
-    with gr.Row(equal_height=True):
-        seed = gr.Textbox(label="Seed", placeholder="random", min_width=90, elem_classes=control_class("seed"))
+    with gr.Row(elem_id="seed"):
+        seed = gr.Textbox(
+            label="Seed", placeholder="random", max_lines=1, min_width=110, elem_classes=control_class("seed")
+        )
         lock = gr.Checkbox(False, label="Keep it", min_width=60)
         dice = gr.Button("New seed", min_width=60, size="sm")
     dice.click(lambda: str(secrets.randbelow(RANDOM)), None, seed, queue=False, api_visibility="private")
