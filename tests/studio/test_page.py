@@ -202,6 +202,19 @@ def test_a_job_is_canceled(visit, workshop):
     assert "canceled" in visit.alert()
 
 
+def test_whoever_waits_sees_the_place_in_the_queue(visit, browser, served):
+    other = Visit(browser, served)
+    other.option("steps", "2")
+    visit.page.get_by_label("Images", exact=True).first.fill("64")
+    visit.generate("a blue boat", steps="500", batch_size="1")
+    visit.page.get_by_role("status").get_by_text(re.compile(r"\d+/\d+")).first.wait_for()
+    other.generate("a red boat")
+    other.page.get_by_text(re.compile(r"queue: \d+/\d+")).locator("visible=true").first.wait_for()
+    visit.button("Cancel").click()
+    other.finished()
+    other.page.close()
+
+
 def test_an_image_is_opened_in_the_editor_painted_and_inpainted(visit, workshop):
     visit.generate("a red boat", steps="2")
     visit.finished()
@@ -417,6 +430,17 @@ def test_a_program_does_what_the_page_does(client, workshop):
     assert [one["id"] for one in images[0]["neighbors"]] == [one["id"] for one in rows if one["role"] != "content"]
     with pytest.raises(Exception, match=r"unknown database '\.\./other'"):
         client.predict(["a red boat"], ["../other"], "tiny", options, api_name="/sample")
+
+
+def test_the_example_of_the_documentation_runs(served):
+    document = (Path(__file__).parents[2] / "docs/studio.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    for written, here in {"http://127.0.0.1:7860": served, "neon": "squares", "style-scenes": "tiny"}.items():
+        assert written in example
+        example = example.replace(written, here)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert Path(names["images"][0]["file"]).is_file() and len(names["images"]) == 2
 
 
 def test_twenty_clients_are_all_answered_in_flat_memory(served):

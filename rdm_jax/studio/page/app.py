@@ -11,7 +11,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.studio.history import Made
 from rdm_jax.studio.page import interface
 from rdm_jax.studio.page.results import Results, follow
-from rdm_jax.studio.page.shared import MOST_WAITING, QUEUED, Page
+from rdm_jax.studio.page.shared import MOST_WAITING, Page, followed
 from rdm_jax.studio.page.tabs import databases, edit, generate, history, sweep
 from rdm_jax.studio.workshop import Workshop
 
@@ -92,7 +92,7 @@ def _connect(page: Page, tabs: gr.Tabs, form: generate.Form, editor: Any, result
     for button, handler in ((results.vary, vary), (results.upscale, upscale)):
         button.click(lambda: gr.update(selected="generate"), None, tabs, queue=False, api_visibility="private")
         inputs = [page.model, results.selected]
-        button.click(handler, inputs, made.outputs, show_progress="hidden", api_visibility="private", **QUEUED)
+        button.click(handler, inputs, made.outputs, **followed(made.status))
 
 
 def serve(workshop: Workshop, port: int, *, block: bool = True, open_browser: bool = False) -> tuple[gr.Blocks, str]:

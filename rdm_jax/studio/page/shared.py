@@ -61,6 +61,15 @@ class Page:
             job.cancel()
 
 
+def followed(status: gr.HTML) -> dict[str, Any]:
+    """Returns the options of events that run a job: its place in the queue is shown beside the status.
+
+    Args:
+      status: where the job reports.
+    """
+    return {"show_progress": "minimal", "show_progress_on": status, "api_visibility": "private", **QUEUED}
+
+
 def bar(status: Status) -> str:
     """Returns the status of a job as HTML: a bar and a line, or the error."""
     if status.error:

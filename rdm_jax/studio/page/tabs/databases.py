@@ -11,7 +11,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio import catalog
-from rdm_jax.studio.page.shared import QUEUED, Page, bar, gallery, guarded, neighbor_items, remark
+from rdm_jax.studio.page.shared import QUEUED, Page, bar, followed, gallery, guarded, neighbor_items, remark
 from rdm_jax.studio.places import Places
 from rdm_jax.studio.workshop import Shown
 
@@ -74,7 +74,7 @@ def _add_build(page: Page, lists: Lists, status: gr.HTML) -> None:
             yield [bar(one), *(same if one.result is None else lists.updates(one.result))]
 
     inputs, outputs = [page.model, title, files], [status, *lists.dropdowns]
-    build.click(build_one, inputs, outputs, show_progress="hidden", api_visibility="private", **QUEUED)
+    build.click(build_one, inputs, outputs, **followed(status))
     stop.click(page.cancel, None, None, queue=False, api_visibility="private")
 
 

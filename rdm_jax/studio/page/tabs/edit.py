@@ -19,7 +19,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit
 from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.page.results import Results, follow
-from rdm_jax.studio.page.shared import QUEUED, Page
+from rdm_jax.studio.page.shared import Page, followed
 from rdm_jax.studio.wanted import Wanted, lines
 
 REGION = "regions"
@@ -116,7 +116,7 @@ def add_tab(page: Page) -> tuple[Any, Results]:
         yield from follow(page, start, request)
 
     inputs = [page.model, action, editor, prompt, databases, strength, *sides, *regions, count, seed]
-    go.click(edit, inputs, results.outputs, show_progress="hidden", api_visibility="private", **QUEUED)
+    go.click(edit, inputs, results.outputs, **followed(results.status))
     stop.click(page.cancel, None, None, queue=False, api_visibility="private")
     return editor, results
 

@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.studio.choice import CONTENT, STYLE
 from rdm_jax.studio.page import controls
 from rdm_jax.studio.page.results import Results, follow
-from rdm_jax.studio.page.shared import QUEUED, Page, control_class, guarded
+from rdm_jax.studio.page.shared import QUEUED, Page, control_class, followed, guarded
 from rdm_jax.studio.page.tabs.neighbors import Chosen, Request, add_neighbors
 from rdm_jax.studio.wanted import Wanted, lines, weighted
 from rdm_jax.studio.workshop import Workshop
@@ -127,9 +127,7 @@ def _add_generate(
         generate,
         [lock, chosen.choices, *form.inputs],
         [*results.outputs, form.seed, command],
-        show_progress="hidden",
-        api_visibility="private",
-        **QUEUED,
+        **followed(results.status),
     )
 
 

@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.core.errors import UserError
 from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.page.results import follow
-from rdm_jax.studio.page.shared import QUEUED, Page
+from rdm_jax.studio.page.shared import Page, followed
 from rdm_jax.studio.page.tabs.generate import RANDOM, Form, read
 from rdm_jax.studio.wanted import option_declarations
 
@@ -67,9 +67,7 @@ def add_tab(page: Page, form: Form) -> None:
         sweep,
         inputs,
         [status, previews, gallery, made, grid],
-        show_progress="hidden",
-        api_visibility="private",
-        **QUEUED,
+        **followed(status),
     )
     stop.click(page.cancel, None, None, queue=False, api_visibility="private")
 
