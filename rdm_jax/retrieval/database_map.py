@@ -12,7 +12,7 @@ from rdm_jax.retrieval import projection
 from rdm_jax.retrieval.database import Database
 
 
-def draw_map(
+def plot_map(
     database: Database,
     rows: Int[np.ndarray, " n"],
     title: str,

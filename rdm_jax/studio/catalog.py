@@ -17,7 +17,7 @@ from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.database_map import draw_map
+from rdm_jax.retrieval.database_map import plot_map
 from rdm_jax.retrieval.jobs import Execution
 from rdm_jax.retrieval.parts import working_folder
 from rdm_jax.retrieval.retriever import Retriever
@@ -123,7 +123,7 @@ def page(places: Places, name: str, start: int, count: int) -> list[Shown]:
     ]
 
 
-def draw(workshop: Workshop, model: str, name: str, text: str) -> np.ndarray:
+def plot(workshop: Workshop, model: str, name: str, text: str) -> np.ndarray:
     """Returns the map of a database, with the neighbors of a text unless that is "".
 
     Args:
@@ -139,11 +139,11 @@ def draw(workshop: Workshop, model: str, name: str, text: str) -> np.ndarray:
     chosen = np.random.default_rng(0).choice(len(database), min(MOST_ON_MAP, len(database)), replace=False)
     title = f"{database.name}: {len(chosen)} of {len(database)} images"
     if not text:
-        return draw_map(database, np.sort(chosen), title)[0]
+        return plot_map(database, np.sort(chosen), title)[0]
     with workshop.using(model) as generator:
         query = generator.encoder.encode_queries([text])
         neighbors = Retriever(generator.encoder, [database]).retrieve(query, NEAREST, default=True).ids[0]
-    return draw_map(database, np.sort(chosen), f"{title}, {text!r} and its neighbors", neighbors, query)[0]
+    return plot_map(database, np.sort(chosen), f"{title}, {text!r} and its neighbors", neighbors, query)[0]
 
 
 def remove(places: Places, name: str, row: Row) -> int:

@@ -127,11 +127,11 @@ def test_rows_are_paged_searched_removed_merged_and_exported(workshop, tmp_path)
 
 
 def test_a_map_marks_the_neighbors_of_a_text(workshop):
-    plain, searched = (catalog.draw(workshop, "tiny", "squares", text) for text in ("", "a red boat"))
+    plain, searched = (catalog.plot(workshop, "tiny", "squares", text) for text in ("", "a red boat"))
     assert plain.dtype == np.uint8 and plain.shape == searched.shape
     assert not np.array_equal(plain, searched)
     with pytest.raises(UserError, match="unknown database"):
-        catalog.draw(workshop, "tiny", "../squares", "")
+        catalog.plot(workshop, "tiny", "../squares", "")
 
 
 def test_databases_of_the_package_stay_as_they_are(workshop):

@@ -299,10 +299,10 @@ def test_a_hostile_upload_is_one_line_on_the_page(visit, workshop, tmp_path, nam
     assert not (workshop.places.root.parent / "outside.txt").exists()
 
 
-def test_a_map_of_a_database_is_drawn(visit):
+def test_a_map_of_a_database_is_plotted(visit):
     visit.tab("Databases")
     visit.button_like("Map: alike images").click()
-    visit.button_like("Draw the map").click()
+    visit.button_like("Plot the map").click()
     visit.page.locator("#map img").wait_for()
 
 

@@ -84,7 +84,7 @@ def run_map(args: argparse.Namespace) -> None:
     check_image_path(args.out, "--out")
 
     from rdm_jax.retrieval.database import Database
-    from rdm_jax.retrieval.database_map import draw_map
+    from rdm_jax.retrieval.database_map import plot_map
 
     database = Database.open(args.database)
     rows = _random_rows(database, args)
@@ -93,7 +93,7 @@ def run_map(args: argparse.Namespace) -> None:
     if args.query or args.image:
         query, neighbors = _search(database, args)
         title += f", {args.query or args.image.name!r} and its neighbors"
-    image, count = draw_map(database, rows, title, neighbors, query, args.method, args.seed)
+    image, count = plot_map(database, rows, title, neighbors, query, args.method, args.seed)
     write_image(args.out, image, "--out")
     note(f"{args.out}: {count} rows")
 

@@ -144,15 +144,15 @@ def _add_export(page: Page, name: gr.Dropdown, status: gr.HTML) -> None:
 def _add_map(page: Page, name: gr.Dropdown, text: gr.Textbox, status: gr.HTML) -> None:
     """Adds the map of a database: alike images are near each other."""
     with gr.Accordion("Map: alike images are near each other", open=False):
-        draw = gr.Button("Draw the map, with what is searched for", size="sm")
+        plot = gr.Button("Plot the map, with what is searched for", size="sm")
         chart = gr.Image(label="Map", format="png", interactive=False, elem_id="map")
 
     @guarded(2)
     def show(model: str, name: str, text: str) -> tuple[Any, ...]:
         """Returns the map."""
-        return "", catalog.draw(page.workshop, model, name, (text or "").strip())
+        return "", catalog.plot(page.workshop, model, name, (text or "").strip())
 
-    draw.click(show, [page.model, name, text], [status, chart], api_visibility="private", **QUEUED)
+    plot.click(show, [page.model, name, text], [status, chart], api_visibility="private", **QUEUED)
 
 
 def _add_removal(page: Page, name: gr.Dropdown, seen: list[Any], look: Any) -> None:

@@ -95,7 +95,7 @@ def add_neighbors(page: Page, request: Request) -> Chosen:
 def _add_role(page: Page) -> gr.Radio:
     """Adds the choice of a role, which is there for models with two of them."""
     has_roles = page.workshop.has_roles
-    shown = [("Style: how it is drawn", STYLE), ("Content: what is drawn", CONTENT)]
+    shown = [("Style: how it looks", STYLE), ("Content: what it shows", CONTENT)]
     role = gr.Radio(shown, value=STYLE, label="Role", visible=has_roles(page.workshop.default_model))
 
     def of_model(model: str) -> Any:
