@@ -7,10 +7,12 @@ source "$(dirname "$0")/common.sh"
 
 usage() {
   cat <<'HELP'
-usage: launch/icons.sh --archives DIR [--out DIR] [--steps N] [--install]
+usage: launch/icons.sh --archives DIR [--out DIR] [--from BUNDLE] [--steps N] [--install]
 
   --archives DIR  the npm archives and the wheel that `python -m rdm_jax.convert.icon_words --help` names
   --out DIR       where data, runs and results go (default: runs/icons)
+  --from BUNDLE   continue from this bundle's word table, autoencoder, style encoder and diffusion model
+                  (checkpoints/icons)
   --steps N       steps of each training, in place of its config's: a rehearsal
   --install       copy the model and its databases into rdm_jax/assets, in place of the old ones
   --help          this text
@@ -21,12 +23,14 @@ HELP
 
 archives=""
 out=runs/icons
+from=""
 steps=""
 install=no
 while [ $# -gt 0 ]; do
   case "$1" in
     --archives) archives=${2:?--archives needs a folder}; shift 2 ;;
     --out) out="${2:?--out needs a folder}"; shift 2 ;;
+    --from) from=${2:?--from needs a bundle}; shift 2 ;;
     --steps) steps=${2:?--steps needs a number}; shift 2 ;;
     --install) install=yes; shift ;;
     --help) usage; exit 0 ;;
@@ -43,6 +47,7 @@ case "$steps" in *[!0-9]*) echo "launch/icons.sh: --steps $steps is no number of
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 archives=$(cd "$archives" && pwd)
+if [ -d "$from" ]; then from=$(cd "$from" && pwd); fi
 cd "$(dirname "$0")/.."
 if [ -z "${RDM:-}" ]; then RDM=$(command -v rdm || echo .venv/bin/rdm); fi
 PYTHON=${PYTHON:-$(dirname "$RDM")/python}
@@ -70,15 +75,21 @@ mkdir -p "$data/downloads/manual"
 cp -n "$archives"/iconify-json-*.tgz "$data/downloads/manual/"
 step icons "$PYTHON" -m rdm_jax.data.icons --data-dir "$data"
 
-step "word table" once "$out/words" "$PYTHON" -m rdm_jax.convert.icon_words "$archives" "$out/words"
-step "image tower" train clip icons/clip --init-from "$out/words/model"
-step autoencoder train autoencoder style_scenes/autoencoder --init-from style-scenes \
-  --config.name=icons --config.data.source=icons/64 --config.data.held_out=
-once "$out/base" "$RDM" export "$out/clip" "$out/autoencoder" --out "$out/base" --name icons
-
-step "style encoder" train style-encoder icons/style_encoder
-once "$out/start" "$RDM" export style-scenes "$out/style-encoder" --out "$out/start"
-step diffusion train rdm icons/rdm --init-from "$out/start" --config.base="$out/base"
+if [ -n "$from" ]; then
+  start=$from
+  step "image tower" train clip icons/clip --init-from "$from"
+  once "$out/base" "$RDM" export "$from" "$out/clip" --out "$out/base" --name icons
+else
+  start=$out/start
+  step "word table" once "$out/words" "$PYTHON" -m rdm_jax.convert.icon_words "$archives" "$out/words"
+  step "image tower" train clip icons/clip --init-from "$out/words/model"
+  step autoencoder train autoencoder style_scenes/autoencoder --init-from style-scenes \
+    --config.name=icons --config.data.source=icons/64 --config.data.held_out=
+  once "$out/base" "$RDM" export "$out/clip" "$out/autoencoder" --out "$out/base" --name icons
+  step "style encoder" train style-encoder icons/style_encoder
+  once "$start" "$RDM" export style-scenes "$out/style-encoder" --out "$start"
+fi
+step diffusion train rdm icons/rdm --init-from "$start" --config.base="$out/base"
 step decoder train decoder style_scenes/autoencoder:decoder --init-from "$out/base" --config.base="$out/base" \
   --config.name=icons --config.data.source=icons/64 --config.data.held_out=
 once "$out/model" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/model" --name icons

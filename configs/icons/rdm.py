@@ -2,8 +2,12 @@ r"""The icon model that ships: a style encoder and a denoiser with two roles of 
 
 rdm train --config icons/rdm --workdir runs/icons/rdm --init-from runs/icons/start
 
-`runs/icons/start` is made as configs/icons/style_encoder.py says. A record is four images of a style. On an
-accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16 --config.style_encoder.dtype=bfloat16`.
+`runs/icons/start` is made as configs/icons/style_encoder.py says. A record is four images of a style. Content mostly
+comes from the image itself, so that shapes are learned first; the latents of the images are encoded ahead, and the
+style encoder stays as it is. A later run from the model itself takes more content from other styles, and trains with
+random colors: `--config.conditioning.content_odds=0.3,0.2,0.5 --config.data.cache_latents=false
+--config.conditioning.recolored=0.2`. On an accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16
+--config.style_encoder.dtype=bfloat16`.
 `icons/rdm:latent`, `:features` and `:vector` take the tokens of a style neighbor from the first stage's latent, from
 the U-Net's features at noise level zero, and from the retrieval encoder.
 """
@@ -19,6 +23,8 @@ STYLE_ENCODERS: dict[str, dict[str, Any]] = {
     "features": {"kind": "patches", "view": "features", "patch": 1},
     "vector": {"kind": "patches", "view": "vector", "patch": 1},
 }
+
+FROZEN = ("style_encoder/.*", "style_names/.*")  # where it was trained before
 
 
 def get_config(style: str = "") -> dict[str, Any]:
@@ -36,23 +42,29 @@ def get_config(style: str = "") -> dict[str, Any]:
         "task": "roles",
         "name": "icons",
         "base": "runs/icons/base",
-        "steps": 60000,
+        "steps": 50000,
         "batch_size": 8,
         "init_partial": True,
         "eval_every": 2000,
         "checkpoint_every": 1000,
         "log_every": 100,
-        "ema_decay": 0.9995,
+        "ema_decay": 0.999,
         "data": {
             "source": "icons/64",
             "split": "train",
-            "cache_latents": False,
+            "cache_latents": True,
             "held_out_rows": 2048,
             "one_color": "one_color",
             "most_of_style": 1000,
         },
-        "conditioning": {"neighbors": 4, "naming": 0.0 if style else 0.05},
-        "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
+        "conditioning": {
+            "neighbors": 4,
+            "naming": 0.0,
+            "recolored": 0.0,
+            "content_latents": False,
+            "content_odds": (0.65, 0.25, 0.1),
+        },
+        "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99, "frozen": () if style else FROZEN},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
         "time_density": "logit_normal",
         "model": base_config("style_scenes/rdm").model.to_dict(),  # whose parameters the run starts from
@@ -63,6 +75,7 @@ def get_config(style: str = "") -> dict[str, Any]:
             "spacing": "trailing",
             "steps": 16,
             "guidance_scale": 2.0,
+            "style_scale": 3.0,
             "height": 64,
             "width": 64,
         },

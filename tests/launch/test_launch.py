@@ -108,7 +108,13 @@ RECORDING = 'printf "%s\\n" "$@" >> "$RECORD"; echo >> "$RECORD"\n'
 
 
 @pytest.mark.parametrize(
-    ("script", "options"), [("icons.sh", ["--archives", "archives"]), ("style_scenes.sh", [])], ids=lambda one: str(one)
+    ("script", "options"),
+    [
+        ("icons.sh", ["--archives", "archives"]),
+        ("icons.sh", ["--archives", "archives", "--from", "model"]),
+        ("style_scenes.sh", []),
+    ],
+    ids=str,
 )
 def test_the_commands_of_a_model_are_understood(tmp_path: Path, script: str, options: list[str]) -> None:
     """Every command that makes an embedded model is one of today's, with settings that its config has."""
