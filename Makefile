@@ -9,7 +9,8 @@ OUT ?= outputs/demo
 # What is imported is compiled to bytecode then; pip would do it for all that is installed.
 export PIP_NO_COMPILE = 1
 
-.PHONY: demo test test-all fuzz lint parity cloud studio environments clean help
+SITE ?= build/docs
+.PHONY: demo test test-all fuzz lint parity cloud studio docs environments clean help
 
 help:
 	@echo "make demo   install, and generate images of two prompts in four styles in $(OUT)"
@@ -20,6 +21,7 @@ help:
 	@echo "make cloud  install Apache Beam and a stand-in for Google's object storage, in an environment of their own, and test"
 	@echo "            pipelines and runs on gs://"
 	@echo "make studio install the web page and Playwright, in an environment of their own, and test it in Chromium"
+	@echo "make docs   install Sphinx too, and build the documentation site in $(SITE); a warning is an error"
 
 environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed $(STUDIO_VENV)/.installed
 
@@ -51,6 +53,9 @@ cloud: $(CLOUD_VENV)/.installed
 studio: $(STUDIO_VENV)/.installed
 	$(STUDIO_VENV)/bin/python -m pytest tests/studio
 
+docs: $(VENV)/.documented
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs $(SITE)
+
 $(STUDIO_VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(STUDIO_VENV)
 	$(STUDIO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,studio,browser]"
@@ -79,6 +84,10 @@ $(VENV)/.installed: setup.py
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
 clean:

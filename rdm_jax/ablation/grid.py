@@ -1,4 +1,4 @@
-"""Grids as data: stages, each an `rdm` command with its options, and axes, each value of which changes some options.
+"""Grids as data: stages, each an `rdm` command with its options, and axes, each value of which changes some options::
 
     {
         "title": "Neighbors at sampling",

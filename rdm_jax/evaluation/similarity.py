@@ -29,7 +29,7 @@ def ranks(
 def gram_distances(
     ours: Sequence[Float[np.ndarray, "n _ _"]], theirs: Sequence[Float[np.ndarray, "n _ _"]]
 ) -> Float[np.ndarray, " n"]:
-    """Returns |G - G'| / |G'| of each pair of images, the mean over the levels; norms are Frobenius'.
+    """Returns `|G - G'| / |G'|` of each pair of images, the mean over the levels; norms are Frobenius'.
 
     Args:
       ours: Gram matrices of each level.

@@ -95,7 +95,7 @@ def cut(key: Key[Array, ""], image: Float[Array, "h w 3"], size: int, count: int
 
 
 def spherical_distance(one: Float[Array, "... d"], other: Float[Array, "... d"]) -> Float[Array, "..."]:
-    """Returns half the squared angle between vectors: 2 asin^2(|a - b| / 2) of their directions."""
+    """Returns half the squared angle between vectors: `2 asin^2(|a - b| / 2)` of their directions."""
     a, b = (v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-12) for v in (one, other))
     # The root's slope is infinite at equal directions.
     chord = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(a - b), axis=-1), 1e-12))

@@ -1,7 +1,7 @@
 """The contract between a request and the way a head makes latents or tokens.
 
 A request says what is wanted (`request.Request`); a head says how it is made: its own options, what it compiles, and
-which guides, conditions and edits it supports. The generator knows this contract alone:
+which guides, conditions and edits it supports. The generator knows this contract alone::
 
     run = head.plan(request, options, model)        reads files, plans steps, checks everything
     program = head.compile(head.shape(plan, batch), plan, compiler)   once for each shape

@@ -55,7 +55,7 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
         return h + jax.lax.stop_gradient(codes - h), indices.reshape(h.shape[:3]), loss
 
     def distances(self, h: Float[Array, "b h w e"]) -> Float[Array, "n k"]:
-        """Returns |h - c|^2 - |h|^2 of every latent, in row-major order, and every code."""
+        """Returns `|h - c|^2 - |h|^2` of every latent, in row-major order, and every code."""
         flat = h.reshape(-1, self.embed_dim)
         return jnp.sum(self.codebook**2, axis=1)[None, :] - 2.0 * flat @ self.codebook.T
 

@@ -35,7 +35,7 @@ def adaptive_weight(
 ) -> Float[Array, ""]:
     """Returns the weight that makes the gradients of two losses on the decoder's last kernel equal, at most 10,000.
 
-    It is |d reconstruction / d kernel| / (|d generator / d kernel| + 1e-4), and no gradient passes through it.
+    It is `|d reconstruction / d kernel| / (|d generator / d kernel| + 1e-4)`, and no gradient passes through it.
 
     Args:
       reconstruction: from that kernel to the loss of the reconstruction.

@@ -56,7 +56,7 @@ def count(function: Callable[..., Any], *arguments: Any, platform: str = "tpu") 
 
     Args:
       function: what is called.
-      arguments: arrays, or trees of their `jax.ShapeDtypeStruct`s.
+      arguments: arrays, or trees of their `jax.ShapeDtypeStruct`.
       platform: whose branch of `lax.platform_dependent` is counted ("cpu", "cuda", "tpu").
     """
     return count_jaxpr(trace(function, *arguments), platform)

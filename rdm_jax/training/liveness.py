@@ -49,7 +49,7 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any, size: Size = nbyte
 
     Args:
       function: what is called.
-      arguments: arrays, or trees of their `jax.ShapeDtypeStruct`s.
+      arguments: arrays, or trees of their `jax.ShapeDtypeStruct`.
       size: the bytes that a value (its shape and type) takes, where it is not whole on one device.
       platform: whose branch of `lax.platform_dependent` is taken.
     """

@@ -191,7 +191,12 @@ def coefficients_of(info: StepInfo, ndim: int) -> dict[str, Array]:
 
 
 def fresh_noise(info: StepInfo, shape: tuple[int, ...], owner: str) -> Float[Array, "b ..."]:
-    """Returns a step's standard normal noise [b, *shape], each image's from its own key; `owner` is named in the error.
+    """Returns a step's standard normal noise `[b, *shape]`, each image's from its own key.
+
+    Args:
+      info: of the step; it has the keys.
+      shape: of one image.
+      owner: who needs noise, for the error.
 
     Raises:
       ValueError: the plan has no keys.

@@ -88,7 +88,7 @@ def require_rank(moments: Moments, what: str) -> None:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Returns the squared Fréchet distance of the Gaussians with these moments.
 
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (https://arxiv.org/abs/1706.08500, equation 6). The trace of the
+    `|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))` (https://arxiv.org/abs/1706.08500, equation 6). The trace of the
     root is taken from the symmetric A C_b A with A = C_a^(1/2), which has the same eigenvalues and needs no complex
     arithmetic.
 

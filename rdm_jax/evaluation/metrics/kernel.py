@@ -95,8 +95,8 @@ def gaussian_mmd(
 ) -> float:
     """Returns CMMD's distance of two sets of CLIP vectors (https://arxiv.org/abs/2401.09603, section 4).
 
-    The squared maximum mean discrepancy of unit vectors by the kernel exp(-|x - y|^2 / (2 sigma^2)), with the diagonals
-    (the estimate of minimum variance), times `scale`. Kernel matrices are summed in chunks of rows.
+    The squared maximum mean discrepancy of unit vectors by the kernel `exp(-|x - y|^2 / (2 sigma^2))`, with the
+    diagonals (the estimate of minimum variance), times `scale`. Kernel matrices are summed in chunks of rows.
 
     Args:
       a: of the images; scaled to length 1 here.
