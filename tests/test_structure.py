@@ -41,6 +41,9 @@ CONFINED = {
     "gradio": {"studio"},
     "vtracer": {"core"},
     "matplotlib": {"report"},
+    "webdataset": {"data"},
+    "datasets": {"data"},
+    "huggingface_hub": {"core"},
     "tensorflow": set(),
 }
 

@@ -477,11 +477,11 @@ def test_a_damaged_record_and_an_unknown_class_concern_one_example(prepared):
 
 
 def test_what_is_not_there_is_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no folder or .zip"):
+    with pytest.raises(UserError, match=r"no folder or file"):
         open_source(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"cannot read .*bad.zip"):
         open_source(str(write(tmp_path, {"bad.zip": b"PK no zip"}) / "bad.zip"))
-    with pytest.raises(UserError, match=r"neither a folder nor a .zip"):
+    with pytest.raises(UserError, match=r"is not a folder or a file of type .zip .tar .parquet .arrow"):
         open_source(str(write(tmp_path, {"a.png": png(1)}) / "a.png"))
 
 
