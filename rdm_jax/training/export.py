@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files, paths
+from rdm_jax.core import files, hub, paths
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer
 from rdm_jax.training import power_averages
@@ -68,7 +68,7 @@ def run_or_model(place: str | Path, ema_length: float | None = None, step: int |
     Raises:
       UserError: as `export_run` and `Bundle.open` do.
     """
-    if str(place) in Bundle.names():
+    if str(place) in Bundle.names() or hub.is_address(place):
         return Bundle.open(place)
     is_model = not paths.is_remote(place) and any(paths.local(place).glob("*.safetensors"))
     return Bundle.open(place) if is_model else export_run(place, ema_length, step)
