@@ -12,6 +12,7 @@ JAX = ">=0.10.2,<0.13"
 FAISS = "faiss-cpu>=1.12,<2"
 WEBDATASET = "webdataset>=1.0.2,<2"
 DATASETS = "datasets>=5.2,<6"
+HUB = "huggingface_hub>=2.4,<3"
 
 # The configs lie beside the package in a checkout, and within it when it is installed (training/config.py finds both).
 CONFIGS = ["rdm_jax.configs", *(f"rdm_jax.configs.{folder.name}" for folder in HERE.glob("configs/[!_]*/"))]
@@ -64,6 +65,7 @@ setup(
         "faiss": [FAISS],
         "svg": ["vtracer>=0.6.15,<0.7"],
         "gcs": ["gcsfs>=2025.3"],
+        "hub": [HUB],
         "webdataset": [WEBDATASET],
         "datasets": [DATASETS],
         "map": ["umap-learn>=0.5.12,<0.6"],
@@ -80,6 +82,7 @@ setup(
             FAISS,
             "scipy>=1.16",
             "vtracer>=0.6.15,<0.7",
+            HUB,
             WEBDATASET,
             DATASETS,
             "ruff==0.17.5",

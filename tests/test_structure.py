@@ -22,7 +22,7 @@ FLOORS = (
     {"editing", "sweep"},
     {"evaluation"},
     {"training"},
-    {"report"},
+    {"report", "sharing"},
     {"ablation"},
     {"cli", "studio", "__main__"},
 )

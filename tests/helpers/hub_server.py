@@ -212,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         prefix = "" if kind == "models" else f"{kind}/"
         if (kind, name) in self.hub.repositories:
             return self._json({"url": f"{self.hub.url}/{prefix}{name}", "error": "exists"}, 409)
-        self.hub.repositories[kind, name] = Repository(private=bool(asked.get("private")))
+        self.hub.repositories[kind, name] = Repository(private=asked.get("visibility") == "private")
         self.hub.repositories[kind, name].commit({".gitattributes": b""})
         self._json({"url": f"{self.hub.url}/{prefix}{name}", "name": name})
 
