@@ -17,12 +17,13 @@ from rdm_jax.bundle import CONFIG, Bundle, locate
 from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
 from rdm_jax.evaluation.features.image_sets import open_images
+from rdm_jax.retrieval.attribution import cell
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.manifest import BUNDLE, MANIFEST
 from rdm_jax.retrieval.mixture import Mixture
 from rdm_jax.sharing.push import push
 from rdm_jax.training.export import run_or_model
-from tests.helpers import tiny
+from tests.helpers import tiny, tiny_run
 from tests.helpers.hub_client import connect, new_process
 from tests.helpers.hub_server import TOKEN, Hub, folder_files, serving
 
@@ -121,8 +122,7 @@ COMMANDS = (
     "database build images --encoder hf://me/tiny --out built",
     "neighbors --dataset ./images --database hf://me/one --encoder hf://me/tiny --k 1 --out neighbors",
     "export hf://me/tiny --out exported",
-    "convert hf://me/tiny --to compvis --out original",
-    "evaluate images images --reference hf://me/one --metrics kid --out measured",
+    pytest.param("evaluate images images --reference hf://me/one --metrics kid --out measured", marks=pytest.mark.slow),
 )
 
 
@@ -134,6 +134,36 @@ def test_commands_take_addresses(shared: Hub, tmp_path: Path, monkeypatch: pytes
     write_images(tmp_path / "images", 20, size=(20, 20))
     assert main(command.split()) == 0
     assert not any("README" in path for _, path, _ in shared.requests)
+
+
+def test_converting_back_opens_the_address(shared: Hub, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["convert", "hf://me/tiny", "--to", "compvis", "--out", str(tmp_path / "original")]) == 2
+    assert "have 32 groups in every group norm; this model cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_shared_with_its_record_and_trained_further(server: Hub, tmp_path: Path):
+    images = tmp_path / "my photos"
+    images.mkdir()
+    for split in ("train", "validation"):
+        tiny_run.write_images(images / split)
+    settings = {"steps": 2, "eval_every": 2, "data.split": "train", "data.held_out": "validation"}
+    first = tiny_run.command(images, tmp_path, tmp_path / "run", settings)
+    assert main(first) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "model"), "--license", "cc0-1.0"]) == 0
+    record = Bundle.open(tmp_path / "model").config["training"]["autoencoder"]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    measured = {key: value for line in map(json.loads, lines) for key, value in line.items() if key.startswith("eval/")}
+    assert record["data"] == "my photos train" and record["measured_at"] == 2
+    assert {f"eval/{name}": value for name, value in record["results"].items()} == measured and measured
+    push(str(tmp_path / "model"), "hf://me/trained")
+    card = (server.repositories["models", "me/trained"].files("main") or {})["README.md"].decode()
+    assert "license: cc0-1.0" in card and "| autoencoder | my photos train | not recorded | 2 | 4 | 0 |" in card
+    for name, value in record["results"].items():
+        assert f"| autoencoder | {cell(name)} | {value:.6g} | 2 |" in card
+    assert str(tmp_path) not in card
+    further = tiny_run.command(images, tmp_path, tmp_path / "further", {"steps": 1})
+    assert main([*further, "--init-from", "hf://me/trained"]) == 0
 
 
 @pytest.mark.slow
