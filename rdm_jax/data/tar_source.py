@@ -246,9 +246,10 @@ def _members(file: Path, left_out: list[tuple[str, str]]) -> Iterator[dict[str, 
     A tar that breaks off ends with its last complete member, and is among what is left out.
     """
     try:
+        end = file.stat().st_size
         with tarfile.open(file, "r:") as archive:
             for member in archive:
-                complete = member.offset_data + member.size <= file.stat().st_size
+                complete = member.offset_data + member.size <= end
                 if complete and member.isreg() and not member.issparse() and not META.match(member.name):
                     yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(file)}
     except (tarfile.TarError, OSError, EOFError) as error:

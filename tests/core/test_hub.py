@@ -95,8 +95,8 @@ def test_a_broken_connection_resumes_where_it_broke(server: Hub, monkeypatch: py
     server.breaks["a.safetensors"] = [300_000, 100_000]
     folder = hub.downloaded("hf://me/thing", KIND)
     assert (folder / "a.safetensors").read_bytes() == DATA["a.safetensors"]
-    ranges = [asked for name, asked in server.downloads() if name == "a.safetensors"]
-    starts = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in ranges[1:]]
+    ranges = [span for name, span in server.downloads() if name == "a.safetensors"]
+    starts = [int(span.removeprefix("bytes=").rstrip("-")) for span in ranges[1:]]
     assert ranges[0] == "" and len(starts) == 2 and 0 < starts[0] <= 300_000 < len(DATA["a.safetensors"])
     assert starts[0] <= starts[1] <= 400_000
 

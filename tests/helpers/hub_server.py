@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on loopback: what huggingface_hub asks of it, with faults on request."""
+"""A stand-in for the Hugging Face Hub on loopback: what huggingface_hub requests, with faults on request."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Hub:
 
     def downloads(self) -> list[tuple[str, str]]:
         """Returns (file, range) of all downloads."""
-        got = [(path, asked) for method, path, asked in self.requests if method == "GET" and "/resolve/" in path]
-        return [(path.partition("/resolve/")[2].partition("/")[2], asked) for path, asked in got]
+        got = [(path, wanted) for method, path, wanted in self.requests if method == "GET" and "/resolve/" in path]
+        return [(path.partition("/resolve/")[2].partition("/")[2], wanted) for path, wanted in got]
 
 
 def folder_files(folder: Path) -> Files:
@@ -206,13 +206,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[start:])
 
     def _create(self, body: bytes) -> None:
-        asked = json.loads(body)
-        kind = f"{asked.get('type') or 'model'}s"
-        name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+        wanted = json.loads(body)
+        kind = f"{wanted.get('type') or 'model'}s"
+        name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
         prefix = "" if kind == "models" else f"{kind}/"
         if (kind, name) in self.hub.repositories:
             return self._json({"url": f"{self.hub.url}/{prefix}{name}", "error": "exists"}, 409)
-        self.hub.repositories[kind, name] = Repository(private=asked.get("visibility") == "private")
+        self.hub.repositories[kind, name] = Repository(private=wanted.get("visibility") == "private")
         self.hub.repositories[kind, name].commit({".gitattributes": b""})
         self._json({"url": f"{self.hub.url}/{prefix}{name}", "name": name})
 
@@ -226,9 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _preupload(self, body: bytes, kind: str, name: str, revision: str) -> None:
         found = self._files(kind, name, revision)
         if found:
-            asked = json.loads(body)["files"]
+            wanted = json.loads(body)["files"]
             modes = [
-                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular"} for f in asked
+                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular"} for f in wanted
             ]
             self._json({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
 
