@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("source", metavar="NAME|DIR", help="a model, or a database")
     parser.add_argument("address", metavar="hf://USER/NAME[@BRANCH]", help="the repository, which is made if missing")
-    parser.add_argument(
-        "--license", default="", metavar="NAME", help="of the weights or the images, such as apache-2.0"
-    )
+    parser.add_argument("--license", metavar="NAME", help="of the weights or the images, such as apache-2.0")
     card = parser.add_mutually_exclusive_group()
     card.add_argument("--attribution", type=Path, metavar="FILE", help="Markdown for the card: whom to name")
     card.add_argument("--card", type=Path, metavar="FILE", help="a card of your own, in place of the written one")
@@ -38,10 +36,11 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.sharing.cards import check_license
     from rdm_jax.sharing.push import push
 
-    check_license(args.license)
+    license_ = args.license or ""
+    check_license(license_)
     attribution = text.read_given(args.attribution, "the attribution") if args.attribution else ""
     card = text.read_given(args.card, "the card") if args.card else ""
     commit = push(
-        args.source, args.address, license_=args.license, attribution=attribution, card=card, private=args.private
+        args.source, args.address, license_=license_, attribution=attribution, card=card, private=args.private
     )
     note(f"{args.address}: {commit}")

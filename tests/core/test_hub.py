@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,10 @@ def test_an_upload_that_is_not_allowed_is_one_line(server: Hub, monkeypatch: pyt
     with pytest.raises(UserError, match=r"hf://me/new .*log in by `hf auth login`"):
         hub.upload("hf://me/new", KIND, repository(), "first")
     assert not server.repositories
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    new_process()
+    with pytest.raises(UserError, match=r"need huggingface_hub; pip install 'rdm_jax\[hub\]'"):
+        hub.downloaded("hf://me/thing", KIND)

@@ -6,6 +6,7 @@ import os
 import pickle
 import posixpath
 import socket
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -549,3 +550,14 @@ def test_tfds_names_and_splits_that_do_not_exist_are_refused(prepared):
         open_source("plain_images", "trian", str(prepared))
     with pytest.raises(UserError, match="is not prepared in"):
         open_source("cifar10", data_dir=str(prepared))
+
+
+@pytest.mark.parametrize(
+    ("file", "module", "extra"), [("a.tar", "webdataset", "webdataset"), ("a.parquet", "datasets", "datasets")]
+)
+def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, file, module, extra):
+    monkeypatch.setenv("RDM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / file).write_bytes(b"\0" * 1024)
+    with pytest.raises(UserError, match=rf"are read by {module}; pip install 'rdm_jax\[{extra}\]'"):
+        open_source(str(tmp_path / file))

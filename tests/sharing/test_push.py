@@ -70,8 +70,14 @@ def test_a_pushed_model_is_the_same_elsewhere(server: Hub, home: Path, capsys: p
     assert opened.path is not None and not (opened.path / "README.md").exists()
 
 
-def test_a_pushed_database_is_the_same_elsewhere_and_names_no_folder_of_this_machine(server: Hub, home: Path):
-    push(str(home / "one"), "hf://me/one@draft", card="---\nlicense: mit\n---\nMine.\n")
+def test_a_pushed_database_is_the_same_elsewhere_and_names_no_folder_of_this_machine(
+    server: Hub, home: Path, tmp_path: Path
+):
+    assert main(["push", str(home / "one"), "hf://me/one"]) == 0
+    written = (server.repositories["datasets", "me/one"].files("main") or {})["README.md"].decode()
+    assert "--database hf://me/one" in written and not server.repositories["datasets", "me/one"].private
+    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\nMine.\n")
+    assert main(["push", str(home / "one"), "hf://me/one@draft", "--card", str(tmp_path / "card.md")]) == 0
     files = server.repositories["datasets", "me/one"].files("draft") or {}
     assert files["README.md"] == b"---\nlicense: mit\n---\nMine.\n"
     assert not any(b"secret" in data for data in files.values())
