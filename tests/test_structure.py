@@ -22,7 +22,7 @@ FLOORS = (
     {"editing", "sweep"},
     {"evaluation"},
     {"training"},
-    {"report"},
+    {"report", "sharing"},
     {"ablation"},
     {"cli", "studio", "__main__"},
 )
@@ -41,6 +41,9 @@ CONFINED = {
     "gradio": {"studio"},
     "vtracer": {"core"},
     "matplotlib": {"report"},
+    "webdataset": {"data"},
+    "datasets": {"data"},
+    "huggingface_hub": {"core"},
     "tensorflow": set(),
 }
 

@@ -32,7 +32,7 @@ _ALL = "*"  # what --list without a word stands for
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument(
-        "source", type=Path, nargs="?", metavar="SRC", help="a file of weights, a folder, or with --to a bundle"
+        "source", nargs="?", metavar="SRC", help="a file of weights, a folder, or with --to a model (NAME|DIR|hf://...)"
     )
     parser.add_argument(
         "--list",
@@ -123,9 +123,10 @@ def _list(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
     from rdm_jax.convert.conversion import convert
+    from rdm_jax.core import paths
 
     converted = convert(
-        args.source,
+        paths.local(args.source),
         config=args.config,
         weights=args.weights,
         clip_source=args.clip,
@@ -161,5 +162,5 @@ def _write_back(args: argparse.Namespace, progress: Callable[..., None]) -> None
         raise UserError(
             f"{given[0]} is an option for reading released weights, and --to writes a bundle as it is; omit it"
         )
-    written = write_back(str(args.source), args.to, args.out, progress)
+    written = write_back(args.source, args.to, args.out, progress)
     note(f"{args.out}: {', '.join(path.name for path in written)}")

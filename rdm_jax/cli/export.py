@@ -23,10 +23,16 @@ HELP = """write the bundle of a trained model
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument(
-        "workdirs", nargs="+", metavar="DIR", help="the folders of the runs, or their gs:// addresses; models"
+        "workdirs",
+        nargs="+",
+        metavar="DIR",
+        help="folders of runs, or their gs:// addresses; models (NAME|DIR|hf://...)",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="the folder to write")
     parser.add_argument("--name", help="the model's name; that of the last run's config by default")
+    parser.add_argument(
+        "--license", metavar="NAME", help="of the weights, such as apache-2.0: recorded, for `rdm push`"
+    )
     parser.add_argument(
         "--dtype",
         default="float16",
@@ -59,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.training.export import run_or_model
 
     quiet_orbax()
-    named = {"name": args.name} if args.name else {}
+    named = {key: value for key in ("name", "license") if (value := getattr(args, key))}
     bundle = merge([run_or_model(place, args.ema_length, args.step) for place in args.workdirs], **named)
     bundle.save(args.out, args.dtype, args.parts_of)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())

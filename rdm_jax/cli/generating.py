@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, everything: bool = False) 
       parser: of the verb.
       everything: also the options that not every verb has (`core.options.Declaration`).
     """
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="(default: %(default)s)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR|hf://...", help="(default: %(default)s)")
     parser.add_argument(
         "--fast", action="store_true", help="use the model's few-step model, which takes a few evaluations of a network"
     )
@@ -67,7 +67,7 @@ def add_generation_options(parser: argparse.ArgumentParser, *, everything: bool)
         "--database",
         action="append",
         default=[],
-        metavar="NAME|DIR[:WEIGHT]",
+        metavar="NAME|DIR|hf://...[:WEIGHT]",
         help="where neighbors come from: a database, or a folder or .zip of images (repeatable); with weights, "
         "neighbors come from all of them together",
     )

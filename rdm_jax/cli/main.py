@@ -44,6 +44,7 @@ VERBS = {
     "train": Verb("rdm_jax.cli.train", "train a model from a config"),
     "info": Verb("rdm_jax.cli.info", "describe a training run"),
     "export": Verb("rdm_jax.cli.export", "write the bundle of a trained model"),
+    "push": Verb("rdm_jax.cli.push", "upload a model or a database to the Hugging Face Hub"),
     "convert": Verb("rdm_jax.cli.convert", "convert released weights to a model bundle"),
     "evaluate": Verb("rdm_jax.cli.evaluate", "measure a model"),
     "studio": Verb("rdm_jax.cli.studio", "open a page on this machine to generate images and look at their neighbors"),

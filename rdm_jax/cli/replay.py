@@ -40,17 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.png", help="the file to write (default: FILE-replay.png in its folder)"
     )
-    parser.add_argument("--model", metavar="NAME|DIR", help="the model, if it is not found by its name")
+    parser.add_argument("--model", metavar="NAME|DIR|hf://...", help="the model, if it is not found by its name")
     parser.add_argument(
         "--database",
         action="append",
-        metavar="NAME|DIR[:WEIGHT]",
+        metavar="NAME|DIR|hf://...[:WEIGHT]",
         help="the database, or those of a mixture, if they are not found by name",
     )
     parser.add_argument(
         "--content-database",
         action="append",
-        metavar="NAME|DIR",
+        metavar="NAME|DIR|hf://...",
         help="the content database, if it is not found by name",
     )
     add_writing_options(parser)

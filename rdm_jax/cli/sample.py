@@ -88,7 +88,7 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--content-database",
         action="append",
-        metavar="NAME|DIR[:WEIGHT]",
+        metavar="NAME|DIR|hf://...[:WEIGHT]",
         help="where content neighbors come from, of a model with two roles of neighbors (default: the model's own)",
     )
 

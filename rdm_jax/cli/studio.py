@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         default=[],
-        metavar="NAME|DIR",
+        metavar="NAME|DIR|hf://...",
         help="a model beside those of the package (repeatable); the first one is chosen at the start",
     )
     parser.add_argument(

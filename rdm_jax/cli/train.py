@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="NAME[:ARG]", help="a shipped config, or a file, as mine.py")
     parser.add_argument("--list-configs", action="store_true", help="print the shipped configs")
     parser.add_argument("--workdir", help="the folder of the run, or its gs:// address")
-    parser.add_argument("--init-from", metavar="BUNDLE", help="start from the parameters of a bundle (name or folder)")
+    parser.add_argument(
+        "--init-from", metavar="BUNDLE", help="start from the parameters of a bundle: NAME|DIR|hf://..."
+    )
     parser.add_argument("--replace-config", action="store_true", help="continue in a workdir of another config")
     parser.add_argument(
         "--dry-run", action="store_true", help="print sizes, FLOPs and predicted times of a step; train nothing"

@@ -27,7 +27,7 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     """Writes a bundle for another program atomically, and returns the files.
 
     Args:
-      bundle: a name or a folder.
+      bundle: a name, a folder or an address.
       to: the program, a name in `WRITERS`.
       out: a folder that does not exist yet.
       progress: called with (description, bytes done, bytes in all).

@@ -29,6 +29,7 @@ from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.left_out import LeftOut
 from rdm_jax.data.examples import Example
+from rdm_jax.data.fields import as_text
 from rdm_jax.data.file_trees import MAX_BYTES, FileTree, Listing
 
 _LOG = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ SHOWN = 80  # letters of a row in an error
 T = TypeVar("T")
 Row = tuple[int, Mapping[str, Any]]
 """The line of a row in its file, and its values."""
+
+
+class NoImages(UserError):
+    """A folder or a zip has no file of an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,18 +132,19 @@ class FileSource:
         return {**entry.attributes, "path": entry.path, "caption": entry.caption}
 
 
-def open_files(name: str, files: FileTree, split: str | None) -> FileSource:
+def open_files(name: str, files: FileTree, split: str | None, listing: Listing | None = None) -> FileSource:
     """Returns the source of a file tree, or of one of its splits.
 
     Args:
       name: the name of the source.
       files: the files.
       split: the sub-folder "train", "validation" or "test"; all files if None.
+      listing: of the files, if it is known.
 
     Raises:
       UserError: there are no images, there is no such split, or the metadata cannot be read.
     """
-    listing = files.listing()
+    listing = listing or files.listing()
     image_paths = {path for path in listing.paths if _suffix(path) in images.suffixes()}
     metadata = _metadata(files, listing.paths)
     sidecars = {path[: -len(SIDECAR)]: path for path in listing.paths if _suffix(path) == SIDECAR}
@@ -152,7 +158,7 @@ def open_files(name: str, files: FileTree, split: str | None) -> FileSource:
     if not selected:
         others = f"; {left_out}" if len(left_out) else ""
         types = " ".join(sorted(images.suffixes()))
-        raise UserError(f"no images in {name}; give a folder or .zip with files of type {types}{others}")
+        raise NoImages(f"no images in {name}; give a folder or .zip with files of type {types}{others}")
     if len(left_out):
         _LOG.warning("%s: %s", name, str(left_out))
     entries, used, captions = [], Counter[str](), _ByName(sidecars)
@@ -253,9 +259,7 @@ def _metadata_entry(place: str, folder: str, row: Mapping[str, Any], real: _ByNa
         raise UserError(f"{place}: file_name {_shown(row['file_name'])} leaves the folder; use a path below it")
     key = "text" if "text" in row else "caption"
     attributes = {
-        str(name): value if isinstance(value, str) else json.dumps(value)
-        for name, value in row.items()
-        if name not in ("file_name", key) and value is not None
+        str(name): as_text(value) for name, value in row.items() if name not in ("file_name", key) and value is not None
     }
     return _Entry(real.get(path, path), str(row.get(key) or ""), attributes)
 

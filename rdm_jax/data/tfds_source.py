@@ -19,9 +19,8 @@ from rdm_jax.core.errors import UserError, bounded, first_line, unknown
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.examples import Example
+from rdm_jax.data.fields import CAPTIONS, PATHS, class_name
 
-CAPTIONS = ("caption", "text", "prompt", "captions", "description")
-PATHS = ("path", "file_name", "filename", "image/filename", "id", "image/id")
 # Sets that this package defines: their packages. Importing the module `builder` registers a set with TFDS.
 OWN = {"icons": "rdm_jax.data.icons", "style_scenes": "rdm_jax.data.style_scenes"}
 
@@ -168,7 +167,7 @@ class TfdsSource:
     def _value(self, row: Mapping[str, Any], name: str) -> str:
         value = row[name]
         if name in self.class_labels:
-            return _class_name(self.class_labels[name], int(value))
+            return class_name(self.class_labels[name], int(value))
         if not _scalar(value):
             value = value[0] if len(value) else ""
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -228,11 +227,6 @@ def _how_to_prepare(builder: Any) -> str:
 
 def _shards(info: Any) -> tuple[str, ...]:
     return tuple(f"{name}:{part.num_bytes}:{list(part.shard_lengths)}" for name, part in sorted(info.splits.items()))
-
-
-def _class_name(labels: Any, number: int) -> str:
-    """Returns the name of a class; -1 stands for none in sets whose test split has no labels."""
-    return labels.int2str(number) if 0 <= number < labels.num_classes else str(number)
 
 
 def _number(index: int) -> str:

@@ -81,13 +81,13 @@ def credits_of(database: Database, ids: Iterable[int]) -> list[Credit]:
 
 def _section(database: Database, credits: Sequence[Credit]) -> str:
     """Returns the part of the document about one database."""
-    lines = [f"## {_cell(database.name)}", ""]
+    lines = [f"## {cell(database.name)}", ""]
     if not any(credit.license for credit in credits):
         lines += ["No license is recorded in this database; ask whoever made it before you publish the images.", ""]
     lines += ["| Set | Author | License | Images |", "| --- | --- | --- | --- |"]
     for credit in credits:
         texts = (credit.source or database.name, credit.author or "not recorded", credit.license or "not recorded")
-        lines.append(f"| {' | '.join(map(_cell, texts))} | {_cell(some(credit.images, NAMED))} |")
+        lines.append(f"| {' | '.join(map(cell, texts))} | {cell(some(credit.images, NAMED))} |")
     return "\n".join([*lines, ""])
 
 
@@ -95,7 +95,7 @@ def _first(labels: Mapping[str, Any], keys: Sequence[str]) -> str:
     return next((str(labels[key]) for key in keys if labels.get(key)), "")
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Returns a text as a cell of a Markdown table holds it: in one line, its marks without effect."""
     plain = " ".join(text.split())
     return "".join(f"\\{letter}" if letter in "\\|`*_[]<>#" else letter for letter in plain)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from rdm_jax.core import files, images, paths, storage
+from rdm_jax.core import files, hub, images, paths, storage
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.data.selection import Selection, comparable, is_folder
-from rdm_jax.retrieval.manifest import MANIFEST, read_manifest, read_skipped, verify_files
+from rdm_jax.retrieval.manifest import MANIFEST, REPOSITORY, read_manifest, read_skipped, verify_files
 from rdm_jax.retrieval.rows import Ids, ShardedRows
 from rdm_jax.retrieval.shards import EMBEDDINGS, THUMBNAILS, Shard, damaged
 from rdm_jax.retrieval.stored_shard import GRAY, StoredShard
@@ -52,7 +52,8 @@ class Database:
     def open(name_or_path: str | Path) -> Database:
         """Opens an embedded database by name or any database by its folder, without reading its rows.
 
-        A database in object storage (gs://bucket/folder) is first copied to the local disk, once.
+        A database in object storage (gs://bucket/folder), or on the Hugging Face Hub (hf://USER/NAME[@REVISION],
+        `core.hub`), is first copied to the local disk, once.
 
         Raises:
           UserError: there is no such database, or one of its files is missing or does not agree with the manifest.
@@ -230,13 +231,17 @@ def _comparable(key: str, column: Any) -> Any:
 def _locate(name_or_path: str | Path) -> Path:
     if str(name_or_path) in Database.names():
         return EMBEDDED / str(name_or_path)
+    if hub.is_address(name_or_path):
+        return hub.downloaded(str(name_or_path), REPOSITORY)
     if paths.is_remote(name_or_path):
         return storage.staged(str(name_or_path), MANIFEST)
     path = paths.local(name_or_path)
     files.recover(path)
     if path.is_dir():
         return path
-    raise unknown("database", str(name_or_path), Database.names(), hint="or give the folder of a database")
+    raise unknown(
+        "database", str(name_or_path), Database.names(), hint="or give the folder of a database, or hf://USER/NAME"
+    )
 
 
 def _open_shard(path: Path, record: Mapping[str, Any], manifest: Mapping[str, Any]) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.core import files, text
+from rdm_jax.core import files, hub, text
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.shards import EMBEDDINGS, ITEMS, Shard, damaged
 
@@ -131,10 +131,19 @@ def read_skipped(path: Path, manifest: Mapping[str, Any]) -> list[str]:
         raise damaged(path, f"{SKIPPED} cannot be read ({error})") from error
 
 
+def file_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Returns {path: SHA-256} of all files of a database, those of its index too."""
+    index = {f"index/{name}": value for name, value in manifest.get("index", {}).get("files", {}).items()}
+    return {**manifest["files"], **index}
+
+
+REPOSITORY = hub.Kind("database", "dataset", MANIFEST, file_hashes)
+"""A database on the Hugging Face Hub."""
+
+
 def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
     """Reads every file of a database and raises UserError if a SHA-256 differs from the manifest."""
-    index = {f"index/{name}": value for name, value in manifest.get("index", {}).get("files", {}).items()}
-    for name, expected in {**manifest["files"], **index}.items():
+    for name, expected in file_hashes(manifest).items():
         if not (path / name).is_file() or files.sha256(path / name) != expected:
             raise damaged(path, f"the SHA-256 of {name} is not the one in {MANIFEST}")
 

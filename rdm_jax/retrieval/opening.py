@@ -9,7 +9,8 @@ from rdm_jax.core import paths, storage
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import ProgressCallback
 from rdm_jax.data.examples import ImageSource
-from rdm_jax.data.sources import open_source
+from rdm_jax.data.file_source import NoImages
+from rdm_jax.data.sources import is_source_file, open_source
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder, RetrievalEncoder
@@ -26,8 +27,8 @@ def open_retriever(encoder: ClipEncoder, database: Databases | None) -> Retrieve
 
     Args:
       encoder: of the model.
-      database: a database, its name or folder; a folder or zip of images (see `database_place`); several of these,
-        searched as one; a mixture by weight; or a retriever.
+      database: a database, its name, folder or address; a folder or a file of images (see `database_place`); several
+        of these, searched as one; a mixture by weight; or a retriever.
 
     Raises:
       UserError: none is given, one is unknown, or it was built by another encoder.
@@ -55,7 +56,7 @@ def database_place(
 
     Args:
       encoder: of the model; it embeds the images.
-      place: the name or the folder of a database, or a folder or a .zip of images.
+      place: the name, the folder or the address of a database, or a folder or a file of images.
       progress: called with (images done, images in all).
 
     Raises:
@@ -76,15 +77,15 @@ def _open(encoder: RetrievalEncoder, one: str | Path | Database) -> Database:
 
 
 def _image_source(place: str | Path) -> ImageSource | None:
-    """Returns the images of a folder or zip that is no database; None for anything else."""
+    """Returns the images of a place that is no database; None for anything else."""
     if str(place) in Database.names() or paths.is_remote(place):
         return None
     path = paths.local(place)
-    if path.suffix.lower() == ".zip" and path.is_file():
+    if is_source_file(path):
         return open_source(str(path))
     if not path.is_dir() or (path / MANIFEST).exists():
         return None
     try:
         return open_source(str(path))
-    except UserError:  # no images: opening it as a database raises the error that names what is missing
+    except NoImages:  # opening it as a database raises the error that names what is missing
         return None

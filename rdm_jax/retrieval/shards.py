@@ -168,6 +168,6 @@ def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
 
 def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # in the cache of the Hub a file is a relative link to its content
     except OSError:
         shutil.copyfile(source, target)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core import files, paths
+from rdm_jax.core import files, hub, paths
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.tokenizer import load_tokenizer
 from rdm_jax.training import power_averages
 from rdm_jax.training.checkpoints import restore_arrays
+from rdm_jax.training.metrics import last_evaluation
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.workdir import CONFIG, MODEL, TOKENIZER, Workdir
 
@@ -27,7 +29,7 @@ def write_record(workdir: Workdir, record: ModelRecord) -> None:
 
 
 def export_run(place: str | Path, ema_length: float | None = None, step: int | None = None) -> Bundle:
-    """Returns the model of a run's checkpoint, averaged parameters, with the steps of each part's training.
+    """Returns the model of a run's checkpoint, averaged parameters, with the record of each part's training.
 
     Args:
       place: the run's folder or address.
@@ -52,6 +54,7 @@ def export_run(place: str | Path, ema_length: float | None = None, step: int | N
         length = {"ema_length": ema_length}
     bundle = record.bundle(params, record.open_base(str(workdir)), _tokenizer(workdir))
     run = {"steps": step, "batch_size": config["batch_size"], "seed": config["seed"], **length}
+    run |= {**_data(config["data"]), **last_evaluation(workdir, step)}
     training = dict(bundle.config.get("training", {}))
     training |= {part: {**training.get(part, {}), **run} for part in bundle.params if part not in record.parts}
     return Bundle({**bundle.config, "training": training}, bundle.params, bundle.tokenizer)
@@ -68,10 +71,24 @@ def run_or_model(place: str | Path, ema_length: float | None = None, step: int |
     Raises:
       UserError: as `export_run` and `Bundle.open` do.
     """
-    if str(place) in Bundle.names():
+    if str(place) in Bundle.names() or hub.is_address(place):
         return Bundle.open(place)
     is_model = not paths.is_remote(place) and any(paths.local(place).glob("*.safetensors"))
     return Bundle.open(place) if is_model else export_run(place, ema_length, step)
+
+
+def _data(data: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the names of a run's images and database; of a place, its last part alone."""
+    source = " ".join(filter(None, (_name(data.get("source")), data.get("split"))))
+    names = {"data": source, "database": _name(data.get("database"))}
+    return {key: name for key, name in names.items() if name}
+
+
+def _name(place: Any) -> str:
+    """Returns a name as it is, and of a path or an address in storage the last part: where it lay is private."""
+    text = str(place or "").rstrip("/")
+    private = paths.is_remote(text) or text.startswith((".", "~", "/")) or (bool(text) and paths.local(text).exists())
+    return text.rpartition("/")[2] if private and not hub.is_address(text) else text
 
 
 def _tokenizer(workdir: Workdir) -> PreTrainedTokenizerFast | None:

@@ -33,7 +33,7 @@ from rdm_jax.training.config import Config
 from rdm_jax.training.evaluators import Evaluators
 from rdm_jax.training.export import write_record
 from rdm_jax.training.identity import check_record, claim_workdir, settings_hash
-from rdm_jax.training.metrics import Log, Meter, MetricsCallback, Profile
+from rdm_jax.training.metrics import EVALUATION, Log, Meter, MetricsCallback, Profile
 from rdm_jax.training.state import State
 from rdm_jax.training.step import (
     Update,
@@ -246,7 +246,7 @@ def snapshot(place: Workdir, averages: tuple[Any, ...], mesh: Mesh, step: int) -
 def evaluate(config: Config, task: Task, evaluators: Evaluators, params: Any, log: Log, step: int) -> None:
     """Logs what is due after a step: values on held-out data and figures, with averaged parameters."""
     if _due(step, config.steps, config.eval_every):
-        log.metrics(step, {f"eval/{name}": float(value) for name, value in evaluators.measure(task, params)})
+        log.metrics(step, {f"{EVALUATION}{name}": float(value) for name, value in evaluators.measure(task, params)})
     if _due(step, config.steps, config.figures_every):
         for name, figure in task.figures(params):
             log.figure(step, name, figure)

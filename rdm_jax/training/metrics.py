@@ -23,6 +23,7 @@ from rdm_jax.training.workdir import METRICS, Workdir
 
 _LOG = logging.getLogger(__name__)
 
+EVALUATION = "eval/"  # before the name of a metric of an evaluation
 TENSORBOARD = "tensorboard"
 FIGURES = "figures"
 
@@ -171,6 +172,22 @@ class Profile:
             jax.block_until_ready(metrics)
             jax.profiler.stop_trace()
             _LOG.info("the profile of steps %d to %d is in %s", self._steps[0], step, self._folder)
+
+
+def last_evaluation(workdir: Workdir, step: int) -> dict[str, Any]:
+    """Returns "results", the values of a run's newest evaluation at a step or before, and "measured_at", its step.
+
+    Empty where there was none.
+    """
+    for line in reversed(_before(workdir.read(METRICS) or b"", step + 1).split(b"\n")[:-1]):
+        values: dict[str, Any] = json.loads(line)
+        results = {
+            name.removeprefix(EVALUATION): value for name, value in values.items() if name.startswith(EVALUATION)
+        }
+        finite = {name: value for name, value in results.items() if isinstance(value, float) and math.isfinite(value)}
+        if finite:
+            return {"results": finite, "measured_at": values["step"]}
+    return {}
 
 
 def _before(data: bytes, first: int) -> bytes:

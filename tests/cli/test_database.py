@@ -240,7 +240,7 @@ def test_list_names_the_embedded_databases(capsys):
         (["search", "{database}", "--image", "{images}/05.png"], "not a readable image"),
         (["build", "{images}", "--out", "{database}"], "exists already"),
         (["build", "{images}", "--out", "{new}", "--encoder", "nothing"], "unknown model 'nothing'"),
-        (["build", "{images}/nothing", "--out", "{new}"], "no folder or .zip"),
+        (["build", "{images}/nothing", "--out", "{new}"], "no folder or file"),
         (
             ["build", "{images}", "--out", "{new}", "--encoder", "{model}", "--limit", "0"],
             "argument --limit: 0 is out of range; give 1 or more",

@@ -113,7 +113,7 @@ def test_prompts_are_measured_as_captions(evaluate, tmp_path):
         (["--proposals", "4", "--metrics", "clip-score"], "metrics clip-score need prompts, and --proposals has none"),
         (["--proposals", "4", "--metrics", "fidd"], "unknown metric 'fidd'"),
         (["--proposals", "4", "--features", "nowhere"], "unknown model 'nowhere'"),
-        (["--proposals", "4", "--reference", "./nowhere"], "no folder or .zip ./nowhere"),
+        (["--proposals", "4", "--reference", "./nowhere"], "no folder or file ./nowhere"),
         (["--proposals", "4", "--steps", "100000"], "100000 sampling steps do not fit"),
         (["--from-file", "nowhere.txt"], "nowhere.txt"),
     ],

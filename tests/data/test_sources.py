@@ -6,6 +6,7 @@ import os
 import pickle
 import posixpath
 import socket
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -477,11 +478,11 @@ def test_a_damaged_record_and_an_unknown_class_concern_one_example(prepared):
 
 
 def test_what_is_not_there_is_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no folder or .zip"):
+    with pytest.raises(UserError, match=r"no folder or file"):
         open_source(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"cannot read .*bad.zip"):
         open_source(str(write(tmp_path, {"bad.zip": b"PK no zip"}) / "bad.zip"))
-    with pytest.raises(UserError, match=r"neither a folder nor a .zip"):
+    with pytest.raises(UserError, match=r"is not a folder or a file of type .zip .tar .parquet .arrow"):
         open_source(str(write(tmp_path, {"a.png": png(1)}) / "a.png"))
 
 
@@ -549,3 +550,14 @@ def test_tfds_names_and_splits_that_do_not_exist_are_refused(prepared):
         open_source("plain_images", "trian", str(prepared))
     with pytest.raises(UserError, match="is not prepared in"):
         open_source("cifar10", data_dir=str(prepared))
+
+
+@pytest.mark.parametrize(
+    ("file", "module", "extra"), [("a.tar", "webdataset", "webdataset"), ("a.parquet", "datasets", "datasets")]
+)
+def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, file, module, extra):
+    monkeypatch.setenv("RDM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / file).write_bytes(b"\0" * 1024)
+    with pytest.raises(UserError, match=rf"are read by {module}; pip install 'rdm_jax\[{extra}\]'"):
+        open_source(str(tmp_path / file))

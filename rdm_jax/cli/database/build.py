@@ -1,4 +1,4 @@
-"""`rdm database build`: a database of a folder, a .zip or a TFDS set."""
+"""`rdm database build`: a database of a folder, a .zip, tar shards, a data set of Hugging Face or a TFDS set."""
 
 from __future__ import annotations
 
@@ -27,24 +27,30 @@ DESCRIPTION = """Builds a database of images. After an interruption, the same co
 
   rdm database build my-images --out my-database
   rdm database build images.zip --out ink --name ink --limit 5000
+  rdm database build laion --where style=ink --out ink        # tars of img2dataset: "rdm_jax[webdataset]"
+  rdm database build emoji.parquet --out emoji                # data sets of Hugging Face: "rdm_jax[datasets]"
   rdm database build style_scenes/tiny --split train --where style=mosaic --out mosaic
   rdm database build more-images --out my-database --append
   rdm database build photographs --patches 10 --out patches
 
 The captions of a folder come from metadata.jsonl or metadata.csv (file_name, text), from a .txt file for each image, or
-from the names of the subfolders."""
+from the names of the subfolders; those of tar shards from NAME.txt or NAME.json, those of data sets from a column."""
 
 
 def add_actions(actions: Any) -> None:
     """Adds the action."""
     parser = actions.add_parser(
         "build",
-        help="build a database of a folder, a .zip or a TFDS data set",
+        help="build a database of a folder, a .zip, tar shards, parquet or Arrow files, or a TFDS data set",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(perform=run)
-    parser.add_argument("source", metavar="FOLDER|ZIP|TFDS", help="the images")
+    parser.add_argument(
+        "source",
+        metavar="IMAGES",
+        help="a folder, a .zip, .tar, .parquet or .arrow file, a pattern of tars, or a TFDS name",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--append", action="store_true", help="add the images to an existing database")
     parser.add_argument(
@@ -52,7 +58,7 @@ def add_actions(actions: Any) -> None:
         metavar="BUNDLE",
         help=f"a model with a CLIP ({DEFAULT_ENCODER}, or with --append the one that built the database)",
     )
-    parser.add_argument("--split", help="of a TFDS data set, or a subfolder train, validation or test")
+    parser.add_argument("--split", help="of a data set, or a subfolder train, validation or test")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of TFDS data sets")
     parser.add_argument("--name", help="of the database (default: the name of --out)")
     parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use at most the first N images")

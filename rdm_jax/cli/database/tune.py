@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.cli.database.common import add_encoder, check_range, encoder_of, write
+from rdm_jax.cli.database.common import add_encoder, check_local, check_range, encoder_of, write
 from rdm_jax.cli.progress import Progress, note, shown_log
 from rdm_jax.cli.readers import number
 from rdm_jax.core.errors import UserError
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.tune import Trial, image_queries, text_queries, tune
 
+    if not args.dry_run:
+        check_local(args.database, "DB")
     database = Database.open(args.database)
     k = min(K, len(database)) if args.k is None else args.k
     check_range("--k", k, 1, len(database), f"; database {database.name!r} has {len(database)} rows")

@@ -96,12 +96,14 @@ def _invert_arguments(action: argparse.ArgumentParser) -> None:
         "--iterations", type=number(int, 1, 1000), default=3, metavar="N", help="per step (default: %(default)s)"
     )
     action.add_argument("--to", metavar="TEXT", help="also generate this prompt from the image's noise")
-    action.add_argument("--to-database", metavar="NAME|DIR", help="also generate with another database from the noise")
+    action.add_argument(
+        "--to-database", metavar="NAME|DIR|hf://...", help="also generate with another database from the noise"
+    )
 
 
 def _mix_arguments(action: argparse.ArgumentParser) -> None:
     action.add_argument("--to", metavar="TEXT", help="the second condition's prompt")
-    action.add_argument("--to-database", metavar="NAME|DIR", help="the second condition's database")
+    action.add_argument("--to-database", metavar="NAME|DIR|hf://...", help="the second condition's database")
     action.add_argument("--weights", metavar="FILE", help="reuse weights.json of another run; nothing is learned")
     action.add_argument(
         "--iterations", type=number(int, 1, 100_000), default=10, metavar="N", help="updates (default: %(default)s)"

@@ -69,7 +69,7 @@ def add_common(
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the folder to write; a used one gets run-002/"
     )
-    parser.add_argument("--model", default=model, metavar="NAME|DIR", help="(default: %(default)s)")
+    parser.add_argument("--model", default=model, metavar="NAME|DIR|hf://...", help="(default: %(default)s)")
     parser.add_argument("--databases", type=Path, metavar="DIR", help=databases)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--seed", type=int, default=0, metavar="I", help="(default: %(default)s)")

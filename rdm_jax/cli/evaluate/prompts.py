@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions of each category (default: %(default)s)",
     )
     parser.add_argument(
-        "--content-database", action="append", metavar="NAME|DIR[:WEIGHT]", help="as of rdm evaluate model"
+        "--content-database", action="append", metavar="NAME|DIR|hf://...[:WEIGHT]", help="as of rdm evaluate model"
     )
     generating.add_generation_options(parser, everything=False)
     parser.add_argument(

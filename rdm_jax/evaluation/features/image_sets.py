@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rdm_jax.core import paths, text
+from rdm_jax.core import hub, paths, text
 from rdm_jax.core.errors import UserError, first_line
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import decode
@@ -110,13 +110,13 @@ def open_images(place: str | Path) -> ImageSource:
     """Opens a set of images.
 
     Args:
-      place: a folder, a .zip, a .npz with `arr_0`, the folder of a run of `rdm sample`, the name or folder of a
-        database, or a TFDS set by its name.
+      place: a folder, a .zip, a .npz with `arr_0`, the folder of a run of `rdm sample`, the name, folder or
+        hf:// address of a database, or a TFDS set by its name.
 
     Raises:
       UserError: there is nothing of this name, it holds no images, or the database has no thumbnails.
     """
-    if str(place) in Database.names():
+    if str(place) in Database.names() or hub.is_address(place):
         return _database(place)
     if not paths.is_remote(place):
         path = paths.local(place)
