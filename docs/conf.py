@@ -28,7 +28,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # What only some users install; the page's own modules import it.
-autodoc_mock_imports = ["gradio", "umap", "apache_beam", "webdataset", "datasets", "huggingface_hub"]
+autodoc_mock_imports = ["gradio", "umap", "apache_beam"]
 suppress_warnings = ["autodoc.mocked_object"]
 myst_heading_anchors = 3
 
