@@ -15,6 +15,7 @@ from rdm_jax.conditioning.base import ConditionBuilder
 from rdm_jax.conditioning.channels import channels_of, enlarged, upscales
 from rdm_jax.conditioning.inputs import read_input
 from rdm_jax.conditioning.prompts import PromptReader
+from rdm_jax.conditioning.query_vectors import prompt_encoder
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
 from rdm_jax.request import Request
@@ -77,6 +78,7 @@ def condition_builder(
 
     return ConditionBuilder(
         encoder=encoder,
+        encode_prompts=prompt_encoder(bundle, encoder, request),
         latent=size,
         size=(request.height, request.width),
         factor=bundle.autoencoder.downsampling,
