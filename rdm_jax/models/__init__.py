@@ -32,11 +32,13 @@ from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.translator import Translator
 from rdm_jax.models.unet import UNet
+from rdm_jax.models.unet_pair import UNetPair
 from rdm_jax.models.uvit import UViT
+from rdm_jax.models.vector_context import VectorContext
 from rdm_jax.models.vq import AutoencoderVQ
 from rdm_jax.models.word_table import WordTable
 
-BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
+BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "unet_pair": UNetPair, "dit": DiT, "uvit": UViT}
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
@@ -219,6 +221,15 @@ def build_translator(config: Mapping[str, Any]) -> Translator:
       UserError: a key is unknown, or a required key is missing.
     """
     return _construct("translator", Translator, config)
+
+
+def build_vector_context(config: Mapping[str, Any]) -> VectorContext:
+    """Returns what makes a decoder's condition of a vector, whose keys are the fields of `VectorContext`.
+
+    Raises:
+      UserError: a key is unknown, or a required key is missing.
+    """
+    return _construct("vector context", VectorContext, config)
 
 
 def build_lpips(config: Mapping[str, Any]) -> LPIPS:

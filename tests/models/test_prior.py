@@ -25,11 +25,11 @@ def network():
 
 
 def inputs(seed=0, batch=3):
-    draw = np.random.default_rng(seed).normal
+    normal = np.random.default_rng(seed).normal
     present = jnp.asarray(np.arange(4)[None] < np.array([[2], [4], [1]]), jnp.float32)[:batch]
-    text = Text(jnp.asarray(draw(size=(batch, 5))), jnp.asarray(draw(size=(batch, 4, 7))), present)
+    text = Text(jnp.asarray(normal(size=(batch, 5))), jnp.asarray(normal(size=(batch, 4, 7))), present)
     text = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), text)
-    return jnp.asarray(draw(size=(batch, 6)), jnp.float32), jnp.array([3.0, 500.0, 999.0])[:batch], text
+    return jnp.asarray(normal(size=(batch, 6)), jnp.float32), jnp.array([3.0, 500.0, 999.0])[:batch], text
 
 
 def test_padding_has_no_influence_and_everything_else_has(network):
