@@ -145,7 +145,6 @@ class Request:
         "the vector of a prompt that retrieves and conditions: CLIP's of the text, or one of an image, by the model's "
         "translator or prior (text, translator, prior)",
         metavar="V",
-        label="Query vector",
     )
     prior_steps: int = option(25, "steps of the prior", metavar="S")
     prior_guidance_scale: float = option(4.0, "guidance scale of the prior; 1 disables it", metavar="G")

@@ -58,8 +58,8 @@ class ImageGuidance(GuidanceMethod):
         if self.decay not in DECAYS:
             raise unknown("decay", self.decay, DECAYS)
         return {
-            "guide": context.latent_of(required("image", self.image, "an image file")),
             "weight": np.float32(share("weight", self.weight)),
+            "guide": context.latent_of(required("image", self.image, "an image file")),
             "power": np.float32(DECAYS[self.decay]),
             "timesteps": np.float32(context.timesteps),
         }

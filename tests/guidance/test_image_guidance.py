@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.samplers import SAMPLERS
-from rdm_jax.guidance import ImageGuidance
 from rdm_jax.guidance.image_guidance import image_guidance
 from tests.helpers.mixture import KNOWN, NOISE, info_at, mixture, short_run, unguided
 
@@ -39,23 +37,3 @@ def test_a_larger_weight_ends_nearer_to_the_guide():
         float(np.abs(short_run("ddim", mixture, [hook(weight, 1.0)]) - KNOWN).mean()) for weight in (0.0, 0.1, 0.5)
     ]
     assert distances == sorted(distances, reverse=True) and distances[0] > 1.2 * distances[-1]
-
-
-def test_what_is_out_of_range_is_refused():
-    for values, message in (
-        ({}, "image is missing; give an image file"),
-        ({"image": "a.png", "weight": 1.5}, "weight=1.5 is out of range; give a share from 0 to 1"),
-        ({"image": "a.png", "decay": "cosine"}, "unknown decay 'cosine'"),
-    ):
-        method = ImageGuidance(**values)
-        with pytest.raises(UserError, match=message):
-            method.inputs(Context())
-
-
-class Context:
-    """A model of pixels."""
-
-    timesteps = 1000
-
-    def latent_of(self, file):
-        return KNOWN[:1]
