@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
@@ -84,13 +85,13 @@ class PriorSampler:
         """
         bundle.require("prior")
         tower, params = text_tower(bundle)
-        chosen = request.prior_steps, request.prior_samples, request.prior_guidance_scale, request.seed
-        return PriorSampler(bundle.prior, bundle.params["prior"], tower, params, null, *chosen)
+        return PriorSampler(bundle.prior, bundle.params["prior"], tower, params, null, **options_of(request))
 
     def __call__(self, rows: Int[np.ndarray, "q n"]) -> Float[np.ndarray, "q d"]:
         """Returns CLIP vectors of images, not normalized, for the token ids of texts.
 
-        Text i has the same random numbers whatever the number of texts: they all go through one program.
+        The random numbers of a text follow from the seed and its tokens: its vector is the same at any place among any
+        number of texts, which all go through one program, and when an image is generated again.
         """
         vectors = [np.zeros((0, self.prior.embed_dim), np.float32)]
         for start in range(0, len(rows), SMALL_BATCH):
@@ -102,27 +103,32 @@ class PriorSampler:
                 padded,
                 self.null[None],
                 np.float32(self.scale),
-                (np.uint32(self.seed), np.int32(start)),
+                (np.uint32(self.seed), _digests(padded)),
             )
             vectors.append(np.asarray(sampled)[: len(group)])
         return np.concatenate(vectors)
 
 
+def options_of(request: Request) -> dict[str, Any]:
+    """Returns the options of a `PriorSampler` that a request has."""
+    scale = request.prior_guidance_scale
+    return {"steps": request.prior_steps, "samples": request.prior_samples, "scale": scale, "seed": request.seed}
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _sample(form: Any, params: Any, rows: Array, null: Array, scale: Array, random: Any) -> Float[Array, "q d"]:
     """Returns the best of several sampled vectors of each text."""
-    (prior, tower, steps, samples), (own, tower_params), (seed, first) = form, params, random
+    (prior, tower, steps, samples), (own, tower_params), (seed, digests) = form, params, random
     text = read_text(tower, tower_params, jnp.concatenate([null, rows]))
     count = len(rows) * samples
     nothing = jax.tree.map(lambda part: jnp.repeat(part[:1], count, axis=0), text)
     given = jax.tree.map(lambda part: jnp.repeat(part[1:], samples, axis=0), text)
 
-    def key_of(index: Array, sample: Array) -> Array:
+    def key_of(digest: Array, sample: Array) -> Array:
         stream = jax.random.fold_in(jax.random.key(seed), STREAM)
-        return jax.random.fold_in(jax.random.fold_in(stream, index), sample)
+        return jax.random.fold_in(jax.random.fold_in(stream, digest), sample)
 
-    numbers = jnp.arange(count)
-    keys = jax.vmap(key_of)(first + numbers // samples, numbers % samples)
+    keys = jax.vmap(key_of)(jnp.repeat(digests, samples), jnp.arange(count) % samples)
 
     def apply(x: Array, t: Array, text: Text) -> Any:
         return prior.apply({"params": own}, x, t, text)
@@ -130,6 +136,11 @@ def _sample(form: Any, params: Any, rows: Array, null: Array, scale: Array, rand
     x = sample_vectors(apply, keys, prior.embed_dim, given, nothing, scale, steps)
     vectors: Any = prior.apply({"params": own}, x, method="restore")
     return nearest_to(given.vector.reshape(len(rows), samples, -1), vectors.reshape(len(rows), samples, -1))
+
+
+def _digests(rows: Int[np.ndarray, "q n"]) -> UInt32[np.ndarray, " q"]:
+    """Returns a number that stands for each row of token ids."""
+    return np.array([zlib.crc32(row.astype("<i4").tobytes()) for row in rows], np.uint32)
 
 
 def nearest_to(texts: Float[Array, "q s e"], vectors: Float[Array, "q s e"]) -> Float[Array, "q e"]:

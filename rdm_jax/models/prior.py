@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.models.condition import attention_bias
 from rdm_jax.models.layers import LayerNorm, timestep_embedding
 from rdm_jax.models.statistics import mean_and_std
@@ -75,6 +76,8 @@ class Prior(nn.Module):
         return shape(1, self.embed_dim), shape(1), text
 
     def setup(self) -> None:
+        if self.width % self.heads or self.width % 2:
+            raise UserError(f"width={self.width} of the prior is not even, or no multiple of heads={self.heads}")
         self.statistics = mean_and_std(self, "image", self.embed_dim)
 
     def standardize(self, vectors: Float[Array, "b d"]) -> Float[Array, "b d"]:

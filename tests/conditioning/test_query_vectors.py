@@ -64,7 +64,7 @@ def test_negative_prompts_are_translated_as_well_and_images_are_not(generator):
 def test_the_vector_of_the_prior_depends_on_seed_and_text_and_not_on_the_number_of_texts(generator):
     two, own = vectors(generator, query_vector="prior", seed=3), {"query_vector": "prior", "seed": 3}
     np.testing.assert_array_equal(vectors(generator, **own), two)
-    np.testing.assert_array_equal(vectors(generator, PROMPTS[:1], **own), two[:1])
+    np.testing.assert_array_equal(vectors(generator, PROMPTS[1:], **own), two[1:])  # as a replay has it
     many = vectors(generator, [*PROMPTS, *(f"a boat {i}" for i in range(8))], **own)  # of more than one group
     np.testing.assert_array_equal(many[:2], two)
     for other in ({"seed": 4}, {"prior_guidance_scale": 1.0}, {"query_vector": "text"}):

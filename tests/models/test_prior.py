@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rdm_jax.core import trees
+from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_prior
 from rdm_jax.models.prior import PriorBlock, Text, _causal_bias
 from tests.helpers import tiny
@@ -61,6 +62,11 @@ def test_a_place_sees_itself_and_those_before_it():
     before, after = np.asarray(apply(x)), np.asarray(apply(x.at[:, 2].add(noise)))
     np.testing.assert_allclose(after[:, :2], before[:, :2], atol=1e-6)
     assert (np.abs(after - before)[:, 2:].max(axis=(0, 2)) > 1e-4).all()
+
+
+def test_a_width_that_its_heads_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="width=16 of the prior is not even, or no multiple of heads=3"):
+        abstract_params(build_prior({**SMALL, "heads": 3}))
 
 
 def test_restoring_undoes_standardizing(network):

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning.prior import PriorSampler, read_text, text_tower
+from rdm_jax.conditioning.prior import PriorSampler, options_of, read_text, text_tower
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.objective import by_bands, sample_timesteps
@@ -111,9 +111,8 @@ class PriorTask(PairsTask):
 
     def sampler(self, params: Any) -> PriorSampler:
         """Returns what samples vectors with some parameters, by the default options of a request."""
-        request = Request()
-        chosen = request.prior_steps, request.prior_samples, request.prior_guidance_scale, request.seed
-        return PriorSampler(self.module, params, self.tower, self.tower_params, self.null, *chosen)
+        options = options_of(Request())
+        return PriorSampler(self.module, params, self.tower, self.tower_params, self.null, **options)
 
     @functools.cached_property
     def _loss_of_held_out(self) -> Callable[..., Array]:
