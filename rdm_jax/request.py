@@ -224,7 +224,7 @@ def resolve(
     request = options.build(Request, *({k: v for k, v in one.items() if k in shared} for one in (given, defaults)))
     chosen = options.build(head.Options, *({k: v for k, v in one.items() if k in own} for one in (given, defaults)))
     _check_null(config, chosen)
-    _check_query_vector(config, request, given)
+    _check_query_vector(config, request.check(), given)
     if given.get("batch_size") is not None:  # 0 is the default, which fills batches evenly
         at_least_one("batch_size", request.batch_size, MOST["batch_size"])
     if given.get("class_label") is not None and request.class_label < 0:  # the default is none

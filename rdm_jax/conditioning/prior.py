@@ -44,7 +44,7 @@ def text_tower(bundle: Bundle) -> tuple[ProjectedText, Any]:
     return ProjectedText(**settings), bundle.params["clip"]["text"]
 
 
-def read_text(tower: ProjectedText, params: Any, rows: Int[Array, "b n"]) -> Text:
+def encode_text(tower: ProjectedText, params: Any, rows: Int[Array, "b n"]) -> Text:
     """Returns texts as the prior reads them, from their token ids."""
     states, vector = tower.apply({"params": params}, rows)
     return Text(vector, states, tower.present(rows))
@@ -119,7 +119,7 @@ def options_of(request: Request) -> dict[str, Any]:
 def _sample(form: Any, params: Any, rows: Array, null: Array, scale: Array, random: Any) -> Float[Array, "q d"]:
     """Returns the best of several sampled vectors of each text."""
     (prior, tower, steps, samples), (own, tower_params), (seed, digests) = form, params, random
-    text = read_text(tower, tower_params, jnp.concatenate([null, rows]))
+    text = encode_text(tower, tower_params, jnp.concatenate([null, rows]))
     count = len(rows) * samples
     nothing = jax.tree.map(lambda part: jnp.repeat(part[:1], count, axis=0), text)
     given = jax.tree.map(lambda part: jnp.repeat(part[1:], samples, axis=0), text)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning.prior import PriorSampler, read_text
+from rdm_jax.conditioning.prior import PriorSampler, encode_text
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.unread import Unread
@@ -101,5 +101,5 @@ def _condition(
     form: Any, params: Any, rows: Array, images: Float[Array, "q d"] | None, empty: Array
 ) -> tuple[Array, Array, Array]:
     (tower, context), (tower_params, own) = form, params
-    text = read_text(tower, tower_params, rows)
+    text = encode_text(tower, tower_params, rows)
     return context.apply({"params": own}, text.vector if images is None else images, text, empty)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdm_jax.conditioning.prior import PriorSampler, nearest_to, read_text, text_tower
+from rdm_jax.conditioning.prior import PriorSampler, encode_text, nearest_to, text_tower
 from rdm_jax.conditioning.query_vectors import translate
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
@@ -90,7 +90,7 @@ def test_the_sample_that_is_kept_is_the_nearest_of_them_to_the_text(generator):
 def test_the_prior_reads_the_vectors_of_the_clip_s_own_text_tower(generator):
     tower, params = text_tower(generator.bundle)
     rows = generator.encoder.tokenize(["a red boat", "boat " * 20])[0]
-    text = jax.jit(lambda rows: read_text(tower, params, rows))(rows)
+    text = jax.jit(lambda rows: encode_text(tower, params, rows))(rows)
     np.testing.assert_allclose(text.vector, generator.encoder.encode_texts(["a red boat", "boat " * 20]), atol=1e-5)
     ends = (rows == 1).argmax(axis=1)
     np.testing.assert_array_equal(np.asarray(text.present).sum(axis=1), ends + 1)
@@ -113,7 +113,7 @@ def test_values_out_of_range_are_refused_and_options_without_effect_named(genera
     with pytest.raises(UserError, match=r"unknown query vector 'image' \(known: prior, text, translator\)"):
         vectors(generator, query_vector="image")
     for name, value in (("prior_samples", 0), ("prior_samples", 65), ("prior_guidance_scale", float("nan"))):
-        with pytest.raises(UserError, match=name.replace("prior_guidance_", "")):
+        with pytest.raises(UserError, match=f"{name}|guidance scale nan".replace("_", " ")):
             vectors(generator, query_vector="prior", **{name: value})
     vectors(generator, prior_samples=3)
     assert "prior_samples 3 has no effect: the query vector is 'text'" in caplog.text

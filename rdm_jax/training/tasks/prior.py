@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning.prior import PriorSampler, options_of, read_text, text_tower
+from rdm_jax.conditioning.prior import PriorSampler, encode_text, options_of, text_tower
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.objective import by_bands, sample_timesteps
@@ -86,7 +86,7 @@ class PriorTask(PairsTask):
         """Returns the mean squared error at random times, and its mean within bands of time."""
         null_key, time_key, noise_key, dropout_key = jax.random.split(key, 4)
         dropped = jax.random.bernoulli(null_key, self.config.null_probability, (len(batch["tokens"]), 1))
-        text = read_text(
+        text = encode_text(
             self.tower, extras.frozen["text"], jnp.where(dropped, jnp.asarray(self.null)[None], batch["tokens"])
         )
 
