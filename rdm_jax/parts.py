@@ -46,6 +46,9 @@ def without_padding(config: Mapping[str, Any]) -> dict[str, Any]:
 PARTS: Mapping[str, Part] = {
     "clip": Part(_clip),
     "text_encoder": Part(_text_encoder),
+    "translator": Part(models.build_translator),
+    "prior": Part(models.build_prior),
+    "vector_context": Part(models.build_vector_context),
     "input_encoder": Part(models.build_input_encoder),
     "autoencoder": Part(models.build_autoencoder),
     "denoiser": Part(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning import CONDITIONERS, Conditioner, change_queries
+from rdm_jax.conditioning import CONDITIONERS, ConditionBuilder, Conditioner, change_queries
 from rdm_jax.conditioning.building import condition_builder
 from rdm_jax.conditioning.channels import upscaling_of
 from rdm_jax.conditioning.content import Content, ContentSearch
@@ -114,7 +114,7 @@ class Planner:
         if retriever and options.get("neighbors") is None:  # a default fits any database
             request = dataclasses.replace(request, neighbors=retriever.at_most(request.neighbors))
         plan = self.open_plan(request, chosen, retriever)
-        labels, queries = self._encode(prompts, images)
+        labels, queries = self._encode(plan.builder, prompts, images)
         if len(rows):
             if retriever is None:
                 raise UserError("rows of a database are queries for its neighbors, and condition 'text' has none")
@@ -286,14 +286,14 @@ class Planner:
                     )
 
     def _encode(
-        self, prompts: Sequence[str], images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+        self, builder: ConditionBuilder, prompts: Sequence[str], images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     ) -> tuple[list[str], Float[np.ndarray, "q d"]]:
         """Returns labels and query vectors, those of the prompts first."""
         for number, prompt in enumerate(prompts, 1):
             if not prompt.strip():
                 raise UserError(f"prompt {number} is empty; write what to generate, or leave it out")
         # In small groups, for all to go through the same program, however many there are.
-        groups = [self.encoder.encode_queries(prompts)]
+        groups = [builder.encode_prompts(prompts)]
         groups += [self.encoder.encode_images(images[i : i + SMALL_BATCH]) for i in range(0, len(images), SMALL_BATCH)]
         labels = [*prompts, *(f"image {number}" for number in range(1, len(images) + 1))]
         return labels, np.concatenate([np.zeros((0, self.encoder.identity["width"]), np.float32), *groups])

@@ -29,11 +29,25 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 8
 # Beyond these a number is a slip, and would fill the memory before anything else noticed.
 CANDIDATES_APART = 2**24  # between the random numbers' indices of two candidates of an image
-MOST = {"candidates": 64, "num_images": 10**6, "batch_size": 2**16, "neighbors": 2**16, "height": 2**15, "width": 2**15}
+MOST = {
+    "candidates": 64,
+    "prior_steps": 1000,
+    "prior_samples": 64,
+    "num_images": 10**6,
+    "batch_size": 2**16,
+    "neighbors": 2**16,
+    "height": 2**15,
+    "width": 2**15,
+}
+TRANSLATOR, PRIOR = "translator", "prior"
+QUERY_VECTORS = ("text", TRANSLATOR, PRIOR)  # that of the text, or of an image, by the part that makes it of the text
 NEEDED_PARTS = {
     "adapter_scale": "image_adapter",
     "adapter_blocks": "image_adapter",
     "long_prompts": "text_encoder",
+    "prior_steps": PRIOR,
+    "prior_guidance_scale": PRIOR,
+    "prior_samples": PRIOR,
 }  # of a model, by option
 MAX_GUIDANCE = 1000.0
 MAX_ADAPTER_SCALE = 10.0
@@ -75,6 +89,10 @@ class Request:
       segmentation: an image file with the label of each pixel, where the model takes a segmentation.
       low_resolution: the image file that is upscaled, where the model takes one.
       long_prompts: a name in `LONG_PROMPTS`, what becomes of a prompt that is longer than the text encoder reads.
+      query_vector: a name in `QUERY_VECTORS`, the vector of a prompt that retrieves and conditions.
+      prior_steps: of the diffusion that samples it, where it is the prior's.
+      prior_guidance_scale: of this diffusion; 1 disables it.
+      prior_samples: of a prompt's vector, of which the nearest to the text's is kept.
       conditions: conditioners beside the query (`rdm_jax.conditioning`).
     """
 
@@ -122,6 +140,17 @@ class Request:
         "a sequence; default: truncate)",
         metavar="HOW",
     )
+    query_vector: str = option(
+        "text",
+        "the vector of a prompt that retrieves and conditions: CLIP's of the text, or one of an image, by the model's "
+        "translator or prior (text, translator, prior)",
+        metavar="V",
+    )
+    prior_steps: int = option(25, "steps of the prior", metavar="S")
+    prior_guidance_scale: float = option(4.0, "guidance scale of the prior; 1 disables it", metavar="G")
+    prior_samples: int = option(
+        2, "vectors that the prior samples, of which the one nearest to the text's is kept", metavar="N"
+    )
     conditions: tuple[Conditioner, ...] = option(
         (),
         "a condition beside the query, as \"region(mask='left.png', database='neon')\" (repeatable; --list-guides)",
@@ -135,7 +164,7 @@ class Request:
         """Returns the request; raises UserError for the first value that is out of range."""
         if self.condition not in CONDITIONS:
             raise unknown("condition", self.condition, CONDITIONS)
-        counted = ("candidates", "num_images", "height", "width")
+        counted = ("candidates", "num_images", "height", "width", "prior_steps", "prior_samples")
         for name in counted if self.condition == "text" else ("neighbors", *counted):
             at_least_one(name, getattr(self, name), MOST[name])
         if not 0 <= self.content_neighbors <= MOST["neighbors"]:
@@ -150,6 +179,9 @@ class Request:
             raise unknown("adapter blocks", self.adapter_blocks, ADAPTER_BLOCKS)
         if self.long_prompts not in LONG_PROMPTS:
             raise unknown("way with long prompts", self.long_prompts, LONG_PROMPTS)
+        if self.query_vector not in QUERY_VECTORS:
+            raise unknown("query vector", self.query_vector, QUERY_VECTORS)
+        check_guidance(self.prior_guidance_scale)
         if self.fit and self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         return self
@@ -192,6 +224,7 @@ def resolve(
     request = options.build(Request, *({k: v for k, v in one.items() if k in shared} for one in (given, defaults)))
     chosen = options.build(head.Options, *({k: v for k, v in one.items() if k in own} for one in (given, defaults)))
     _check_null(config, chosen)
+    _check_query_vector(config, request.check(), given)
     if given.get("batch_size") is not None:  # 0 is the default, which fills batches evenly
         at_least_one("batch_size", request.batch_size, MOST["batch_size"])
     if given.get("class_label") is not None and request.class_label < 0:  # the default is none
@@ -200,6 +233,20 @@ def resolve(
         logger.warning("neighbors %d has no effect: condition 'text' uses none", given["neighbors"])
     sized = any(given.get(name) is not None for name in ("height", "width"))
     return _complete(_fitted(request.check(), edited(chosen), sized), queries), chosen
+
+
+def _check_query_vector(config: Mapping[str, Any], request: Request, given: Mapping[str, Any]) -> None:
+    """Raises UserError if the model lacks the part that makes the vectors of prompts; warns of what has no effect."""
+    made_by = request.query_vector
+    if made_by in (TRANSLATOR, PRIOR) and made_by not in config:
+        able = ["text", *(part for part in (TRANSLATOR, PRIOR) if part in config)]
+        raise UserError(
+            f"query_vector {made_by!r} needs a part {made_by}, and model {config.get('name')!r} has none; use "
+            f"{' or '.join(able)}, or train one: rdm train --config style_scenes/{made_by} --config.base=MODEL"
+        )
+    for name, part in NEEDED_PARTS.items():
+        if part == PRIOR != made_by and given.get(name) is not None:
+            logger.warning("%s %s has no effect: the query vector is %r", name, given[name], made_by)
 
 
 def _check_null(config: Mapping[str, Any], chosen: Any) -> None:

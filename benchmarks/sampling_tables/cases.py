@@ -61,6 +61,7 @@ def guides(job: Job) -> Iterator[Case]:
         ("classifier", [classifier], ("classifier",)),
         ("clip", [guidance.CLIPGuidance(text="neon", weight=0.01)], ("decoder", "clip")),
         ("ilvr", [guidance.ILVR(image=image)], ()),
+        ("image_guidance", [guidance.ImageGuidance(image=image)], ()),
         ("inpaint", [inpaint], ()),
         ("project", [guidance.Project(image=image, mask=mask)], ()),
         ("paste", [guidance.Paste(image=image, mask=mask)], ()),

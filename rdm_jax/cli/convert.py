@@ -16,6 +16,8 @@ HELP = """convert released weights to a model bundle, and back
   rdm convert v1-5-pruned-emaonly.safetensors --tokenizer bpe_simple_vocab_16e6.txt.gz --out sd15
   rdm convert 256x256_diffusion.pt --classifier 256x256_classifier.pt --out adm256
   rdm convert base.pt --tokenizer vocab.bpe --out glide
+  rdm convert karlo-v1-alpha --out karlo
+  rdm convert karlo-v1-alpha/super_res_first --out karlo_upsampler
 
   rdm convert rdm-768 --to compvis --out original       a bundle in the format of CompVis's programs
   rdm convert --list                                    where released weights are: addresses, sizes, licenses

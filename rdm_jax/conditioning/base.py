@@ -115,6 +115,7 @@ class ConditionBuilder:
 
     Attributes:
       encoder: the model's CLIP.
+      encode_prompts: prompts to the vectors that retrieve and condition (`conditioning.query_vectors`).
       latent: (h, w) of a latent.
       size: (height, width) of a finished image.
       factor: pixels of a latent, on each side.
@@ -141,6 +142,7 @@ class ConditionBuilder:
     """
 
     encoder: ClipEncoder
+    encode_prompts: Callable[[Sequence[str]], Float[np.ndarray, "n d"]]
     latent: tuple[int, int]
     size: tuple[int, int]
     factor: int
@@ -249,7 +251,7 @@ class ConditionBuilder:
         """Returns the vector of a prompt or an image, for each query; the run's own queries where both are empty."""
         if not prompt and not image:
             return self.queries
-        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encoder.encode_queries([prompt])
+        encoded = self.encoder.encode_images([read_image(image)]) if image else self.encode_prompts([prompt])
         return np.repeat(encoded, len(self.queries), axis=0)
 
     def as_read(self, prompt: str) -> str:

@@ -14,8 +14,9 @@ from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
 from rdm_jax.conditioning.channels import channels_of, enlarged, upscales
 from rdm_jax.conditioning.inputs import read_input
-from rdm_jax.conditioning.prompts import PromptReader
+from rdm_jax.conditioning.query_vectors import prompt_encoder
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
+from rdm_jax.conditioning.unclip import prompt_reader
 from rdm_jax.core.errors import UserError
 from rdm_jax.request import Request
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -46,7 +47,7 @@ def condition_builder(
     Raises:
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
-    reader = PromptReader.of(bundle, request.long_prompts)
+    reader = prompt_reader(bundle, request)
     adapter = NeighborTokens.of(
         bundle, encoder, request.adapter_scale, request.adapter_blocks, retriever.databases if retriever else ()
     )
@@ -59,7 +60,10 @@ def condition_builder(
     null = null_token(bundle.config)
 
     wanted = request.height, request.width
-    small = enlarged(request.low_resolution, wanted, size, bundle.name) if upscales(bundle.config) else None
+    small = None
+    if upscales(bundle.config):
+        method = bundle.config["conditioning"].get("filter", "bilinear")
+        small = enlarged(request.low_resolution, wanted, size, bundle.name, method)
     style = StyleTokens.of(bundle, retriever.databases if retriever else ())
 
     def retrieve(queries: Float[np.ndarray, "q d"], database: str) -> Float[np.ndarray, "q n c"] | None:
@@ -77,6 +81,7 @@ def condition_builder(
 
     return ConditionBuilder(
         encoder=encoder,
+        encode_prompts=prompt_encoder(bundle, encoder, request),
         latent=size,
         size=(request.height, request.width),
         factor=bundle.autoencoder.downsampling,

@@ -84,22 +84,29 @@ def upscaling_of(config: Mapping[str, Any], downsampling: int) -> int:
     return int(config["conditioning"].get("upscaling", downsampling))
 
 
+FILTERS = {"bilinear": "bilinear", "bicubic": "cubic"}
+"""By the entry "filter" of a bundle's section "conditioning": how a small image is enlarged."""
+
+
 def enlarged(
-    file: str, size: tuple[int, int], latent: tuple[int, int], model: str
+    file: str, size: tuple[int, int], latent: tuple[int, int], model: str, method: str = "bilinear"
 ) -> Float[np.ndarray, "latent_h latent_w 3"]:
-    """Returns the image that is upscaled as channels of a model of pixels, interpolated bilinearly.
+    """Returns the image that is upscaled as channels of a model of pixels, interpolated.
 
     Args:
       file: of the image.
       size: (height, width) of the result.
       latent: the same with padding.
       model: its name, for the error.
+      method: a name in `FILTERS`.
 
     Raises:
-      UserError: the file is missing or no image.
+      UserError: the file is missing or no image, or the filter is unknown.
     """
+    if method not in FILTERS:
+        raise unknown("filter", method, FILTERS)
     if not file:
         raise UserError(f"model {model!r} upscales an image; give it by `rdm edit upscale --image`")
     small = to_float(read_image(file))
-    large = np.asarray(jax.image.resize(small, (*size, 3), "bilinear", antialias=False))
+    large = np.asarray(jax.image.resize(small, (*size, 3), FILTERS[method], antialias=False))
     return np.pad(large, [(0, latent[0] - size[0]), (0, latent[1] - size[1]), (0, 0)], mode="edge")

@@ -15,6 +15,7 @@ from rdm_jax.convert import (
     dit,
     input_encoders,
     ip_adapter,
+    karlo,
     latent_tasks,
     metrics,
     patch_transformers,
@@ -126,6 +127,8 @@ def _convert_one(
 ) -> Conversion:
     if (source / "model_index.json").is_file():
         return pipeline(source, tokenizer, allowed)
+    if karlo.is_upsampler(source):
+        return karlo.upsampler(source, allowed)
     if source.is_dir():
         return hugging_face_clip(source, tokenizer, allowed)
     state = read_tensors(source)

@@ -57,6 +57,7 @@ class Source:
       transposed: a matrix that is no kernel and is stored transposed.
       swapped: (a, b) where the outputs are stored in a groups of b groups each, and are b groups of a in the parameter:
         queries, keys and values of each head, or the heads of all of them.
+      squeezed: a vector that is stored with a leading axis of one.
       part: (i, n) where the parameter is the i-th of n equal parts of the outputs; it cannot be written back.
     """
 
@@ -65,6 +66,7 @@ class Source:
     pixel_axes: int = 0
     transposed: bool = False
     swapped: tuple[int, int] | None = None
+    squeezed: bool = False
     part: tuple[int, int] | None = None
 
 
@@ -283,6 +285,8 @@ def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.
     if source.part and value.ndim:
         index, parts = source.part
         value = value[index * (len(value) // parts) : (index + 1) * (len(value) // parts)]
+    if source.squeezed and value.ndim > 1 and value.shape[0] == 1:
+        return value[0]
     if source.transposed:
         return value.T
     if not path.endswith("kernel") or source.as_stored:
@@ -300,6 +304,8 @@ def _swap_groups(value: np.ndarray, outer: int, inner: int) -> np.ndarray:
 
 def _from_parameter(value: np.ndarray, path: str, source: Source) -> np.ndarray:
     """Returns a view of a parameter with the axes of its foreign tensor."""
+    if source.squeezed:
+        return value[None]
     if source.transposed:
         return value.T
     if not path.endswith("kernel") or source.as_stored:

@@ -1,4 +1,4 @@
-"""A folder of diffusers: a U-Net, an autoencoder and a scheduler, with a CLIP or a text encoder; or aMUSEd's."""
+"""A folder of diffusers: U-Net, autoencoder and scheduler, with a CLIP or a text encoder; or of aMUSEd or Karlo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rdm_jax.convert import amused, compvis_config, diffusers, stable_diffusion, text_encoder
+from rdm_jax.convert import amused, compvis_config, diffusers, karlo, stable_diffusion, text_encoder
 from rdm_jax.convert.clip_sources import hugging_face_clip
 from rdm_jax.convert.converted import Conversion, with_clip
 from rdm_jax.convert.mapping import Parameter, built
@@ -23,7 +23,7 @@ _FILES = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_c
 def pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> Conversion:
     """Returns the conversion of a folder of diffusers: unet, vae, scheduler, and a clip or a text_encoder if any.
 
-    The folder of an aMUSEd has other parts (`convert.amused`).
+    The folders of an aMUSEd and of a Karlo have other parts (`convert.amused`, `convert.karlo`).
 
     Raises:
       UserError: it is a pipeline of another program, a file is missing or damaged, or names or shapes do not fit.
@@ -31,6 +31,9 @@ def pipeline(source: Path, tokenizer: Path | None, allowed: frozenset[str]) -> C
     name = str(require_settings(source / "model_index.json").get("_class_name", ""))
     if name.startswith(amused.PIPELINES):
         return amused.pipeline(source, tokenizer, allowed)
+    if name == karlo.PIPELINE:
+        return karlo.pipeline(source, tokenizer, allowed)
+    karlo.check_pipeline(name, source)
     stable_diffusion.check_pipeline(name, source)
     settings = {part: require_settings(source / part / file) for part, file in _FILES.items()}
     conversion = _latent_diffusion(source, settings, allowed)

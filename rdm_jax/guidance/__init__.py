@@ -21,6 +21,7 @@ from rdm_jax.guidance.base import parts_of as parts_of
 from rdm_jax.guidance.classifier import ClassifierGuidance as ClassifierGuidance
 from rdm_jax.guidance.clip import CLIPGuidance as CLIPGuidance
 from rdm_jax.guidance.ilvr import ILVR as ILVR
+from rdm_jax.guidance.image_guidance import ImageGuidance as ImageGuidance
 from rdm_jax.guidance.inpaint import Inpaint as Inpaint
 from rdm_jax.guidance.outpaint import Outpaint as Outpaint
 from rdm_jax.guidance.paste import Paste as Paste
@@ -34,6 +35,7 @@ GUIDES: dict[str, type[GuidanceMethod]] = {
     "classifier": ClassifierGuidance,
     "clip": CLIPGuidance,
     "ilvr": ILVR,
+    "image_guidance": ImageGuidance,
     "inpaint": Inpaint,
     "outpaint": Outpaint,
     "paste": Paste,

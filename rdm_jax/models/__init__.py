@@ -24,26 +24,36 @@ from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.padded_text import PaddedText
 from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.pixels import Pixels
-from rdm_jax.models.pooled_text import PooledText
+from rdm_jax.models.pooled_text import PooledText, ProjectedText
+from rdm_jax.models.prior import Prior
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
+from rdm_jax.models.translator import Translator
 from rdm_jax.models.unet import UNet
+from rdm_jax.models.unet_pair import UNetPair
 from rdm_jax.models.uvit import UViT
+from rdm_jax.models.vector_context import VectorContext
 from rdm_jax.models.vq import AutoencoderVQ
 from rdm_jax.models.word_table import WordTable
 
-BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "dit": DiT, "uvit": UViT}
+BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "unet_pair": UNetPair, "dit": DiT, "uvit": UViT}
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
 AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "pixels": Pixels}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
-TEXT_ENCODERS = {"clip": TextStates, "bert": TokenStates, "padded": PaddedText, "pooled_clip": PooledText}
+TEXT_ENCODERS = {
+    "clip": TextStates,
+    "bert": TokenStates,
+    "padded": PaddedText,
+    "pooled_clip": PooledText,
+    "projected_clip": ProjectedText,
+}
 """Encoders of a text as a sequence of tokens, by name."""
-TextEncoder = TextStates | TokenStates | PaddedText | PooledText
+TextEncoder = TextStates | TokenStates | PaddedText | PooledText | ProjectedText
 INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap}
 """Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
@@ -193,6 +203,33 @@ def build_noised_encoder(config: Mapping[str, Any]) -> NoisedEncoder | NoisedCLI
     own = {key: config[key] for key in config if key != "classes"}
     cls, fields = _by_kind("noised encoder", NOISED_ENCODERS, {"kind": "convolutional", **own})
     return _construct("noised encoder", cls, fields)
+
+
+def build_prior(config: Mapping[str, Any]) -> Prior:
+    """Returns the diffusion prior of a configuration, whose keys are the fields of `Prior`.
+
+    Raises:
+      UserError: a key is unknown, or a required key is missing.
+    """
+    return _construct("prior", Prior, config)
+
+
+def build_translator(config: Mapping[str, Any]) -> Translator:
+    """Returns the translator of a configuration, whose keys are the fields of `Translator`.
+
+    Raises:
+      UserError: a key is unknown, or a required key is missing.
+    """
+    return _construct("translator", Translator, config)
+
+
+def build_vector_context(config: Mapping[str, Any]) -> VectorContext:
+    """Returns what makes a decoder's condition of a vector, whose keys are the fields of `VectorContext`.
+
+    Raises:
+      UserError: a key is unknown, or a required key is missing.
+    """
+    return _construct("vector context", VectorContext, config)
 
 
 def build_lpips(config: Mapping[str, Any]) -> LPIPS:

@@ -273,11 +273,19 @@ class TextTransformer(TextTower, kw_only=True):
 
     def pooled(self, x: Float[Array, "b n c"], tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Returns the embeddings of the last block's output, within a compact method."""
-        dtype = jnp.dtype(self.dtype)
-        ends = jnp.argmax(tokens if self.eos_id is None else tokens == self.eos_id, axis=1)
-        x = jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0]
-        x = LayerNorm(dtype=dtype, name="norm_out")(x)
-        init = nn.initializers.normal(self.width**-0.5)
+        return self.projected(LayerNorm(dtype=jnp.dtype(self.dtype), name="norm_out")(self.at_end(x, tokens)))
+
+    def ends(self, tokens: Int[Array, "b n"]) -> Int[Array, " b"]:
+        """Returns the place of each row's end-of-text token."""
+        return jnp.argmax(tokens if self.eos_id is None else tokens == self.eos_id, axis=1)
+
+    def at_end(self, x: Float[Array, "b n c"], tokens: Int[Array, "b n"]) -> Float[Array, "b c"]:
+        """Returns the state of each row's end-of-text token."""
+        return jnp.take_along_axis(x, self.ends(tokens)[:, None, None], axis=1)[:, 0]
+
+    def projected(self, x: Float[Array, "b c"]) -> Float[Array, "b d"]:
+        """Returns the embeddings of states after the last norm, within a compact method."""
+        init, dtype = nn.initializers.normal(self.width**-0.5), jnp.dtype(self.dtype)
         x = nn.Dense(self.embed_dim, use_bias=False, dtype=dtype, kernel_init=init, name="projection")(x)
         return x.astype(jnp.float32)
 

@@ -68,6 +68,7 @@ class UNet(nn.Module):
       num_heads: the number of attention heads, instead of `num_head_channels`: heads then grow with the channels.
       attention: "transformer", with cross-attention to the context (latent diffusion), or "block", self-attention whose
         softmax has the context's tokens too (ADM, GLIDE).
+      middle_attention: whether the middle has attention.
       transformer_depth: blocks in each transformer.
       scale_shift: whether the embedding of the time scales and shifts norms instead of being added before them.
       residual_resampling: whether residual blocks halve and double the size, instead of one convolution.
@@ -76,6 +77,7 @@ class UNet(nn.Module):
       condition_channels: of the condition that lies beside the noisy latent; a condition without them has zeros there.
       vector_dim: of the condition's vector, which is added to the embedding of the time; 0 takes none.
       vector_bias: whether the layer that embeds it has a bias.
+      vector_layer: whether a layer embeds it; otherwise it is as wide as the embedding of the time (unCLIP).
       guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
       adapter: whether attention to the context has keys and values for the tokens of images (IP-Adapter).
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
@@ -93,6 +95,7 @@ class UNet(nn.Module):
     num_head_channels: int | None = None
     num_heads: int | None = None
     attention: AttentionKind = "transformer"
+    middle_attention: bool = True
     transformer_depth: int = 1
     scale_shift: bool = False
     residual_resampling: bool = False
@@ -101,6 +104,7 @@ class UNet(nn.Module):
     condition_channels: int = 0
     vector_dim: int = 0
     vector_bias: bool = False
+    vector_layer: bool = True
     guidance_dim: int = 0
     adapter: bool = False
     dtype: Any = "float32"
@@ -194,7 +198,7 @@ class UNet(nn.Module):
                 skips.append(h)
 
         h = self._res(h, last, "mid_0_res", given)
-        h = self._attend(h, "mid_1_attn", "mid", given)
+        h = self._attend(h, "mid_1_attn", "mid", given) if self.middle_attention else h
         h = self._res(h, last, "mid_2_res", given)
 
         index = 0
@@ -248,6 +252,8 @@ class UNet(nn.Module):
         emb = nn.Dense(width, dtype=dtype, name="time_2")(emb)
         if not self.vector_dim:
             return emb
+        if not self.vector_layer:
+            return emb + condition.vector.astype(dtype)
         embed = VectorEmbedding(width, nn.initializers.normal(1.0), dtype, self.vector_bias, name="vector")
         return emb + embed(condition.vector)
 
@@ -299,16 +305,24 @@ class UNet(nn.Module):
             raise UserError("a U-Net without context tokens (context_dim=0) has no transformers; set attention='block'")
         if self.attention == "block" and self.adapter:
             raise UserError("an adapter needs cross-attention; set attention='transformer', or adapter=False")
+        if self.vector_dim and not self.vector_layer and self.vector_dim != 4 * self.model_channels:
+            raise UserError(
+                f"vector_dim={self.vector_dim} is not that of the embedding of the time, {4 * self.model_channels}; "
+                "set it, or vector_layer=True"
+            )
         self._check_heads()
 
     def _check_heads(self) -> None:
+        count = len(self.channel_mult)
+        levels = [level for level in range(count) if 2**level in self.attention_resolutions]
+        levels += [count - 1] * self.middle_attention
+        if not levels:
+            return
         given = {"num_head_channels": self.num_head_channels or 0, "num_heads": self.num_heads or 0}
         positive = [(name, divisor) for name, divisor in given.items() if divisor > 0]
         if len(positive) != 1:
             raise UserError(f"the U-Net's heads are {given}; give one of the two")
         ((name, divisor),) = positive
-        count = len(self.channel_mult)
-        levels = [level for level in range(count) if 2**level in self.attention_resolutions or level == count - 1]
         for width in sorted({self.channels(level) for level in levels}):
             if width % divisor:
                 raise UserError(

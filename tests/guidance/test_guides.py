@@ -51,6 +51,7 @@ VARIANTS = {
     "clip": ("clip(text='cat', weight=500, cutouts=2)", "clip(text='boat', weight=90, cutouts=2, smoothness=1)"),
     "clip of an image": ("clip(image='{0}', text='cat', weight=500, cutouts=2)",) * 2,
     "ilvr": ("ilvr(image='{0}', factor=2)", "ilvr(image='{1}', factor=2, until=0.4)"),
+    "image_guidance": ("image_guidance(image='{0}', weight=0.4)", "image_guidance(image='{1}', decay='constant')"),
     "outpaint": ("outpaint(image='{1}', left=4, right=4)", "outpaint(image='{1}', left=8)"),
     "inpaint": ("inpaint(image='{0}', mask='{1}')", "inpaint(image='{1}', mask='{0}')"),
     "project": ("project(image='{0}', mask='{1}')", "project(image='{1}', mask='{0}')"),
@@ -71,6 +72,7 @@ SLOW = (
     "clip of an image",
     "project",
     "dynamic",
+    "image_guidance",
 )
 
 
@@ -189,6 +191,9 @@ def test_every_text_that_is_too_long_is_named_once(generator, caplog, options):
         ("outpaint(left=0.5)", r"guide outpaint: left=0.5 is not an integer"),
         (ILVR, r"is neither a text nor an object of these classes: SDG, "),
         ("ilvr()", r"image is missing; give an image file"),
+        ("image_guidance()", r"image is missing; give an image file"),
+        ("image_guidance(weight=1.5)", r"weight=1.5 is out of range; give a share from 0 to 1"),
+        ("image_guidance(decay='cosine')", r"unknown decay 'cosine'"),
         ("threshold(bound=0)", r"bound=0.0 is out of range"),
         ("dynamic_threshold(quantile=1.5)", r"quantile=1.5 is out of range"),
         ("classifier(attribute='size', label='big')", r"unknown attribute 'size'"),

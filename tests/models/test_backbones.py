@@ -41,7 +41,7 @@ TRANSFORMERS = {
     for context in ("cross_attention", "tokens")
 }
 SECTIONS = PARTS["denoiser"].sections
-ALL = {"unet": UNET, **TRANSFORMERS}
+ALL = {"unet": UNET, "unet_pair": {**UNET, "kind": "unet_pair"}, **TRANSFORMERS}
 
 
 def arguments(network, tokens=4, seed=1):

@@ -31,6 +31,8 @@ TASKS = {
     "masked": "rdm_jax.training.tasks.masked",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",
+    "translator": "rdm_jax.training.tasks.translator",
+    "prior": "rdm_jax.training.tasks.prior",
     "classifier": "rdm_jax.training.tasks.classifier",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ from rdm_jax.diffusion.schedule import Schedule, build_schedule, signal_noise
 from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Latents, open_latents
-from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.schema import Run, SplitLatentData, network
-from rdm_jax.training.tasks.base import Task, training_and_held_out
+from rdm_jax.training.tasks.base import training_and_held_out
+from rdm_jax.training.tasks.part import PartTask
 
 EVAL_BATCH = 256
 
@@ -45,28 +45,18 @@ class Schema(Run):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoisedTask(Task):
+class NoisedTask(PartTask):
     """Trains a network on the noisy latents of a finished model, which becomes another part of it.
 
     Attributes:
-      part: the name of that part.
-      config: of the run.
-      base: the finished model.
       latents: to train on.
       held_out: to evaluate on.
       schedule: of the model's noise.
-      module: the network.
-      settings: its configuration.
     """
 
-    part: ClassVar[str]
-    config: Config
-    base: Bundle
     latents: Latents
     held_out: Latents
     schedule: Schedule
-    module: Any
-    settings: dict[str, Any]
 
     @property
     def size(self) -> int:
@@ -95,17 +85,6 @@ class NoisedTask(Task):
             records = [self.held_out.read(row, generator) for row in range(start, start + size)]
             batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
             yield slice(start, start + size), batch
-
-    @property
-    def model(self) -> ModelRecord:
-        """The finished model with the network beside its other parts."""
-        others = {key: value for key, value in self.base.config.items() if key not in ("sha256", "schema", self.part)}
-        parts = tuple(part for part in self.base.params if part != self.part)
-        return ModelRecord.of({**others, self.part: self.settings}, self.base, self.config.base, parts)
-
-    def export(self, params: Any) -> Bundle:
-        """Returns the model with averaged parameters."""
-        return self.model.bundle(params, self.base)
 
 
 def noised_latents(

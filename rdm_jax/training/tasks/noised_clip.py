@@ -18,24 +18,22 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
+from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
-from rdm_jax.data.image_set import cached_array
 from rdm_jax.diffusion.objective import by_bands
 from rdm_jax.guidance.semantic import cosine
 from rdm_jax.models import build_noised_encoder
-from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
-from rdm_jax.training.latents import Latents, cache_folder
+from rdm_jax.training.latents import cache_folder
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.clip import contrastive_loss
 from rdm_jax.training.tasks.noised import NoisedTask, Schema, noised_latents, open_model
+from rdm_jax.training.vectors import image_vectors
 
 __all__ = ["NoisedClipTask", "Schema", "make"]
 
 SCALE = 100.0
 BANDS = 4
-ENCODE_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,20 +87,6 @@ class NoisedClipTask(NoisedTask):
         return measured
 
 
-def encode_images(base: Bundle, latents: Latents, folder: Path, progress: ProgressCallback) -> Float[np.ndarray, "n d"]:
-    """Returns the frozen tower's vectors of all images in float16, cached in `folder` by the hashes of both."""
-    encoder, images = ClipEncoder(base), latents.images
-
-    def chunks() -> Iterator[np.ndarray]:
-        """Yields the vectors of one batch of images after another."""
-        for start in range(0, len(images), ENCODE_BATCH):
-            yield encoder.encode_images(np.asarray(images.images[start : start + ENCODE_BATCH])).astype(np.float16)
-            progress(min(start + ENCODE_BATCH, len(images)), len(images))
-
-    name = f"vectors-{encoder.identity['sha256'][:16]}-{images.fingerprint[:16]}"
-    return cached_array(folder / name, len(images), chunks)
-
-
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> NoisedClipTask:
     """Returns the task; encodes the images first if they are not cached.
 
@@ -113,7 +97,7 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     base, training, held_out = (common[name] for name in ("base", "latents", "held_out"))
     base.require("clip")
     report = functools.partial(progress, "encoding images")
-    clean = [encode_images(base, latents, cache_folder(config.data), report) for latents in (training, held_out)]
+    clean = [image_vectors(base, part.images, cache_folder(config.data), report) for part in (training, held_out)]
     settings = config.model.to_dict() | {
         "in_channels": training.shape[-1],
         "latent_size": training.shape[0],
