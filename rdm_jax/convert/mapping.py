@@ -58,6 +58,7 @@ class Source:
       swapped: (a, b) where the outputs are stored in a groups of b groups each, and are b groups of a in the parameter:
         queries, keys and values of each head, or the heads of all of them.
       part: (i, n) where the parameter is the i-th of n equal parts of the outputs; it cannot be written back.
+      leading: (k, n) where the parameter has the first k of every n outputs; it cannot be written back.
     """
 
     names: tuple[str, ...]
@@ -66,6 +67,7 @@ class Source:
     transposed: bool = False
     swapped: tuple[int, int] | None = None
     part: tuple[int, int] | None = None
+    leading: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +285,10 @@ def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.
     if source.part and value.ndim:
         index, parts = source.part
         value = value[index * (len(value) // parts) : (index + 1) * (len(value) // parts)]
+    if source.leading and value.ndim and not len(value) % source.leading[1]:
+        kept, of = source.leading
+        groups = value.reshape(len(value) // of, of, *value.shape[1:])
+        value = groups[:, :kept].reshape(len(value) // of * kept, *value.shape[1:])
     if source.transposed:
         return value.T
     if not path.endswith("kernel") or source.as_stored:

@@ -171,8 +171,14 @@ MIN_SNR = 5.0
 
 
 def _min_snr(snr: Float[Array, " b"], kind: str) -> Float[Array, " b"]:
-    # An error of x0 is 1 / snr errors of eps, and 1 / (snr + 1) of v.
-    per_x0 = {"eps": snr, "v": snr + 1.0, "x0": jnp.ones_like(snr)}
+    # How many squared errors of the prediction one of x0 is (`parameterization.PREDICTIONS`, solved for x0).
+    per_x0 = {
+        "eps": snr,
+        "v": snr + 1.0,
+        "x0": jnp.ones_like(snr),
+        "linear_velocity": jnp.square(jnp.sqrt(snr) + 1.0),
+        "gvp_velocity": (snr + 1.0) * (np.pi / 2) ** 2,
+    }
     return jnp.minimum(snr, MIN_SNR) / per_x0[kind]
 
 
