@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -324,8 +325,24 @@ class OtherCondition(Conditioner):
         return builder.read(self.prompt) if self.prompt or self.image else builder.text
 
 
-def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Condition:
-    """Returns weight * tokens + (1 - weight) * target, with the condition's weights of the tokens."""
+LARGEST_SIGMA = 80.0
+"""The noisiest sigma / alpha by which paint grows; the paper's models know no larger one."""
+
+
+def interpolate(
+    condition: ScheduledCondition, weight: Float[Array, ""], alpha: Float[Array, ""], sigma: Float[Array, ""]
+) -> Condition:
+    """Returns a condition at one step, with the condition's weights of the tokens.
+
+    Its tokens are weight * tokens + (1 - weight) * target; its paint is multiplied by log(1 + sigma / alpha), and so
+    decides the layout and leaves the details alone (eDiff-I, https://arxiv.org/abs/2211.01324, section 4.3).
+
+    Args:
+      condition: of the run.
+      weight: of its tokens.
+      alpha: the factor of the image at the step.
+      sigma: that of the noise.
+    """
 
     def mixed(own: Any, target: Any) -> Any:
         return own if target is None else weight * own + (1.0 - weight) * target
@@ -334,7 +351,10 @@ def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Cond
     if images is not None:
         images = dataclasses.replace(images, tokens=mixed(images.tokens, condition.image_target))
     tokens = mixed(condition.tokens, condition.target)
-    return Condition(tokens, condition.weights, condition.channels, condition.vector, images=images)
+    paint = condition.paint
+    if paint is not None:
+        paint = paint * jnp.log1p(sigma / jnp.maximum(alpha, sigma / LARGEST_SIGMA))
+    return Condition(tokens, condition.weights, condition.channels, condition.vector, images=images, paint=paint)
 
 
 def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:

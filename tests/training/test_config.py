@@ -341,6 +341,7 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["style_scenes/uvit", "base=style-scenes"],
         ["style_scenes/ascend", "base=style-scenes"],
         ["style_scenes/sit", "base=style-scenes"],
+        ["style_scenes/expert:image", "base=style-scenes"],
         ["style_scenes/rdm", "base=style-scenes-rarm"],  # a base of another head
         ["style_scenes/rarm", "base=style-scenes-rarm"],
         ["rdm_imagenet", "model={kind: dit, patch_size: 2, width: 64, depth: 2, heads: 2}"],

@@ -26,7 +26,7 @@ from rdm_jax.models.condition import Condition
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import DenoisingRun, denoising_loss, output_channels
+from rdm_jax.training.denoising import DenoisingRun, denoising_loss, diffusion_section, output_channels
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.schema import network
 from rdm_jax.training.state import Extras
@@ -100,7 +100,7 @@ class DiffusionTask(ConditionedTask):
 
     def sections(self) -> dict[str, Any]:
         """Returns the sections of the model's configuration that only diffusion models have."""
-        return {"latents": dict(self.latents.scaling), "diffusion": self.config.diffusion.to_dict()}
+        return {"latents": dict(self.latents.scaling), "diffusion": diffusion_section(self.config)}
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:
