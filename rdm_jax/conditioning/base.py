@@ -23,7 +23,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import StepInfo
-from rdm_jax.models.condition import Condition
+from rdm_jax.models.condition import Condition, ImageTokens
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
 
@@ -169,7 +169,7 @@ class ConditionBuilder:
             return self.input.condition.tokens.shape[1]
         if self.text is not None:
             return self.text.tokens.shape[1]
-        return int(self.condition != "neighbors" or self.style is not None)
+        return int(self.condition != "neighbors" or self.style is not None or self.adapter is not None)
 
     @property
     def tokens_per_neighbor(self) -> int:
@@ -201,14 +201,22 @@ class ConditionBuilder:
         if self.reader is not None:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
-            images = None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
-            return ScheduledCondition(text.tokens, text.weights, vector=text.vector, images=images)
+            return ScheduledCondition(text.tokens, text.weights, vector=text.vector, images=self._images(neighbors))
+        if self.adapter is not None:
+            # No query is a token of zeros, as in training.
+            query = queries if self.condition != "neighbors" else np.zeros_like(queries)
+            token = unit(query) if self.unit_tokens else query
+            return ScheduledCondition(token[:, None].astype(np.float32), images=self._images(neighbors))
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
         # The first place is always there in training: zeros are no text.
         query = queries if self.condition != "neighbors" else np.zeros_like(queries)
         return self._with_style(query, neighbors, self.content)
+
+    def _images(self, neighbors: Float[np.ndarray, "q n c"] | None) -> ImageTokens | None:
+        """Returns the tokens of neighbors as the adapter's, where there are neighbors and an adapter."""
+        return None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
 
     def build_also(self, neighbors: Float[np.ndarray, "q n c"] | None) -> tuple[ScheduledCondition, ...]:
         """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""

@@ -84,6 +84,11 @@ class DenoisingRun(Run):
         super().__post_init__()
         _check_noise(self.diffusion, self.sampling)
         interval(self.expert_level, self.expert_index)
+        if 2**self.expert_level > self.diffusion["num_timesteps"]:
+            raise UserError(
+                f"expert_level={self.expert_level} has more experts than diffusion.num_timesteps="
+                f"{self.diffusion['num_timesteps']}; lower it"
+            )
 
 
 def _check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ def with_experts(model: Bundle, experts: Sequence[Bundle]) -> Bundle:
 
     Raises:
       UserError: a model has no denoiser, has experts already, has another network or schedule, or none of the ranges;
-        or the style encoder of the model reads its denoiser.
+        or neighbors are read by the denoiser itself.
     """
     model.require(NETWORK)
     diffusion = model.config["diffusion"]
@@ -61,8 +61,6 @@ def _shapes(model: Bundle) -> dict[str, tuple[int, ...]]:
 def _check_undivided(model: Bundle) -> None:
     if SECTION in model.config["diffusion"]:
         raise UserError(f"model {model.name!r} has experts already; give the model that they were grown from")
-    if model.config.get("style_encoder", {}).get("view") == "features":
-        raise UserError(
-            f"the style encoder of model {model.name!r} reads its denoiser, which experts would change; "
-            "choose a model with another view"
-        )
+    reads = model.config.get("style_encoder", {}).get("view"), model.config.get("image_adapter", {}).get("kind")
+    if "features" in reads:
+        raise UserError(f"model {model.name!r} reads its neighbors by its denoiser, which experts would change")

@@ -296,6 +296,13 @@ def test_a_wrong_diffusion_config_is_refused_when_it_is_loaded(
         ("style_scenes/autoencoder:decoder", "base=", "loss.feature_weight compares features of a CLIP"),
         ("first_stage:vq_f4", "loss.perceptual.kind=lpip", "unknown loss.perceptual.kind 'lpip'"),
         ("noised_classifier", "model.features=3", "unknown config key 'model.features'"),
+        ("style_scenes/sit", "diffusion.num_timesteps=500", "model.path=linear is a path of 1000 times"),
+        ("style_scenes/expert", "expert_index=4", "expert_index=4 is out of range; level 2 has the experts 0 to 3"),
+        (
+            "style_scenes/expert",
+            "expert_level=12",
+            "expert_level=12 has more experts than diffusion.num",
+        ),
         ("style_scenes/classifier", "augment.blurr=1", "did you mean 'augment.blur'"),
     ],
 )

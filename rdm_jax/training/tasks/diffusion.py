@@ -18,11 +18,13 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
+from rdm_jax.models.dit import TIMES
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
@@ -48,6 +50,14 @@ class Schema(ConditionedRun, DenoisingRun):
     """
 
     model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.get("path") and self.diffusion["num_timesteps"] != TIMES:
+            raise UserError(
+                f"model.path={self.model['path']} is a path of {TIMES} times, and diffusion.num_timesteps is "
+                f"{self.diffusion['num_timesteps']}; set it to {TIMES}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
