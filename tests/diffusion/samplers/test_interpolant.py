@@ -65,17 +65,17 @@ def guided(golden, data, tmp_path_factory):
 def run(sampler, schedule, denoiser, x, count, noises=None, monkeypatch=None):
     """Returns x in the path's coordinates after every entry of a plan."""
     steps, carry, states = sampler.plan(schedule, count), sampler.init(jnp.asarray(x)), []
-    drawn = iter([] if noises is None else noises)
+    remaining = iter([] if noises is None else noises)
     for i in range(num_steps(steps)):
         info = jax.tree.map(lambda leaf: leaf[0], slice_steps(steps, i, i + 1))
         c = info.coefficients
         if monkeypatch:
             fresh = bool(c["noise_before"] or c["noise_after"])
-            noise = jnp.asarray(next(drawn)) if fresh else jnp.zeros(x.shape)
+            noise = jnp.asarray(next(remaining)) if fresh else jnp.zeros(x.shape)
             monkeypatch.setattr(interpolant, "fresh_noise", lambda *_, noise=noise: noise)
         carry, _ = sampler.step(carry, info, denoiser)
         states.append(np.asarray(carry.x * c["scale_next"]))
-    assert next(drawn, None) is None
+    assert next(remaining, None) is None
     return states
 
 
