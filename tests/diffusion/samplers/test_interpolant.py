@@ -175,7 +175,7 @@ def test_a_path_is_a_schedule_that_knows_its_own_levels_between_the_integers(pat
     assert ends == (1.0, 0.0)
 
 
-def test_eulers_method_on_the_linear_path_is_ddim(guided):
+def test_eulers_method_on_the_linear_path_is_ddim():
     ddim, ours = SAMPLERS["ddim"](spacing="trailing"), SAMPLERS["interpolant_ode"](spacing="trailing")
     schedule = build_schedule({"schedule": "cosine", "num_timesteps": 1000})
     denoiser = make_denoiser(lambda x, t, _: jnp.sin(x) + t[:, None, None, None] * 1e-4, None, "v")
