@@ -88,6 +88,7 @@ def test_features_are_supported_or_refused(settings):
     uses = {
         "token_weights": (x, Condition(tokens, jnp.ones((2, 4)))),
         "spatial_weights": (x, Condition(tokens, jnp.ones((2, 4, 4, 4)))),
+        "paint": (x, Condition(tokens, paint=jnp.ones((2, 4, 4, 4)))),
         "channels": (x, Condition(tokens, channels=x)),
         "vector": (x, Condition(tokens, vector=jnp.ones((2, 5)))),
         "guidance": (x, Condition(tokens, guidance=jnp.ones(2))),
