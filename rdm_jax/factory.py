@@ -25,7 +25,6 @@ from rdm_jax.diffusion.parameterization import PREDICTIONS
 from rdm_jax.diffusion.patches import Patches
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.diffusion.spacing import check_spacing
-from rdm_jax.models import abstract_params
 from rdm_jax.models.autoencoder import AutoencoderKL, split_moments
 from rdm_jax.models.noised_clip import NoisedCLIP
 
@@ -40,7 +39,7 @@ def parameter_counts(config: Mapping[str, Any] | ConfigDict) -> dict[str, int]:
       UserError: a part's settings lack a key or have an unknown one.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
-    return {part: trees.count(abstract_params(parts.build(config, part))) for part in parts.PARTS if part in config}
+    return {part: trees.count(parts.abstract_params(config, part)) for part in parts.PARTS if part in config}
 
 
 def schedule_from(diffusion: Mapping[str, Any]) -> Schedule:

@@ -9,6 +9,7 @@ from typing import Any
 from rdm_jax import models
 from rdm_jax.core import trees
 from rdm_jax.core.errors import UserError, bounded
+from rdm_jax.diffusion.experts import Experts, stacked_shapes
 from rdm_jax.models.classifier import build_classifier
 
 PREPROCESSING = ("mean", "std")  # beside the towers' settings: how pixels become what the image tower takes
@@ -77,6 +78,17 @@ def build(config: Mapping[str, Any], part: str) -> Any:
     return PARTS[part].build(config[part])
 
 
+def abstract_params(config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Returns {"a/b/kernel": shape and type} of the parameters of one part, those of a denoiser's experts stacked.
+
+    Raises:
+      UserError: the part's settings lack a key or have an unknown one, or its experts are damaged.
+    """
+    shapes = models.abstract_params(build(config, part))
+    experts = Experts.of(config["diffusion"]) if part == "denoiser" and "diffusion" in config else None
+    return shapes if experts is None else stacked_shapes(shapes, experts.count)
+
+
 def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     """Checks that a configuration and parameters describe the same networks.
 
@@ -105,7 +117,7 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         if part not in described:
             raise UserError(f"model {name!r} holds parameters of {part}, which its configuration does not describe")
         with bounded(f"the settings of {part} of model {name!r} describe no network", "export or convert it again"):
-            wanted = models.abstract_params(build(config, part))
+            wanted = abstract_params(config, part)
         _check_shapes(str(name), part, wanted, trees.flatten(tree))
     if "transformer" in described and "autoencoder" in described:
         _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))

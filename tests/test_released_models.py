@@ -26,6 +26,7 @@ EXACT = {
         "text_encoder": 354_032_641 - 12_596_224 - 1024**2 - 1,
     },
     "dit_xl2": {"denoiser": 674_834_720},  # without 294,912 fixed positions that the release stores
+    "sit_xl2": {"denoiser": 674_834_720 - 16 * 1153},  # and without the channels of a variance
     "uvit_l2": {"denoiser": 286_763_172},
     "rarm_imagenet": {"transformer": 230_874_112, "clip": 151_277_313},
     "kl_f16": {"autoencoder": 69_610_963},

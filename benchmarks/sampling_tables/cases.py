@@ -84,6 +84,7 @@ def conditions(job: Job) -> Iterator[Case]:
         "interleave": conditioning.Interleave(),
         "weights": conditioning.Weights(of_query=2.0),
         "region": conditioning.Region(mask=job.file("left"), prompt=cat),
+        "paint": conditioning.Paint(mask=job.file("left"), prompt=cat),
         "interpolate": conditioning.Interpolate(prompt=cat),
         "add": conditioning.Add(prompt=cat),
         "switch": conditioning.Switch(prompt=cat),

@@ -25,8 +25,8 @@ HELP = """convert released weights to a model bundle, and back
 
 The format of SRC is recognized by its content: a CompVis checkpoint, RARM or first stage (with its yaml), Stable
 Diffusion 1 or 2 (a file, or a folder of diffusers), OpenAI's CLIP (as released, or a state dict), a folder with Hugging
-Face's CLIP, a pipeline of diffusers, a DiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3 of the Fréchet distance.
-No code in it is run."""
+Face's CLIP, a pipeline of diffusers, a DiT, SiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3 of the Fréchet
+distance. No code in it is run."""
 
 _ALL = "*"  # what --list without a word stands for
 
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="yaml of a CompVis model, or .json of a DiT's or U-ViT's arguments or of ADM's or GLIDE's flags (default: "
-        "the one beside it)",
+        help="yaml of a CompVis model, or .json of a DiT's, SiT's or U-ViT's arguments or of ADM's or GLIDE's flags "
+        "(default: the one beside it)",
     )
     parser.add_argument(
         "--weights",
@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prediction",
         metavar="eps|v",
         help="of a Stable Diffusion 2 without its yaml: eps of the base models (512 pixels), v of the others (768)",
+    )
+    parser.add_argument(
+        "--interpolant",
+        metavar="linear|gvp",
+        help="the path of a SiT, whose tensors have the names of a DiT's (default: linear where the file's name begins "
+        "with SiT, and a DiT otherwise)",
     )
     parser.add_argument(
         "--clip", type=Path, metavar="DIR", help="add this CLIP (a bundle, or another source with a CLIP)"
@@ -135,6 +141,7 @@ def _convert(args: argparse.Namespace, progress: Callable[..., None]) -> None:
         tokenizer=args.tokenizer,
         vgg=args.vgg,
         prediction=args.prediction,
+        interpolant=args.interpolant,
         adapter=args.ip_adapter,
         classifier=args.classifier,
         noised_clip=tuple(args.noised_clip) if args.noised_clip else None,

@@ -17,6 +17,7 @@ HELP = """write the bundle of a trained model
   rdm export runs/rdm --out my-model --name my-model     the whole model
   rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every
   rdm export runs/few --out in-4 --step 3000             an earlier checkpoint, of a run with --config.keep_every
+  rdm export runs/rdm --experts runs/noisy runs/clean --out experts    networks for ranges of noise
   rdm export runs/few --out fast --dtype int8 --parts-of style-scenes    small: what style-scenes has is left out"""
 
 
@@ -53,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "snapshot_every (default: the run's own moving average)",
     )
     parser.add_argument(
+        "--experts",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="runs or models that were fine-tuned on ranges of noise (--config.expert_level), which they take over",
+    )
+    parser.add_argument(
         "--step", type=number(int, 1), metavar="N", help="of a checkpoint that the runs keep (default: the newest)"
     )
 
@@ -62,11 +70,15 @@ def run(args: argparse.Namespace) -> None:
     from rdm_jax.bundle import merge
     from rdm_jax.cli.train import quiet_orbax
     from rdm_jax.core import trees
+    from rdm_jax.training.experts import with_experts
     from rdm_jax.training.export import run_or_model
 
     quiet_orbax()
     named = {key: value for key in ("name", "license") if (value := getattr(args, key))}
-    bundle = merge([run_or_model(place, args.ema_length, args.step) for place in args.workdirs], **named)
+    opened = [run_or_model(place, args.ema_length, args.step) for place in (*args.workdirs, *args.experts)]
+    bundle = merge(opened[: len(args.workdirs)], **named)
+    if args.experts:
+        bundle = with_experts(bundle, opened[len(args.workdirs) :])
     bundle.save(args.out, args.dtype, args.parts_of)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

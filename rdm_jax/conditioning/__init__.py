@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.conditioning.alignment import align, align_images
-from rdm_jax.conditioning.attention import Region, Weights
+from rdm_jax.conditioning.attention import Paint, Region, Weights
 from rdm_jax.conditioning.base import (
     ConditionBuilder,
     Conditioner,
@@ -36,6 +36,7 @@ __all__ = [
     "Mix",
     "Negative",
     "OtherCondition",
+    "Paint",
     "Region",
     "ScheduledCondition",
     "StepSchedule",
@@ -54,6 +55,7 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
     "interleave": Interleave,
     "weights": Weights,
     "region": Region,
+    "paint": Paint,
     "interpolate": Interpolate,
     "add": Add,
     "fill": Fill,

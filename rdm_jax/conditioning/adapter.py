@@ -3,6 +3,9 @@
 The base adapter reads the vector of a row (IP-Adapter, https://arxiv.org/abs/2308.06721), the plus adapter the patches
 of its image, so that the neighbors of a prompt take the place of the image that a user would choose by hand. The null
 condition has the tokens of a vector of zeros, or of an image whose pixels are the mean, as in the original program.
+
+Re-Imagen's (https://arxiv.org/abs/2209.14491) reads the U-Net's own features of the neighbor and its caption. They
+depend on no step, and are computed once. The null condition has tokens of zeros, whose attention adds nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ import numpy as np
 from jaxtyping import Float
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.conditioning.roles import neighbor_images
-from rdm_jax.models import UNet
+from rdm_jax.conditioning.features import feature_tokens
+from rdm_jax.conditioning.roles import neighbor_captions, neighbor_images
+from rdm_jax.core.vectors import unit
+from rdm_jax.factory import encoder_from
+from rdm_jax.models import ImageAdapter, UNet
 from rdm_jax.models.condition import ImageTokens
-from rdm_jax.models.image_adapter import PatchProjection, PatchResampler, VectorProjection
+from rdm_jax.models.image_adapter import FeatureProjection, VectorProjection
 from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.encoder import ClipEncoder
+from rdm_jax.retrieval.encoder import SMALL_BATCH, ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
 
 
@@ -38,14 +44,16 @@ class NeighborTokens:
       scale: what the attention to the tokens is multiplied by.
       blocks: [p] the same in each of the denoiser's places; None where all are 1.
       databases: that the neighbors are from.
+      bundle: the model.
     """
 
-    projection: VectorProjection | PatchResampler | PatchProjection
+    projection: ImageAdapter
     params: Any
     encoder: ClipEncoder
     scale: float
     blocks: Float[np.ndarray, " p"] | None = None
     databases: Sequence[Database] = ()
+    bundle: Bundle | None = None
 
     @staticmethod
     def of(
@@ -64,7 +72,7 @@ class NeighborTokens:
             return None
         acting = acting_places(bundle.denoiser, blocks)
         params = bundle.params["image_adapter"]
-        return NeighborTokens(bundle.image_adapter, params, encoder, scale, acting, databases)
+        return NeighborTokens(bundle.image_adapter, params, encoder, scale, acting, databases, bundle)
 
     @property
     def per_neighbor(self) -> int:
@@ -78,6 +86,8 @@ class NeighborTokens:
           UserError: the adapter reads images, and a database keeps none.
         """
         q, k = neighbors.ids.shape
+        if self.projection.reads == "features":
+            return self._of_features(neighbors).reshape(q, k * self.per_neighbor, -1)
         if self.projection.reads == "vector":
             read = neighbors.embeddings.reshape(q * k, -1).astype(np.float32)
         else:
@@ -86,6 +96,28 @@ class NeighborTokens:
             read = self.encoder.encode_patches([*images.reshape(q * k, side, side, 3)])
         tokens = np.asarray(_project(self.projection, self.params, read))
         return tokens.reshape(q, k * self.per_neighbor, -1)
+
+    def _of_features(self, neighbors: Neighbors) -> Float[np.ndarray, "n t d"]:
+        """Returns the tokens of neighbors by the denoiser's features of each, one neighbor after the other.
+
+        Raises:
+          UserError: a database keeps no images.
+        """
+        assert self.bundle is not None and isinstance(self.projection, FeatureProjection)
+        bundle, unet, stage = self.bundle, self.bundle.denoiser, self.bundle.autoencoder
+        side = self.projection.side * unet.size_multiple * stage.downsampling
+        images = neighbor_images(self.databases, neighbors, (side, side)).reshape(-1, side, side, 3)
+        captions = self.encoder.encode_queries(neighbor_captions(self.databases, neighbors))
+        if bundle.config["conditioning"].get("unit_tokens", False):
+            captions = unit(captions)
+        latents = bundle.config["latents"]
+        scaling = float(latents["scale"]), tuple(np.ravel(latents.get("shift", 0.0)).tolist())
+        made = []
+        for begin in range(0, len(images), SMALL_BATCH):  # all go through one program
+            some = images[begin : begin + SMALL_BATCH], captions[begin : begin + SMALL_BATCH]
+            batch = (np.pad(one, [(0, SMALL_BATCH - len(one))] + [(0, 0)] * (one.ndim - 1)) for one in some)
+            made.append(_of_images(unet, stage, self.projection, scaling, bundle.params, *batch)[: len(some[0])])
+        return np.concatenate([np.zeros((0, self.per_neighbor, self.projection.token_dim), np.float32), *made])
 
     def group(self, tokens: Float[np.ndarray, "q n d"]) -> ImageTokens:
         """Returns tokens as one group with the run's scale."""
@@ -101,6 +133,8 @@ class NeighborTokens:
     @functools.cached_property
     def _nothing(self) -> Float[np.ndarray, "n d"]:
         """The tokens of no image."""
+        if isinstance(self.projection, FeatureProjection):
+            return np.zeros((self.per_neighbor, self.projection.token_dim), np.float32)
         if isinstance(self.projection, VectorProjection):
             read = np.zeros((1, self.projection.vector_dim), np.float32)
         else:
@@ -127,5 +161,14 @@ def acting_places(unet: UNet, blocks: str) -> Float[np.ndarray, " p"] | None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _project(projection: VectorProjection | PatchResampler | PatchProjection, params: Any, read: Any) -> Any:
+def _project(projection: ImageAdapter, params: Any, read: Any) -> Any:
     return projection.apply({"params": params}, jnp.asarray(read))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _of_images(
+    unet: Any, stage: Any, projection: FeatureProjection, scaling: Any, params: Any, images: Any, captions: Any
+) -> Any:
+    encode = encoder_from(stage, dict(zip(("scale", "shift"), scaling, strict=True)))
+    latents = encode(params["autoencoder"], images.astype(jnp.float32) / 127.5 - 1.0)
+    return feature_tokens(unet, projection, params, latents, captions)

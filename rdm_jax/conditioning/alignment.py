@@ -15,8 +15,8 @@ from rdm_jax.models.condition import ImageTokens
 def align(context: Context) -> Context:
     """Returns the context with conditions of one shape, which the network can evaluate in one batch.
 
-    Conditions of fewer tokens are padded with tokens of weight 0; where one has weights, a target or channels, all
-    have.
+    Conditions of fewer tokens are padded with tokens of weight 0; where one has weights, a target, paint or channels,
+    all have.
     """
     conditions = [context.null, context.given, *context.also]
     places = max(one.tokens.shape[1] for one in conditions)
@@ -25,6 +25,7 @@ def align(context: Context) -> Context:
     )
     weighted = any(one.weights is not None or one.tokens.shape[1] != places for one in conditions)
     scheduled = any(one.target is not None for one in conditions)
+    painted = next((one.paint.shape[1:3] for one in conditions if one.paint is not None), ())
     channels = next((one.channels for one in conditions if one.channels is not None), None)
 
     def fit(one: ScheduledCondition) -> ScheduledCondition:
@@ -38,8 +39,12 @@ def align(context: Context) -> Context:
             weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
             weights = np.broadcast_to(weights, (len(tokens), *spatial, places))
         tokens, target = (np.pad(each, [(0, 0), (0, missing), (0, 0)]) for each in (tokens, target))
+        paint = one.paint
+        if painted:  # tokens that were added behind the painted ones are nowhere
+            paint = np.zeros((len(tokens), *painted, 0), np.float32) if paint is None else paint
+            paint = np.pad(paint, [(0, 0)] * 3 + [(0, places - paint.shape[-1])])
         beside = np.zeros_like(channels) if channels is not None and one.channels is None else one.channels
-        fitted = dataclasses.replace(one, tokens=tokens, weights=weights, channels=beside)
+        fitted = dataclasses.replace(one, tokens=tokens, weights=weights, paint=paint, channels=beside)
         return dataclasses.replace(fitted, target=target if scheduled else None)
 
     null, given, *also = map(fit, conditions)

@@ -1,4 +1,4 @@
-"""How much each token counts in attention: everywhere, or in a painted region."""
+"""How much each token counts in attention: everywhere, or in a region, or more where it is painted."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Region(OtherCondition):
 
     mask: File = ""
     weight: float = 1.0
-    source: ClassVar[str] = "arXiv 2211.01324, section 4.3 (paint with words), for retrieved tokens too"
+    source: ClassVar[str] = "arXiv 2211.01324, section 4.3 (paint with words), as weights of the softmax"
     requires: ClassVar[tuple[str, ...]] = ("token_weights", "spatial_weights")
 
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
@@ -73,6 +73,37 @@ class Region(OtherCondition):
         joined = np.concatenate([given.tokens, tokens], axis=1)
         images = _images_by_region(given.images, other.images, mask, self.weight)
         both = dataclasses.replace(given, tokens=joined, weights=weights, target=target, images=images)
+        return dataclasses.replace(context, given=both)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paint(OtherCondition):
+    """Paints another prompt or database on the white pixels of a mask: its tokens count everywhere, and more there,
+    by weight log(1 + sigma) of the attention's largest logit, which falls with the noise."""
+
+    mask: File = ""
+    weight: float = 0.5
+    source: ClassVar[str] = "arXiv 2211.01324, section 4.3 (paint with words), for retrieved tokens too"
+    requires: ClassVar[tuple[str, ...]] = ("token_weights", "paint")
+
+    def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
+        """Adds the tokens, and where they are painted."""
+        if not 0 <= self.weight < np.inf:
+            raise UserError(f"weight {self.weight:g} of paint is out of range; give 0 or more, as 0.1 to 1")
+        mask = builder.mask(required("mask", self.mask, "a mask's file"))[None, :, :, None]
+        tokens, given = self.build(builder).tokens, context.given
+        count = given.tokens.shape[1]
+        before = np.zeros((len(tokens), *builder.latent, 0), np.float32) if given.paint is None else given.paint
+        before = np.pad(before, [(0, 0)] * 3 + [(0, count - before.shape[-1])])
+        painted = np.broadcast_to(self.weight * mask, (len(tokens), *builder.latent, tokens.shape[1]))
+        paint = np.concatenate([before, painted], axis=-1).astype(np.float32)
+        weights = given.weights
+        if weights is not None:
+            padding = [(0, 0)] * (weights.ndim - 1) + [(0, tokens.shape[1])]
+            weights = np.pad(weights, padding, constant_values=1.0)
+        target = None if given.target is None else np.concatenate([given.target, tokens], axis=1)
+        joined = np.concatenate([given.tokens, tokens], axis=1)
+        both = dataclasses.replace(given, tokens=joined, weights=weights, target=target, paint=paint)
         return dataclasses.replace(context, given=both)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -22,7 +23,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image, read_mask
 from rdm_jax.core.vectors import unit
 from rdm_jax.diffusion.denoiser import StepInfo
-from rdm_jax.models.condition import Condition
+from rdm_jax.models.condition import Condition, ImageTokens
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.retriever import Neighbors
 
@@ -170,7 +171,7 @@ class ConditionBuilder:
             return self.input.condition.tokens.shape[1]
         if self.text is not None:
             return self.text.tokens.shape[1]
-        return int(self.condition != "neighbors" or self.style is not None)
+        return int(self.condition != "neighbors" or self.style is not None or self.adapter is not None)
 
     @property
     def tokens_per_neighbor(self) -> int:
@@ -202,14 +203,22 @@ class ConditionBuilder:
         if self.reader is not None:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
-            images = None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
-            return ScheduledCondition(text.tokens, text.weights, vector=text.vector, images=images)
+            return ScheduledCondition(text.tokens, text.weights, vector=text.vector, images=self._images(neighbors))
+        if self.adapter is not None:
+            # No query is a token of zeros, as in training.
+            query = queries if self.condition != "neighbors" else np.zeros_like(queries)
+            token = unit(query) if self.unit_tokens else query
+            return ScheduledCondition(token[:, None].astype(np.float32), images=self._images(neighbors))
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
         # The first place is always there in training: zeros are no text.
         query = queries if self.condition != "neighbors" else np.zeros_like(queries)
         return self._with_style(query, neighbors, self.content)
+
+    def _images(self, neighbors: Float[np.ndarray, "q n c"] | None) -> ImageTokens | None:
+        """Returns the tokens of neighbors as the adapter's, where there are neighbors and an adapter."""
+        return None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
 
     def build_also(self, neighbors: Float[np.ndarray, "q n c"] | None) -> tuple[ScheduledCondition, ...]:
         """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""
@@ -326,8 +335,24 @@ class OtherCondition(Conditioner):
         return builder.read(self.prompt) if self.prompt or self.image else builder.text
 
 
-def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Condition:
-    """Returns weight * tokens + (1 - weight) * target, with the condition's weights of the tokens."""
+LARGEST_SIGMA = 80.0
+"""The noisiest sigma / alpha by which paint grows; the paper's models know no larger one."""
+
+
+def interpolate(
+    condition: ScheduledCondition, weight: Float[Array, ""], alpha: Float[Array, ""], sigma: Float[Array, ""]
+) -> Condition:
+    """Returns a condition at one step, with the condition's weights of the tokens.
+
+    Its tokens are weight * tokens + (1 - weight) * target; its paint is multiplied by log(1 + sigma / alpha), and so
+    decides the layout and leaves the details alone (eDiff-I, https://arxiv.org/abs/2211.01324, section 4.3).
+
+    Args:
+      condition: of the run.
+      weight: of its tokens.
+      alpha: the factor of the image at the step.
+      sigma: that of the noise.
+    """
 
     def mixed(own: Any, target: Any) -> Any:
         return own if target is None else weight * own + (1.0 - weight) * target
@@ -336,7 +361,10 @@ def interpolate(condition: ScheduledCondition, weight: Float[Array, ""]) -> Cond
     if images is not None:
         images = dataclasses.replace(images, tokens=mixed(images.tokens, condition.image_target))
     tokens = mixed(condition.tokens, condition.target)
-    return Condition(tokens, condition.weights, condition.channels, condition.vector, images=images)
+    paint = condition.paint
+    if paint is not None:
+        paint = paint * jnp.log1p(sigma / jnp.maximum(alpha, sigma / LARGEST_SIGMA))
+    return Condition(tokens, condition.weights, condition.channels, condition.vector, images=images, paint=paint)
 
 
 def spatial_weights(condition: Condition, latent: tuple[int, int]) -> Float[np.ndarray, "b h w n"]:

@@ -121,6 +121,19 @@ def neighbor_images(
     return images
 
 
+def neighbor_captions(databases: Sequence[Database], neighbors: Neighbors) -> list[str]:
+    """Returns the captions of neighbors, of one query after the other; "" where there is none.
+
+    Raises:
+      UserError: the vectors alone are known of some.
+    """
+    named = {database.name: database for database in databases}
+    if unknown := [name for name in np.unique(neighbors.databases) if str(name) not in named]:
+        raise UserError(f"neighbors of which only the vectors are known ({unknown[0]!r}) have no captions")
+    pairs = zip(neighbors.databases.ravel(), neighbors.ids.ravel(), strict=True)
+    return [named[str(name)].items(np.array([row]))[0]["caption"] or "" for name, row in pairs]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContentChannels:
     """Makes channels of the images of content neighbors (see `structure`).

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.conditioning.features import middle_features
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.factory import encoder_from, image_encoder_from
-from rdm_jax.models.condition import Condition
-
-FEATURES = "mid_2_res"  # the U-Net's block in the middle, after its attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +103,7 @@ def _vector(view: View, params: Any, images: Array) -> Array:
 
 
 def _features(view: View, params: Any, images: Array) -> Array:
-    latents, denoiser = _latent(view, params, images), view.network("denoiser")
-    nothing = Condition(jnp.zeros((len(images), 0, denoiser.context_dim)))
-    _, kept = denoiser.apply(
-        {"params": params["denoiser"]},
-        latents,
-        jnp.zeros(len(images)),
-        nothing,
-        capture_intermediates=lambda module, _: module.name == FEATURES,
-        mutable=["intermediates"],
-    )
-    return kept["intermediates"][FEATURES]["__call__"][0].astype(jnp.float32)
+    return middle_features(view.network("denoiser"), params["denoiser"], _latent(view, params, images))
 
 
 VIEWS: Mapping[str, tuple[tuple[str, ...], Callable[[View, Any, Array], Array]]] = {

@@ -188,6 +188,10 @@ def to_yaml(config: Mapping[str, Any]) -> str:
             f"CompVis's programs have no {schedule} schedule with shifted latents; only models with the scaled_linear "
             "schedule and a scale alone can be written for them"
         )
+    if diffusion["prediction"] not in ("eps", "x0", "v"):
+        raise UserError(
+            f"CompVis's programs predict no {diffusion['prediction']}; this model cannot be written for them"
+        )
     own = ("kind", "num_groups", "dtype", "condition_channels", "attention", *_UNET_FLAGS.values())
     unet = {key: value for key, value in config["denoiser"].items() if key not in own}
     unet |= {key: True for key, name in _UNET_FLAGS.items() if config["denoiser"].get(name)}

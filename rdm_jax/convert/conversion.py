@@ -21,6 +21,7 @@ from rdm_jax.convert import (
     patch_transformers,
     pixel_models,
     rarm,
+    sit,
     stable_diffusion,
     text_encoder,
     uvit,
@@ -59,6 +60,7 @@ def convert(
     tokenizer: Path | None = None,
     vgg: Path | None = None,
     prediction: str | None = None,
+    interpolant: str | None = None,
     adapter: Path | None = None,
     classifier: Path | None = None,
     noised_clip: tuple[Path, Path] | None = None,
@@ -68,17 +70,19 @@ def convert(
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, an ADM
-        or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the
-        Fréchet distance.
+      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT, SiT or U-ViT,
+        an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of
+        the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
-        Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, or of the flags of an ADM
-        or GLIDE, by default the one in its folder of its name, if any.
+        Diffusion needs none. Or the .json of the constructor's arguments of a DiT, SiT or U-ViT, or of the flags of
+        an ADM or GLIDE, by default the one in its folder of its name, if any.
       weights: of a checkpoint: "ema", "raw", or "both" (the raw ones in addition); by default those that its program
         samples with, by its yaml.
       clip_source: a CLIP to add to the model: a source of one, or a bundle with one.
       tokenizer: the CLIP's tokenizer: tokenizer.json, a folder with one, or OpenAI's merges file.
       prediction: of Stable Diffusion 2 without its yaml: "eps" or "v".
+      interpolant: the path of a SiT, a name in `sit.PATHS`; by default "linear" for a file whose name begins with
+        "SiT", and a DiT otherwise.
       adapter: an IP-Adapter to add to the model, which then takes neighbors; it needs `clip_source`.
       classifier: a classifier of noisy images to add to a model of pixels.
       noised_clip: the image and the text encoder of a CLIP of noisy images to add to a model of pixels.
@@ -91,7 +95,7 @@ def convert(
     """
     if weights not in (None, *WEIGHTS):
         raise unknown("weights", str(weights), WEIGHTS)
-    conversion = _convert_one(source, config, weights, tokenizer, allowed, vgg, prediction)
+    conversion = _convert_one(source, config, weights, tokenizer, allowed, vgg, prediction, interpolant)
     if clip_source is not None:
         if "clip" in conversion.parts:
             raise UserError(f"{source} has a CLIP itself; omit --clip")
@@ -102,12 +106,13 @@ def convert(
         conversion = pixel_models.with_classifier(conversion, classifier, allowed)
     if noised_clip is not None:
         conversion = pixel_models.with_noised_clip(conversion, noised_clip, noised_tokenizer, allowed)
-    takes_config = ("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND, *pixel_models.KINDS)
+    takes_config = ("CompVis", stable_diffusion.KIND, dit.KIND, sit.KIND, uvit.KIND, *pixel_models.KINDS)
     unused = {
         "--config": config and not conversion.kind.startswith(takes_config),
         "--weights": weights and conversion.kind not in ("CompVis checkpoint", stable_diffusion.KIND),
         "--tokenizer": tokenizer and not {"clip", "text_encoder"} & set(conversion.parts),
         "--prediction": prediction and conversion.kind != stable_diffusion.KIND,
+        "--interpolant": interpolant and conversion.kind != sit.KIND,
         "--vgg": vgg and "lpips" not in conversion.parts,
         "--noised-tokenizer": noised_tokenizer and noised_clip is None,
     }
@@ -124,6 +129,7 @@ def _convert_one(
     allowed: frozenset[str],
     vgg: Path | None = None,
     prediction: str | None = None,
+    interpolant: str | None = None,
 ) -> Conversion:
     if (source / "model_index.json").is_file():
         return pipeline(source, tokenizer, allowed)
@@ -146,7 +152,8 @@ def _convert_one(
         return _rarm(source, state, config, allowed)
     for release in (dit, uvit):
         if release.is_this(state):
-            return _patch_transformer(source, state, config, allowed, release)
+            path = sit.path_of(source, interpolant) if release is dit else None
+            return _patch_transformer(source, state, config, allowed, release, path)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
     if metrics.is_lpips(state):
@@ -164,8 +171,8 @@ def _convert_one(
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS and "
-        "Inception-v3"
+        "first stages, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS "
+        "and Inception-v3"
     )
 
 
@@ -280,15 +287,21 @@ def _rarm(source: Path, state: Mapping[str, np.ndarray], config: Path | None, al
 
 
 def _patch_transformer(
-    source: Path, state: Mapping[str, np.ndarray], config: Path | None, allowed: frozenset[str], release: Any
+    source: Path,
+    state: Mapping[str, np.ndarray],
+    config: Path | None,
+    allowed: frozenset[str],
+    release: Any,
+    path: str | None,
 ) -> Conversion:
-    """Returns the denoiser of a DiT or a U-ViT; `release` is its module in `rdm_jax.convert`."""
+    """Returns the denoiser of a DiT or a U-ViT, whose module is `release`, or of a SiT along a path."""
     file, arguments = patch_transformers.read_arguments(source, config)
-    settings = release.config(state, arguments)
+    settings = release.config(state, arguments) if path is None else sit.config(state, arguments, path)
     parts: dict[str, dict[str, Parameter] | Path] = {"denoiser": release.recipes(state, settings, allowed)}
-    named = {"name": source.stem, "head": "diffusion", "denoiser": settings, **release.conventions(settings)}
+    kind = release if path is None else sit
+    named = {"name": source.stem, "head": "diffusion", "denoiser": settings, **kind.conventions(settings)}
     parts |= {"autoencoder": {}} if "autoencoder" in named else {}  # of pixels, which has no parameters
-    return Conversion(release.KIND, named, parts, (source,) if file is None else (source, file))
+    return Conversion(kind.KIND, named, parts, (source,) if file is None else (source, file))
 
 
 def _first_stage(

@@ -355,6 +355,10 @@ def to_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"diffusers has no {schedule} schedule of these times; only {', '.join(_SCHEDULES)} are written"
         )
+    if config["prediction"] not in _PREDICTIONS.values():
+        raise UserError(
+            f"diffusers predicts no {config['prediction']}; only {', '.join(_PREDICTIONS.values())} are written"
+        )
     return {
         "_class_name": "DDIMScheduler",
         "beta_start": config["beta_start"],

@@ -2,7 +2,7 @@
 
 The table of class embeddings becomes the matrix that embeds the condition's vector: class k of n is the one-hot vector
 [n + 1] with entry k, and the last entry is the class of no condition. SiT's checkpoints have the same names and shapes
-and cannot be distinguished from DiT's; their networks are converted too, but not their other way of counting time.
+(`convert.sit`).
 """
 
 from __future__ import annotations
@@ -97,13 +97,19 @@ def recipes(
     """
     side, width = settings["latent_size"] // settings["patch_size"], settings["width"]
     denoiser = built(KIND, build_denoiser, settings)
+    stored_channels = state["final_layer.linear.weight"].shape[0] // settings["patch_size"] ** 2
+    kept = (settings["out_channels"], stored_channels)
     stored, expected = state["pos_embed"][0], positions(side, side, side, width)
     if stored.shape != expected.shape or not np.allclose(stored, expected, atol=1e-3):
         raise UserError(f"the {KIND}'s stored positions are not the sinusoidal ones; only those are supported")
     return plan(
         state,
         abstract_params(denoiser),
-        lambda path: Source((rename(path, _NAMES),), as_stored=path == "vector/kernel"),
+        lambda path: Source(
+            (rename(path, _NAMES),),
+            as_stored=path == "vector/kernel",
+            leading=kept if path.startswith("out/") and kept[0] != kept[1] else None,
+        ),
         what=KIND,
         ignored=lambda name: name == "pos_embed",
         allowed=allowed,

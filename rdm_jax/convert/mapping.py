@@ -59,6 +59,7 @@ class Source:
         queries, keys and values of each head, or the heads of all of them.
       squeezed: a vector that is stored with a leading axis of one.
       part: (i, n) where the parameter is the i-th of n equal parts of the outputs; it cannot be written back.
+      leading: (k, n) where the parameter has the first k of every n outputs; it cannot be written back.
     """
 
     names: tuple[str, ...]
@@ -68,6 +69,7 @@ class Source:
     swapped: tuple[int, int] | None = None
     squeezed: bool = False
     part: tuple[int, int] | None = None
+    leading: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +289,10 @@ def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.
         value = value[index * (len(value) // parts) : (index + 1) * (len(value) // parts)]
     if source.squeezed and value.ndim > 1 and value.shape[0] == 1:
         return value[0]
+    if source.leading and value.ndim and not len(value) % source.leading[1]:
+        kept, of = source.leading
+        groups = value.reshape(len(value) // of, of, *value.shape[1:])
+        value = groups[:, :kept].reshape(len(value) // of * kept, *value.shape[1:])
     if source.transposed:
         return value.T
     if not path.endswith("kernel") or source.as_stored:

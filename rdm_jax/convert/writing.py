@@ -20,6 +20,7 @@ from rdm_jax.convert.torch_file import write_state_dict
 from rdm_jax.core import files, stored_arrays
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.progress import StageProgressCallback
+from rdm_jax.diffusion import experts
 from rdm_jax.models import build_autoencoder, build_denoiser
 
 
@@ -47,6 +48,10 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
         raise UserError(
             f"{path} is conditioned on an input, {taken!r}, and such a model cannot be written for {to}; use the files "
             "that it was converted from"
+        )
+    if experts.SECTION in config.get("diffusion", {}):
+        raise UserError(
+            f"{path} has experts for ranges of noise, and {to} has none; give one of the models it is made of"
         )
     if "text_encoder" in config:
         raise UserError(

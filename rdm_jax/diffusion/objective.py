@@ -135,13 +135,24 @@ https://arxiv.org/abs/2403.03206, eq. 19 with m = 0, s = 1).
 
 
 def sample_timesteps(
-    key: Key[Array, ""], batch_size: int, num_timesteps: int | Int[Array, ""], density: str = "uniform"
+    key: Key[Array, ""],
+    batch_size: int,
+    num_timesteps: int | Int[Array, ""],
+    density: str = "uniform",
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Int[Array, " b"]:
     """Returns a time in [0, num_timesteps) for each example: each of `density`, and spread evenly together.
 
     One random offset for the batch, and from it steps of the golden section around the circle: the loss of a batch then
     varies less than with independent times (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1, with a
     Kronecker sequence in place of equal steps, so that example i has the same time at any batch size).
+
+    Args:
+      key: of the offset.
+      batch_size: the number of examples.
+      num_timesteps: of the schedule.
+      density: a name in TIME_DENSITIES.
+      interval: the part of the density, as fractions of its probability, that the times are of.
 
     Raises:
       UserError: `density` is not one of TIME_DENSITIES.
@@ -150,6 +161,8 @@ def sample_timesteps(
         raise unknown("time density", density, TIME_DENSITIES)
     turns = jax.random.bits(key, (), jnp.uint32) + jnp.arange(batch_size, dtype=jnp.uint32) * GOLDEN_SECTION
     fraction = ((turns >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+    if interval != (0.0, 1.0):
+        fraction = interval[0] + (interval[1] - interval[0]) * fraction
     return (num_timesteps * TIME_DENSITIES[density](fraction)).astype(jnp.int32)
 
 
@@ -171,8 +184,14 @@ MIN_SNR = 5.0
 
 
 def _min_snr(snr: Float[Array, " b"], kind: str) -> Float[Array, " b"]:
-    # An error of x0 is 1 / snr errors of eps, and 1 / (snr + 1) of v.
-    per_x0 = {"eps": snr, "v": snr + 1.0, "x0": jnp.ones_like(snr)}
+    # How many squared errors of the prediction one of x0 is (`parameterization.PREDICTIONS`, solved for x0).
+    per_x0 = {
+        "eps": snr,
+        "v": snr + 1.0,
+        "x0": jnp.ones_like(snr),
+        "linear_velocity": jnp.square(jnp.sqrt(snr) + 1.0),
+        "gvp_velocity": (snr + 1.0) * (np.pi / 2) ** 2,
+    }
     return jnp.minimum(snr, MIN_SNR) / per_x0[kind]
 
 

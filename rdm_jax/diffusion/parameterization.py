@@ -1,12 +1,13 @@
-"""What a network predicts (eps, v or x0), and x0 and eps from any of them.
+"""What a network predicts (eps, v, x0 or the velocity of a path), and x0 and eps from any of them.
 
-With x_t = alpha x_0 + sigma eps, alpha^2 + sigma^2 = 1, any one of the three and x_t give the other two. v is that of
+With x_t = alpha x_0 + sigma eps, alpha^2 + sigma^2 = 1, any one of these and x_t give the others. v is that of
 Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D
-(https://arxiv.org/abs/2202.00512).
+(https://arxiv.org/abs/2202.00512); the velocities are those of `interpolants.PATHS`, by the path's own time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,10 +53,24 @@ def _split_x0(x0: Array, x_t: Array, alpha: Array, sigma: Array) -> tuple[Array,
     return x0, (x_t - alpha * x0) / sigma
 
 
+def _split_linear_velocity(u: Array, x_t: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+    # u = x0 - eps has no factor of time, and alpha + sigma is never 0.
+    return (x_t + sigma * u) / (alpha + sigma), (x_t - alpha * u) / (alpha + sigma)
+
+
+# The path "gvp" is the circle itself, from noise to the image in a time of 1: its velocity is -pi/2 times v.
+_GVP_SPEED = math.pi / 2
+
+
 PREDICTIONS: dict[str, _Kind] = {
     "eps": _Kind(_split_eps, lambda x0, eps, alpha, sigma: eps),
     "v": _Kind(_split_v, lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0),
     "x0": _Kind(_split_x0, lambda x0, eps, alpha, sigma: x0),
+    "linear_velocity": _Kind(_split_linear_velocity, lambda x0, eps, alpha, sigma: x0 - eps),
+    "gvp_velocity": _Kind(
+        lambda u, x_t, alpha, sigma: _split_v(-u / _GVP_SPEED, x_t, alpha, sigma),
+        lambda x0, eps, alpha, sigma: _GVP_SPEED * (sigma * x0 - alpha * eps),
+    ),
 }
 
 

@@ -8,6 +8,7 @@ CompVis checkpoints; the equations are those of Ho et al. 2020, "Denoising Diffu
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 
 from rdm_jax.core.errors import UserError, unknown
+from rdm_jax.diffusion.interpolants import Path, path_of
 
 # The posterior's variance at t = 0 is zero; its logarithm is that of this number (as CompVis and Ho et al. do).
 _MIN_VARIANCE = 1e-20
@@ -67,6 +69,11 @@ class Schedule:
     def log_snr(self) -> Float64[np.ndarray, " T"]:
         """[T] lambda_t = log(alpha_t / sigma_t), half the logarithm of the signal-to-noise ratio; falls with t."""
         return np.log(self.signal) - np.log(self.noise)
+
+    @property
+    def noisiest(self) -> float:
+        """Lambda of the noisiest level that a sampler may begin at."""
+        return float(self.log_snr[-1])
 
     def at(self, t: np.ndarray) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """Returns (alpha, sigma) at times [n] in [0, T - 1]; between two integers, lambda is interpolated."""
@@ -174,10 +181,61 @@ def cosine(num_timesteps: int, offset: float = 0.008, largest: float = 0.999) ->
     return Schedule(np.clip(1.0 - left[1:] / left[:-1], 0.0, largest))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class InterpolantSchedule(Schedule):
+    """The levels of a stochastic interpolant: time t of T is s = 1 - (t + 1/2) / T on its path.
+
+    Between the integers the path itself gives the levels, up to its ends at t = -1/2, the image, and t = T - 1/2.
+
+    Attributes:
+      path: of the interpolant.
+    """
+
+    path: Path
+
+    @property
+    def noisiest(self) -> float:
+        """Lambda at the beginning of the path, minus infinity where that is noise alone."""
+        return float(self.path.log_snr(np.zeros(1))[0])
+
+    def at(self, t: np.ndarray) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """Returns (alpha, sigma) at times [n] in [-1/2, T - 1/2]."""
+        return self.path.levels(_path_time(t, len(self)))
+
+    def time_of(self, log_snr: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """Returns the time [n] in [-1/2, T - 1/2] at which lambda has these values, which may be infinite."""
+        return (1.0 - self.path.time_of(log_snr)) * len(self) - 0.5
+
+
+def _path_time(t: np.ndarray, num_timesteps: int) -> Float64[np.ndarray, " n"]:
+    return 1.0 - (t + 0.5) / num_timesteps
+
+
+def interpolant(path: str, num_timesteps: int) -> InterpolantSchedule:
+    """Returns the schedule of a stochastic interpolant.
+
+    Args:
+      path: a name in `interpolants.PATHS`.
+      num_timesteps: T, at least 1.
+
+    Raises:
+      UserError: the path is unknown, or there are no time steps.
+    """
+    if num_timesteps < 1:
+        raise UserError(f"{num_timesteps} diffusion timesteps: a schedule needs at least 1")
+    along = path_of(path)
+    alpha, _ = along.levels(_path_time(np.arange(num_timesteps), num_timesteps))
+    left = np.append(1.0, alpha**2)
+    return InterpolantSchedule(1.0 - left[1:] / left[:-1], along)
+
+
 SCHEDULES = {
     "scaled_linear": (scaled_linear, ("num_timesteps", "beta_start", "beta_end")),
     "linear": (linear, ("num_timesteps", "beta_start", "beta_end")),
     "cosine": (cosine, ("num_timesteps",)),
+    "linear_interpolant": (functools.partial(interpolant, "linear"), ("num_timesteps",)),
+    "gvp_interpolant": (functools.partial(interpolant, "gvp"), ("num_timesteps",)),
+    "vp_interpolant": (functools.partial(interpolant, "vp"), ("num_timesteps",)),
 }
 """By name: the function that makes a schedule, and its settings."""
 

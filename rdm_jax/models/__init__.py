@@ -15,7 +15,7 @@ from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
-from rdm_jax.models.image_adapter import PatchProjection, PatchResampler, VectorProjection
+from rdm_jax.models.image_adapter import FeatureProjection, PatchProjection, PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.label_encoders import ClassToken, LabelMap
 from rdm_jax.models.lpips import LPIPS
@@ -62,7 +62,13 @@ TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT}
 """Networks from codes to the logits of codes, by name."""
 TRANSFORMER = "tokens"
 """The kind of a configuration that names none."""
-IMAGE_ADAPTERS = {"vector": VectorProjection, "patches": PatchResampler, "all_patches": PatchProjection}
+ImageAdapter = VectorProjection | PatchResampler | PatchProjection | FeatureProjection
+IMAGE_ADAPTERS: Mapping[str, type[ImageAdapter]] = {
+    "vector": VectorProjection,
+    "patches": PatchResampler,
+    "all_patches": PatchProjection,
+    "features": FeatureProjection,
+}
 """What makes tokens of images for the attention of an adapter, by name."""
 STYLE_ENCODERS = {"convolutional": StyleEncoder, "patches": PatchEncoder}
 STYLE_ENCODER = "convolutional"
@@ -148,7 +154,7 @@ def build_text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     return _construct("text encoder", cls, fields)
 
 
-def build_image_adapter(config: Mapping[str, Any]) -> VectorProjection | PatchResampler | PatchProjection:
+def build_image_adapter(config: Mapping[str, Any]) -> ImageAdapter:
     """Returns what makes tokens of images: "kind", a name in `IMAGE_ADAPTERS`, and the fields of its class.
 
     Raises:

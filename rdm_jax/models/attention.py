@@ -48,6 +48,12 @@ def attend(
     return jnp.moveaxis(out, 0, 2)
 
 
+def largest_logit(q: Float[Array, "b n h d"], k: Float[Array, "b m h d"]) -> Float[Array, " b"]:
+    """Returns the largest q k^T / sqrt(d) of all queries, keys and heads of each example, in float32."""
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
+    return jnp.max(logits, axis=(1, 2, 3)) * q.shape[-1] ** -0.5
+
+
 def _attend_heads(q: Array, k: Array, v: Array, causal: bool, bias: Array | None) -> Array:
     """Returns the attention of scaled queries [..., n, d] to keys and values [..., m, d]."""
     logits = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32)
@@ -75,8 +81,11 @@ class Attention(nn.Module):
         context: Float[Array, "b m d"],
         bias: Float[Array, "b #n m"] | None = None,
         images: ImageTokens | None = None,
+        paint: Float[Array, "b n m"] | None = None,
     ) -> Float[Array, "b n c"]:
         """Maps queries from `x` [b, n, c], keys and values from `context` [b, m, d], to [b, n, c].
+
+        `paint`, times the largest logit of all heads, is added to the logits (eDiff-I, section 4.3).
 
         `images` (`condition.image_context`) have keys and values of their own for the same queries, and their attention
         is added (IP-Adapter, https://arxiv.org/abs/2308.06721, eq. 5).
@@ -88,6 +97,9 @@ class Attention(nn.Module):
             return flat.reshape(*tokens.shape[:-1], self.num_heads, self.head_channels)
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
+        if paint is not None:
+            added = paint * largest_logit(q, k)[:, None, None]
+            bias = added if bias is None else bias + added
         out = attend(q, k, v, self.implementation, bias=bias)
         if images is not None:
             tokens = images.tokens.astype(self.dtype)
@@ -126,13 +138,15 @@ class TransformerBlock(nn.Module):
         context: Float[Array, "b m d"],
         bias: Float[Array, "b #n m"] | None = None,
         images: ImageTokens | None = None,
+        paint: Float[Array, "b n m"] | None = None,
     ) -> Float[Array, "b n c"]:
-        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d], with a bias of the attention to it, and images."""
+        """Maps [b, n, c] to [b, n, c] given `context` [b, m, d], with a bias of the attention to it, images, paint."""
         heads = x.shape[-1] // self.head_channels
         settings = (heads, self.head_channels, self.implementation, self.dtype)
         h = LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = x + Attention(*settings, name="attn1")(h, h)
-        x = x + Attention(*settings, name="attn2")(LayerNorm(dtype=self.dtype, name="norm2")(x), context, bias, images)
+        h = LayerNorm(dtype=self.dtype, name="norm2")(x)
+        x = x + Attention(*settings, name="attn2")(h, context, bias, images, paint)
         return x + GatedFeedForward(self.dtype, name="ff")(LayerNorm(dtype=self.dtype, name="norm3")(x))
 
 
@@ -155,17 +169,18 @@ class SpatialTransformer(nn.Module):
         context: Float[Array, "b m d"],
         bias: Float[Array, "b #n m"] | None = None,
         images: ImageTokens | None = None,
+        paint: Float[Array, "b n m"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d], a bias for each of the h w pixels, and images.
 
-        `images` is a `condition.image_context`.
+        `images` is a `condition.image_context`, `paint` that of `Attention` for each of the pixels.
         """
         b, h, w, c = x.shape
         tokens = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x).reshape(b, h * w, c)
         tokens = nn.Dense(c, dtype=self.dtype, name="proj_in")(tokens)
         for i in range(self.depth):
             block = TransformerBlock(self.head_channels, self.implementation, self.dtype, name=f"block_{i}")
-            tokens = block(tokens, context, bias, images)
+            tokens = block(tokens, context, bias, images, paint)
         zeros = nn.initializers.zeros
         tokens = nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="proj_out")(tokens)
         return x + tokens.reshape(b, h, w, c)

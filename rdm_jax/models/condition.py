@@ -16,6 +16,7 @@ LEAST_WEIGHT = 1e-30  # stands for a weight of 0, whose logarithm would make a s
 FEATURES: Mapping[str, str] = {
     "token_weights": "weights of single tokens",
     "spatial_weights": "weights of tokens by region",
+    "paint": "tokens painted on pixels",
     "channels": "channels beside the noisy latent",
     "vector": "a vector beside the time",
     "guidance": "a guidance scale beside the time",
@@ -56,6 +57,9 @@ class Condition:
       guidance: [b] the scale of classifier-free guidance that the network is to reproduce in one evaluation; 1 each if
         None.
       images: `ImageTokens`, which an adapter attends to.
+      paint: [b, h, w, n] how strongly each pixel of the latent is painted with each token, at least 0: times the
+        largest logit of an attention, it is added to the logits (paint with words,
+        https://arxiv.org/abs/2211.01324, section 4.3).
     """
 
     tokens: Any = None
@@ -64,6 +68,7 @@ class Condition:
     vector: Any = None
     guidance: Any = None
     images: Any = None
+    paint: Any = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -71,6 +76,7 @@ class Condition:
         used = {
             "token_weights": self.weights is not None,
             "spatial_weights": self.weights is not None and self.weights.ndim == 4,
+            "paint": self.paint is not None,
             "channels": self.channels is not None,
             "vector": self.vector is not None,
             "guidance": self.guidance is not None,

@@ -2,18 +2,19 @@
 
 The released networks are conditioned on a class. Here context tokens enter as well, by cross-attention between
 self-attention and MLP (as in PixArt-alpha, https://arxiv.org/abs/2310.00426) or as tokens of the sequence (the paper's
-"in-context conditioning", section 3.2).
+"in-context conditioning", section 3.2). SiT is the same network along the path of a stochastic interpolant.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
+from rdm_jax.core.errors import unknown
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.layers import TimeEmbedding
@@ -27,6 +28,8 @@ from rdm_jax.models.vit_layers import (
     unpatchify,
 )
 
+PathName = Literal["", "linear", "gvp", "vp"]
+TIMES = 1000  # of the schedule, whose fraction a path's time is
 FREQUENCIES = 256  # of the sinusoidal time embedding
 XAVIER = nn.initializers.xavier_uniform()
 SMALL = nn.initializers.normal(0.02)
@@ -88,7 +91,14 @@ class DiT(PatchTransformer):
 
     Latents of another size than `latent_size` are supported: the sinusoidal positions are computed for any number of
     patches, scaled to the range that they have at `latent_size`.
+
+    Attributes:
+      path: that of a stochastic interpolant (SiT, https://arxiv.org/abs/2401.08740), in whose coordinates the network
+        takes its input: the time as s = 1 - (t + 1/2) / 1000, from 0 at noise to 1 at the image, and on the "linear"
+        path latents of variance s^2 + (1 - s)^2; "" takes t and latents as they are.
     """
+
+    path: PathName = ""
 
     label: ClassVar[str] = "the DiT"
     hallmark: ClassVar[str] = "modulation_out"
@@ -121,6 +131,7 @@ class DiT(PatchTransformer):
           UserError: a size or the settings do not fit, or the condition needs what this network does not support.
         """
         self.check(x.shape, condition)
+        x, t = self._on_path(x, t)
         p, dtype = self.patch_size, jnp.dtype(self.dtype)
         rows, columns = x.shape[1] // p, x.shape[2] // p
         c = self._embed(t, condition, dtype)
@@ -141,6 +152,21 @@ class DiT(PatchTransformer):
         tokens = modulate(tokens, shift, scale, dtype)
         patches = nn.Dense(p * p * self.out_channels, kernel_init=ZEROS, dtype=dtype, name="out")(tokens)
         return unpatchify(patches, rows, p).astype(jnp.float32)
+
+    def check(self, x: tuple[int, ...], condition: Condition) -> None:
+        """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
+        super().check(x, condition)
+        if self.path not in get_args(PathName):
+            raise unknown("path", str(self.path), get_args(PathName))
+
+    def _on_path(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """Returns variance-preserving latents and times in the coordinates of the path, if there is one."""
+        if not self.path:
+            return x, t
+        s = 1.0 - (t.astype(jnp.float32) + 0.5) / TIMES
+        if self.path == "linear":
+            x = x * jnp.sqrt(jnp.square(s) + jnp.square(1.0 - s)).astype(x.dtype)[:, None, None, None]
+        return x, s
 
     def _embed(self, t: Array, condition: Condition, dtype: Any) -> Array:
         """Returns the embedding [b, width] of times, guidance scales and vectors."""

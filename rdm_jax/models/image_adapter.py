@@ -1,7 +1,8 @@
-"""What makes tokens of images for an adapter's attention, from what an image encoder gives of them.
+"""What makes tokens of images for an adapter's attention, from what another network gives of them.
 
-`reads` says what that is: "vector", the projected vector, or "patches", the states of all patches before the last
-block. The networks of IP-Adapter (https://arxiv.org/abs/2308.06721, section 3.2).
+`reads` says what that is: "vector", the projected vector of an image encoder, or "patches", its states of all patches
+before the last block, for the networks of IP-Adapter (https://arxiv.org/abs/2308.06721, section 3.2); "features", those
+of the denoiser itself and the caption, for Re-Imagen's conditioning (https://arxiv.org/abs/2209.14491, section 3.2).
 """
 
 from __future__ import annotations
@@ -48,6 +49,48 @@ class VectorProjection(nn.Module):
         flat = nn.Dense(self.tokens * self.token_dim, dtype=dtype, name="projection")(vectors)
         tokens = flat.reshape(len(vectors), self.tokens, self.token_dim)
         return LayerNorm(dtype=dtype, name="norm_out")(tokens).astype(jnp.float32)
+
+
+class FeatureProjection(nn.Module):
+    """Makes a token of each place of a U-Net's feature map, and one of the caption; no place has a position.
+
+    Attributes:
+      side: height and width of a map.
+      channels: of a map.
+      caption_dim: the length of a caption's vector.
+      token_dim: the size of a token.
+      dtype: what products are computed in.
+    """
+
+    side: int
+    channels: int
+    caption_dim: int
+    token_dim: int
+    dtype: Any = "float32"
+
+    reads: ClassVar[str] = "features"
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of an image."""
+        return self.side**2 + 1
+
+    @property
+    def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shapes and types of one map and one caption."""
+        shapes = (1, self.side, self.side, self.channels), (1, self.caption_dim)
+        return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+
+    @nn.compact
+    def __call__(self, maps: Float[Array, "b h w c"], captions: Float[Array, "b e"]) -> Float[Array, "b n d"]:
+        """Maps feature maps [b, side, side, channels] and captions [b, caption_dim] to [b, tokens, token_dim]."""
+        dtype = jnp.dtype(self.dtype)
+        flat = maps.reshape(len(maps), -1, self.channels)
+        tokens = [
+            LayerNorm(dtype=dtype, name=f"norm_{name}")(nn.Dense(self.token_dim, dtype=dtype, name=name)(read))
+            for name, read in (("map", flat), ("caption", captions[:, None]))
+        ]
+        return jnp.concatenate(tokens, axis=1).astype(jnp.float32)
 
 
 class ReadsPatches(nn.Module):

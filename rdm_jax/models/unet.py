@@ -19,6 +19,7 @@ from rdm_jax.models.attention import AttentionBlock, Implementation, SpatialTran
 from rdm_jax.models.condition import (
     Condition,
     ImageTokens,
+    at_queries,
     attention_bias,
     image_context,
     require_features,
@@ -38,6 +39,7 @@ class _Given:
       emb: [b, e] of the time, and of what is added to it.
       context: [b, n, d] tokens; None without.
       weights: of the tokens, as a condition has them.
+      paint: of the tokens on pixels, if the condition has some.
       images: of the condition.
       height: of the latents.
       deterministic: without dropout.
@@ -46,6 +48,7 @@ class _Given:
     emb: Any
     context: Any
     weights: Any
+    paint: Any
     images: ImageTokens | None
     height: int
     deterministic: bool
@@ -119,6 +122,7 @@ class UNet(nn.Module):
         chosen = {
             "token_weights": self.context_dim,
             "spatial_weights": self.context_dim,
+            "paint": self.context_dim and self.attention == "transformer",
             "channels": self.condition_channels,
             "vector": self.vector_dim,
             "guidance": self.guidance_dim,
@@ -184,7 +188,7 @@ class UNet(nn.Module):
         dtype, last = jnp.dtype(self.dtype), len(self.channel_mult) - 1
         x, context, weights = self._inputs(x, condition)
         emb = self._embedding(t, condition, dtype)
-        given = _Given(emb, context, weights, condition.images, x.shape[1], deterministic)
+        given = _Given(emb, context, weights, condition.paint, condition.images, x.shape[1], deterministic)
 
         h = Conv3x3(self.channels(0), dtype=dtype, name="in_0_conv")(x)
         skips = [h]
@@ -242,7 +246,8 @@ class UNet(nn.Module):
         made = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
         block = made(size, self.transformer_depth, self.num_groups, implementation, dtype, name=name)
         images = None if given.images is None else image_context(given.images, factor, self.places.index(place))
-        return block(h, given.context, bias, images)
+        paint = None if given.paint is None else at_queries(given.paint, factor)
+        return block(h, given.context, bias, images, paint)
 
     def _embedding(self, t: Array, condition: Condition, dtype: Any) -> Array:
         """Returns the embedding of times, guidance scales and vectors."""

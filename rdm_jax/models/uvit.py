@@ -1,6 +1,8 @@
 """U-ViT: a transformer whose tokens are time, condition and patches, with long skips (https://arxiv.org/abs/2209.12152).
 
-The first half of the blocks keeps its outputs for the second half, as a U-Net does.
+The first half of the blocks keeps its outputs for the second half, as a U-Net does. ASCEND, an asymmetric encoder and
+decoder (https://arxiv.org/abs/2212.13771), has more blocks before the middle than after. That paper's abstract is all
+that this form of it follows, so it is an experiment.
 """
 
 from __future__ import annotations
@@ -72,7 +74,10 @@ class UViT(PatchTransformer):
     projection, and may be any number. Only latents of `latent_size` are supported.
 
     Attributes:
-      depth: the number of blocks without the middle one, even.
+      depth: the number of blocks without the middle one, even unless there is a `decoder_depth`.
+      decoder_depth: of these blocks, how many stand behind the middle one, at most half (ASCEND); None is half. The
+        first block's output goes to the last one, the second block's to the last but one, and so on; the blocks before
+        the middle one that are left over keep nothing.
       context: see `PatchTransformer`.
       context_positions: the number of context tokens, if each place has a learned position: their order matters then
         (77 in the released text models); 0 for a set.
@@ -83,6 +88,7 @@ class UViT(PatchTransformer):
 
     context: ContextMode = "tokens"
     context_positions: int = 0
+    decoder_depth: int | None = None
     time_mlp: bool = False
     final_conv: bool = True
     first_time: int = 0
@@ -98,8 +104,16 @@ class UViT(PatchTransformer):
     def check(self, x: tuple[int, ...], condition: Condition) -> None:
         """Raises UserError unless the settings, a latent [b, h, w, c] and a condition fit together."""
         super().check(x, condition)
-        if self.depth % 2:
-            raise UserError(f"depth={self.depth} is odd; a U-ViT has as many blocks before as behind the middle one")
+        if self.decoder_depth is None and self.depth % 2:
+            raise UserError(
+                f"depth={self.depth} is odd; a U-ViT has as many blocks before as behind the middle one, or fewer "
+                "behind it by decoder_depth"
+            )
+        if self.decoder_depth is not None and not 0 <= self.decoder_depth <= self.depth // 2:
+            raise UserError(
+                f"decoder_depth={self.decoder_depth} is out of range; of depth={self.depth} blocks, 0 to "
+                f"{self.depth // 2} stand behind the middle one"
+            )
         if self.context_positions and (self.context != "tokens" or not self.context_dim):
             raise UserError(
                 f"context_positions={self.context_positions} needs context='tokens' and a context_dim; set it to 0"
@@ -144,13 +158,14 @@ class UViT(PatchTransformer):
         if inside is not None:
             bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (before, patches)))
             context = None
-        names = [f"in_{i}" for i in range(self.depth // 2)] + ["mid"] + [f"out_{i}" for i in range(self.depth // 2)]
+        behind = self.depth // 2 if self.decoder_depth is None else self.decoder_depth
+        encoder = [f"in_{i}" for i in range(self.depth - behind)]
         skips: list[Array] = []
-        for name in names:
+        for name in [*encoder, "mid", *(f"out_{i}" for i in range(behind))]:
             skip = skips.pop() if name.startswith("out") else None
             block = self.block(UViTBlock, name)
             tokens = block(tokens, skip, context, bias, deterministic)
-            skips += [tokens] if name.startswith("in") else []
+            skips += [tokens] if name in encoder[:behind] else []
         tokens = LayerNorm(dtype=dtype, name="norm_out")(tokens)[:, -patches:]
         out = nn.Dense(p * p * self.out_channels, kernel_init=INIT, dtype=dtype, name="out")(tokens)
         image = unpatchify(out, self.latent_size // p, p)

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.schema import Fields, one_of
+from rdm_jax.diffusion.experts import RANGE, interval
 from rdm_jax.diffusion.objective import (
     TIME_DENSITIES,
     TIME_WEIGHTS,
@@ -26,7 +28,7 @@ from rdm_jax.factory import sampler_from
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import Scaling
-from rdm_jax.training.schema import Positive, Run, sampling_options
+from rdm_jax.training.schema import Count, Positive, Run, sampling_options
 
 BANDS = 4
 
@@ -62,6 +64,8 @@ class DenoisingRun(Run):
       diffusion: the noise schedule and what is predicted.
       time_density: of the times that are trained on, a name in `objective.TIME_DENSITIES`.
       time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
+      expert_level: of a node in the binary tree of experts (`diffusion.experts`); 0 trains on all noise.
+      expert_index: of that node among the 2^level of its level, 0 next to the image.
       latents: their scale and shift; measured on the data where empty.
       sampling: the defaults of the exported model.
     """
@@ -69,6 +73,8 @@ class DenoisingRun(Run):
     diffusion: Annotated[Mapping[str, Any], Fields({"": Noise}, by="")]
     time_density: Annotated[str, one_of(TIME_DENSITIES)] = "uniform"
     time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
+    expert_level: Count = 0
+    expert_index: Count = 0
     latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
         default_factory=dict
     )
@@ -77,6 +83,12 @@ class DenoisingRun(Run):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_noise(self.diffusion, self.sampling)
+        interval(self.expert_level, self.expert_index)
+        if 2**self.expert_level > self.diffusion["num_timesteps"]:
+            raise UserError(
+                f"expert_level={self.expert_level} has more experts than diffusion.num_timesteps="
+                f"{self.diffusion['num_timesteps']}; lower it"
+            )
 
 
 def _check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
@@ -92,6 +104,16 @@ def _check_noise(diffusion: Mapping[str, Any], sampling: Mapping[str, Any]) -> N
 def output_channels(config: Config, channels: int) -> int:
     """Returns the channels of a denoiser's output for latents of some channels."""
     return channels * (2 if config.diffusion.get("learned_variance") else 1)
+
+
+def diffusion_section(config: Config) -> dict[str, Any]:
+    """Returns the `diffusion` section of an exported model; that of an expert names the times it is trained on."""
+    section, times = config.diffusion.to_dict(), config.diffusion.num_timesteps
+    if not config.get("expert_level"):  # which a student's run does not have
+        return section
+    ends = np.asarray(interval(config.expert_level, config.expert_index), np.float32)
+    fractions = np.asarray(TIME_DENSITIES[config.time_density](jnp.asarray(ends)))
+    return {**section, RANGE: [int(end) for end in np.floor(times * fractions)]}
 
 
 def denoising_loss(
@@ -116,7 +138,8 @@ def denoising_loss(
     """
     noise_key, time_key, dropout_key = keys
     prediction = config.diffusion.prediction
-    t = sample_timesteps(time_key, len(x0), len(schedule), config.time_density)
+    part = interval(config.expert_level, config.expert_index)
+    t = sample_timesteps(time_key, len(x0), len(schedule), config.time_density, part)
 
     def apply(x: Array, t: Array, condition: Condition) -> Array:
         dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}} if module.dropout else {}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.convert import dit, uvit
+from rdm_jax.convert import dit, sit, uvit
 from rdm_jax.convert.conversion import convert
 from rdm_jax.convert.writing import write_back
 from rdm_jax.core.errors import UserError
@@ -27,7 +27,7 @@ from tests.helpers import tiny
 NAMES = {
     "dit_small.pt": "learned variance",
     "dit_patch4_nosigma.pt": "patches of 4, hidden layers of twice the width",
-    "sit_small.pt": "continuous times in [0, 1]",
+    "sit_small.pt": "times and latents on the linear path, channels of a variance that are thrown away",
     "uvit_class.pth": "a class token",
     "uvit_text.pth": "text tokens with positions, an MLP for the time, no last convolution",
     "uvit_uncond.pth": "no condition",
@@ -57,14 +57,13 @@ def test_a_release_computes_what_the_original_does(folder, bundles, nhwc, close,
     bundle, data = bundles(name), np.load(folder / f"{Path(name).stem}.npz")
     network = bundle.denoiser
     # U-ViT counts times from 1, where ours are from 0.
-    t = jnp.asarray(data["t"], jnp.float32) - (1 if name.startswith("uvit") else 0)
+    t, x = jnp.asarray(data["t"], jnp.float32) - (1 if name.startswith("uvit") else 0), nhwc(data["x"])
+    if name.startswith("sit"):
+        t, x = 1000 * (1 - t) - 0.5, x / jnp.hypot(t, 1 - t)[:, None, None, None]
     tokens = jnp.asarray(data["context"]) if "context" in data else None
     vector = jax.nn.one_hot(data["y"], network.vector_dim) if network.vector_dim else None
-    out = jax.jit(network.apply)(
-        {"params": bundle.params["denoiser"]}, nhwc(data["x"]), t, Condition(tokens, vector=vector)
-    )
-    # SiT's program returns the first half of what its network predicts.
-    close(out[..., : data["out"].shape[1]], data["out"])
+    out = jax.jit(network.apply)({"params": bundle.params["denoiser"]}, x, t, Condition(tokens, vector=vector))
+    close(out, data["out"])
 
 
 def test_a_release_is_a_bundle_with_its_own_conventions(bundles):
@@ -90,11 +89,16 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_every_name_of_a_published_model_has_its_place(golden, name):
+def published(golden, name):
+    """Returns zeros by the names and shapes of a published model."""
     rows = (golden / "heads2" / "released_keys" / f"{name}_keys.tsv").read_text().splitlines()
     shapes = {key: tuple(map(int, shape.split("x"))) for key, shape, _ in (row.split("\t") for row in rows)}
-    state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_name_of_a_published_model_has_its_place(golden, name):
+    state = published(golden, name)
     release, expected = PUBLISHED[name]
     assert [other.is_this(state) for other in (dit, uvit)] == [release is dit, release is uvit]
     if release is dit:
@@ -104,8 +108,42 @@ def test_every_name_of_a_published_model_has_its_place(golden, name):
     recipes = release.recipes(state, settings, frozenset())
     if name in CONFIGS:
         assert load_architecture(CONFIGS[name]).denoiser.to_dict() == settings
-    stored = sum(np.prod(shape) for key, shape in shapes.items() if release is uvit or key != "pos_embed")
+    stored = sum(np.prod(value.shape) for key, value in state.items() if release is uvit or key != "pos_embed")
     assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == stored
+
+
+def test_a_sit_is_a_dit_on_a_path(folder, bundles, golden):
+    bundle = bundles("sit_small.pt")
+    assert bundle.config["diffusion"] == {
+        "num_timesteps": 1000,
+        "schedule": "linear_interpolant",
+        "prediction": "linear_velocity",
+    }
+    request, options = resolve(bundle.config, head_of(bundle.config), {"condition": "text"}, queries=1)
+    assert (request.height, options.steps, options.sampler) == (64, 250, "interpolant_sde(last='mean')")
+    # By its name, by the option, or not at all.
+    assert convert(folder / "dit_small.pt", interpolant="gvp").config["denoiser"]["path"] == "gvp"
+    assert "path='gvp'" in convert(folder / "dit_small.pt", interpolant="gvp").config["sampling"]["sampler"]
+    assert "path" not in convert(folder / "dit_small.pt").config["denoiser"]
+    with pytest.raises(UserError, match="unknown interpolant 'vp'"):
+        convert(folder / "sit_small.pt", interpolant="vp")
+    with pytest.raises(UserError, match=r"--interpolant does not apply to .*\(U-ViT\); omit it"):
+        convert(folder / "uvit_class.pth", interpolant="linear")
+
+
+def test_every_name_of_a_published_sit_has_its_place(golden):
+    # The names and shapes of SiT-XL/2 are DiT-XL/2's; the second half of the last layer's channels is thrown away.
+    state = published(golden, "dit_xl2")
+    state["pos_embed"] = positions(16, 16, 16, 1152)[None]
+    settings = sit.config(state, {}, "linear")
+    recipes = dit.recipes(state, settings, frozenset())
+    assert load_architecture("sit_xl2").denoiser.to_dict() == settings
+    stored = sum(np.prod(value.shape) for name, value in state.items() if name != "pos_embed")
+    assert sum(np.prod(recipe.shape) for recipe in recipes.values()) == stored - 16 * 1153
+    kernel, full = np.random.default_rng(0).standard_normal((32, 1152)).astype(np.float32), {**state}
+    full["final_layer.linear.weight"] = kernel
+    kept = dit.recipes(full, settings, frozenset())["out/kernel"].read()
+    np.testing.assert_array_equal(kept, kernel.reshape(4, 8, 1152)[:, :4].reshape(16, 1152).T)
 
 
 def test_an_unconditional_release_of_pixels_generates(bundles):

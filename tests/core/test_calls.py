@@ -11,8 +11,10 @@ import pytest
 from rdm_jax.conditioning import CONDITIONERS as CONDITIONERS
 from rdm_jax.core.calls import Call, build, format_call, parse, parse_call, set_types
 from rdm_jax.core.errors import UserError
+from rdm_jax.diffusion.interpolants import PATHS
 from rdm_jax.diffusion.samplers import SAMPLERS
 from rdm_jax.diffusion.samplers.ddpm import VARIANCES
+from rdm_jax.diffusion.samplers.interpolant_sde import DIFFUSIONS, LAST_STEPS, SDE_METHODS
 from rdm_jax.guidance import GUIDES, SDG, CLIPGuidance, GuidanceMethod
 
 
@@ -124,6 +126,14 @@ TABLES = {"guide": GUIDES, "condition": CONDITIONERS, "sampler": SAMPLERS}
 TEXTS = ["", "a boat", 'it\'s "red"', "two\nlines", "\\ \0 \t", "'", '"', "bâteau 船 🚢", "\ud800", "f(a=1)", " x "]
 NUMBERS = [0.0, 1.0, -1.0, 0.1, 1e-320, -2.5e300, 1e22, math.pi, math.inf, -math.inf, 300.0]
 
+CHOICES = {
+    "variance": VARIANCES,
+    "path": list(PATHS),
+    "method": SDE_METHODS,
+    "diffusion": list(DIFFUSIONS),
+    "last": LAST_STEPS,
+}
+
 
 def value_of(hint, name, rng):
     """A random value of a type; options of samplers have ranges of their own."""
@@ -135,9 +145,11 @@ def value_of(hint, name, rng):
         return int(rng.choice([0, 1, 8, -3])) * 2 ** int(rng.integers(70))
     if name in ("eta", "churn", "churn_noise"):
         return float(rng.random())
+    if name in ("margin", "last_size"):
+        return float(rng.uniform(0.01, 0.49))
     if hint is float:
         return float(rng.choice(NUMBERS)) if rng.random() < 0.5 else float(rng.standard_normal())
-    return str(rng.choice(VARIANCES if name == "variance" else TEXTS))
+    return str(rng.choice(CHOICES.get(name, TEXTS)))
 
 
 @pytest.mark.parametrize(("what", "name"), [(what, name) for what, table in TABLES.items() for name in table])

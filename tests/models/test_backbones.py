@@ -88,6 +88,7 @@ def test_features_are_supported_or_refused(settings):
     uses = {
         "token_weights": (x, Condition(tokens, jnp.ones((2, 4)))),
         "spatial_weights": (x, Condition(tokens, jnp.ones((2, 4, 4, 4)))),
+        "paint": (x, Condition(tokens, paint=jnp.ones((2, 4, 4, 4)))),
         "channels": (x, Condition(tokens, channels=x)),
         "vector": (x, Condition(tokens, vector=jnp.ones((2, 5)))),
         "guidance": (x, Condition(tokens, guidance=jnp.ones(2))),
@@ -247,7 +248,10 @@ def test_a_vector_is_embedded_and_required(random_params):
         ("dit, tokens", {"heads": 3}, "width=16 is not a multiple of heads=3 and of 4"),
         ("dit, tokens", {"context_dim": 7}, "context tokens have 6 numbers, the DiT takes 7"),
         ("dit, tokens", {"in_channels": 2}, "the latent has 3 channels, the DiT takes 2"),
+        ("dit, tokens", {"path": "line"}, "unknown path 'line'"),
         ("uvit, tokens", {"depth": 3}, "depth=3 is odd"),
+        ("uvit, tokens", {"depth": 3, "decoder_depth": 2}, "decoder_depth=2 is out of range; .* 0 to 1 stand behind"),
+        ("uvit, tokens", {"decoder_depth": -1}, "decoder_depth=-1 is out of range"),
         ("uvit, tokens", {"latent_size": 8}, "latent size 4x4 is not allowed; .* those of 8x8"),
         ("uvit, tokens", {"context_positions": 7}, "the condition has 4 tokens, and this U-ViT takes 7 exactly"),
         ("uvit, cross_attention", {"context_positions": 4}, "context_positions=4 needs context='tokens'"),
@@ -258,6 +262,46 @@ def test_what_does_not_fit_is_refused(name, change, message):
     network = build_denoiser({**TRANSFORMERS[name], **change})
     with pytest.raises(UserError, match=message):
         jax.eval_shape(network.init, jax.random.key(0), x, t, Condition(tokens))
+
+
+def test_ascend_with_equal_halves_is_the_uvit_to_the_bit(random_params):
+    settings = {**TRANSFORMERS["uvit, tokens"], "depth": 4}
+    network, ascend = (build_denoiser({**settings, **more}) for more in ({}, {"decoder_depth": 2}))
+    assert abstract_params(network) == abstract_params(ascend)
+    params, (x, t, tokens) = random_params(network, *network.smallest_inputs), arguments(network)
+    outputs = [jax.jit(each.apply)(params, x, t, Condition(tokens)) for each in (network, ascend)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_the_outermost_blocks_of_ascend_are_connected(random_params):
+    # If the last block reads its skip alone, only the first block is before it.
+    network = build_denoiser({**TRANSFORMERS["uvit, tokens"], "depth": 4, "decoder_depth": 1})
+    assert {path.split("/")[0] for path in abstract_params(network)} >= {"in_0", "in_1", "in_2", "mid", "out_0"}
+    assert not any(path.startswith("out_1") for path in abstract_params(network))
+    params, (x, t, tokens) = random_params(network, *network.smallest_inputs), arguments(network)
+    apply = jax.jit(network.apply)
+    flat = {path: jnp.asarray(leaf) for path, leaf in trees.flatten(params["params"]).items()}
+    flat["out_0/skip/kernel"] = flat["out_0/skip/kernel"].at[:16].set(0.0)
+
+    def output(**changed):
+        scaled = {path: leaf * changed.get(path.split("/")[0], 1.0) for path, leaf in flat.items()}
+        return apply({"params": trees.unflatten(scaled)}, x, t, Condition(tokens))
+
+    np.testing.assert_array_equal(output(), output(in_1=2.0, in_2=2.0, mid=2.0))
+    assert np.abs(output() - output(in_0=2.0)).max() > 1e-3
+
+
+def test_a_network_on_a_path_takes_its_coordinates(random_params):
+    # The same parameters, evaluated at the time and the scale that the path has at t.
+    plain = build_denoiser(TRANSFORMERS["dit, tokens"])
+    params, (x, _, tokens) = random_params(plain, *plain.smallest_inputs), arguments(plain)
+    t, s = jnp.array([-0.5, 299.5]), np.array([1.0, 0.7], np.float32)
+    ones = np.ones(2, np.float32)
+    for path, scale in (("linear", np.hypot(s, 1 - s)), ("gvp", ones), ("vp", ones)):
+        network = build_denoiser({**TRANSFORMERS["dit, tokens"], "path": path})
+        assert abstract_params(network) == abstract_params(plain)
+        expected = plain.apply(params, x * scale[:, None, None, None], jnp.asarray(s), Condition(tokens))
+        close(network.apply(params, x, t, Condition(tokens)), expected)
 
 
 def test_learned_positions_order_the_context(random_params):

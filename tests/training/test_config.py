@@ -296,6 +296,13 @@ def test_a_wrong_diffusion_config_is_refused_when_it_is_loaded(
         ("style_scenes/autoencoder:decoder", "base=", "loss.feature_weight compares features of a CLIP"),
         ("first_stage:vq_f4", "loss.perceptual.kind=lpip", "unknown loss.perceptual.kind 'lpip'"),
         ("noised_classifier", "model.features=3", "unknown config key 'model.features'"),
+        ("style_scenes/sit", "diffusion.num_timesteps=500", "model.path=linear is a path of 1000 times"),
+        ("style_scenes/expert", "expert_index=4", "expert_index=4 is out of range; level 2 has the experts 0 to 3"),
+        (
+            "style_scenes/expert",
+            "expert_level=12",
+            "expert_level=12 has more experts than diffusion.num",
+        ),
         ("style_scenes/classifier", "augment.blurr=1", "did you mean 'augment.blur'"),
     ],
 )
@@ -339,6 +346,9 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
     [
         ["style_scenes/dit", "base=style-scenes"],
         ["style_scenes/uvit", "base=style-scenes"],
+        ["style_scenes/ascend", "base=style-scenes"],
+        ["style_scenes/sit", "base=style-scenes"],
+        ["style_scenes/expert:image", "base=style-scenes"],
         ["style_scenes/rdm", "base=style-scenes-rarm"],  # a base of another head
         ["style_scenes/rarm", "base=style-scenes-rarm"],
         ["rdm_imagenet", "model={kind: dit, patch_size: 2, width: 64, depth: 2, heads: 2}"],

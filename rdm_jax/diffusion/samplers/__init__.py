@@ -10,6 +10,8 @@ from rdm_jax.diffusion.samplers.dpmpp_2m_sde import DPMpp2MSDE
 from rdm_jax.diffusion.samplers.dpmpp_2s import DPMpp2S
 from rdm_jax.diffusion.samplers.euler import Euler
 from rdm_jax.diffusion.samplers.heun import Heun
+from rdm_jax.diffusion.samplers.interpolant_ode import InterpolantODE
+from rdm_jax.diffusion.samplers.interpolant_sde import InterpolantSDE
 from rdm_jax.diffusion.samplers.lcm import LCM
 from rdm_jax.diffusion.samplers.plms import PLMS
 from rdm_jax.diffusion.samplers.unipc import UniPC
@@ -27,4 +29,6 @@ SAMPLERS = {
     "dpmpp_2m_sde": DPMpp2MSDE,
     "unipc": UniPC,
     "lcm": LCM,
+    "interpolant_ode": InterpolantODE,
+    "interpolant_sde": InterpolantSDE,
 }

@@ -20,6 +20,7 @@ from rdm_jax.core.keys import image_keys, normal
 from rdm_jax.core.mesh import on_host, put
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
+from rdm_jax.diffusion.experts import Experts
 from rdm_jax.diffusion.patches import Patches
 from rdm_jax.factory import decoder_from
 from rdm_jax.guidance.base import BoundGuide, Networks, apply_guides, parts_of
@@ -190,7 +191,7 @@ def inputs_of(plan: Plan, indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, 
     )
 
 
-def network_from(module: Any, params: Any, patches: Patches | None = None) -> Apply:
+def network_from(module: Any, params: Any, patches: Patches | None = None, experts: Experts | None = None) -> Apply:
     """Returns the function (x, t, condition) to a network's output.
 
     Args:
@@ -198,6 +199,7 @@ def network_from(module: Any, params: Any, patches: Patches | None = None) -> Ap
       params: its parameters, without the "params" level.
       patches: in which it is evaluated on large latents, with the same part of the condition's channels; None for whole
         ones.
+      experts: of which the parameters are, stacked; all images of a batch are then at one time.
     """
 
     def apply(x: Float[Array, "b h w c"], t: Array, condition: Condition) -> Float[Array, "b h w o"]:
@@ -205,6 +207,7 @@ def network_from(module: Any, params: Any, patches: Patches | None = None) -> Ap
         # What is computed from the parameters alone (kernels transformed, or widened from bfloat16) would otherwise be
         # computed for the whole network before the first step, and held through all of them.
         tied, x = jax.lax.optimization_barrier((params, x))
+        tied = tied if experts is None else experts.select(tied, t[0])
         if patches is None or condition.channels is None:
             return module.apply({"params": tied}, x, t, condition)
 
@@ -227,19 +230,21 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
       inputs: the conditions; the steps' coefficients hold the entries of a `conditioning.StepSchedule`.
       guided: whether the null condition and the further ones are evaluated; otherwise the given one alone.
     """
-    patches = Patches.of(bundle.config["latents"])
-    apply, context = network_from(bundle.denoiser, params["denoiser"], patches), inputs.context
-    prediction, embedded = bundle.config["diffusion"]["prediction"], "guidance" in bundle.denoiser.supports
+    patches, diffusion = Patches.of(bundle.config["latents"]), bundle.config["diffusion"]
+    apply = network_from(bundle.denoiser, params["denoiser"], patches, Experts.of(diffusion))
+    context, prediction = inputs.context, diffusion["prediction"]
+    embedded = "guidance" in bundle.denoiser.supports
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
         """Returns the prediction under the conditions of a step."""
         scale, weight, null_weight = (info.coefficients[name] for name in ("guidance", "weight", "null_weight"))
-        given, null = interpolate(context.given, weight), interpolate(context.null, null_weight)
+        level = info.coefficients["alpha"], info.coefficients["sigma"]
+        given, null = interpolate(context.given, weight, *level), interpolate(context.null, null_weight, *level)
         if embedded:  # the network reproduces the guidance of the given condition
             given, scale = dataclasses.replace(given, guidance=jnp.broadcast_to(scale, x_t.shape[:1])), jnp.ones(())
         if not guided:
             return make_denoiser(apply, given, prediction)(x_t, info)
-        also = [(interpolate(one, weight), by) for one, by in zip(context.also, inputs.also, strict=True)]
+        also = [(interpolate(one, weight, *level), by) for one, by in zip(context.also, inputs.also, strict=True)]
         if embedded:
             plain = jnp.ones(x_t.shape[:1])
             null = dataclasses.replace(null, guidance=plain)
@@ -247,7 +252,7 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
         guide = classifier_free_denoiser(apply, given, null, scale, prediction, also=also, rescale=inputs.rescale)
         return guide(x_t, info)
 
-    bound = bundle.config["diffusion"].get("clip", 0.0)  # of x0, by the model itself: guides come after it
+    bound = diffusion.get("clip", 0.0)  # of x0, by the model itself: guides come after it
     return static_thresholding(jnp.float32(bound))(denoiser) if bound else denoiser
 
 

@@ -23,6 +23,7 @@ TASKS = {
     "first_stage": "rdm_jax.training.tasks.first_stage",
     "diffusion": "rdm_jax.training.tasks.diffusion",
     "inputs": "rdm_jax.training.tasks.inputs",
+    "re_imagen": "rdm_jax.training.tasks.re_imagen",
     "roles": "rdm_jax.training.tasks.roles",
     "style_encoder": "rdm_jax.training.tasks.style_encoder",
     "distill": "rdm_jax.training.tasks.distill",

@@ -18,15 +18,17 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
+from rdm_jax.models.dit import TIMES
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import DenoisingRun, denoising_loss, output_channels
+from rdm_jax.training.denoising import DenoisingRun, denoising_loss, diffusion_section, output_channels
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.schema import network
 from rdm_jax.training.state import Extras
@@ -48,6 +50,14 @@ class Schema(ConditionedRun, DenoisingRun):
     """
 
     model: Annotated[Mapping[str, Any], network(BACKBONES, SIZES)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.get("path") and self.diffusion["num_timesteps"] != TIMES:
+            raise UserError(
+                f"model.path={self.model['path']} is a path of {TIMES} times, and diffusion.num_timesteps is "
+                f"{self.diffusion['num_timesteps']}; set it to {TIMES}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +110,7 @@ class DiffusionTask(ConditionedTask):
 
     def sections(self) -> dict[str, Any]:
         """Returns the sections of the model's configuration that only diffusion models have."""
-        return {"latents": dict(self.latents.scaling), "diffusion": self.config.diffusion.to_dict()}
+        return {"latents": dict(self.latents.scaling), "diffusion": diffusion_section(self.config)}
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:

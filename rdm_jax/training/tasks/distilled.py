@@ -27,6 +27,7 @@ from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, make_denoiser
+from rdm_jax.diffusion.experts import Experts
 from rdm_jax.diffusion.objective import sample_timesteps
 from rdm_jax.diffusion.schedule import Schedule
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
@@ -313,6 +314,8 @@ def open_teacher(
 def check_teacher(config: Config, teacher: Bundle) -> None:
     """Raises UserError unless a teacher can be distilled with the guidance of a run."""
     name, before = teacher.name, Distilled.of(teacher)
+    if Experts.of(teacher.config["diffusion"]) is not None:
+        raise UserError(f"teacher {name!r} has experts for ranges of noise; distill one of the models it is made of")
     guided = config.guidance_scale != 1 or config.guidance_range or config.get("style_scale")
     if before and (before.guidance_range or guided):
         raise UserError(

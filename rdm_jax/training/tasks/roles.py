@@ -37,7 +37,7 @@ from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import denoising_loss, output_channels
+from rdm_jax.training.denoising import denoising_loss, diffusion_section, output_channels
 from rdm_jax.training.groups import Groups
 from rdm_jax.training.labels import attribute, one_color_images
 from rdm_jax.training.latents import Latents, open_latents
@@ -289,7 +289,7 @@ class RolesTask(Task):
             },
             "sampling": self.config.sampling.to_dict(),
             "latents": dict(self.latents.scaling),
-            "diffusion": self.config.diffusion.to_dict(),
+            "diffusion": diffusion_section(self.config),
         }
         return ModelRecord.of(config, self.base, self.config.base, ("clip", "autoencoder"))
 

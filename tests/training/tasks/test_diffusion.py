@@ -118,3 +118,14 @@ def test_a_learned_variance_is_trained_exported_and_sampled(make_diffusion_task)
     generator = Generator.load(task.export(jax.device_get(params)))
     options = {"condition": "text", "steps": 2, "height": 16, "width": 16, "sampler": "ddpm(variance='learned')"}
     assert generator.sample(["a red boat"], **options).images.shape == (1, 16, 16, 3)
+
+
+def test_an_expert_is_trained_on_its_range_and_names_it(make_diffusion_task):
+    task = make_diffusion_task("expert_level=1", "expert_index=1", "time_density=uniform")
+    assert task.model.config["diffusion"]["range"] == [500, 1000]
+    assert "range" not in make_diffusion_task().model.config["diffusion"]
+    params, stats = task.init(jax.random.key(0))
+    batch = {name: jnp.asarray(value) for name, value in next(task.held_out_batches()).items()}
+    _, (bands, _) = jax.jit(task.loss)(params, Extras(stats, task.frozen), batch, jax.random.key(1), jnp.int32(0))
+    assert float(bands["band_0"]) == float(bands["band_1"]) == 0.0
+    assert float(bands["band_2"]) + float(bands["band_3"]) > 0
