@@ -13,6 +13,7 @@ from rdm_jax.convert import (
     compvis,
     compvis_config,
     dit,
+    frido,
     input_encoders,
     ip_adapter,
     latent_tasks,
@@ -67,9 +68,9 @@ def convert(
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT or U-ViT, an ADM
-        or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of the
-        Fréchet distance.
+      source: a checkpoint of CompVis, Stability AI or Frido, a RARM or first stage, a diffusers folder, a DiT or U-ViT,
+        an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of
+        the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
         Diffusion needs none. Or the .json of the constructor's arguments of a DiT or U-ViT, or of the flags of an ADM
         or GLIDE, by default the one in its folder of its name, if any.
@@ -101,10 +102,10 @@ def convert(
         conversion = pixel_models.with_classifier(conversion, classifier, allowed)
     if noised_clip is not None:
         conversion = pixel_models.with_noised_clip(conversion, noised_clip, noised_tokenizer, allowed)
-    takes_config = ("CompVis", stable_diffusion.KIND, dit.KIND, uvit.KIND, *pixel_models.KINDS)
+    takes_config = ("CompVis", frido.KIND, stable_diffusion.KIND, dit.KIND, uvit.KIND, *pixel_models.KINDS)
     unused = {
         "--config": config and not conversion.kind.startswith(takes_config),
-        "--weights": weights and conversion.kind not in ("CompVis checkpoint", stable_diffusion.KIND),
+        "--weights": weights and conversion.kind not in ("CompVis checkpoint", frido.KIND, stable_diffusion.KIND),
         "--tokenizer": tokenizer and not {"clip", "text_encoder"} & set(conversion.parts),
         "--prediction": prediction and conversion.kind != stable_diffusion.KIND,
         "--vgg": vgg and "lpips" not in conversion.parts,
@@ -134,6 +135,8 @@ def _convert_one(
     pixel_models.refuse_half(source, state)
     if clip.is_openai_layout(state):
         return openai_clip(source, state, tokenizer, allowed)
+    if frido.is_this(state):
+        return frido.convert_frido(source, state, _yaml_of(source, config), weights, tokenizer, allowed)
     stable_diffusion.check_supported(state, source)
     if compvis.is_checkpoint(state) and text_encoder.is_text_conditioned(state):
         return _text_checkpoint(source, state, config, weights, tokenizer, allowed, prediction)
@@ -144,6 +147,8 @@ def _convert_one(
     for release in (dit, uvit):
         if release.is_this(state):
             return _patch_transformer(source, state, config, allowed, release)
+    if frido.is_first_stage(state):
+        return frido.convert_first_stage(source, state, _yaml_of(source, config), allowed)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
     if metrics.is_lpips(state):
@@ -160,9 +165,9 @@ def _convert_one(
         )
     first = ", ".join(sorted(state)[:3])
     raise UserError(
-        f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS and "
-        "Inception-v3"
+        f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, Frido, "
+        "RARM, first stages, folders of diffusers, DiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS "
+        "and Inception-v3"
     )
 
 

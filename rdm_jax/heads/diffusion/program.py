@@ -21,6 +21,7 @@ from rdm_jax.core.mesh import on_host, put
 from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
 from rdm_jax.diffusion.patches import Patches
+from rdm_jax.diffusion.samplers.coarse_to_fine import stage_network
 from rdm_jax.factory import decoder_from
 from rdm_jax.guidance.base import BoundGuide, Networks, apply_guides, parts_of
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
@@ -228,11 +229,12 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
       guided: whether the null condition and the further ones are evaluated; otherwise the given one alone.
     """
     patches = Patches.of(bundle.config["latents"])
-    apply, context = network_from(bundle.denoiser, params["denoiser"], patches), inputs.context
+    network, context = network_from(bundle.denoiser, params["denoiser"], patches), inputs.context
     prediction, embedded = bundle.config["diffusion"]["prediction"], "guidance" in bundle.denoiser.supports
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
         """Returns the prediction under the conditions of a step."""
+        apply = stage_network(network, info) if bundle.denoiser.stages > 1 else network
         scale, weight, null_weight = (info.coefficients[name] for name in ("guidance", "weight", "null_weight"))
         given, null = interpolate(context.given, weight), interpolate(context.null, null_weight)
         if embedded:  # the network reproduces the guidance of the given condition
