@@ -37,6 +37,7 @@ VARIANTS = {
     "rdm_ffhq": ["ldm"],
     "rdm_imagenet": ["in_database", "ldm"],
     "style_scenes/autoencoder": ["decoder"],
+    "style_scenes/frido_vq": ["finish"],
 }
 SPECS = [*shipped_configs(), *(f"{name}:{variant}" for name, variants in VARIANTS.items() for variant in variants)]
 DIFFUSION = {
@@ -357,6 +358,8 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["rdm_768"],
         ["rarm:dogs", "batch_size=64"],
         ["style_scenes/masked", "base=style-scenes-rarm"],
+        ["frido", "model.channel_mult=[1]", "model.attention_resolutions=[1]", "model.num_res_blocks=1"],
+        ["style_scenes/frido_vq"],
         ["muse", "model.depth=2"],
         ["smoke"],
         ["first_stage:vq_f8"],

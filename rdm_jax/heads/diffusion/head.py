@@ -111,7 +111,8 @@ class DiffusionHead:
         """Warns of options that have no effect on this run."""
         start = {f"strength {options.strength:g}": options.strength != 1 and not starts_from_image(options)}
         warn_unused(start, "the run starts from no image (--init)")
-        stages = {f"fine_steps {options.fine_steps}": options.fine_steps and not isinstance(run.sampler, CoarseToFine)}
+        at_once = not isinstance(run.sampler, CoarseToFine)
+        stages = {f"fine_steps {options.fine_steps}": bool(options.fine_steps) and at_once}
         warn_unused(stages, "this model does not generate from coarse to fine")
         if not run.guided:
             begin, end = options.guidance_interval
