@@ -42,9 +42,8 @@ LATENTS = {"scale": [0.5, 0.5, 0.8, 0.8], "shift": [0.1, -0.2, 0.0, 0.1], "quant
 
 def bundle(**changes: Any) -> Bundle:
     """Returns a tiny model of two scales with random parameters, its configuration changed in some parts."""
-    return tiny.bundle(
-        **{"name": "frido", "autoencoder": FIRST_STAGE, "denoiser": DENOISER, "latents": LATENTS, **changes}
-    )
+    own = {"name": "frido", "autoencoder": FIRST_STAGE, "denoiser": DENOISER, "latents": LATENTS}
+    return tiny.bundle(**{**own, "sampling": {**tiny.CONFIG["sampling"], "condition": "text"}, **changes})
 
 
 def images(sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
