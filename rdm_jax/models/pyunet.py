@@ -1,7 +1,6 @@
 """The U-Net of Frido (PyU-Net), which denoises the scales of a latent one after another, the coarse one first.
 
-Fan et al. 2022, "Frido: Feature Pyramid Diffusion for Complex Scene Image Synthesis" (https://arxiv.org/abs/2208.13753,
-section 3.3).
+Fan et al. 2022 (https://arxiv.org/abs/2208.13753, section 3.3).
 """
 
 from __future__ import annotations

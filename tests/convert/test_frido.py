@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 
@@ -177,7 +178,7 @@ def test_the_samplers_compute_what_the_original_does(folder, model, nhwc, close,
         noises = jnp.asarray(np.concatenate([np.concatenate([coarse, empty], -1), fine]))
         steps = len(noises)
         keys = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.uint32)[:, None, None], (steps, len(tokens), 2))
-        plan = plan.replace(keys=jax.random.wrap_key_data(keys))
+        plan = dataclasses.replace(plan, keys=jax.random.wrap_key_data(keys))
         monkeypatch.setattr(samplers, "normal", lambda keys, shape: noises[jax.random.key_data(keys)[0, -1]])
 
     @jax.jit

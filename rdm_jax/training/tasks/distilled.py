@@ -313,6 +313,11 @@ def open_teacher(
 def check_teacher(config: Config, teacher: Bundle) -> None:
     """Raises UserError unless a teacher can be distilled with the guidance of a run."""
     name, before = teacher.name, Distilled.of(teacher)
+    if teacher.denoiser.stages > 1:
+        raise UserError(
+            f"teacher {name!r} generates from coarse to fine, and a student denoises whole latents; give a teacher of "
+            "one stage"
+        )
     guided = config.guidance_scale != 1 or config.guidance_range or config.get("style_scale")
     if before and (before.guidance_range or guided):
         raise UserError(

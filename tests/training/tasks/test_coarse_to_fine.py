@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.denoising import scales_of
 from rdm_jax.training.state import Extras
-from tests.helpers import frido, tiny
+from rdm_jax.training.tasks.distilled import check_teacher
+from tests.helpers import frido
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,12 @@ def test_the_fine_stage_sees_a_coarse_scale_with_some_noise():
     np.testing.assert_array_equal(exact.channels, coarse)
 
 
+def test_a_teacher_of_two_scales_is_refused():
+    with pytest.raises(UserError, match="teacher 'frido' generates from coarse to fine"):
+        check_teacher(ConfigDict(), frido.bundle())
+
+
 def test_a_first_stage_of_one_scale_is_refused(make_diffusion_task):
     message = "the denoiser of config.model has 2 stages of 1 channels, and its first stage 1 scale of 2"
     with pytest.raises(UserError, match=message):
         make_diffusion_task("emphasis.style.neon=1", config="style_scenes/frido")
-    assert tiny.CONFIG["autoencoder"]["embed_dim"] == 2
