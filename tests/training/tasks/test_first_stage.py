@@ -52,7 +52,7 @@ def norms(grads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("kind", ["kl", "vq", "multi_scale_vq"])
 def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
     task = task_of(kind, start=5)
     params, extras, batch, key = ready(task)
