@@ -1,11 +1,12 @@
-"""The first stages of latent diffusion, as published: KL and VQ autoencoders on 256-pixel crops of OpenImages.
+"""The first stages of latent diffusion and of Frido, as published: autoencoders on 256-pixel crops of OpenImages.
 
   rdm train --config first_stage:kl_f8 --workdir gs://BUCKET/runs/kl_f8 --config.loss.perceptual.bundle=runs/lpips
 
-The argument is one of kl_f4, kl_f8, kl_f16, kl_f32, vq_f4, vq_f4_noattn, vq_f8, vq_f8_n256, vq_f16. Meant for 8 A100
-(53 to 104 M parameters). LPIPS needs its converted weights (`rdm convert`); with --config.loss.perceptual.kind=clip the
-features of a CLIP replace it. The rate is 4.5e-6 for each example of the batch. Published on ImageNet's validation
-set (the release's model zoo), rFID: kl_f4 .27, kl_f8 .90, kl_f16 .87, kl_f32 2.04, vq_f4 .58, vq_f8 1.14, vq_f16 5.15.
+The argument is one of kl_f4, kl_f8, kl_f16, kl_f32, vq_f4, vq_f4_noattn, vq_f8, vq_f8_n256, vq_f16, and frido_f16f8,
+which has two scales and whose batch size is ours. Meant for 8 A100 (53 to 104 M parameters). LPIPS needs its converted
+weights (`rdm convert`); with --config.loss.perceptual.kind=clip the features of a CLIP replace it. The rate is 4.5e-6
+for each example of the batch. Published on ImageNet's validation set (the release's model zoo), rFID: kl_f4 .27,
+kl_f8 .90, kl_f16 .87, kl_f32 2.04, vq_f4 .58, vq_f8 1.14, vq_f16 5.15.
 """
 
 from typing import Any
@@ -24,6 +25,7 @@ RECIPES = {
     "vq_f8": (8, 1, 0.6, 2),
     "vq_f8_n256": (8, 250_001, 0.75, 3),
     "vq_f16": (8, 1, 0.75, 2),
+    "frido_f16f8": (8, 30_001, 0.8, 2),
 }
 DEVICES = 8
 

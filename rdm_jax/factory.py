@@ -5,7 +5,6 @@ The functions that it calls take plain arguments and no configuration.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,8 +65,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
             schedule_from(config["diffusion"])
         if "latents" in config:
             scale, shift = scaling_from(config["latents"])
-            if not (math.isfinite(scale) and scale and np.isfinite(shift).all()):
-                raise UserError(f"latents.scale is {scale}, and scale and shift are finite numbers, the scale not 0")
+            if not (np.isfinite(scale).all() and np.all(scale) and np.isfinite(shift).all()):
+                raise UserError(
+                    f"latents.scale is {config['latents']['scale']}, and scale and shift are finite numbers, the scale "
+                    "not 0"
+                )
         neighbors = config["conditioning"]["neighbors"]
         if not isinstance(neighbors, int) or neighbors < 0:
             raise UserError(f"conditioning.neighbors is {neighbors!r}, and is a whole number of 0 or more")
@@ -97,10 +99,14 @@ def sampler_from(text: str, eta: float, spacing: str = "") -> samplers.Sampler:
     return build(samplers.SAMPLERS, Call(call.name, {**given, **call.options}), "sampler")
 
 
-def scaling_from(latents: Mapping[str, Any]) -> tuple[float, Float[Array, "1 1 1 _"]]:
-    """Returns scale and shift of a bundle's "latents" settings: the diffusion model's latents are (z - shift) scale."""
-    shift = jnp.asarray(latents.get("shift", 0.0), jnp.float32).reshape(1, 1, 1, -1)
-    return float(latents["scale"]), shift
+def scaling_from(latents: Mapping[str, Any]) -> tuple[Float[Array, "1 1 1 _"], Float[Array, "1 1 1 _"]]:
+    """Returns scale and shift of a bundle's "latents" settings: the diffusion model's latents are (z - shift) scale.
+
+    Each is one number for all channels, or one for each of them.
+    """
+    given = latents["scale"], latents.get("shift", 0.0)
+    scale, shift = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in given)
+    return scale, shift
 
 
 def decoder_from(
@@ -236,7 +242,8 @@ def latent_shape(
     denoiser: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False
 ) -> tuple[int, int, int]:
     """Returns (h, w, c) of the latent of an image; see `latent_size`."""
-    return *latent_size(denoiser, autoencoder, height, width, padded=padded), denoiser.in_channels
+    channels = denoiser.stages * denoiser.in_channels
+    return *latent_size(denoiser, autoencoder, height, width, padded=padded), channels
 
 
 def latent_size(network: Any, autoencoder: Any, height: int, width: int, *, padded: bool = False) -> tuple[int, int]:

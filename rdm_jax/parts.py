@@ -98,8 +98,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
 
     Raises:
       UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
-        missing, a parameter is missing, unexpected or of another shape, or a transformer predicts the codes of another
-        codebook than the first stage's.
+        missing, a parameter is missing, unexpected or of another shape, a transformer predicts the codes of another
+        codebook than the first stage's, or the stages of a denoiser are not the scales of the first stage.
     """
     name = config.get("name", "unnamed")
     described = [part for part in PARTS if part in config]
@@ -121,6 +121,28 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         _check_shapes(str(name), part, wanted, trees.flatten(tree))
     if "transformer" in described and "autoencoder" in described:
         _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
+    if "denoiser" in described and "autoencoder" in described:
+        check_scales(f"the denoiser of model {name!r}", build(config, "denoiser"), build(config, "autoencoder"))
+
+
+def check_scales(what: str, denoiser: Any, autoencoder: Any) -> None:
+    """Raises UserError if a denoiser of several stages has others than the scales of a first stage.
+
+    Args:
+      what: the denoiser, for the error.
+      denoiser: the module.
+      autoencoder: the first stage's module.
+    """
+    if denoiser.stages == 1:
+        return
+    own = (denoiser.stages, denoiser.in_channels)
+    scales = (autoencoder.scales, autoencoder.embed_dim // autoencoder.scales)
+    if own != scales:
+        raise UserError(
+            f"{what} has {own[0]} stages of {own[1]} channels, and its first stage {scales[0]} "
+            f"{'scale' if scales[0] == 1 else 'scales'} of {scales[1]}; give the first stage that it was trained with, "
+            "one of kind multi_scale_vq"
+        )
 
 
 def _check_codebook(model: str, predicted: int, stored: int | None) -> None:

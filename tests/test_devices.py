@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import extract, generate, masked
+from tests.helpers import extract, frido, generate, masked
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,6 +59,17 @@ def test_eight_devices_predict_the_codes_and_learn_from_them_as_one_does(tmp_pat
     loss, gradient = masked.loss_and_gradient(1)
     assert many["loss"] == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(many["gradient"], gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_eight_devices_generate_two_scales_and_learn_them_as_one_does(tmp_path):
+    generate_elsewhere(tmp_path, 8, module="frido")
+    many = np.load(tmp_path / "frido.npz")
+    difference = largest_difference(tmp_path / "frido.npz", frido.images((1,))["1"])
+    assert difference[0] == 8 and difference[1] <= NEAR
+    loss, gradient = frido.loss_and_gradient(1)
+    assert many["loss"] == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(many["gradient"], gradient, rtol=1e-3, atol=1e-5)
 
 
 def in_two_processes(out, module):

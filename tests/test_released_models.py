@@ -28,6 +28,7 @@ EXACT = {
     "dit_xl2": {"denoiser": 674_834_720},  # without 294,912 fixed positions that the release stores
     "sit_xl2": {"denoiser": 674_834_720 - 16 * 1153},  # and without the channels of a variance
     "uvit_l2": {"denoiser": 286_763_172},
+    "frido_f16f8": {"denoiser": 511_678_088, "autoencoder": 67_994_775},
     "rarm_imagenet": {"transformer": 230_874_112, "clip": 151_277_313},
     "kl_f16": {"autoencoder": 69_610_963},
     "clip_vit_b32": {"clip": 151_277_313},

@@ -99,6 +99,13 @@ class StepSchedule:
     null_weight: Float[np.ndarray, " n"]
     also: tuple[float, ...] = ()
 
+    @staticmethod
+    def joined(schedules: Sequence[StepSchedule]) -> StepSchedule:
+        """Returns the schedule of a plan of several stages from those of each; the further conditions are alike."""
+        names = ("guidance", "weight", "null_weight")
+        own = {name: np.concatenate([getattr(one, name) for one in schedules]) for name in names}
+        return StepSchedule(**own, also=schedules[0].also)
+
     @property
     def steps(self) -> int:
         """The number of steps."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rdm_jax.bundle import Bundle
@@ -25,7 +26,7 @@ class View:
     Attributes:
       name: in `VIEWS`.
       networks: (part, module) of those that `name` needs.
-      scale: of the first stage's latents.
+      scale: of the first stage's latents, one number or one for each channel.
       shift: of each of their channels; empty is 0.
       mean: of the retrieval encoder's pixels.
       std: of the same.
@@ -33,7 +34,7 @@ class View:
 
     name: str
     networks: tuple[tuple[str, Any], ...] = ()
-    scale: float = 1.0
+    scale: tuple[float, ...] = (1.0,)
     shift: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -61,7 +62,7 @@ class View:
         return View(
             name,
             tuple((part, modules[part]) for part in VIEWS[name][0]),
-            float(latents["scale"]),
+            tuple(np.atleast_1d(latents["scale"]).tolist()),
             tuple(latents.get("shift") or ()),
             tuple(pixels["mean"]),
             tuple(pixels["std"]),

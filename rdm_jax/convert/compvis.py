@@ -63,7 +63,7 @@ UNET: Table = (
     *LEAVES,
 )
 
-_AUTOENCODER: Table = (
+AUTOENCODER: Table = (
     (r"^codebook$", "quantize.embedding/scale"),
     (r"^(post_)?quant/", r"\1quant_conv/"),
     (r"/down_(\d+)_down/", r"/down.\1.downsample/"),
@@ -137,14 +137,21 @@ def unet_source(
 
 def autoencoder_source(path: str, prefix: str = FIRST_STAGE_PREFIX) -> Source:
     """Returns the names of an autoencoder's parameter."""
-    name = prefix + rename(path, _AUTOENCODER)
+    name = prefix + rename(path, AUTOENCODER)
     return Source((name,), pixel_axes=2 * bool(_AUTOENCODER_PIXELS.search(path)))
 
 
 def unet_plan(
-    state: Mapping[str, np.ndarray], unet: UNet, *, ema: bool = False, allowed: frozenset[str] = frozenset()
+    state: Mapping[str, np.ndarray],
+    unet: UNet,
+    *,
+    ema: bool = False,
+    allowed: frozenset[str] = frozenset(),
+    source_of: Callable[[str], Source] | None = None,
 ) -> dict[str, Parameter]:
     """Returns how the U-Net's parameters are assembled, from the raw weights or from the EMA.
+
+    `source_of` is `unet_source(unet, ema=ema)` if it is None.
 
     Raises:
       UserError: a name is missing, unexpected or mis-shaped, and not in `allowed`; all are listed.
@@ -152,7 +159,7 @@ def unet_plan(
     return plan(
         Subset(state, EMA_PREFIX if ema else UNET_PREFIX),
         abstract_params(unet),
-        unet_source(unet, ema=ema),
+        source_of or unet_source(unet, ema=ema),
         what="U-Net (EMA)" if ema else "U-Net",
         ignored=lambda name: bool(_BESIDE.fullmatch(name)),
         allowed=allowed,
@@ -202,5 +209,5 @@ def _place_upsampling(path: str, targets: Mapping[str, Any]) -> str:
     if not match:
         return path
     block, rest = match[1], path.removeprefix(match[0])
-    place = 2 if f"out_{block}_attn/norm/scale" in targets else 1
+    place = 2 if any(target.startswith(f"out_{block}_attn/") for target in targets) else 1
     return f"output_blocks.{block}.{place}{'.' if rest.startswith('conv/') else '/'}{rest}"

@@ -13,6 +13,7 @@ from rdm_jax.convert import (
     compvis,
     compvis_config,
     dit,
+    frido,
     input_encoders,
     ip_adapter,
     karlo,
@@ -70,8 +71,8 @@ def convert(
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis or Stability AI, a RARM or first stage, a diffusers folder, a DiT, SiT or U-ViT,
-        an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of
+      source: a checkpoint of CompVis, Stability AI or Frido, a RARM or first stage, a diffusers folder, a DiT, SiT or
+        U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of
         the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
         Diffusion needs none. Or the .json of the constructor's arguments of a DiT, SiT or U-ViT, or of the flags of
@@ -106,10 +107,18 @@ def convert(
         conversion = pixel_models.with_classifier(conversion, classifier, allowed)
     if noised_clip is not None:
         conversion = pixel_models.with_noised_clip(conversion, noised_clip, noised_tokenizer, allowed)
-    takes_config = ("CompVis", stable_diffusion.KIND, dit.KIND, sit.KIND, uvit.KIND, *pixel_models.KINDS)
+    takes_config = (
+        "CompVis",
+        frido.KIND,
+        stable_diffusion.KIND,
+        dit.KIND,
+        sit.KIND,
+        uvit.KIND,
+        *pixel_models.KINDS,
+    )
     unused = {
         "--config": config and not conversion.kind.startswith(takes_config),
-        "--weights": weights and conversion.kind not in ("CompVis checkpoint", stable_diffusion.KIND),
+        "--weights": weights and conversion.kind not in ("CompVis checkpoint", frido.KIND, stable_diffusion.KIND),
         "--tokenizer": tokenizer and not {"clip", "text_encoder"} & set(conversion.parts),
         "--prediction": prediction and conversion.kind != stable_diffusion.KIND,
         "--interpolant": interpolant and conversion.kind != sit.KIND,
@@ -143,6 +152,8 @@ def _convert_one(
     pixel_models.refuse_half(source, state)
     if clip.is_openai_layout(state):
         return openai_clip(source, state, tokenizer, allowed)
+    if frido.is_this(state):
+        return frido.convert_frido(source, state, _yaml_of(source, config), weights, tokenizer, allowed)
     stable_diffusion.check_supported(state, source)
     if compvis.is_checkpoint(state) and text_encoder.is_text_conditioned(state):
         return _text_checkpoint(source, state, config, weights, tokenizer, allowed, prediction)
@@ -154,6 +165,8 @@ def _convert_one(
         if release.is_this(state):
             path = sit.path_of(source, interpolant) if release is dit else None
             return _patch_transformer(source, state, config, allowed, release, path)
+    if frido.is_first_stage(state):
+        return frido.convert_first_stage(source, state, _yaml_of(source, config), allowed)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
     if metrics.is_lpips(state):
@@ -170,9 +183,9 @@ def _convert_one(
         )
     first = ", ".join(sorted(state)[:3])
     raise UserError(
-        f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, RARM and "
-        "first stages, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, LPIPS "
-        "and Inception-v3"
+        f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, Frido, "
+        "RARM, first stages, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, "
+        "LPIPS and Inception-v3"
     )
 
 

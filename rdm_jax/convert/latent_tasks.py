@@ -74,7 +74,7 @@ def task_of(state: Mapping[str, np.ndarray], params: Mapping[str, Any], kl: bool
     if input_encoders.CLASSES in state:
         return _class(state, params)
     if input_encoders.TOKENS in state:
-        return _layout(state) if not _uses_tokenizer(params) else _text(state, kl)
+        return _layout(state) if not uses_tokenizer(params) else _text(state, kl)
     if input_encoders.LABELS in state:
         return _segmentation(state, params)
     condition = params.get("cond_stage_config")
@@ -139,7 +139,8 @@ def _condition_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return own if isinstance(own, Mapping) else {}
 
 
-def _uses_tokenizer(params: Mapping[str, Any]) -> bool:
+def uses_tokenizer(params: Mapping[str, Any]) -> bool:
+    """Returns whether a transformer of tokens reads prompts, by a yaml's "model.params"."""
     return bool(_condition_params(params).get("use_tokenizer", True))
 
 

@@ -43,6 +43,9 @@ def write_back(bundle: str | Path, to: str, out: Path, progress: StageProgressCa
     kind = config.get("denoiser", {}).get("kind", "unet")
     if kind != "unet":
         raise UserError(f"{path} has a {kind} as its denoiser, and {to} can only be given a model with a unet")
+    stage = config.get("autoencoder", {}).get("kind", "kl")
+    if stage not in ("kl", "vq"):
+        raise UserError(f"{path} has a {stage} as its first stage, and {to} can only be given one of kind kl or vq")
     taken = config.get("conditioning", {}).get("input")
     if taken is not None:
         raise UserError(

@@ -14,6 +14,13 @@ def at_least_one(name: str, value: int, most: int | None = None) -> int:
     return value
 
 
+def at_least_zero(name: str, value: int) -> int:
+    """Returns the value; raises UserError unless it is 0 or more."""
+    if value < 0:
+        raise UserError(f"{name.replace('_', ' ')} {value} is too small; use 0 or more")
+    return value
+
+
 def positive(name: str, value: float) -> float:
     """Returns the value; raises UserError unless it is above 0 and finite."""
     if not 0 < value < float("inf"):

@@ -1,4 +1,4 @@
-"""What diffusion models are trained on: the mean squared error of the prediction at random times.
+"""What diffusion models are trained on: the mean error of the prediction at random times.
 
 Ho et al. 2020, eq. 14 (https://arxiv.org/abs/2006.11239), for any parameterization. A network that predicts a variance
 too has the variational bound in addition, from which only the variance learns (Nichol & Dhariwal 2021,
@@ -20,6 +20,9 @@ from rdm_jax.diffusion.denoiser import Apply
 from rdm_jax.diffusion.parameterization import per_image, target, to_prediction
 from rdm_jax.diffusion.schedule import Schedule, signal_noise
 
+ERRORS: dict[str, Callable[[Float[Array, "*s"]], Float[Array, "*s"]]] = {"squared": jnp.square, "absolute": jnp.abs}
+"""By name: the errors of a difference."""
+
 GOLDEN_SECTION = np.uint32(2654435769)
 """The golden section of a full turn, where 2 ** 32 is one turn."""
 
@@ -33,8 +36,9 @@ def diffusion_loss(
     schedule: Schedule,
     kind: str,
     weights: Float[Array, " b"] | None = None,
+    error: str = "squared",
 ) -> Float[Array, " b"]:
-    """Returns each example's squared error, the mean over height, width and channels, in float32.
+    """Returns each example's error, the mean over height, width and channels, in float32.
 
     Where the output has twice the channels of x0, the second half predicts the variance, and the term of the
     variational bound at t is added, in bits per dimension.
@@ -48,6 +52,7 @@ def diffusion_loss(
       schedule: the schedule of T times.
       kind: what the network predicts, a name in `parameterization.PREDICTIONS`.
       weights: each example's factor (a weight of its time, or 0 for padding); 1 where not given.
+      error: of the prediction, a name in `ERRORS`.
 
     Raises:
       UserError: `kind` is not known.
@@ -56,7 +61,7 @@ def diffusion_loss(
     x_t = per_image(alpha, x0.ndim) * x0 + per_image(sigma, x0.ndim) * noise
     output = apply(x_t, t, context).astype(jnp.float32)
     mean, spread = output[..., : x0.shape[-1]], output[..., x0.shape[-1] :]
-    loss = jnp.mean(jnp.square(mean - target(kind, x0, noise, alpha, sigma)), axis=(1, 2, 3))
+    loss = jnp.mean(ERRORS[error](mean - target(kind, x0, noise, alpha, sigma)), axis=(1, 2, 3))
     if spread.shape[-1]:
         predicted = to_prediction(jax.lax.stop_gradient(mean), x_t, alpha, sigma, kind).x0
         loss = loss + variational_bound(predicted, spread, x0, t, schedule)

@@ -19,6 +19,7 @@ from rdm_jax.models.image_adapter import FeatureProjection, PatchProjection, Pat
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.label_encoders import ClassToken, LabelMap
 from rdm_jax.models.lpips import LPIPS
+from rdm_jax.models.multi_scale_vq import MultiScaleVQ
 from rdm_jax.models.noised_clip import NoisedCLIP
 from rdm_jax.models.noised_encoder import NoisedEncoder
 from rdm_jax.models.padded_text import PaddedText
@@ -26,6 +27,7 @@ from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.pixels import Pixels
 from rdm_jax.models.pooled_text import PooledText, ProjectedText
 from rdm_jax.models.prior import Prior
+from rdm_jax.models.pyunet import PyUNet
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.models.token_states import TokenStates
@@ -38,11 +40,17 @@ from rdm_jax.models.vector_context import VectorContext
 from rdm_jax.models.vq import AutoencoderVQ
 from rdm_jax.models.word_table import WordTable
 
-BACKBONES: Mapping[str, type[Backbone]] = {"unet": UNet, "unet_pair": UNetPair, "dit": DiT, "uvit": UViT}
+BACKBONES: Mapping[str, type[Backbone]] = {
+    "unet": UNet,
+    "unet_pair": UNetPair,
+    "dit": DiT,
+    "uvit": UViT,
+    "pyunet": PyUNet,
+}
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
-AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "pixels": Pixels}
+AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "multi_scale_vq": MultiScaleVQ, "pixels": Pixels}
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
 TEXT_ENCODERS = {
@@ -90,13 +98,15 @@ def with_sizes(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
 
     Args:
       config: "kind", a name in `BACKBONES`, and fields of its class.
-      sizes: fields of any backbone: `in_channels`, `out_channels`, `context_dim`, `latent_size`, ...
+      sizes: fields of any backbone: `in_channels`, `out_channels`, `context_dim`, `latent_size`, ...; channels are
+        those of whole latents.
 
     Raises:
       UserError: the kind is unknown.
     """
     cls, _ = _by_kind("denoiser", BACKBONES, config)
     names = {field.name for field in dataclasses.fields(cls)}
+    sizes |= {name: sizes[name] // cls.stages for name in ("in_channels", "out_channels") if name in sizes}
     return {**config, **{name: size for name, size in sizes.items() if name in names}}
 
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from rdm_jax.models.condition import ImageTokens
-from rdm_jax.models.layers import GroupNorm, LayerNorm
+from rdm_jax.models.layers import GroupNorm, LayerNorm, norm_of
 
 WEIGHTS = 2**24  # the most attention weights that are computed at a time, 64 MiB in float32
 
@@ -153,7 +153,8 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a feature map, conditioned on context tokens, with a residual connection.
 
-    The context has no positions: its tokens are a set (https://arxiv.org/abs/2204.11824, section 3.2).
+    The context has no positions: its tokens are a set (https://arxiv.org/abs/2204.11824, section 3.2). If `gated`
+    is not 0, its norm is a `layers.GatedNorm` with so many inner channels.
     """
 
     head_channels: int
@@ -161,6 +162,7 @@ class SpatialTransformer(nn.Module):
     num_groups: int = 32
     implementation: Implementation = None
     dtype: Any = jnp.float32
+    gated: int = 0
 
     @nn.compact
     def __call__(
@@ -170,13 +172,15 @@ class SpatialTransformer(nn.Module):
         bias: Float[Array, "b #n m"] | None = None,
         images: ImageTokens | None = None,
         paint: Float[Array, "b n m"] | None = None,
+        gate: Float[Array, "b h2 w2 g"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """Maps [b, h, w, c] to [b, h, w, c] given `context` [b, m, d], a bias for each of the h w pixels, and images.
 
-        `images` is a `condition.image_context`, `paint` that of `Attention` for each of the pixels.
+        `images` is a `condition.image_context`, `paint` that of `Attention` for each of the pixels, and `gate` the map
+        of a gated norm.
         """
         b, h, w, c = x.shape
-        tokens = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x).reshape(b, h * w, c)
+        tokens = norm_of(x, (self.num_groups, 1e-6, self.dtype), "norm", self.gated, gate).reshape(b, h * w, c)
         tokens = nn.Dense(c, dtype=self.dtype, name="proj_in")(tokens)
         for i in range(self.depth):
             block = TransformerBlock(self.head_channels, self.implementation, self.dtype, name=f"block_{i}")

@@ -61,6 +61,18 @@ class Pyramid(nn.Module):
         """Applies an attention block of this name to [b, h, w, c], within a compact method."""
         return PixelAttention(self.num_groups, self.dtype, name=name)(h)
 
+    def middle(self, h: Array, scale: str, deterministic: bool) -> Array:
+        """Applies two blocks, and attention between them, to [b, h, w, c]; `scale` begins their names."""
+        h = self.res(h, h.shape[-1], f"{scale}mid_res_1", deterministic)
+        if self.mid_attention:
+            h = self.attend(h, f"{scale}mid_attn_1")
+        return self.res(h, h.shape[-1], f"{scale}mid_res_2", deterministic)
+
+    def last(self, h: Array, scale: str = "") -> Array:
+        """Applies the last norm and convolution; `scale` begins their names."""
+        h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name=f"{scale}norm_out")(h))
+        return Conv3x3(self.out_channels, dtype=self.dtype, name=f"{scale}conv_out")(h)
+
 
 class Encoder(Pyramid):
     """Images to features at 1 / 2**(levels - 1) of their size."""
@@ -68,21 +80,34 @@ class Encoder(Pyramid):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], deterministic: bool = True) -> Float[Array, "b h2 w2 d"]:
         """Maps [b, h, w, c] in [-1, 1] to [b, h/f, w/f, out_channels]."""
-        res = functools.partial(self.res, deterministic=deterministic)
-        h = Conv3x3(self.ch, dtype=self.dtype, name="conv_in")(x)
+        return self.last(self.middle(self.levels(x, deterministic)[-1], "", deterministic))
+
+    def levels(self, x: Array, deterministic: bool) -> list[Array]:
+        """Returns the output of each level before it is halved."""
+        h, outputs = Conv3x3(self.ch, dtype=self.dtype, name="conv_in")(x), []
         for level, mult in enumerate(self.ch_mult):
             for block in range(self.num_res_blocks):
-                h = res(h, self.ch * mult, f"down_{level}_res_{block}")
+                h = self.res(h, self.ch * mult, f"down_{level}_res_{block}", deterministic)
                 if self.attention[level]:
                     h = self.attend(h, f"down_{level}_attn_{block}")
+            outputs.append(h)
             if level < len(self.ch_mult) - 1:
                 h = Downsample((0, 1), self.dtype, name=f"down_{level}_down")(h)
-        h = res(h, h.shape[-1], "mid_res_1")
-        if self.mid_attention:
-            h = self.attend(h, "mid_attn_1")
-        h = res(h, h.shape[-1], "mid_res_2")
-        h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
-        return Conv3x3(self.out_channels, dtype=self.dtype, name="conv_out")(h)
+        return outputs
+
+
+class TwoScaleEncoder(Encoder):
+    """Images to features of the last two levels, each with a middle and a last convolution of its own."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], deterministic: bool = True
+    ) -> tuple[Float[Array, "b h2 w2 d"], Float[Array, "b h3 w3 d"]]:
+        """Maps [b, h, w, c] in [-1, 1] to [b, h/f, w/f, out_channels], the coarse scale, and twice its size."""
+        fine, coarse = self.levels(x, deterministic)[-2:]
+        scales = (("coarse_", coarse), ("fine_", fine))
+        first, second = (self.last(self.middle(h, scale, deterministic), scale) for scale, h in scales)
+        return first, second
 
 
 class Decoder(Pyramid):
@@ -93,10 +118,7 @@ class Decoder(Pyramid):
         """Maps [b, h, w, c] to [b, f h, f w, out_channels], float32 and not clipped."""
         res = functools.partial(self.res, deterministic=deterministic)
         h = Conv3x3(self.ch * self.ch_mult[-1], dtype=self.dtype, name="conv_in")(z)
-        h = res(h, h.shape[-1], "mid_res_1")
-        if self.mid_attention:
-            h = self.attend(h, "mid_attn_1")
-        h = res(h, h.shape[-1], "mid_res_2")
+        h = self.middle(h, "", deterministic)
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             for block in range(self.num_res_blocks + 1):
                 h = res(h, self.ch * mult, f"up_{level}_res_{block}")
@@ -104,8 +126,7 @@ class Decoder(Pyramid):
                     h = self.attend(h, f"up_{level}_attn_{block}")
             if level:
                 h = Upsample(self.dtype, name=f"up_{level}_up")(h)
-        h = nn.silu(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
-        return Conv3x3(self.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+        return self.last(h).astype(jnp.float32)
 
 
 def check_image_size(shape: tuple[int, ...], downsampling: int) -> None:
@@ -140,6 +161,8 @@ class Autoencoder(nn.Module):
 
     # The numbers that are encoded for each latent: itself, or the parameters of its distribution.
     encoded: ClassVar[int] = 1
+    # The scales whose channels a latent holds one after another.
+    scales: ClassVar[int] = 1
 
     @property
     def downsampling(self) -> int:

@@ -19,13 +19,16 @@ class Backbone(Protocol):
 
     Attributes:
       hallmark: the first name in the path of a parameter that no other backbone has; errors recognize parameters by it.
+      stages: the equal parts of a latent's channels that are denoised one after another, each with those before it as
+        the condition's channels: 1, or 2 from coarse to fine. A network of several takes one part at a time.
     """
 
     hallmark: ClassVar[str]
+    stages: ClassVar[int]
 
     @property
     def in_channels(self) -> int:
-        """Channels of the latent."""
+        """Channels of the latent, or of the part of it that one stage denoises."""
         ...
 
     @property

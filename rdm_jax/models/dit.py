@@ -102,6 +102,7 @@ class DiT(PatchTransformer):
 
     label: ClassVar[str] = "the DiT"
     hallmark: ClassVar[str] = "modulation_out"
+    stages: ClassVar[int] = 1
 
     @property
     def supports(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Building blocks of the U-Net and the autoencoders: norms, convolutions, resampling, residual blocks, time.
+"""Building blocks of the U-Nets and the autoencoders: norms, convolutions, resampling, residual blocks, time.
 
 Everything is NHWC. Parameters are float32; `dtype` is the type of convolutions and products. Norms are computed in
 float32 and return `dtype`.
@@ -48,6 +48,47 @@ class GroupNorm(nn.Module):
         centered = x - group_mean(x)[:, None, None, :]
         factor = jax.lax.rsqrt(group_mean(centered**2) + self.epsilon) * scale[None, :]
         return (centered * factor[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
+
+
+class GatedNorm(nn.Module):
+    """Group normalization whose result a map of features scales and shifts at each pixel.
+
+    SPADE (https://arxiv.org/abs/1903.07291, equation 1); without a map it is the group normalization alone. `hidden`
+    are the channels of its inner layer.
+    """
+
+    hidden: int
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], gate: Float[Array, "b h2 w2 d"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Normalizes [b, h, w, c]; of a larger map every n-th pixel counts."""
+        normalized = GroupNorm(self.num_groups, self.epsilon, self.dtype, name="group")(x)
+        if gate is None:
+            return normalized
+        rows, columns = (large // small for large, small in zip(gate.shape[1:3], x.shape[1:3], strict=True))
+        shared = nn.relu(Conv3x3(self.hidden, dtype=self.dtype, name="shared")(gate[:, ::rows, ::columns]))
+        scale, shift = (Conv3x3(x.shape[-1], dtype=self.dtype, name=name)(shared) for name in ("gamma", "beta"))
+        return normalized * (1.0 + scale) + shift
+
+
+def norm_of(
+    x: Float[Array, "b h w c"], settings: tuple[int, float, Any], name: str, gated: int, gate: Array | None
+) -> Float[Array, "b h w c"]:
+    """Applies a norm of this name within a compact method.
+
+    Args:
+      x: what it normalizes.
+      settings: its groups, epsilon and type.
+      name: of its parameters.
+      gated: the inner channels of a `GatedNorm`; 0 is a `GroupNorm`.
+      gate: the map of the former, if there is one.
+    """
+    return GatedNorm(gated, *settings, name=name)(x, gate) if gated else GroupNorm(*settings, name=name)(x)
 
 
 class LayerNorm(nn.Module):
@@ -158,6 +199,7 @@ class ResBlock(nn.Module):
         https://arxiv.org/abs/2105.05233, section 3.1).
       resample: "down" halves height and width by means of 2x2 pixels, "up" doubles them by repeating pixels, before
         the first convolution and in the residual connection (https://arxiv.org/abs/1809.11096).
+      gated: the inner channels of both norms, if a map of features gates them (`GatedNorm`); 0 for group norms.
     """
 
     channels: int
@@ -168,24 +210,30 @@ class ResBlock(nn.Module):
     dtype: Any = jnp.float32
     scale_shift: bool = False
     resample: Resampling = ""
+    gated: int = 0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"] | None = None, deterministic: bool = True
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b e"] | None = None,
+        deterministic: bool = True,
+        gate: Float[Array, "b h3 w3 g"] | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
         """Maps [b, h, w, c] to [b, h, w, channels], or half or twice that size.
 
-        `emb` [b, e] is the same for all pixels (time).
+        `emb` [b, e] is the same for all pixels (time); `gate` is the map of gated norms.
         """
-        h = _resampled(nn.silu(GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x)), self.resample)
-        x = _resampled(x, self.resample)
+        settings = (self.num_groups, self.epsilon, self.dtype)
+        h = resampled(nn.silu(norm_of(x, settings, "norm1", self.gated, gate)), self.resample)
+        x = resampled(x, self.resample)
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
         if emb is not None:
             width = 2 * self.channels if self.scale_shift else self.channels
             emb = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(emb))[:, None, None, :]
         if emb is not None and not self.scale_shift:
             h = h + emb
-        h = GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h)
+        h = norm_of(h, settings, "norm2", self.gated, gate)
         if emb is not None and self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
             h = h * (1.0 + scale) + shift
@@ -197,7 +245,7 @@ class ResBlock(nn.Module):
         return x + h
 
 
-def _resampled(x: Float[Array, "b h w c"], how: Resampling) -> Float[Array, "b h2 w2 c"]:
+def resampled(x: Float[Array, "b h w c"], how: Resampling) -> Float[Array, "b h2 w2 c"]:
     """Returns a feature map at half or twice the size, or as it is."""
     b, h, w, c = x.shape
     if how == "down":

@@ -35,6 +35,11 @@ class Pixels(nn.Module):
         return 1
 
     @property
+    def scales(self) -> int:
+        """Scales of a latent: 1."""
+        return 1
+
+    @property
     def smallest_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shape and type of the smallest image."""
         return (jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32),)

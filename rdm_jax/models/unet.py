@@ -32,7 +32,7 @@ AttentionKind = Literal["transformer", "block"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Given:
+class BlockInputs:
     """What the blocks of one evaluation share.
 
     Attributes:
@@ -43,6 +43,7 @@ class _Given:
       images: of the condition.
       height: of the latents.
       deterministic: without dropout.
+      gate: [b, h, w, c] the map of features that gates norms; None without.
     """
 
     emb: Any
@@ -52,6 +53,7 @@ class _Given:
     images: ImageTokens | None
     height: int
     deterministic: bool
+    gate: Any = None
 
 
 class UNet(nn.Module):
@@ -115,6 +117,7 @@ class UNet(nn.Module):
     attention_implementation: Implementation = None
 
     hallmark: ClassVar[str] = "in_0_conv"
+    stages: ClassVar[int] = 1
 
     @property
     def supports(self) -> frozenset[str]:
@@ -155,6 +158,11 @@ class UNet(nn.Module):
         x = shape(1, side, side, self.in_channels)
         return x, shape(1), Condition(tokens, vector=vector, images=images)
 
+    @property
+    def gated(self) -> int:
+        """The inner channels of norms that a map of features gates; 0 for group norms."""
+        return 0
+
     def channels(self, level: int) -> int:
         """Returns the channels of a level."""
         return int(self.model_channels * self.channel_mult[level])
@@ -185,12 +193,17 @@ class UNet(nn.Module):
           UserError: a setting, a size, a channel count or the heads do not fit, or the condition has what the network
             does not take, or lacks the vector that it takes.
         """
-        dtype, last = jnp.dtype(self.dtype), len(self.channel_mult) - 1
+        dtype = jnp.dtype(self.dtype)
         x, context, weights = self._inputs(x, condition)
         emb = self._embedding(t, condition, dtype)
-        given = _Given(emb, context, weights, condition.paint, condition.images, x.shape[1], deterministic)
+        given = BlockInputs(emb, context, weights, condition.paint, condition.images, x.shape[1], deterministic)
+        h = self._levels(Conv3x3(self.channels(0), dtype=dtype, name="in_0_conv")(x), given)
+        h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
+        return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
 
-        h = Conv3x3(self.channels(0), dtype=dtype, name="in_0_conv")(x)
+    def _levels(self, h: Array, given: BlockInputs) -> Array:
+        """Returns a feature map of level 0 after all levels, down and up."""
+        last = len(self.channel_mult) - 1
         skips = [h]
         for level in range(last + 1):
             for _ in range(self.num_res_blocks):
@@ -213,28 +226,27 @@ class UNet(nn.Module):
                 if level and block == self.num_res_blocks:
                     h = self._resample(h, level, f"out_{index}_up", "up", given)
                 index += 1
+        return h
 
-        h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
-        return Conv3x3(self.out_channels, zero_init=True, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
-
-    def _res(self, h: Array, level: int, name: str, given: _Given, resample: Resampling = "") -> Array:
+    def _res(self, h: Array, level: int, name: str, given: BlockInputs, resample: Resampling = "") -> Array:
         """Returns a feature map after the residual block of this name, with the channels of its level."""
         made = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         settings = self.num_groups, 1e-5, self.dropout, True, jnp.dtype(self.dtype), self.scale_shift, resample
-        return made(self.channels(level), *settings, name=name)(h, given.emb, given.deterministic)
+        block = made(self.channels(level), *settings, self.gated, name=name)
+        return block(h, given.emb, given.deterministic, given.gate)
 
-    def _resample(self, h: Array, level: int, name: str, how: Literal["down", "up"], given: _Given) -> Array:
+    def _resample(self, h: Array, level: int, name: str, how: Literal["down", "up"], given: BlockInputs) -> Array:
         """Returns a feature map at half or twice its size."""
         if self.residual_resampling:
             return self._res(h, level, name, given, how)
         dtype = jnp.dtype(self.dtype)
         return Downsample((1, 1), dtype, name=name)(h) if how == "down" else Upsample(dtype, name=name)(h)
 
-    def _attend_at(self, h: Array, level: int, name: str, way: str, given: _Given) -> Array:
+    def _attend_at(self, h: Array, level: int, name: str, way: str, given: BlockInputs) -> Array:
         """Returns a feature map after the attention of its level, if there is any."""
         return self._attend(h, name, f"{way}_{level}", given) if 2**level in self.attention_resolutions else h
 
-    def _attend(self, h: Array, name: str, place: str, given: _Given) -> Array:
+    def _attend(self, h: Array, name: str, place: str, given: BlockInputs) -> Array:
         """Returns a feature map after the attention of this name, in one of `places`."""
         size = self.num_head_channels or h.shape[-1] // (self.num_heads or 1)
         implementation, dtype = self.attention_implementation, jnp.dtype(self.dtype)
@@ -244,10 +256,10 @@ class UNet(nn.Module):
             made = nn.remat(AttentionBlock) if self.remat else AttentionBlock
             return made(size, self.num_groups, implementation, dtype, name=name)(h, given.context, bias)
         made = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
-        block = made(size, self.transformer_depth, self.num_groups, implementation, dtype, name=name)
+        block = made(size, self.transformer_depth, self.num_groups, implementation, dtype, self.gated, name=name)
         images = None if given.images is None else image_context(given.images, factor, self.places.index(place))
         paint = None if given.paint is None else at_queries(given.paint, factor)
-        return block(h, given.context, bias, images, paint)
+        return block(h, given.context, bias, images, paint, given.gate)
 
     def _embedding(self, t: Array, condition: Condition, dtype: Any) -> Array:
         """Returns the embedding of times, guidance scales and vectors."""

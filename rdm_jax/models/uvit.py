@@ -95,6 +95,7 @@ class UViT(PatchTransformer):
 
     label: ClassVar[str] = "the U-ViT"
     hallmark: ClassVar[str] = "pos_embed"
+    stages: ClassVar[int] = 1
 
     @property
     def smallest_context(self) -> int:

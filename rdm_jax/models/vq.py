@@ -34,7 +34,7 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
     def setup(self) -> None:
         """Adds the codebook."""
         super().setup()
-        self.codebook = self.param("codebook", _uniform(self.codebook_bound), (self.num_codes, self.embed_dim))
+        self.codebook = self.param("codebook", uniform_codes(self.codebook_bound), (self.num_codes, self.embed_dim))
 
     def encode(self, x: Float[Array, "b h w c"], *, deterministic: bool = True) -> Float[Array, "b h2 w2 e"]:
         """Maps images [b, h, w, c] in [-1, 1] to latents [b, h/f, w/f, embed_dim], float32; see `Autoencoder`."""
@@ -47,17 +47,11 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
 
         The codes pass their gradient straight through to `h`; the codebook learns from the loss alone.
         """
-        indices = jnp.argmin(self.distances(h), axis=1)
-        codes = jnp.asarray(self.codebook)[indices].reshape(h.shape)
-        commitment = jnp.mean((jax.lax.stop_gradient(codes) - h) ** 2)
-        learning = jnp.mean((codes - jax.lax.stop_gradient(h)) ** 2)
-        loss = commitment + self.beta * learning if self.legacy else self.beta * commitment + learning
-        return h + jax.lax.stop_gradient(codes - h), indices.reshape(h.shape[:3]), loss
+        return nearest_codes(h, jnp.asarray(self.codebook), self.beta, self.legacy)
 
-    def distances(self, h: Float[Array, "b h w e"]) -> Float[Array, "n k"]:
-        """Returns `|h - c|^2 - |h|^2` of every latent, in row-major order, and every code."""
-        flat = h.reshape(-1, self.embed_dim)
-        return jnp.sum(self.codebook**2, axis=1)[None, :] - 2.0 * flat @ self.codebook.T
+    def distances(self, h: Float[Array, "b h w e"]) -> tuple[Float[Array, "n k"]]:
+        """Returns the `code_distances` of the one codebook."""
+        return (code_distances(h, jnp.asarray(self.codebook)),)
 
     def decode(
         self, h: Float[Array, "b h w e"], *, quantize: bool = True, deterministic: bool = True
@@ -81,7 +75,27 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
         return self.decode(self.encode(x, deterministic=deterministic), deterministic=deterministic)
 
 
-def _uniform(bound: float) -> Any:
+def nearest_codes(
+    h: Float[Array, "b h w e"], codebook: Float[Array, "k e"], beta: float, legacy: bool
+) -> tuple[Float[Array, "b h w e"], Int[Array, "b h w"], Float[Array, ""]]:
+    """Returns the nearest codes of latents, their indices and the quantization loss; see `AutoencoderVQ`."""
+    indices = jnp.argmin(code_distances(h, codebook), axis=1)
+    codes = codebook[indices].reshape(h.shape)
+    commitment = jnp.mean((jax.lax.stop_gradient(codes) - h) ** 2)
+    learning = jnp.mean((codes - jax.lax.stop_gradient(h)) ** 2)
+    loss = commitment + beta * learning if legacy else beta * commitment + learning
+    return h + jax.lax.stop_gradient(codes - h), indices.reshape(h.shape[:3]), loss
+
+
+def code_distances(h: Float[Array, "b h w e"], codebook: Float[Array, "k e"]) -> Float[Array, "n k"]:
+    """Returns |h - c|^2 - |h|^2 of every latent, in row-major order, and every code."""
+    flat = h.reshape(-1, codebook.shape[1])
+    return jnp.sum(codebook**2, axis=1)[None, :] - 2.0 * flat @ codebook.T
+
+
+def uniform_codes(bound: float) -> Any:
+    """Returns the initializer of a codebook: uniform within a bound, which is 1 / the number of codes if it is 0."""
+
     def init(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
         largest = bound or 1.0 / shape[0]
         return jax.random.uniform(key, shape, dtype, -largest, largest)

@@ -15,6 +15,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.schema import Fields, one_of
 from rdm_jax.diffusion.experts import RANGE, interval
 from rdm_jax.diffusion.objective import (
+    ERRORS,
     TIME_DENSITIES,
     TIME_WEIGHTS,
     by_bands,
@@ -66,6 +67,7 @@ class DenoisingRun(Run):
       time_weight: of each time's error, a name in `objective.TIME_WEIGHTS`.
       expert_level: of a node in the binary tree of experts (`diffusion.experts`); 0 trains on all noise.
       expert_index: of that node among the 2^level of its level, 0 next to the image.
+      error: of the prediction, a name in `objective.ERRORS`.
       latents: their scale and shift; measured on the data where empty.
       sampling: the defaults of the exported model.
     """
@@ -75,6 +77,7 @@ class DenoisingRun(Run):
     time_weight: Annotated[str, one_of(TIME_WEIGHTS)] = "uniform"
     expert_level: Count = 0
     expert_index: Count = 0
+    error: Annotated[str, one_of(ERRORS)] = "squared"
     latents: Annotated[Mapping[str, Any], Fields({"": Scaling}, by="", optional=True)] = dataclasses.field(
         default_factory=dict
     )
@@ -116,6 +119,22 @@ def diffusion_section(config: Config) -> dict[str, Any]:
     return {**section, RANGE: [int(end) for end in np.floor(times * fractions)]}
 
 
+def initial_inputs(
+    module: Any, latent: tuple[int, int, int], condition: Condition
+) -> tuple[Float[Array, "1 h w c"], Float[Array, "1"], Condition]:
+    """Returns what creates all parameters of a denoiser: latents, or one part of their channels, times, a condition.
+
+    Args:
+      module: the denoiser.
+      latent: (h, w, c) of a latent.
+      condition: of no image.
+    """
+    x = jnp.zeros((1, *latent[:2], module.in_channels))
+    if module.stages > 1:
+        condition = dataclasses.replace(condition, channels=x)
+    return x, jnp.zeros((1,)), condition
+
+
 def denoising_loss(
     config: Config,
     schedule: Schedule,
@@ -125,7 +144,9 @@ def denoising_loss(
     condition: Condition,
     keys: tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Returns the weighted squared error of the prediction at random times, and its mean within bands of time.
+    """Returns the weighted error of the prediction at random times, and its mean within bands of time.
+
+    A denoiser of two stages has the mean of both errors, at the same times.
 
     Args:
       config: of the run, a `DenoisingRun`.
@@ -146,7 +167,32 @@ def denoising_loss(
         return module.apply({"params": params}, x, t, condition, **dropout)
 
     noise = jax.random.normal(noise_key, x0.shape)
-    losses = diffusion_loss(apply, x0, condition, t, noise, schedule, prediction)
+    stages = [(x0, noise, condition)] if module.stages == 1 else scales_of(module, x0, noise, condition)
+    errors = [
+        diffusion_loss(apply, part, given, t, own, schedule, prediction, error=config.error)
+        for part, own, given in stages
+    ]
+    losses = sum(errors[1:], errors[0]) / len(errors)
     bands = by_bands(losses, t, len(schedule), BANDS)
     loss = jnp.mean(time_weights(config.time_weight, schedule, t, prediction) * losses)
-    return loss, {f"band_{i}": bands[i] for i in range(BANDS)}
+    metrics = {f"stage_{i}": jnp.mean(error) for i, error in enumerate(errors)} if len(errors) > 1 else {}
+    return loss, {**{f"band_{i}": bands[i] for i in range(BANDS)}, **metrics}
+
+
+def scales_of(
+    module: Any, x0: Float[Array, "b h w c"], noise: Float[Array, "b h w c"], condition: Condition
+) -> list[tuple[Float[Array, "b h w d"], Float[Array, "b h w d"], Condition]]:
+    """Returns the data, the noise and the condition of the coarse and of the fine stage.
+
+    In sampling the fine stage follows a coarse scale with errors, so it is trained beside one with some noise (Frido's
+    program, `noise_mix_ratio`).
+
+    Args:
+      module: a denoiser of two stages.
+      x0: the latents, the channels of the coarse scale before those of the fine one.
+      noise: of the whole latents.
+      condition: beside the coarse scale.
+    """
+    (coarse, fine), (first, second) = jnp.split(x0, 2, axis=-1), jnp.split(noise, 2, axis=-1)
+    mixed = (1.0 - module.coarse_noise) * coarse + module.coarse_noise * first
+    return [(coarse, first, condition), (fine, second, dataclasses.replace(condition, channels=mixed))]

@@ -33,12 +33,12 @@ class Scaling:
     """The `latents` section: a model's latents are (z - shift) scale of the first stage's z.
 
     Attributes:
-      scale: of all channels.
+      scale: of all channels, or of each.
       shift: of each channel; 0 if empty.
       quantize: whether a VQ first stage takes the nearest codes before it decodes.
     """
 
-    scale: float
+    scale: float | tuple[float, ...]
     shift: tuple[float, ...] = ()
     quantize: bool = True
 
@@ -105,8 +105,9 @@ def open_latents(base: Bundle, images: ImageSet, config: Config, progress: Stage
     """
     report = functools.partial(progress, "encoding latents")
     moments = encode_moments(base, images, cache_folder(config.data), report) if config.data.cache_latents else None
-    gaussian = isinstance(base.autoencoder, AutoencoderKL)
-    scaling = config.latents.to_dict() or latent_statistics(_some(base, images, moments), gaussian=gaussian)
+    module: Any = base.autoencoder
+    measure = functools.partial(latent_statistics, gaussian=isinstance(module, AutoencoderKL), scales=module.scales)
+    scaling = config.latents.to_dict() or measure(_some(base, images, moments))
     return Latents(base, images, moments, scaling, config.data.mirror)
 
 
@@ -157,7 +158,7 @@ def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> It
 
 
 def latent_statistics(
-    encoded: Float[np.ndarray, "n h w m"], rows: int = MEASURED, *, gaussian: bool = True
+    encoded: Float[np.ndarray, "n h w m"], rows: int = MEASURED, *, gaussian: bool = True, scales: int = 1
 ) -> dict[str, Any]:
     """Returns the {"scale", "shift"} of latents with zero mean in each channel and unit variance over all.
 
@@ -165,6 +166,8 @@ def latent_statistics(
       encoded: a first stage's output for n images.
       rows: at most so many images are used.
       gaussian: whether the output is the means and log-variances of a KL first stage; otherwise it is the latents.
+      scales: the equal parts of the channels that have unit variance each; of several, "scale" has one number for each
+        channel (Frido's program).
 
     Raises:
       UserError: the latents are not finite, or all alike.
@@ -173,10 +176,19 @@ def latent_statistics(
     mean, logvar = np.split(some, 2, axis=-1) if gaussian else (some, None)
     shift = mean.mean(axis=(0, 1, 2))
     posterior = 0.0 if logvar is None else np.mean(np.exp(np.clip(logvar, *LOGVAR_RANGE)))
-    variance = float(np.mean((mean - shift) ** 2) + posterior)
+    factors = [_unit_scale(float(np.mean(part**2) + posterior)) for part in np.split(mean - shift, scales, axis=-1)]
+    per_channel = [factor for factor in factors for _ in range(len(shift) // scales)]
+    return {
+        "scale": factors[0] if scales == 1 else per_channel,
+        "shift": [round(float(value), 6) for value in shift],
+    }
+
+
+def _unit_scale(variance: float) -> float:
+    """Returns the factor that makes a variance 1; raises UserError if there is none."""
     if not 0.0 < variance < np.inf:
         raise UserError(
             f"the first stage's latents of these images have the variance {variance:g}, so no scale makes it 1; train "
             "the first stage longer, or set latents.scale"
         )
-    return {"scale": round(float(variance**-0.5), 6), "shift": [round(float(value), 6) for value in shift]}
+    return round(float(variance**-0.5), 6)

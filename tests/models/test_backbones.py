@@ -41,7 +41,9 @@ TRANSFORMERS = {
     for context in ("cross_attention", "tokens")
 }
 SECTIONS = PARTS["denoiser"].sections
-ALL = {"unet": UNET, "unet_pair": {**UNET, "kind": "unet_pair"}, **TRANSFORMERS}
+# Of the PyU-Net the coarse stage; its output has as many channels as its input.
+PYUNET = {**UNET, "kind": "pyunet", "out_channels": 3, "gate_channels": 4}
+ALL = {"unet": UNET, "unet_pair": {**UNET, "kind": "unet_pair"}, "pyunet": PYUNET, **TRANSFORMERS}
 
 
 def arguments(network, tokens=4, seed=1):
@@ -70,14 +72,15 @@ def test_every_backbone_is_here():
 def test_a_backbone_keeps_the_protocol(settings):
     network = build_denoiser({**settings, "dtype": "bfloat16", "remat": True, "attention_implementation": "xla"})
     assert isinstance(network, Backbone)
-    assert (network.in_channels, network.out_channels, network.context_dim, network.dropout) == (3, 4, 6, 0.0)
+    channels = settings["out_channels"]
+    assert (network.in_channels, network.out_channels, network.context_dim, network.dropout) == (3, channels, 6, 0.0)
     assert network.supports <= set(FEATURES)
     assert "any_size" in network.supports or network.latent_size % network.size_multiple == 0
     params = abstract_params(network)
     assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
     x, t, tokens = arguments(network)
     shape = jax.eval_shape(network.apply, {"params": trees.unflatten(params)}, x, t, Condition(tokens))
-    assert shape.shape == (2, 4, 4, 4) and shape.dtype == jnp.float32
+    assert shape.shape == (2, 4, 4, channels) and shape.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
@@ -98,7 +101,10 @@ def test_features_are_supported_or_refused(settings):
     assert set(uses) == set(FEATURES)
     for feature, (x, condition) in uses.items():
         if feature in network.supports:
-            assert jax.eval_shape(network.apply, variables, x, t, condition).shape == (*x.shape[:3], 4)
+            assert jax.eval_shape(network.apply, variables, x, t, condition).shape == (
+                *x.shape[:3],
+                settings["out_channels"],
+            )
         else:
             words = "latent size 8x4 is not allowed" if feature == "any_size" else FEATURES[feature]
             with pytest.raises(UserError, match=words):

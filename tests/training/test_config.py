@@ -22,11 +22,22 @@ from rdm_jax.training.tasks import TASKS, make_abstract_task, task_module
 VARIANTS = {
     "distill": ["icons/rdm", "smoke"],
     "cifar10": ["clip", "autoencoder", "ldm", "classifier"],
-    "first_stage": ["kl_f4", "kl_f16", "kl_f32", "vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16"],
+    "first_stage": [
+        "kl_f4",
+        "kl_f16",
+        "kl_f32",
+        "vq_f4",
+        "vq_f4_noattn",
+        "vq_f8",
+        "vq_f8_n256",
+        "vq_f16",
+        "frido_f16f8",
+    ],
     "noised_classifier": ["imagenet"],
     "rdm_ffhq": ["ldm"],
     "rdm_imagenet": ["in_database", "ldm"],
     "style_scenes/autoencoder": ["decoder"],
+    "style_scenes/frido_vq": ["finish"],
 }
 SPECS = [*shipped_configs(), *(f"{name}:{variant}" for name, variants in VARIANTS.items() for variant in variants)]
 DIFFUSION = {
@@ -314,7 +325,7 @@ def test_a_wrong_override_is_refused(spec: str, override: str, message: str) -> 
 @pytest.mark.parametrize(
     ("spec", "millions"),
     # The latter are the counts of the released files; the discriminator of three layers has 2.8 M.
-    [("rdm_imagenet", 400.9), ("first_stage:kl_f8", 83.7 + 2.8), ("first_stage:vq_f4", 55.3 + 2.8)],
+    [("rdm_imagenet", 400.9), ("first_stage:kl_f8", 83.7 + 2.8), ("first_stage:vq_f4", 55.3 + 2.8), ("frido", 512.7)],
 )
 @pytest.mark.slow
 def test_the_networks_have_the_published_sizes(spec: str, millions: float) -> None:
@@ -357,6 +368,8 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["rdm_768"],
         ["rarm:dogs", "batch_size=64"],
         ["style_scenes/masked", "base=style-scenes-rarm"],
+        ["frido", "model.channel_mult=[1]", "model.attention_resolutions=[1]", "model.num_res_blocks=1"],
+        ["style_scenes/frido_vq"],
         ["muse", "model.depth=2"],
         ["smoke"],
         ["first_stage:vq_f8"],

@@ -13,6 +13,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.roles import two_roles
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import pad, to_float
+from rdm_jax.diffusion.samplers.coarse_to_fine import CoarseToFine
 from rdm_jax.guidance.base import GuideContext
 from rdm_jax.heads.base import Model, Plan, negative_conditions, warn_unused
 from rdm_jax.heads.compiling import Compiler, chunk_size
@@ -23,6 +24,9 @@ from rdm_jax.heads.diffusion.program import DiffusionProgram, Shape, compile_pro
 from rdm_jax.models.condition import FEATURES as NETWORK_FEATURES
 from rdm_jax.request import Request
 from rdm_jax.retrieval.encoder import SMALL_BATCH
+
+OF_WHOLE_LATENTS = ("channels", "known_region", "inversion", "mixing")
+"""Features that a model which denoises one scale of its latents after another does not support."""
 
 MAX_CHUNK = 10  # steps between two reports of progress: one compiled scan runs so many, or a divisor of all
 
@@ -97,6 +101,8 @@ class DiffusionHead:
 
     def supports(self, feature: str, bundle: Bundle) -> str | None:
         """Returns why a feature is not supported: only the network may lack one."""
+        if feature in OF_WHOLE_LATENTS and bundle.denoiser.stages > 1:
+            return f"its denoiser, a {bundle.config['denoiser']['kind']}, denoises one scale of a latent after another"
         if feature not in NETWORK_FEATURES or feature in bundle.denoiser.supports:
             return None
         return f"its denoiser, a {bundle.config['denoiser']['kind']}, does not support {NETWORK_FEATURES[feature]}"
@@ -105,6 +111,9 @@ class DiffusionHead:
         """Warns of options that have no effect on this run."""
         start = {f"strength {options.strength:g}": options.strength != 1 and not starts_from_image(options)}
         warn_unused(start, "the run starts from no image (--init)")
+        at_once = not isinstance(run.sampler, CoarseToFine)
+        stages = {f"fine_steps {options.fine_steps}": bool(options.fine_steps) and at_once}
+        warn_unused(stages, "this model does not generate from coarse to fine")
         if not run.guided:
             begin, end = options.guidance_interval
             unused = {

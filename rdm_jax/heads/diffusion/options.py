@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rdm_jax.core.checks import at_least_one, part, positive, share
+from rdm_jax.core.checks import at_least_one, at_least_zero, part, positive, share
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.options import option
 from rdm_jax.request import check_guidance
@@ -26,6 +26,7 @@ class Options:
 
     Attributes:
       steps: sampling steps of the whole schedule.
+      fine_steps: those of the fine stage of a model that generates from coarse to fine; 0 is as many as `steps`.
       sampler: its name in `diffusion.samplers.SAMPLERS`, with options as "euler(churn=20)".
       spacing: its timesteps, a name in `diffusion.spacing.SPACINGS`; the sampler's own if empty.
       eta: the amount of fresh noise of samplers that take it.
@@ -41,6 +42,11 @@ class Options:
     """
 
     steps: int = option(50, "sampling steps", metavar="S", label="Steps")
+    fine_steps: int = option(
+        0,
+        "sampling steps of the fine stage, where the model generates from coarse to fine (default: --steps)",
+        metavar="S",
+    )
     sampler: str = option(
         "ddim",
         "the sampler, with its options as 'euler(churn=20)' (--list-samplers)",
@@ -88,6 +94,7 @@ class Options:
     def check(self) -> None:
         """Raises UserError for the first option that is out of range."""
         at_least_one("steps", self.steps)
+        at_least_zero("fine_steps", self.fine_steps)
         check_guidance(self.guidance_scale)
         check_guidance(self.style_scale)
         share("guidance_rescale", self.guidance_rescale)

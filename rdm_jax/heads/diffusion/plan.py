@@ -15,13 +15,15 @@ from jaxtyping import Array, Float, Int
 from rdm_jax import factory
 from rdm_jax.conditioning import Conditioner, StepSchedule, schedule_steps
 from rdm_jax.core import paths
+from rdm_jax.core.calls import format_call
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import read_image
 from rdm_jax.diffusion.denoiser import StepInfo
 from rdm_jax.diffusion.samplers import Sampler, num_steps
+from rdm_jax.diffusion.samplers.coarse_to_fine import CoarseToFine, join_stages
 from rdm_jax.diffusion.schedule import Schedule
 from rdm_jax.diffusion.spacing import Grid
-from rdm_jax.guidance import bind_guides
+from rdm_jax.guidance import GUIDES, bind_guides
 from rdm_jax.guidance.base import BoundGuide, GuideContext
 from rdm_jax.heads.diffusion.options import Options
 
@@ -114,17 +116,35 @@ def plan_run(options: Options, conditions: Sequence[Conditioner], context: Guide
     options.check()
     sampler = factory.sampler_from(options.sampler, options.eta, options.spacing)
     schedule = factory.schedule_from(context.bundle.config["diffusion"])
-    grid, steps, skipped = plan_sampler(options, sampler, schedule)
+    stages = [options]
+    if context.bundle.denoiser.stages > 1:
+        stages = [options, dataclasses.replace(options, steps=options.fine_steps or options.steps)]
+        _check_no_guides(options, context)
+    plans = [plan_sampler(one, sampler, schedule) for one in stages]
+    grid, steps, skipped = plans[0]
+    scheduled = [schedule_steps(conditions, _step_schedule(options, own, context.timesteps)) for _, own, _ in plans]
+    if len(stages) > 1:
+        sampler, steps = CoarseToFine(sampler), join_stages([own for _, own, _ in plans])
+        skipped = sum(one for _, _, one in plans)
     return Run(
         sampler=sampler,
         steps=steps,
         skipped=skipped,
-        schedule=schedule_steps(conditions, _step_schedule(options, steps, context.timesteps)),
+        schedule=StepSchedule.joined(scheduled),
         start=_start(options, grid, context),
         guides=bind_guides(options.guides, context),
         rescale=options.guidance_rescale,
         embedded="guidance" in context.bundle.denoiser.supports,
     )
+
+
+def _check_no_guides(options: Options, context: GuideContext) -> None:
+    """Raises UserError if a model that denoises one scale after another has guides."""
+    if options.guides:
+        raise UserError(
+            f"guide {format_call(GUIDES, options.guides[0])!r}: model {context.bundle.name!r} generates from coarse to "
+            "fine, and guides need the whole latent in every step; leave the guide out"
+        )
 
 
 def plan_sampler(options: Options, sampler: Sampler, schedule: Schedule) -> tuple[Grid, StepInfo, int]:

@@ -22,6 +22,7 @@ from rdm_jax.diffusion import samplers
 from rdm_jax.diffusion.denoiser import Apply, Denoiser, Prediction, StepHook, StepInfo, make_denoiser
 from rdm_jax.diffusion.experts import Experts
 from rdm_jax.diffusion.patches import Patches
+from rdm_jax.diffusion.samplers.coarse_to_fine import stage_network
 from rdm_jax.factory import decoder_from
 from rdm_jax.guidance.base import BoundGuide, Networks, apply_guides, parts_of
 from rdm_jax.guidance.classifier_free import classifier_free_denoiser
@@ -231,12 +232,13 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
       guided: whether the null condition and the further ones are evaluated; otherwise the given one alone.
     """
     patches, diffusion = Patches.of(bundle.config["latents"]), bundle.config["diffusion"]
-    apply = network_from(bundle.denoiser, params["denoiser"], patches, Experts.of(diffusion))
+    network = network_from(bundle.denoiser, params["denoiser"], patches, Experts.of(diffusion))
     context, prediction = inputs.context, diffusion["prediction"]
     embedded = "guidance" in bundle.denoiser.supports
 
     def denoiser(x_t: Float[Array, "b h w c"], info: StepInfo) -> Prediction:
         """Returns the prediction under the conditions of a step."""
+        apply = stage_network(network, info) if bundle.denoiser.stages > 1 else network
         scale, weight, null_weight = (info.coefficients[name] for name in ("guidance", "weight", "null_weight"))
         level = info.coefficients["alpha"], info.coefficients["sigma"]
         given, null = interpolate(context.given, weight, *level), interpolate(context.null, null_weight, *level)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -25,10 +24,17 @@ from rdm_jax.diffusion.schedule import Schedule, build_schedule
 from rdm_jax.models import BACKBONES, SIZES, build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.dit import TIMES
+from rdm_jax.parts import check_scales
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import DenoisingRun, denoising_loss, diffusion_section, output_channels
+from rdm_jax.training.denoising import (
+    DenoisingRun,
+    denoising_loss,
+    diffusion_section,
+    initial_inputs,
+    output_channels,
+)
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.schema import network
 from rdm_jax.training.state import Extras
@@ -90,14 +96,14 @@ class DiffusionTask(ConditionedTask):
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the denoiser, and of the null token where it is learned; no stats."""
-        x, t = jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,))
-        params = self.module.init(key, x, t, self.conditions.empty)["params"]
+        inputs = initial_inputs(self.module, self.latents.shape, self.conditions.empty)
+        params = self.module.init(key, *inputs)["params"]
         return {"denoiser": params, **self.conditions.init()}, {}
 
     def loss(
         self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        """Returns the weighted squared error of the prediction at random times, and its mean within bands of time."""
+        """Returns the weighted error of the prediction at random times, and its mean within bands of time."""
         posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
         x0 = self.latents.x0(extras.frozen, batch, posterior_key)
         condition, keys = self.condition(params, batch), (noise_key, time_key, dropout_key)
@@ -151,4 +157,6 @@ def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed
         latent_size=height,
         **fixed,
     )
-    return DiffusionTask(config, latents.base, conditions, build_denoiser(settings), settings, latents)
+    module = build_denoiser(settings)
+    check_scales("the denoiser of config.model", module, latents.base.autoencoder)
+    return DiffusionTask(config, latents.base, conditions, module, settings, latents)

@@ -316,6 +316,11 @@ def check_teacher(config: Config, teacher: Bundle) -> None:
     name, before = teacher.name, Distilled.of(teacher)
     if Experts.of(teacher.config["diffusion"]) is not None:
         raise UserError(f"teacher {name!r} has experts for ranges of noise; distill one of the models it is made of")
+    if teacher.denoiser.stages > 1:
+        raise UserError(
+            f"teacher {name!r} generates from coarse to fine, and a student denoises whole latents; give a teacher of "
+            "one stage"
+        )
     guided = config.guidance_scale != 1 or config.guidance_range or config.get("style_scale")
     if before and (before.guidance_range or guided):
         raise UserError(

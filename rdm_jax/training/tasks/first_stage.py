@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
@@ -161,11 +162,11 @@ class FirstStageTask(AutoencoderTask):
             z = sample_moments(encoded, jax.random.normal(key, split_moments(encoded)[0].shape))
             return z, self.config.loss.kl_weight * kl, {"kl": kl}
         z, indices, loss = self.module.apply({"params": params}, encoded, method="quantize")
-        used = jnp.zeros(self.module.num_codes).at[indices.reshape(-1)].set(1.0).sum()
+        used = jnp.zeros(np.sum(self.module.num_codes)).at[indices.reshape(-1)].set(1.0).sum()
         metrics, regularizer = {"quantization": loss, "codes_used": used}, self.config.loss.codebook_weight * loss
         if self.config.loss.entropy_weight:
             distances = self.module.apply({"params": params}, encoded, method="distances")
-            metrics["entropy"] = entropy_loss(distances)
+            metrics["entropy"] = sum(map(entropy_loss, distances), jnp.zeros(()))  # of each codebook
             regularizer += self.config.loss.entropy_weight * metrics["entropy"]
         return z, regularizer, metrics
 

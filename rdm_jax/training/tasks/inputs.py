@@ -23,10 +23,11 @@ from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.data.batches import Record
 from rdm_jax.models import build_denoiser, with_sizes
 from rdm_jax.models.condition import Condition
+from rdm_jax.parts import check_scales
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
-from rdm_jax.training.denoising import output_channels
+from rdm_jax.training.denoising import initial_inputs, output_channels
 from rdm_jax.training.inputs import InputSettings, TrainingInput, open_input
 from rdm_jax.training.latents import open_latents
 from rdm_jax.training.model_record import ModelRecord
@@ -64,11 +65,12 @@ class InputTask(diffusion.DiffusionTask):
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the denoiser and the encoder; no stats."""
         keys = jax.random.split(key)
-        x, t, first = jnp.zeros((1, *self.latents.shape)), jnp.zeros((1,)), jnp.asarray(self.input.read(0))[None]
+        first = jnp.asarray(self.input.read(0))[None]
         encoder = self.input.encoder.init(keys[1], first)["params"]
         empty = dataclasses.replace(self.conditions.empty, weights=jnp.ones((1, self.conditions.places)))
         condition = self.input.condition(encoder, first, empty, jnp.zeros((1,), bool))
-        return {"denoiser": self.module.init(keys[0], x, t, condition)["params"], PART: encoder}, {}
+        inputs = initial_inputs(self.module, self.latents.shape, condition)
+        return {"denoiser": self.module.init(keys[0], *inputs)["params"], PART: encoder}, {}
 
     def condition(self, params: Any, batch: dict[str, Array]) -> Condition:
         """Returns the condition of a batch."""
@@ -127,4 +129,6 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
         latent_size=height,
         condition_channels=own.channels,
     )
-    return InputTask(config, base, conditions, build_denoiser(settings), settings, latents, own)
+    module = build_denoiser(settings)
+    check_scales("the denoiser of config.model", module, base.autoencoder)
+    return InputTask(config, base, conditions, module, settings, latents, own)

@@ -17,11 +17,13 @@ from rdm_jax.training import adversarial
 from rdm_jax.training.perceptual import open_perceptual
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.first_stage import FirstStageTask, entropy_loss
+from tests.helpers import frido
 
 SHARED = {"ch": 4, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16, "z_channels": 2}
 SETTINGS = {
     "kl": {"kind": "kl", "embed_dim": 2, "num_groups": 2, **SHARED},
     "vq": {"kind": "vq", "embed_dim": 2, "num_groups": 2, "num_codes": 8, **SHARED},
+    "multi_scale_vq": {**frido.FIRST_STAGE, "ch": 4, "shared_ch": 4},
 }
 
 
@@ -50,7 +52,7 @@ def norms(grads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("kind", ["kl", "vq", "multi_scale_vq"])
 def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
     task = task_of(kind, start=5)
     params, extras, batch, key = ready(task)
