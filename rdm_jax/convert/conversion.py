@@ -72,8 +72,8 @@ def convert(
 
     Args:
       source: a checkpoint of CompVis, Stability AI or Frido, a RARM or first stage, a diffusers folder, a DiT, SiT or
-        U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the Inception-v3 of
-        the Fréchet distance.
+        U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the
+        Inception-v3 of the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
         Diffusion needs none. Or the .json of the constructor's arguments of a DiT, SiT or U-ViT, or of the flags of
         an ADM or GLIDE, by default the one in its folder of its name, if any.
