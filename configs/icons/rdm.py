@@ -75,7 +75,7 @@ def get_config(style: str = "") -> dict[str, Any]:
             "spacing": "trailing",
             "steps": 16,
             "guidance_scale": 2.0,
-            "style_scale": 3.0,
+            "style_scale": 2.5,
             "height": 64,
             "width": 64,
         },
