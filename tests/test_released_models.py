@@ -87,6 +87,7 @@ def test_every_configuration_is_measured_here():
         *MILLIONS,
         "clip_rn50x16",
         "muse",
+        *("frido", "frido_f16f8"),  # every name and shape, in tests/convert/test_frido.py
     }
 
 

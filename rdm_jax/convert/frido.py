@@ -1,6 +1,6 @@
 """Weights and settings of Frido: its PyU-Net, and its first stage (MS-VQGAN), which is also released alone.
 
-A checkpoint has the layout of CompVis's, see `convert.compvis`. Lists whose names begin with "ms_" are in the order
+A checkpoint has the layout of CompVis's, see `convert.compvis`. Lists whose names begin with `ms_` are in the order
 coarse, fine; those of the encoder in the order fine, coarse.
 """
 

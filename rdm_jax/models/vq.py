@@ -88,7 +88,7 @@ def nearest_codes(
 
 
 def code_distances(h: Float[Array, "b h w e"], codebook: Float[Array, "k e"]) -> Float[Array, "n k"]:
-    """Returns |h - c|^2 - |h|^2 of every latent, in row-major order, and every code."""
+    """Returns `|h - c|^2 - |h|^2` of every latent, in row-major order, and every code."""
     flat = h.reshape(-1, codebook.shape[1])
     return jnp.sum(codebook**2, axis=1)[None, :] - 2.0 * flat @ codebook.T
 

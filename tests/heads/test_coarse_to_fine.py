@@ -44,7 +44,7 @@ def test_every_sampler_denoises_one_scale_and_then_the_other(name):
     plan = sampler.plan(SCHEDULE, 6)
     assert num_steps(plan) % 2 == 0 and plan.coefficients["begins"].sum() == 1
     count = num_steps(plan) // 2
-    np.testing.assert_array_equal(plan.coefficients["stage"], np.repeat([0.0, 1.0], count))
+    np.testing.assert_array_equal(plan.coefficients["fine"], np.repeat([0.0, 1.0], count))
     x0 = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
     keys = jax.random.split(jax.random.key(1), 2)
 
@@ -63,7 +63,7 @@ def test_every_sampler_denoises_one_scale_and_then_the_other(name):
 def test_the_fine_stage_may_have_another_number_of_steps():
     inner = SAMPLERS["ddim"]()
     plan = join_stages([inner.plan(SCHEDULE, 4), inner.plan(SCHEDULE, 2)])
-    assert plan.coefficients["stage"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert plan.coefficients["fine"].tolist() == [0, 0, 0, 0, 1, 1]
     assert plan.coefficients["begins"].tolist() == [0, 0, 0, 0, 1, 0]
 
 

@@ -353,5 +353,5 @@ def test_settings_are_checked():
     assert {"in_channels", "out_channels", "context_dim", "latent_size"} <= fields
     with pytest.raises(UserError, match="unknown denoiser dit setting 'widht'; did you mean 'width'"):
         build_denoiser({**TRANSFORMERS["dit, tokens"], "widht": 16})
-    with pytest.raises(UserError, match=r"unknown denoiser kind 'vit'.*dit, unet, uvit"):
+    with pytest.raises(UserError, match=r"unknown denoiser kind 'vit'.*dit, pyunet, unet, unet_pair, uvit"):
         build_denoiser({**PATCHES, "kind": "vit"})

@@ -26,8 +26,8 @@ class CoarseToFine:
     """Runs a sampler on the coarse scale, and then on the fine one beside the result.
 
     While one scale is denoised the other stays as it is: the fine one is its initial noise, and the coarse one is the
-    result, constant in squares of 2x2. A plan is made by `join_stages`; its coefficients have `stage` and `begins`, 1
-    in the first step of the fine stage.
+    result, constant in squares of 2x2. A plan is made by `join_stages`; its coefficients have `fine`, 1
+    in the steps of the fine stage, and `begins`, 1 in the first one of these.
 
     Attributes:
       sampler: of both stages.
@@ -58,14 +58,14 @@ class CoarseToFine:
 
     def step(self, carry: Any, info: StepInfo, denoiser: Denoiser) -> tuple[Any, Prediction]:
         """Returns the carry after one step of a stage, and the prediction, whose x0 is that of the whole latent."""
-        stage, begins = info.coefficients["stage"], info.coefficients["begins"]
+        fine, begins = info.coefficients["fine"], info.coefficients["begins"]
         fresh = self.sampler.init(_with_coarse_result(carry.x))
         carry = jax.tree.map(lambda new, old: jnp.where(begins > 0, new, old), fresh, carry)
-        active = (jnp.arange(carry.x.shape[-1]) >= carry.x.shape[-1] // 2) == (stage > 0)
+        active = (jnp.arange(carry.x.shape[-1]) >= carry.x.shape[-1] // 2) == (fine > 0)
         active = active[None, None, None, :]
         after, prediction = self.sampler.step(carry, info, denoiser)
         # Of the scale that waits nothing is predicted: the fine one is unknown yet, the coarse one is as it is.
-        x0 = jnp.where(active, prediction.x0, jnp.where(stage > 0, carry.x, 0.0))
+        x0 = jnp.where(active, prediction.x0, jnp.where(fine > 0, carry.x, 0.0))
         x = jnp.where(active, after.x, carry.x)
         return dataclasses.replace(after, x=x), dataclasses.replace(prediction, x0=x0)
 
@@ -76,7 +76,7 @@ def join_stages(stages: Sequence[StepInfo]) -> StepInfo:
     def marked(stage: int, steps: StepInfo) -> StepInfo:
         numbers = np.arange(num_steps(steps))
         own = {
-            "stage": jnp.full(len(numbers), stage, jnp.float32),
+            "fine": jnp.full(len(numbers), stage, jnp.float32),
             "begins": jnp.asarray((numbers == 0) & (stage > 0), jnp.float32),
         }
         return dataclasses.replace(steps, coefficients={**steps.coefficients, **own})
@@ -107,7 +107,7 @@ def stage_network(apply: Apply, info: StepInfo) -> Apply:
             output = apply(fine, t, dataclasses.replace(condition, channels=coarse))
             return jnp.concatenate([jnp.zeros_like(output), output], axis=-1)
 
-        return jax.lax.cond(info.coefficients["stage"] > 0, second, first)
+        return jax.lax.cond(info.coefficients["fine"] > 0, second, first)
 
     return whole
 

@@ -144,7 +144,7 @@ def test_latents_that_are_encoded_ahead_are_those_of_the_images(tmp_path):
 
 def test_cached_latents_have_no_random_colors():
     with pytest.raises(UserError, match=r"conditioning.recolored=0.2 needs data.cache_latents=false"):
-        task_of("data.cache_latents=true")
+        task_of("data.cache_latents=true", "conditioning.recolored=0.2")
 
 
 @pytest.mark.slow
