@@ -132,7 +132,7 @@ def test_gradients_one_step_of_adamw_and_the_average_are_the_originals():
     grads = jax.jit(jax.grad(loss))(params)
     assert float(optax.tree.norm(grads)) == pytest.approx(float(golden["grad_norm"]), rel=1e-5)
     settings = {"learning_rate": 1e-4, "warmup": 0, "decay": "constant", "clip_norm": 1e9, "b1": 0.9, "b2": 0.999}
-    tx = make_optimizer(ConfigDict({**settings, "weight_decay": 1e-2, "frozen": ()}), 1)
+    tx = make_optimizer(ConfigDict({**settings, "kind": "adamw", "weight_decay": 1e-2, "frozen": ()}), 1)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     # The recorded weights were multiplied by 1.1 after the step, so that the average changes visibly.
     after = jax.tree.map(lambda p, u: 1.1 * (p + u), params, updates)
