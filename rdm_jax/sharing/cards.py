@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import yaml
 
 from rdm_jax.bundle import Bundle
@@ -159,11 +158,8 @@ def _credits(database: Database, license_: str) -> str:
 
 def _column(database: Database, keys: Sequence[str]) -> list[str]:
     """Returns for each row the first of some attributes that it has, "" if it has none."""
-    texts = np.full(len(database), "", object)
-    for key in keys:
-        own = np.array(database.column(key).to_pylist(), object)
-        texts = np.where((texts == "") & (own != None), own, texts)  # noqa: E711
-    return texts.tolist()
+    columns = [database.column(key).to_pylist() for key in keys]
+    return [next((value for value in row if value), "") for row in zip(*columns, strict=True)]
 
 
 def _recorded(record: Mapping[str, Any], keys: Sequence[str]) -> str:

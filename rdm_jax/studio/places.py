@@ -72,6 +72,10 @@ class Places:
             raise unknown("database", name, known)
         return known[name]
 
+    def placed(self, database: str) -> str:
+        """Returns the place of a database by its name, or its place itself; raises UserError if it is not listed."""
+        return database if database in self.known_databases().values() else self.database(database)
+
     def new_database(self, title: str) -> Path:
         """Returns the folder of a new database with a readable name; a used name gets a number."""
         readable = SHOWN.sub("-", title).strip("-_")[:LONGEST] or "images"

@@ -6,13 +6,13 @@ import argparse
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rdm_jax.cli import sample
 from rdm_jax.cli.main import Parser
-from rdm_jax.core import text
-from rdm_jax.core.calls import file_fields, files_of, parse
+from rdm_jax.core import text, values
+from rdm_jax.core.calls import file_fields, files_of, format_call, parse
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.options import Declaration, declarations, flag_of
 from rdm_jax.heads import all_options
@@ -72,26 +72,44 @@ class Wanted:
         except UserError as error:
             raise UserError(OF_THE_COMMAND_LINE.sub("", str(error))) from error
 
-    def reads(self) -> tuple[list[str], list[str]]:
-        """Returns the files and the databases that options name, those of guides and conditions too.
+    def placed(self, place: Callable[[str], str]) -> Wanted:
+        """Returns the request with the places of the databases that its conditions name.
+
+        Args:
+          place: from a name to the place; raises UserError for a name that is not listed.
+
+        Raises:
+          UserError: an option is unknown, or a call is invalid.
+        """
+
+        def of_call(call: Any) -> Any:
+            """Returns a parsed call with its database's place."""
+            named = getattr(call, "database", "")
+            return dataclasses.replace(call, database=place(named)) if named else call
+
+        options = dict(self.options)
+        for name, value in options.items():
+            declaration = declarations(_owner(name))[name]
+            if declaration.table and value:
+                table, calls = declaration.table(), _parsed(declaration, value)
+                options[name] = tuple(format_call(table, of_call(call)) for call in calls)
+        return dataclasses.replace(self, options=options)
+
+    def reads(self) -> list[str]:
+        """Returns the files that options name, those of guides and conditions too.
 
         Raises:
           UserError: an option is unknown, a call is invalid, or a sweep goes over what reads files.
         """
-        files, databases = [], []
+        files = []
         for name, value in self.options.items():
             declaration = declarations(_owner(name))[name]
-            if declaration.file and value:
-                files.append(str(value))
-            table = declaration.table() if declaration.table else {}
-            for call in _calls(value) if table else ():
-                parsed = parse(table, call, declaration.what)
-                files += files_of(parsed)
-                databases += [parsed.database] if getattr(parsed, "database", "") else []
+            files += [str(value)] if declaration.file and value else []
+            files += [file for call in _parsed(declaration, value) for file in files_of(call)]
         for key in (axis.partition("=")[0].strip() for axis in self.sweep):
             if _reads_files(key):
                 raise UserError(f"{key} reads files, and a sweep on the page goes over numbers and names; leave it out")
-        return files, databases
+        return files
 
     def command(self, model: str) -> str:
         """Returns the command line that does the same."""
@@ -170,6 +188,12 @@ def _calls(value: Any) -> Sequence[str]:
     return lines(value) if isinstance(value, str) else value
 
 
+def _parsed(declaration: Declaration, value: Any) -> list[Any]:
+    """Returns the guides or conditions of an option; none where it takes no calls."""
+    table = declaration.table() if declaration.table else {}
+    return [parse(table, call, declaration.what) for call in _calls(value)] if table and value else []
+
+
 def _option(name: str, value: Any) -> list[str]:
     """Returns the arguments of one option; none for its default."""
     owner = _owner(name)
@@ -180,9 +204,19 @@ def _option(name: str, value: Any) -> list[str]:
     if declaration.table:
         return [f"{flag}={call}" for call in _calls(value)]
     if isinstance(getattr(owner(), name), tuple):
-        numbers = str(value).replace(",", " ").split() if isinstance(value, str) else [str(one) for one in value]
-        return [flag, *numbers]
+        return [flag, *_numbers(name, value)]
     return [f"{flag}={_plain(value)}"]
+
+
+def _numbers(name: str, value: Any) -> list[str]:
+    """Returns the numbers of an option, which are no other arguments; raises UserError for anything else."""
+    given = str(value).replace(",", " ").split() if isinstance(value, str) else [str(one) for one in value]
+    try:
+        for one in given:
+            values.parse(float, one)
+    except ValueError as error:
+        raise UserError(f"{name} {value!r} are no numbers; write them with spaces between") from error
+    return given
 
 
 def _plain(value: Any) -> str:

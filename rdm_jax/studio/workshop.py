@@ -149,6 +149,10 @@ class Workshop:
 
         return Job(work)
 
+    def command(self, model: str, wanted: Wanted) -> str:
+        """Returns the command line that generates a request."""
+        return wanted.placed(self.places.placed).command(self._spec(model))
+
     def edit(self, model: str, arguments: Sequence[str]) -> Job:
         """Returns the job that edits an image; its result is the run's folder.
 
@@ -194,19 +198,16 @@ class Workshop:
         return next(iter([*same, *named]), recorded["name"])
 
     def _check_inside(self, wanted: Wanted) -> None:
-        """Raises UserError if an option names a file outside the studio's folder, or a database that is not listed."""
-        files, databases = wanted.reads()
-        for file in files:
+        """Raises UserError if an option names a file outside the studio's folder."""
+        for file in wanted.reads():
             if not Path(file).resolve().is_relative_to(self.places.root.resolve()):
                 raise UserError(f"{file} is outside the studio's folder, and the page reads no other; upload it first")
-        for database in databases:
-            if database not in self.places.known_databases().values():
-                self.places.database(database)
 
     def _planned(
         self, generator: Generator, wanted: Wanted, choices: Choices
     ) -> tuple[argparse.Namespace, list[Mixture | None], list[Plan], Sweep | None]:
         """Returns the options, databases, plans with the chosen neighbors, and the sweep of a request, if it is one."""
+        wanted = wanted.placed(self.places.placed)
         self._check_inside(wanted)
         args = wanted.parse()
         images = [sample.read_query(name) for name in args.image]

@@ -82,9 +82,9 @@ def read_input(request: Request, bundle: Bundle, latent: tuple[int, int]) -> Giv
     Raises:
       UserError: the request has an input that the model does not take, lacks its own, or it is invalid.
     """
-    own = input_of(bundle)
+    own, taken = input_of(bundle), options_of(bundle.config)
     for one in INPUTS.values():
-        if one.option not in options_of(bundle.config) and _is_given(request, one):
+        if one.option not in taken and _is_given(request, one):
             takes = f"takes {own.what}" if own is not None else "reads prompts"
             raise UserError(
                 f"{_flag(one)} applies to models that take {one.what}, and model {bundle.name!r} {takes}; leave it out"

@@ -74,6 +74,7 @@ def join_stages(stages: Sequence[StepInfo]) -> StepInfo:
     """Returns one plan of those of all stages, the coarsest first, each step with its stage."""
 
     def marked(stage: int, steps: StepInfo) -> StepInfo:
+        """Returns the plan of a stage with its entries."""
         numbers = np.arange(num_steps(steps))
         own = {
             "fine": jnp.full(len(numbers), stage, jnp.float32),

@@ -134,7 +134,7 @@ def _add_generate(
 @guarded(1)
 def _command(page: Page, values: tuple[Any, ...]) -> Any:
     model, wanted = read(page.workshop, values)
-    return wanted.command(page.workshop.models[model])
+    return page.workshop.command(model, wanted)
 
 
 def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
