@@ -166,14 +166,12 @@ def test_options_read_no_file_outside_the_folder_of_the_studio(workshop, tmp_pat
             workshop.neighbors("tiny", swept, Choices())
     assert workshop.neighbors("tiny", wanted(workshop, "a red boat", guides=f"ilvr(image='{inside}')"), Choices())
     with pytest.raises(UserError, match="are no numbers"):  # and no further argument of the command
-        workshop.neighbors(
-            "tiny", wanted(workshop, "a red boat", guidance_interval=f"0 1 --image={outside}"), Choices()
-        )
-    listed = wanted(workshop, "a red boat", conditions="mix(database='others')")
+        interval = f"0 1 --image={outside}"
+        workshop.neighbors("tiny", wanted(workshop, "a red boat", guidance_interval=interval), Choices())
+    listed = wanted(workshop, "a red boat", conditions="negative(database='others')")
     assert workshop.neighbors("tiny", listed, Choices())
-    assert shlex.quote(f"--with=mix(database='{workshop.places.database('others')}')") in workshop.command(
-        "tiny", listed
-    )
+    call = f"--with=negative(database={workshop.places.database('others')!r})"
+    assert shlex.quote(call) in workshop.command("tiny", listed)
     with pytest.raises(UserError, match="unknown option 'stepps'"):
         workshop.neighbors("tiny", wanted(workshop, "a red boat", stepps="4"), Choices())
 
