@@ -37,6 +37,12 @@ class Text:
     states: Any
     present: Any
 
+    @staticmethod
+    def shapes(text_dim: int, state_dim: int, length: int) -> Text:
+        """Returns the shapes and types of one text: e = text_dim, c = state_dim, n = length."""
+        shapes = (1, text_dim), (1, length, state_dim), (1, length)
+        return Text(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+
 
 class Prior(nn.Module):
     """A causal transformer over a text, its vector, the time, the noisy vector of an image, and a learned query.
@@ -67,13 +73,8 @@ class Prior(nn.Module):
     @property
     def smallest_inputs(self) -> tuple[Any, ...]:
         """Shapes and types of a noisy vector, a time and a text."""
-
-        def shape(*sizes: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(sizes, jnp.float32)
-
-        n = self.context_length
-        text = Text(shape(1, self.text_dim), shape(1, n, self.state_dim), shape(1, n))
-        return shape(1, self.embed_dim), shape(1), text
+        text = Text.shapes(self.text_dim, self.state_dim, self.context_length)
+        return jax.ShapeDtypeStruct((1, self.embed_dim), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32), text
 
     def setup(self) -> None:
         if self.width % self.heads or self.width % 2:

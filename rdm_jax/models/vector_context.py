@@ -40,13 +40,8 @@ class VectorContext(nn.Module):
     @property
     def smallest_inputs(self) -> tuple[Any, ...]:
         """Shapes and types of an image's vector and a text."""
-
-        def shape(*sizes: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(sizes, jnp.float32)
-
-        n = self.context_length
-        text = Text(shape(1, self.text_dim), shape(1, n, self.state_dim), shape(1, n))
-        return shape(1, self.image_dim), text, jax.ShapeDtypeStruct((1,), jnp.bool_)
+        text = Text.shapes(self.text_dim, self.state_dim, self.context_length)
+        return jax.ShapeDtypeStruct((1, self.image_dim), jnp.float32), text, jax.ShapeDtypeStruct((1,), jnp.bool_)
 
     @nn.compact
     def __call__(self, image: Float[Array, "b d"], text: Text, is_null: Any) -> tuple[Array, Array, Array]:
