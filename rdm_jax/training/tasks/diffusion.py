@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
@@ -117,6 +117,23 @@ class DiffusionTask(ConditionedTask):
     def sections(self) -> dict[str, Any]:
         """Returns the sections of the model's configuration that only diffusion models have."""
         return {"latents": dict(self.latents.scaling), "diffusion": diffusion_section(self.config)}
+
+
+class UnsampledTask(DiffusionTask):
+    """Trains a denoiser whose condition is more than held-out images have at hand: none are sampled in training."""
+
+    def figures(self, params: Any) -> Any:
+        """Returns no figures."""
+        return iter(())
+
+    @property
+    def comparable_images(self) -> int:
+        """None: generated images are compared by the exported model."""
+        return 0
+
+    def generated(self, params: Any, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h w 3"]]:
+        """Raises UserError: there is no whole condition of a held-out image."""
+        raise UserError("evaluators of generated images need captions or neighbors alone; leave evaluators=loss")
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> DiffusionTask:

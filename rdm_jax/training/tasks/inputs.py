@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.inputs.base import PART
@@ -47,7 +47,7 @@ class Schema(diffusion.Schema):
 
 
 @dataclasses.dataclass(frozen=True)
-class InputTask(diffusion.DiffusionTask):
+class InputTask(diffusion.UnsampledTask):
     """Trains a denoiser and the encoder of its input.
 
     Attributes:
@@ -76,19 +76,6 @@ class InputTask(diffusion.DiffusionTask):
         """Returns the condition of a batch."""
         base = batch_condition(params, batch)
         return self.input.condition(params[PART], batch["input"], base, batch["null"])
-
-    def figures(self, params: Any) -> Any:
-        """Returns no figures: those of the base class have no inputs."""
-        return iter(())
-
-    @property
-    def comparable_images(self) -> int:
-        """None: generated images are compared by the exported model."""
-        return 0
-
-    def generated(self, params: Any, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h w 3"]]:
-        """Raises UserError: the inputs of held-out images are not sampled from."""
-        raise UserError("evaluators of generated images need captions or neighbors alone; leave evaluators=loss")
 
     @property
     def model(self) -> ModelRecord:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.features import feature_tokens
@@ -61,7 +61,7 @@ class Schema(diffusion.Schema):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReImagenTask(diffusion.DiffusionTask):
+class ReImagenTask(diffusion.UnsampledTask):
     """Trains a U-Net and the projection of its features.
 
     Attributes:
@@ -133,19 +133,6 @@ class ReImagenTask(diffusion.DiffusionTask):
         tokens = feature_tokens(self.module, self.projection, params, batch["neighbor_latents"], flat)
         tokens = tokens.reshape(b, 1, k * self.projection.tokens, -1) * batch["has_neighbors"][:, None, None, None]
         return Condition(batch["text"][:, None], images=ImageTokens(tokens, jnp.ones((b, 1))))
-
-    def figures(self, params: Any) -> Any:
-        """Returns no figures: those of the base class have neighbors without images."""
-        return iter(())
-
-    @property
-    def comparable_images(self) -> int:
-        """None: generated images are compared by the exported model."""
-        return 0
-
-    def generated(self, params: Any, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h w 3"]]:
-        """Raises UserError: only the vectors of held-out images' neighbors are at hand, not their images."""
-        raise UserError("evaluators of generated images need neighbors by their vectors; leave evaluators=loss")
 
     @property
     def model(self) -> ModelRecord:
