@@ -54,4 +54,5 @@ def feature_tokens(
       captions: vectors of their captions, as the U-Net takes that of a prompt.
     """
     maps = middle_features(unet, params["denoiser"], latents, captions[:, None])
-    return projection.apply({"params": params["image_adapter"]}, maps, captions)  # pyright: ignore[reportReturnType]
+    tokens: Any = projection.apply({"params": params["image_adapter"]}, maps, captions)
+    return tokens

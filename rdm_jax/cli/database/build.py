@@ -65,6 +65,13 @@ def add_actions(actions: Any) -> None:
     parser.add_argument("--spread", type=number(int, 1), metavar="N", help="use at most N images, spread evenly")
     add_selection(parser, "images")
     add_duplicates(parser, "images")
+    _add_patches(parser)
+    _add_stored(parser)
+    _add_work(parser)
+
+
+def _add_patches(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of patches."""
     patches = parser.add_argument_group("patches, as of the released database of OpenImages")
     patches.add_argument(
         "--patches",
@@ -85,6 +92,10 @@ def add_actions(actions: Any) -> None:
     patches.add_argument(
         "--patch-seed", type=number(int, 0, MAX_SEED), default=0, metavar="N", help="of their positions (%(default)s)"
     )
+
+
+def _add_stored(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of what is stored."""
     stored = parser.add_argument_group("what is stored")
     stored.add_argument(
         "--thumbnail-size",
@@ -98,6 +109,10 @@ def add_actions(actions: Any) -> None:
     )
     stored.add_argument("--dtype", default="float16", metavar="TYPE", help="of the embeddings: float16 or float32")
     stored.add_argument("--licence", metavar="TEXT", help="of the images, recorded in the manifest")
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of how the work is done."""
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
         "--max-skip",
