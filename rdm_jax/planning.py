@@ -172,7 +172,8 @@ class Planner:
         database = database if database is not None else self.bundle.config["sampling"].get("content_database")
         if database is None or not plan.request.content_neighbors:
             return None
-        return self.find_content(database, prompts, queries, given, plan.request.content_neighbors, plan.request)
+        size = plan.request.height, plan.request.width
+        return self.find_content(database, prompts, queries, given, plan.request.content_neighbors, size)
 
     def find_content(
         self,
@@ -181,7 +182,7 @@ class Planner:
         queries: Float[np.ndarray, "q d"],
         given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
         count: int,
-        request: Request,
+        size: tuple[int, int],
     ) -> Content:
         """Returns what shows the content of queries.
 
@@ -191,12 +192,12 @@ class Planner:
           queries: their vectors.
           given: the image that a query is, which is its own content; None where it is a text.
           count: the content neighbors of each.
-          request: has the size of the images.
+          size: (height, width) of the images that are made.
 
         Raises:
           UserError: the database is unknown, or was built by another encoder.
         """
-        return self._content_search(database).find(prompts, queries, given, count, (request.height, request.width))
+        return self._content_search(database).find(prompts, queries, given, count, size)
 
     def _content_search(self, database: Databases) -> ContentSearch:
         """Returns the search of content databases, which encodes their captions once."""

@@ -123,13 +123,15 @@ def _content(generator: Generator, plan: Plan, content: Content, database: Mixtu
         return content
     count, queries = content.neighbors.ids.shape[1], plan.queries[texts]
     prompts, most = [plan.prompts[row] for row in texts], _most(choice, database, count)
-    found = generator.find_content(database, prompts, queries, [None] * len(prompts), most, plan.request).neighbors
+    height, width = content.images.shape[2:4]
+    given = [None] * len(prompts)
+    found = generator.find_content(database, prompts, queries, given, most, (height, width)).neighbors
     found, places = _ordered(choice, database, queries, found)
     if not all(places):
         raise UserError("no content neighbor is left; drop fewer, or choose another content database")
     # Where fewer are left, the images of a prompt take those in turn.
     chosen = _taken(found, [np.resize(good, count).tolist() for good in places])
-    images = neighbor_images(database.databases, chosen, content.images.shape[2:4])
+    images = neighbor_images(database.databases, chosen, (height, width))
     return content.replaced(texts, chosen, images, known=bool(choice.pinned))
 
 
