@@ -16,7 +16,7 @@ from rdm_jax.core.calls import file_fields, files_of, format_call, parse
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.options import Declaration, declarations, flag_of
 from rdm_jax.heads import all_options
-from rdm_jax.request import Request
+from rdm_jax.request import NEEDED_PARTS, Request
 
 MOST_PROMPTS = 1000  # of one request
 OF_THE_COMMAND_LINE = re.compile(r"^argument -*|; see rdm sample --help$")
@@ -120,6 +120,12 @@ def option_declarations(head: str) -> dict[str, Declaration]:
     """Returns {name: declaration} of the options of a model's head and of every request, but for `OWN_CONTROLS`."""
     every = {**declarations(Request), **declarations(all_options()[head])}
     return {name: one for name, one in every.items() if name not in OWN_CONTROLS and not one.file}
+
+
+def options_of_model(config: Mapping[str, Any]) -> dict[str, Declaration]:
+    """Returns {name: declaration} of the options that a model has, by its configuration."""
+    declared = option_declarations(config["head"])
+    return {name: one for name, one in declared.items() if name not in NEEDED_PARTS or NEEDED_PARTS[name] in config}
 
 
 def blamed(error: str) -> str:

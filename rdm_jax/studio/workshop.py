@@ -22,6 +22,7 @@ from rdm_jax.conditioning.inputs import options_of
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.images import read_image
 from rdm_jax.generator import Generator, Plan
+from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.mixture import Mixture, parse_weighted
 from rdm_jax.retrieval.retriever import Neighbors
 from rdm_jax.studio.choice import CONTENT, STYLE, Choices, Row
@@ -85,6 +86,12 @@ class Workshop:
     def has_roles(self, model: str) -> bool:
         """Returns whether a model of the list has content neighbors beside its style neighbors."""
         return "style_encoder" in self.config(model)
+
+    def fitting(self, model: str) -> list[str]:
+        """Returns the names of the databases that the encoder of a model made."""
+        own = self.config(model)["sha256"].get("clip")
+        known = self.places.known_databases().items()
+        return [name for name, place in known if Database.open(place).encoder["sha256"] == own]
 
     def upscaler(self, model: str) -> str:
         """Returns the model that upscales images: this one, or else the first one of the list that does; "" if none."""

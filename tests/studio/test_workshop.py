@@ -16,7 +16,7 @@ from rdm_jax.retrieval.database import Database
 from rdm_jax.studio import history
 from rdm_jax.studio.choice import CONTENT, STYLE, Choice, Choices
 from rdm_jax.studio.jobs import Job
-from rdm_jax.studio.wanted import Wanted
+from rdm_jax.studio.wanted import Wanted, options_of_model
 
 OPTIONS = {"steps": 2, "num_images": 2, "seed": 5, "condition": "neighbors", "neighbors": 3}
 
@@ -143,6 +143,14 @@ def test_a_canceled_job_ends_between_chunks_and_keeps_what_is_finished(workshop)
     (folder,) = set(workshop.places.runs.iterdir()) - before
     assert 2 <= len(history.images_of(folder)) < 6
     assert threading.active_count() < 50
+
+
+def test_a_model_has_databases_of_its_own_encoder_and_options_of_its_own_parts(workshop):
+    assert {"squares", "others"} <= set(workshop.fitting("tiny")) and "neon" not in workshop.fitting("tiny")
+    assert "neon" in workshop.fitting("style-scenes") and "squares" not in workshop.fitting("style-scenes")
+    options = options_of_model(workshop.config("tiny"))
+    assert "steps" in options and "conditions" in options
+    assert not {"prior_steps", "adapter_scale", "long_prompts"} & set(options)
 
 
 def test_options_read_no_file_outside_the_folder_of_the_studio(workshop, tmp_path):

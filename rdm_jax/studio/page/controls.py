@@ -15,24 +15,24 @@ from rdm_jax.core.options import Declaration
 from rdm_jax.request import CONDITIONS, FITS
 from rdm_jax.studio.page.shared import control_class, guarded, remark
 from rdm_jax.studio.places import Places
-from rdm_jax.studio.wanted import default_of, option_declarations
+from rdm_jax.studio.wanted import default_of, options_of_model
 
 NARROW = 130  # pixels
 CHOICES = {"condition": CONDITIONS, "fit": FITS}
 DEFAULT_NOTE = re.compile(r" ?\((default|--list)[^)]*\)| ?\(repeatable[^)]*\)")
 
 
-def add(head: str, defaults: dict[str, Any], options: gr.State) -> None:
-    """Adds a control for each option of a head; what is set is kept in `options` by name.
+def add(config: dict[str, Any], options: gr.State) -> None:
+    """Adds a control for each option that a model has; what is set is kept in `options` by name.
 
     Args:
-      head: the model's.
-      defaults: its own, shown where nothing is set.
+      config: of the model, with its own defaults, which are shown where nothing is set.
       options: {name: value} of what the user has set.
     """
-    declared = option_declarations(head)
+    defaults = {"neighbors": config["conditioning"]["neighbors"], **config["sampling"]}
+    declared = options_of_model(config)
     for name, declaration in declared.items():
-        own = defaults.get(name, default_of(head, name))
+        own = defaults.get(name, default_of(config["head"], name))
         control = _control(name, declaration, own)
 
         def keep(value: Any, values: dict[str, Any], name: str = name) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def add(head: str, defaults: dict[str, Any], options: gr.State) -> None:
 
     calls = [describe(call, cls) for one in declared.values() if one.table for call, cls in one.table().items()]
     with gr.Accordion("What guides and conditions take", open=False):
-        gr.Markdown("\n".join(["```text", *calls, "```"]))
+        gr.Markdown("\n".join(["```text", *calls, "```"]), elem_classes="calls")
 
 
 def add_files(places: Places) -> None:

@@ -85,9 +85,9 @@ def message(text: str) -> str:
     """Returns an error as HTML, which screen readers say at once; it outlines its control. "" for none."""
     if not text:
         return ""
-    name = blamed(text)
-    outline = f"<style>.{control_class(name)} {{outline: 2px solid #b91c1c}}</style>" if name else ""
-    return f'<p class="error" role="alert">{html.escape(text)}</p>{outline}'
+    name, line = blamed(text), f'<p class="error" role="alert">{html.escape(text)}</p>'
+    rule = f".{control_class(name)} {{outline: 2px solid #b91c1c; outline-offset: -2px}}"
+    return f"{line}<style>{rule}</style>" if name else line
 
 
 def control_class(name: str) -> str:
@@ -128,6 +128,22 @@ def gallery(label: str, columns: int, height: int, **options: Any) -> gr.Gallery
     """Returns a gallery of images to click; as PNG, since WebP would lose what is inside a file."""
     fixed = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False}
     return gr.Gallery(label=label, columns=columns, height=height, **{**fixed, **options})
+
+
+def add_databases(page: Page) -> gr.Dropdown:
+    """Adds the choice of databases; at first, and for another model, it has one that the model's encoder made."""
+    fitting = page.workshop.fitting
+    known, first = list(page.workshop.places.known_databases()), fitting(page.workshop.default_model)[:1]
+    marked = control_class("databases")
+    databases = gr.Dropdown(known, value=first, multiselect=True, label="Databases", elem_classes=marked)
+
+    def of_model(model: str, names: list[str] | None) -> list[str]:
+        """Returns those that fit the model, or one that does."""
+        fit = fitting(model)
+        return [name for name in names or [] if name in fit] or fit[:1]
+
+    page.model.change(of_model, [page.model, databases], databases, queue=False, api_visibility="private")
+    return databases
 
 
 def neighbor_items(shown: list[Shown], marks: Callable[[Shown], str] = lambda _: "") -> list[tuple[Any, str]]:

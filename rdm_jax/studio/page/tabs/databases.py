@@ -145,7 +145,7 @@ def _add_map(page: Page, name: gr.Dropdown, text: gr.Textbox, status: gr.HTML) -
     """Adds the map of a database: alike images are near each other."""
     with gr.Accordion("Map: alike images are near each other", open=False):
         plot = gr.Button("Plot the map, with what is searched for", size="sm")
-        chart = gr.Image(label="Map", format="png", interactive=False, elem_id="map")
+        chart = gr.Image(label="Map", show_label=False, format="png", interactive=False, elem_id="map")
 
     @guarded(2)
     def show(model: str, name: str, text: str) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit
 from rdm_jax.studio.choice import Choices
 from rdm_jax.studio.page.results import Results, follow
-from rdm_jax.studio.page.shared import Page, followed
+from rdm_jax.studio.page.shared import Page, add_databases, followed
 from rdm_jax.studio.wanted import Wanted, lines
 
 REGION = "regions"
@@ -83,7 +83,7 @@ def add_tab(page: Page) -> tuple[Any, Results]:
                 [(f"{name}: {about}", name) for name, about in OFFERED.items()], value="inpaint", label="Edit"
             )
             prompt = gr.Textbox(label="Prompt", placeholder="the image itself, if empty")
-            databases = gr.Dropdown(known, value=known[:1], multiselect=True, label="Databases")
+            databases = add_databases(page)
             strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength (img2img, vary): how much is new")
             with gr.Accordion("Outpaint: pixels on each side", open=False), gr.Row():
                 sides = [gr.Number(0, label=side, precision=0, minimum=0, min_width=60) for side in SIDES]

@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from rdm_jax.studio.choice import CONTENT, STYLE
 from rdm_jax.studio.page import controls
 from rdm_jax.studio.page.results import Results, follow
-from rdm_jax.studio.page.shared import QUEUED, Page, control_class, followed, guarded
+from rdm_jax.studio.page.shared import QUEUED, Page, add_databases, control_class, followed, guarded
 from rdm_jax.studio.page.tabs.neighbors import Chosen, Request, add_neighbors
 from rdm_jax.studio.wanted import Wanted, lines, weighted
 from rdm_jax.studio.workshop import Workshop
@@ -140,9 +140,7 @@ def _command(page: Page, values: tuple[Any, ...]) -> Any:
 def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
     """Adds the controls of a request; returns them, and whether the seed is kept."""
     workshop, known = page.workshop, list(page.workshop.places.known_databases())
-    databases = gr.Dropdown(
-        known, value=known[:1], multiselect=True, label="Databases", elem_classes=control_class("databases")
-    )
+    databases = add_databases(page)
     roles = workshop.has_roles(workshop.default_model)
     content = gr.Dropdown(known, value=[], multiselect=True, label="Content databases", visible=roles)
     weights, options = gr.State({}), gr.State({})
@@ -167,10 +165,8 @@ def _form(page: Page, prompts: gr.Textbox) -> tuple[Form, gr.Checkbox]:
         @gr.render(inputs=page.model, triggers=[page.ready, page.model.change])
         def show_options(model: str) -> None:
             """Adds the controls of the model's head."""
-            config = workshop.config(model)
-            defaults = {"neighbors": config["conditioning"]["neighbors"], **config["sampling"]}
             with gr.Row():
-                controls.add(config["head"], defaults, options)
+                controls.add(workshop.config(model), options)
 
         controls.add_files(workshop.places)
 
