@@ -81,7 +81,7 @@ class Home:
         base, place = Bundle.open(self.folder / "model"), Workdir(self.folder / "run")
         record = ModelRecord.of({**base.config, "name": "trained"}, base, str(base.path), ("clip", "autoencoder"))
         params = {"denoiser": tiny.random_params(tiny.CONFIG, "denoiser", seed=5)}
-        place.write_json(CONFIG, {"batch_size": 2, "seed": 0})
+        place.write_json(CONFIG, {"batch_size": 2, "seed": 0, "data": {"source": "images"}})
         write_record(place, record)
         with contextlib.closing(Checkpoints(place, keep=1)) as checkpoints:
             checkpoints.save(State(jnp.asarray(9, jnp.int32), params, params, (jnp.zeros(()),), {}), {}, {})

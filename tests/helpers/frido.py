@@ -58,9 +58,8 @@ def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
     """Returns the loss of eight latents and its gradient by the fine stage's first layer, kernels split over `fsdp`."""
     model = bundle()
     module, mesh, schedule = model.denoiser, meshes.make_mesh(fsdp), schedule_from(model.config["diffusion"])
-    config = ConfigDict(
-        {"diffusion": {"prediction": "v"}, "time_density": "uniform", "time_weight": "uniform", "error": "absolute"}
-    )
+    objective = {"time_density": "uniform", "time_weight": "uniform", "error": "absolute"}
+    config = ConfigDict({"diffusion": {"prediction": "v"}, "expert_level": 0, "expert_index": 0, **objective})
     x0 = np.random.default_rng(0).standard_normal((8, 4, 4, 4)).astype(np.float32)
     context = np.random.default_rng(1).standard_normal((8, 2, tiny.WIDTH)).astype(np.float32)
     params = {"denoiser": model.params["denoiser"]}
