@@ -67,7 +67,8 @@ def get_config(style: str = "") -> dict[str, Any]:
         "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99, "frozen": () if style else FROZEN},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
         "time_density": "logit_normal",
-        "model": base_config("style_scenes/rdm").model.to_dict(),  # whose parameters the run starts from
+        # The parameters of style_scenes' model start the run; the pooled context brings the style to every block.
+        "model": {**base_config("style_scenes/rdm").model.to_dict(), "pool_context": True},
         "style_encoder": STYLE_ENCODERS[style],
         "sampling": {
             "condition": "text+neighbors",

@@ -196,10 +196,11 @@ def to_yaml(config: Mapping[str, Any]) -> str:
     unet = {key: value for key, value in config["denoiser"].items() if key not in own}
     unet |= {key: True for key, name in _UNET_FLAGS.items() if config["denoiser"].get(name)}
     transformers = config["denoiser"].get("attention", "transformer") == "transformer"
-    if config["denoiser"].get("vector_dim") or (unet["context_dim"] and not transformers):
+    beside_time = any(config["denoiser"].get(key) for key in ("vector_dim", "guidance_dim", "pool_context"))
+    if beside_time or (unet["context_dim"] and not transformers):
         raise UserError(
-            "CompVis's programs have no U-Net with vectors, or with a context in its attention blocks; this model "
-            "cannot be written for them"
+            "CompVis's programs have no U-Net with vectors or guidance scales beside the time, or with a context in "
+            "its attention blocks; this model cannot be written for them"
         )
     unet["context_dim"] = unet["context_dim"] or None
     unet["in_channels"] += config["denoiser"].get("condition_channels", 0)

@@ -297,6 +297,7 @@ def to_unet_config(config: Mapping[str, Any], side: int) -> dict[str, Any]:
       UserError: the U-Net has what that class does not have.
     """
     usual = {"attention": "transformer", "scale_shift": False, "residual_resampling": False, "vector_dim": 0}
+    usual |= {"guidance_dim": 0, "pool_context": False}
     other = [f"{key}={config[key]!r}" for key, value in usual.items() if config.get(key, value) != value]
     if other:
         raise UserError(f"diffusers' pipeline has no U-Net with {', '.join(other)}; use this model here")

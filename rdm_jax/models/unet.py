@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Real
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.models.attention import AttentionBlock, Implementation, SpatialTransformer
 from rdm_jax.models.condition import (
+    LEAST_WEIGHT,
     Condition,
     ImageTokens,
     at_queries,
@@ -56,6 +57,31 @@ class BlockInputs:
     gate: Any = None
 
 
+class PooledContext(nn.Module):
+    """The weighted mean of context tokens, embedded by two layers of which the last starts at zero.
+
+    Attributes:
+      width: channels of the embedding.
+      dtype: what products are computed in.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b n d"], weights: Float[Array, "b n"] | Float[Array, "b h w n"] | None
+    ) -> Float[Array, "b e"]:
+        """Returns the embedding [b, width]; tokens of which none counts are the same as tokens of zeros."""
+        tokens = tokens.astype(jnp.float32)
+        counts = jnp.ones(tokens.shape[:2]) if weights is None else weights
+        counts = counts.reshape(len(tokens), -1, tokens.shape[1]).mean(axis=1)
+        mean = jnp.einsum("bn,bnd->bd", counts, tokens) / jnp.maximum(counts.sum(axis=1, keepdims=True), LEAST_WEIGHT)
+        h = nn.LayerNorm(dtype=self.dtype, name="norm")(mean)
+        h = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(h))
+        return nn.Dense(self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out")(h)
+
+
 class UNet(nn.Module):
     """A U-Net of residual blocks with attention at chosen levels and always in the middle.
 
@@ -84,6 +110,8 @@ class UNet(nn.Module):
       vector_bias: whether the layer that embeds it has a bias.
       vector_layer: whether a layer embeds it; otherwise it is as wide as the embedding of the time (unCLIP).
       guidance_dim: the size of the embedding of a guidance scale, which is added to that of the time; 0 takes none.
+      pool_context: whether the mean of the context's tokens is added to the embedding of the time as well, so that it
+        reaches every block, also those without attention (Imagen, https://arxiv.org/abs/2205.11487, appendix D.1).
       adapter: whether attention to the context has keys and values for the tokens of images (IP-Adapter).
       dtype: what products are computed in ("float32", "bfloat16"); parameters stay in float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
@@ -111,6 +139,7 @@ class UNet(nn.Module):
     vector_bias: bool = False
     vector_layer: bool = True
     guidance_dim: int = 0
+    pool_context: bool = False
     adapter: bool = False
     dtype: Any = "float32"
     remat: bool = False
@@ -196,6 +225,8 @@ class UNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         x, context, weights = self._inputs(x, condition)
         emb = self._embedding(t, condition, dtype)
+        if self.pool_context:
+            emb = emb + PooledContext(emb.shape[-1], dtype, name="context")(context, weights)
         given = BlockInputs(emb, context, weights, condition.paint, condition.images, x.shape[1], deterministic)
         h = self._levels(Conv3x3(self.channels(0), dtype=dtype, name="in_0_conv")(x), given)
         h = nn.silu(GroupNorm(self.num_groups, 1e-5, dtype, name="norm_out")(h))
@@ -320,6 +351,8 @@ class UNet(nn.Module):
             raise unknown("attention", str(self.attention), get_args(AttentionKind))
         if self.attention == "transformer" and not self.context_dim:
             raise UserError("a U-Net without context tokens (context_dim=0) has no transformers; set attention='block'")
+        if self.pool_context and self.attention == "block":
+            raise UserError("pool_context needs cross-attention; set attention='transformer', or pool_context=False")
         if self.attention == "block" and self.adapter:
             raise UserError("an adapter needs cross-attention; set attention='transformer', or adapter=False")
         if self.vector_dim and not self.vector_layer and self.vector_dim != 4 * self.model_channels:
