@@ -109,8 +109,13 @@ class Visit:
     def build(self, *files: Path) -> None:
         self.tab("Databases")
         self.page.get_by_label("Name", exact=True).fill("of the page")
-        self.page.locator("#upload input[type=file]").set_input_files([str(file) for file in files])
-        self.page.get_by_text(files[0].name).first.wait_for()
+        listed, choice = self.page.get_by_text(files[0].name).first, self.page.locator("#upload input[type=file]")
+        for turn in range(600):
+            if turn % 100 == 0:  # a tab that has just appeared may not listen yet
+                choice.set_input_files([str(file) for file in files])
+            if listed.is_visible():
+                break
+            self.page.wait_for_timeout(100)
         self.button("Build").click()
 
     def tab(self, name: str) -> None:
