@@ -37,9 +37,9 @@ def data_of(golden: Path, model: str) -> dict[str, np.ndarray]:
         return dict(data)
 
 
-def tower(width: int, patch_width: int = 16) -> Bundle:
-    """Returns a tiny CLIP with vectors of a width, patches of another, and the vocabulary of the golden models."""
-    text = {**tiny.CONFIG["clip"]["text"], "vocab_size": 531, "context_length": 77, "eos_id": 530}
+def tower(width: int, patch_width: int = 16, vocab_size: int = 531) -> Bundle:
+    """Returns a tiny CLIP with vectors of a width, patches of another, and by default the golden models' vocabulary."""
+    text = {**tiny.CONFIG["clip"]["text"], "vocab_size": vocab_size, "context_length": 77, "eos_id": vocab_size - 1}
     vision = {**tiny.CONFIG["clip"]["vision"], "width": patch_width, "layers": 2}
     config = {"name": "tower", "clip": {**tiny.CONFIG["clip"], "embed_dim": width, "text": text, "vision": vision}}
     return Bundle(config, {"clip": tiny.random_params(config, "clip")})

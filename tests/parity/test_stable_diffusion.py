@@ -234,7 +234,8 @@ def test_an_ip_adapter_is_what_diffusers_makes_of_it(torch, tensors, version, tm
     for processor in unet.attn_processors.values():
         if hasattr(processor, "scale"):
             processor.scale = [0.5]
-    tower(vector).save(tmp_path / "tower", "float32")
+    tokens = version.parts["text_encoder"].config.vocab_size
+    tower(vector, vocab_size=tokens).save(tmp_path / "tower", "float32")
     adapted = convert(version.folder, adapter=tmp_path / "ip.safetensors", clip_source=tmp_path / "tower")
     adapted.write(tmp_path / "adapted")
     bundle = Bundle.open(tmp_path / "adapted")
