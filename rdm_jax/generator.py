@@ -29,7 +29,7 @@ from rdm_jax.conditioning.candidates import Scorer, best_of
 from rdm_jax.conditioning.inputs import check_parts, input_of
 from rdm_jax.conditioning.prompts import reads_prompts
 from rdm_jax.convert import lora
-from rdm_jax.core import trees
+from rdm_jax.core import memory, trees
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import to_uint8
 from rdm_jax.core.mesh import make_mesh, put, replicated
@@ -222,7 +222,9 @@ class Generator(Planner):
             logger.info("compiling for %d image%s at once ...", batch, "s" if batch > 1 else "")
             begin = time.monotonic()
             compiler = Compiler(self.bundle, self.head.network, self.model.mesh, self.shared)
+            memory.release()  # what encoders took
             self.programs[shape] = self.head.compile(shape, plan, compiler)
+            memory.release()  # what the compiler took
             logger.info("compiled in %.1f s", time.monotonic() - begin)
         return self.programs[shape]
 

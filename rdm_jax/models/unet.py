@@ -225,7 +225,7 @@ class UNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         x, context, weights = self._inputs(x, condition)
         emb = self._embedding(t, condition, dtype)
-        if self.pool_context:
+        if self.pool_context and context is not None:
             emb = emb + PooledContext(emb.shape[-1], dtype, name="context")(context, weights)
         given = BlockInputs(emb, context, weights, condition.paint, condition.images, x.shape[1], deterministic)
         h = self._levels(Conv3x3(self.channels(0), dtype=dtype, name="in_0_conv")(x), given)
