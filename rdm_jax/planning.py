@@ -267,13 +267,13 @@ class Planner:
 
     def _builder(self, request: Request, options: Any, retriever: Retriever | None) -> Any:
         size = self.head.size(request, self.bundle)
-        alone = getattr(options, "style_scale", 0.0) != 0.0
+        unstyled = getattr(options, "style_scale", 0.0) != 0.0
 
         def encode(images: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h2 w2 c"]:
             """Returns the latents of images, which not every head has."""
             return self.model.encode_latent(images)
 
-        return condition_builder(request, self.bundle, self.encoder, encode, size, retriever, style_alone=alone)
+        return condition_builder(request, self.bundle, self.encoder, encode, size, retriever, unstyled=unstyled)
 
     def _check_supported(self, conditioners: Sequence[Conditioner]) -> None:
         """Raises UserError for the first conditioner that the head or its network does not support."""

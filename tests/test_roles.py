@@ -114,19 +114,24 @@ def test_the_same_scale_for_style_is_no_scale_of_its_own(sample):
 
 
 def test_scales_of_each_role_add_up(generator, databases):
-    """With content weighed 0, what is left is guidance to the style alone, of a run without text and content."""
-    common = {"database": databases[0], "num_images": 2, "batch_size": 4}
-    both = generator.sample(
-        PROMPTS,
-        content_database=databases[2],
-        condition="text+neighbors",
-        guidance_scale=0.0,
-        style_scale=2.5,
-        **common,
-    )
-    style = generator.sample(PROMPTS, content_neighbors=0, condition="neighbors", guidance_scale=2.5, **common)
-    # The queries are the same, so both retrieve the same style neighbors.
-    assert difference(both.images, style.images) <= 2
+    """With the style weighed next to nothing, what is left is guidance to text and content."""
+    common = {"content_database": databases[2], "guidance_scale": 2.5, "num_images": 2, "batch_size": 4}
+    both = generator.sample(PROMPTS, database=databases[0], condition="text+neighbors", style_scale=1e-9, **common)
+    content = generator.sample(PROMPTS, condition="text", **common)
+    assert difference(both.images, content.images) <= 2
+
+
+def test_without_text_and_content_the_style_has_all_guidance(generator, databases):
+    common = {"database": databases[0], "condition": "neighbors", "content_neighbors": 0, "num_images": 2}
+    one, other = (generator.sample(PROMPTS, guidance_scale=scale, style_scale=2.5, **common) for scale in (1.5, 4.0))
+    plain = generator.sample(PROMPTS, guidance_scale=2.5, **common)
+    assert difference(one.images, other.images) <= 2 and difference(one.images, plain.images) <= 2
+
+
+def test_outside_its_interval_no_role_is_guided(sample):
+    plain = sample(guidance_scale=1.0)
+    never = sample(guidance_scale=3.0, style_scale=6.0, guidance_interval=(0.0, 0.0))
+    assert difference(never.images, plain.images) <= 2
 
 
 def test_a_conditioner_of_the_neighbors_counts_each_with_all_its_tokens(sample, generator):

@@ -84,7 +84,7 @@ def apply_conditioners(
     Raises:
       UserError: a file or a database cannot be read, or a value is out of range.
     """
-    given, also = builder.build(builder.queries, neighbors, builder.text), builder.build_also(neighbors)
+    given, also = builder.build(builder.queries, neighbors, builder.text), builder.build_also()
     context = Context(given=given, null=builder.build_null(), also=also)
     for conditioner in conditioners:
         context = conditioner.change_context(context, builder)

@@ -91,20 +91,20 @@ class StepSchedule:
       guidance: [n] the scale of classifier-free guidance.
       weight: [n] of `given.tokens` against `given.target`.
       null_weight: [n] the same of the null condition.
-      also: the scale of each further condition, in all steps.
+      also: [n] the scale of each further condition.
     """
 
     guidance: Float[np.ndarray, " n"]
     weight: Float[np.ndarray, " n"]
     null_weight: Float[np.ndarray, " n"]
-    also: tuple[float, ...] = ()
+    also: tuple[Float[np.ndarray, " n"], ...] = ()
 
     @staticmethod
     def joined(schedules: Sequence[StepSchedule]) -> StepSchedule:
-        """Returns the schedule of a plan of several stages from those of each; the further conditions are alike."""
+        """Returns the schedule of a plan of several stages from those of each."""
         names = ("guidance", "weight", "null_weight")
         own = {name: np.concatenate([getattr(one, name) for one in schedules]) for name in names}
-        return StepSchedule(**own, also=schedules[0].also)
+        return StepSchedule(**own, also=tuple(map(np.concatenate, zip(*(one.also for one in schedules), strict=True))))
 
     @property
     def steps(self) -> int:
@@ -114,6 +114,7 @@ class StepSchedule:
     def attach(self, steps: StepInfo) -> StepInfo:
         """Returns a plan whose steps carry their entries of the schedule as coefficients of the same names."""
         entries = {name: getattr(self, name) for name in ("guidance", "weight", "null_weight")}
+        entries["also"] = np.asarray(self.also, np.float32).reshape(-1, self.steps).T
         return dataclasses.replace(steps, coefficients={**steps.coefficients, **entries})
 
 
@@ -145,7 +146,7 @@ class ConditionBuilder:
         takes nothing.
       show: makes the channels of content neighbors from their images.
       content: [q, c, h, w, n] channels of each query's content neighbors, which its images take in turn; None without.
-      style_alone: whether the style neighbors alone are a further condition, which has a scale of its own.
+      unstyled: whether the condition without style neighbors is a further one: these then have a scale of their own.
       low_resolution: [h, w, 3] the image that is upscaled, at the latents' size; None without.
     """
 
@@ -168,7 +169,7 @@ class ConditionBuilder:
     adapter: NeighborTokens | None = None
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
-    style_alone: bool = False
+    unstyled: bool = False
     low_resolution: Float[np.ndarray, "h w 3"] | None = None
 
     @property
@@ -219,28 +220,24 @@ class ConditionBuilder:
         if self.style is None:
             built = assemble(self.condition, queries, neighbors, unit_tokens=self.unit_tokens)
             return ScheduledCondition(built.tokens, built.weights)
-        # The first place is always there in training: zeros are no text.
-        query = queries if self.condition != "neighbors" else np.zeros_like(queries)
-        return self._with_style(query, neighbors, self.content)
+        return self._with_style(queries, neighbors)
 
     def _images(self, neighbors: Float[np.ndarray, "q n c"] | None) -> ImageTokens | None:
         """Returns the tokens of neighbors as the adapter's, where there are neighbors and an adapter."""
         return None if neighbors is None or self.adapter is None else self.adapter.group(neighbors)
 
-    def build_also(self, neighbors: Float[np.ndarray, "q n c"] | None) -> tuple[ScheduledCondition, ...]:
-        """Returns the further conditions that the run itself has: the style alone, where it has its own scale."""
-        if not self.style_alone:
-            return ()
-        return (self._with_style(np.zeros_like(self.queries), neighbors, None),)
+    def build_also(self) -> tuple[ScheduledCondition, ...]:
+        """Returns the further conditions that the run itself has: text and content, where the style has its scale."""
+        return (self._with_style(self.queries, None),) if self.unstyled else ()
 
-    def _with_style(
-        self, text: np.ndarray, neighbors: np.ndarray | None, content: np.ndarray | None
-    ) -> ScheduledCondition:
-        """Returns the condition of a model with two roles of neighbors."""
+    def _with_style(self, queries: np.ndarray, neighbors: np.ndarray | None) -> ScheduledCondition:
+        """Returns the condition of a model with two roles of neighbors: text, content, and the style neighbors."""
+        # The first place is always there in training: zeros are no text.
+        text = queries if self.condition != "neighbors" else np.zeros_like(queries)
         tokens = unit(text)[:, None] if self.unit_tokens else text[:, None]
         if neighbors is not None:
             tokens = np.concatenate([tokens, neighbors], axis=1)
-        return ScheduledCondition(tokens.astype(np.float32), channels=content)
+        return ScheduledCondition(tokens.astype(np.float32), channels=self.content)
 
     def _with_input(self, condition: Condition, count: int, neighbors: np.ndarray | None) -> ScheduledCondition:
         """Returns the condition of `count` queries that an input and their neighbors give."""

@@ -31,7 +31,7 @@ def condition_builder(
     encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]],
     size: tuple[int, int],
     retriever: Retriever | None,
-    style_alone: bool = False,
+    unstyled: bool = False,
 ) -> ConditionBuilder:
     """Returns what turns prompts, images and databases into conditions.
 
@@ -42,7 +42,7 @@ def condition_builder(
       encode: images in [-1, 1] to its latents.
       size: (h, w) of an image's latents or tokens.
       retriever: of the run's own databases; None where the condition has no neighbors.
-      style_alone: whether the style neighbors alone are a further condition.
+      unstyled: whether the condition without style neighbors is a further one.
 
     Raises:
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
@@ -98,7 +98,7 @@ def condition_builder(
         input=read_input(request, bundle, size),
         adapter=adapter,
         style=style,
-        style_alone=style_alone,
+        unstyled=unstyled,
     )
 
 

@@ -32,7 +32,7 @@ class Also(OtherCondition):
 
     def change_schedule(self, schedule: StepSchedule) -> StepSchedule:
         """Adds its scale."""
-        return dataclasses.replace(schedule, also=(*schedule.also, self.scale))
+        return dataclasses.replace(schedule, also=(*schedule.also, np.full(schedule.steps, self.scale, np.float32)))
 
 
 @dataclasses.dataclass(frozen=True)

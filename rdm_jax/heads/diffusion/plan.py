@@ -238,8 +238,12 @@ def _step_schedule(options: Options, steps: StepInfo, timesteps: int) -> StepSch
     times, (begin, end) = np.asarray(steps.t, np.float32), options.guidance_interval
     guided = (times >= begin * timesteps - 0.5) & (times <= end * timesteps + 0.5)
     ones = np.ones(len(times), np.float32)
-    scale = np.where(guided, np.float32(options.guidance_scale), ones)
-    # With a scale of each role the output is null + style (S - null) + all (A - S), where S has the style alone and A
-    # all conditions (https://arxiv.org/abs/2211.09800, eq. 3): null + all (A - null) + (style - all) (S - null).
-    also = (options.style_scale - options.guidance_scale,) if options.style_scale else ()
-    return StepSchedule(guidance=scale, weight=ones, null_weight=ones, also=also)
+    # With a scale of the style the output is null + scale (C - null) + style (A - C), where C has text and content and
+    # A the style as well (https://arxiv.org/abs/2211.09800, eq. 3), which is
+    # null + style (A - null) + (scale - style) (C - null).
+    # The other order, style before content, leads towards any image of the style, whatever it shows.
+    style = options.style_scale or options.guidance_scale
+    guidance = np.where(guided, np.float32(style), ones)
+    unstyled = np.where(guided, np.float32(options.guidance_scale - style), np.zeros_like(ones))
+    also = (unstyled,) if options.style_scale else ()
+    return StepSchedule(guidance=guidance, weight=ones, null_weight=ones, also=also)

@@ -74,7 +74,6 @@ class Inputs:
       infos: a `StepInfo` of stacked steps, with their entries of the schedule among the coefficients.
       first: the number of the first of them in the sampler's plan.
       keys: [b, 2] the key data of the images.
-      also: the scale of each further condition.
       rescale: phi of the guidance rescale; None without.
       guides: the inputs of each guide.
       noise: [b, h, w, c] the noise that the run started from; None without guides.
@@ -84,7 +83,6 @@ class Inputs:
     infos: Any
     first: Any
     keys: Any
-    also: Any = ()
     rescale: Any = None
     guides: Any = ()
     noise: Any = None
@@ -186,7 +184,6 @@ def inputs_of(plan: Plan, indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, 
         infos=run.infos,
         first=np.int32(run.skipped),
         keys=np.asarray(jax.random.key_data(keys)),
-        also=tuple(map(np.float32, run.schedule.also)),
         rescale=np.float32(run.rescale) if run.rescale else None,
         guides=tuple(one.of(indices) for one in run.guides),
     )
@@ -246,7 +243,10 @@ def conditioned_denoiser(bundle: Bundle, params: Any, inputs: Inputs, *, guided:
             given, scale = dataclasses.replace(given, guidance=jnp.broadcast_to(scale, x_t.shape[:1])), jnp.ones(())
         if not guided:
             return make_denoiser(apply, given, prediction)(x_t, info)
-        also = [(interpolate(one, weight, *level), by) for one, by in zip(context.also, inputs.also, strict=True)]
+        also = [
+            (interpolate(one, weight, *level), info.coefficients["also"][number])
+            for number, one in enumerate(context.also)
+        ]
         if embedded:
             plain = jnp.ones(x_t.shape[:1])
             null = dataclasses.replace(null, guidance=plain)
@@ -338,7 +338,6 @@ def _places(batch: NamedSharding, replicated: NamedSharding, guides: Sequence[Bo
     places: dict[str, Any] = {
         "infos": replicated,
         "first": replicated,
-        "also": replicated,
         "rescale": replicated,
         "guides": of_guides,
     }

@@ -62,12 +62,12 @@ class RolesDistillTask(DistillTask):
         x0 = self.inner.x0(frozen, example, posterior_key)
         tokens, _ = self.inner.encode_styles(frozen, example["styles"])
         condition = self.inner.condition(frozen, example, tokens)
-        no_text = condition.tokens.at[:, 0].set(0.0)
         no_content = jnp.zeros((1, *condition.channels.shape[1:]))
-        first = jnp.zeros((1, condition.weights.shape[1])).at[:, 0].set(1.0)
-        null = Condition(jnp.zeros((1, *condition.tokens.shape[1:])), first, no_content)
-        style = Condition(no_text, condition.weights, no_content) if self.style_scale else None
-        return Examples(x0, condition, null, style)
+        text_alone = jnp.zeros((1, condition.weights.shape[1])).at[:, 0].set(1.0)
+        null = Condition(jnp.zeros((1, *condition.tokens.shape[1:])), text_alone, no_content)
+        every = jnp.broadcast_to(text_alone, condition.weights.shape)
+        unstyled = Condition(condition.tokens, every, condition.channels) if self.style_scale else None
+        return Examples(x0, condition, null, unstyled)
 
 
 def make(

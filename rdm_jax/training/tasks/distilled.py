@@ -55,13 +55,13 @@ class Examples:
       x0: [b, h, w, c] latents.
       condition: of each; where nothing is conditioned on, it equals `null`.
       null: no condition, of arrays that broadcast to those of `condition`.
-      style: the style neighbors alone, where they have a scale of their own.
+      unstyled: the condition without style neighbors, where these have a scale of their own.
     """
 
     x0: Any
     condition: Condition
     null: Condition
-    style: Condition | None = None
+    unstyled: Condition | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,10 +233,12 @@ class DistillTask(Task):
 
     def guided_teacher(self, params: Any, examples: Examples, scale: Float[Array, " b"] | None) -> Denoiser:
         """Returns the first teacher, guided at a scale; the network without guidance if the scale is None."""
-        apply, style = self._apply(params), examples.style
+        apply, unstyled = self._apply(params), examples.unstyled
         if scale is None:
             return make_denoiser(apply, examples.condition, self._prediction)
-        also = [] if style is None else [(style, self.style_scale - scale)]
+        also = []
+        if unstyled is not None:  # the same terms as in a run (`heads.diffusion.plan`)
+            scale, also = jnp.full_like(scale, self.style_scale), [(unstyled, scale - self.style_scale)]
         return classifier_free_denoiser(apply, examples.condition, examples.null, scale, self._prediction, also=also)
 
     def _teacher_of_stage(
