@@ -13,6 +13,9 @@ from rdm_jax import conditioning, guidance
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.diffusion.samplers import SAMPLERS
+from rdm_jax.generator import Generator
+from rdm_jax.retrieval.database import Database
+from tests.helpers import tiny
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -195,3 +198,18 @@ def test_measures_of_few_steps() -> None:
     reached = {**{name: same[name] for name in ("style", "subject", "colour")}, "frechet": 1.0}
     rows = rows_of({"runs": [same, found], "real": reached})
     assert [len(row) for row in rows] == [len(HEAD)] * 3
+
+
+@pytest.mark.slow
+def test_a_sheet_of_icons_has_a_row_for_each_style(tmp_path) -> None:
+    import icon_sheet
+
+    generator = Generator.load(tiny.bundle_with_roles())
+    folders = [tiny.database(tmp_path, name, generator.bundle, seed=seed) for seed, name in enumerate("abc")]
+    found = icon_sheet.databases(tmp_path, folders[1])
+    assert [one.name for one in found] == ["a", "c"]
+    own = found[0].thumbnails(np.array([0]))[0]
+    images = icon_sheet.sheet(generator, found, Database.open(folders[1]), ("square 3", "square 8"), steps=2)
+    assert images.shape[1] > images.shape[0]  # four of their own and two words in each of two rows
+    near = np.abs(images.astype(int) - own[8, 8].astype(int)).max(-1) < 24  # thumbnails are stored with losses
+    assert near.sum() >= 32 * 32 // 2  # of 16x16 pixels, drawn twice as large
