@@ -383,7 +383,12 @@ class PartMaker:
             begun = self._work.record()
         except UserError as error:
             raise UserError(f"it does not see {self._work.place}; every worker must see it by this path") from error
-        job = self._spec.load()
+        try:
+            job = self._spec.load()
+        except UserError as error:
+            raise UserError(
+                f"it cannot load the model or the database ({error}); every worker must find them by the same name"
+            ) from error
         if self._readable:
             self._readable.check(job.source)
         if differing := difference(begun, job.record):

@@ -115,13 +115,11 @@ class DaskRunner:
 def _installed(library: Any, client: Any, make: Callable[[int], int]) -> Iterator[str]:
     """Sends `make` to all workers, also to those that join later, and yields the name that it has there."""
 
-    class Installed(library.WorkerPlugin):
-        def __init__(self) -> None:
-            self.make = make
-
+    plugin = library.WorkerPlugin()  # it does nothing itself; workers look up what it carries
+    plugin.make = make
     name = f"rdm-parts-{secrets.token_hex(8)}"
     try:
-        client.register_plugin(Installed(), name=name)
+        client.register_plugin(plugin, name=name)
     except ImportError as error:
         raise UserError(
             f"a worker lacks a package ({first_line(error)}); install rdm_jax[dask] in the same version on all workers"
@@ -150,11 +148,19 @@ def _as_they_end(client: Any, completed: Any) -> Iterator[Any]:
             continue
         time.sleep(POLL_SECONDS)
         if time.monotonic() - looked > WORKERS_SECONDS:
-            looked, absent = time.monotonic(), client.status == "running" and not client.nthreads()
+            looked, absent = time.monotonic(), _lacks_workers(client)
             if absent and not warned:
                 address = client.scheduler.address
                 _LOG.warning("no worker is connected to %s; parts wait for one: `dask worker %s`", address, address)
             warned = absent
+
+
+def _lacks_workers(client: Any) -> bool:
+    """Returns whether a scheduler that answers has no worker; where it is gone, the futures end as cancelled."""
+    try:
+        return client.status == "running" and not client.nthreads()
+    except OSError:
+        return False
 
 
 def _check(library: Any, future: Any, number: int, client: Any) -> None:
