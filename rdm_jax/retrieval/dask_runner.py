@@ -17,10 +17,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from rdm_jax.core import paths, text
-from rdm_jax.core.errors import UserError, first_line
+from rdm_jax.core.errors import UserError, bounded, first_line
 
 _LOG = logging.getLogger(__name__)
 
+PACKAGE = "rdm_jax"
 MOST_WORKERS = 8  # by default, on this machine
 POLL_SECONDS, WORKERS_SECONDS = 0.1, 10.0
 
@@ -66,7 +67,7 @@ class DaskRunner:
             del futures  # a future that nobody holds is forgotten, and never computed again where its worker dies
             for future in _as_they_end(client, completed):
                 number = numbers_by_key[future.key]
-                _check(library, future, number, client)
+                _check(library, future, number)
                 yield number
 
     @contextlib.contextmanager
@@ -81,7 +82,8 @@ class DaskRunner:
                     f"no scheduler answers at {scheduler} within {self.wait} s ({first_line(error)}); start one with "
                     "`dask scheduler`, and check the address"
                 ) from error
-            yield stack.enter_context(client)
+            _check_versions(stack.enter_context(client))
+            yield client
 
     def _processes(self, library: Any) -> Any:
         """Returns a cluster of processes of this machine, without limits of memory: the model takes most of it."""
@@ -114,21 +116,18 @@ class DaskRunner:
 @contextlib.contextmanager
 def _installed(library: Any, client: Any, make: Callable[[int], int]) -> Iterator[str]:
     """Sends `make` to all workers, also to those that join later, and yields the name that it has there."""
-
     plugin = library.WorkerPlugin()  # it does nothing itself; workers look up what it carries
     plugin.make = make
     name = f"rdm-parts-{secrets.token_hex(8)}"
     try:
-        client.register_plugin(plugin, name=name)
-    except ImportError as error:
-        raise UserError(
-            f"a worker lacks a package ({first_line(error)}); install rdm_jax[dask] in the same version on all workers"
-        ) from error
-    try:
+        with bounded("a worker cannot take the job", "install on all workers what this process has"):
+            client.register_plugin(plugin, name=name)
         yield name
     finally:
         if client.status == "running":  # a scheduler that is gone holds no plugin
-            client.unregister_worker_plugin(name)
+            # The scheduler forgets it in any case; a worker that never had it complains.
+            with contextlib.suppress(Exception):
+                client.unregister_worker_plugin(name)
 
 
 def _make_part(number: int, plugin: str) -> None:
@@ -163,7 +162,7 @@ def _lacks_workers(client: Any) -> bool:
         return False
 
 
-def _check(library: Any, future: Any, number: int, client: Any) -> None:
+def _check(library: Any, future: Any, number: int) -> None:
     """Raises the error of a future that has ended otherwise than well."""
     if future.status == "finished":
         return
@@ -179,6 +178,19 @@ def _check(library: Any, future: Any, number: int, client: Any) -> None:
             "perhaps for lack of memory; give workers more memory or fewer threads, and repeat the same command"
         )
     raise error
+
+
+def _check_versions(client: Any) -> None:
+    """Raises UserError if the scheduler or a worker has another rdm_jax than this process."""
+    versions = client.get_versions(packages=[PACKAGE])
+    own = versions["client"]["packages"][PACKAGE]
+    workers = {f"worker {address}": found for address, found in versions["workers"].items()}
+    for name, found in {"the scheduler": versions["scheduler"], **workers}.items():
+        if (version := found["packages"].get(PACKAGE)) != own:
+            raise UserError(
+                f"{name} has rdm_jax {version or 'not installed'}, and this process has {own}; install the same "
+                "version, with the extra dask, everywhere"
+            )
 
 
 def _library() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rdm_jax.core.errors import UserError
+from rdm_jax.retrieval.beam_runner import BeamRunner
 from rdm_jax.retrieval.cluster import RemoteWorkspace, build_on_cluster, neighbors_on_cluster
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.jobs import Execution
@@ -12,8 +13,6 @@ from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_ne
 from tests.retrieval.conftest import same_files
 
 pytest.importorskip("apache_beam")
-
-from rdm_jax.retrieval.beam_runner import BeamRunner
 
 # Beam and the packages below it warn of their own future changes.
 pytestmark = [

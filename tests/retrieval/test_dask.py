@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import importlib
 import socket
 import sys
 
 import numpy as np
 import pytest
-
-pytest.importorskip("distributed")
 
 from rdm_jax.cli.main import main
 from rdm_jax.core.errors import UserError
@@ -23,6 +22,8 @@ from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_ne
 from tests.helpers import dask_cluster
 from tests.helpers.dask_cluster import Cluster, Gate, GatedSource, wait_for
 from tests.retrieval.conftest import same_files
+
+distributed = pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module")
@@ -121,23 +122,42 @@ def test_processes_of_this_machine_compute_the_neighbors_of_the_local_run(job, m
 
 
 @pytest.mark.slow
-def test_a_part_that_ends_its_workers_and_a_scheduler_that_stops_are_one_line(
-    tmp_path, background, monkeypatch, caplog
-):
+def test_what_a_cluster_lacks_and_how_it_ends_is_one_line(tmp_path, background, monkeypatch, caplog):
+    def line_of(work):
+        with pytest.raises(UserError) as caught:
+            list(runner.run(work, [7]))
+        return str(caught.value)
+
+    def other_version(self, **options):
+        versions = get_versions(self, **options)
+        versions["client"]["packages"]["rdm_jax"] = "99.9"
+        return versions
+
+    get_versions = distributed.Client.get_versions
     monkeypatch.setattr(dask_runner, "WORKERS_SECONDS", 0.1)
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "only_here.py").write_text("def make(number):\n    return number\n")
     with Cluster.started(tmp_path, dask_distributed__scheduler__allowed_failures="0") as cluster:
         runner = DaskRunner(str(cluster.file), wait=dask_cluster.SECONDS)
         cluster.add()
-        with pytest.raises(UserError, match=r"part 7 has ended 1 workers, the last one tcp://127\.0\.0\.1:.*memory"):
-            list(runner.run(dask_cluster.end_process, [7]))
+        assert list(runner.run(dask_cluster.no_work, [3, 4])) == [3, 4]
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed.Client, "get_versions", other_version)
+            assert "the scheduler has rdm_jax" in line_of(dask_cluster.no_work)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(library))
+            line = line_of(importlib.import_module("only_here").make)
+        assert line.startswith("a worker cannot take the job") and "only_here" in line
+        line = line_of(dask_cluster.end_process)
+        assert line.startswith("part 7 has ended 1 workers, the last one tcp://127.0.0.1:") and "memory" in line
         caplog.clear()
-        waiting = background.submit(list, runner.run(dask_cluster.no_work, [7]))
+        waiting = background.submit(line_of, dask_cluster.no_work)
         wait_for(lambda: "no worker is connected to tcp://127.0.0.1:" in caplog.text, "the warning")
         cluster.scheduler.kill()
-        with pytest.raises(
-            UserError, match="the scheduler has stopped, or has dropped part 7; start it again and repeat"
-        ):
-            waiting.result(dask_cluster.SECONDS)
+        assert "the scheduler has stopped, or has dropped part 7; start it again" in waiting.result(
+            dask_cluster.SECONDS
+        )
 
 
 def test_no_scheduler_is_one_line_after_a_bounded_wait(tmp_path):
