@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from rdm_jax.core import paths, text
@@ -134,8 +134,7 @@ def _make_part(number: int, plugin: str) -> None:
     """Makes one part in a worker."""
     from distributed import get_worker
 
-    plugins: Mapping[str, Any] = get_worker().plugins
-    plugins[plugin].make(number)
+    vars(get_worker().plugins[plugin])["make"](number)
 
 
 def _as_they_end(client: Any, completed: Any) -> Iterator[Any]:
