@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.findall(r'__version__ = "([^"]+)"', (HERE / "rdm_jax" / "__init__.py").read_text(encoding="utf-8"))[0]
 
 JAX = ">=0.10.2,<0.13"
+DASK = "distributed>=2025.12,<2027"  # which requires the dask of its own version
 FAISS = "faiss-cpu>=1.12,<2"
 WEBDATASET = "webdataset>=1.0.2,<2"
 DATASETS = "datasets>=5.2,<6"
@@ -62,6 +63,7 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         # Beam holds numpy, protobuf, pyarrow and pillow back: keep it to the machines that run its pipelines.
         "beam": ["apache-beam>=2.77,<3"],
+        "dask": [DASK],
         "faiss": [FAISS],
         "svg": ["vtracer>=0.6.15,<0.7"],
         "gcs": ["gcsfs>=2025.3"],
@@ -80,6 +82,7 @@ setup(
             "beartype>=0.22",
             "hypothesis>=6.150,<7",
             "matplotlib>=3.10,<4",
+            DASK,
             FAISS,
             "scipy>=1.16",
             "vtracer>=0.6.15,<0.7",

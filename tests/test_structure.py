@@ -38,6 +38,8 @@ CONFINED = {
     "scann": {"retrieval"},
     "faiss": {"retrieval"},
     "apache_beam": {"retrieval"},
+    "dask": {"retrieval"},
+    "distributed": {"retrieval"},
     "gradio": {"studio"},
     "vtracer": {"core"},
     "matplotlib": {"report"},
@@ -111,10 +113,17 @@ def test_heads_do_not_import_each_other(file: Path) -> None:
         assert there not in heads - {own}, f"{file.name} imports the head {there}"
 
 
-@pytest.mark.parametrize("engine", ["scann", "faiss"])
-def test_one_file_imports_each_engine(engine: str) -> None:
-    users = [file.name for file in FILES if any(m.split(".")[0] == engine for m, _ in imports(file))]
-    assert users == [f"{engine}_engine.py"]
+@pytest.mark.parametrize(
+    ("library", "file"),
+    [
+        ("scann", "scann_engine.py"),
+        ("faiss", "faiss_engine.py"),
+        ("apache_beam", "beam_runner.py"),
+        ("distributed", "dask_runner.py"),
+    ],
+)
+def test_one_file_imports_each_engine_and_runner(library: str, file: str) -> None:
+    assert [one.name for one in FILES if any(m.split(".")[0] == library for m, _ in imports(one))] == [file]
 
 
 def module_name(file: Path) -> str:

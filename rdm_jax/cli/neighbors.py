@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rdm_jax.cli.database.build import RUNNERS
 from rdm_jax.cli.database.common import add_encoder, check_local, encoder_place, report_skipped
-from rdm_jax.cli.progress import Progress, note, shown_log
+from rdm_jax.cli.execution import add_execution, execution_of, runner_of
+from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.readers import number
-from rdm_jax.core.errors import unknown
 
 HELP = """compute the neighbors of a training set ahead of time
 
@@ -49,64 +48,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only neighbors with the example's value of this attribute, from its own collection, as in sampling",
     )
     parser.add_argument("--index", default="auto", metavar="KIND", help="auto, exact, scann or faiss (%(default)s)")
-    parser.add_argument(
-        "--workers", type=number(int, 0, 1024), metavar="N", help="processes that decode images; 0 decodes in threads"
-    )
-    parser.add_argument(
-        "--process", default="0/1", metavar="I/N", help="compute the Ith of N subsets, all with the same --out"
-    )
-    parser.add_argument(
-        "--batch-size", type=number(int, 1, 65536), default=64, metavar="N", help="images encoded at once (%(default)s)"
-    )
-    parser.add_argument(
-        "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
-    )
-    parser.add_argument("--beam-options", metavar="TEXT", help="of the pipeline (docs/scale.md)")
-    parser.add_argument(
-        "--max-skip",
-        type=number(float, 0, 1),
-        default=0.05,
-        metavar="FRACTION",
-        help="fail if more than this fraction of the images cannot be read (%(default)s)",
-    )
+    add_execution(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Computes the neighbors and reports the result."""
-    if args.runner not in RUNNERS:
-        raise unknown("runner", args.runner, RUNNERS)
+    runner = runner_of(args)
 
     from rdm_jax.bundle import Bundle
+    from rdm_jax.core import paths
     from rdm_jax.data.sources import open_source
+    from rdm_jax.retrieval.cluster import neighbors_on_cluster
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.duplicates import SAME
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.jobs import Execution
     from rdm_jax.retrieval.manifest import MANIFEST
     from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
-    from rdm_jax.retrieval.parts import ProcessIndex
 
-    out = None if args.runner == "beam" else check_local(args.out, "--out")
+    out = None if runner and paths.is_remote(args.out) else check_local(args.out, "--out")
     database = Database.open(args.database)
     source = open_source(args.dataset, args.split, args.data_dir)
     duplicates = None if args.keep_duplicates else SAME if args.duplicates is None else args.duplicates
     options = NeighborOptions(_k(args, database), args.embeddings, duplicates, args.within, args.index)
     place = encoder_place(database, args.encoder)
-    if out is None:
-        _with_beam(args, place, source, options)
-        return
-    encoder = ClipEncoder(Bundle.open(place, parts=("clip",)), args.batch_size)
+    job = NeighborJob(source, ClipEncoder(Bundle.open(place, parts=("clip",)), args.batch_size), database, options)
     with Progress("neighbors", unit="example") as progress:
-        execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
-        report = compute_neighbors(NeighborJob(source, encoder, database, options), out, execution)
-    report_skipped(report.skipped, f"{out}/{MANIFEST}")
+        execution = execution_of(args, progress)
+        if runner or out is None:
+            report = neighbors_on_cluster(job, place, args.database, args.out, runner, execution)
+        else:
+            report = compute_neighbors(job, out, execution)
+    report_skipped(report.skipped, f"{args.out}/{MANIFEST}")
     if report.missing:
         note(f"{args.out}: this process is done; {report.missing} parts remain for other processes")
     elif report.resumed == report.count:
-        note(f"{report.path}: finished before, {report.count} examples")
+        note(f"{args.out}: finished before, {report.count} examples")
     else:
         before = f", {report.resumed} of them by an earlier run" if report.resumed else ""
-        note(f"{report.path}: {options.k} neighbors of {report.count} examples in {database.name!r}{before}")
+        note(f"{args.out}: {options.k} neighbors of {report.count} examples in {database.name!r}{before}")
 
 
 def _k(args: argparse.Namespace, database: Any) -> int:
@@ -119,12 +98,3 @@ def _k(args: argparse.Namespace, database: Any) -> int:
     if k < K:
         note(f"{k} neighbors and not {K}, the default: database {database.name!r} has no more for every example")
     return k
-
-
-def _with_beam(args: argparse.Namespace, encoder: str, source: Any, options: Any) -> None:
-    from rdm_jax.retrieval.beam import EncoderSpec, NeighborSpec, neighbors_with_beam
-
-    with shown_log():
-        spec = NeighborSpec(source, EncoderSpec(encoder, args.batch_size), args.database, options)
-        neighbors_with_beam(spec, args.out, max_skip=args.max_skip, pipeline_options=(args.beam_options or "").split())
-    note(f"{args.out}: {options.k} neighbors of {len(source)} examples")

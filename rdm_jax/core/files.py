@@ -217,6 +217,16 @@ def forget(path: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def allow_open(count: int) -> None:
+    """Raises the limit of this process's open files to what the system allows, if it is near to `count` files more."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit, macOS refuses its own
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and 4 * count > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _take_place(temporary: Path, path: Path) -> None:
     """Renames a folder to `path`, and removes the one that was there."""
     old = _replaced_name(path)

@@ -48,3 +48,8 @@ def _encodable(text: str) -> str:
 def expanded(place: str | Path) -> str:
     """Returns a place as text: an address as it is, a path with `~` expanded; raises UserError as `local` does."""
     return str(place) if is_remote(place) else str(local(place))
+
+
+def absolute(place: str | Path) -> str:
+    """Returns a place as text that processes in other folders understand: an address as it is, a path absolute."""
+    return str(place) if is_remote(place) else str(local(place).absolute())

@@ -36,17 +36,18 @@ def open_source(spec: str, split: str | None = None, data_dir: str | None = None
         its format is missing.
     """
     path = storage.fetched(spec) if paths.is_remote(spec) else paths.local(spec)
+    # The processes of a cluster start in other folders.
     if path.is_dir():
-        return _open_folder(path, split)
+        return _open_folder(path.absolute(), split)
     suffix = path.suffix.lower()
     if (suffix in FILES and path.is_file()) or tar_source.is_pattern(path):
-        return FILES[suffix](path, split)
+        return FILES[suffix](path.absolute(), split)
     known = f"a folder or a file of type {' '.join(FILES)}"
     if path.exists():
         raise UserError(f"{spec} is not {known}; give one of these or a TFDS name")
     if path.is_absolute() or suffix in FILES or spec.startswith("."):
         raise UserError(f"no folder or file {spec}; check the path")
-    return open_tfds(spec, split, data_dir and paths.expanded(data_dir))
+    return open_tfds(spec, split, data_dir and paths.absolute(data_dir))
 
 
 def is_source_file(path: Path) -> bool:

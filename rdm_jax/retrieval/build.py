@@ -189,7 +189,6 @@ class BuildReport:
     """The result of a build.
 
     Attributes:
-      path: the database's folder.
       count: the number of rows; 0 if parts are missing.
       skipped: one line for each image that could not be read.
       resumed: the number of images that an earlier run had finished.
@@ -197,7 +196,6 @@ class BuildReport:
       state: "built", "finished before", or "parts missing" if other processes have not made theirs.
     """
 
-    path: Path
     count: int
     skipped: list[str]
     resumed: int = 0
@@ -242,7 +240,7 @@ def build_database(
             if _contains(out, job):  # another process finished its last part at the same time
                 return _finished_before(out)
             if len(work.done()) < work.count:
-                return BuildReport(out, 0, [], resumed, state="parts missing")
+                return BuildReport(0, [], resumed, state="parts missing")
             _, skipped = collect_parts(work, job.source.name)
             check_skipped(skipped, len(job.source), len(job.source), job.source.name, execution.max_skip)
             if existing is None:
@@ -293,7 +291,7 @@ def finish(job: BuildJob, work: Workspace, out: Path, existing: Database | None 
         action |= {"duplicates": threshold, "dropped": dropped}
     draft = ManifestDraft(description, action, skipped)
     count = assemble(out, list(zip(databases, masks, strict=True)), draft, replace=existing is not None)
-    return BuildReport(out, count, skipped, duplicates=dropped)
+    return BuildReport(count, skipped, duplicates=dropped)
 
 
 def _contains(out: Path, job: BuildJob) -> bool:
@@ -305,4 +303,4 @@ def _contains(out: Path, job: BuildJob) -> bool:
 
 def _finished_before(out: Path) -> BuildReport:
     database = Database.open(out)
-    return BuildReport(out, len(database), database.skipped(), state="finished before")
+    return BuildReport(len(database), database.skipped(), state="finished before")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import errno
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,7 @@ class Database:
         Raises:
           UserError: the rows do not agree with the manifest.
         """
+        files.allow_open(len(manifest["shards"]))
         rows = ShardedRows(tuple(_open_shard(path, shard, manifest) for shard in manifest["shards"]))
         if len(rows) != manifest["count"]:
             raise damaged(path, f"{len(rows)} rows of embeddings, and the manifest has a count of {manifest['count']}")
@@ -252,6 +254,12 @@ def _open_shard(path: Path, record: Mapping[str, Any], manifest: Mapping[str, An
     try:
         shard = np.load(path / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            needed = 2 * len(manifest["shards"])
+            raise UserError(
+                f"database {path} has {len(manifest['shards'])} shards, each of which is an open file, and the system "
+                f"allows this process fewer; raise its limit, as `ulimit -n {needed}` does"
+            ) from error
         raise damaged(path, f"{name} cannot be read ({error})") from error
     expected = [record["rows"], manifest["width"]]
     if list(shard.shape) != expected or shard.dtype.name != manifest["dtype"]:

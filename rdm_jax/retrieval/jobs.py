@@ -1,7 +1,8 @@
 """The common part of building a database and computing neighbors: images through an encoder, part by part.
 
 A job describes what is made and writes one part at a time; `Execution` describes how it is run, which does not change
-the result. `write_parts` runs a job on this machine, and `rdm_jax.retrieval.beam` runs the same job in a pipeline.
+the result. A writer decides where the parts are written: `LocalWriter` on this machine, `cluster.ClusterWriter` by the
+workers of a cluster.
 """
 
 from __future__ import annotations
@@ -31,26 +32,6 @@ def ignore_progress(done: int, broken: list[str]) -> None:
 
 
 ALONE = ProcessIndex()
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How a job is run.
-
-    Attributes:
-      max_skip: the fraction of unreadable images, in [0, 1], above which the job fails.
-      process: the position of this process among those that work on the same output.
-      workers: the number of processes that decode; chosen for the machine if None, threads of this process if 0.
-      progress: called with (images done, images in all).
-    """
-
-    max_skip: float = 0.05
-    process: ProcessIndex = ALONE
-    workers: int | None = None
-    progress: ProgressCallback | None = None
-
-
-DEFAULT_EXECUTION = Execution()
 
 
 @runtime_checkable
@@ -94,38 +75,110 @@ class Job(Protocol):
         ...
 
 
+@dataclasses.dataclass
+class Tally:
+    """Counts the images of a run, reports the progress and stops the run if too many images are broken.
+
+    Attributes:
+      job: the job.
+      execution: how it is run.
+      done: the number of images in complete parts.
+      skipped: one line for each broken image in them.
+    """
+
+    job: Job
+    execution: Execution
+    done: int = 0
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, number: int, notes: Mapping[str, Any]) -> None:
+        """Counts a complete part; raises UserError if too many images are broken."""
+        self.done += len(self.job.parts[number])
+        self.skipped += notes["skipped"]
+        self.on_image(0, [])
+
+    def on_image(self, count: int, broken: list[str]) -> None:
+        """Reports `count` images of a part that is being written; raises UserError if too many images are broken."""
+        source, most = self.job.source, self.execution.max_skip
+        total = len(source)
+        if len(self.skipped) + len(broken) > most * total:
+            check_skipped([*self.skipped, *broken], self.done + count, total, source.name, most)
+        if self.execution.progress:
+            self.execution.progress(self.done + count, total)
+
+
+@runtime_checkable
+class PartWriter(Protocol):
+    """Writes parts of a job into a workspace."""
+
+    def __call__(self, job: Job, work: Workspace, numbers: Sequence[int], tally: Tally) -> None:
+        """Writes the parts with these numbers and counts each of them; raises UserError if too many images are broken.
+
+        Args:
+          job: the job.
+          work: where the parts are written.
+          numbers: of the parts.
+          tally: counts them.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalWriter:
+    """Writes one part after another in this process.
+
+    Attributes:
+      workers: the number of processes that decode; chosen for the machine if None, threads of this process if 0.
+    """
+
+    workers: int | None = None
+
+    def __call__(self, job: Job, work: Workspace, numbers: Sequence[int], tally: Tally) -> None:
+        """Writes the parts."""
+        with Workers(job.source, job.preparation, self.workers) as workers:
+            for number in numbers:
+                notes = work.write(
+                    number, lambda folder, number=number: job.write_part(folder, number, workers, tally.on_image)
+                )
+                tally.add(number, notes)
+
+
+ALONE = ProcessIndex()
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a job is run.
+
+    Attributes:
+      max_skip: the fraction of unreadable images, in [0, 1], above which the job fails.
+      process: the position of this process among those that work on the same output.
+      progress: called with (images done, images in all).
+      writer: writes the parts.
+    """
+
+    max_skip: float = 0.05
+    process: ProcessIndex = ALONE
+    progress: ProgressCallback | None = None
+    writer: PartWriter = LocalWriter()
+
+
+DEFAULT_EXECUTION = Execution()
+
+
 def write_parts(job: Job, work: Workspace, execution: Execution) -> None:
     """Writes those parts of this process that are not complete yet.
 
     Raises:
       UserError: too many images are broken.
     """
-    name, total, parts = job.source.name, len(job.source), job.parts
-    done = sum(len(parts[number]) for number in work.done())
-    skipped = [line for number in work.done() for line in work.notes(number)["skipped"]]
-    check_skipped(skipped, done, total, name, execution.max_skip)
-    pending = work.pending(execution.process)
-    if not pending:
-        return
-    if execution.progress:
-        execution.progress(done, total)
-    with Workers(job.source, job.preparation, execution.workers) as workers:
-        for number in pending:
-
-            def on_image(
-                count: int, broken: list[str], before: int = done, earlier: Sequence[str] = tuple(skipped)
-            ) -> None:
-                if len(earlier) + len(broken) > execution.max_skip * total:
-                    check_skipped([*earlier, *broken], before + count, total, name, execution.max_skip)
-                if execution.progress:
-                    execution.progress(before + count, total)
-
-            notes = work.write(
-                number,
-                lambda folder, number=number, on_image=on_image: job.write_part(folder, number, workers, on_image),
-            )
-            done += len(parts[number])
-            skipped += notes["skipped"]
+    done = work.done()
+    skipped = [line for number in done for line in work.notes(number)["skipped"]]
+    tally = Tally(job, execution, sum(len(job.parts[number]) for number in done), skipped)
+    check_skipped(skipped, tally.done, len(job.source), job.source.name, execution.max_skip)
+    if pending := work.pending(execution.process):
+        tally.on_image(0, [])
+        execution.writer(job, work, pending, tally)
 
 
 def embed_part(

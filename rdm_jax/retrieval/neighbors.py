@@ -152,14 +152,12 @@ class NeighborReport:
     """The result of a run.
 
     Attributes:
-      path: the folder of records.
       count: the number of records.
       resumed: the number of records that an earlier run had finished.
       skipped: one line for each image that could not be read.
       missing: the number of parts that other processes still have to make.
     """
 
-    path: Path
     count: int
     resumed: int
     skipped: list[str]
@@ -179,7 +177,7 @@ def compute_neighbors(job: NeighborJob, out: Path, execution: Execution = DEFAUL
     """
     out, count = Path(out), len(job.source)
     if out.exists():
-        return NeighborReport(out, count, count, _check_finished(out, job)["skipped"])
+        return NeighborReport(count, count, _check_finished(out, job)["skipped"])
     _ = job.searcher  # a bad attribute fails here, before any image is encoded
     work = Workspace.open(out, job.record, len(job.parts))
     with work.locked(execution.process):
@@ -187,11 +185,11 @@ def compute_neighbors(job: NeighborJob, out: Path, execution: Execution = DEFAUL
         write_parts(job, work, execution)
         with work.finishing():
             if out.exists():  # another process finished its last part at the same time
-                return NeighborReport(out, count, resumed, _check_finished(out, job)["skipped"])
+                return NeighborReport(count, resumed, _check_finished(out, job)["skipped"])
             if missing := work.count - len(work.done()):
-                return NeighborReport(out, count, resumed, [], missing)
+                return NeighborReport(count, resumed, [], missing)
             skipped = finish(job, work, out, execution.max_skip)
-    return NeighborReport(out, count, resumed, skipped)
+    return NeighborReport(count, resumed, skipped)
 
 
 def finish(job: NeighborJob, work: Workspace, out: Path, max_skip: float) -> list[str]:

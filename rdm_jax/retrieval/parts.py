@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -81,19 +82,28 @@ class Workspace:
                     files.write_json(folder / RECORD, record)
         except OSError as error:
             raise files.unwritten(out.parent, error) from error
-        try:
-            begun = text.read_json(folder / RECORD)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} holds a damaged run ({error}); remove it") from error
-        if differing := difference(begun, record):
+        if differing := difference(work.record(), record):
             raise UserError(
                 f"{folder} holds an unfinished run with another {differing}; remove it or choose another folder"
             )
         return work
 
+    @property
+    def place(self) -> str:
+        """The folder or the address of the parts, for messages."""
+        return str(self.folder)
+
+    def record(self) -> Mapping[str, Any]:
+        """Returns the record of the run; raises UserError if it is missing or damaged."""
+        try:
+            return text.read_json(self.folder / RECORD)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder} holds a damaged run ({error}); remove it") from error
+
     def done(self) -> list[int]:
         """Returns the numbers of the complete parts."""
-        return [number for number in range(self.count) if self._notes(number).is_file()]
+        names = set(self._names())
+        return [number for number in range(self.count) if notes_name(number) in names]
 
     def pending(self, process: ProcessIndex) -> list[int]:
         """Returns the numbers of the parts that a process still has to make."""
@@ -147,7 +157,16 @@ class Workspace:
             path.unlink(missing_ok=True)
 
     def _notes(self, number: int) -> Path:
-        return self.folder / f"part-{number:05d}.json"
+        return self.folder / notes_name(number)
+
+    def _names(self) -> list[str]:
+        # One listing, not a look at each file: a shared folder remembers for a minute that a file was missing.
+        return os.listdir(self.folder) if self.folder.is_dir() else []
+
+
+def notes_name(number: int) -> str:
+    """Returns the name of the file with the notes of a part."""
+    return f"part-{number:05d}.json"
 
 
 def working_folder(out: Path) -> Path:

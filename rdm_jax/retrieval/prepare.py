@@ -1,6 +1,6 @@
 """Prepares examples for an encoder: decoded, cut into patches, resized, described, by several processes.
 
-This module does not import JAX, so that worker processes start quickly. The local build and the Beam pipeline both
+This module does not import JAX, so that worker processes start quickly. The local build and the workers of a cluster
 use it.
 """
 

@@ -18,7 +18,7 @@ from rdm_jax.retrieval import edit
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.database_map import plot_map
-from rdm_jax.retrieval.jobs import Execution
+from rdm_jax.retrieval.jobs import Execution, LocalWriter
 from rdm_jax.retrieval.parts import working_folder
 from rdm_jax.retrieval.retriever import Retriever
 from rdm_jax.studio.choice import Row
@@ -53,7 +53,7 @@ def build(workshop: Workshop, model: str, title: str, files: Sequence[tuple[Path
             with workshop.using(model) as generator, job.progress("encoding image") as progress:
                 source = open_source(str(folder))
                 options = BuildOptions(name=out.name, quality=100)
-                execution = Execution(max_skip=1.0, workers=0, progress=progress)
+                execution = Execution(max_skip=1.0, progress=progress, writer=LocalWriter(0))
                 build_database(BuildJob.of(source, generator.encoder, options), out, execution)
         except UserError as error:
             raise UserError(str(error).replace(folder.name, "the upload")) from error

@@ -12,7 +12,7 @@ from rdm_jax.data.image_set import ImageSet
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.jobs import Execution
+from rdm_jax.retrieval.jobs import Execution, LocalWriter
 from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.retrieval.sidecar import MANIFEST, NeighborSidecar
 from rdm_jax.training.config import Config
@@ -75,7 +75,7 @@ def open_neighbors(
         options = NeighborOptions(data.compute.k, within=data.compute.within or None)
         report = functools.partial(progress, "finding neighbors")
         workers = 0 if len(source) < FEW_IMAGES else None  # for few images, processes take longer to start than to work
-        execution = Execution(workers=workers, progress=report)
+        execution = Execution(progress=report, writer=LocalWriter(workers))
         compute_neighbors(NeighborJob(source, encoder, database, options), paths.local(place), execution)
     sidecar = NeighborSidecar.open(place, database)
     if database is None and not sidecar.manifest["embeddings"]:

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdm_jax.bundle import Bundle
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.images import resize_and_crop
 from rdm_jax.data.examples import Example
 from rdm_jax.data.sources import open_source
-from rdm_jax.retrieval.build import DEFAULT_OPTIONS, BuildJob, build_database
+from rdm_jax.retrieval.build import DEFAULT_OPTIONS, BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.retrieval.jobs import Execution
 from rdm_jax.retrieval.neighbors import NeighborJob, compute_neighbors
+from tests.helpers import tiny
 
 WIDTH = 24
 
@@ -164,3 +167,34 @@ def database(source, encoder, tmp_path_factory):
     out = tmp_path_factory.mktemp("databases") / "zoo"
     build(source, encoder, out)
     return Database.open(out)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Returns the folder of a model of a few random weights, which the workers of a cluster load."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.bundle().save(folder, "float32")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory):
+    """Returns a source of 50 images, one of them broken."""
+    folder = write_images(tmp_path_factory.mktemp("zoo") / "zoo", 50)
+    (folder / "cats" / "0030.png").write_bytes(b"not an image")
+    return open_source(str(folder))
+
+
+@pytest.fixture(scope="session")
+def job(zoo, model):
+    """Returns the job of a database of them, in five parts; float32 shows the last bit."""
+    encoder = ClipEncoder(Bundle.open(model, parts=("clip",)), 8)
+    return BuildJob.of(zoo, encoder, BuildOptions(part_size=10, dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def local(job, tmp_path_factory):
+    """Returns the folder of the local build."""
+    out = tmp_path_factory.mktemp("local") / "zoo"
+    build_database(job, out)
+    return out

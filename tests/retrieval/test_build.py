@@ -19,6 +19,7 @@ from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import prepare
 from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
+from rdm_jax.retrieval.jobs import LocalWriter
 from rdm_jax.retrieval.parts import ProcessIndex, Workspace
 from tests.retrieval.conftest import (
     Listed,
@@ -254,7 +255,7 @@ def test_the_broken_images_of_all_processes_count(encoder, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_do_not_depend_on_parts_and_workers(listed, expected, encoder, tmp_path, part_size, workers):
     out = tmp_path / "db"
-    build(listed, encoder, out, dataclasses.replace(OPTIONS, part_size=part_size), workers=workers)
+    build(listed, encoder, out, dataclasses.replace(OPTIONS, part_size=part_size), writer=LocalWriter(workers))
     same_rows(Database.open(out), Database.open(expected))
 
 
@@ -267,15 +268,15 @@ def same_rows(one, other):
 
 def test_worker_processes_make_the_same_database(images, encoder, tmp_path, monkeypatch):
     source, options = open_source(str(images)), BuildOptions(limit=70, part_size=40, patches=prepare.Patches(2, 8, 16))
-    build(source, encoder, tmp_path / "threads", options, workers=2)
+    build(source, encoder, tmp_path / "threads", options, writer=LocalWriter(2))
     monkeypatch.setattr(prepare, "PROCESSES_FROM", 1)
-    build(source, encoder, tmp_path / "processes", dataclasses.replace(options, name="threads"), workers=2)
+    build(source, encoder, tmp_path / "processes", dataclasses.replace(options, name="threads"), writer=LocalWriter(2))
     assert same_files(tmp_path / "processes", tmp_path / "threads")
 
 
 def test_a_number_of_workers_below_0_is_refused(listed, encoder, tmp_path):
     with pytest.raises(UserError, match="workers -1 is out of range"):
-        build(listed, encoder, tmp_path / "db", OPTIONS, workers=-1)
+        build(listed, encoder, tmp_path / "db", OPTIONS, writer=LocalWriter(-1))
 
 
 # Appending.

@@ -1,13 +1,16 @@
 import dataclasses
 import functools
 import json
+import os
 import pickle
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from rdm_jax.core import files
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.files import sha256
 from rdm_jax.core.images import resize_and_crop
@@ -366,3 +369,19 @@ def test_threads_read_one_at_a_time(database, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         items = list(pool.map(stored.item, [0, 1, 0, 1]))
     assert max(most) == 1 and items[0] == items[2] != items[1]
+
+
+def test_a_database_of_many_shards_raises_the_limit_of_open_files(source, encoder, tmp_path, monkeypatch):
+    build(source, encoder, tmp_path / "db", BuildOptions(part_size=3))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 10
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+        assert len(Database.open(tmp_path / "db")) == 300
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+        monkeypatch.setattr(files, "allow_open", lambda count: None)
+        with pytest.raises(UserError, match=r"has 100 shards, .* raise its limit, as `ulimit -n 200` does"):
+            Database.open(tmp_path / "db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -16,11 +16,10 @@ from rdm_jax.cli.database.common import (
     selection,
     update_index,
 )
+from rdm_jax.cli.execution import add_execution, execution_of, runner_of
 from rdm_jax.cli.progress import Progress, note
 from rdm_jax.cli.readers import MAX_SEED, number
-from rdm_jax.core.errors import unknown
 
-RUNNERS = ("local", "beam")
 MAX_SIDE = 2**15  # pixels
 
 DESCRIPTION = """Builds a database of images. After an interruption, the same command continues.
@@ -114,55 +113,28 @@ def _add_stored(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     """Adds the options of how the work is done."""
     work = parser.add_argument_group("how the work is done")
-    work.add_argument(
-        "--max-skip",
-        type=number(float, 0, 1),
-        default=0.05,
-        metavar="FRACTION",
-        help="fail if more than this fraction of the images cannot be read (%(default)s)",
-    )
-    work.add_argument(
-        "--batch-size", type=number(int, 1, 65536), default=64, metavar="N", help="images encoded at once (%(default)s)"
-    )
     work.add_argument("--part-size", type=number(int, 1), metavar="N", help="images in a part, the unit of resuming")
-    work.add_argument(
-        "--workers", type=number(int, 0, 1024), metavar="N", help="processes that decode images; 0 decodes in threads"
-    )
-    work.add_argument(
-        "--process",
-        default="0/1",
-        metavar="I/N",
-        help="build the Ith of N subsets, all with the same --out",
-    )
-    work.add_argument(
-        "--runner", default="local", metavar="NAME", help="local (default), or beam: an Apache Beam pipeline"
-    )
-    work.add_argument(
-        "--beam-options",
-        metavar="TEXT",
-        help='of the pipeline, such as "--runner=DataflowRunner --project=..." (docs/scale.md)',
-    )
+    add_execution(work)
 
 
 def run(args: argparse.Namespace) -> None:
     """Builds the database and reports the result."""
-    if args.runner not in RUNNERS:
-        raise unknown("runner", args.runner, RUNNERS)
+    runner = runner_of(args)
 
     from rdm_jax.bundle import Bundle
+    from rdm_jax.core import paths
     from rdm_jax.data.sources import open_source
     from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
+    from rdm_jax.retrieval.cluster import build_on_cluster
     from rdm_jax.retrieval.database import Database
     from rdm_jax.retrieval.encoder import ClipEncoder
-    from rdm_jax.retrieval.jobs import Execution
     from rdm_jax.retrieval.manifest import SKIPPED
-    from rdm_jax.retrieval.parts import ProcessIndex
     from rdm_jax.retrieval.prepare import Patches
 
     patches = None
     if args.patches is not None:
         patches = Patches(args.patches, args.patch_size, args.shorter_side, args.patch_seed)
-    out = None if args.runner == "beam" else check_local(args.out, "--out")
+    out = None if runner and paths.is_remote(args.out) else check_local(args.out, "--out")
     earlier = Database.open(out) if args.append and out is not None and out.exists() else None
     place = encoder_place(earlier, args.encoder) if earlier else args.encoder or DEFAULT_ENCODER
     source = open_source(args.source, args.split, args.data_dir)
@@ -182,36 +154,23 @@ def run(args: argparse.Namespace) -> None:
         name=args.name,
         bundle=bundle_folder(encoder.bundle.path),
     )
-    if out is None:
-        _with_beam(args, place, source, options)
-        return
+    job = BuildJob.of(source, encoder, options)
     with Progress("embedding", unit="image") as progress:
-        execution = Execution(args.max_skip, ProcessIndex.parse(args.process), args.workers, progress)
-        report = build_database(BuildJob.of(source, encoder, options), out, execution, append=args.append)
+        execution = execution_of(args, progress)
+        if runner or out is None:
+            report = build_on_cluster(job, place, args.out, runner, execution, append=args.append)
+        else:
+            report = build_database(job, out, execution, append=args.append)
     if report.state == "parts missing":
-        note(f"{out}: this process is done; the database is complete when the other processes have done theirs")
+        note(f"{args.out}: this process is done; the database is complete when the other processes have done theirs")
         return
     if report.state == "finished before":
-        note(f"{out}: finished before, {report.count} rows; nothing has changed")
+        note(f"{args.out}: finished before, {report.count} rows; nothing has changed")
         return
-    report_skipped(report.skipped, f"{out}/{SKIPPED}")
+    report_skipped(report.skipped, f"{args.out}/{SKIPPED}")
     details = [f"{len(report.skipped)} skipped"]
     details += [f"{report.duplicates} near-duplicates dropped"] if args.duplicates is not None else []
     details += [f"{report.resumed} images were done before"] if report.resumed else []
-    note(f"{out}: {report.count} rows by encoder {encoder.identity['name']!r}, {', '.join(details)}")
-    update_index(out, earlier.manifest if earlier else {})
-
-
-def _with_beam(args: argparse.Namespace, encoder: str, source: Any, options: Any) -> None:
-    from rdm_jax.cli.progress import shown_log
-    from rdm_jax.core.errors import UserError
-    from rdm_jax.retrieval.beam import BuildSpec, EncoderSpec, build_with_beam
-
-    if args.append or args.duplicates is not None:
-        raise UserError("a Beam pipeline builds a new database of all images; append or drop duplicates afterwards")
-    with shown_log():
-        spec = BuildSpec(source, EncoderSpec(encoder, args.batch_size), options)
-        count = build_with_beam(
-            spec, args.out, max_skip=args.max_skip, pipeline_options=(args.beam_options or "").split()
-        )
-    note(f"{args.out}: {count} rows by encoder {encoder!r}")
+    note(f"{args.out}: {report.count} rows by encoder {encoder.identity['name']!r}, {', '.join(details)}")
+    if out is not None:  # an index is built where the rows are on a disk
+        update_index(out, earlier.manifest if earlier else {})
