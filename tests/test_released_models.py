@@ -31,6 +31,8 @@ EXACT = {
     "frido_f16f8": {"denoiser": 511_678_088, "autoencoder": 67_994_775},
     "rarm_imagenet": {"transformer": 230_874_112, "clip": 151_277_313},
     "kl_f16": {"autoencoder": 69_610_963},
+    "vit_vq_small": {"autoencoder": 51_956_771 - 2 * 1024 * 512},  # without stored positions, which are fixed
+    "vit_vq_large": {"autoencoder": 615_322_915 - 1024 * (512 + 1280)},
     "clip_vit_b32": {"clip": 151_277_313},
     "clip_vit_b16": {"clip": 149_620_737},
     "clip_vit_l14": {"clip": 427_616_513},

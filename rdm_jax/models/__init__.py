@@ -37,6 +37,7 @@ from rdm_jax.models.unet import UNet
 from rdm_jax.models.unet_pair import UNetPair
 from rdm_jax.models.uvit import UViT
 from rdm_jax.models.vector_context import VectorContext
+from rdm_jax.models.vit_vq import ViTVQ
 from rdm_jax.models.vq import AutoencoderVQ
 from rdm_jax.models.word_table import WordTable
 
@@ -50,7 +51,16 @@ BACKBONES: Mapping[str, type[Backbone]] = {
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
-AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "multi_scale_vq": MultiScaleVQ, "pixels": Pixels}
+AUTOENCODERS = {
+    "kl": AutoencoderKL,
+    "vq": AutoencoderVQ,
+    "vit_vq": ViTVQ,
+    "multi_scale_vq": MultiScaleVQ,
+    "pixels": Pixels,
+}
+"""First stages by name."""
+CODES = ("vq", "vit_vq")
+"""The first stages, of `AUTOENCODERS`, whose codes a transformer predicts."""
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
 TEXT_ENCODERS = {

@@ -38,6 +38,7 @@ VARIANTS = {
     "rdm_imagenet": ["in_database", "ldm"],
     "style_scenes/autoencoder": ["decoder"],
     "style_scenes/frido_vq": ["finish"],
+    "vit_vq": ["decoder"],
 }
 SPECS = [*shipped_configs(), *(f"{name}:{variant}" for name, variants in VARIANTS.items() for variant in variants)]
 DIFFUSION = {
@@ -373,6 +374,8 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["muse", "model.depth=2"],
         ["smoke"],
         ["first_stage:vq_f8"],
+        ["vit_vq:decoder", "model.decoder_depth=1"],
+        ["style_scenes/vit_vq"],
         ["style_scenes/vq"],
         ["emoji/autoencoder"],
     ],

@@ -66,6 +66,7 @@ class MaskedHead:
             chunk=chunk_size(run.total, MAX_CHUNK),
             batch=batch,
             size=run.size,
+            tokens=len(run.codes),
             context=plan.context.form,
         )
 

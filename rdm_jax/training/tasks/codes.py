@@ -25,8 +25,8 @@ from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.core.schema import Fields
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
-from rdm_jax.factory import codes_encoder_from
-from rdm_jax.models import AutoencoderVQ, build_transformer
+from rdm_jax.factory import code_count, codes_encoder_from
+from rdm_jax.models import CODES, build_transformer
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.conditioning import ImageConditions, open_image_conditions
@@ -99,7 +99,8 @@ def abstract(cls: type[Made], config: Config) -> Made:
     """
     base, conditions = abstract_base(config)
     check_first_stage(base, cls.head)
-    codes = np.zeros((1, (config.data.size // base.autoencoder.downsampling) ** 2), np.int32)
+    side = config.data.size // base.autoencoder.downsampling
+    codes = np.zeros((1, code_count(base.autoencoder, (side, side))), np.int32)
     return _task(cls, abstract_config(config), base, conditions, codes, attention_implementation="xla")
 
 
@@ -149,9 +150,10 @@ def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> It
 
 
 def check_first_stage(base: Bundle, head: str) -> None:
-    """Raises UserError if a model's first stage has no codebook; `head` is that of the model to be trained."""
-    if not isinstance(base.autoencoder, AutoencoderVQ):
+    """Raises UserError if a model's first stage has no codes to predict; `head` is that of the model to be trained."""
+    kind = base.config["autoencoder"]["kind"]
+    if kind not in CODES:
         raise UserError(
             f"the first stage of {base.name!r} has no codebook, and a model with the head {head!r} predicts codes; "
-            'give a base whose autoencoder is of kind "vq" (task first_stage)'
+            f"give a base whose autoencoder is of kind {' or '.join(map(repr, CODES))} (task first_stage)"
         )
