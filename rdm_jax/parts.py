@@ -99,7 +99,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     Raises:
       UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
         missing, a parameter is missing, unexpected or of another shape, a transformer predicts the codes of another
-        codebook than the first stage's, or the stages of a denoiser are not the scales of the first stage.
+        codebook than the first stage's or attends to tokens of another size than are made, or the stages of a denoiser
+        are not the scales of the first stage.
     """
     name = config.get("name", "unnamed")
     described = [part for part in PARTS if part in config]
@@ -121,6 +122,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         _check_shapes(str(name), part, wanted, trees.flatten(tree))
     if "transformer" in described and "autoencoder" in described:
         _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
+    if "transformer" in described:
+        _check_context(str(name), config)
     if "denoiser" in described and "autoencoder" in described:
         check_scales(f"the denoiser of model {name!r}", build(config, "denoiser"), build(config, "autoencoder"))
 
@@ -153,6 +156,18 @@ def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
             f"the transformer of model {model!r} predicts {predicted} codes, and its first stage {first_stage}; "
             "give the first stage that it was trained with"
         )
+
+
+def _check_context(model: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError if what makes tokens of texts or images makes others than a transformer attends to."""
+    taken = build(config, "transformer").context_dim
+    makers = {"text_encoder": "width", "image_adapter": "token_dim"}
+    for part, size in ((part, getattr(build(config, part), size)) for part, size in makers.items() if part in config):
+        if size != taken:
+            raise UserError(
+                f"the {part} of model {model!r} makes tokens of {size} numbers, and its transformer takes {taken}; "
+                "give the parts that were trained together"
+            )
 
 
 def _check_shapes(model: str, part: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -72,9 +72,9 @@ def convert(
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis, Stability AI or Frido, a RARM, first stage or ViT-VQGAN, a diffusers folder, a DiT, SiT or
-        U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the
-        Inception-v3 of the Fréchet distance.
+      source: a checkpoint of CompVis, Stability AI or Frido, a RARM, first stage or ViT-VQGAN, a diffusers folder, a
+        DiT, SiT or U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or
+        the Inception-v3 of the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
         Diffusion needs none. Or the .json of the constructor's arguments of a DiT, SiT or U-ViT, or of the flags of
         an ADM or GLIDE, by default the one in its folder of its name, if any.
