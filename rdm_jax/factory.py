@@ -171,6 +171,20 @@ def code_count(autoencoder: Any, size: tuple[int, int]) -> int:
     return math.prod((*size, *autoencoder.code_shape))
 
 
+def check_one_code(what: str, autoencoder: Any) -> None:
+    """Raises UserError if a latent has several codes, which are predicted one after another alone.
+
+    Args:
+      what: whose first stage it is, for the error.
+      autoencoder: the first stage's module.
+    """
+    if autoencoder.code_shape:
+        raise UserError(
+            f"the first stage of {what} has {autoencoder.code_shape[0]} codes for each latent, and the head 'masked' "
+            "predicts one; use the head 'autoregressive', or a first stage with levels=1"
+        )
+
+
 def codes_encoder_from(
     autoencoder: Any,
 ) -> Callable[[Any, Float[Array, "b h w 3"]], Int[Array, "b l"]]:

@@ -161,9 +161,9 @@ def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
 def _check_context(model: str, config: Mapping[str, Any]) -> None:
     """Raises UserError if what makes tokens of texts or images makes others than a transformer attends to."""
     taken = build(config, "transformer").context_dim
-    makers = {"text_encoder": "width", "image_adapter": "token_dim"}
-    for part, size in ((part, getattr(build(config, part), size)) for part, size in makers.items() if part in config):
-        if size != taken:
+    makers = {"text_encoder": "width", "input_encoder": "width", "image_adapter": "token_dim"}
+    for part, name in ((part, name) for part, name in makers.items() if part in config):
+        if (size := getattr(build(config, part), name)) != taken:
             raise UserError(
                 f"the {part} of model {model!r} makes tokens of {size} numbers, and its transformer takes {taken}; "
                 "give the parts that were trained together"

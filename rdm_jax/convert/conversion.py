@@ -25,6 +25,7 @@ from rdm_jax.convert import (
     sit,
     stable_diffusion,
     text_encoder,
+    time_mix,
     uvit,
     vit_vq,
 )
@@ -115,6 +116,7 @@ def convert(
         dit.KIND,
         sit.KIND,
         uvit.KIND,
+        time_mix.KIND,
         vit_vq.KIND,
         *pixel_models.KINDS,
     )
@@ -169,6 +171,8 @@ def _convert_one(
             return _patch_transformer(source, state, config, allowed, release, path)
     if frido.is_first_stage(state):
         return frido.convert_first_stage(source, state, _yaml_of(source, config), allowed)
+    if time_mix.is_this(state):
+        return time_mix.convert_transformer(source, state, _yaml_of(source, config), allowed)
     if vit_vq.is_this(state):
         return vit_vq.convert_first_stage(source, state, _yaml_of(source, config), allowed)
     if compvis.is_first_stage(state):
@@ -188,8 +192,8 @@ def _convert_one(
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, Frido, "
-        "RARM, first stages, ViT-VQGAN, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and "
-        "Hugging Face, LPIPS and Inception-v3"
+        "RARM, first stages, ViT-VQGAN and its transformer, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the "
+        "CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
 

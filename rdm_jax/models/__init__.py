@@ -30,6 +30,7 @@ from rdm_jax.models.prior import Prior
 from rdm_jax.models.pyunet import PyUNet
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.models.time_mix_transformer import TimeMixTransformer
 from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.translator import Translator
@@ -76,7 +77,7 @@ INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap
 """Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
 """Encoders of noisy images or latents, by name."""
-TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT}
+TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT, "time_mix": TimeMixTransformer}
 """Networks from codes to the logits of codes, by name."""
 TRANSFORMER = "tokens"
 """The kind of a configuration that names none."""

@@ -172,6 +172,16 @@ def test_a_model_without_a_projection_takes_no_neighbors(folder):
         generator.sample("a red boat", database=folder, condition="text+neighbors")
 
 
+def test_masked_codes_take_no_residual_first_stage():
+    transformer = {**parti.CONFIG["transformer"], "causal": False}
+    sampling = {"condition": "text", "steps": 4, "height": 16, "width": 16}
+    bundle = parti.bundle(transformer=transformer, head="masked", sampling=sampling)
+    with pytest.raises(
+        UserError, match="has 2 codes for each latent, and the head 'masked' predicts one; use the head"
+    ):
+        Generator.load(bundle).sample("a red boat")
+
+
 def test_tokens_out_of_range_and_another_first_stage_are_refused(bundle):
     short = parti.bundle(text_encoder={**parti.CONFIG["text_encoder"], "vocab_size": 20})
     with pytest.raises(

@@ -38,6 +38,7 @@ class MaskedHead:
         options.check()
         bundle = model.bundle
         check_bidirectional(bundle)
+        factory.check_one_code(f"model {bundle.name!r}", bundle.autoencoder)
         size = self.size(request, bundle)
         tokens = size[0] * size[1]
         if options.steps > tokens:

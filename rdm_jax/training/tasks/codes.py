@@ -25,7 +25,7 @@ from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.core.schema import Fields
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
-from rdm_jax.factory import code_count, codes_encoder_from
+from rdm_jax.factory import check_one_code, code_count, codes_encoder_from
 from rdm_jax.models import CODES, build_transformer
 from rdm_jax.models.condition import Condition
 from rdm_jax.models.token_transformer import TokenTransformer
@@ -108,7 +108,7 @@ def make(
         neighbors are missing, too few, or of another data set.
     """
     base, images = open_base(config, progress)
-    check_first_stage(base, cls.head)
+    check_first_stage(base, cls)
     codes = encode_codes(base, images, cache_folder(config.data), functools.partial(progress, "encoding images"))
     conditions = open_image_conditions(config, images, ClipEncoder(base), progress)
     return _task(cls, config, base, conditioned(config, base, conditions, progress), codes)
@@ -121,7 +121,7 @@ def abstract(cls: type[Made], config: Config, conditioned: Conditioned = with_ve
     """
     base, conditions = abstract_base(config)
     conditions = conditioned(config, base, conditions, lambda *_: None)
-    check_first_stage(base, cls.head)
+    check_first_stage(base, cls)
     side = config.data.size // base.autoencoder.downsampling
     codes = np.zeros((1, code_count(base.autoencoder, (side, side))), np.int32)
     return _task(cls, abstract_config(config), base, conditions, codes, attention_implementation="xla")
@@ -172,11 +172,13 @@ def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> It
         progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
 
-def check_first_stage(base: Bundle, head: str) -> None:
-    """Raises UserError if a model's first stage has no codes to predict; `head` is that of the model to be trained."""
+def check_first_stage(base: Bundle, cls: type[CodesTask]) -> None:
+    """Raises UserError if a base's first stage has no codes that a task's transformer predicts."""
     kind = base.config["autoencoder"]["kind"]
     if kind not in CODES:
         raise UserError(
-            f"the first stage of {base.name!r} has no codebook, and a model with the head {head!r} predicts codes; "
+            f"the first stage of {base.name!r} has no codebook, and a model with the head {cls.head!r} predicts codes; "
             f"give a base whose autoencoder is of kind {' or '.join(map(repr, CODES))} (task first_stage)"
         )
+    if not cls.causal:
+        check_one_code(repr(base.name), base.autoencoder)

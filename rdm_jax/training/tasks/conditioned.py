@@ -227,7 +227,7 @@ def open_base(config: Config, progress: StageProgressCallback) -> tuple[Bundle, 
     return base, images
 
 
-def base_settings(config: Config) -> Mapping[str, Any]:
+def base_settings(config: Config) -> Mapping[str, Any] | Config:
     """Returns the settings of `config.architecture`, or else of the bundle `config.base`.
 
     Raises:

@@ -57,7 +57,7 @@ def test_a_condition_in_training_is_that_of_sampling(task, params):
     query, caption = np.zeros((1, tiny.WIDTH)), [task.images.captions[image]]
     assert batch["neighbors"][2].any() and not batch["neighbors"][1].any()
     for name, own, own_weights in zip(names, tokens, weights, strict=True):
-        neighbors = batch["neighbors"][2][None] if "neighbors" in name else None
+        neighbors = np.asarray(batch["neighbors"][2:3]) if "neighbors" in name else None
         plan = generator.plan_vectors(query, neighbors, caption, condition=name or "text")
         condition = plan.context.given if name else plan.context.null
         expected, expected_weights = with_images(jax.tree.map(jnp.asarray, condition))
