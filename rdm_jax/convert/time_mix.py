@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from rdm_jax.convert.compvis_config import read_yaml
 from rdm_jax.convert.converted import Conversion
 from rdm_jax.convert.mapping import Parameter, Source, Subset, Table, built, plan, rename, shape_of
 from rdm_jax.convert.settings import Settings
-from rdm_jax.core import text
 from rdm_jax.core.errors import UserError, some
 from rdm_jax.core.nulls import NO_NULL
 from rdm_jax.models import abstract_params, build_input_encoder, build_transformer
@@ -21,6 +20,7 @@ from rdm_jax.models import abstract_params, build_input_encoder, build_transform
 KIND = "enhancing-transformers' second stage"
 PREFIX = "transformer."
 CLASSES, CODES = f"{PREFIX}tok_emb_cond.weight", f"{PREFIX}tok_emb_code.weight"
+PLACES = ("params", "model.params.transformer.params")  # of its arguments in a yaml of its own, or of a whole model
 PATCH = 8  # of the first stages of the release
 
 _NAMES: Table = (
@@ -56,7 +56,7 @@ def convert_transformer(
     """
     if others := sorted(name for name in state if not name.startswith(PREFIX) and name not in allowed):
         raise UserError(f"the checkpoint holds {len(others)} unexpected names: {some(others)}")
-    settings = config(state, read_arguments(file))
+    settings = config(state, Settings(file.name, read_yaml(file, *PLACES), {"cond_num_tokens": 1}))
     side = math.isqrt(settings["num_tokens"])
     classes, width = shape_of(state, CLASSES, 2, KIND)
     encoder = {"kind": "class", "num_classes": classes, "width": width}
@@ -86,24 +86,6 @@ def convert_transformer(
         },
     }
     return Conversion(KIND, named, parts, (source, file))
-
-
-def read_arguments(file: Path) -> Settings:
-    """Returns the arguments of the transformer in a yaml of its own, or in that of a whole model.
-
-    Raises:
-      UserError: the yaml cannot be read, or has none.
-    """
-    try:
-        content = yaml.safe_load(text.read(file))
-        own = content if "params" in content else content["model"]["params"]["transformer"]
-        return Settings(f"{file.name}: params", own["params"], {"cond_num_tokens": 1})
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}; give the model's yaml by --config") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file} has no params of a transformer; give the yaml that came with the checkpoint"
-        ) from error
 
 
 def config(state: Mapping[str, np.ndarray], arguments: Settings) -> dict[str, Any]:

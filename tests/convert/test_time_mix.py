@@ -113,7 +113,7 @@ def test_stages_are_joined_by_export(folder, tmp_path):
         ({"vocab_img_size": 10}, "vocab_img_size is 10, and the checkpoint has 64"),
         ({"cond_num_tokens": 2}, "cond_num_tokens is 2, and only models of a class, with 1, are supported"),
         ({"n_heads": 5}, "heads=5 does not divide width=48"),
-        (None, "has no params of a transformer"),
+        (None, r"is no yaml with params or model\.params\.transformer\.params"),
     ],
 )
 def test_a_yaml_that_does_not_fit_is_refused(folder, tmp_path, changes, message):

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rdm_jax.bundle import Bundle
@@ -89,6 +90,28 @@ def test_equal_logits_have_the_entropy_of_the_codebook(task, params):
     evaluated = dict(task.evaluate(equal))
     assert evaluated == pytest.approx({"loss": math.log(CODES), "bits_per_code": math.log2(CODES)}, rel=1e-5)
     assert dict(task.evaluate(params)) != pytest.approx(evaluated, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_few_steps_lower_the_loss(task):
+    batch, optimizer = batch_of(task, ("text+neighbors", "text", "neighbors", "")), optax.adam(1e-2)
+    params = jax.jit(task.init)(jax.random.key(0))[0]
+
+    @jax.jit
+    def run(params):
+        def step(carry, key):
+            params, state = carry
+            value, grads = jax.value_and_grad(
+                lambda p: task.loss(p, Extras({}, {}), batch, key, jnp.zeros((), int))[0]
+            )(params)
+            updates, state = optimizer.update(grads, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(jax.random.key(1), 30))[1]
+
+    losses = run(params)
+    assert losses[0] == pytest.approx(math.log(CODES), rel=0.05)
+    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.slow
