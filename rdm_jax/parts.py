@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -99,8 +100,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     Raises:
       UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
         missing, a parameter is missing, unexpected or of another shape, a transformer predicts the codes of another
-        codebook than the first stage's or attends to tokens of another size than are made, or the stages of a denoiser
-        are not the scales of the first stage.
+        codebook than the first stage's, has another number of positions, or attends to tokens of another size than are
+        made, or the stages of a denoiser are not the scales of the first stage.
     """
     name = config.get("name", "unnamed")
     described = [part for part in PARTS if part in config]
@@ -122,6 +123,7 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         _check_shapes(str(name), part, wanted, trees.flatten(tree))
     if "transformer" in described and "autoencoder" in described:
         _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
+        _check_positions(str(name), build(config, "transformer"), build(config, "autoencoder"))
     if "transformer" in described:
         _check_context(str(name), config)
     if "denoiser" in described and "autoencoder" in described:
@@ -155,6 +157,17 @@ def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
         raise UserError(
             f"the transformer of model {model!r} predicts {predicted} codes, and its first stage {first_stage}; "
             "give the first stage that it was trained with"
+        )
+
+
+def _check_positions(model: str, transformer: Any, autoencoder: Any) -> None:
+    """Raises UserError if the positions of a transformer are not the codes of a square of latents."""
+    each = math.prod(autoencoder.code_shape)
+    tokens = getattr(transformer, "num_tokens", each)  # aMUSEd has no positions
+    if each * math.isqrt(tokens // each) ** 2 != tokens:
+        raise UserError(
+            f"the transformer of model {model!r} has {tokens} positions, and they are not the codes of a square of "
+            f"latents with {each} {'code' if each == 1 else 'codes'} each; give the first stage of its training"
         )
 
 

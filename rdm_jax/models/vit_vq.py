@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import Attention
 from rdm_jax.models.autoencoder import check_image_size
 from rdm_jax.models.layers import LayerNorm
@@ -179,6 +180,13 @@ class ViTVQ(nn.Module):
 
     def setup(self) -> None:
         """Creates encoder, decoder, the layers between them and the latents, and the codebook."""
+        if self.resolution % self.patch_size:
+            raise UserError(
+                f"patch_size={self.patch_size} does not divide resolution={self.resolution}; choose a divisor"
+            )
+        for name in ("width", "decoder_width"):
+            if getattr(self, name) % 4:
+                raise UserError(f"{name}={getattr(self, name)} is not a multiple of 4, as the positions need; give one")
         dtype, grid = jnp.dtype(self.dtype), (self.patch_size, self.resolution // self.patch_size)
         own = (self.width, self.depth, self.heads, self.head_channels, self.mlp_width)
         other = (self.decoder_width, self.decoder_depth, self.decoder_heads)

@@ -73,6 +73,12 @@ def test_sizes():
     assert (module.downsampling, module.embed_dim, module.encoded, module.scales) == (4, 4, 1, 1)
     wide = jnp.zeros((1, 8, 24, 3))
     assert jax.eval_shape(lambda: module.apply({"params": params}, wide)).shape == wide.shape
+    for setting, message in (
+        ({"patch_size": 3}, "patch_size=3 does not divide resolution=16"),
+        ({"decoder_width": 10}, "decoder_width=10 is not a multiple of 4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            jax.eval_shape(build_autoencoder({**TINY, **setting}).init, jax.random.key(0), wide)
     with pytest.raises(UserError, match="image size 8x22 is not allowed; height and width must be multiples of 4"):
         module.apply({"params": params}, wide[:, :, :22], method="encode")
 
