@@ -5,6 +5,7 @@ The functions that it calls take plain arguments and no configuration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -153,16 +154,35 @@ def codes_decoder_from(
 
     Args:
       autoencoder: a VQ first stage.
-      size: (h, w) of an image's codes, which are in row-major order.
+      size: (h, w) of an image's latents; codes are in row-major order, those of one latent side by side.
     """
     full = autoencoder.clone(dtype="float32")
 
     def decode(params: Any, codes: Int[Array, "b l"]) -> Float[Array, "b h2 w2 3"]:
-        """Maps codes [b, h w] to images [b, f h, f w, 3]; those below 0, which are unknown, as code 0."""
-        vectors = params["codebook"][jnp.maximum(codes, 0)].reshape(len(codes), *size, -1)
-        return full.apply({"params": params}, vectors, method="decode", quantize=False)
+        """Maps codes [b, l] to images [b, f h, f w, 3]; those below 0, which are unknown, as code 0."""
+        indices = jnp.maximum(codes, 0).reshape(len(codes), *size, *full.code_shape)
+        return full.apply({"params": params}, indices, method="decode_codes")
 
     return decode
+
+
+def code_count(autoencoder: Any, size: tuple[int, int]) -> int:
+    """Returns the number of codes of an image whose latents are of a size (h, w)."""
+    return math.prod((*size, *autoencoder.code_shape))
+
+
+def check_one_code(what: str, autoencoder: Any) -> None:
+    """Raises UserError if a latent has several codes, which are predicted one after another alone.
+
+    Args:
+      what: whose first stage it is, for the error.
+      autoencoder: the first stage's module.
+    """
+    if autoencoder.code_shape:
+        raise UserError(
+            f"the first stage of {what} has {autoencoder.code_shape[0]} codes for each latent, and the head 'masked' "
+            "predicts one; use the head 'autoregressive', or a first stage with levels=1"
+        )
 
 
 def codes_encoder_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -99,7 +100,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     Raises:
       UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
         missing, a parameter is missing, unexpected or of another shape, a transformer predicts the codes of another
-        codebook than the first stage's, or the stages of a denoiser are not the scales of the first stage.
+        codebook than the first stage's, has another number of positions, or attends to tokens of another size than are
+        made, or the stages of a denoiser are not the scales of the first stage.
     """
     name = config.get("name", "unnamed")
     described = [part for part in PARTS if part in config]
@@ -121,6 +123,9 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         _check_shapes(str(name), part, wanted, trees.flatten(tree))
     if "transformer" in described and "autoencoder" in described:
         _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
+        _check_positions(str(name), build(config, "transformer"), build(config, "autoencoder"))
+    if "transformer" in described:
+        _check_context(str(name), config)
     if "denoiser" in described and "autoencoder" in described:
         check_scales(f"the denoiser of model {name!r}", build(config, "denoiser"), build(config, "autoencoder"))
 
@@ -153,6 +158,29 @@ def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
             f"the transformer of model {model!r} predicts {predicted} codes, and its first stage {first_stage}; "
             "give the first stage that it was trained with"
         )
+
+
+def _check_positions(model: str, transformer: Any, autoencoder: Any) -> None:
+    """Raises UserError if the positions of a transformer are not the codes of a square of latents."""
+    each = math.prod(autoencoder.code_shape)
+    tokens = getattr(transformer, "num_tokens", each)  # aMUSEd has no positions
+    if each * math.isqrt(tokens // each) ** 2 != tokens:
+        raise UserError(
+            f"the transformer of model {model!r} has {tokens} positions, and they are not the codes of a square of "
+            f"latents with {each} {'code' if each == 1 else 'codes'} each; give the first stage of its training"
+        )
+
+
+def _check_context(model: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError if what makes tokens of texts or images makes others than a transformer attends to."""
+    taken = build(config, "transformer").context_dim
+    makers = {"text_encoder": "width", "input_encoder": "width", "image_adapter": "token_dim"}
+    for part, name in ((part, name) for part, name in makers.items() if part in config):
+        if (size := getattr(build(config, part), name)) != taken:
+            raise UserError(
+                f"the {part} of model {model!r} makes tokens of {size} numbers, and its transformer takes {taken}; "
+                "give the parts that were trained together"
+            )
 
 
 def _check_shapes(model: str, part: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -208,13 +208,18 @@ class Planner:
         return self.contents[key]
 
     def plan_vectors(
-        self, queries: Float[np.ndarray, "q d"], neighbors: Float[np.ndarray, "q k d"] | None, **options: Any
+        self,
+        queries: Float[np.ndarray, "q d"],
+        neighbors: Float[np.ndarray, "q k d"] | None,
+        texts: Sequence[str] | None = None,
+        **options: Any,
     ) -> Plan:
-        """Returns the plan of query vectors and their neighbors' vectors; nothing is encoded or retrieved.
+        """Returns the plan of query vectors and their neighbors' vectors; nothing is retrieved.
 
         Args:
           queries: the query vectors.
           neighbors: the vectors of each query's neighbors; None where the condition has none.
+          texts: of the queries, for a model that reads prompts as sequences; None without.
           **options: as of `plan`.
 
         Raises:
@@ -225,7 +230,10 @@ class Planner:
         request, chosen = self.resolve(len(queries), **options)
         labels = [f"query {number}" for number in range(1, len(queries) + 1)]
         found = None if neighbors is None else _unnamed(neighbors)
-        return self.open_plan(request, chosen, None).with_queries(labels, np.asarray(queries, np.float32), found)
+        plan, queries = self.open_plan(request, chosen, None), np.asarray(queries, np.float32)
+        if texts is not None:
+            plan, queries = self.with_texts(plan, queries, texts)
+        return plan.with_queries(labels, queries, found)
 
     def open_plan(self, request: Request, options: Any, retriever: Retriever | None) -> Plan:
         """Returns the plan of a request without queries: files are read, references encoded, steps planned.

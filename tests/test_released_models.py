@@ -10,8 +10,9 @@ from rdm_jax.factory import parameter_counts, schedule_from
 from rdm_jax.heads import head_of
 from rdm_jax.models import abstract_params, build_clip
 from rdm_jax.parts import PARTS
+from rdm_jax.parts import abstract_params as part_shapes
 from rdm_jax.request import resolve
-from rdm_jax.training.config import configs_folder, load_architecture
+from rdm_jax.training.config import configs_folder, load_architecture, load_config
 
 # Counted in the original programs, or printed by their authors to as many digits.
 EXACT = {
@@ -31,6 +32,8 @@ EXACT = {
     "frido_f16f8": {"denoiser": 511_678_088, "autoencoder": 67_994_775},
     "rarm_imagenet": {"transformer": 230_874_112, "clip": 151_277_313},
     "kl_f16": {"autoencoder": 69_610_963},
+    "vit_vq_small": {"autoencoder": 51_956_771 - 2 * 1024 * 512},  # without stored positions, which are fixed
+    "vit_vq_large": {"autoencoder": 615_322_915 - 1024 * (512 + 1280)},
     "clip_vit_b32": {"clip": 151_277_313},
     "clip_vit_b16": {"clip": 149_620_737},
     "clip_vit_l14": {"clip": 427_616_513},
@@ -86,7 +89,7 @@ def test_every_configuration_is_measured_here():
         *EXACT,
         *MILLIONS,
         "clip_rn50x16",
-        "muse",
+        *("muse", "parti"),
         *("frido", "frido_f16f8"),  # every name and shape, in tests/convert/test_frido.py
     }
 
@@ -95,6 +98,25 @@ def test_muse_has_about_the_published_size():
     # The paper's 3 billion have two matrices in each feed-forward layer; the gated ones here have three.
     transformer = parameter_counts(_config("muse"))["transformer"]
     assert 3.0e9 < transformer - 48 * 2048 * 8192 < 3.1e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "millions"), [("350m", 350), ("750m", 750), ("3b", 3000), ("20b", 20_000)])
+def test_the_blocks_of_parti_have_the_published_sizes(size, millions):
+    config, architecture = load_config(f"parti:{size}"), _config("parti").to_dict()
+    text, model = config.text.to_dict(), config.model.to_dict()
+    networks = {
+        "text_encoder": {**architecture["text_encoder"], **text},
+        "transformer": {**architecture["transformer"], **model, "context_dim": text["width"]},
+    }
+    shapes = [shape for part in networks for shape in part_shapes(networks, part).items()]
+    blocks = {f"{number} {path}": leaf for number, (path, leaf) in enumerate(shapes) if path.startswith("block_")}
+    assert trees.count(blocks) / 1e6 == pytest.approx(millions, rel=0.025)
+    if size == "350m":
+        assert {part: networks[part].get("layers", networks[part].get("depth")) for part in networks} == {
+            "text_encoder": architecture["text_encoder"]["layers"],
+            "transformer": architecture["transformer"]["depth"],
+        }
 
 
 def test_a_wrong_setting_is_named():

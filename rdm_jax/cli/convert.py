@@ -23,10 +23,10 @@ HELP = """convert released weights to a model bundle, and back
   rdm convert --list                                    where released weights are: addresses, sizes, licenses
   rdm convert --list "stable diffusion"
 
-The format of SRC is recognized by its content: a CompVis checkpoint, RARM, Frido or first stage (with its yaml),
-Stable Diffusion 1 or 2 (a file, or a folder of diffusers), OpenAI's CLIP (as released, or a state dict), a folder with
-Hugging Face's CLIP, a pipeline of diffusers, a DiT, SiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3 of the
-Fréchet distance. No code in it is run."""
+The format of SRC is recognized by its content: a CompVis checkpoint, RARM, Frido, ViT-VQGAN or first stage (with its
+yaml), Stable Diffusion 1 or 2 (a file, or a folder of diffusers), OpenAI's CLIP (as released, or a state dict), a
+folder with Hugging Face's CLIP, a pipeline of diffusers, a DiT, SiT or U-ViT, ADM or GLIDE, LPIPS, or the Inception-v3
+of the Fréchet distance. No code in it is run."""
 
 _ALL = "*"  # what --list without a word stands for
 

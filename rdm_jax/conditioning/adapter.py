@@ -6,6 +6,9 @@ condition has the tokens of a vector of zeros, or of an image whose pixels are t
 
 Re-Imagen's (https://arxiv.org/abs/2209.14491) reads the U-Net's own features of the neighbor and its caption. They
 depend on no step, and are computed once. The null condition has tokens of zeros, whose attention adds nothing.
+
+A transformer over codes (Parti, https://arxiv.org/abs/2206.10789, with neighbors) has one attention to the text and to
+the projected vectors of the neighbors; the scale is how often each of these counts there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from jaxtyping import Float
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.features import feature_tokens
 from rdm_jax.conditioning.roles import neighbor_captions, neighbor_images
+from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
 from rdm_jax.factory import encoder_from
 from rdm_jax.models import ImageAdapter, UNet
@@ -45,6 +49,7 @@ class NeighborTokens:
       blocks: [p] the same in each of the denoiser's places; None where all are 1.
       databases: that the neighbors are from.
       bundle: the model.
+      joined: whether one attention is to the text and the neighbors, and the null condition has no neighbors at all.
     """
 
     projection: ImageAdapter
@@ -54,6 +59,7 @@ class NeighborTokens:
     blocks: Float[np.ndarray, " p"] | None = None
     databases: Sequence[Database] = ()
     bundle: Bundle | None = None
+    joined: bool = False
 
     @staticmethod
     def of(
@@ -67,12 +73,20 @@ class NeighborTokens:
           scale: of the attention.
           blocks: where the adapter acts, a name in `request.ADAPTER_BLOCKS`.
           databases: that the neighbors are from.
+
+        Raises:
+          UserError: the adapter of a transformer over codes is to act in some blocks alone.
         """
         if not bundle.has("image_adapter"):
             return None
-        acting = acting_places(bundle.denoiser, blocks)
+        joined = bundle.has("transformer")
+        if joined and blocks != "all":
+            raise UserError(
+                f"adapter_blocks {blocks}: every block of model {bundle.name!r} attends to neighbors; leave it at all"
+            )
+        acting = None if joined else acting_places(bundle.denoiser, blocks)
         params = bundle.params["image_adapter"]
-        return NeighborTokens(bundle.image_adapter, params, encoder, scale, acting, databases, bundle)
+        return NeighborTokens(bundle.image_adapter, params, encoder, scale, acting, databases, bundle, joined)
 
     @property
     def per_neighbor(self) -> int:
@@ -125,7 +139,9 @@ class NeighborTokens:
         return ImageTokens(tokens[:, None], np.full((len(tokens), 1), self.scale, np.float32), blocks=blocks)
 
     def null(self, like: ImageTokens) -> ImageTokens:
-        """Returns the tokens of no image, as many as of images."""
+        """Returns the tokens of no image, as many as of images; joined ones count nothing."""
+        if self.joined:
+            return dataclasses.replace(like, scales=np.zeros_like(like.scales))
         count = like.tokens.shape[2] // self.per_neighbor
         tokens = np.broadcast_to(np.tile(self._nothing, (count, 1)), like.tokens.shape)
         return dataclasses.replace(like, tokens=tokens)

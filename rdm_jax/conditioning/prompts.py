@@ -65,6 +65,12 @@ class PromptReader:
             return None
         if bundle.tokenizer is None:
             raise UserError(f"model {bundle.name!r} has no tokenizer; convert it again with --tokenizer")
+        vocabulary = bundle.text_encoder.vocab_size
+        if len(bundle.tokenizer) > vocabulary:
+            raise UserError(
+                f"the tokenizer of model {bundle.name!r} has {len(bundle.tokenizer)} tokens, and its text encoder "
+                f"{vocabulary}; export or convert it again with its own tokenizer"
+            )
         pad_id = int(bundle.config["text_encoder"][PADDING])
         params = bundle.params["text_encoder"]
         return PromptReader(bundle.text_encoder, params, bundle.tokenizer, pad_id, long_prompts == "windows")

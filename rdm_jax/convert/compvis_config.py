@@ -34,19 +34,27 @@ _DEFAULTS = {
 }
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Returns the "model.params" of a yaml.
+def read_yaml(path: Path, *places: str) -> dict[str, Any]:
+    """Returns the section of a yaml at the first of some places where it has one, "model.params" by default.
 
     Raises:
       UserError: it cannot be read, or has none.
     """
+    places = places or ("model.params",)
+    damaged = f"{path} is no yaml with {' or '.join(places)}; give the one that came with the checkpoint"
     try:
         content = yaml.safe_load(text.read(path))
-        return dict(content["model"]["params"])
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the model's yaml by --config") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no yaml with model.params; give the one that came with the checkpoint") from error
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(damaged) from error
+    for place in places:
+        section = content
+        for key in place.split("."):
+            section = section.get(key) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping):
+            return dict(section)
+    raise UserError(damaged)
 
 
 def names_celeba(path: Path) -> bool:

@@ -25,7 +25,9 @@ from rdm_jax.convert import (
     sit,
     stable_diffusion,
     text_encoder,
+    time_mix,
     uvit,
+    vit_vq,
 )
 from rdm_jax.convert.clip_sources import hugging_face_clip, openai_clip
 from rdm_jax.convert.converted import RAW, Conversion, with_adapter, with_clip
@@ -71,9 +73,9 @@ def convert(
     """Returns how a source is converted to a bundle; its content decides its format.
 
     Args:
-      source: a checkpoint of CompVis, Stability AI or Frido, a RARM or first stage, a diffusers folder, a DiT, SiT or
-        U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or the
-        Inception-v3 of the Fréchet distance.
+      source: a checkpoint of CompVis, Stability AI or Frido, a RARM, first stage or ViT-VQGAN, a diffusers folder, a
+        DiT, SiT or U-ViT, an ADM or GLIDE, a CLIP in the layout of OpenAI (TorchScript too) or Hugging Face, LPIPS, or
+        the Inception-v3 of the Fréchet distance.
       config: the yaml of a CompVis model, by default the one in its folder, of its name or the only one; Stable
         Diffusion needs none. Or the .json of the constructor's arguments of a DiT, SiT or U-ViT, or of the flags of
         an ADM or GLIDE, by default the one in its folder of its name, if any.
@@ -114,6 +116,8 @@ def convert(
         dit.KIND,
         sit.KIND,
         uvit.KIND,
+        time_mix.KIND,
+        vit_vq.KIND,
         *pixel_models.KINDS,
     )
     unused = {
@@ -167,6 +171,10 @@ def _convert_one(
             return _patch_transformer(source, state, config, allowed, release, path)
     if frido.is_first_stage(state):
         return frido.convert_first_stage(source, state, _yaml_of(source, config), allowed)
+    if time_mix.is_this(state):
+        return time_mix.convert_transformer(source, state, _yaml_of(source, config), allowed)
+    if vit_vq.is_this(state):
+        return vit_vq.convert_first_stage(source, state, _yaml_of(source, config), allowed)
     if compvis.is_first_stage(state):
         return _first_stage(source, state, config, allowed)
     if metrics.is_lpips(state):
@@ -184,8 +192,8 @@ def _convert_one(
     first = ", ".join(sorted(state)[:3])
     raise UserError(
         f"{source} holds {len(state)} tensors ({first} ...) of no known model; known are CompVis checkpoints, Frido, "
-        "RARM, first stages, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the CLIPs of OpenAI and Hugging Face, "
-        "LPIPS and Inception-v3"
+        "RARM, first stages, ViT-VQGAN and its transformer, folders of diffusers, DiT, SiT, U-ViT, ADM, GLIDE, the "
+        "CLIPs of OpenAI and Hugging Face, LPIPS and Inception-v3"
     )
 
 

@@ -18,7 +18,7 @@ from rdm_jax.convert.mapping import Parameter, Source, Table, built, plan, renam
 from rdm_jax.convert.settings import Settings
 from rdm_jax.core.errors import UserError
 from rdm_jax.models import abstract_params, build_denoiser
-from rdm_jax.models.dit import positions
+from rdm_jax.models.vit_layers import positions
 
 KIND = "DiT"
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # S, B, L, XL

@@ -58,6 +58,7 @@ class Source:
       swapped: (a, b) where the outputs are stored in a groups of b groups each, and are b groups of a in the parameter:
         queries, keys and values of each head, or the heads of all of them.
       squeezed: a vector that is stored with a leading axis of one.
+      flattened: a vector that is stored with several axes of one; it cannot be written back.
       part: (i, n) where the parameter is the i-th of n equal parts of the outputs; it cannot be written back.
       leading: (k, n) where the parameter has the first k of every n outputs; it cannot be written back.
     """
@@ -68,6 +69,7 @@ class Source:
     transposed: bool = False
     swapped: tuple[int, int] | None = None
     squeezed: bool = False
+    flattened: bool = False
     part: tuple[int, int] | None = None
     leading: tuple[int, int] | None = None
 
@@ -287,6 +289,8 @@ def to_parameter(value: np.ndarray, path: str, ndim: int, source: Source) -> np.
     if source.part and value.ndim:
         index, parts = source.part
         value = value[index * (len(value) // parts) : (index + 1) * (len(value) // parts)]
+    if source.flattened:
+        return value.reshape(-1)
     if source.squeezed and value.ndim > 1 and value.shape[0] == 1:
         return value[0]
     if source.leading and value.ndim and not len(value) % source.leading[1]:

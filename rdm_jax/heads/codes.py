@@ -17,7 +17,8 @@ class Shape:
       guided: whether the unconditional logits are computed too.
       chunk: positions, or steps, in one call.
       batch: images in one call.
-      size: (h, w) of an image's codes.
+      size: (h, w) of an image's latents.
+      tokens: the codes of an image.
       context: the form of the conditions (`conditioning.Context`).
     """
 
@@ -25,12 +26,8 @@ class Shape:
     chunk: int
     batch: int
     size: tuple[int, int]
+    tokens: int
     context: tuple[Any, ...]
-
-    @property
-    def tokens(self) -> int:
-        """The codes of an image."""
-        return self.size[0] * self.size[1]
 
 
 def compiled_decoder(shape: Shape, codes: Any, compiler: Compiler) -> Any:

@@ -30,6 +30,7 @@ from rdm_jax.models.prior import Prior
 from rdm_jax.models.pyunet import PyUNet
 from rdm_jax.models.shapes import abstract_params as abstract_params
 from rdm_jax.models.style_encoder import StyleEncoder
+from rdm_jax.models.time_mix_transformer import TimeMixTransformer
 from rdm_jax.models.token_states import TokenStates
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.models.translator import Translator
@@ -37,6 +38,7 @@ from rdm_jax.models.unet import UNet
 from rdm_jax.models.unet_pair import UNetPair
 from rdm_jax.models.uvit import UViT
 from rdm_jax.models.vector_context import VectorContext
+from rdm_jax.models.vit_vq import ViTVQ
 from rdm_jax.models.vq import AutoencoderVQ
 from rdm_jax.models.word_table import WordTable
 
@@ -50,7 +52,16 @@ BACKBONES: Mapping[str, type[Backbone]] = {
 """The denoisers by name; each is a linen module with the protocol of `models.backbone.Backbone`. See docs/heads.md."""
 SIZES = ("in_channels", "out_channels", "context_dim", "latent_size")
 """Fields of backbones that follow from the latents and the context."""
-AUTOENCODERS = {"kl": AutoencoderKL, "vq": AutoencoderVQ, "multi_scale_vq": MultiScaleVQ, "pixels": Pixels}
+AUTOENCODERS = {
+    "kl": AutoencoderKL,
+    "vq": AutoencoderVQ,
+    "vit_vq": ViTVQ,
+    "multi_scale_vq": MultiScaleVQ,
+    "pixels": Pixels,
+}
+"""First stages by name."""
+CODES = ("vq", "vit_vq")
+"""The first stages, of `AUTOENCODERS`, whose codes a transformer predicts."""
 IMAGE_TOWERS = {"vit": ViT, "resnet": ModifiedResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "table": WordTable}
 TEXT_ENCODERS = {
@@ -66,7 +77,7 @@ INPUT_ENCODERS = {"class": ClassToken, "tokens": TokenStates, "labels": LabelMap
 """Encoders of inputs other than texts (`conditioning.inputs`), by name."""
 NOISED_ENCODERS = {"convolutional": NoisedEncoder, "clip": NoisedCLIP}
 """Encoders of noisy images or latents, by name."""
-TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT}
+TRANSFORMERS = {"tokens": TokenTransformer, "amused": AmusedUViT, "time_mix": TimeMixTransformer}
 """Networks from codes to the logits of codes, by name."""
 TRANSFORMER = "tokens"
 """The kind of a configuration that names none."""

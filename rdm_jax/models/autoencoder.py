@@ -163,6 +163,8 @@ class Autoencoder(nn.Module):
     encoded: ClassVar[int] = 1
     # The scales whose channels a latent holds one after another.
     scales: ClassVar[int] = 1
+    # The decoder's last kernel, whose gradients the adversarial loss balances.
+    last_kernel: ClassVar[str] = "decoder/conv_out/kernel"
 
     @property
     def downsampling(self) -> int:

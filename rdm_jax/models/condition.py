@@ -141,6 +141,26 @@ def at_queries(values: Float[Array, "b n"] | Float[Array, "b h w n"], factor: in
     return values.reshape(values.shape[0], -1, values.shape[-1])
 
 
+def with_images(condition: Condition) -> tuple[Float[Array, "b n d"], Float[Array, "b n"] | None]:
+    """Returns the tokens of a condition and those of its images as one set with weights, for one attention to all.
+
+    The scale of a group is how often each of its tokens counts; 0 is as if they were absent.
+
+    Raises:
+      UserError: images act in some places of the network alone.
+    """
+    images, tokens = condition.images, condition.tokens
+    if images is None:
+        return tokens, condition.weights
+    if images.blocks is not None:
+        raise UserError("images act in some blocks alone, and here in all; leave adapter_blocks at all")
+    own = jnp.ones(tokens.shape[:2]) if condition.weights is None else condition.weights
+    beside = jnp.broadcast_to(images.scales[:, :, None], images.tokens.shape[:3])
+    beside = beside if images.weights is None else beside * images.weights
+    flat = images.tokens.reshape(len(tokens), -1, tokens.shape[-1])
+    return jnp.concatenate([tokens, flat], axis=1), jnp.concatenate([own, beside.reshape(len(tokens), -1)], axis=1)
+
+
 def image_context(images: ImageTokens, factor: int, place: int) -> ImageTokens:
     """Returns image tokens as one attention takes them: scales of each query, and the logarithms of the weights.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
@@ -25,6 +24,7 @@ from rdm_jax.models.vit_layers import (
     PatchTransformer,
     SelfAttention,
     VectorEmbedding,
+    positions,
     unpatchify,
 )
 
@@ -187,24 +187,3 @@ def modulate(
     centered = x - x.mean(axis=-1, keepdims=True)
     normed = centered * jnp.reciprocal(jnp.sqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + 1e-6))
     return normed.astype(dtype) * (1 + scale) + shift
-
-
-def positions(rows: int, columns: int, trained: int, width: int) -> Float[np.ndarray, "n c"]:
-    """Returns the sinusoidal positions of patches, row by row: half of the channels for the column, half for the row.
-
-    Each half has sines, then cosines, of the frequencies 10000^(-i / (width / 4)), i < width / 4.
-
-    Args:
-      rows: rows of patches.
-      columns: columns of patches.
-      trained: rows and columns at the size that the network is trained on; places are scaled to [0, trained).
-      width: channels, a multiple of 4.
-    """
-    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
-
-    def embed(places: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n _"]:
-        angles = places[:, None] * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-    row, column = np.meshgrid(np.arange(rows) * trained / rows, np.arange(columns) * trained / columns, indexing="ij")
-    return np.concatenate([embed(column.ravel()), embed(row.ravel())], axis=1)

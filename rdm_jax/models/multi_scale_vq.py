@@ -71,6 +71,7 @@ class MultiScaleVQ(nn.Module):
     # The numbers that are encoded for each latent: itself.
     encoded: ClassVar[int] = 1
     scales: ClassVar[int] = 2
+    last_kernel: ClassVar[str] = "decoder/conv_out/kernel"
 
     @property
     def embed_dim(self) -> int:

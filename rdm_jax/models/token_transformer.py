@@ -3,7 +3,9 @@
 Each block has self-attention, cross-attention to the context tokens and a gated feed-forward layer. The causal
 transformer is RARM's (https://arxiv.org/abs/2204.11824, section 4.3), without a norm after the last block, as in the
 released models. The other one sees every position and predicts the masked codes (MaskGIT,
-https://arxiv.org/abs/2202.04200; Muse, https://arxiv.org/abs/2301.00704); it has a norm there.
+https://arxiv.org/abs/2202.04200; Muse, https://arxiv.org/abs/2301.00704); it has a norm there. The decoder of Parti
+(https://arxiv.org/abs/2206.10789, section 2.2) is the causal one with a norm there and a plain feed-forward layer; its
+context tokens are the states of a text encoder, and neighbors are further ones.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import GatedFeedForward, Implementation, attend
-from rdm_jax.models.condition import Condition, attention_bias, require_features
+from rdm_jax.models.condition import Condition, attention_bias, require_features, with_images
 from rdm_jax.models.layers import LayerNorm
+from rdm_jax.models.vit_layers import MLP
 
 
 @flax.struct.dataclass
@@ -98,6 +101,7 @@ class TokenBlock(nn.Module):
       implementation: passed to `attend`.
       dtype: what products are computed in.
       causal: whether a position attends only to itself and those before it.
+      gated: whether the feed-forward layer, four times as wide inside, is gated.
     """
 
     num_heads: int
@@ -107,13 +111,15 @@ class TokenBlock(nn.Module):
     implementation: Implementation = None
     dtype: Any = jnp.float32
     causal: bool = True
+    gated: bool = True
 
     def setup(self) -> None:
         """Creates the layers."""
         settings = (self.num_heads, self.head_channels, self.width, self.implementation, self.dtype)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(dtype=self.dtype) for _ in range(3))
         self.attn1, self.attn2 = TokenAttention(*settings), TokenAttention(*settings)
-        self.ff = GatedFeedForward(self.dtype)
+        init = nn.initializers.lecun_normal()
+        self.ff = GatedFeedForward(self.dtype) if self.gated else MLP(4 * self.width, False, init, self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(
@@ -176,6 +182,8 @@ class TokenTransformer(nn.Module):
       attention_implementation: passed to `attend`.
       causal: whether the logits of a code depend on those before it alone; otherwise on all inputs, its own included,
         which is `mask_token` where the code is to be predicted.
+      gated: whether feed-forward layers are gated (GEGLU), or two linear layers with a GELU between them.
+      final_norm: whether the causal transformer has a norm after the last block too.
     """
 
     num_codes: int
@@ -189,14 +197,21 @@ class TokenTransformer(nn.Module):
     remat: bool = False
     attention_implementation: Implementation = None
     causal: bool = True
+    gated: bool = True
+    final_norm: bool = False
 
-    supports: ClassVar[frozenset[str]] = frozenset({"token_weights"})
+    supports: ClassVar[frozenset[str]] = frozenset({"token_weights", "images"})
     size_multiple: ClassVar[int] = 1
 
     @property
     def latent_size(self) -> int:
         """The height and width of an image's codes, where they are a square."""
         return math.isqrt(self.num_tokens)
+
+    @property
+    def has_norm(self) -> bool:
+        """Whether there is a norm after the last block."""
+        return self.final_norm or not self.causal
 
     @property
     def mask_token(self) -> int:
@@ -224,9 +239,9 @@ class TokenTransformer(nn.Module):
         self.positions = self.param("positions", normal, (self.num_tokens, self.width))
         block = nn.remat(TokenBlock, static_argnums=(4,)) if self.remat else TokenBlock
         settings = (self.width // self.head_channels, self.head_channels, self.width)
-        rest = (self.dropout, self.attention_implementation, dtype, self.causal)
+        rest = (self.dropout, self.attention_implementation, dtype, self.causal, self.gated)
         self.block = [block(*settings, *rest) for _ in range(self.depth)]
-        if not self.causal:
+        if self.has_norm:
             self.norm_out = LayerNorm(dtype=dtype)
         self.logits = nn.Dense(self.num_codes, kernel_init=normal, dtype=dtype)
 
@@ -242,7 +257,7 @@ class TokenTransformer(nn.Module):
           codes: [b, l] in [0, num_codes) (or `mask_token`), l at most `num_tokens`.
           condition: its tokens [b, n, context_dim], a set without order. No tokens (n = 0) are the same as tokens of
             zeros, the unconditional model of RARM. Weights [b, n] count a token as often in every cross-attention:
-            0 as if it were absent.
+            0 as if it were absent. Images are further tokens, each counting as often as its group's scale says.
           deterministic: without dropout; otherwise the "dropout" stream of random keys is needed.
 
         Raises:
@@ -257,7 +272,7 @@ class TokenTransformer(nn.Module):
         x = self._embedded(codes, self.positions[None, : codes.shape[1]])
         for block in self.block:
             x = block(x, context, bias, deterministic)
-        return self.logits(x if self.causal else self.norm_out(x)).astype(jnp.float32)
+        return self._logits(x)
 
     def init_cache(self, condition: Condition) -> Cache:
         """Returns the cache of no decoded position, with the keys and values of the context.
@@ -285,7 +300,10 @@ class TokenTransformer(nn.Module):
         x = self._embedded(token[:, None], jnp.asarray(self.positions)[position][None, None])
         for layer, block in enumerate(self.block):
             x, cache = block.step(x, cache, layer, position)
-        return self.logits(x)[:, 0].astype(jnp.float32), cache
+        return self._logits(x)[:, 0], cache
+
+    def _logits(self, x: Array) -> Array:
+        return self.logits(self.norm_out(x) if self.has_norm else x).astype(jnp.float32)
 
     def _embedded(self, tokens: Array, positions: Any) -> Array:
         return self.embed(tokens) + jnp.asarray(positions, jnp.dtype(self.dtype))
@@ -293,7 +311,7 @@ class TokenTransformer(nn.Module):
     def _context(self, condition: Condition) -> tuple[Array, Array | None]:
         """Returns the context tokens in the type of products, and the bias of the attention to them."""
         require_features("the token transformer", self.supports, condition)
-        tokens, weights = condition.tokens, condition.weights
+        tokens, weights = with_images(condition)
         if tokens.shape[2] != self.context_dim:
             raise UserError(f"context tokens have {tokens.shape[2]} numbers, the transformer takes {self.context_dim}")
         if tokens.shape[1] == 0:  # a softmax over nothing would be NaN

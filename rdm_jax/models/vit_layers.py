@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -266,3 +267,24 @@ def unpatchify(tokens: Float[Array, "b n _"], rows: int, patch_size: int) -> Flo
     p, columns = patch_size, n // rows
     patches = tokens.reshape(b, rows, columns, p, p, size // p**2)
     return patches.swapaxes(2, 3).reshape(b, rows * p, columns * p, size // p**2)
+
+
+def positions(rows: int, columns: int, trained: int, width: int) -> Float[np.ndarray, "n c"]:
+    """Returns the sinusoidal positions of patches, row by row: half of the channels for the column, half for the row.
+
+    Each half has sines, then cosines, of the frequencies 10000^(-i / (width / 4)), i < width / 4.
+
+    Args:
+      rows: rows of patches.
+      columns: columns of patches.
+      trained: rows and columns at the size that the network is trained on; places are scaled to [0, trained).
+      width: channels, a multiple of 4.
+    """
+    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+
+    def embed(places: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n _"]:
+        angles = places[:, None] * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    row, column = np.meshgrid(np.arange(rows) * trained / rows, np.arange(columns) * trained / columns, indexing="ij")
+    return np.concatenate([embed(column.ravel()), embed(row.ravel())], axis=1)

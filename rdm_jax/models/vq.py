@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ class AutoencoderVQ(Autoencoder, kw_only=True):
     legacy: bool = True
     codebook_bound: float = 0.0
     unit_range: bool = False
+
+    # The shape of the codes of one latent: there is one.
+    code_shape: ClassVar[tuple[int, ...]] = ()
 
     def setup(self) -> None:
         """Adds the codebook."""

@@ -98,6 +98,11 @@ class ImageConditions:
     neighbors: NeighborSidecar | None
 
     @property
+    def token_width(self) -> int:
+        """The size of a context token of the network."""
+        return self.width
+
+    @property
     def places(self) -> int:
         """The number of tokens of every batch: the caption's and k neighbors'."""
         return 1 + self.config.neighbors

@@ -19,7 +19,7 @@ from rdm_jax.factory import schedule_from
 from rdm_jax.generator import Generator
 from rdm_jax.heads import head_of
 from rdm_jax.models.condition import Condition
-from rdm_jax.models.dit import positions
+from rdm_jax.models.vit_layers import positions
 from rdm_jax.request import resolve
 from rdm_jax.training.config import load_architecture
 from tests.helpers import tiny

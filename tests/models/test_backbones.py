@@ -20,7 +20,7 @@ from rdm_jax.factory import latent_shape
 from rdm_jax.models import BACKBONES, abstract_params, build_denoiser
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.condition import FEATURES, Condition, ImageTokens
-from rdm_jax.models.dit import positions
+from rdm_jax.models.vit_layers import positions
 from rdm_jax.parts import PARTS
 from rdm_jax.training.loop import matching_parts
 from tests.helpers.networks import UNET

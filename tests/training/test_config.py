@@ -36,8 +36,11 @@ VARIANTS = {
     "noised_classifier": ["imagenet"],
     "rdm_ffhq": ["ldm"],
     "rdm_imagenet": ["in_database", "ldm"],
+    "parti": ["750m", "3b", "20b"],
     "style_scenes/autoencoder": ["decoder"],
+    "style_scenes/parti": ["decoder"],
     "style_scenes/frido_vq": ["finish"],
+    "vit_vq": ["decoder"],
 }
 SPECS = [*shipped_configs(), *(f"{name}:{variant}" for name, variants in VARIANTS.items() for variant in variants)]
 DIFFUSION = {
@@ -371,8 +374,12 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["frido", "model.channel_mult=[1]", "model.attention_resolutions=[1]", "model.num_res_blocks=1"],
         ["style_scenes/frido_vq"],
         ["muse", "model.depth=2"],
+        ["parti", "model.depth=1", "text.layers=1"],
+        ["style_scenes/parti", "base=style-scenes-rarm"],
         ["smoke"],
         ["first_stage:vq_f8"],
+        ["vit_vq:decoder", "model.decoder_depth=1"],
+        ["style_scenes/vit_vq"],
         ["style_scenes/vq"],
         ["emoji/autoencoder"],
     ],

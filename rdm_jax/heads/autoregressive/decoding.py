@@ -11,8 +11,10 @@ from jaxtyping import Array, Int, Key
 
 from rdm_jax.heads.autoregressive.sampling import Sampling, choose, filtered, guided, uniforms
 from rdm_jax.models.condition import Condition
+from rdm_jax.models.time_mix_transformer import TimeMixTransformer
 from rdm_jax.models.token_transformer import TokenTransformer
 
+Transformer = TokenTransformer | TimeMixTransformer
 UNKNOWN = -1
 
 
@@ -30,7 +32,7 @@ class Carry:
 
 
 def start(
-    module: TokenTransformer,
+    module: Transformer,
     params: Any,
     condition: Condition,
     null: Condition | None = None,
@@ -54,7 +56,7 @@ def start(
 
 
 def advance(
-    module: TokenTransformer,
+    module: Transformer,
     params: Any,
     carry: Carry,
     keys: Key[Array, " b"],
@@ -85,7 +87,7 @@ def advance(
 
 
 def step_with(
-    module: TokenTransformer, params: Any, carry: Carry, uniform: Array, sampling: Sampling, position: Int[Array, ""]
+    module: Transformer, params: Any, carry: Carry, uniform: Array, sampling: Sampling, position: Int[Array, ""]
 ) -> Carry:
     """Returns the state after one more position, its codes chosen by the given uniform numbers [b]."""
     codes, batch = carry.codes, carry.codes.shape[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
+from rdm_jax.factory import code_count
 from rdm_jax.heads.autoregressive.options import Options
 from rdm_jax.heads.autoregressive.program import AutoregressiveProgram, compile_program
 from rdm_jax.heads.autoregressive.sampling import Sampling, check_sampling
@@ -27,11 +29,13 @@ class Run:
 
     Attributes:
       sampling: how codes are chosen.
-      size: (h, w) of an image's codes.
+      size: (h, w) of an image's latents.
+      tokens: the codes of an image.
     """
 
     sampling: Sampling
     size: tuple[int, int]
+    tokens: int
 
 
 class AutoregressiveHead:
@@ -52,16 +56,17 @@ class AutoregressiveHead:
         if options.guidance_scale == 1:
             warn_unused(negative_conditions(request), "the guidance scale is 1")
         sampling = check_sampling(**dataclasses.asdict(options), num_codes=model.bundle.autoencoder.num_codes)
-        return Run(sampling, self.size(request, model.bundle))
+        return Run(sampling, self.size(request, model.bundle), model.bundle.transformer.num_tokens)
 
     def shape(self, plan: Plan, batch: int) -> Shape:
         """Returns what a plan's program is compiled for."""
-        size = plan.run.size
+        run: Run = plan.run
         return Shape(
             guided=plan.options.guidance_scale != 1,
-            chunk=chunk_size(size[0] * size[1], MAX_CHUNK),
+            chunk=chunk_size(run.tokens, MAX_CHUNK),
             batch=batch,
-            size=size,
+            size=run.size,
+            tokens=run.tokens,
             context=plan.context.form,
         )
 
@@ -77,12 +82,13 @@ class AutoregressiveHead:
         """Returns None: the head edits no image."""
 
     def size(self, request: Request, bundle: Bundle) -> tuple[int, int]:
-        """Returns (h, w) of the codes; raises UserError unless the transformer has as many positions."""
-        factor, tokens = bundle.autoencoder.downsampling, bundle.transformer.num_tokens
+        """Returns (h, w) of the latents; raises UserError unless the transformer has a position for each code."""
+        stage, tokens = bundle.autoencoder, bundle.transformer.num_tokens
+        factor = stage.downsampling
         height, width = request.height // factor, request.width // factor
         exact = (height * factor, width * factor) == (request.height, request.width)
-        if not exact or height * width != tokens or height != width:
-            side = round(tokens**0.5) * factor
+        if not exact or code_count(stage, (height, width)) != tokens or height != width:
+            side = math.isqrt(tokens // code_count(stage, (1, 1))) * factor
             raise UserError(
                 f"size {request.width}x{request.height} is not possible: this model generates {tokens} tokens, "
                 f"images of {side}x{side}"

@@ -91,7 +91,7 @@ class AutoregressiveProgram:
 def conditions_of(plan: Plan, rows: Int[np.ndarray, " b"]) -> tuple[Condition, Condition]:
     """Returns the given and the null condition of some images."""
     context = plan.context.rows(rows)
-    given, null = (Condition(one.tokens, one.weights) for one in (context.given, context.null))
+    given, null = (Condition(one.tokens, one.weights, images=one.images) for one in (context.given, context.null))
     return given, null
 
 

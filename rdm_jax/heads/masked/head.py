@@ -38,6 +38,7 @@ class MaskedHead:
         options.check()
         bundle = model.bundle
         check_bidirectional(bundle)
+        factory.check_one_code(f"model {bundle.name!r}", bundle.autoencoder)
         size = self.size(request, bundle)
         tokens = size[0] * size[1]
         if options.steps > tokens:
@@ -66,6 +67,7 @@ class MaskedHead:
             chunk=chunk_size(run.total, MAX_CHUNK),
             batch=batch,
             size=run.size,
+            tokens=len(run.codes),
             context=plan.context.form,
         )
 

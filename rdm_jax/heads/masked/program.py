@@ -136,7 +136,7 @@ def _with_micro(condition: Condition, micro: Float[np.ndarray, " m"]) -> Conditi
     vector = condition.vector
     if vector is not None:
         vector = np.concatenate([vector, np.broadcast_to(micro, (len(vector), len(micro)))], axis=1, dtype=np.float32)
-    return Condition(condition.tokens, condition.weights, vector=vector)
+    return Condition(condition.tokens, condition.weights, vector=vector, images=condition.images)
 
 
 def network_from(module: Any, params: Any, size: tuple[int, int]) -> Apply:

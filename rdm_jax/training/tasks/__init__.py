@@ -30,6 +30,7 @@ TASKS = {
     "distill_roles": "rdm_jax.training.tasks.distill_roles",
     "autoregressive": "rdm_jax.training.tasks.autoregressive",
     "masked": "rdm_jax.training.tasks.masked",
+    "parti": "rdm_jax.training.tasks.parti",
     "noised_clip": "rdm_jax.training.tasks.noised_clip",
     "noised_classifier": "rdm_jax.training.tasks.noised_classifier",
     "translator": "rdm_jax.training.tasks.translator",

@@ -14,7 +14,6 @@ from jaxtyping import Array, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.training.conditioning import batch_condition
 from rdm_jax.training.config import Config
 from rdm_jax.training.schema import sampling_options
 from rdm_jax.training.state import Extras
@@ -48,7 +47,7 @@ class AutoregressiveTask(CodesTask):
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the mean cross-entropy of a code given those before it, in nats, and the same in bits."""
         dropout = {"deterministic": False, "rngs": {"dropout": key}} if self.module.dropout else {}
-        condition = batch_condition(params, batch)
+        condition = self.condition(params, batch)
         logits = self.module.apply({"params": params["transformer"]}, batch["codes"], condition, **dropout)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["codes"]))
         return loss, ({"bits_per_code": loss / math.log(2.0)}, extras.stats)

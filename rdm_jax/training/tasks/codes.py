@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,11 +25,12 @@ from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.core.schema import Fields
 from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet, cached_array
-from rdm_jax.factory import codes_encoder_from
-from rdm_jax.models import AutoencoderVQ, build_transformer
+from rdm_jax.factory import check_one_code, code_count, codes_encoder_from
+from rdm_jax.models import CODES, build_transformer
+from rdm_jax.models.condition import Condition
 from rdm_jax.models.token_transformer import TokenTransformer
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.training.conditioning import ImageConditions, open_image_conditions
+from rdm_jax.training.conditioning import ImageConditions, batch_condition, open_image_conditions
 from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
 from rdm_jax.training.schema import network
@@ -63,6 +64,10 @@ class CodesTask(ConditionedTask):
         """Returns an image's codes [l]."""
         return {"codes": self.codes[image].astype(np.int32)}
 
+    def condition(self, params: Any, batch: dict[str, Array]) -> Condition:
+        """Returns the condition of a batch."""
+        return batch_condition(params, batch)
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the transformer, and of the null token where it is learned; no stats."""
         codes = jnp.zeros((1, self.codes.shape[1]), jnp.int32)
@@ -77,29 +82,48 @@ class CodesTask(ConditionedTask):
 
 
 Made = TypeVar("Made", bound=CodesTask)
+Conditioned = Callable[[Config, Bundle, ImageConditions, StageProgressCallback], ImageConditions]
 
 
-def make(cls: type[Made], config: Config, progress: StageProgressCallback) -> Made:
+def with_vectors(
+    config: Config, base: Bundle, conditions: ImageConditions, progress: StageProgressCallback
+) -> ImageConditions:
+    """Returns the conditions as they are: the vectors of captions and neighbors are the context tokens."""
+    return conditions
+
+
+def make(
+    cls: type[Made], config: Config, progress: StageProgressCallback, conditioned: Conditioned = with_vectors
+) -> Made:
     """Returns the task of a class; fills the caches of codes and captions first where they are missing.
+
+    Args:
+      cls: the class.
+      config: of the run.
+      progress: called with (what, done, total).
+      conditioned: makes the task's conditions of those with vectors of captions and neighbors.
 
     Raises:
       UserError: the base bundle lacks a part or its first stage has no codebook, no image is left to train on, or the
         neighbors are missing, too few, or of another data set.
     """
     base, images = open_base(config, progress)
-    check_first_stage(base, cls.head)
+    check_first_stage(base, cls)
     codes = encode_codes(base, images, cache_folder(config.data), functools.partial(progress, "encoding images"))
-    return _task(cls, config, base, open_image_conditions(config, images, ClipEncoder(base), progress), codes)
+    conditions = open_image_conditions(config, images, ClipEncoder(base), progress)
+    return _task(cls, config, base, conditioned(config, base, conditions, progress), codes)
 
 
-def abstract(cls: type[Made], config: Config) -> Made:
+def abstract(cls: type[Made], config: Config, conditioned: Conditioned = with_vectors) -> Made:
     """Returns the task of a class from `config.architecture` alone, or from the settings of the bundle `config.base`.
 
-    Attention is XLA's, not what this machine would choose.
+    Attention is XLA's, not what this machine would choose; `conditioned` as of `make`.
     """
     base, conditions = abstract_base(config)
-    check_first_stage(base, cls.head)
-    codes = np.zeros((1, (config.data.size // base.autoencoder.downsampling) ** 2), np.int32)
+    conditions = conditioned(config, base, conditions, lambda *_: None)
+    check_first_stage(base, cls)
+    side = config.data.size // base.autoencoder.downsampling
+    codes = np.zeros((1, code_count(base.autoencoder, (side, side))), np.int32)
     return _task(cls, abstract_config(config), base, conditions, codes, attention_implementation="xla")
 
 
@@ -115,7 +139,7 @@ def _task(
     settings = config.model.to_dict() | {
         "num_codes": base.autoencoder.num_codes,
         "num_tokens": codes.shape[1],
-        "context_dim": conditions.width,
+        "context_dim": conditions.token_width,
         "causal": cls.causal,
         **fixed,
     }
@@ -148,10 +172,13 @@ def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> It
         progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
 
-def check_first_stage(base: Bundle, head: str) -> None:
-    """Raises UserError if a model's first stage has no codebook; `head` is that of the model to be trained."""
-    if not isinstance(base.autoencoder, AutoencoderVQ):
+def check_first_stage(base: Bundle, cls: type[CodesTask]) -> None:
+    """Raises UserError if a base's first stage has no codes that a task's transformer predicts."""
+    kind = base.config["autoencoder"]["kind"]
+    if kind not in CODES:
         raise UserError(
-            f"the first stage of {base.name!r} has no codebook, and a model with the head {head!r} predicts codes; "
-            'give a base whose autoencoder is of kind "vq" (task first_stage)'
+            f"the first stage of {base.name!r} has no codebook, and a model with the head {cls.head!r} predicts codes; "
+            f"give a base whose autoencoder is of kind {' or '.join(map(repr, CODES))} (task first_stage)"
         )
+    if not cls.causal:
+        check_one_code(repr(base.name), base.autoencoder)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import sheets, trees
@@ -80,6 +80,11 @@ class ConditionedTask(Task):
     inputs: ClassVar[tuple[str, ...]]
     """The names in a record of what the network learns to generate."""
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The parts of the model that are trained."""
+        return (self.network,)
+
     @abc.abstractmethod
     def encoded(self, image: int, generator: np.random.Generator) -> Record:
         """Returns what the network learns to generate of one image, or the image, by names in `inputs`."""
@@ -147,14 +152,11 @@ class ConditionedTask(Task):
         rows = self.held_out[:: max(len(self.held_out) // SHOWN, 1)][:SHOWN]
         if not len(rows):
             return
-        model, name = self.export(params), self.config.sampling.condition
-        queries, neighbors = self.conditions.nearest(rows, name)
-        shown = self.conditions.shown(name)
-        generated = self._figures.generate(model, queries, neighbors, condition=shown, seed=self.config.seed)
+        generated = self._generated(self.export(params), rows)
         size = self.images.images.shape[1]
         sheet = {
             "image": np.stack([np.asarray(self.images.images[row]) for row in rows]),
-            **self.conditions.nearest_images(rows, name, SHOWN_NEIGHBORS),
+            **self.conditions.nearest_images(rows, self.config.sampling.condition, SHOWN_NEIGHBORS),
             "generated": np.stack([resize_and_crop(image, size) for image in generated]),
         }
         yield "samples", sheets.grid(np.stack(list(sheet.values())), row_labels=list(sheet), zoom=1)
@@ -166,11 +168,21 @@ class ConditionedTask(Task):
 
     def generated(self, params: Any, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h2 w2 3"]]:
         """Returns images generated under the conditions of held-out images, with the same seeds, and these images."""
-        rows, name = self.held_out[spread(count, len(self.held_out))], self.config.sampling.condition
-        queries, neighbors = self.conditions.nearest(rows, name)
-        shown = self.conditions.shown(name)
-        images = self._figures.generate(self.export(params), queries, neighbors, condition=shown, seed=self.config.seed)
+        rows = self.held_out[spread(count, len(self.held_out))]
+        images = self._generated(self.export(params), rows)
         return images, np.stack([np.asarray(self.images.images[row]) for row in rows])
+
+    def _generated(self, model: Bundle, rows: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns what is generated for images under their captions and nearest neighbors."""
+        name = self.config.sampling.condition
+        return self._figures.generate(
+            model,
+            *self.conditions.nearest(rows, name),
+            texts=[self.images.captions[row] for row in rows],
+            trained=self.trained,
+            condition=self.conditions.shown(name),
+            seed=self.config.seed,
+        )
 
     @functools.cached_property
     def _figures(self) -> Figures:
@@ -215,10 +227,8 @@ def open_base(config: Config, progress: StageProgressCallback) -> tuple[Bundle, 
     return base, images
 
 
-def abstract_base(config: Config) -> tuple[Bundle, ImageConditions]:
-    """Returns a base without parameters and conditions without data.
-
-    Their settings are those of `config.architecture`, or else of the bundle `config.base`.
+def base_settings(config: Config) -> Mapping[str, Any] | Config:
+    """Returns the settings of `config.architecture`, or else of the bundle `config.base`.
 
     Raises:
       UserError: it has no encoder or no first stage.
@@ -231,6 +241,16 @@ def abstract_base(config: Config) -> tuple[Bundle, ImageConditions]:
             f"{name} has no {' and no '.join(lacking)}, which the dry run takes from it; set --config.base to a bundle "
             "that has both, and --config.architecture= to nothing"
         )
+    return parts
+
+
+def abstract_base(config: Config) -> tuple[Bundle, ImageConditions]:
+    """Returns a base without parameters and conditions without data, with the settings of `base_settings`.
+
+    Raises:
+      UserError: as there.
+    """
+    parts = base_settings(config)
     settings = dict(parts["autoencoder"])
     frozen = trees.unflatten(abstract_params(build_autoencoder(settings)))
     base = Bundle({"name": config.name, "autoencoder": settings}, {"autoencoder": frozen})

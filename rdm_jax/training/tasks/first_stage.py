@@ -1,8 +1,8 @@
-"""The first stages of latent diffusion, KL and VQ, as their authors trained them.
+"""The first stages of latent diffusion, KL and VQ, as their authors trained them, and others with their losses.
 
-An absolute and a perceptual error, and a patch discriminator, which starts later and with an adaptive weight that
-keeps both gradients equal (https://arxiv.org/abs/2012.09841, eq. 6 and 7; https://arxiv.org/abs/2112.10752, appendix
-G). Every step trains decoder and discriminator on the same images.
+An absolute or squared and a perceptual error, and a patch discriminator, which starts later and may have an adaptive
+weight that keeps both gradients equal (https://arxiv.org/abs/2012.09841, eq. 6 and 7; https://arxiv.org/abs/2112.10752,
+appendix G). Every step trains decoder and discriminator on the same images.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.autoencoder import AutoencoderTask, check_crop
 from rdm_jax.training.tasks.base import blank_image, training_and_held_out
 
-LAST_KERNEL = "decoder/conv_out/kernel"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerceptualLoss:
@@ -58,11 +56,13 @@ class Adversarial:
 
     Attributes:
       weight: of its gradient, beside the adaptive one; 0 trains none.
+      adaptive: whether there is an adaptive weight beside it.
       start: the step from which it counts.
       layers: of its network.
     """
 
     weight: float
+    adaptive: bool = True
     start: Count = 0
     layers: Positive = 3
 
@@ -72,6 +72,8 @@ class Loss:
     """Weights of the loss.
 
     Attributes:
+      absolute_weight: of the absolute error.
+      squared_weight: of the squared error.
       kl_weight: of the divergence from the prior, for a KL first stage.
       codebook_weight: of the codebook's loss, for a VQ first stage.
       entropy_weight: of the entropy of the codes, for a VQ first stage.
@@ -79,6 +81,8 @@ class Loss:
       adversarial: the discriminator.
     """
 
+    absolute_weight: float = 1.0
+    squared_weight: float = 0.0
     kl_weight: float = 1e-6
     codebook_weight: float = 1.0
     entropy_weight: float = 0.0
@@ -142,7 +146,9 @@ class FirstStageTask(AutoencoderTask):
             return loss, (metrics, extras.stats)
 
         fixed = jax.lax.stop_gradient(params["discriminator"])
-        weight = self._adversarial_weight(params["autoencoder"], fixed, extras, z, image)
+        weight = jnp.ones(())
+        if config.adversarial.adaptive:
+            weight = self._adversarial_weight(params["autoencoder"], fixed, extras, z, image)
         active = adversarial.delayed(step, config.adversarial.start)
         generator_loss = adversarial.generator_loss(self._discriminate(fixed, extras.stats, output)[0])
         loss += active * config.adversarial.weight * weight * generator_loss
@@ -177,8 +183,9 @@ class FirstStageTask(AutoencoderTask):
     def _error(self, frozen: Any, output: Array, image: Array) -> tuple[Array, dict[str, Array]]:
         """Returns the negative log-likelihood: summed over an image's pixels for KL, their mean for VQ."""
         config = self.config.loss
-        error = jnp.abs(output - image)
-        parts = {"absolute": jnp.mean(error)}
+        absolute, squared = jnp.abs(output - image), jnp.square(output - image)
+        parts = {"absolute": jnp.mean(absolute), "squared": jnp.mean(squared)}
+        error = config.absolute_weight * absolute + config.squared_weight * squared
         if self.features:
             distance = self.features.distance(frozen, output, image)
             error += config.perceptual.weight * distance[:, None, None, None]
@@ -192,14 +199,14 @@ class FirstStageTask(AutoencoderTask):
         latents = jax.lax.stop_gradient(z)
 
         def decode(kernel: Array) -> Array:
-            return self._decode(trees.unflatten({**flat, LAST_KERNEL: kernel}), latents)
+            return self._decode(trees.unflatten({**flat, self.module.last_kernel: kernel}), latents)
 
         return adversarial.adaptive_weight(
             lambda kernel: self._error(extras.frozen, decode(kernel), image)[0],
             lambda kernel: adversarial.generator_loss(
                 self._discriminate(discriminator, extras.stats, decode(kernel))[0]
             ),
-            flat[LAST_KERNEL],
+            flat[self.module.last_kernel],
         )
 
     def _discriminate(self, params: Any, stats: Any, image: Array) -> tuple[Array, Any]:

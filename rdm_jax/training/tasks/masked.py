@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.training.conditioning import batch_condition
 from rdm_jax.training.config import Config
 from rdm_jax.training.schema import Probability, sampling_options
 from rdm_jax.training.state import Extras
@@ -64,7 +63,7 @@ class MaskedTask(CodesTask):
         targets, (time, order, own) = batch["codes"], jax.random.split(key, 3)
         masked = masked_positions(jax.random.uniform(time, targets.shape[:1]), jax.random.uniform(order, targets.shape))
         dropout = {"deterministic": False, "rngs": {"dropout": own}} if self.module.dropout else {}
-        inputs, condition = jnp.where(masked, self.module.mask_token, targets), batch_condition(params, batch)
+        inputs, condition = jnp.where(masked, self.module.mask_token, targets), self.condition(params, batch)
         logits = self.module.apply({"params": params["transformer"]}, inputs, condition, **dropout)
         plain = masked_loss(logits, targets, masked)
         smoothing = self.config.label_smoothing if self.smooths else 0.0

@@ -86,7 +86,8 @@ def test_a_learned_null_token_has_a_gradient_is_exported_and_guides(make_diffusi
         bundle = task.export(jax.device_get(moved))
         assert bundle.config["conditioning"]["null_token"] == [value] * tiny.WIDTH
         bundle.config["sampling"].update(steps=2, height=16, width=16, guidance_scale=3.0)
-        generated.append(figures.generate(bundle, np.ones((2, tiny.WIDTH)), None, condition="text", seed=0))
+        given = {"texts": ["", ""], "trained": ("denoiser",), "condition": "text", "seed": 0}
+        generated.append(figures.generate(bundle, np.ones((2, tiny.WIDTH)), None, **given))
     assert (generated[0] != generated[1]).any()
 
 

@@ -17,23 +17,26 @@ from rdm_jax.training import adversarial
 from rdm_jax.training.perceptual import open_perceptual
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.first_stage import FirstStageTask, entropy_loss
-from tests.helpers import frido
+from tests.helpers import frido, vit_vq
 
 SHARED = {"ch": 4, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16, "z_channels": 2}
 SETTINGS = {
     "kl": {"kind": "kl", "embed_dim": 2, "num_groups": 2, **SHARED},
     "vq": {"kind": "vq", "embed_dim": 2, "num_groups": 2, "num_codes": 8, **SHARED},
+    "vit_vq": {**vit_vq.TINY, "num_codes": 8},
     "multi_scale_vq": {**frido.FIRST_STAGE, "ch": 4, "shared_ch": 4},
 }
 
 
 def task_of(kind, start=0):
     loss = {
+        "absolute_weight": 1.0,
+        "squared_weight": 0.0,
         "kl_weight": 1e-6,
         "codebook_weight": 1.0,
         "entropy_weight": 0.0,
         "perceptual": {"kind": "clip", "bundle": "", "weight": 0.0},
-        "adversarial": {"weight": 0.5, "start": start, "layers": 1},
+        "adversarial": {"weight": 0.5, "adaptive": True, "start": start, "layers": 1},
     }
     config = ConfigDict({"crop": 16, "loss": loss, "data": {"size": 16}})
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
@@ -52,7 +55,7 @@ def norms(grads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kl", "vq", "multi_scale_vq"])
+@pytest.mark.parametrize("kind", ["kl", "vq", "vit_vq", "multi_scale_vq"])
 def test_until_it_starts_the_discriminator_neither_learns_nor_teaches(kind):
     task = task_of(kind, start=5)
     params, extras, batch, key = ready(task)
@@ -138,6 +141,17 @@ def test_the_average_and_the_export_hold_the_autoencoder_alone():
     task = task_of("kl")
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     assert list(task.averaged(params)) == ["autoencoder"]
+
+
+@pytest.mark.slow
+def test_without_an_adaptive_weight_the_discriminator_counts_as_it_is():
+    task = task_of("vit_vq")
+    task.config.unlock().loss.update({"absolute_weight": 0.0, "squared_weight": 0.25})
+    task.config.loss.adversarial.adaptive = False
+    params, extras, batch, key = ready(task)
+    loss, (parts, _) = jax.jit(task.loss)(params, extras, batch, key, jnp.asarray(0))
+    expected = 0.25 * parts["squared"] + parts["quantization"] + 0.5 * parts["generator"] + parts["discriminator"]
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5) and float(parts["adaptive_weight"]) == 1.0
 
 
 @pytest.mark.slow
