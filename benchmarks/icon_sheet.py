@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,7 +31,7 @@ SCALES = "guidance_scale", "style_scale"
 
 
 def sheet(
-    generator: Generator, styles: Sequence[Database], content: Database, words: Sequence[str], **options: float
+    generator: Generator, styles: Sequence[Database], content: Database, words: Sequence[str], **options: Any
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the sheet.
 

@@ -76,7 +76,7 @@ def get_config(style: str = "") -> dict[str, Any]:
             "spacing": "trailing",
             "steps": 16,
             "guidance_scale": 2.0,
-            "style_scale": 2.5,
+            "style_scale": 4.0,
             "height": 64,
             "width": 64,
         },
