@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
+from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
 
 from rdm_jax import __version__
 
@@ -22,7 +30,8 @@ apidoc_modules = [
 ]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": False}
-python_use_unqualified_type_names = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 default_role = "code"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -39,16 +48,43 @@ html_theme = "furo"
 html_title = f"rdm_jax {version}"
 html_show_sphinx = False
 
+COLON = "\ue000"
 
-def without_type(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Starts the docstring of a constant or a property by an empty line.
 
-    Napoleon reads the words before a colon in its first line as a type: "By name: the schedules".
+def hide_colon(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Hides the colon in the first line of a constant's or a property's docstring from Napoleon.
+
+    It takes what stands before for a type: "By name: the schedules". Here types are annotations.
     """
-    if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = lines[0].replace(":", COLON)
 
 
-def setup(app: Any) -> None:
+def show_colon(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Undoes `hide_colon`."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+@functools.cache
+def imported(module: str) -> dict[str, str]:
+    """Returns {name: full name} of what a module imports, for its annotations alone too."""
+    spec = importlib.util.find_spec(module)
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else "")
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    return {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+
+
+def name_in_full(app: Sphinx, doctree: nodes.document) -> None:
+    """Looks up the names of annotations as Python does; Sphinx takes anything whose name ends like that."""
+    for reference in doctree.findall(addnodes.pending_xref):
+        module, target = reference.get("py:module"), reference.get("reftarget", "")
+        if reference.get("refdomain") == "py" and module:
+            reference["reftarget"] = imported(module).get(target, target)
+            reference.attributes.pop("refspecific", None)
+
+
+def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", without_type, priority=400)  # before Napoleon's, of priority 500
+    app.connect("autodoc-process-docstring", hide_colon, priority=400)  # Napoleon's has 500
+    app.connect("autodoc-process-docstring", show_colon, priority=600)
+    app.connect("doctree-read", name_in_full)

@@ -1,20 +1,27 @@
-"""What the documentation's commands find: tiny models and databases under the names that ship, files, and results."""
+"""What the documentation's commands find: tiny models and databases under the names that ship, files, and results.
+
+`python -m tests.helpers.stand_ins FOLDER CODE` runs Python code with those of a folder that `write_embedded` wrote.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from rdm_jax import bundle as bundles
 from rdm_jax.bundle import Bundle
 from rdm_jax.heads.diffusion.few_steps import Distilled
+from rdm_jax.retrieval import database as databases
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -90,6 +97,11 @@ def write_embedded(folder: Path) -> None:
         build_database(job, folder / "databases" / name)
 
 
+def folders(embedded: Path) -> list[tuple[ModuleType, Path]]:
+    """Returns each module that has a constant EMBEDDED, the folder of what ships, and the folder to take instead."""
+    return [(bundles, embedded / "models"), (databases, embedded / "databases")]
+
+
 def image(file: Path, size: int = SIDE, seed: int = 0, mode: str = "RGB") -> None:
     """Writes an image of a few colors."""
     colors = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -151,3 +163,9 @@ def model(make: Callable[[], Bundle]) -> Callable[[Path], None]:
 def weights(folder: Path) -> str:
     """Returns what identifies the configuration and the weights of a bundle on disk."""
     return (folder / "config.json").read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for module, folder in folders(Path(sys.argv[1])):
+        setattr(module, "EMBEDDED", folder)  # noqa: B010  (a constant)
+    exec(sys.argv[2], {"__name__": "block"})
