@@ -41,6 +41,7 @@ autodoc_mock_imports = ["gradio", "umap", "apache_beam"]
 suppress_warnings = ["autodoc.mocked_object"]
 myst_heading_anchors = 3
 
+nb_merge_streams = True
 nb_execution_mode = "off"  # tests/journeys runs the notebooks; the site shows the outputs that are stored in them
 
 exclude_patterns = ["images/*.py"]

@@ -29,7 +29,7 @@ def test_the_python_example_runs_as_printed() -> None:
 def test_what_ships_is_what_the_readme_names() -> None:
     assert Bundle.names() == ["style-scenes", "style-scenes-fast", "style-scenes-rarm"]
     assert all(f"`{name}`" in README for name in Bundle.names())
-    named = set(re.findall(r"--database ([a-z_/-]+)", README)) - {"my_style", "runs/retrieval"}
+    named = set(re.findall(r"--database ([a-z_/-]+)", README)) - {"my_style", "my_sd_style"}
     assert named and named <= set(Database.names())
 
 

@@ -93,7 +93,7 @@ class Progress:
         self._bar.update(done - self._bar.n)
         if done == total:
             self._bar.refresh()  # tqdm skips an update that follows the last one too soon
-            self._bar.close()  # otherwise it is drawn again below every line that follows
+            self._bar.close()  # otherwise it appears again below every line that follows
             self._bar, self._ended = None, done
 
     def _write_line(self, done: int, total: int | None, start: float) -> None:

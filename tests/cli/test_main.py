@@ -300,7 +300,7 @@ def test_a_bar_that_nobody_closes_shows_its_end(capsys, monkeypatch):
     assert "10/10" in capsys.readouterr().err
 
 
-def test_a_finished_bar_is_not_drawn_below_later_lines(capsys, monkeypatch):
+def test_a_finished_bar_does_not_appear_below_later_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = Progress("encoding")
     for done in (5, 10, 10):

@@ -51,11 +51,12 @@ SUBSTITUTES = {
     "--duplicates": [("--duplicates 0.97", "--duplicates 0.999999")],  # a random network finds all images alike
     "mix --prompt": [("--steps 20", "--steps 2"), ("--num-images 4", "--num-images 1")],
     "invert ": [("--steps 25", "--steps 2")],
-    "--sweep steps": [("guidance_scale=1,2,4", "guidance_scale=2,4"), ("steps=10,20,50", "steps=2,3")],
+    "--sweep steps": [("guidance_scale=1,2,4", "guidance_scale=2,4"), ("steps=10,20,50", "steps=2,4")],
 }
 
 FILES: dict[str, Maker] = {
-    **dict.fromkeys(["my_images", "my_art", "photographs", "data/emoji"], stand_ins.images),
+    **dict.fromkeys(["my_images", "my_art", "photographs"], stand_ins.images),
+    "data/emoji": lambda folder: stand_ins.images(folder, count=48),
     "more_images": lambda folder: stand_ins.images(folder, seed=1),
     **dict.fromkeys(["my-icons", "general-icons"], stand_ins.icons),
     **dict.fromkeys(["icons", "checkpoints/icons"], stand_ins.model(stand_ins.roles)),
