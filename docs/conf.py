@@ -46,6 +46,8 @@ nb_execution_mode = "off"  # tests/journeys runs the notebooks; the site shows t
 
 exclude_patterns = ["images/*.py"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"rdm_jax {version}"
 html_show_sphinx = False
 
