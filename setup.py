@@ -72,7 +72,13 @@ setup(
         # Gradio's major versions break pages; the lower bounds of what it stands on leave out known holes.
         "studio": ["gradio>=6.31,<7", "starlette>=1.3.1", "python-multipart>=0.0.31"],
         "plots": ["matplotlib>=3.10,<4"],
-        "docs": ["sphinx>=9,<10", "myst-parser>=5,<6", "myst-nb>=1.4,<2", "furo>=2025.12", "sphinx-copybutton>=0.5.2,<1"],
+        "docs": [
+            "sphinx>=9,<10",
+            "myst-parser>=5,<6",
+            "myst-nb>=1.4,<2",
+            "furo>=2025.12",
+            "sphinx-copybutton>=0.5.2,<1",
+        ],
         "wandb": ["wandb>=0.22,<1"],
         "test": [
             "pytest>=9,<10",
