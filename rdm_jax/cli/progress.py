@@ -83,6 +83,8 @@ class Progress:
             self._bar.close()
 
     def _update_bar(self, done: int, total: int | None) -> None:
+        if done == total == self._ended:
+            return
         if self._bar is None:
             from tqdm import tqdm
 
@@ -91,6 +93,8 @@ class Progress:
         self._bar.update(done - self._bar.n)
         if done == total:
             self._bar.refresh()  # tqdm skips an update that follows the last one too soon
+            self._bar.close()  # otherwise it appears again below every line that follows
+            self._bar, self._ended = None, done
 
     def _write_line(self, done: int, total: int | None, start: float) -> None:
         now = time.monotonic()

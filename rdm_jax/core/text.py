@@ -50,7 +50,7 @@ def read_given(path: Path, what: str) -> str:
     try:
         return read(path)
     except OSError as error:
-        raise UserError(f"cannot read {what} from {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {what} from {path}: {error.strerror or error}; check the path") from error
     except ValueError as error:
         raise UserError(f"cannot read {what} from {path}: {error}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rdm_jax.core import images
+from rdm_jax.core import images, paths
 from rdm_jax.core.errors import UserError, bounded, first_line, unknown
 from rdm_jax.core.files import sha256_json
 from rdm_jax.core.progress import StageProgressCallback
@@ -40,10 +40,12 @@ def open_tfds(name: str, split: str | None = None, data_dir: str | None = None) 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
+        folder = paths.local(name).parent
+        beside = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
         names = {*OWN, *tfds.list_builders(with_community_datasets=False)}
-        near = difflib.get_close_matches(base, names, n=3)
-        hint = f"; did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
-        raise UserError(f"no folder, .zip or TFDS set {name!r}{hint}") from error
+        near = difflib.get_close_matches(name, beside, n=1) or difflib.get_close_matches(base, names, n=3)
+        hint = f"did you mean {' or '.join(repr(other) for other in near)}?" if near else "check the path"
+        raise UserError(f"no folder, .zip or TFDS set {name!r}; {hint}") from error
     except (ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"TFDS cannot open {name!r}: {first_line(error)}") from error
     return _from_builder(builder, split)

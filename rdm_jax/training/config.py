@@ -126,7 +126,8 @@ def _find(name: str) -> Path:
     if not name.endswith(".py"):
         if shipped.is_file():
             return shipped
-        raise unknown("config", name, shipped_configs(), hint="or give a file, as mine.py")
+        grids = ABLATIONS if name.startswith(f"{ABLATIONS}/") else ""
+        raise unknown("config", name, shipped_configs(grids), hint="or give a file, as mine.py")
     file = paths.local(name)
     if not file.is_file():
         raise UserError(f"there is no config file {name}; `rdm train --list-configs` prints the shipped configs")

@@ -300,6 +300,16 @@ def test_a_bar_that_nobody_closes_shows_its_end(capsys, monkeypatch):
     assert "10/10" in capsys.readouterr().err
 
 
+def test_a_finished_bar_does_not_appear_below_later_lines(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress("encoding")
+    for done in (5, 10, 10):
+        progress(done, 10)
+    note("step 1")
+    before, after = capsys.readouterr().err.split("rdm: step 1\n")
+    assert "10/10" in before and "encoding" not in after
+
+
 def test_progress_shows_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Progress("sampling") as progress:
