@@ -27,8 +27,8 @@ REASONS = {
     r"^launch/": "starts trainings on several machines, or of hours; tests/launch runs the scripts",
     r"\b(gs|hf)://": "reads object storage or a hub; tests/core and tests/retrieval have servers for both",
     r"^rdm (convert|database import) ": "reads released files; tests/convert reads small ones of the same form",
-    r"^rdm train .*--config smoke ": "has a test of its own below",
-    r"^rdm export runs/smoke ": "has a test of its own below",
+    r"^rdm train .*--config smoke ": "is run by docs/tutorials/train_your_own.ipynb, with the models that ship",
+    r"^rdm export runs/smoke ": "is run by docs/tutorials/train_your_own.ipynb, with the models that ship",
     r"^rdm train (?!--list-configs)": "trains for hours; its config is checked, and tests/training trains every task",
     r"^rdm export ": "exports what is not trained here; tests/training exports every task",
     r"^rdm info runs/rdm": "describes what is not trained here; tests/cli describes small runs",
@@ -37,7 +37,7 @@ REASONS = {
     r"^(\S+/)?python benchmarks/|^benchmarks/": "measures for minutes or hours",
     r"^python -m rdm_jax\.data\.": "makes a data set; tests/data makes small ones",
     r"^rdm studio$": "serves until it is stopped; tests/studio uses the page",
-    r"^rdm (database build|neighbors) .*\b(icons/64|style_scenes|imagenet)\b": "reads a data set that is not made here",
+    r"^rdm (database build|neighbors --dataset) (icons/64|style_scenes|imagenet) ": "reads a data set that is not here",
     r"--model (adm\w+|bsr_sr|celeba|cin256|glide\w*|inpainting|karlo\w*|layout2img|semantic|txt2img)\b": (
         "needs a model of another kind; the tests of latent_tasks, pixel_models and karlo generate with golden ones"
     ),
@@ -183,16 +183,6 @@ def test_the_page_runs(page: Path, place: Path, embedded: Path, capsys: pytest.C
                 assert main(substituted(words[1:])) == 0, (
                     f"{block}: {' '.join(words)}\n{capsys.readouterr().err[-2000:]}"
                 )
-
-
-@pytest.mark.slow
-def test_the_readmes_training_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_environment) -> None:
-    """With the models that ship: from a config to an image of the trained model."""
-    (block,) = [block for block in pages.blocks(ROOT / "README.md", "bash") if "--config smoke" in block.text]
-    monkeypatch.chdir(tmp_path)
-    for words in block.commands:
-        assert main(words[1:]) == 0, " ".join(words)
-    assert list(tmp_path.glob("outputs/*.png"))
 
 
 def test_every_reason_is_one_of_today() -> None:
