@@ -6,8 +6,8 @@ rdm train --config icons/rdm --workdir runs/icons/rdm --init-from runs/icons/sta
 comes from the image itself, so that shapes are learned first; the latents of the images are encoded ahead, and the
 style encoder stays as it is. A later run from the model itself takes more content from other styles, and all times
 alike: `--config.conditioning.content_odds=0.45,0.3,0.25 --config.time_density=uniform`; one for colors has
-`--config.data.cache_latents=false --config.conditioning.recolored=0.2`. On an accelerator, `--config.batch_size=128 --config.model.dtype=bfloat16
---config.style_encoder.dtype=bfloat16`.
+`--config.data.cache_latents=false --config.conditioning.recolored=0.2`. On an accelerator, `--config.batch_size=128
+--config.model.dtype=bfloat16 --config.style_encoder.dtype=bfloat16`.
 `icons/rdm:latent`, `:features` and `:vector` take the tokens of a style neighbor from the first stage's latent, from
 the U-Net's features at noise level zero, and from the retrieval encoder.
 """
