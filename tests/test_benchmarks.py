@@ -212,4 +212,4 @@ def test_a_sheet_of_icons_has_a_row_for_each_style(tmp_path) -> None:
     images = icon_sheet.sheet(generator, found, Database.open(folders[1]), ("square 3", "square 8"), steps=2)
     assert images.shape[1] > images.shape[0]  # four of their own and two words in each of two rows
     near = np.abs(images.astype(int) - own[8, 8].astype(int)).max(-1) < 24  # thumbnails are stored with losses
-    assert near.sum() >= 32 * 32 // 2  # of 16x16 pixels, drawn twice as large
+    assert near.sum() >= 32 * 32 // 2  # of 16x16 pixels, shown twice as large

@@ -97,7 +97,7 @@ def _foreign(words: list[str]) -> None:
             assert (ROOT / word).exists(), word
 
 
-FOREIGN = ("cp", "docker", "hf", "kubectl", "mkdir", "mv", "npm")
+FOREIGN = ("dask", "helm", "cp", "docker", "hf", "kubectl", "mkdir", "mv", "npm")
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "rdm": _rdm,
     "python": _python,

@@ -22,7 +22,9 @@ FOLDERS = "|".join(folder.name for folder in sorted(ROOT.iterdir()) if folder.is
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
 CONFIG = re.compile(r"(?:style_scenes|icons|emoji|ablations)/[a-z_]\w*")
 # Options of others' programs and of pipelines, which stand in the code of sentences.
-FOREIGN = re.compile(r"^(?:scancel|sbatch|--(?:gpus-per-\w+|signal)\b|--runner=\w+Runner|--dataflow_)")
+FOREIGN = re.compile(
+    r"^(?:dask |scancel|sbatch|--(?:nworkers|nthreads)\b|--(?:gpus-per-\w+|signal)\b|--runner=\w+Runner|--dataflow_)"
+)
 # Folders that commands make, and what the original's repository has.
 ELSEWHERE = ("build/", "data/", "outputs/", "runs/", "configs/rarm/")
 

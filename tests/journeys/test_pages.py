@@ -23,7 +23,8 @@ from tests.helpers.pages import PAGES, ROOT, Block
 Maker = Callable[[Path], None]
 
 REASONS = {
-    r"^(docker|hf|kubectl|make|mkdir|mv|npm|pip|sbatch) ": "installs something, or needs other machines",
+    r"^(dask|docker|helm|hf|kubectl|make|mkdir|mv|npm|pip|sbatch) ": "installs something, or needs other machines",
+    r"--runner .*dask\(scheduler=": "needs a scheduler; tests/retrieval/test_dask.py starts one",
     r"^launch/": "starts trainings on several machines, or of hours; tests/launch runs the scripts",
     r"\b(gs|hf)://": "reads object storage or a hub; tests/core and tests/retrieval have servers for both",
     r"^rdm (convert|database import) ": "reads released files; tests/convert reads small ones of the same form",
