@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -35,6 +36,18 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> N
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+MAPPED = 40_000  # regions of memory; Linux allows a process 65,530, and each compiled program has several
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forgets compiled programs before a long session has so many that the next one ends the process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPED:
+        jax.clear_caches()
 
 
 def keep_environment(patch: pytest.MonkeyPatch) -> None:

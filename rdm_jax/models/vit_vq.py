@@ -251,11 +251,11 @@ class ViTVQ(nn.Module):
         return 2.0 * self.decoder(self.post_quant(h)) - 1.0
 
     def codes(self, x: Float[Array, "b h w c"]) -> Int[Array, "..."]:
-        """Maps images [b, h, w, c] in [-1, 1] to the indices of their codes [b, h/f, w/f, *code_shape]."""
+        """Maps images [b, h, w, c] in [-1, 1] to the indices of their codes [b, h/f, w/f, ...]."""
         return self.quantize(self.encode(x))[1]
 
     def decode_codes(self, indices: Int[Array, "..."]) -> Float[Array, "b h2 w2 c"]:
-        """Maps indices of codes [b, h, w, *code_shape] to images [b, f h, f w, c], about [-1, 1], not clipped."""
+        """Maps indices of codes [b, h, w, ...] to images [b, f h, f w, c], about [-1, 1], not clipped."""
         codes = normalized(jnp.asarray(self.codebook))[indices]
         return self.decode(codes if self.levels == 1 else codes.sum(axis=3), quantize=False)
 

@@ -239,7 +239,8 @@ def test_consistency_distillation_trains_one_network_for_any_number_of_steps(set
             generator.sample(["a red boat"], condition="text", height=16, width=16, steps=2, guidance_scale=scale)
             for scale in (1.0, 3.0, 3.0)
         ]
-        assert not caplog.records and generator.compilations == 1  # the scale is an input of the network
+        ours = [record for record in caplog.records if record.name.startswith("rdm_jax")]
+        assert not ours and generator.compilations == 1  # the scale is an input of the network
         generator.plan("a red boat", condition="text", height=16, width=16, guidance_scale=5.0)
     assert "takes guidance scales from 1 to 3; 5 was not trained" in caplog.text
     assert np.array_equal(result[1].images, result[2].images)
