@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,15 @@ def test_pieces_under_one_that_is_in_use_are_given_back():
     assert resident() - before < SIZE * COUNT / 2 and len(last) == SIZE
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory, "_trim", lambda: None)
+@pytest.mark.parametrize("library", [SimpleNamespace(), OSError("none")], ids=["without it", "that cannot be opened"])
+def test_another_c_library_is_left_alone(monkeypatch, library):
+    def opened(_):
+        if isinstance(library, Exception):
+            raise library
+        return library
+
+    memory._trim.cache_clear()
+    monkeypatch.setattr(memory.ctypes, "CDLL", opened)
+    assert memory._trim() is None
     memory.release()
+    memory._trim.cache_clear()

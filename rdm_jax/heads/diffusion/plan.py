@@ -116,12 +116,12 @@ def plan_run(options: Options, conditions: Sequence[Conditioner], context: Guide
     options.check()
     sampler = factory.sampler_from(options.sampler, options.eta, options.spacing)
     schedule = factory.schedule_from(context.bundle.config["diffusion"])
-    if options.fine_steps:  # a number that does not fit is refused, also where a model has no fine stage
-        sampler.grid(schedule, options.fine_steps)
     stages = [options]
     if context.bundle.denoiser.stages > 1:
         stages = [options, dataclasses.replace(options, steps=options.fine_steps or options.steps)]
         _check_no_guides(options, context)
+    elif options.fine_steps:  # a number that does not fit is refused, also where a model has no fine stage
+        sampler.grid(schedule, options.fine_steps)
     plans = [plan_sampler(one, sampler, schedule) for one in stages]
     grid, steps, skipped = plans[0]
     scheduled = [schedule_steps(conditions, _step_schedule(options, own, context.timesteps)) for _, own, _ in plans]
