@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import mesh as meshes
 from rdm_jax.factory import schedule_from
-from rdm_jax.generator import Generator
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.denoising import denoising_loss
-from tests.helpers import tiny
+from tests.helpers import batches, tiny
 
 SETTINGS = {"condition": "text", "steps": 2, "seed": 5}
 RULES = ((".*kernel", "split"),)
@@ -46,12 +45,9 @@ def bundle(**changes: Any) -> Bundle:
     return tiny.bundle(**{**own, "sampling": {**tiny.CONFIG["sampling"], "condition": "text"}, **changes})
 
 
-def images(sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
+def images(sizes: tuple[int, ...] = batches.SIZES) -> dict[str, np.ndarray]:
     """Returns eleven images in batches of each size, by the size."""
-    generator = Generator.load(bundle())
-    return {
-        str(size): generator.sample("a red boat", num_images=11, batch_size=size, **SETTINGS).images for size in sizes
-    }
+    return batches.images(bundle(), sizes, **SETTINGS)
 
 
 def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
@@ -78,9 +74,7 @@ def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
 
 def main() -> None:
     """Writes the images, the loss and the gradient of all devices to a file."""
-    loss, gradient = loss_and_gradient(4)
-    content: dict[str, Any] = {"devices": jax.device_count(), "loss": loss, "gradient": gradient, **images()}
-    np.savez(Path(sys.argv[1]) / "frido.npz", **content)
+    batches.write(Path(sys.argv[1]) / "frido.npz", *loss_and_gradient(4), images())
 
 
 if __name__ == "__main__":

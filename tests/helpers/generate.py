@@ -13,27 +13,22 @@ import numpy as np
 from PIL import Image
 
 from rdm_jax.core import distributed
-from rdm_jax.generator import Generator
-from tests.helpers import guided
+from tests.helpers import batches, guided
 
 SETTINGS = {"condition": "text", "steps": 4, "sampler": "ddpm", "seed": 5}
 
 
-def images(out: Path, sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
+def images(out: Path, sizes: tuple[int, ...] = batches.SIZES) -> dict[str, np.ndarray]:
     """Returns eleven images in batches of each size, by the size.
 
     Args:
       out: a folder for the reference.
-      sizes: of the batches; one that the number of devices does not divide is generated whole on each of them.
+      sizes: of the batches (see `batches.images`).
     """
-    generator = Generator.load(guided.bundle())
     reference = out / "reference.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(reference)
     guides = [f"sdg(content='{reference}', weight=50)", f"ilvr(image='{reference}', factor=2, until=0.5)"]
-    return {
-        str(size): generator.sample("a red boat", num_images=11, batch_size=size, guides=guides, **SETTINGS).images
-        for size in sizes
-    }
+    return batches.images(guided.bundle(), sizes, guides=guides, **SETTINGS)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import mesh as meshes
-from rdm_jax.generator import Generator
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.tasks.masked import masked_loss, masked_positions
-from tests.helpers import tiny
+from tests.helpers import batches, tiny
 
 CODES, SIDE = 12, 8
 SETTINGS = {"condition": "text", "steps": 4, "seed": 5}
@@ -43,12 +41,9 @@ def bundle() -> Bundle:
     return Bundle(config, parts, whole.tokenizer)
 
 
-def images(sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
+def images(sizes: tuple[int, ...] = batches.SIZES) -> dict[str, np.ndarray]:
     """Returns eleven images in batches of each size, by the size."""
-    generator = Generator.load(bundle())
-    return {
-        str(size): generator.sample("a red boat", num_images=11, batch_size=size, **SETTINGS).images for size in sizes
-    }
+    return batches.images(bundle(), sizes, **SETTINGS)
 
 
 def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
@@ -75,9 +70,7 @@ def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
 
 def main() -> None:
     """Writes the images, the loss and the gradient of all devices to a file."""
-    loss, gradient = loss_and_gradient(4)
-    content: dict[str, Any] = {"devices": jax.device_count(), "loss": loss, "gradient": gradient, **images()}
-    np.savez(Path(sys.argv[1]) / "masked.npz", **content)
+    batches.write(Path(sys.argv[1]) / "masked.npz", *loss_and_gradient(4), images())
 
 
 if __name__ == "__main__":

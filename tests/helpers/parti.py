@@ -14,9 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core import mesh as meshes
-from rdm_jax.generator import Generator
 from rdm_jax.models.condition import Condition
-from tests.helpers import tiny
+from tests.helpers import batches, tiny
 from tests.helpers.vit_vq import TINY
 
 LEVELS = 2  # of the residual quantizer
@@ -71,12 +70,9 @@ def bundle(**changes: Any) -> Bundle:
     return Bundle(kept, params, tiny.bundle().tokenizer)
 
 
-def images(sizes: tuple[int, ...] = (8, 3)) -> dict[str, np.ndarray]:
+def images(sizes: tuple[int, ...] = batches.SIZES) -> dict[str, np.ndarray]:
     """Returns eleven images in batches of each size, by the size."""
-    generator = Generator.load(bundle())
-    return {
-        str(size): generator.sample("a red boat", num_images=11, batch_size=size, **SETTINGS).images for size in sizes
-    }
+    return batches.images(bundle(), sizes, **SETTINGS)
 
 
 def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
@@ -101,9 +97,7 @@ def loss_and_gradient(fsdp: int) -> tuple[float, np.ndarray]:
 
 def main() -> None:
     """Writes the images, the loss and the gradient of all devices to a file."""
-    loss, gradient = loss_and_gradient(4)
-    content: dict[str, Any] = {"devices": jax.device_count(), "loss": loss, "gradient": gradient, **images()}
-    np.savez(Path(sys.argv[1]) / "parti.npz", **content)
+    batches.write(Path(sys.argv[1]) / "parti.npz", *loss_and_gradient(4), images())
 
 
 if __name__ == "__main__":
