@@ -10,6 +10,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.schema import within
 from rdm_jax.models import BACKBONES, SIZES, STYLE_ENCODER, STYLE_ENCODERS
 from rdm_jax.training.denoising import DenoisingRun
+from rdm_jax.training.restyling.settings import StyledData
 from rdm_jax.training.schema import Count, LatentData, Positive, Probability, network
 
 STYLE_SIZES = ("image_size", "token_dim", "input_shape")
@@ -17,25 +18,19 @@ STYLE_SIZES = ("image_size", "token_dim", "input_shape")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RoleData(LatentData):
+class RoleData(StyledData, LatentData):
     """Labeled images.
 
     Attributes:
       content: the attribute that names what an image shows; "" is its caption.
-      style: the attribute that names an image's style.
       family: the attribute that names the family of its style, whose shapes are alike.
-      one_color: the attribute that is "True" or "1" for images of one ink on white; "" if there are none.
       most_of_style: the most images of a style that an epoch generates, spread evenly over its images; 0 takes
         all. All of them are neighbors.
-      held_out_rows: images that are held out for evaluation, spread evenly over the set.
     """
 
     content: str = ""
-    style: str = "style"
     family: str = "group"
-    one_color: str = ""
     most_of_style: Count = 0
-    held_out_rows: Count = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ class Schema(Run):
       unseen: {attribute: {other attribute: values}}: images with such a value do not count for the attribute.
       held_out_share: of the images of `data.split` that are held out, by their attributes (see `data.held_out`); 0 for
         those of the split `data.held_out`.
+      complete: the fraction of training images that surely have a class of every attribute; the others are any.
       eval_images: the most held-out images to evaluate on.
       augment: what images are changed by.
       model: the network.
@@ -72,6 +73,7 @@ class Schema(Run):
     always: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unseen: Mapping[str, Mapping[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     held_out_share: Probability = 0.0
+    complete: Probability = 0.0
     eval_images: Positive = 2048
     augment: Augment
     model: Annotated[Mapping[str, Any], network({"": Classifier}, filled=("classes",), by="")]
@@ -216,9 +218,16 @@ class ClassifierTask(Task):
         """The hash of the images."""
         return {"source": self.train.fingerprint}
 
+    @functools.cached_property
+    def _complete(self) -> Int[np.ndarray, " m"]:
+        """The training images with a class of every attribute."""
+        return np.flatnonzero((self.train_labels != IGNORED).all(axis=1))
+
     def read(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns an image, shifted and perhaps mirrored at random, and its labels [a]."""
         augment = self.config.augment
+        if len(self._complete) and generator.random() < self.config.complete:
+            row = int(generator.choice(self._complete))
         image = shifted(np.asarray(self.train.images[row]), augment.shift, generator, augment.mirror)
         return {"image": image, "labels": self.train_labels[row]}
 

@@ -51,6 +51,7 @@ from rdm_jax.training.partners import (
     shows_another,
 )
 from rdm_jax.training.recoloring import recolored
+from rdm_jax.training.restyling import with_restyled
 from rdm_jax.training.role_settings import Schema as Schema
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import EVAL_BATCHES, Task, held_out_loss, spread
@@ -305,7 +306,7 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
       UserError: the base bundle lacks a part, the images lack an attribute, or no image is left to train on.
     """
     base, images = open_base(config, progress)
-    return task_of(config, base, images, progress)
+    return task_of(config, base, with_restyled(images, config.data, progress), progress)
 
 
 def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgressCallback) -> RolesTask:

@@ -28,27 +28,14 @@ from rdm_jax.training.labels import attribute, one_color_images
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.naming import HEAD, init_head, naming_loss
 from rdm_jax.training.recoloring import recolored
-from rdm_jax.training.schema import Count, Probability, Run, SplitData, network
+from rdm_jax.training.restyling import with_restyled
+from rdm_jax.training.restyling.settings import StyledData
+from rdm_jax.training.schema import Count, Probability, Run, network
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks.base import Task, spread, training_images
 from rdm_jax.training.tasks.classifier import shifted
 
 EVAL_BATCH = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StyleData(SplitData):
-    """Labeled images.
-
-    Attributes:
-      style: the attribute that names an image's style.
-      one_color: the attribute that is "True" or "1" for images of one ink on white; "" if there are none.
-      held_out_rows: images that are held out for evaluation, spread evenly over the set.
-    """
-
-    style: str = "style"
-    one_color: str = ""
-    held_out_rows: Count = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +50,7 @@ class Schema(Run):
       style_encoder: the network.
     """
 
-    data: StyleData
+    data: StyledData
     balance: Probability = 0.5
     shift: Count = 0
     recolored: Probability = 0.2
@@ -176,7 +163,8 @@ def make(
     Raises:
       UserError: the images lack an attribute.
     """
-    return task_of(config, training_images(config.data, config.data.split, progress))
+    images = training_images(config.data, config.data.split, progress)
+    return task_of(config, with_restyled(images, config.data, progress))
 
 
 def task_of(config: Config, images: ImageSet) -> StyleEncoderTask:
