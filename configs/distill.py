@@ -24,6 +24,8 @@ def get_config(teacher: str = "style_scenes/rdm") -> dict[str, Any]:
     parent = base_config(teacher).to_dict()
     if parent["task"] not in TASKS:
         raise unknown("task of a teacher", str(parent["task"]), TASKS)
+    sampling = parent["sampling"]
+    scales = {name: float(sampling[name]) for name in ("guidance_scale", "style_scale") if name in sampling}
     of_data = {name: parent[name] for name in ("data", "emphasis", "conditioning") if name in parent}
     return {
         **of_data,
@@ -32,7 +34,7 @@ def get_config(teacher: str = "style_scenes/rdm") -> dict[str, Any]:
         "teacher": parent["name"],
         "stages": (8, 4, 2, 1),
         "updates": (1500, 1500, 2500, 5000),
-        "guidance_scale": float(parent["sampling"].get("guidance_scale", 1.0)),
+        **{"guidance_scale": 1.0, **scales},
         "batch_size": parent["batch_size"],
         "log_every": 100,
         "eval_every": 500,

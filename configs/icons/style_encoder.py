@@ -21,8 +21,14 @@ def get_config() -> dict[str, Any]:
         "ema_decay": 0.995,
         "balance": 0.5,
         "shift": 2,
-        "recolored": 0.2,
-        "data": {"source": "icons/64", "split": "train", "held_out_rows": 2048, "one_color": "one_color"},
+        "data": {
+            "source": "icons/64",
+            "split": "train",
+            "held_out_rows": 2048,
+            "one_color": "one_color",
+            "restyled": 600,
+            "restyled_images": 120,
+        },
         "optimizer": {"learning_rate": 2e-3, "warmup": 200, "weight_decay": 0.02},
         "style_encoder": {"token_dim": 128, "widths": (32, 64, 128, 192)},
     }

@@ -28,6 +28,5 @@ def get_config() -> dict[str, Any]:
             "content": "content",
             "family": "group",
         },
-        "conditioning": {**parent["conditioning"], "recolored": 0.0},
         "sampling": {**parent["sampling"], "database": "general", "content_database": "general"},
     }

@@ -147,7 +147,7 @@ def of_roles(scale: str) -> dict[str, Stage]:
         "data.family": "group",
         "data.one_color": "",
         "data.most_of_style": 0,
-        "conditioning.recolored": 0.0,
+        "data.restyled": 0,
         "sampling.database": "general",
         "sampling.content_database": "general",
     }

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from rdm_jax.core.errors import UserError
 from rdm_jax.core.schema import within
 from rdm_jax.models import BACKBONES, SIZES, STYLE_ENCODER, STYLE_ENCODERS
 from rdm_jax.training.denoising import DenoisingRun
@@ -46,7 +45,6 @@ class Roles:
       content_dropout: of one without content.
       content_latents: whether the first stage's latents of content are further channels.
       content_odds: of content from the image itself, from a twin, and from a cousin (see `training.partners`).
-      recolored: the fraction of one-color groups with an ink and a background of random colors.
       naming: the weight of the loss that names the style of each style neighbor.
     """
 
@@ -58,7 +56,6 @@ class Roles:
     content_dropout: Probability = 0.08
     content_latents: bool = True
     content_odds: tuple[float, float, float] = (0.3, 0.2, 0.5)
-    recolored: Probability = 0.2
     naming: Annotated[float, within(0.0)] = 0.05
 
 
@@ -79,11 +76,3 @@ class Schema(DenoisingRun):
     conditioning: Roles
     model: Annotated[Mapping[str, Any], network(BACKBONES, (*SIZES, "condition_channels"))]
     style_encoder: Annotated[Mapping[str, Any], network(STYLE_ENCODERS, STYLE_SIZES, default=STYLE_ENCODER)]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data.cache_latents and self.conditioning.recolored:
-            raise UserError(
-                f"conditioning.recolored={self.conditioning.recolored:g} needs data.cache_latents=false: cached "
-                "latents have the colors of the images; set it to 0, or encode in every step"
-            )

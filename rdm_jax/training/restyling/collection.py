@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -25,6 +26,7 @@ VERSION = 1
 
 SEED = 21
 NAME = "random-"
+COPIED_AT_ONCE = 4096
 
 
 def with_restyled(images: ImageSet, data: Config, progress: StageProgressCallback) -> ImageSet:
@@ -49,18 +51,23 @@ def with_restyled(images: ImageSet, data: Config, progress: StageProgressCallbac
             f"data.restyled={count} makes styles of images of one color, and the set has none by "
             f"data.one_color={data.one_color!r}; give 0, or the attribute that tells"
         )
-    chosen = _chosen(np.unique(attribute(images, data.style), return_inverse=True)[1], one_color, count, of_style)
+    chosen = choose_images(np.unique(attribute(images, data.style), return_inverse=True)[1], one_color, count, of_style)
     made_of = np.concatenate(chosen)
     name = files.sha256_json([images.fingerprint, VERSION, SEED, data.size, count, of_style])
-    folder, report = cache_folder(data) / f"restyled-{name[:16]}", functools.partial(progress, "drawing random styles")
-    array = cached_array(folder, len(made_of), lambda: _painted(images, chosen, report))
+    report = functools.partial(progress, "drawing random styles")
+    # All images are in one mapped file: together in memory they would take as much again as on the devices.
+    array = cached_array(
+        cache_folder(data) / f"with-restyled-{name[:16]}",
+        len(images) + len(made_of),
+        lambda: itertools.chain(_copied(images), restyled(images, chosen, report)),
+    )
     styles = np.repeat([f"{NAME}{number:04d}" for number in range(count)], [len(rows) for rows in chosen])
     labels = [
         {**images.attributes[row], data.style: str(style), data.one_color: "False"}
         for row, style in zip(made_of, styles, strict=True)
     ]
     return ImageSet(
-        np.concatenate([images.images[:], array]),
+        array,
         images.captions + [images.captions[row] for row in made_of],
         images.attributes + labels,
         np.concatenate([images.rows, images.rows[made_of]]),
@@ -68,10 +75,17 @@ def with_restyled(images: ImageSet, data: Config, progress: StageProgressCallbac
     )
 
 
-def _chosen(
+def choose_images(
     style: Int[np.ndarray, " n"], one_color: Bool[np.ndarray, " n"], count: int, of_style: int
 ) -> list[Int[np.ndarray, " m"]]:
-    """Returns the rows of the real style that each random style is made of."""
+    """Returns the rows of the images that each random style is made of, sorted; those of a style are of one real style.
+
+    Args:
+      style: the number of each image's style.
+      one_color: which images are of one ink on white.
+      count: random styles.
+      of_style: images of each, or all of the real style where that has fewer.
+    """
     generator = np.random.default_rng(SEED)
     known = np.unique(style[one_color])
     found = []
@@ -81,10 +95,22 @@ def _chosen(
     return found
 
 
-def _painted(
+def _copied(images: ImageSet) -> Iterator[UInt8[np.ndarray, "m h w 3"]]:
+    """Yields the images as they are."""
+    for begin in range(0, len(images), COPIED_AT_ONCE):
+        yield np.asarray(images.images[begin : begin + COPIED_AT_ONCE])
+
+
+def restyled(
     images: ImageSet, chosen: list[Int[np.ndarray, " m"]], progress: ProgressCallback
 ) -> Iterator[UInt8[np.ndarray, "m h w 3"]]:
-    """Yields the images of one random style after another."""
+    """Yields the images of one random style after another; a style's number determines it.
+
+    Args:
+      images: the set.
+      chosen: the rows of each style's images.
+      progress: called with (images done, all images).
+    """
     keys = jax.random.split(jax.random.key(SEED), len(chosen))
     most, done = max(map(len, chosen)), 0
     for key, rows in zip(keys, chosen, strict=True):

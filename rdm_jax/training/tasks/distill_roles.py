@@ -18,6 +18,7 @@ from rdm_jax.core.schema import within
 from rdm_jax.models.condition import Condition
 from rdm_jax.training.config import Config
 from rdm_jax.training.distillation.settings import Distillation
+from rdm_jax.training.restyling import with_restyled
 from rdm_jax.training.role_settings import RoleData, Roles
 from rdm_jax.training.tasks.distilled import DistillTask, Examples, open_teacher
 from rdm_jax.training.tasks.roles import RolesTask, task_of
@@ -83,4 +84,5 @@ def make(
         raise UserError(f"teacher {teacher.name!r} has one role of neighbors; use task 'distill'")
     inner.conditioning.content_latents = bool(teacher.config["conditioning"].get("content_latents", False))
     inner.model, inner.style_encoder = (type(inner)(teacher.config[part]) for part in ("denoiser", "style_encoder"))
+    images = with_restyled(images, config.data, progress)
     return RolesDistillTask(config, task_of(inner, teacher, images, progress))

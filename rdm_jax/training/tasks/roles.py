@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure, varied
@@ -39,7 +39,7 @@ from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import Config
 from rdm_jax.training.denoising import denoising_loss, diffusion_section, output_channels
 from rdm_jax.training.groups import Groups
-from rdm_jax.training.labels import attribute, one_color_images
+from rdm_jax.training.labels import attribute
 from rdm_jax.training.latents import Latents, open_latents
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.naming import HEAD, init_head, naming_loss
@@ -50,7 +50,6 @@ from rdm_jax.training.partners import (
     sample_style_partners,
     shows_another,
 )
-from rdm_jax.training.recoloring import recolored
 from rdm_jax.training.restyling import with_restyled
 from rdm_jax.training.role_settings import Schema as Schema
 from rdm_jax.training.state import Extras
@@ -68,7 +67,6 @@ class RolesTask(Task):
       texts: [captions, d] the encoder's vector of each caption, scaled to length 1; row 0, no caption, is zeros.
       caption: [n] the row of each image's caption.
       partners: of the images.
-      one_color: [n] which ones are of one ink on white.
       groups: the records of an epoch.
       latents: the first stage with the scale of its latents; of the images that are shown, if encoded ahead.
       module: the denoiser.
@@ -83,7 +81,6 @@ class RolesTask(Task):
     texts: Float[np.ndarray, "m d"]
     caption: Int[np.ndarray, " n"]
     partners: Partners
-    one_color: np.ndarray
     groups: Groups
     latents: Latents
     module: Any
@@ -100,7 +97,6 @@ class RolesTask(Task):
     def frozen(self) -> Any:
         """The first stage's parameters, the whole set, and its latents where they are encoded ahead."""
         whole = {"images": np.asarray(self.images.images), "texts": self.texts, "caption": self.caption}
-        whole["one_color"] = self.one_color
         parts = dict.fromkeys(("autoencoder", *(part for part in self.view.parts if part != "denoiser")))
         return {
             **{part: self.base.params[part] for part in parts},
@@ -204,20 +200,17 @@ class RolesTask(Task):
         keys, rows = jax.random.split(key, 6), groups.reshape(-1)
         style_rows = sample_style_partners(keys[0], partners, groups[:, 0], config.neighbors)
         content_rows, itself = sample_content_partners(keys[1], partners, rows, jnp.asarray(config.content_odds))
-        shown = jnp.concatenate([groups, style_rows], axis=1)
-        colored = data["images"][shown].astype(jnp.float32) / 127.5 - 1.0
-        colored = recolored(keys[2], colored, data["one_color"][groups[:, 0]], config.recolored)
-        content = varied(keys[3], ink(data["images"][content_rows].astype(jnp.float32) / 127.5 - 1.0), itself)
-        dropped = self._dropped(keys[4], b * g)
-        count_key, some_key = jax.random.split(keys[5])
+        content = varied(keys[2], ink(_floats(data["images"][content_rows])), itself)
+        dropped = self._dropped(keys[3], b * g)
+        count_key, some_key = keys[4:]
         fewer = jax.random.randint(count_key, (b, 1), 1, config.neighbors + 1)
         count = jnp.where(jax.random.bernoulli(some_key, 0.5, (b, 1)), fewer, config.neighbors)
         present = jnp.repeat(jnp.arange(config.neighbors)[None] < count, g, axis=0)
         others = shows_another(partners, rows, jnp.repeat(style_rows, g, axis=0))
         return {
             "row": rows,
-            "image": (colored[:, :g].reshape(b * g, *colored.shape[2:]) + 1.0) * 127.5,
-            "styles": colored[:, g:].reshape(-1, *colored.shape[2:]),
+            "image": data["images"][rows],
+            "styles": _floats(data["images"][style_rows.reshape(-1)]),
             "usable": others & present & ~dropped["style"][:, None],
             "content": content,
             "has_content": ~dropped["content"],
@@ -299,6 +292,11 @@ class RolesTask(Task):
         return self.model.bundle(params, self.base)
 
 
+def _floats(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Returns images in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> RolesTask:
     """Returns the task.
 
@@ -318,7 +316,6 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     data = config.data
     shown = attribute(images, data.content) if data.content else images.captions
     partners = find_partners(shown, attribute(images, data.style), attribute(images, data.family))
-    one_color = one_color_images(images, data.one_color)
     known, caption = np.unique(["", *images.captions], return_inverse=True)
     known = [str(text) for text in known[1:]]
     progress("encoding captions", 0, len(known))
@@ -344,7 +341,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     encoder = build_style_encoder(style_encoder)
     caption = caption[1:].astype(np.int32)
     networks = module, encoder, view, settings
-    return RolesTask(config, base, images, texts, caption, partners, one_color, groups, latents, *networks)
+    return RolesTask(config, base, images, texts, caption, partners, groups, latents, *networks)
 
 
 def _style_encoder(

@@ -24,10 +24,9 @@ from rdm_jax.data.batches import Record
 from rdm_jax.data.image_set import ImageSet
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.training.config import Config
-from rdm_jax.training.labels import attribute, one_color_images
+from rdm_jax.training.labels import attribute
 from rdm_jax.training.model_record import ModelRecord
 from rdm_jax.training.naming import HEAD, init_head, naming_loss
-from rdm_jax.training.recoloring import recolored
 from rdm_jax.training.restyling import with_restyled
 from rdm_jax.training.restyling.settings import StyledData
 from rdm_jax.training.schema import Count, Probability, Run, network
@@ -46,14 +45,12 @@ class Schema(Run):
       data: the images.
       balance: in [0, 1]: 0 takes images as often as each other, 1 takes styles as often as each other.
       shift: the largest shift of an image in pixels.
-      recolored: the fraction of one-color images with an ink and a background of random colors.
       style_encoder: the network.
     """
 
     data: StyledData
     balance: Probability = 0.5
     shift: Count = 0
-    recolored: Probability = 0.2
     style_encoder: Annotated[Mapping[str, Any], network({"": StyleEncoder}, ("image_size",), by="")]
 
 
@@ -64,14 +61,12 @@ class StyleEncoderTask(Task):
     Attributes:
       images: the images.
       styles: [n] the number of each image's style.
-      one_color: [n] which ones are of one ink on white.
       settings: of the network.
     """
 
     config: Config
     images: ImageSet
     styles: Int32[np.ndarray, " n"]
-    one_color: np.ndarray
     settings: Mapping[str, Any]
 
     @property
@@ -105,11 +100,11 @@ class StyleEncoderTask(Task):
         return {"source": self.images.fingerprint}
 
     def read(self, row: int, generator: np.random.Generator) -> Record:
-        """Returns a random image, shifted, with the number of its style and whether it has one color."""
+        """Returns a random image, shifted, with the number of its style."""
         place = np.searchsorted(self._cumulative, generator.random(), side="right")
         chosen = self._rows[min(int(place), len(self._rows) - 1)]
         image = shifted(np.asarray(self.images.images[chosen]), self.config.shift, generator, mirror=False)
-        return {"image": image, "style": self.styles[chosen], "one_color": self.one_color[chosen]}
+        return {"image": image, "style": self.styles[chosen]}
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Returns initial parameters of the network and of the head that names styles; no stats."""
@@ -122,8 +117,7 @@ class StyleEncoderTask(Task):
         self, params: Any, extras: Extras, batch: dict[str, Array], key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         """Returns the cross entropy of the styles' names, and how many are right."""
-        images = batch["image"].astype(jnp.float32)[:, None] / 127.5 - 1.0
-        images = recolored(key, images, batch["one_color"], self.config.recolored)[:, 0]
+        images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
         encoded: Any = self.module.apply({"params": params["style_encoder"]}, images)
         loss, named = naming_loss(params[HEAD], encoded[1], batch["style"])
         return loss, ({"named": named}, extras.stats)
@@ -175,4 +169,4 @@ def task_of(config: Config, images: ImageSet) -> StyleEncoderTask:
     """
     styles = np.unique(attribute(images, config.data.style), return_inverse=True)[1].astype(np.int32)
     settings = {**config.style_encoder.to_dict(), "image_size": images.images.shape[1]}
-    return StyleEncoderTask(config, images, styles, one_color_images(images, config.data.one_color), settings)
+    return StyleEncoderTask(config, images, styles, settings)

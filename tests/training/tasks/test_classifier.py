@@ -26,6 +26,7 @@ def make(images, attributes):
             "attributes": ("subject", "colour", "style"),
             "unseen": UNSEEN,
             "held_out_share": 0.0,
+            "complete": 0.0,
             "eval_images": 100,
             "data": {"source": "none", "split": "a", "held_out": "b", "size": 16},
             "augment": {"shift": 0, "blur": 0.0, "brightness": 0.0, "noise": 0.0, "mirror": True},
@@ -186,6 +187,20 @@ def test_the_icons_config_names_captions_and_holds_out_a_share(tmp_path, monkeyp
         suns = {row for row in range(style, 150, 3)}
         assert suns <= held_out or not suns & held_out
     assert task.model.config["evaluation"]["held_out_share"] == 0.25
+
+
+@pytest.mark.parametrize("complete", [0.0, 0.5, 1.0])
+def test_images_with_a_class_of_every_attribute_come_as_often_as_asked_for(tmp_path, monkeypatch, complete):
+    monkeypatch.setattr(classifier, "training_images", lambda data, split, progress: icons(300))
+    config = icon_config(
+        tmp_path, most_common={"caption": 1}, always={"caption": ("sun",)}, held_out_share=0.1, complete=complete
+    )
+    task = classifier.make(config, tmp_path, lambda *at: None)
+    generator = np.random.default_rng(0)
+    labels = np.stack([task.read(row, generator)["labels"] for row in range(task.size)])
+    known = (task.train_labels != classifier.IGNORED).all(axis=1).mean()
+    expected = complete + (1 - complete) * known
+    assert (labels[:, 1] == 0).mean() == pytest.approx(expected, abs=0.1 if complete else 0.0)
 
 
 def test_a_share_that_leaves_nothing_is_refused(tmp_path, monkeypatch):

@@ -270,6 +270,7 @@ def test_a_model_with_two_roles_is_distilled_with_both_scales(tmp_path, monkeypa
         "data.size=16",
         "data.held_out_rows=8",
         "data.most_of_style=0",
+        "data.restyled=0",
         f"conditioning.group={GROUP}",
         f"conditioning.neighbors={NEIGHBORS}",
         "style_scale=1.5",

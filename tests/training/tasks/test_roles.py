@@ -18,7 +18,6 @@ from rdm_jax.generator import Generator
 from rdm_jax.models import build_denoiser
 from rdm_jax.retrieval.encoder import ClipEncoder
 from rdm_jax.training.config import load_config
-from rdm_jax.training.recoloring import recolored
 from rdm_jax.training.state import Extras
 from rdm_jax.training.tasks import roles
 from tests.helpers import tiny
@@ -30,6 +29,8 @@ SMALL = (
     "init_partial=false",
     "data.held_out_rows=8",
     "data.most_of_style=0",
+    "data.restyled=0",
+    "data.cache_latents=false",
     f"conditioning.group={GROUP}",
     f"conditioning.neighbors={NEIGHBORS}",
     "model.model_channels=8",
@@ -88,25 +89,6 @@ def test_the_most_of_a_style_are_spread_evenly(task):
         assert gaps.max() - gaps.min() <= 1
 
 
-def test_recolored_images_are_mixtures_of_two_colors_of_their_group():
-    generator = np.random.default_rng(1)
-    alpha = generator.random((64, 2, 8, 8, 1)).astype(np.float32)
-    alpha[:, :, 0, 0] = 1.0
-    plain = jnp.asarray(1.0 - 1.8 * alpha) * jnp.ones((1, 1, 1, 1, 3))
-    one_color = jnp.arange(64) % 4 > 0
-    found = np.asarray(recolored(jax.random.key(0), plain, one_color, 1.0))
-    changed = np.abs(found - plain).max(axis=(1, 2, 3, 4)) > 1e-3
-    assert not changed[::4].any() and changed[np.asarray(one_color)].mean() > 0.7
-    for group, opacity in zip(found[changed], alpha[changed], strict=True):
-        # Every pixel is affine in its opacity, with the same two colors in all images of the group.
-        design = np.stack([opacity.ravel(), 1 - opacity.ravel()], axis=1)
-        pixels = group.reshape(-1, 3)
-        colors, *_ = np.linalg.lstsq(design, pixels, rcond=None)
-        np.testing.assert_allclose(design @ colors, pixels, atol=1e-4)
-        assert np.abs(colors[0] - colors[1]).max() > 0.49 and np.abs(colors).max() < 1.01
-    assert np.array_equal(np.asarray(recolored(jax.random.key(0), plain, one_color, 0.0)), np.asarray(plain))
-
-
 def test_content_may_be_an_attribute_and_texts_stay_those_of_the_captions():
     generator = np.random.default_rng(3)
     shown = generator.integers(0, 3, COUNT)
@@ -127,7 +109,7 @@ def test_an_attribute_that_is_missing_is_named():
 
 @pytest.mark.slow
 def test_latents_that_are_encoded_ahead_are_those_of_the_images(tmp_path):
-    settings = "conditioning.recolored=0", "data.most_of_style=5", f"data.data_dir={tmp_path}"
+    settings = "data.most_of_style=5", f"data.data_dir={tmp_path}"
     ahead, each = (task_of(*settings, f"data.cache_latents={cached}") for cached in ("true", "false"))
     assert ahead.latents.moments is not None and len(ahead.latents.moments) == len(ahead.groups.shown) < COUNT
     key, rows = jax.random.key(0), jnp.asarray(ahead.groups.shown[:18].reshape(6, GROUP))
@@ -140,11 +122,6 @@ def test_latents_that_are_encoded_ahead_are_those_of_the_images(tmp_path):
     found, expected = x0(ahead), x0(each)
     assert np.std(expected) > 0
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())  # float16 keeps 11 bits
-
-
-def test_cached_latents_have_no_random_colors():
-    with pytest.raises(UserError, match=r"conditioning.recolored=0.2 needs data.cache_latents=false"):
-        task_of("data.cache_latents=true", "conditioning.recolored=0.2")
 
 
 @pytest.mark.slow
