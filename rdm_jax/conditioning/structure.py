@@ -76,9 +76,9 @@ def varied(key: Key[Array, ""], shapes: Float[Array, "b h w"], strong: Bool[Arra
     warp_key, form_key, erase_key = jax.random.split(key, 3)
     shapes = _warped(warp_key, shapes)
     filled = silhouette(shapes)
-    thick, thin = _largest(shapes, 3), -_largest(-shapes, 3)
+    thick, thin = spread(shapes), -spread(-shapes)
     forms = jnp.stack(
-        [shapes, thick, _largest(shapes, 5), thin, thick - thin, filled, filled * (1.0 - shapes), _blurred(shapes)]
+        [shapes, thick, spread(thick), thin, thick - thin, filled, filled * (1.0 - shapes), _blurred(shapes)]
     )
     odds = jnp.where(
         strong[:, None],
@@ -94,15 +94,20 @@ def silhouette(shapes: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
     open_ = 1.0 - (shapes > WALL)
     border = jnp.pad(jnp.zeros((shapes.shape[1] - 2, shapes.shape[2] - 2)), 1, constant_values=1.0)
 
-    def spread(_: Any, flood: Array) -> Array:
-        return jnp.minimum(_largest(flood, 3), open_)
+    def step(_: Any, flood: Array) -> Array:
+        return jnp.minimum(spread(flood), open_)
 
-    return 1.0 - jax.lax.fori_loop(0, FLOOD_STEPS, spread, open_ * border[None])
+    return 1.0 - jax.lax.fori_loop(0, FLOOD_STEPS, step, open_ * border[None])
 
 
-def _largest(values: Float[Array, "b h w"], side: int) -> Float[Array, "b h w"]:
-    """Returns the maximum within a square around each pixel."""
-    return jax.lax.reduce_window(values, -jnp.inf, jax.lax.max, (1, side, side), (1, 1, 1), "SAME")
+def spread(values: Float[Array, "b h w"], corners: bool = True) -> Float[Array, "b h w"]:
+    """Returns the maximum over each pixel and its neighbors, those at its corners included or not."""
+    edged = jnp.pad(values, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = jnp.maximum(jnp.maximum(edged[:, :-2], edged[:, 2:]), edged[:, 1:-1])
+    if corners:
+        return jnp.maximum(jnp.maximum(rows[:, :, :-2], rows[:, :, 2:]), rows[:, :, 1:-1])
+    columns = jnp.maximum(values, jnp.maximum(edged[:, 1:-1, :-2], edged[:, 1:-1, 2:]))
+    return jnp.maximum(rows[:, :, 1:-1], columns)
 
 
 def _blurred(values: Float[Array, "b h w"]) -> Float[Array, "b h w"]:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from rdm_jax.conditioning.structure import spread
+
 FLOOD_STEPS = 80  # the longest way through an area, in pixels, that gives it one number
 MOST_PIXELS = 32  # the finest grid
 
@@ -19,19 +21,9 @@ def grown(shapes: Float[Array, "b h w"], amount: Float[Array, ""]) -> Float[Arra
     left, size = signed, jnp.abs(amount)
     for step in range(4):
         # Squares and crosses in turn make octagons.
-        larger = _spread(left, corners=step % 2 == 1)
+        larger = spread(left, corners=step % 2 == 1)
         left = left + jnp.clip(size - step, 0.0, 1.0) * (larger - left)
     return jnp.where(amount < 0, -left, left)
-
-
-def _spread(values: Float[Array, "b h w"], corners: bool = True) -> Float[Array, "b h w"]:
-    """Returns the maximum over each pixel and its neighbors, those at its corners included or not."""
-    edged = jnp.pad(values, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    rows = jnp.maximum(jnp.maximum(edged[:, :-2], edged[:, 2:]), edged[:, 1:-1])
-    if corners:
-        return jnp.maximum(jnp.maximum(rows[:, :, :-2], rows[:, :, 2:]), rows[:, :, 1:-1])
-    columns = jnp.maximum(values, jnp.maximum(edged[:, 1:-1, :-2], edged[:, 1:-1, 2:]))
-    return jnp.maximum(rows[:, :, 1:-1], columns)
 
 
 def scaled(shapes: Float[Array, "b h w"], factor: Float[Array, ""]) -> Float[Array, "b h w"]:
@@ -78,7 +70,7 @@ def numbered(areas: Bool[Array, "b h w"]) -> Int[Array, "b h w"]:
     numbers = jnp.where(areas, jnp.arange(1, h * w + 1, dtype=jnp.float32).reshape(1, h, w), 0.0)
 
     def step(_: Any, found: Array) -> Array:
-        return jnp.where(areas, _spread(found, corners=False), 0.0)
+        return jnp.where(areas, spread(found, corners=False), 0.0)
 
     return jax.lax.fori_loop(0, FLOOD_STEPS, step, numbers).astype(jnp.int32)
 
