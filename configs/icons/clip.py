@@ -21,6 +21,7 @@ def get_config() -> dict[str, Any]:
         "shift": 3,
         "mirror": False,
         "initial_scale": 20.0,
+        "init_partial": True,  # the bundle of the word table has no image tower of this shape
         "data": {"source": "icons/64", "split": "train", "held_out": ""},
         "tokenizer": {"vocab_size": 512},
         "mean": (0.5, 0.5, 0.5),

@@ -17,7 +17,7 @@ from rdm_jax.core.errors import unknown
 from rdm_jax.training.config import base_config
 
 STYLE_ENCODERS: dict[str, dict[str, Any]] = {
-    "": {"widths": (32, 64, 128, 192)},
+    "": {"widths": (32, 64, 128, 192), "color_bins": 4},
     "latent": {"kind": "patches", "view": "latent", "patch": 4},
     "features": {"kind": "patches", "view": "features", "patch": 1},
     "vector": {"kind": "patches", "view": "vector", "patch": 1},

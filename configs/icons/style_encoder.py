@@ -30,5 +30,5 @@ def get_config() -> dict[str, Any]:
             "restyled_images": 120,
         },
         "optimizer": {"learning_rate": 2e-3, "warmup": 200, "weight_decay": 0.02},
-        "style_encoder": {"token_dim": 128, "widths": (32, 64, 128, 192)},
+        "style_encoder": {"token_dim": 128, "widths": (32, 64, 128, 192), "color_bins": 4},
     }

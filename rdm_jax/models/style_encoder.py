@@ -34,6 +34,7 @@ class StyleEncoder(nn.Module):
       blocks: residual blocks of each level.
       num_groups: of every norm.
       vector_dim: the size of the vector.
+      color_bins: of the histogram of each color channel that a further token describes; 0 for no such token.
       dtype: what products are computed in; parameters stay in float32.
     """
 
@@ -43,12 +44,13 @@ class StyleEncoder(nn.Module):
     blocks: int = 1
     num_groups: int = 16
     vector_dim: int = 128
+    color_bins: int = 0
     dtype: Any = "float32"
 
     @property
     def tokens(self) -> int:
         """The number of tokens of an image."""
-        return self.side**2 + 1
+        return self.side**2 + 1 + bool(self.color_bins)
 
     @property
     def side(self) -> int:
@@ -90,7 +92,40 @@ class StyleEncoder(nn.Module):
         texture = nn.Dense(self.token_dim, name="texture")(hidden)
         vector = nn.Dense(self.vector_dim, name="vector")(hidden)
         vector = vector / jnp.maximum(jnp.linalg.norm(vector, axis=-1, keepdims=True), EPSILON)
-        return jnp.concatenate([texture[:, None], local], axis=1), vector
+        tokens = [texture[:, None], local]
+        if self.color_bins:
+            hidden = nn.silu(nn.Dense(2 * self.token_dim, name="histogram")(color_histograms(images, self.color_bins)))
+            tokens.append(nn.Dense(self.token_dim, name="colors")(hidden)[:, None])
+        return jnp.concatenate(tokens, axis=1), vector
+
+
+def color_histograms(images: Float[Array, "b h w 3"], bins: int) -> Float[Array, "b n"]:
+    """Returns the square roots of the shares of colors, of the whole image and of its border.
+
+    What convolutions learn of colors only in time is plain here. A color between the centers of bins counts for both in
+    parts (trilinear interpolation), so that small changes of it show.
+
+    Args:
+      images: in [-1, 1].
+      bins: of each channel, 2 or more, whose centers are evenly spread over [-1, 1].
+
+    Returns:
+      n = 2 * bins ** 3 values; the squares of each half add to 1.
+    """
+    places = (jnp.clip(images.astype(jnp.float32), -1.0, 1.0) + 1.0) * (0.5 * (bins - 1))
+    shares = jax.nn.relu(1.0 - jnp.abs(places[..., None] - jnp.arange(bins).reshape(1, 1, 1, 1, -1)))
+    border = jnp.concatenate([shares[:, 0], shares[:, -1], shares[:, 1:-1, 0], shares[:, 1:-1, -1]], axis=1)
+    whole = shares.reshape(len(images), -1, 3, bins)
+    histograms = [_joint(pixels).reshape(len(images), -1) for pixels in (whole, border)]
+    # The slope of a root at 0 has no bound.
+    return jnp.sqrt(jnp.concatenate(histograms, axis=-1) + EPSILON)
+
+
+def _joint(shares: Float[Array, "b p 3 n"]) -> Float[Array, "b n n n"]:
+    """Returns the mean over pixels of the products of the shares of their channels' bins."""
+    red, green, blue = (shares[:, :, channel] for channel in range(3))
+    pairs = red[..., :, None] * green[..., None, :]
+    return jnp.einsum("bprg,bpx->brgx", pairs, blue) / shares.shape[1]
 
 
 def _statistics(h: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
