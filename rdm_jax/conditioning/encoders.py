@@ -81,8 +81,8 @@ def beside_time(
       batch: the number of images.
     """
 
-    def one(name: str) -> Float[Array, "b d"]:
-        """Returns the vectors of one encoder."""
+    def one(name: str) -> Any:
+        """Returns the vectors [b, d] of one encoder."""
         if name not in outputs:
             return jnp.zeros((batch, module.dims[name]))
         return outputs[name][:, 0] * present[name][:, :1]
@@ -132,7 +132,7 @@ class SeveralEncoders:
         left_out = [name.strip() for name in request.leave_out.split(",") if name.strip()]
         for name in left_out:
             if name not in module.dims:
-                raise unknown(f"encoder of model {bundle.name!r}", name, module.dims)
+                raise unknown("encoder", name, module.dims, hint=f"those of model {bundle.name!r}")
         if request.reference and CLIP_IMAGE not in module.dims:
             raise UserError(
                 f"reference {request.reference} needs an encoder {CLIP_IMAGE}, and model {bundle.name!r} has "

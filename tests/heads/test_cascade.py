@@ -45,23 +45,15 @@ def finished(generator, plan):
     return state, np.asarray(program.finish(state))
 
 
+OPTIONS = {"steps": 2, "fine_steps": 2, "num_images": 2, "batch_size": 2, "seed": 5}  # one program for all tests
+
+
 def test_the_second_stage_decodes_given_the_codes_of_the_first(generator, bundle):
     """The program gives what the pure functions give when the second network reads the first stage's codes."""
-    plan = generator.plan("a red boat", seed=5, num_images=2, batch_size=2, fine_steps=2)
+    plan = generator.plan("a red boat", **OPTIONS)
     state, images = finished(generator, plan)
-    assert (state.base.done, state.fine.done, state.total) == (4, 2, 6) and images.shape == (2, 32, 32, 3)
-    base = Bundle({**bundle.config, "sampling": masked.bundle().config["sampling"]}, bundle.params, bundle.tokenizer)
-    config = {key: one for key, one in base.config.items() if not key.startswith("fine_")}
-    params = {part: tree for part, tree in base.params.items() if not part.startswith("fine_")}
-    alone = Generator.load(Bundle(config, params, bundle.tokenizer))
-    own = alone.plan("a red boat", seed=5, num_images=2, batch_size=2)
-    program = alone._program(own, 2)
-    first = program.start(own, alone.bundle.params, np.arange(2), np.zeros(2, np.int64))
-    while first.done < first.total:
-        first = program.advance(first)
-    np.testing.assert_array_equal(state.base.carry.codes, first.carry.codes)  # the base is generated as without
-
-    module, params = bundle.fine_transformer, bundle.params["fine_transformer"]
+    assert (state.base.done, state.fine.done, state.total) == (2, 2, 4) and images.shape == (2, 32, 32, 3)
+    module, params, first = bundle.fine_transformer, bundle.params["fine_transformer"], state.base
     keys = jax.vmap(lambda key: jax.random.fold_in(key, FINE_STREAM))(jax.random.wrap_key_data(first.keys))
 
     @jax.jit
@@ -73,37 +65,50 @@ def test_the_second_stage_decodes_given_the_codes_of_the_first(generator, bundle
 
     codes = decode(first.carry.codes, first.conditions)
     np.testing.assert_array_equal(state.fine.carry.codes, codes)
-    pixels = bundle.fine_autoencoder.apply(
-        {"params": bundle.params["fine_autoencoder"]}, codes.reshape(2, 16, 16), method="decode_codes"
-    )
+    assert (codes >= 0).all() and (codes[0] != codes[1]).any()
+    first_stage = {"params": bundle.params["fine_autoencoder"]}
+    pixels = bundle.fine_autoencoder.apply(first_stage, codes.reshape(2, 16, 16), method="decode_codes")
     np.testing.assert_allclose(images, pixels, atol=2e-4)
+    other = decode((first.carry.codes + 1) % masked.CODES, first.conditions)
+    assert (other != codes).any()
 
 
-def test_an_image_does_not_depend_on_its_batch_and_steps_may_differ(generator):
-    both = generator.sample("a red boat", num_images=3, batch_size=3, seed=5).images.astype(int)
-    alone = generator.sample("a red boat", num_images=3, batch_size=1, seed=5).images.astype(int)
-    assert both.shape == (3, 32, 32, 3) and np.abs(both - alone).max() <= 2 and (both[0] != both[1]).any()
-    same = generator.sample("a red boat", num_images=3, batch_size=3, seed=5, fine_steps=4).images.astype(int)
-    np.testing.assert_array_equal(both, same)  # by default as many as the steps
-    other = generator.sample("a red boat", num_images=3, batch_size=3, seed=5, fine_steps=2).images.astype(int)
-    assert (both != other).any()
+def test_previews_have_the_final_size_and_end_with_the_image(generator):
+    plan, shown = generator.plan("a red boat", **OPTIONS), []
+    (result,) = generator.generate(plan, preview=lambda _, done, images: shown.append((done, images)))
+    assert [done for done, _ in shown] == [2, 4] and all(images.shape == (2, 32, 32, 3) for _, images in shown)
+    np.testing.assert_array_equal(shown[-1][1], result.images)
+    squares = shown[0][1][0].reshape(16, 2, 16, 2, 3)  # the first stage's image, each pixel four times
+    assert (squares == squares[:, :1, :, :1]).all()
 
 
 @pytest.mark.slow
-def test_neighbors_reach_both_stages_and_previews_have_the_final_size(generator, bundle, tmp_path):
+def test_the_first_stage_is_the_model_without_a_second(generator, bundle):
+    state, _ = finished(generator, generator.plan("a red boat", **OPTIONS))
+    alone = Generator.load(masked.bundle())
+    plan = alone.plan("a red boat", **{**OPTIONS, "fine_steps": 0})
+    program = alone._program(plan, 2)
+    first = program.advance(program.start(plan, alone.bundle.params, np.arange(2), np.zeros(2, np.int64)))
+    np.testing.assert_array_equal(state.base.carry.codes, first.carry.codes)
+
+
+@pytest.mark.slow
+def test_an_image_does_not_depend_on_its_batch_and_steps_may_differ(generator):
+    both = generator.sample("a red boat", **OPTIONS).images.astype(int)
+    alone = generator.sample("a red boat", **{**OPTIONS, "batch_size": 1}).images.astype(int)
+    assert np.abs(both - alone).max() <= 2 and (both[0] != both[1]).any()
+    same = generator.sample("a red boat", **{**OPTIONS, "fine_steps": 0}).images.astype(int)
+    np.testing.assert_array_equal(both, same)  # by default as many as the steps
+    assert (generator.sample("a red boat", **{**OPTIONS, "fine_steps": 4}).images.astype(int) != both).any()
+
+
+@pytest.mark.slow
+def test_neighbors_reach_both_stages(generator, bundle, tmp_path):
     database = Database.open(tiny.database(tmp_path, "squares", bundle))
-    options = {"condition": "text+neighbors", "database": database, "seed": 2, "steps": 2, "fine_steps": 2}
-    plan, shown = generator.plan("a red boat", **options), []
-    ((result,), seen) = (list(generator.generate(plan, preview=lambda _, done, one: shown.append((done, one)))), shown)
-    assert [done for done, _ in seen] == [2, 4] and all(one.shape == (1, 32, 32, 3) for _, one in seen)
-    np.testing.assert_array_equal(seen[-1][1], result.images)
-    squares = seen[0][1][0].reshape(16, 2, 16, 2, 3)  # the first stage's image, each pixel four times
-    assert (squares == squares[:, :1, :, :1]).all()
+    plan = generator.plan("a red boat", **OPTIONS, condition="text+neighbors", database=database)
     state, _ = finished(generator, plan)
-    tokens = state.fine.conditions[0].tokens
-    assert tokens.shape == (1, 64 + 1 + 2, 16)  # coarse codes, the prompt and two neighbors
-    other, _ = finished(generator, generator.plan("a red boat", **options | {"condition": "text", "database": None}))
-    assert other.fine.conditions[0].tokens.shape == (1, 64 + 1, 16)
+    assert state.base.conditions[0].tokens.shape == (2, 1 + 2, tiny.WIDTH)
+    assert state.fine.conditions[0].tokens.shape == (2, 64 + 1 + 2, 16)  # coarse codes, the prompt and two neighbors
 
 
 def test_edits_keep_the_known_codes_of_both_stages(generator, bundle, tmp_path):
@@ -113,7 +118,7 @@ def test_edits_keep_the_known_codes_of_both_stages(generator, bundle, tmp_path):
     mask[:, 16:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     guide = Inpaint(image=str(tmp_path / "image.png"), mask=str(tmp_path / "mask.png"))
-    plan = generator.plan("a red boat", guides=[guide], seed=3)
+    plan = generator.plan("a red boat", guides=[guide], **OPTIONS)
     encode = jax.jit(codes_encoder_from(bundle.fine_autoencoder))
     codes = encode(bundle.params["fine_autoencoder"], jnp.asarray(pixels[None] / 127.5 - 1.0, jnp.float32))
     known = plan.run.fine.codes.reshape(16, 16)
@@ -121,12 +126,13 @@ def test_edits_keep_the_known_codes_of_both_stages(generator, bundle, tmp_path):
     assert (known[:, 8:] == UNKNOWN).all() and (plan.run.codes.reshape(8, 8)[:, 4:] == UNKNOWN).all()
     assert (plan.run.codes.reshape(8, 8)[:, :4] >= 0).all()
     (result,) = generator.generate(plan)
-    np.testing.assert_array_equal(result.images[0, :, :16], pixels[:, :16])
-    started = generator.plan("a red boat", init=str(tmp_path / "image.png"), strength=0.5)
+    np.testing.assert_array_equal(result.images[:, :, :16], np.broadcast_to(pixels[:, :16], (2, 32, 16, 3)))
+    started = generator.plan("a red boat", steps=4, init=str(tmp_path / "image.png"), strength=0.5)
     assert started.run.total == started.run.fine.total == 2 and (started.run.fine.codes >= 0).all()
     assert 0 < started.run.hidden < 64 < started.run.fine.hidden < 256
 
 
+@pytest.mark.slow
 def test_the_command_line_samples_and_replays(bundle, tmp_path, capsys):
     bundle.save(tmp_path / "model", dtype="float32")
     places = ["--model", str(tmp_path / "model"), "--seed", "3", "--quiet"]
