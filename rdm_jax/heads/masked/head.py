@@ -42,6 +42,7 @@ class MaskedHead:
         check_bidirectional(bundle)
         _warn_unused(request, options, bundle)
         fine = FINE if bundle.has(FINE.network) else None
+        bundle.require((fine or BASE).first_stage)
         edit = edited_pixels(options, request, bundle, fine or BASE)
         micro = bundle.config["conditioning"].get("micro_conditions", ())
         sizes = (float(request.width), float(request.height)) if micro else ()

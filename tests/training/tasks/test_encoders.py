@@ -96,7 +96,7 @@ def test_dropping_all_is_the_null_condition_and_dropping_one_is_its_absence(task
 
 
 def test_every_network_is_trained_and_the_tower_is_not(task, params):
-    batch = batch_of(task, [[1] * 5, [1, 0, 1, 0, 1]])
+    batch = jax.tree.map(jnp.asarray, batch_of(task, [[1] * 5, [1, 0, 1, 0, 1]]))
     extras = Extras({}, task.frozen)
 
     def loss(params):
