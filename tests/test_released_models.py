@@ -102,7 +102,7 @@ def test_muse_has_about_the_published_size():
 
 def test_the_second_stage_of_muse_has_the_published_blocks():
     # 16 and 32 layers of 1,024 channels with MLPs of 4,096; the fine ones have a cross-attention too. Norms aside.
-    shapes = part_shapes(_config("muse_fine"), "fine_transformer")
+    shapes = part_shapes(_config("muse_fine").to_dict(), "fine_transformer")
     for prefix, layers, matrices in (("coarse/block_", 16, 4 + 8), ("transformer/block_", 32, 4 + 4 + 8)):
         kernels = {path: leaf for path, leaf in shapes.items() if path.startswith(prefix) and path.endswith("kernel")}
         assert trees.count(kernels) == layers * matrices * 1024**2
