@@ -140,7 +140,12 @@ def test_what_a_model_does_not_have_is_refused_in_one_line(given, tmp_path):
             Generator.load(encoders.bundle(names)).plan("a red boat", **options)
         assert "\n" not in str(error.value)
 
-    refused("unknown encoder 'clip_image'; did you mean 'clip_text'", ("clip_text",), leave_out="clip_image", condition="text")
+    refused(
+        "unknown encoder 'clip_image'; did you mean 'clip_text'",
+        ("clip_text",),
+        leave_out="clip_image",
+        condition="text",
+    )
     refused(
         "needs an encoder clip_image, and model 'tiny' has clip_text; leave the reference out",
         ("clip_text",),

@@ -183,7 +183,7 @@ def test_what_cannot_be_sampled_is_refused_in_one_line(generator, bundle, caplog
         Generator.load(Bundle(config, params, bundle.tokenizer)).plan("a red boat")
 
 
-def test_a_first_stage_is_joined_as_the_finer_one(bundle):
+def test_a_first_stage_is_joined_as_the_finer_one(bundle, tmp_path, capsys):
     def first_stage(model, part):
         return Bundle({"name": "vq", "autoencoder": model.config[part]}, {"autoencoder": model.params[part]})
 
@@ -197,3 +197,9 @@ def test_a_first_stage_is_joined_as_the_finer_one(bundle):
         with_fine_first_stage(
             base, Bundle({"name": "clip", "clip": base.config["clip"]}, {"clip": base.params["clip"]})
         )
+    for name, one in (("base", base), ("vq", first_stage(bundle, "fine_autoencoder"))):
+        one.save(tmp_path / name, dtype="float32")
+    places = [str(tmp_path / name) for name in ("base", "vq", "out")]
+    assert main(["export", places[0], "--fine-first-stage", places[1], "--out", places[2]]) == 0
+    assert "fine_autoencoder" in capsys.readouterr().err
+    assert Bundle.open(places[2]).fine_autoencoder.num_codes == fine.CODES

@@ -107,7 +107,7 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     """Returns the task; see `tasks.diffusion.make` and `open_encoder_conditions` for what is encoded first.
 
     Raises:
-      UserError: as there, or the backbone takes no vector beside the time, and one is asked for.
+      UserError: as there, or the backbone takes no vector beside the time, and the run has one.
     """
     base, images = open_base(config, progress)
     latents = open_latents(base, images, config, progress)
