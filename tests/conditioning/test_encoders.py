@@ -167,7 +167,7 @@ def test_conditions_over_the_steps_need_equal_tokens(generator, given, bundle):
     refused("vectors beside the time, which do not turn into others", "switch(prompt='a blue tree')")
     without = Generator.load(encoders.bundle(("clip_states", "neighbors")))
     refused("other tokens; give a prompt of as many", "switch(prompt='boat')", without, reference="")
-    plan = without.plan("a red boat", **{**given, "reference": ""}, conditions=["switch(prompt='a blue tree')"])
+    plan = without.plan("a red boat", **(given | {"reference": ""}), conditions=["switch(prompt='a blue tree')"])
     assert plan.context.given.target.shape == (1, 11, tiny.WIDTH)
 
 
