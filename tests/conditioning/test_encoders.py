@@ -1,5 +1,7 @@
 """Several encoders as conditions: where the tokens of each are, what leaving one out does, records, and errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +155,8 @@ def test_what_a_model_does_not_have_is_refused_in_one_line(given, tmp_path):
         condition="text",
     )
     refused("takes no neighbors; use --condition text", ("clip_text",), database=given["database"])
-    for option in ({"leave_out": "clip_text"}, {"reference": "a.png"}):
+    options: list[dict[str, Any]] = [{"leave_out": "clip_text"}, {"reference": "a.png"}]
+    for option in options:
         with pytest.raises(UserError, match="applies to models with a part encoder_tokens, and this one has none"):
             Generator.load(tiny.bundle()).plan("a red boat", condition="text", **option)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +46,21 @@ def finished(generator, plan):
     return state, np.asarray(program.finish(state))
 
 
-OPTIONS = {"steps": 2, "fine_steps": 2, "num_images": 2, "batch_size": 2, "seed": 5}  # one program for all tests
+# One program for all tests.
+OPTIONS: dict[str, Any] = {
+    "steps": 2,
+    "fine_steps": 2,
+    "num_images": 2,
+    "batch_size": 2,
+    "seed": 5,
+}
 
 
 def test_the_second_stage_decodes_given_the_codes_of_the_first(generator, bundle):
     """The program gives what the pure functions give when the second network reads the first stage's codes."""
     plan = generator.plan("a red boat", **OPTIONS)
     state, images = finished(generator, plan)
+    assert state.fine is not None
     assert (state.base.done, state.fine.done, state.total) == (2, 2, 4) and images.shape == (2, 32, 32, 3)
     module, params, first = bundle.fine_transformer, bundle.params["fine_transformer"], state.base
     keys = jax.vmap(lambda key: jax.random.fold_in(key, FINE_STREAM))(jax.random.wrap_key_data(first.keys))
@@ -107,6 +116,7 @@ def test_neighbors_reach_both_stages(generator, bundle, tmp_path):
     database = Database.open(tiny.database(tmp_path, "squares", bundle))
     plan = generator.plan("a red boat", **OPTIONS, condition="text+neighbors", database=database)
     state, _ = finished(generator, plan)
+    assert state.fine is not None
     assert state.base.conditions[0].tokens.shape == (2, 1 + 2, tiny.WIDTH)
     assert state.fine.conditions[0].tokens.shape == (2, 64 + 1 + 2, 16)  # coarse codes, the prompt and two neighbors
 

@@ -75,6 +75,7 @@ def test_the_condition_of_training_is_that_of_sampling(task, params):
     plan = generator.plan_vectors(queries, batch["neighbors"], [caption], condition="text+neighbors", steps=1)
     reference = generator.encoder.encode_images([np.asarray(task.images.images[row])])[0]
     several = plan.builder.encoders
+    assert several is not None
     own = several.condition(queries, batch["neighbors"], plan.builder.text)
     assert own.tokens.shape[1] == trained.tokens.shape[1] - 1  # no reference
     own = dataclasses.replace(several, reference=reference).condition(queries, batch["neighbors"], plan.builder.text)
