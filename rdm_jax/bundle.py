@@ -195,6 +195,20 @@ def merge(bundles: Mapping[str, Bundle] | list[Bundle], **config: Any) -> Bundle
     return Bundle(settings | config, params, **tokenizers)
 
 
+def with_fine_first_stage(model: Bundle, other: Bundle) -> Bundle:
+    """Returns a model with the first stage of another one as its finer first stage.
+
+    Raises:
+      UserError: the other one has no first stage, or the model has a second stage of codes that does not fit it.
+    """
+    other.require("autoencoder")
+    training = {**model.config.get("training", {})}
+    if "autoencoder" in other.config.get("training", {}):
+        training |= {"fine_autoencoder": other.config["training"]["autoencoder"]}
+    fine = Bundle({"fine_autoencoder": other.config["autoencoder"]}, {"fine_autoencoder": other.params["autoencoder"]})
+    return merge([model, fine], training=training)
+
+
 def locate(name_or_path: str | Path) -> Path:
     """Returns the folder of an embedded bundle by its name, or the folder itself; an address is copied first.
 

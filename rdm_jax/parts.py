@@ -52,6 +52,7 @@ PARTS: Mapping[str, Part] = {
     "prior": Part(models.build_prior),
     "vector_context": Part(models.build_vector_context),
     "input_encoder": Part(models.build_input_encoder),
+    "encoder_tokens": Part(models.build_encoder_tokens),
     "autoencoder": Part(models.build_autoencoder),
     "denoiser": Part(
         models.build_denoiser, sections=("diffusion", "latents", "conditioning", "sampling"), chooses_dtype=True
@@ -59,6 +60,8 @@ PARTS: Mapping[str, Part] = {
     "image_adapter": Part(models.build_image_adapter),
     "style_encoder": Part(models.build_style_encoder),
     "transformer": Part(models.build_transformer, sections=("conditioning", "sampling"), chooses_dtype=True),
+    "fine_autoencoder": Part(models.build_autoencoder),
+    "fine_transformer": Part(models.build_fine_transformer, sections=("conditioning", "sampling"), chooses_dtype=True),
     "classifier": Part(build_classifier),
     "noised_clip": Part(models.build_noised_encoder),
     "noised_classifier": Part(models.build_noised_encoder),
@@ -101,7 +104,8 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
       UserError: the configuration names a part without parameters, parameters belong to no part of it, a section is
         missing, a parameter is missing, unexpected or of another shape, a transformer predicts the codes of another
         codebook than the first stage's, has another number of positions, or attends to tokens of another size than are
-        made, or the stages of a denoiser are not the scales of the first stage.
+        made, the stages of a denoiser are not the scales of the first stage, or a second stage of codes does not fit
+        the first one.
     """
     name = config.get("name", "unnamed")
     described = [part for part in PARTS if part in config]
@@ -121,11 +125,16 @@ def check(config: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         with bounded(f"the settings of {part} of model {name!r} describe no network", "export or convert it again"):
             wanted = abstract_params(config, part)
         _check_shapes(str(name), part, wanted, trees.flatten(tree))
-    if "transformer" in described and "autoencoder" in described:
-        _check_codebook(str(name), config["transformer"]["num_codes"], config["autoencoder"].get("num_codes"))
-        _check_positions(str(name), build(config, "transformer"), build(config, "autoencoder"))
+    for network, first_stage in (("transformer", "autoencoder"), ("fine_transformer", "fine_autoencoder")):
+        if network in described and first_stage in described:
+            _check_codebook(str(name), network, config[network]["num_codes"], config[first_stage].get("num_codes"))
+            _check_positions(str(name), network, build(config, network), build(config, first_stage))
+    if {"transformer", "fine_transformer"} <= set(described):
+        check_second_stage(str(name), build(config, "transformer"), build(config, "fine_transformer"))
     if "transformer" in described:
         _check_context(str(name), config)
+    if "encoder_tokens" in described:
+        _check_encoders(str(name), config)
     if "denoiser" in described and "autoencoder" in described:
         check_scales(f"the denoiser of model {name!r}", build(config, "denoiser"), build(config, "autoencoder"))
 
@@ -150,23 +159,42 @@ def check_scales(what: str, denoiser: Any, autoencoder: Any) -> None:
         )
 
 
-def _check_codebook(model: str, predicted: int, stored: int | None) -> None:
+def check_second_stage(model: str, coarse: Any, fine: Any) -> None:
+    """Raises UserError if a second stage of codes reads others than the first stage's transformer predicts.
+
+    Args:
+      model: the name, for the error.
+      coarse: the transformer of the first stage.
+      fine: that of the second one.
+    """
+    own = {"codes": fine.coarse_codes, "positions": fine.coarse_tokens, "numbers of a context token": fine.context_dim}
+    names = ("num_codes", "num_tokens", "context_dim")
+    given = dict(zip(own, (getattr(coarse, name, None) for name in names), strict=True))
+    differ = next((name for name in own if own[name] != given[name]), None)
+    if differ:
+        raise UserError(
+            f"the second stage of model {model!r} was trained on {own[differ]} {differ}, and its transformer has "
+            f"{given[differ]}; give the model that it was trained on"
+        )
+
+
+def _check_codebook(model: str, network: str, predicted: int, stored: int | None) -> None:
     """Raises UserError if a transformer predicts other codes than the first stage has."""
     if predicted != stored:
         first_stage = f"has {stored}" if stored else "has no codebook"
         raise UserError(
-            f"the transformer of model {model!r} predicts {predicted} codes, and its first stage {first_stage}; "
+            f"the {network} of model {model!r} predicts {predicted} codes, and its first stage {first_stage}; "
             "give the first stage that it was trained with"
         )
 
 
-def _check_positions(model: str, transformer: Any, autoencoder: Any) -> None:
+def _check_positions(model: str, network: str, transformer: Any, autoencoder: Any) -> None:
     """Raises UserError if the positions of a transformer are not the codes of a square of latents."""
     each = math.prod(autoencoder.code_shape)
     tokens = getattr(transformer, "num_tokens", each)  # aMUSEd has no positions
     if each * math.isqrt(tokens // each) ** 2 != tokens:
         raise UserError(
-            f"the transformer of model {model!r} has {tokens} positions, and they are not the codes of a square of "
+            f"the {network} of model {model!r} has {tokens} positions, and they are not the codes of a square of "
             f"latents with {each} {'code' if each == 1 else 'codes'} each; give the first stage of its training"
         )
 
@@ -180,6 +208,18 @@ def _check_context(model: str, config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the {part} of model {model!r} makes tokens of {size} numbers, and its transformer takes {taken}; "
                 "give the parts that were trained together"
+            )
+
+
+def _check_encoders(model: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError if what joins several encoders takes others, or makes tokens that the denoiser does not take."""
+    joined = build(config, "encoder_tokens")
+    pairs = {"denoiser": ("context_dim", joined.token_dim), "text_encoder": ("width", joined.dims.get("text_states"))}
+    for part, (name, size) in ((part, pair) for part, pair in pairs.items() if part in config):
+        if (other := getattr(build(config, part), name)) != size:
+            raise UserError(
+                f"the encoder_tokens of model {model!r} have {size} numbers where its {part} has {other}; give the "
+                "parts that were trained together"
             )
 
 

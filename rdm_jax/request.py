@@ -42,6 +42,8 @@ MOST = {
 TRANSLATOR, PRIOR = "translator", "prior"
 QUERY_VECTORS = ("text", TRANSLATOR, PRIOR)  # that of the text, or of an image, by the part that makes it of the text
 NEEDED_PARTS = {
+    "leave_out": "encoder_tokens",
+    "reference": "encoder_tokens",
     "adapter_scale": "image_adapter",
     "adapter_blocks": "image_adapter",
     "long_prompts": "text_encoder",
@@ -87,6 +89,9 @@ class Request:
       class_label: the class, where the model takes one; -1 for none.
       layout: a file with objects and their boxes, where the model takes a layout.
       segmentation: an image file with the label of each pixel, where the model takes a segmentation.
+      reference: an image file whose vector conditions all queries beside their texts, where the model has several
+        encoders, one of them of images.
+      leave_out: the names of encoders that condition nothing, with commas, where the model has several.
       low_resolution: the image file that is upscaled, where the model takes one.
       long_prompts: a name in `LONG_PROMPTS`, what becomes of a prompt that is longer than the text encoder reads.
       query_vector: a name in `QUERY_VECTORS`, the vector of a prompt that retrieves and conditions.
@@ -118,6 +123,15 @@ class Request:
     layout: str = option("", "objects and their boxes as JSON (layout-to-image models)", metavar="FILE", file=True)
     segmentation: str = option(
         "", "an image whose pixel values are labels (semantic synthesis models)", metavar="FILE", file=True
+    )
+    reference: str = option(
+        "",
+        "an image whose style conditions beside the prompt (models with several encoders)",
+        metavar="FILE",
+        file=True,
+    )
+    leave_out: str = option(
+        "", "encoders that condition nothing, as clip_image,neighbors (models with several encoders)", metavar="NAMES"
     )
     low_resolution: str = option("", "the image to upscale", metavar="FILE", file=True, everywhere=False)
     candidates: int = option(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import extract, frido, generate, masked, parti
+from tests.helpers import extract, fine, frido, generate, masked, parti
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,8 +53,8 @@ def test_eight_devices_generate_what_one_does(tmp_path, here):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "helper", "least"),
-    [("masked", masked, 1e-6), ("frido", frido, 1e-5), ("parti", parti, 1e-6)],
-    ids=["codes", "two scales", "texts"],
+    [("masked", masked, 1e-6), ("fine", fine, 1e-6), ("frido", frido, 1e-5), ("parti", parti, 1e-6)],
+    ids=["codes", "two stages", "two scales", "texts"],
 )
 def test_eight_devices_generate_and_learn_as_one_does(tmp_path, name, helper, least):
     generate_elsewhere(tmp_path, 8, module=name)

@@ -89,7 +89,7 @@ def test_every_configuration_is_measured_here():
         *EXACT,
         *MILLIONS,
         "clip_rn50x16",
-        *("muse", "parti"),
+        *("muse", "muse_fine", "parti"),
         *("frido", "frido_f16f8"),  # every name and shape, in tests/convert/test_frido.py
     }
 
@@ -98,6 +98,15 @@ def test_muse_has_about_the_published_size():
     # The paper's 3 billion have two matrices in each feed-forward layer; the gated ones here have three.
     transformer = parameter_counts(_config("muse"))["transformer"]
     assert 3.0e9 < transformer - 48 * 2048 * 8192 < 3.1e9
+
+
+def test_the_second_stage_of_muse_has_the_published_blocks():
+    # 16 and 32 layers of 1,024 channels with MLPs of 4,096; the fine ones have a cross-attention too. Norms aside.
+    shapes = part_shapes(_config("muse_fine").to_dict(), "fine_transformer")
+    for prefix, layers, matrices in (("coarse/block_", 16, 4 + 8), ("transformer/block_", 32, 4 + 4 + 8)):
+        kernels = {path: leaf for path, leaf in shapes.items() if path.startswith(prefix) and path.endswith("kernel")}
+        assert trees.count(kernels) == layers * matrices * 1024**2
+    assert shapes["transformer/positions"].shape == (64**2, 1024) and shapes["coarse/positions"].shape == (16**2, 1024)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ HELP = """write the bundle of a trained model
   rdm export runs/rdm --out longer --ema-length 0.15     another average, of a run with --config.snapshot_every
   rdm export runs/few --out in-4 --step 3000             an earlier checkpoint, of a run with --config.keep_every
   rdm export runs/rdm --experts runs/noisy runs/clean --out experts    networks for ranges of noise
+  rdm export runs/masked --fine-first-stage runs/vq_fine --out runs/fine_base    for a second stage (task masked_fine)
   rdm export runs/few --out fast --dtype int8 --parts-of style-scenes    small: what style-scenes has is left out"""
 
 
@@ -61,13 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs or models that were fine-tuned on ranges of noise (--config.expert_level), which they take over",
     )
     parser.add_argument(
+        "--fine-first-stage",
+        metavar="DIR",
+        help="a run or model whose first stage a second stage of masked codes generates in (task masked_fine)",
+    )
+    parser.add_argument(
         "--step", type=number(int, 1), metavar="N", help="of a checkpoint that the runs keep (default: the newest)"
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the bundle and prints its parts."""
-    from rdm_jax.bundle import merge
+    from rdm_jax.bundle import merge, with_fine_first_stage
     from rdm_jax.cli.train import quiet_orbax
     from rdm_jax.core import trees
     from rdm_jax.training.experts import with_experts
@@ -79,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
     bundle = merge(opened[: len(args.workdirs)], **named)
     if args.experts:
         bundle = with_experts(bundle, opened[len(args.workdirs) :])
+    if args.fine_first_stage:
+        bundle = with_fine_first_stage(bundle, run_or_model(args.fine_first_stage))
     bundle.save(args.out, args.dtype, args.parts_of)
     parts = some(f"{part} {trees.count(params) / 1e6:.2f}M" for part, params in bundle.params.items())
     note(f"{args.out}: {bundle.name} with {parts} parameters in {args.dtype}")

@@ -67,7 +67,7 @@ class Region(OtherCondition):
         other, given = self.build(builder), context.given
         tokens = other.tokens
         own = spatial_weights(given, builder.latent) * (1.0 - mask)
-        region = np.broadcast_to(self.weight * mask, (len(tokens), *builder.latent, tokens.shape[1]))
+        region = spatial_weights(other, builder.latent) * self.weight * mask
         target = None if given.target is None else np.concatenate([given.target, tokens], axis=1)
         weights = np.concatenate([own, region], axis=-1).astype(np.float32)
         joined = np.concatenate([given.tokens, tokens], axis=1)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.assemble import NULL, assemble
+from rdm_jax.conditioning.encoders import SeveralEncoders, TextReader
 from rdm_jax.conditioning.inputs import Given
 from rdm_jax.conditioning.prompts import PromptReader
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
@@ -139,6 +140,8 @@ class ConditionBuilder:
       text: the tokens of the run's own queries, made by `reader`; None without.
       input: what the model is given instead of prompts, as a class; None where it reads prompts.
       adapter: makes the tokens of neighbors beside those of the text, where the model has an adapter; None otherwise.
+      encoders: makes the conditions of a model with several encoders, where each has a part in the tokens; None for
+        others.
       style: makes the tokens of style neighbors, where the model has two roles of them; None where the neighbors'
         vectors are the tokens.
       encode: images in [-1, 1] to latents.
@@ -163,10 +166,11 @@ class ConditionBuilder:
     encode: Callable[[Float[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h2 w2 c"]]
     channels: str
     show: ContentChannels
-    reader: PromptReader | None = None
+    reader: PromptReader | TextReader | None = None
     input: Given | None = None
     text: Condition | None = None
     adapter: NeighborTokens | None = None
+    encoders: SeveralEncoders | None = None
     style: StyleTokens | None = None
     content: Float[np.ndarray, "_ c h w n"] | None = None
     unstyled: bool = False
@@ -177,6 +181,8 @@ class ConditionBuilder:
         """How many of the tokens, the first ones, are the query."""
         if self.input is not None:
             return self.input.condition.tokens.shape[1]
+        if self.encoders is not None:
+            return self.encoders.tokens_before_neighbors(self.text)
         if self.text is not None:
             return self.text.tokens.shape[1]
         return int(self.condition != "neighbors" or self.style is not None or self.adapter is not None)
@@ -208,6 +214,10 @@ class ConditionBuilder:
         """
         if self.input is not None:
             return self._with_input(self.input.condition, len(queries), neighbors)
+        if self.encoders is not None:
+            read = queries if self.condition != "neighbors" else np.zeros_like(queries)
+            built = self.encoders.condition(read, neighbors, text)
+            return ScheduledCondition(built.tokens, built.weights, vector=built.vector)
         if self.reader is not None:
             if text is None:
                 raise UserError("this model reads prompts, and a query without one is given; give a prompt")
@@ -254,6 +264,9 @@ class ConditionBuilder:
         if self.input is not None:
             null = self.input.condition if self.input.null is None else self.input.null
             return self._with_input(null, len(self.queries), None)
+        if self.encoders is not None:
+            none = self.encoders.null(len(self.queries))
+            return ScheduledCondition(none.tokens, none.weights, vector=none.vector)
         if self.reader is not None:
             empty = self.read("")
             assert empty is not None

@@ -13,6 +13,7 @@ from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.adapter import NeighborTokens
 from rdm_jax.conditioning.base import ConditionBuilder
 from rdm_jax.conditioning.channels import channels_of, enlarged, upscales
+from rdm_jax.conditioning.encoders import SeveralEncoders, TextReader
 from rdm_jax.conditioning.inputs import read_input
 from rdm_jax.conditioning.query_vectors import prompt_encoder
 from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
@@ -47,11 +48,15 @@ def condition_builder(
     Raises:
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
-    reader = prompt_reader(bundle, request)
+    encoders = SeveralEncoders.of(bundle, encoder, request)
+    if encoders is None:
+        reader = prompt_reader(bundle, request)
+    else:
+        reader = TextReader.of(bundle, encoder, encoders, request.long_prompts)
     adapter = NeighborTokens.of(
         bundle, encoder, request.adapter_scale, request.adapter_blocks, retriever.databases if retriever else ()
     )
-    if reader is not None and adapter is None and request.condition != "text":
+    if reader is not None and adapter is None and encoders is None and request.condition != "text":
         raise UserError(
             f"model {bundle.name!r} takes no neighbors; use --condition text without a database, or convert it again "
             "with --ip-adapter and --clip"
@@ -97,6 +102,7 @@ def condition_builder(
         reader=reader,
         input=read_input(request, bundle, size),
         adapter=adapter,
+        encoders=encoders,
         style=style,
         unstyled=unstyled,
     )

@@ -49,9 +49,9 @@ class Negative(OtherCondition):
             )
         # An adapter's neighbors are beside the text: a negative prompt alone leaves the null condition without images.
         adapter = builder.adapter if self.database else None
-        return dataclasses.replace(
-            context, null=self.build(dataclasses.replace(builder, content=None, adapter=adapter))
-        )
+        encoders = builder.encoders and dataclasses.replace(builder.encoders, reference=None)  # as content
+        alone = dataclasses.replace(builder, content=None, adapter=adapter, encoders=encoders)
+        return dataclasses.replace(context, null=self.build(alone))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Interleave(Conditioner):
     def change_context(self, context: Context, builder: ConditionBuilder) -> Context:
         """Makes the null condition one of the two, step by step."""
         given, none = context.given, context.null
+        if builder.encoders is not None:
+            raise UserError("interleave is not for models with several encoders; use leave_out for one of them")
         if given.images is not None and builder.adapter is not None:
             null = dataclasses.replace(given, tokens=none.tokens, weights=none.weights, target=given.tokens)
             nothing = builder.adapter.null(given.images).tokens

@@ -7,7 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from rdm_jax.conditioning.base import ConditionBuilder, Context, OtherCondition, StepSchedule, resample
+from rdm_jax.conditioning.base import (
+    ConditionBuilder,
+    Context,
+    OtherCondition,
+    ScheduledCondition,
+    StepSchedule,
+    resample,
+)
 from rdm_jax.core import paths, text
 from rdm_jax.core.calls import File
 from rdm_jax.core.checks import required, share
@@ -29,9 +36,29 @@ class _Turning(OtherCondition):
                 "the condition and the one that it turns into have different numbers of tokens; give it before any "
                 "region, and prompts of one length where they are read in windows"
             )
+        if builder.encoders is not None:
+            _check_encoders(context.given, other)
         images = None if other.images is None else other.images.tokens
         given = dataclasses.replace(context.given, target=tokens, image_target=images)
         return dataclasses.replace(context, given=given)
+
+
+def _check_encoders(given: ScheduledCondition, other: ScheduledCondition) -> None:
+    """Raises UserError if a condition turns into another one in more than its tokens.
+
+    Args:
+      given: a condition by several encoders.
+      other: what it turns into.
+    """
+    if other.vector is not None:
+        raise UserError(
+            "this model has vectors beside the time, which do not turn into others; leave switch and mix out"
+        )
+    if not np.array_equal(given.weights > 0, other.weights > 0):
+        raise UserError(
+            "the condition and the one that it turns into have other tokens; give a prompt of as many tokens, where an "
+            "encoder reads it"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,7 +186,7 @@ def direction_of(plan: Plan) -> Float[np.ndarray, "q d"]:
     Raises:
       UserError: both conditions are the same.
     """
-    if plan.builder.reader is not None:
+    if plan.builder.reader is not None or plan.builder.encoders is not None:
         return _text_direction(plan)
     count, given = plan.builder.query_tokens, plan.context.given
     change = unit(given.target) - unit(given.tokens)

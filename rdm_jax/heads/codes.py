@@ -30,17 +30,19 @@ class Shape:
     context: tuple[Any, ...]
 
 
-def compiled_decoder(shape: Shape, codes: Any, compiler: Compiler) -> Any:
-    """Returns the executable from (autoencoder parameters, codes [b, l]) to images, on all devices.
+def compiled_decoder(shape: Shape, codes: Any, compiler: Compiler, first_stage: str = "autoencoder") -> Any:
+    """Returns the executable from (first stage's parameters, codes [b, l]) to images, on all devices.
 
     Args:
       shape: of the program.
       codes: their shape and type.
       compiler: of the model.
+      first_stage: the part that decodes.
     """
     bundle, replicated = compiler.bundle, compiler.replicated
-    decode = codes_decoder_from(bundle.autoencoder, shape.size)
-    arguments, places = (bundle.params["autoencoder"], codes), (replicated, compiler.batch(shape.batch))
+    decode = codes_decoder_from(getattr(bundle, first_stage), shape.size)
+    arguments, places = (bundle.params[first_stage], codes), (replicated, compiler.batch(shape.batch))
     return compiler.once(
-        ("decode codes", shape.batch, shape.size), lambda: compiler.compile(decode, arguments, places, replicated)
+        ("decode codes", first_stage, shape.batch, shape.size),
+        lambda: compiler.compile(decode, arguments, places, replicated),
     )

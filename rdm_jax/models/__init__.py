@@ -15,6 +15,8 @@ from rdm_jax.models.autoencoder import AutoencoderKL
 from rdm_jax.models.backbone import Backbone
 from rdm_jax.models.clip import CLIP, ModifiedResNet, TextStates, TextTransformer, ViT
 from rdm_jax.models.dit import DiT
+from rdm_jax.models.encoder_tokens import EncoderTokens
+from rdm_jax.models.fine_transformer import FineTransformer
 from rdm_jax.models.image_adapter import FeatureProjection, PatchProjection, PatchResampler, VectorProjection
 from rdm_jax.models.inception import InceptionV3
 from rdm_jax.models.label_encoders import ClassToken, LabelMap
@@ -197,6 +199,15 @@ def build_transformer(config: Mapping[str, Any]) -> Any:
     return _construct("transformer", cls, fields)
 
 
+def build_fine_transformer(config: Mapping[str, Any]) -> FineTransformer:
+    """Returns the second stage of masked codes of a configuration, whose keys are the fields of `FineTransformer`.
+
+    Raises:
+      UserError: a key is unknown, or a required key is missing.
+    """
+    return _construct("fine transformer", FineTransformer, config)
+
+
 def build_clip(config: Mapping[str, Any]) -> CLIP:
     """Returns the CLIP of a configuration: "embed_dim", "vision" and "text".
 
@@ -239,6 +250,15 @@ def build_prior(config: Mapping[str, Any]) -> Prior:
       UserError: a key is unknown, or a required key is missing.
     """
     return _construct("prior", Prior, config)
+
+
+def build_encoder_tokens(config: Mapping[str, Any]) -> EncoderTokens:
+    """Returns what makes tokens of several encoders' outputs, whose keys are the fields of `EncoderTokens`.
+
+    Raises:
+      UserError: a key is unknown, or a required key is missing.
+    """
+    return _construct("encoder tokens", EncoderTokens, config)
 
 
 def build_translator(config: Mapping[str, Any]) -> Translator:

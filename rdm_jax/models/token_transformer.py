@@ -5,11 +5,13 @@ transformer is RARM's (https://arxiv.org/abs/2204.11824, section 4.3), without a
 released models. The other one sees every position and predicts the masked codes (MaskGIT,
 https://arxiv.org/abs/2202.04200; Muse, https://arxiv.org/abs/2301.00704); it has a norm there. The decoder of Parti
 (https://arxiv.org/abs/2206.10789, section 2.2) is the causal one with a norm there and a plain feed-forward layer; its
-context tokens are the states of a text encoder, and neighbors are further ones.
+context tokens are the states of a text encoder, and neighbors are further ones. Large grids have attention over two
+axes (`models.multi_axis`), as the second stage of Muse.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -23,6 +25,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.models.attention import GatedFeedForward, Implementation, attend
 from rdm_jax.models.condition import Condition, attention_bias, require_features, with_images
 from rdm_jax.models.layers import LayerNorm
+from rdm_jax.models.multi_axis import attend_axes, check_axes
 from rdm_jax.models.vit_layers import MLP
 
 
@@ -86,6 +89,12 @@ class TokenAttention(nn.Module):
         out = attend(self._heads(self.query(x)), keys, values, self.implementation, causal, bias)
         return self.out(out.reshape(*x.shape[:2], -1))
 
+    def over_axes(self, x: Float[Array, "b l c"], square: int) -> Float[Array, "b l c"]:
+        """Maps all positions of a grid, half of the heads over each of two axes (`multi_axis.attend_axes`)."""
+        one = functools.partial(attend, implementation=self.implementation)
+        out = attend_axes(self._heads(self.query(x)), *self.keys_values(x), square, one)
+        return self.out(out.reshape(*x.shape[:2], -1))
+
     def _heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], self.num_heads, self.head_channels)
 
@@ -102,6 +111,7 @@ class TokenBlock(nn.Module):
       dtype: what products are computed in.
       causal: whether a position attends only to itself and those before it.
       gated: whether the feed-forward layer, four times as wide inside, is gated.
+      square: the side of the squares of an attention over two axes; 0 attends to all positions.
     """
 
     num_heads: int
@@ -112,6 +122,7 @@ class TokenBlock(nn.Module):
     dtype: Any = jnp.float32
     causal: bool = True
     gated: bool = True
+    square: int = 0
 
     def setup(self) -> None:
         """Creates the layers."""
@@ -130,8 +141,7 @@ class TokenBlock(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "b l c"]:
         """Maps all positions [b, l, c] at once, given the context [b, n, d] and the bias of the attention to it."""
-        h = self.norm1(x)
-        x = x + self.drop(self.attn1(h, *self.attn1.keys_values(h), causal=self.causal), deterministic=deterministic)
+        x = x + self.drop(self._attended(self.norm1(x)), deterministic=deterministic)
         return self._rest(x, self.attn2.keys_values(context), bias, deterministic)
 
     def step(
@@ -161,6 +171,11 @@ class TokenBlock(nn.Module):
         """Returns the keys and values of the context, which no position changes."""
         return self.attn2.keys_values(context)
 
+    def _attended(self, h: Array) -> Array:
+        if self.square:
+            return self.attn1.over_axes(h, self.square)
+        return self.attn1(h, *self.attn1.keys_values(h), causal=self.causal)
+
     def _rest(self, x: Array, context: tuple[Array, Array], bias: Array | None, deterministic: bool) -> Array:
         x = x + self.drop(self.attn2(self.norm2(x), *context, bias), deterministic=deterministic)
         return x + self.drop(self.ff(self.norm3(x)), deterministic=deterministic)
@@ -184,6 +199,8 @@ class TokenTransformer(nn.Module):
         which is `mask_token` where the code is to be predicted.
       gated: whether feed-forward layers are gated (GEGLU), or two linear layers with a GELU between them.
       final_norm: whether the causal transformer has a norm after the last block too.
+      square: the side of the squares of positions in an attention over two axes (`models.multi_axis`), of a transformer
+        that is not causal; 0 attends to all positions.
     """
 
     num_codes: int
@@ -199,6 +216,7 @@ class TokenTransformer(nn.Module):
     causal: bool = True
     gated: bool = True
     final_norm: bool = False
+    square: int = 0
 
     supports: ClassVar[frozenset[str]] = frozenset({"token_weights", "images"})
     size_multiple: ClassVar[int] = 1
@@ -226,20 +244,24 @@ class TokenTransformer(nn.Module):
     @property
     def smallest_inputs(self) -> tuple[Any, ...]:
         """Shapes and types of the smallest inputs: codes and a condition."""
-        codes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        codes = jax.ShapeDtypeStruct((1, max(self.square, 1) ** 2), jnp.int32)
         return codes, Condition(jax.ShapeDtypeStruct((1, 1, self.context_dim), jnp.float32))
 
     def setup(self) -> None:
         """Creates the embeddings, the blocks and the projection to logits."""
         if self.width % self.head_channels:
             raise UserError(f"head_channels={self.head_channels} does not divide width={self.width}; choose a divisor")
+        if self.square and self.causal:
+            raise UserError(f"square={self.square}: a causal transformer attends to all positions before; set it to 0")
+        if self.square:
+            check_axes(self.square, self.num_tokens, self.width // self.head_channels)
         dtype, normal = jnp.dtype(self.dtype), nn.initializers.normal(0.02)
         inputs = self.num_codes + (2 if self.causal else 1)  # the mask token, and the start token
         self.embed = nn.Embed(inputs, self.width, embedding_init=normal, dtype=dtype)
         self.positions = self.param("positions", normal, (self.num_tokens, self.width))
         block = nn.remat(TokenBlock, static_argnums=(4,)) if self.remat else TokenBlock
         settings = (self.width // self.head_channels, self.head_channels, self.width)
-        rest = (self.dropout, self.attention_implementation, dtype, self.causal, self.gated)
+        rest = (self.dropout, self.attention_implementation, dtype, self.causal, self.gated, self.square)
         self.block = [block(*settings, *rest) for _ in range(self.depth)]
         if self.has_norm:
             self.norm_out = LayerNorm(dtype=dtype)

@@ -22,7 +22,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import one_of
 from rdm_jax.data.batches import Record
-from rdm_jax.data.image_set import cached_array
+from rdm_jax.data.image_set import ImageSet, cached_array
 from rdm_jax.data.tokenizer import encode, tokenize
 from rdm_jax.data.unread import Unread
 from rdm_jax.models import ImageAdapter, TextEncoder, build_image_adapter, build_text_encoder
@@ -148,22 +148,33 @@ def token_networks(config: Config, vocab_size: int, pad_id: int, vector_dim: int
       pad_id: the token that pads.
       vector_dim: the length of a neighbor's vector.
     """
-    text = config.text.to_dict()
-    parts: dict[str, Any] = {TEXT: {"kind": "bert", **text, "vocab_size": vocab_size, PADDING: pad_id}}
+    parts: dict[str, Any] = {TEXT: text_network(config, vocab_size, pad_id)}
     if config.conditioning.neighbors:
-        parts[NEIGHBORS] = {"kind": "vector", "vector_dim": vector_dim, "token_dim": text["width"], "tokens": 1}
+        width = config.text.width
+        parts[NEIGHBORS] = {"kind": "vector", "vector_dim": vector_dim, "token_dim": width, "tokens": 1}
     return parts
 
 
-def with_texts(
-    config: Config, base: Bundle, conditions: ImageConditions, progress: StageProgressCallback
-) -> TextConditions:
-    """Returns conditions with the tokens of captions, which are made first where they are missing.
+def text_network(config: Config, vocab_size: int, pad_id: int) -> dict[str, Any]:
+    """Returns the configuration of the encoder of texts; the arguments are those of `token_networks`."""
+    return {"kind": "bert", **config.text.to_dict(), "vocab_size": vocab_size, PADDING: pad_id}
+
+
+def caption_tokens(
+    config: Config, base: Bundle, images: ImageSet, progress: StageProgressCallback
+) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " l"]]:
+    """Returns the token ids of all captions, which are made first where they are missing, and of the empty text.
+
+    Args:
+      config: of the run: `text` and `data`.
+      base: has the tokenizer.
+      images: have the captions.
+      progress: called with (what, done, total).
 
     Raises:
       UserError: the base has no tokenizer with a start and an end token.
     """
-    tokenizer, images, length = base.tokenizer, conditions.images, config.text.context_length
+    tokenizer, length = base.tokenizer, config.text.context_length
     if tokenizer is None or tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise UserError(f"base {config.base!r} has no tokenizer with a start and an end token; give one whose CLIP has")
 
@@ -177,8 +188,15 @@ def with_texts(
 
     name = f"tokens-{base.hashes['tokenizer'][:16]}-{images.fingerprint[:16]}-{length}-{len(images)}"
     texts = cached_array(cache_folder(config.data) / name, len(images), chunks)
-    empty = tokenize(tokenizer, [""], length)[0]
-    settings = token_networks(config, len(tokenizer), int(empty[-1]), conditions.width)
+    return texts, tokenize(tokenizer, [""], length)[0]
+
+
+def with_texts(
+    config: Config, base: Bundle, conditions: ImageConditions, progress: StageProgressCallback
+) -> TextConditions:
+    """Returns conditions with the tokens of captions; raises UserError as `caption_tokens` does."""
+    texts, empty = caption_tokens(config, base, conditions.images, progress)
+    settings = token_networks(config, len(base.tokenizer or ()), int(empty[-1]), conditions.width)
     return _joined(conditions, settings, texts, empty)
 
 

@@ -25,7 +25,7 @@ from rdm_jax.retrieval import database as databases
 from rdm_jax.retrieval.build import BuildJob, BuildOptions, build_database
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
-from tests.helpers import frido, guided, masked, tiny
+from tests.helpers import encoders, fine, frido, guided, masked, tiny
 
 SIDE = 16
 NEIGHBORS = {"condition": "text+neighbors", "database": "general"}
@@ -55,6 +55,17 @@ def codes(name: str = "masked") -> Bundle:
     """Returns the tiny model of masked codes."""
     model = masked.bundle()
     return _with(model, name, sampling={**model.config["sampling"], **NEIGHBORS})
+
+
+def fine_codes(name: str = "masked-fine") -> Bundle:
+    """Returns the tiny model of two stages of masked codes."""
+    model = fine.bundle()
+    return _with(model, name, sampling={**model.config["sampling"], **NEIGHBORS})
+
+
+def several_encoders(name: str = "encoders") -> Bundle:
+    """Returns the tiny model of all encoders."""
+    return _with(encoders.bundle(), name, sampling=SAMPLING)
 
 
 def autoregressive(name: str = "style-scenes-rarm") -> Bundle:

@@ -72,6 +72,8 @@ FILES: dict[str, Maker] = {
 # What a command that is not run would have written: the tiny diffusion model, but for these names.
 KINDS = {
     **dict.fromkeys(["amused", "masked"], stand_ins.codes),
+    "masked-fine": stand_ins.fine_codes,
+    "encoders": stand_ins.several_encoders,
     **dict.fromkeys(["frido"], stand_ins.scales),
     **dict.fromkeys(["rarm-dogs"], stand_ins.autoregressive),
     **dict.fromkeys(["my-few-step-model"], stand_ins.few_steps),

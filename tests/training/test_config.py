@@ -374,6 +374,8 @@ def test_a_dry_run_of_a_small_model_prints_its_table_and_writes_nothing(
         ["frido", "model.channel_mult=[1]", "model.attention_resolutions=[1]", "model.num_res_blocks=1"],
         ["style_scenes/frido_vq"],
         ["muse", "model.depth=2"],
+        ["muse_fine", "model.depth=2", "model.coarse_depth=1"],
+        ["style_scenes/encoders", "base=style-scenes"],
         ["parti", "model.depth=1", "text.layers=1"],
         ["style_scenes/parti", "base=style-scenes-rarm"],
         ["smoke"],

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rdm_jax.core.checks import at_least_one, part, positive
+from rdm_jax.core.checks import at_least_one, at_least_zero, part, positive
 from rdm_jax.core.errors import UserError, unknown
 from rdm_jax.core.options import option
 from rdm_jax.request import check_guidance
@@ -30,6 +30,7 @@ class Options:
 
     Attributes:
       steps: evaluations of the network; each one predicts all codes, and the least certain are masked again.
+      fine_steps: those of the second stage of a model that generates from coarse to fine; 0 is as many as `steps`.
       mask_schedule: a name in `MASK_SCHEDULES`: after a fraction r of the steps, cos(pi r / 2) or 1 - r of the codes
         are still masked.
       guidance_scale: of the conditional over the unconditional logits; 1 disables it.
@@ -44,6 +45,11 @@ class Options:
     """
 
     steps: int = option(12, "sampling steps", metavar="S", label="Steps")
+    fine_steps: int = option(
+        0,
+        "sampling steps of the fine stage, where the model generates from coarse to fine (default: --steps)",
+        metavar="S",
+    )
     mask_schedule: str = option(
         "cosine", "how many codes are masked after each step: cosine or linear", metavar="NAME", label="Mask schedule"
     )
@@ -74,6 +80,7 @@ class Options:
     def check(self) -> None:
         """Raises UserError for the first option that is out of range."""
         at_least_one("steps", self.steps)
+        at_least_zero("fine_steps", self.fine_steps)
         check_guidance(self.guidance_scale)
         if self.mask_schedule not in MASK_SCHEDULES:
             raise unknown("mask schedule", self.mask_schedule, MASK_SCHEDULES)

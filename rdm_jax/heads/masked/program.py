@@ -27,6 +27,25 @@ START = 0  # the number, beside those of the steps, that the key of the start is
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """One network over the codes of one first stage.
+
+    Attributes:
+      network: the part that predicts the codes.
+      first_stage: the part whose codes they are.
+      method: of the network, from codes and a condition to logits.
+    """
+
+    network: str
+    first_stage: str
+    method: str
+
+
+BASE = Stage("transformer", "autoencoder", "__call__")
+FINE = Stage("fine_transformer", "fine_autoencoder", "predict")
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What all images of a run share.
 
@@ -38,6 +57,7 @@ class Run:
       hidden: how many more of them are masked, at random for each image.
       kept: the part of an image that is kept, and its pixels; None where none is.
       micro: the numbers behind the pooled text in the condition's vector; none if empty.
+      fine: of the second stage; None where the model has one stage.
     """
 
     steps: Steps
@@ -47,6 +67,7 @@ class Run:
     hidden: int = 0
     kept: tuple[KnownRegion, dict[str, UInt8[np.ndarray, "..."]]] | None = None
     micro: tuple[float, ...] = ()
+    fine: Run | None = None
 
     @property
     def total(self) -> int:
@@ -86,14 +107,16 @@ class MaskedProgram:
 
     Attributes:
       shape: what they are compiled for.
+      stage: whose codes are generated.
       begin: (keys, known codes, how many are masked) to the first `Carry`.
-      step: (transformer parameters, conditions, keys, steps, temperature, carry) to the carry after a chunk.
-      decode: (autoencoder parameters, codes) to images, on all devices.
+      step: (network's parameters, conditions, keys, steps, temperature, carry) to the carry after a chunk.
+      decode: (first stage's parameters, codes) to images, on all devices.
       batch: the sharding of what belongs to single images.
       replicated: the sharding of what every device has.
     """
 
     shape: Shape
+    stage: Stage
     begin: Callable[..., Carry]
     step: Callable[..., Carry]
     decode: Callable[..., Any]
@@ -104,9 +127,21 @@ class MaskedProgram:
         self, plan: Plan, params: Mapping[str, Any], indices: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]
     ) -> State:
         """Returns the state of a batch before its first chunk."""
-        run: Run = plan.run
         data = np.asarray(jax.random.key_data(image_keys(plan.request.seed, jnp.asarray(indices, jnp.int32))))
         conditions, keys = put((conditions_of(plan, rows), data), (self.batch, self.batch))
+        return self.start_run(params, plan.run, conditions, keys)
+
+    def start_run(
+        self, params: Mapping[str, Any], run: Run, conditions: tuple[Condition, Condition], keys: Any
+    ) -> State:
+        """Returns the state of a batch before the first chunk of a run.
+
+        Args:
+          params: {part: parameters} on the devices.
+          run: what the images share.
+          conditions: the given and the null one, on the devices.
+          keys: [b, 2] the key data of the images, on the devices.
+        """
         codes, hidden = put((run.codes, np.int32(run.hidden)), self.replicated)
         return State(params, run, conditions, keys, self.begin(keys, codes, hidden), 0)
 
@@ -115,12 +150,12 @@ class MaskedProgram:
         steps = put(state.run.steps.chunk(state.done, self.shape.chunk), self.replicated)
         temperature = put(np.float32(state.run.temperature), self.replicated)
         inputs = state.conditions, state.keys, steps, temperature
-        carry = self.step(state.params["transformer"], *inputs, state.carry)
+        carry = self.step(state.params[self.stage.network], *inputs, state.carry)
         return dataclasses.replace(state, carry=jax.block_until_ready(carry), done=state.done + self.shape.chunk)
 
     def preview(self, state: State) -> Float[np.ndarray, "b h w 3"]:
         """Returns the images of all codes that were predicted last, those that are masked again among them."""
-        return np.asarray(self.decode(state.params["autoencoder"], state.carry.predicted))
+        return np.asarray(self.decode(state.params[self.stage.first_stage], state.carry.predicted))
 
     finish = preview
 
@@ -139,34 +174,40 @@ def _with_micro(condition: Condition, micro: Float[np.ndarray, " m"]) -> Conditi
     return Condition(condition.tokens, condition.weights, vector=vector, images=condition.images)
 
 
-def network_from(module: Any, params: Any, size: tuple[int, int]) -> Apply:
+def network_from(module: Any, params: Any, size: tuple[int, int], method: str = BASE.method) -> Apply:
     """Returns the function from codes and a condition to logits.
 
     Args:
       module: the transformer.
       params: its parameters.
       size: (h, w) of the codes, which networks of images of any size take as a map.
+      method: of the module.
     """
 
     def apply(codes: Int[Array, "b l"], condition: Condition) -> Float[Array, "b l k"]:
         """Returns the logits of all codes."""
         tokens = jnp.where(codes == UNKNOWN, module.mask_token, codes)
         tokens = tokens.reshape(-1, *size) if "any_size" in module.supports else tokens
-        return module.apply({"params": params}, tokens, condition).reshape(*codes.shape, -1)
+        logits: Any = module.apply({"params": params}, tokens, condition, method=method)
+        return logits.reshape(*codes.shape, -1)
 
     return apply
 
 
-def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> MaskedProgram:
+def compile_program(
+    shape: Shape, run: Run, conditions: tuple[Condition, Condition], compiler: Compiler, stage: Stage = BASE
+) -> MaskedProgram:
     """Compiles the program of a shape.
 
     Args:
       shape: what the program is for.
-      plan: any plan of the shape, for the shapes of its conditions.
+      run: any one of the shape.
+      conditions: the given and the null one of a batch, or their shapes.
       compiler: of the model.
+      stage: whose codes are generated.
     """
     bundle: Bundle = compiler.bundle
-    module, replicated, batch = bundle.transformer, compiler.replicated, compiler.batch(shape.batch)
+    module, replicated, batch = getattr(bundle, stage.network), compiler.replicated, compiler.batch(shape.batch)
     tokens = shape.tokens
 
     def start(keys: Array, codes: Int[Array, " l"], hidden: Int[Array, ""]) -> Carry:
@@ -178,27 +219,24 @@ def compile_program(shape: Shape, plan: Plan, compiler: Compiler) -> MaskedProgr
     def advance(params: Any, conditions: Any, keys: Array, steps: Steps, temperature: Array, carry: Carry) -> Carry:
         """Returns the state after a chunk of steps."""
         given, null = conditions
-        apply, keys = network_from(module, params, shape.size), jax.random.wrap_key_data(keys)
+        apply, keys = network_from(module, params, shape.size, stage.method), jax.random.wrap_key_data(keys)
         return decoding.advance(apply, carry, keys, steps, temperature, given, null if shape.guided else None)
 
-    numbers = plan.run.steps.chunk(0, shape.chunk), np.float32(0.0)
-    arguments: Any = (
-        conditions_of(plan, np.zeros(shape.batch, np.int64)),
-        np.zeros((shape.batch, 2), np.uint32),
-        *numbers,
-    )
+    keys = np.zeros((shape.batch, 2), np.uint32)
+    arguments: Any = (conditions, keys, run.steps.chunk(0, shape.chunk), np.float32(0.0))
     arguments = jax.eval_shape(lambda tree: tree, arguments)
     begin = arguments[1], jax.ShapeDtypeStruct((tokens,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     carry = jax.eval_shape(start, *begin)
     places = (replicated, batch, batch, replicated, replicated, batch)
     return MaskedProgram(
         shape=shape,
+        stage=stage,
         begin=compiler.once(
             ("start codes", shape.batch, shape.size),
             lambda: compiler.compile(start, begin, (batch, replicated, replicated), batch),
         ),
-        step=compiler.compile(advance, (bundle.params["transformer"], *arguments, carry), places, batch),
-        decode=compiled_decoder(shape, carry.codes, compiler),
+        step=compiler.compile(advance, (bundle.params[stage.network], *arguments, carry), places, batch),
+        decode=compiled_decoder(shape, carry.codes, compiler, stage.first_stage),
         batch=batch,
         replicated=replicated,
     )

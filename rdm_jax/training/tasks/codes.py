@@ -20,7 +20,7 @@ from jaxtyping import Array, Integer, Key
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
-from rdm_jax.core.images import to_float
+from rdm_jax.core.images import resize_and_crop, to_float
 from rdm_jax.core.progress import ProgressCallback, StageProgressCallback
 from rdm_jax.core.schema import Fields
 from rdm_jax.data.batches import Record
@@ -72,7 +72,7 @@ class CodesTask(ConditionedTask):
         """Returns initial parameters of the transformer, and of the null token where it is learned; no stats."""
         codes = jnp.zeros((1, self.codes.shape[1]), jnp.int32)
         params = self.module.init(key, codes, self.conditions.empty)["params"]
-        return {"transformer": params, **self.conditions.init()}, {}
+        return {self.network: params, **self.conditions.init()}, {}
 
     def evaluate(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields the cross-entropy of the held-out images' codes in nats and in bits."""
@@ -147,7 +147,12 @@ def _task(
 
 
 def encode_codes(
-    bundle: Bundle, images: ImageSet, folder: Path, progress: ProgressCallback
+    bundle: Bundle,
+    images: ImageSet,
+    folder: Path,
+    progress: ProgressCallback,
+    first_stage: str = "autoencoder",
+    size: int = 0,
 ) -> Integer[np.ndarray, "n l"]:
     """Returns the codes of all images in row-major order, cached in `folder` by the hashes of both.
 
@@ -156,29 +161,36 @@ def encode_codes(
       images: the images.
       folder: of the caches.
       progress: called with (done, total).
+      first_stage: the part that encodes.
+      size: of an image in pixels; 0 leaves them as they are.
     """
-    name = f"codes-{bundle.hashes['autoencoder'][:16]}-{images.fingerprint[:16]}-{images.images.shape[1]}"
-    return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress))
+    size = size or images.images.shape[1]
+    name = f"codes-{bundle.hashes[first_stage][:16]}-{images.fingerprint[:16]}-{size}"
+    return cached_array(folder / name, len(images), lambda: _encoded(bundle, images, progress, first_stage, size))
 
 
-def _encoded(bundle: Bundle, images: ImageSet, progress: ProgressCallback) -> Iterator[np.ndarray]:
+def _encoded(
+    bundle: Bundle, images: ImageSet, progress: ProgressCallback, first_stage: str, size: int
+) -> Iterator[np.ndarray]:
     """Yields the codes of one batch of images after another, in the smallest type that holds them."""
-    encode, params = jax.jit(codes_encoder_from(bundle.autoencoder)), jax.device_put(bundle.params["autoencoder"])
+    module = getattr(bundle, first_stage)
+    encode, params = jax.jit(codes_encoder_from(module)), jax.device_put(bundle.params[first_stage])
     for start in range(0, len(images), ENCODE_BATCH):
-        batch = to_float(np.asarray(images.images[start : start + ENCODE_BATCH]))
+        pixels = np.asarray(images.images[start : start + ENCODE_BATCH])
+        batch = to_float(np.stack([resize_and_crop(image, size) for image in pixels]))
         padding = ((0, ENCODE_BATCH - len(batch)), (0, 0), (0, 0), (0, 0))
         codes = np.asarray(encode(params, np.pad(batch, padding)))[: len(batch)]
-        yield codes.astype(np.min_scalar_type(bundle.autoencoder.num_codes))
+        yield codes.astype(np.min_scalar_type(module.num_codes))
         progress(min(start + ENCODE_BATCH, len(images)), len(images))
 
 
-def check_first_stage(base: Bundle, cls: type[CodesTask]) -> None:
+def check_first_stage(base: Bundle, cls: type[CodesTask], first_stage: str = "autoencoder") -> None:
     """Raises UserError if a base's first stage has no codes that a task's transformer predicts."""
-    kind = base.config["autoencoder"]["kind"]
+    kind = base.config[first_stage]["kind"]
     if kind not in CODES:
         raise UserError(
             f"the first stage of {base.name!r} has no codebook, and a model with the head {cls.head!r} predicts codes; "
             f"give a base whose autoencoder is of kind {' or '.join(map(repr, CODES))} (task first_stage)"
         )
     if not cls.causal:
-        check_one_code(repr(base.name), base.autoencoder)
+        check_one_code(repr(base.name), getattr(base, first_stage))

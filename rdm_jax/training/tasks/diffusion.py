@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
@@ -106,12 +106,12 @@ class DiffusionTask(ConditionedTask):
         """Returns the weighted error of the prediction at random times, and its mean within bands of time."""
         posterior_key, noise_key, time_key, dropout_key = jax.random.split(key, 4)
         x0 = self.latents.x0(extras.frozen, batch, posterior_key)
-        condition, keys = self.condition(params, batch), (noise_key, time_key, dropout_key)
+        condition, keys = self.condition({**extras.frozen, **params}, batch), (noise_key, time_key, dropout_key)
         loss, bands = denoising_loss(self.config, self.schedule, self.module, params["denoiser"], x0, condition, keys)
         return loss, (bands, extras.stats)
 
     def condition(self, params: Any, batch: dict[str, Array]) -> Condition:
-        """Returns the condition of a batch."""
+        """Returns the condition of a batch, by the trained parameters and the frozen ones."""
         return batch_condition(params, batch)
 
     def sections(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def make(config: Config, workdir: Path, progress: StageProgressCallback, start: 
     base, images = open_base(config, progress)
     latents = open_latents(base, images, config, progress)
     conditions = open_image_conditions(config, images, ClipEncoder(base), progress)
-    return _task(config, latents, conditions)
+    return build_task(DiffusionTask, config, latents, conditions)
 
 
 def abstract(config: Config) -> DiffusionTask:
@@ -155,25 +155,34 @@ def abstract(config: Config) -> DiffusionTask:
     Attention is XLA's, not what this machine would choose.
     """
     base, conditions = abstract_base(config)
+    latents = abstract_latents(config, base, conditions)
+    return build_task(DiffusionTask, abstract_config(config), latents, conditions, attention_implementation="xla")
+
+
+def abstract_latents(config: Config, base: Bundle, conditions: ImageConditions) -> Latents:
+    """Returns latents of a blank image, as the configuration stores them."""
     latents = Latents(base, conditions.images, None, config.latents.to_dict() or {"scale": 1.0})
-    if config.data.cache_latents:
-        height, width, _ = latents.shape
-        encoded = base.autoencoder.encoded * base.autoencoder.embed_dim
-        latents = dataclasses.replace(latents, moments=np.zeros((1, height, width, encoded), np.float16))
-    return _task(abstract_config(config), latents, conditions, attention_implementation="xla")
+    if not config.data.cache_latents:
+        return latents
+    height, width, _ = latents.shape
+    encoded = base.autoencoder.encoded * base.autoencoder.embed_dim
+    return dataclasses.replace(latents, moments=np.zeros((1, height, width, encoded), np.float16))
 
 
-def _task(config: Config, latents: Latents, conditions: ImageConditions, **fixed: Any) -> DiffusionTask:
-    """Returns the task with the network's sizes filled in from its latents and its conditions."""
+Made = TypeVar("Made", bound=DiffusionTask)
+
+
+def build_task(cls: type[Made], config: Config, latents: Latents, conditions: ImageConditions, **fixed: Any) -> Made:
+    """Returns the task of a class with the network's sizes filled in from its latents and its conditions."""
     height, _, channels = latents.shape
     settings = with_sizes(
         config.model.to_dict(),
         in_channels=channels,
         out_channels=output_channels(config, channels),
-        context_dim=conditions.width,
+        context_dim=conditions.token_width,
         latent_size=height,
         **fixed,
     )
     module = build_denoiser(settings)
     check_scales("the denoiser of config.model", module, latents.base.autoencoder)
-    return DiffusionTask(config, latents.base, conditions, module, settings, latents)
+    return cls(config, latents.base, conditions, module, settings, latents)

@@ -63,12 +63,16 @@ class MaskedTask(CodesTask):
         targets, (time, order, own) = batch["codes"], jax.random.split(key, 3)
         masked = masked_positions(jax.random.uniform(time, targets.shape[:1]), jax.random.uniform(order, targets.shape))
         dropout = {"deterministic": False, "rngs": {"dropout": own}} if self.module.dropout else {}
-        inputs, condition = jnp.where(masked, self.module.mask_token, targets), self.condition(params, batch)
-        logits = self.module.apply({"params": params["transformer"]}, inputs, condition, **dropout)
+        logits = self.logits(params, jnp.where(masked, self.module.mask_token, targets), batch, **dropout)
         plain = masked_loss(logits, targets, masked)
         smoothing = self.config.label_smoothing if self.smooths else 0.0
         loss = masked_loss(logits, targets, masked, smoothing) if smoothing else plain
         return loss, ({"bits_per_code": plain / math.log(2.0)}, extras.stats)
+
+    def logits(self, params: Any, inputs: Int[Array, "b l"], batch: dict[str, Array], **dropout: Any) -> Any:
+        """Returns the logits [b, l, k] of codes, some of them masked, given the conditions of a batch."""
+        variables = {"params": params[self.network]}
+        return self.module.apply(variables, inputs, self.condition(params, batch), **dropout)
 
     @functools.cached_property
     def _evaluated(self) -> Callable[..., Array]:

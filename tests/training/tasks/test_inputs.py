@@ -114,6 +114,36 @@ def test_a_trained_model_generates_a_class(make_diffusion_task, neighbors):
     assert np.abs(made[0].images.astype(int) - made[1].images).max() > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("neighbors", [0, 3])
+def test_layouts_are_learned_alone_and_beside_neighbors(make_diffusion_task, images, neighbors):
+    """Every box and every neighbor reaches the loss, and what a row does not use does not."""
+    places = () if neighbors else ("data.neighbors=",)
+    given = (*FOLDERS, *places, f"conditioning.neighbors={neighbors}", "conditioning.null_probability=0.0")
+    task = make_diffusion_task(*given, config=CLASS, task=inputs)
+    task = dataclasses.replace(task, input=opened(images, "style_scenes/layout", width=task.conditions.width))
+    params, stats = jax.jit(task.init)(jax.random.key(0))
+    params = {**params, "denoiser": tiny.randomize(params["denoiser"])}
+    records = [task.read(row, np.random.default_rng(row)) for row in range(2)]
+    batch = task.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
+    batch = jax.tree.map(jnp.asarray, batch)
+
+    def loss(trained, context):
+        given = {**batch, "context": context}
+        key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+        return task.loss(trained, Extras(stats, task.frozen), given, key, step)[0]
+
+    grads, of_tokens = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, batch["context"])
+    encoder = grads["input_encoder"]
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(encoder["block_0"]["up"]))
+    used = np.unique(batch["input"])
+    changed = np.flatnonzero(np.abs(encoder["tokens"]["embedding"]).max(axis=1))
+    np.testing.assert_array_equal(changed, used)
+    assert of_tokens.shape[1] == 1 + neighbors and not np.abs(of_tokens[:, 0]).any()  # the input is in that place
+    assert (np.abs(of_tokens[:, 1:]).max(axis=2) > 0).all()
+    assert task.export(jax.device_get(params)).config["conditioning"]["input"] == "layout"
+
+
 def test_a_learned_variance_doubles_the_channels_of_the_output(make_diffusion_task):
     given = ("diffusion.learned_variance=true", "conditioning.null_probability=0.5")
     task = make_diffusion_task(*FOLDERS, *given, config=CLASS, task=inputs)
