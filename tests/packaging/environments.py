@@ -105,7 +105,7 @@ class Distribution:
 
     @property
     def pythons(self) -> list[str]:
-        """The versions of Python that are said to be tested, the oldest first."""
+        """The versions of Python that it names as tested, the oldest first."""
         found = [re.search(r":: Python :: (3\.\d+)$", line) for line in self.metadata.get_all("Classifier", [])]
         return sorted((match[1] for match in found if match), key=Version)
 
@@ -185,7 +185,7 @@ class Environment:
     def _run_tests(self, use: Use) -> str:
         needed = [one for one in self.distribution.requirements("test", self.python) if one.name in RUNNER]
         uv("pip", "install", "--quiet", "--python", self._program, *(f"{one.name}{one.specifier}" for one in needed))
-        written = run([self._program, "-m", "pytest", "-q", *use.tests])
+        written = run([self._program, "-m", "pytest", "-q", "-m", "not slow", *use.tests])
         if not re.search(r"\d+ passed", written):
             raise Failure(f"no test ran\n{written[-6000:]}")
         skipped = [line for line in written.splitlines() if line.startswith("SKIPPED")]

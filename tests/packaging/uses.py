@@ -16,7 +16,7 @@ class Use:
     Attributes:
       modules: that it brings.
       code: Python that runs in an empty folder, with the wheel and the extra alone; its argument is the repository.
-      tests: of this repository that concern it, as pytest's arguments.
+      tests: of this repository that concern it; those that are marked slow are left out.
       without: packages that are removed first.
     """
 
@@ -80,7 +80,7 @@ USES: Mapping[str, Use] = {
     ),
     "svg": Use(("vtracer",), tests=("tests/core/test_tracing.py", "tests/core/test_rendition.py")),
     "gcs": Use(("gcsfs",), BUCKETS, ("tests/core/test_storage.py",)),
-    "hub": Use(("huggingface_hub",), tests=("tests/core/test_hub.py", "tests/sharing")),
+    "hub": Use(("huggingface_hub",), tests=("tests/core/test_hub.py", "tests/sharing/test_push.py")),
     "webdataset": Use(("webdataset",), tests=("tests/data/test_tar_source.py",)),
     "datasets": Use(("datasets",), tests=("tests/data/test_datasets_source.py",)),
     "map": Use(("umap",), tests=("tests/retrieval/test_projection.py",)),
@@ -88,7 +88,7 @@ USES: Mapping[str, Use] = {
     "plots": Use(("matplotlib",), tests=("tests/report", "tests/evaluation/test_plots.py")),
     "docs": Use(("sphinx", "myst_parser", "myst_nb", "furo", "sphinx_copybutton"), PAGES),
     "wandb": Use(("wandb",), tests=("tests/training/test_metrics.py",)),
-    "test": Use(("pytest", "xdist", "beartype", "hypothesis"), tests=("-m", "not slow")),
+    "test": Use(("pytest", "xdist", "beartype", "hypothesis"), tests=("tests",)),
     "browser": Use(("playwright", "axe_playwright_python")),
     "parity": Use(
         ("torch", "diffusers", "peft"), tests=("tests/parity/test_parity.py", "tests/parity/test_samplers.py")
