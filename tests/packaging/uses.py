@@ -57,6 +57,18 @@ assert main(["database", "merge", "general:1", "--out", "copy"]) == 0
 assert main(["database", "tune", "copy"]) == 0
 assert Database.open(Path("copy")).manifest["index"]["kind"] == "faiss"
 """
+BY_PROCESSES = """
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from rdm_jax.cli.main import main
+from rdm_jax.retrieval.database import Database
+Path("images").mkdir()
+for i in range(4):
+    Image.fromarray(np.full((16, 16, 3), 60 * i, np.uint8)).save(f"images/{i}.png")
+assert main(["database", "build", "images", "--out", "built", "--part-size", "2", "--runner", "dask(workers=2)"]) == 0
+assert len(Database.open(Path("built"))) == 4
+"""
 DEVICES = "import jax; print(jax.devices())"
 BUCKETS = """
 import fsspec
@@ -74,7 +86,7 @@ USES: Mapping[str, Use] = {
     "cuda": Use(("jax_cuda12_plugin", "nvidia.cudnn"), DEVICES),
     "tpu": Use(("libtpu",), DEVICES),
     "beam": Use(("apache_beam",), tests=("tests/retrieval/test_beam.py",)),
-    "dask": Use(("dask", "distributed"), tests=("tests/retrieval/test_dask.py",)),
+    "dask": Use(("dask", "distributed"), BY_PROCESSES, tests=("tests/retrieval/test_dask.py",)),
     "faiss": Use(
         ("faiss",), FAISS_INSTEAD, ("tests/retrieval/test_index.py", "tests/retrieval/test_tune.py"), ("scann",)
     ),
