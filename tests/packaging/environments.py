@@ -131,6 +131,7 @@ class Environment:
       extra: its name, or PLAIN.
       python: the version of Python.
       oldest: whether the oldest allowed versions are installed.
+      imports_alone: whether no tests and no code are run.
     """
 
     folder: Path
@@ -138,6 +139,7 @@ class Environment:
     extra: str
     python: str
     oldest: bool
+    imports_alone: bool = False
 
     def test(self) -> str:
         """Installs everything and tests it; returns the last line of the tests, and raises Failure."""
@@ -147,8 +149,9 @@ class Environment:
             self._check_bounds()
         for package in use.without:
             uv("pip", "uninstall", "--python", self._program, package)
-        self._run_code("".join(f"import {module}\n" for module in ("rdm_jax", *use.modules)) + use.code)
-        return self._run_tests(use) if use.tests else "imported"
+        imports = "".join(f"import {module}\n" for module in ("rdm_jax", *use.modules))
+        self._run_code(imports if self.imports_alone else imports + use.code)
+        return self._run_tests(use) if use.tests and not self.imports_alone else "imported"
 
     @property
     def _program(self) -> Path:
@@ -214,7 +217,7 @@ def test_environments(args: argparse.Namespace, distribution: Distribution) -> b
             name = f"Python {python}, {extra}{', oldest versions' if args.oldest else ''}"
             folder = args.folder / f"{extra}-{python}{'-oldest' if args.oldest else ''}"
             try:
-                line = Environment(folder, distribution, extra, python, args.oldest).test()
+                line = Environment(folder, distribution, extra, python, args.oldest, args.imports).test()
             except Failure as failure:
                 failed, line = True, f"FAILED: {failure}"
             else:
@@ -255,6 +258,7 @@ def main() -> None:
     parser.add_argument("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="its version")
     parser.add_argument("--oldest", action="store_true", help="the oldest allowed versions, and the oldest Python")
     parser.add_argument("--pythons", action="store_true", help="every version of Python that setup.py names")
+    parser.add_argument("--imports", action="store_true", help="install and import alone, without tests")
     parser.add_argument("--platforms", action="store_true", help="look for wheels for other platforms")
     args = parser.parse_args()
     if unknown := set(args.extras) - set(USES):
