@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PARITY_VENV ?= .venv-parity
 CLOUD_VENV ?= .venv-cloud
 STUDIO_VENV ?= .venv-studio
+PACKAGE_VENV ?= .venv-package
 OUT ?= outputs/demo
 # What is imported is compiled to bytecode then; pip would do it for all that is installed.
 export PIP_NO_COMPILE = 1
@@ -12,7 +13,7 @@ export PIP_NO_COMPILE = 1
 SITE ?= build/docs
 # `make docs BUILDER=dummy` reads all pages and docstrings and follows all links, and writes no page.
 BUILDER ?= html
-.PHONY: demo test test-all fuzz lint parity cloud studio docs environments clean help
+.PHONY: demo test test-all fuzz lint parity cloud studio docs package extras oldest pythons environments clean help
 
 help:
 	@echo "make demo   install, and generate images of two prompts in four styles in $(OUT)"
@@ -24,8 +25,13 @@ help:
 	@echo "            pipelines and runs on gs://"
 	@echo "make studio install the web page and Playwright, in an environment of their own, and test it in Chromium"
 	@echo "make docs   install Sphinx too, and build the documentation site in $(SITE); a warning is an error"
+	@echo "make package  build the source distribution and the wheel in dist, and check both"
+	@echo "make extras install each extra alone in a fresh environment, and test what it is for; an hour"
+	@echo "make oldest the same with the oldest versions that setup.py allows"
+	@echo "make pythons  the tests under every Python that setup.py names and that is here"
 
-environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed $(STUDIO_VENV)/.installed
+environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed $(STUDIO_VENV)/.installed \
+  $(PACKAGE_VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
@@ -57,6 +63,29 @@ studio: $(STUDIO_VENV)/.installed
 
 docs: $(VENV)/.documented
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto --builder $(BUILDER) docs $(SITE)
+
+package: $(PACKAGE_VENV)/.installed
+	rm -rf dist
+	$(PACKAGE_VENV)/bin/python -m build --quiet --outdir dist
+	$(PACKAGE_VENV)/bin/twine --no-color check --strict dist/*
+	$(PACKAGE_VENV)/bin/check-wheel-contents dist/*.whl
+	$(PACKAGE_VENV)/bin/python tests/packaging/contents.py dist
+
+extras: package
+	$(PACKAGE_VENV)/bin/python tests/packaging/environments.py
+
+oldest: package
+	$(PACKAGE_VENV)/bin/python tests/packaging/environments.py --oldest
+
+pythons: package
+	$(PACKAGE_VENV)/bin/python tests/packaging/environments.py --platforms
+	$(PACKAGE_VENV)/bin/python tests/packaging/environments.py --pythons plain test
+
+$(PACKAGE_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(PACKAGE_VENV)
+	$(PACKAGE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "build>=1.6,<2" "twine>=7,<8" "check-wheel-contents>=0.6.3,<0.7" "packaging>=26" "uv>=0.13,<0.14"
+	@touch $@
 
 $(STUDIO_VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(STUDIO_VENV)
@@ -93,4 +122,4 @@ $(VENV)/.documented: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PARITY_VENV) $(CLOUD_VENV) $(STUDIO_VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) $(CLOUD_VENV) $(STUDIO_VENV) $(PACKAGE_VENV) .venv-extras outputs build dist *.egg-info

@@ -14,6 +14,11 @@ FAISS = "faiss-cpu>=1.12,<2"
 WEBDATASET = "webdataset>=1.0.2,<2"
 DATASETS = "datasets>=5.2,<6"
 HUB = "huggingface_hub>=2.4,<3"
+# Where ScaNN has wheels; faiss is the engine of approximate search elsewhere.
+SCANN_HERE = 'platform_system == "Linux" and platform_machine == "x86_64" and python_version < "3.14"'
+NO_SCANN_HERE = 'platform_system != "Linux" or platform_machine != "x86_64" or python_version >= "3.14"'
+# Those that `make pythons` tests.
+PYTHONS = ("3.11", "3.12", "3.13")
 
 # The configs lie beside the package in a checkout, and within it when it is installed (training/config.py finds both).
 CONFIGS = ["rdm_jax.configs", *(f"rdm_jax.configs.{folder.name}" for folder in HERE.glob("configs/[!_]*/"))]
@@ -25,7 +30,8 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=f">={PYTHONS[0]}",
+    classifiers=[f"Programming Language :: Python :: {python}" for python in PYTHONS],
     packages=[*find_packages(include=["rdm_jax", "rdm_jax.*"]), *CONFIGS],
     package_dir={"rdm_jax.configs": "configs"},
     package_data={"rdm_jax": ["assets/**/*", "studio/page/style.css", "py.typed"]},
@@ -36,7 +42,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "chex>=0.1.92,<0.2",
         "transformers>=5.17,<6",
-        "tokenizers>=0.22",
+        "tokenizers>=0.23.1",
         "ftfy>=6.3,<7",
         "tensorflow-datasets>=4.9.10,<5",
         "array_record>=0.8.6,<0.9",
@@ -44,7 +50,7 @@ setup(
         "ml_collections>=1.1,<2",
         "safetensors>=0.8,<1",
         "jaxtyping>=0.3",
-        "numpy>=2.4,<2.6",
+        "numpy>=2.4.1,<2.6",
         "pillow>=12.3,<13",
         "resvg-py>=0.5,<0.6",
         "pyarrow>=20",
@@ -53,10 +59,10 @@ setup(
         "filelock>=3.20",
         "fsspec>=2025.3",
         "tensorboardX>=2.6.4,<3",
-        "absl-py>=2.1",
+        "absl-py>=2.3.1",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
-        'scann>=1.4.2,<1.5; platform_system == "Linux" and platform_machine == "x86_64"',
-        f'{FAISS}; platform_system != "Linux" or platform_machine != "x86_64"',  # where ScaNN has no wheel
+        f"scann>=1.4.2,<1.5; {SCANN_HERE}",
+        f"{FAISS}; {NO_SCANN_HERE}",
     ],
     extras_require={
         "cuda": [f"jax[cuda12]{JAX}"],
@@ -78,14 +84,14 @@ setup(
             "sphinx>=9,<10",
             "myst-parser>=5,<6",
             "myst-nb>=1.4,<2",
-            "furo>=2025.12",
+            "furo>=2025.12.19",
             "sphinx-copybutton>=0.5.2,<1",
         ],
         "wandb": ["wandb>=0.22,<1"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
-            "beartype>=0.22",
+            "beartype>=0.22.1",
             "hypothesis>=6.150,<7",
             "matplotlib>=3.10,<4",
             DASK,

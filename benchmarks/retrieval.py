@@ -40,6 +40,7 @@ from rdm_jax.retrieval.database import Database
 
 Table = list[Sequence[str]]
 
+OURS = "rdm_jax"  # the names of our indexes begin so
 SHARDS = 306  # 20 million rows
 PROMPT, IMAGES, STEPS = "a red boat", 8, 50
 NEIGHBORS, PART, BATCH = 20, 4096, 256
@@ -152,7 +153,7 @@ def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) ->
     axis.spines[["top", "right"]].set_visible(False)
     colors = dict(zip(CONTENDERS, COLORS, strict=True))
     for key, points in curves.items():
-        ours = CONTENDERS[key].name.startswith("ours")
+        ours = CONTENDERS[key].name.startswith(OURS)
         style = {"linewidth": 2.4 if ours else 1.4, "markersize": 5 if ours else 3.5, "zorder": 3 if ours else 2}
         axis.plot(*zip(*points, strict=True), marker="o", color=colors[key], **style)
     low, high = (float(np.log10(limit)) for limit in axis.get_ylim())
@@ -162,7 +163,7 @@ def _panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) ->
     for key, place in zip(ends, places, strict=True):
         name, end = CONTENDERS[key].name, curves[key][-1]
         line = {"arrowstyle": "-", "color": colors[key], "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
-        weight = "bold" if name.startswith("ours") else "normal"
+        weight = "bold" if name.startswith(OURS) else "normal"
         text = {"color": colors[key], "weight": weight, "va": "center", "annotation_clip": False}
         axis.annotate(name, end, (furthest * 1.6, 10**place), arrowprops={**line, "relpos": (0, 0.5)}, **text)
 

@@ -213,3 +213,75 @@ def test_a_sheet_of_icons_has_a_row_for_each_style(tmp_path) -> None:
     assert images.shape[1] > images.shape[0]  # four of their own and two words in each of two rows
     near = np.abs(images.astype(int) - own[8, 8].astype(int)).max(-1) < 24  # thumbnails are stored with losses
     assert near.sum() >= 32 * 32 // 2  # of 16x16 pixels, shown twice as large
+
+
+PRINTED = """a machine
+
+| network | program | ms | quartiles |
+|---|---|---|---|
+| unet | rdm_jax | 1,200.0 | 1 to 2 |
+| unet | eager (best of PyTorch) | 1800.0 | |
+| clip | rdm_jax | 2.0 | |
+| clip | eager | 1.0 | |
+
+| images | peak memory, MB |
+| --- | --- |
+| 8 | 3 |
+"""
+
+
+def test_the_table_of_all_benchmarks_compares_medians_within_a_case() -> None:
+    import all as everything
+
+    times = everything.Benchmark((), "ms", case=("network",))
+    rows = everything.rows_of("networks", times, PRINTED)
+    assert [(row[1], row[2], row[5]) for row in rows] == [
+        ("unet", "rdm_jax", "1.00"),
+        ("unet", "eager (best of PyTorch)", "1.50"),
+        ("clip", "rdm_jax", "1.00"),
+        ("clip", "eager", "0.50"),
+    ]
+    speeds = "| program | images per second |\n| --- | --- |\n| rdm_jax | 30.0 |\n| other | 10.0 |\n"
+    (_, other) = everything.rows_of("evaluation", everything.BENCHMARKS["evaluation"], speeds)
+    assert other[2:] == ["other", "10.0", "images per second", "3.00"]
+    for printed, reason in (("nothing", "no table with"), (speeds.replace("rdm_jax", "x"), "no program of rdm_jax")):
+        with pytest.raises(ValueError, match=reason):
+            everything.rows_of("evaluation", everything.BENCHMARKS["evaluation"], printed)
+
+
+def test_the_benchmarks_of_the_table_are_scripts_with_these_options_and_columns() -> None:
+    import all as everything
+    from indexes import CONTENDERS
+
+    for benchmark in everything.BENCHMARKS.values():
+        text = "".join(
+            file.read_text() for file in (BENCHMARKS / benchmark.words[0], *BENCHMARKS.glob("*_tables/*.py"))
+        )
+        for part in (benchmark.value, benchmark.program, *benchmark.case):
+            assert part in text, f"{benchmark.words[0]} prints no {part}"
+        assert [word for word in benchmark.words if word.startswith("--") and f'"{word}"' not in text] == []
+    assert set(everything.INDEXES) == set(CONTENDERS)
+    assert CONTENDERS[everything.INDEXES[0]].name.startswith(everything.OURS)
+
+
+@pytest.mark.slow
+def test_all_benchmarks_run_and_what_cannot_is_named(tmp_path, monkeypatch) -> None:
+    import all as everything
+
+    small = ("retrieval.py", "--only", "index", "--sizes", "2000", "--indexes", "exact", "numpy")
+    named = everything.BENCHMARKS["retrieval"]
+    monkeypatch.setattr(
+        everything,
+        "BENCHMARKS",
+        {
+            "retrieval": everything.Benchmark(small, named.value, named.program),
+            "broken": everything.Benchmark(("retrieval.py", "--indexes", "none"), "ms"),
+        },
+    )
+    assert everything.main(["--out", str(tmp_path / "page.md")]) == 1
+    text = (tmp_path / "page.md").read_text()
+    (table,) = everything.tables(text)
+    assert [row["program"] for row in table] == ["rdm_jax, exact", "NumPy"]
+    assert table[0]["ratio"] == "1.00" and float(table[1]["ratio"]) > 0
+    assert "Not measured:" in text and "- broken: " in text and "invalid choice" in text
+    assert "jax 0." in text and "Python 3." in text

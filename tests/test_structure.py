@@ -7,26 +7,16 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "rdm_jax"
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-FLOORS = (
-    {"core"},
-    {"diffusion", "models"},
-    {"parts"},
-    {"bundle", "data"},
-    {"factory", "retrieval", "convert"},
-    {"request", "conditioning", "guidance"},
-    {"heads"},
-    {"generator", "planning", "result"},
-    {"editing", "sweep"},
-    {"evaluation"},
-    {"training"},
-    {"report", "sharing"},
-    {"ablation"},
-    {"cli", "studio", "__main__"},
+from tests.helpers.import_graph import (
+    FILES,
+    FLOOR,
+    PACKAGE,
+    imported_modules,
+    module_graph,
+    reachable,
+    top_level,
 )
-FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
 FORBIDDEN = {
     ("diffusion", "models"),
     ("models", "diffusion"),
@@ -65,11 +55,6 @@ def imports(file: Path) -> list[tuple[str, bool]]:
                 modules = [f"rdm_jax.{alias.name}" for alias in node.names if alias.name != "__version__"]
             found += [(module, id(node) in top) for module in modules]
     return found
-
-
-def top_level(file: Path) -> str:
-    """Returns the folder under the package that a file is in, or the module at its top."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
@@ -126,40 +111,6 @@ def test_one_file_imports_each_engine_and_runner(library: str, file: str) -> Non
     assert [one.name for one in FILES if any(m.split(".")[0] == library for m, _ in imports(one))] == [file]
 
 
-def module_name(file: Path) -> str:
-    """Returns the dotted name of a file's module; a package has the name of its folder."""
-    parts = (PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imported_modules(tree: ast.AST, modules: set[str]) -> set[str]:
-    """Returns the modules of the package that a file imports, also inside functions, but not for type checking."""
-    found: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            node = ast.Module(node.orelse, [])
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from rdm_jax.core import files` imports a module; `from rdm_jax.core.files import sha256` does not.
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names & modules if names <= modules else {node.module} | names & modules
-        found |= imported_modules(node, modules)
-    return found & modules
-
-
-def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    """Returns all nodes of a graph that a path of one or more edges leads to."""
-    seen: set[str] = set()
-    waiting = list(graph[start])
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            waiting += graph[node]
-    return seen
-
-
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Returns the strongly connected components of a graph that contain a cycle, each sorted."""
     paths = {node: reachable(graph, node) for node in graph}
@@ -192,6 +143,4 @@ def function():
 
 def test_modules_do_not_import_each_other_in_a_cycle() -> None:
     """An import inside a function counts: it only hides a cycle."""
-    files = {module_name(file): file for file in FILES}
-    graph = {name: imported_modules(ast.parse(file.read_text()), set(files)) for name, file in files.items()}
-    assert cycles(graph) == []
+    assert cycles(module_graph()) == []

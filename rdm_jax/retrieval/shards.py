@@ -24,6 +24,7 @@ from rdm_jax.core import files, images
 from rdm_jax.core.errors import UserError
 
 EMBEDDINGS, ITEMS, THUMBNAILS = "embeddings", "items", "thumbnails"
+BOX = "box"  # the column of a patch's place in its image
 SUFFIXES = {EMBEDDINGS: "npy", ITEMS: "parquet", THUMBNAILS: "array_record"}
 GROUP_ROWS = 2048
 
@@ -156,10 +157,10 @@ def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     texts = [pa.field(name, pa.string()) for name in ("id", "path", "caption", "sha256")]
-    box = pa.field("box", pa.list_(pa.int32(), 4))
+    box = pa.field(BOX, pa.list_(pa.int32()))  # of a fixed size, pyarrow before version 26 could not read nulls
     attributes = pa.field("attributes", pa.map_(pa.string(), pa.string()))
     records = [
-        {**item, "id": item_id(item), "box": item.get("box"), "attributes": list(item["attributes"].items())}
+        {**item, "id": item_id(item), BOX: item.get(BOX), "attributes": list(item["attributes"].items())}
         for item in items
     ]
     table = pa.Table.from_pylist(records, schema=pa.schema([*texts, box, attributes]))

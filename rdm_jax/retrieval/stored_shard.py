@@ -12,7 +12,7 @@ import numpy as np
 
 from rdm_jax.core import images
 from rdm_jax.data.selection import COLUMNS
-from rdm_jax.retrieval.shards import ITEMS, THUMBNAILS, Shard, damaged
+from rdm_jax.retrieval.shards import BOX, ITEMS, THUMBNAILS, Shard, damaged
 
 CACHED_GROUPS = 64
 GRAY = 200
@@ -34,7 +34,7 @@ class StoredShard:
             group = bisect.bisect_right(self._group_ends, row)
             start = self._group_ends[group - 1] if group else 0
             item = self._group(group)[row - start]
-        return {**item, "attributes": dict(item["attributes"] or [])}
+        return {**item, BOX: item.get(BOX), "attributes": dict(item["attributes"] or [])}
 
     def column(self, key: str) -> Any:
         """Returns the texts of a column or of an attribute as a pyarrow array, null where there is none."""
@@ -98,9 +98,21 @@ class StoredShard:
         import pyarrow
 
         try:
-            return self._parquet.read_row_group(group).to_pylist()
+            return self._parquet.read_row_group(group, self._readable_columns(group)).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:
             raise damaged(self.shard.folder, f"{self.shard.names[ITEMS]} cannot be read ({error})") from error
+
+    def _readable_columns(self, group: int) -> list[str]:
+        """Returns the columns of a row group, without the boxes where there is none.
+
+        Earlier builds stored boxes as lists of a fixed size, which pyarrow before version 26 cannot read where they are
+        null.
+        """
+        metadata = self._parquet.metadata.row_group(group)
+        chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+        counted = [chunk for chunk in chunks if chunk.statistics is not None]
+        null = {one.path_in_schema.split(".")[0] for one in counted if one.statistics.null_count == one.num_values}
+        return [name for name in self._parquet.schema_arrow.names if name != BOX or name not in null]
 
     @functools.cached_property
     def _reader(self) -> Any:

@@ -98,11 +98,11 @@ class Log:
         self._wandb = None
         if not is_first():
             return
+        if config.wandb:  # first: without the library nothing is opened
+            self._wandb = _wandb_run(config, workdir)
         workdir.write(METRICS, _before(workdir.read(METRICS) or b"", first))
         with workdir.writing(TENSORBOARD):
             self._board = Board(workdir.local / TENSORBOARD, first)
-        if config.wandb:
-            self._wandb = _wandb_run(config, workdir)
 
     def __enter__(self) -> Log:
         return self

@@ -17,13 +17,14 @@ import pytest
 
 from rdm_jax import bundle, generator
 from rdm_jax.cli.main import main
-from tests.helpers import pages, stand_ins
+from tests.helpers import command_lines, pages, stand_ins
 from tests.helpers.pages import PAGES, ROOT, Block
 
 Maker = Callable[[Path], None]
 
+OTHER_PROGRAMS = sorted(set(command_lines.PROGRAMS) - {"rdm", "python"})
 REASONS = {
-    r"^(dask|docker|helm|hf|kubectl|make|mkdir|mv|npm|pip|sbatch) ": "installs something, or needs other machines",
+    rf"^({'|'.join(OTHER_PROGRAMS)}) ": "installs something, or needs other machines",
     r"--runner .*dask\(scheduler=": "needs a scheduler; tests/retrieval/test_dask.py starts one",
     r"^launch/": "starts trainings on several machines, or of hours; tests/launch runs the scripts",
     r"\b(gs|hf)://": "reads object storage or a hub; tests/core and tests/retrieval have servers for both",

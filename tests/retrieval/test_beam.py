@@ -6,10 +6,11 @@ import pytest
 
 from rdm_jax.core.errors import UserError
 from rdm_jax.retrieval.beam_runner import BeamRunner
-from rdm_jax.retrieval.cluster import RemoteWorkspace, build_on_cluster, neighbors_on_cluster
+from rdm_jax.retrieval.cluster import build_on_cluster, neighbors_on_cluster
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.jobs import Execution
 from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
+from rdm_jax.retrieval.remote_workspace import RemoteWorkspace
 from tests.retrieval.conftest import same_files
 
 pytest.importorskip("apache_beam")

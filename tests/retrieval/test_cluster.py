@@ -12,11 +12,12 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.data.sources import open_source
 from rdm_jax.retrieval import cluster
 from rdm_jax.retrieval.build import BuildJob
-from rdm_jax.retrieval.cluster import RemoteWorkspace, build_on_cluster, neighbors_on_cluster
+from rdm_jax.retrieval.cluster import build_on_cluster, neighbors_on_cluster
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.jobs import Execution
 from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.retrieval.parts import ProcessIndex, Workspace
+from rdm_jax.retrieval.remote_workspace import RemoteWorkspace
 from rdm_jax.retrieval.sidecar import NeighborSidecar
 from tests.helpers import tiny
 from tests.retrieval.conftest import same_files, write_images

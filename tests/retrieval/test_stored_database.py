@@ -21,6 +21,7 @@ from rdm_jax.retrieval.build import BuildOptions
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.rows import ShardedRows
 from rdm_jax.retrieval.shards import image_hash, item_id
+from rdm_jax.retrieval.stored_shard import StoredShard
 from tests.retrieval.conftest import build
 
 ROWS, ITEMS = "embeddings-00000-of-00001.npy", "items-00000-of-00001.parquet"
@@ -385,3 +386,28 @@ def test_a_database_of_many_shards_raises_the_limit_of_open_files(source, encode
             Database.open(tmp_path / "db")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("boxes", [[None, None], [[1, 2, 3, 4], [5, 6, 7, 8]]])
+def test_boxes_of_a_fixed_size_are_read(tmp_path, boxes):
+    """As earlier builds stored them; pyarrow before version 26, which `make oldest` installs, cannot read null ones."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = {name: ["a", "b"] for name in ("id", "path", "caption", "sha256")}
+    attributes = pa.array([[("k", "v")], []], pa.map_(pa.string(), pa.string()))
+    table = pa.table({**texts, "box": pa.array(boxes, pa.list_(pa.int32(), 4)), "attributes": attributes})
+    pq.write_table(table, tmp_path / "items.parquet")
+    stored = StoredShard(shards.Shard(tmp_path, 2, {shards.ITEMS: "items.parquet"}, {}))
+    assert [stored.item(row)["box"] for row in range(2)] == boxes
+    assert [stored.item(row)["attributes"] for row in range(2)] == [{"k": "v"}, {}]
+
+
+def test_boxes_are_stored_so_that_every_pyarrow_reads_them(tmp_path):
+    import pyarrow.parquet as pq
+
+    items = [{"path": name, "caption": "", "attributes": {}, "sha256": ""} for name in "ab"]
+    items[1]["box"] = [1, 2, 3, 4]
+    shard = shards.write_shard(tmp_path, 0, 1, shards.ShardContents(items, np.zeros((2, 3), np.float32)), "float16")
+    assert str(pq.read_schema(tmp_path / ITEMS).field("box").type) == "list<element: int32>"
+    assert [StoredShard(shard).item(row)["box"] for row in range(2)] == [None, [1, 2, 3, 4]]

@@ -3,23 +3,14 @@
 import signal
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from rdm_jax.bundle import Bundle, merge
-from rdm_jax.data.sources import open_source
-from rdm_jax.retrieval.build import BuildJob, build_database
-from rdm_jax.retrieval.database import Database
-from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.neighbors import NeighborJob, NeighborOptions, compute_neighbors
 from rdm_jax.training.config import load_config
 from rdm_jax.training.tasks import diffusion, task_module
 from rdm_jax.training.tasks.codes import CodesTask
-from tests.helpers import tiny
+from tests.helpers import tiny, tiny_diffusion
 
-CONFIG = "emoji/rdm"
-K = 5
 CODES = 12  # of the first stage
 
 
@@ -27,29 +18,12 @@ CODES = 12  # of the first stage
 def make_diffusion_task(tmp_path_factory):
     """A function of overrides that returns the task on two folders of twelve images each, with neighbors within one."""
     root = tmp_path_factory.mktemp("diffusion")
-    generator = np.random.default_rng(0)
-    for folder in ("line", "wash"):
-        (root / "images" / folder).mkdir(parents=True)
-        for i in range(12):
-            colors = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(colors).save(root / "images" / folder / f"{i:02d}.png")
-            (root / "images" / folder / f"{i:02d}.txt").write_text(f"{folder} {i} a red boat")
-    model = tiny.bundle()
-    model.save(root / "base", dtype="float32")
-    encoder, source = ClipEncoder(Bundle.open(root / "base")), open_source(str(root / "images"))
-    build_database(BuildJob.of(source, encoder), root / "database")
-    for name, within in (("within", "folder"), ("free", None)):
-        options = NeighborOptions(K, duplicates=None, within=within)
-        compute_neighbors(NeighborJob(source, encoder, Database.open(root / "database"), options), root / name)
+    tiny_diffusion.write(root)
 
     def make(
-        *overrides: str, neighbors: str = "within", config: str = CONFIG, task: Any = diffusion
+        *overrides: str, neighbors: str = "within", config: str = tiny_diffusion.CONFIG, task: Any = diffusion
     ) -> diffusion.DiffusionTask:
-        places = f"data.source={root / 'images'}", f"data.data_dir={root}", f"data.neighbors={root / neighbors}"
-        model = "model.model_channels=8", "model.channel_mult=[1,2]", "model.num_head_channels=8", "model.num_groups=4"
-        small = "data.split=", "data.size=16", "data.held_out_rows=4", "batch_size=2", f"base={root / 'base'}"
-        few = "conditioning.candidates=4", "conditioning.neighbors=3", "model.attention_resolutions=[2]"
-        given = (*places, *model, *small, *few, *overrides)
+        given = (*tiny_diffusion.overrides(root, neighbors), *overrides)
         return task.make(load_config(config, given), root, lambda *_: None)
 
     return make

@@ -10,7 +10,7 @@ from rdm_jax.core.errors import UserError
 from rdm_jax.generator import Generator
 from rdm_jax.training.conditioning import CODES, batch_condition
 from tests.helpers import tiny
-from tests.training.conftest import K
+from tests.helpers.tiny_diffusion import K
 
 ALWAYS = {
     NULL: ("null_probability=1.0",),

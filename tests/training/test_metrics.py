@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,23 @@ def test_places_are_those_of_the_user(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Workdir("~/run").local == tmp_path / "run" and Path(Workdir("~/run").checkpoints).parent == tmp_path / "run"
     assert str(Workdir("memory://runs/one/")) == "memory://runs/one"
     assert Workdir("memory://runs/one/").run_id == Workdir("memory://runs/one").run_id
+
+
+def test_a_run_is_sent_to_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, where its records stay in the workdir."""
+    pytest.importorskip("wandb", reason="Weights & Biases needs the extra: pip install 'rdm_jax[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = ConfigDict({"steps": 10, "wandb": "project", "name": "run"})
+    log = Log(Workdir(tmp_path), config, 1, lambda *_: None)
+    log.metrics(1, {"loss": 0.5})
+    log.close()
+    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"loss" in record.read_bytes()
+    assert steps_in(tmp_path) == [1]
+
+
+def test_without_weights_and_biases_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"wandb=project needs Weights & Biases; pip install rdm_jax\[wandb\]"):
+        Log(Workdir(tmp_path), ConfigDict({"steps": 10, "wandb": "project", "name": "run"}), 1, lambda *_: None)
