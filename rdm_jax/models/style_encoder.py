@@ -100,7 +100,7 @@ class StyleEncoder(nn.Module):
 
 
 def color_histograms(images: Float[Array, "b h w 3"], bins: int) -> Float[Array, "b n"]:
-    """Returns the square roots of the shares of colors, of the whole image and of its border.
+    """Returns the square roots of how much of an image, and of its border, has each color.
 
     What convolutions learn of colors only in time is plain here. A color between the centers of bins counts for both in
     parts (trilinear interpolation), so that small changes of it show.
@@ -113,19 +113,19 @@ def color_histograms(images: Float[Array, "b h w 3"], bins: int) -> Float[Array,
       n = 2 * bins ** 3 values; the squares of each half add to 1.
     """
     places = (jnp.clip(images.astype(jnp.float32), -1.0, 1.0) + 1.0) * (0.5 * (bins - 1))
-    shares = jax.nn.relu(1.0 - jnp.abs(places[..., None] - jnp.arange(bins).reshape(1, 1, 1, 1, -1)))
-    border = jnp.concatenate([shares[:, 0], shares[:, -1], shares[:, 1:-1, 0], shares[:, 1:-1, -1]], axis=1)
-    whole = shares.reshape(len(images), -1, 3, bins)
+    weights = jax.nn.relu(1.0 - jnp.abs(places[..., None] - jnp.arange(bins).reshape(1, 1, 1, 1, -1)))
+    border = jnp.concatenate([weights[:, 0], weights[:, -1], weights[:, 1:-1, 0], weights[:, 1:-1, -1]], axis=1)
+    whole = weights.reshape(len(images), -1, 3, bins)
     histograms = [_joint(pixels).reshape(len(images), -1) for pixels in (whole, border)]
     # The slope of a root at 0 has no bound.
     return jnp.sqrt(jnp.concatenate(histograms, axis=-1) + EPSILON)
 
 
-def _joint(shares: Float[Array, "b p 3 n"]) -> Float[Array, "b n n n"]:
-    """Returns the mean over pixels of the products of the shares of their channels' bins."""
-    red, green, blue = (shares[:, :, channel] for channel in range(3))
+def _joint(weights: Float[Array, "b p 3 n"]) -> Float[Array, "b n n n"]:
+    """Returns the mean over pixels of the products of what their channels count for each bin."""
+    red, green, blue = (weights[:, :, channel] for channel in range(3))
     pairs = red[..., :, None] * green[..., None, :]
-    return jnp.einsum("bprg,bpx->brgx", pairs, blue) / shares.shape[1]
+    return jnp.einsum("bprg,bpx->brgx", pairs, blue) / weights.shape[1]
 
 
 def _statistics(h: Float[Array, "b h w c"]) -> Float[Array, "b d"]:

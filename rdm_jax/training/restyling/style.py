@@ -97,7 +97,7 @@ class Restyle:
       weight: how far the ink grows; it shrinks where this is negative.
       line: the width of outlines, hatching and cut-out lines.
       sway: how far lines stray.
-      gap: the share of the ink that is left out in places.
+      gap: the fraction of the ink that is left out in places.
       pixels: the side of the grid it is drawn on; 0 for none.
       angle: of gradients, shades and hatching, in radians.
       offset: [2] of a shifted fill.

@@ -190,7 +190,7 @@ def test_the_icons_config_names_captions_and_holds_out_a_share(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("complete", [0.0, 0.5, 1.0])
-def test_images_with_a_class_of_every_attribute_come_as_often_as_asked_for(tmp_path, monkeypatch, complete):
+def test_images_with_a_class_of_every_attribute_come_as_often_as_configured(tmp_path, monkeypatch, complete):
     monkeypatch.setattr(classifier, "training_images", lambda data, split, progress: icons(300))
     config = icon_config(
         tmp_path, most_common={"caption": 1}, always={"caption": ("sun",)}, held_out_share=0.1, complete=complete
