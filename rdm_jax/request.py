@@ -43,7 +43,7 @@ TRANSLATOR, PRIOR = "translator", "prior"
 QUERY_VECTORS = ("text", TRANSLATOR, PRIOR)  # that of the text, or of an image, by the part that makes it of the text
 NEEDED_PARTS = {
     "leave_out": "encoder_tokens",
-    "reference": "encoder_tokens",
+    "reference_image": "encoder_tokens",
     "adapter_scale": "image_adapter",
     "adapter_blocks": "image_adapter",
     "long_prompts": "text_encoder",
@@ -89,7 +89,7 @@ class Request:
       class_label: the class, where the model takes one; -1 for none.
       layout: a file with objects and their boxes, where the model takes a layout.
       segmentation: an image file with the label of each pixel, where the model takes a segmentation.
-      reference: an image file whose vector conditions all queries beside their texts, where the model has several
+      reference_image: an image file whose vector conditions all queries beside their texts, where the model has several
         encoders, one of them of images.
       leave_out: the names of encoders that condition nothing, with commas, where the model has several.
       low_resolution: the image file that is upscaled, where the model takes one.
@@ -124,7 +124,7 @@ class Request:
     segmentation: str = option(
         "", "an image whose pixel values are labels (semantic synthesis models)", metavar="FILE", file=True
     )
-    reference: str = option(
+    reference_image: str = option(
         "",
         "an image whose style conditions beside the prompt (models with several encoders)",
         metavar="FILE",

@@ -5,7 +5,7 @@ whose style a reference lends, and three neighbors. The rates of texts and of th
 
 rdm train --config style_scenes/encoders --workdir runs/encoders
 rdm export runs/encoders --out encoders
-rdm sample "a red boat" --model ./encoders --database neon --reference sketch.png --leave-out text_states
+rdm sample "a red boat" --model ./encoders --database neon --reference-image sketch.png --leave-out text_states
 """
 
 from typing import Any

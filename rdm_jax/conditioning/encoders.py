@@ -133,14 +133,14 @@ class SeveralEncoders:
         for name in left_out:
             if name not in module.dims:
                 raise unknown("encoder", name, module.dims, hint=f"those of model {bundle.name!r}")
-        if request.reference and CLIP_IMAGE not in module.dims:
+        if request.reference_image and CLIP_IMAGE not in module.dims:
             raise UserError(
-                f"reference {request.reference} needs an encoder {CLIP_IMAGE}, and model {bundle.name!r} has "
-                f"{', '.join(module.dims)}; leave the reference out"
+                f"reference_image {request.reference_image} needs an encoder {CLIP_IMAGE}, and model {bundle.name!r} "
+                f"has {', '.join(module.dims)}; leave the reference out"
             )
         if request.condition != "text" and NEIGHBORS not in module.dims:
             raise UserError(f"model {bundle.name!r} takes no neighbors; use --condition text without a database")
-        reference = encoder.encode_images([read_image(request.reference)])[0] if request.reference else None
+        reference = encoder.encode_images([read_image(request.reference_image)])[0] if request.reference_image else None
         return SeveralEncoders(module, bundle.params[PART], frozenset(left_out), reference)
 
     def tokens_before_neighbors(self, text: Condition | None) -> int:

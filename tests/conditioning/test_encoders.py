@@ -42,7 +42,12 @@ def given(bundle, tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "reference.png")
     database = Database.open(tiny.database(root, "squares", bundle))
-    return {"database": database, "condition": "text+neighbors", "reference": str(root / "reference.png"), "steps": 1}
+    return {
+        "database": database,
+        "condition": "text+neighbors",
+        "reference_image": str(root / "reference.png"),
+        "steps": 1,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def test_the_tokens_are_those_of_each_encoder_by_its_own_projection(generator, b
     own, _ = context()
     assert own.tokens.shape == (1, 19, tiny.WIDTH) and own.vector.shape == (1, 2 * tiny.WIDTH)
     plan, params = generator.plan("a red boat", **given), bundle.params["encoder_tokens"]
-    image = generator.encoder.encode_images([np.asarray(Image.open(given["reference"]))])
+    image = generator.encoder.encode_images([np.asarray(Image.open(given["reference_image"]))])
     vectors = {"clip_text": plan.queries, "clip_image": image, "neighbors": plan.neighbors.embeddings[0]}
     for name, one in vectors.items():
         kernel, offset = (params[f"projection_{name}"][key] for key in ("kernel", "bias"))
@@ -109,7 +114,7 @@ def test_without_any_encoder_a_prompt_is_the_null_condition(context, bundle):
 def test_conditions_leave_out_what_they_do_not_name(context):
     text, _ = context(condition="text", database=None)
     assert text.tokens.shape[1] == 17  # no places of neighbors
-    neighbors, _ = context(condition="neighbors", reference="")
+    neighbors, _ = context(condition="neighbors", reference_image="")
     assert neighbors.tokens.shape[1] == 18  # no place of an image
     assert neighbors.weights[0].tolist() == [1.0] + [0.0] * 15 + [1.0] * 2
 
@@ -123,7 +128,7 @@ def test_a_negative_prompt_is_without_the_reference(context):
 def test_a_model_on_disk_samples_replays_and_leaves_out(bundle, given, tmp_path, capsys, own_environment):
     bundle.save(tmp_path / "model", dtype="float32")
     places = ["--model", str(tmp_path / "model"), "--quiet", "--seed", "3", "--steps", "1", "--condition", "text"]
-    options = ["--reference", given["reference"], "--leave-out", "text_states"]
+    options = ["--reference-image", given["reference_image"], "--leave-out", "text_states"]
     assert main(["sample", "a red boat", *places, *options, "--out", str(tmp_path / "out")]) == 0
     (image,) = (tmp_path / "out").glob("00000-*.png")
     capsys.readouterr()
@@ -151,11 +156,11 @@ def test_what_a_model_does_not_have_is_refused_in_one_line(given, tmp_path):
     refused(
         "needs an encoder clip_image, and model 'tiny' has clip_text; leave the reference out",
         ("clip_text",),
-        reference=given["reference"],
+        reference_image=given["reference_image"],
         condition="text",
     )
     refused("takes no neighbors; use --condition text", ("clip_text",), database=given["database"])
-    options: list[dict[str, Any]] = [{"leave_out": "clip_text"}, {"reference": "a.png"}]
+    options: list[dict[str, Any]] = [{"leave_out": "clip_text"}, {"reference_image": "a.png"}]
     for option in options:
         with pytest.raises(UserError, match="applies to models with a part encoder_tokens, and this one has none"):
             Generator.load(tiny.bundle()).plan("a red boat", condition="text", **option)
@@ -169,8 +174,8 @@ def test_conditions_over_the_steps_need_equal_tokens(generator, given, bundle):
     refused("interleave is not for models with several encoders", "interleave()")
     refused("vectors beside the time, which do not turn into others", "switch(prompt='a blue tree')")
     without = Generator.load(encoders.bundle(("clip_states", "neighbors")))
-    refused("other tokens; give a prompt of as many", "switch(prompt='boat')", without, reference="")
-    plan = without.plan("a red boat", **(given | {"reference": ""}), conditions=["switch(prompt='a blue tree')"])
+    refused("other tokens; give a prompt of as many", "switch(prompt='boat')", without, reference_image="")
+    plan = without.plan("a red boat", **(given | {"reference_image": ""}), conditions=["switch(prompt='a blue tree')"])
     assert plan.context.given.target.shape == (1, 11, tiny.WIDTH)
 
 
