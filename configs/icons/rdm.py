@@ -60,7 +60,7 @@ def get_config(style: str = "") -> dict[str, Any]:
             "neighbors": 4,
             "naming": 0.03,
             "content_latents": False,
-            "content_odds": (0.4, 0.3, 0.3),
+            "content_odds": (0.55, 0.42, 0.03),
         },
         "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
