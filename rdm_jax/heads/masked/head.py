@@ -42,7 +42,9 @@ class MaskedHead:
         check_bidirectional(bundle)
         _warn_unused(request, options, bundle)
         fine = FINE if bundle.has(FINE.network) else None
-        bundle.require((fine or BASE).first_stage)
+        for stage in (BASE, *((fine,) if fine else ())):
+            bundle.require(stage.first_stage)
+            factory.check_one_code(f"model {bundle.name!r}", getattr(bundle, stage.first_stage))
         edit = edited_pixels(options, request, bundle, fine or BASE)
         micro = bundle.config["conditioning"].get("micro_conditions", ())
         sizes = (float(request.width), float(request.height)) if micro else ()
@@ -118,9 +120,8 @@ def plan_stage(request: Request, options: Options, bundle: Bundle, stage: Stage,
     """Returns what all images of a run share in one stage.
 
     Raises:
-      UserError: there are more steps than codes, a latent has several codes, or the model cannot make the size.
+      UserError: there are more steps than codes, or the model cannot make the size.
     """
-    factory.check_one_code(f"model {bundle.name!r}", getattr(bundle, stage.first_stage))
     size = stage_size(request, bundle, stage)
     tokens = size[0] * size[1]
     if options.steps > tokens:
