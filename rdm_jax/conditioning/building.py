@@ -49,10 +49,8 @@ def condition_builder(
       UserError: the model reads prompts as sequences and has no tokenizer, or neighbors are requested of it.
     """
     encoders = SeveralEncoders.of(bundle, encoder, request)
-    if encoders is None:
-        reader = prompt_reader(bundle, request)
-    else:
-        reader = TextReader.of(bundle, encoder, encoders, request.long_prompts)
+    own = TextReader.of(bundle, encoder, encoders, request.long_prompts) if encoders else None
+    reader = own if encoders else prompt_reader(bundle, request)
     adapter = NeighborTokens.of(
         bundle, encoder, request.adapter_scale, request.adapter_blocks, retriever.databases if retriever else ()
     )
@@ -63,7 +61,6 @@ def condition_builder(
         )
     width = encoder.identity["width"]
     null = null_token(bundle.config)
-
     wanted = request.height, request.width
     small = None
     if upscales(bundle.config):
@@ -88,7 +85,7 @@ def condition_builder(
         encoder=encoder,
         encode_prompts=prompt_encoder(bundle, encoder, request),
         latent=size,
-        size=(request.height, request.width),
+        size=wanted,
         factor=bundle.autoencoder.downsampling,
         queries=np.zeros((0, width), np.float32),
         retrieve=retrieve,

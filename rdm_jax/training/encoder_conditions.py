@@ -43,7 +43,7 @@ from rdm_jax.training.config import Config
 from rdm_jax.training.latents import cache_folder
 from rdm_jax.training.neighbors import open_neighbors
 from rdm_jax.training.schema import Probability
-from rdm_jax.training.text_conditions import TEXT, caption_tokens, text_network
+from rdm_jax.training.text_conditions import TEXT, caption_tokens, init_parts, text_network
 from rdm_jax.training.vectors import image_vectors
 
 
@@ -179,11 +179,7 @@ class EncoderConditions(ImageConditions):
     def init_networks(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Returns initial parameters of the networks that are trained along, {part: tree}."""
         networks = {PART: self.projections} | ({} if self.text_encoder is None else {TEXT: self.text_encoder})
-        params = {}
-        for own, (part, module) in zip(jax.random.split(key, len(networks)), networks.items(), strict=True):
-            inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), module.smallest_inputs)
-            params[part] = module.init(own, *inputs)["params"]
-        return params
+        return init_parts(key, networks)
 
     def shown(self, condition: str) -> str:
         """Returns the condition that figures use where sampling uses `condition`: one that there are encoders for."""

@@ -112,11 +112,7 @@ class TextConditions(ImageConditions):
     def init_networks(self, key: Key[Array, ""]) -> dict[str, Any]:
         """Returns initial parameters of the networks that make tokens, {part: tree}."""
         networks = {TEXT: self.encoder} | ({} if self.projection is None else {NEIGHBORS: self.projection})
-        params = {}
-        for own, (part, module) in zip(jax.random.split(key, len(networks)), networks.items(), strict=True):
-            inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), module.smallest_inputs)
-            params[part] = module.init(own, *inputs)["params"]
-        return params
+        return init_parts(key, networks)
 
     def condition(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Condition:
         """Returns the condition of a batch of what `complete` returned, in the loss.
@@ -209,3 +205,12 @@ def without_texts(config: Config, conditions: ImageConditions, vocab_size: int) 
 def _joined(conditions: ImageConditions, settings: Mapping[str, Any], texts: Any, empty: Any) -> TextConditions:
     own = {field.name: getattr(conditions, field.name) for field in dataclasses.fields(conditions)}
     return TextConditions(**own, settings=settings, texts=texts, empty_text=empty)
+
+
+def init_parts(key: Key[Array, ""], networks: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns initial parameters of networks, {part: tree}, each with a key of its own."""
+    params = {}
+    for own, (part, module) in zip(jax.random.split(key, len(networks)), networks.items(), strict=True):
+        inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), module.smallest_inputs)
+        params[part] = module.init(own, *inputs)["params"]
+    return params

@@ -204,7 +204,7 @@ def is_here(python: str) -> bool:
     return True
 
 
-def test_environments(args: argparse.Namespace, distribution: Distribution) -> bool:
+def check_environments(args: argparse.Namespace, distribution: Distribution) -> bool:
     """Tests environments one after another and prints a line for each; returns whether all passed."""
     pythons = distribution.pythons if args.pythons else distribution.pythons[:1] if args.oldest else [args.python]
     failed = False
@@ -226,7 +226,7 @@ def test_environments(args: argparse.Namespace, distribution: Distribution) -> b
     return not failed
 
 
-def test_platforms(distribution: Distribution) -> bool:
+def check_platforms(distribution: Distribution) -> bool:
     """Prints for each Python and platform whether every requirement has a wheel there; returns whether all have."""
     failed = False
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
@@ -266,7 +266,7 @@ def main() -> None:
     distribution = Distribution.of(args.dist)
     if set(distribution.extras) != set(USES) - {PLAIN}:
         parser.error("tests/packaging/uses.py does not name the extras of setup.py")
-    passed = test_platforms(distribution) if args.platforms else test_environments(args, distribution)
+    passed = check_platforms(distribution) if args.platforms else check_environments(args, distribution)
     sys.exit(not passed)
 
 

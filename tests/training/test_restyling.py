@@ -112,6 +112,14 @@ def test_nothing_strays_by_no_pixels_and_smaller_drawings_have_a_margin():
     np.testing.assert_allclose(shapes.scaled(values, jnp.asarray(1.0)), values, atol=1e-5)
 
 
+def test_what_is_shifted_out_of_the_image_is_lost():
+    values = jnp.asarray(np.random.default_rng(0).random((2, SIZE, SIZE)), jnp.float32)
+    found = shapes.shifted(values, jnp.array([2.2, -3.0]))
+    expected = np.zeros_like(values)
+    expected[:, 2:, :-3] = values[:, :-2, 3:]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_hsv_is_the_color_of_python():
     import colorsys
 

@@ -53,7 +53,7 @@ def with_restyled(images: ImageSet, data: Config, progress: StageProgressCallbac
         )
     chosen = choose_images(np.unique(attribute(images, data.style), return_inverse=True)[1], one_color, count, of_style)
     made_of = np.concatenate(chosen)
-    name = files.sha256_json([images.fingerprint, VERSION, SEED, data.size, count, of_style])
+    name = files.sha256_json([images.fingerprint, VERSION, SEED, data.size, [rows.tolist() for rows in chosen]])
     report = functools.partial(progress, "drawing random styles")
     # All images are in one mapped file: together in memory they would take as much again as on the devices.
     array = cached_array(

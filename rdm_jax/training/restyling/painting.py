@@ -73,8 +73,6 @@ def _filled(
     along = _along(style, lines.shape[1])
     period = 3.0 * style.line
     stripes = (jnp.abs((along * 64.0 / period) % 1.0 - 0.5) < 0.25).astype(jnp.float32)
-    moved = jnp.round(style.offset * scale).astype(jnp.int32)
-    shifted = jax.vmap(lambda one: jnp.roll(one, moved, axis=(0, 1)))(whole)
     areas = whole * (1.0 - (lines > SOLID))
     colors = shapes.colors_of(key, shapes.numbered(areas > SOLID), style.palette[:-1])
     # Lines cover the seam between two areas: their colors reach under the ink.
@@ -87,7 +85,7 @@ def _filled(
         Fill.SHADED: (whole, _evenly(_between(style.palette, jnp.round(along)), lines)),
         Fill.GRADIENT: (whole, _evenly(_between(style.palette, along), lines)),
         Fill.HATCHED: (whole * stripes[None], plain),
-        Fill.OFFSET: (shifted, plain),
+        Fill.OFFSET: (shapes.shifted(whole, style.offset * scale), plain),
     }
     opacity, color = (jnp.stack([fills[fill][part] for fill in Fill]) for part in (0, 1))
     return opacity[style.fill], color[style.fill]

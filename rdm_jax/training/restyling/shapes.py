@@ -28,11 +28,17 @@ def grown(shapes: Float[Array, "b h w"], amount: Float[Array, ""]) -> Float[Arra
 
 def scaled(shapes: Float[Array, "b h w"], factor: Float[Array, ""]) -> Float[Array, "b h w"]:
     """Returns shapes scaled about the center, with an empty margin where the factor is below 1."""
-    size = jnp.array(shapes.shape[1:])
-    resize = functools.partial(
-        jax.image.scale_and_translate, shape=shapes.shape, spatial_dims=(1, 2), method="linear", antialias=True
-    )
-    return resize(shapes, scale=jnp.array([factor, factor]), translation=(1.0 - factor) * size / 2)
+    margin = (1.0 - factor) * jnp.array(shapes.shape[1:]) / 2
+    return _placed(shapes, jnp.array([factor, factor]), margin)
+
+
+def shifted(shapes: Float[Array, "b h w"], offset: Float[Array, " 2"]) -> Float[Array, "b h w"]:
+    """Returns shapes shifted by whole pixels, the nearest to an offset (down, right); what leaves the image is lost."""
+    return _placed(shapes, jnp.ones(2), jnp.round(offset))
+
+
+def _placed(shapes: Float[Array, "b h w"], scale: Float[Array, " 2"], shift: Float[Array, " 2"]) -> Array:
+    return jax.image.scale_and_translate(shapes, shapes.shape, (1, 2), scale, shift, method="linear")
 
 
 def strayed(key: Key[Array, ""], shapes: Float[Array, "b h w"], amount: Float[Array, ""]) -> Float[Array, "b h w"]:

@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
-from jaxtyping import Array, Key
-
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.encoders import NEIGHBORS, TEXT_STATES
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
 from rdm_jax.core.schema import Fields
-from rdm_jax.models.condition import Condition
 from rdm_jax.training.config import Config
 from rdm_jax.training.encoder_conditions import (
     EncoderConditions,
@@ -28,6 +24,7 @@ from rdm_jax.training.latents import open_latents
 from rdm_jax.training.tasks import diffusion
 from rdm_jax.training.tasks.conditioned import abstract_base, abstract_config, base_settings, open_base
 from rdm_jax.training.tasks.diffusion import abstract_latents, build_task
+from rdm_jax.training.tasks.trained_conditions import TrainedConditions
 from rdm_jax.training.text_conditions import Text
 
 UNUSED = ("text_probability", "text_and_neighbors_probability")  # of `conditioning`: encoders have rates of their own
@@ -73,34 +70,15 @@ class Schema(diffusion.Schema):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodersTask(diffusion.DiffusionTask):
+class EncodersTask(TrainedConditions, diffusion.DiffusionTask):
     """Trains a denoiser together with the projections of the encoders, and a text encoder where there is one."""
 
     conditions: EncoderConditions
 
     @property
-    def trained(self) -> tuple[str, ...]:
-        """The parts of the model that are trained."""
-        return (self.network, *self.conditions.settings)
-
-    @property
     def frozen(self) -> Any:
         """The autoencoder's parameters, where images are encoded in every step, and those of CLIP's text tower."""
         return {**super().frozen, **self.conditions.frozen}
-
-    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns initial parameters of all networks; no stats."""
-        own, others = jax.random.split(key)
-        params, stats = super().init(own)
-        return {**params, **self.conditions.init_networks(others)}, stats
-
-    def condition(self, params: Any, batch: dict[str, Array]) -> Condition:
-        """Returns the condition of a batch: the null token and those of the encoders that are not dropped."""
-        return self.conditions.condition(params, batch)
-
-    def sections(self) -> dict[str, Any]:
-        """Returns the sections of a diffusion model, and of the networks that make tokens."""
-        return {**super().sections(), **self.conditions.settings}
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> EncodersTask:

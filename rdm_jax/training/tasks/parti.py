@@ -11,17 +11,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-from jaxtyping import Array, Key
-
 from rdm_jax.bundle import Bundle
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.progress import StageProgressCallback
-from rdm_jax.models.condition import Condition
 from rdm_jax.training.conditioning import ImageConditions
 from rdm_jax.training.config import Config
 from rdm_jax.training.tasks import autoregressive, codes
 from rdm_jax.training.tasks.conditioned import base_settings
+from rdm_jax.training.tasks.trained_conditions import TrainedConditions
 from rdm_jax.training.text_conditions import Text, TextConditions, with_texts, without_texts
 
 
@@ -54,29 +51,10 @@ class Schema(autoregressive.Schema):
 
 
 @dataclasses.dataclass(frozen=True)
-class PartiTask(autoregressive.AutoregressiveTask):
+class PartiTask(TrainedConditions, autoregressive.AutoregressiveTask):
     """Trains a transformer over codes together with the encoder of texts and the projection of neighbors."""
 
     conditions: TextConditions
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The parts of the model that are trained."""
-        return (self.network, *self.conditions.settings)
-
-    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns initial parameters of all networks; no stats."""
-        own, others = jax.random.split(key)
-        params, stats = super().init(own)
-        return {**params, **self.conditions.init_networks(others)}, stats
-
-    def condition(self, params: Any, batch: dict[str, Array]) -> Condition:
-        """Returns the condition of a batch: the states of its texts, and its neighbors."""
-        return self.conditions.condition(params, batch)
-
-    def sections(self) -> dict[str, Any]:
-        """Returns the sections of the networks that make tokens."""
-        return dict(self.conditions.settings)
 
 
 def make(config: Config, workdir: Path, progress: StageProgressCallback, start: Bundle | None = None) -> PartiTask:
