@@ -20,6 +20,7 @@ from rdm_jax.conditioning.content import Content, ContentSearch
 from rdm_jax.conditioning.inputs import input_of
 from rdm_jax.conditioning.inputs.low_resolution import upscaled_size
 from rdm_jax.conditioning.prompts import reads_prompts
+from rdm_jax.conditioning.roles import StyleReferences
 from rdm_jax.core.calls import name_of
 from rdm_jax.core.errors import UserError
 from rdm_jax.heads import all_options
@@ -126,7 +127,7 @@ class Planner:
         plan, queries = self.with_texts(plan, queries, [*prompts, *[""] * (len(images) + len(rows))])
         neighbors = retriever.retrieve(queries, request.neighbors) if retriever else None
         given = [*[None] * len(prompts), *images, *[None] * len(rows)]
-        content = self._find_content(plan, content_database, labels, queries, given)
+        content = self._find_content(plan, content_database, labels, queries, given, neighbors)
         plan = self.with_content(plan, content)
         return plan.with_queries(labels, queries, neighbors)
 
@@ -161,6 +162,7 @@ class Planner:
         prompts: Sequence[str],
         queries: Float[np.ndarray, "q d"],
         given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
+        neighbors: Neighbors | None,
     ) -> Content | None:
         """Returns the content of queries; None where the model has no such role, or there is no content database."""
         if plan.builder.style is None:
@@ -173,7 +175,8 @@ class Planner:
         if database is None or not plan.request.content_neighbors:
             return None
         size = plan.request.height, plan.request.width
-        return self.find_content(database, prompts, queries, given, plan.request.content_neighbors, size)
+        style = None if neighbors is None else StyleReferences.of(plan.builder.style, neighbors)
+        return self.find_content(database, prompts, queries, given, plan.request.content_neighbors, size, style)
 
     def find_content(
         self,
@@ -183,6 +186,7 @@ class Planner:
         given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
         count: int,
         size: tuple[int, int],
+        style: StyleReferences | None = None,
     ) -> Content:
         """Returns what shows the content of queries.
 
@@ -193,11 +197,13 @@ class Planner:
           given: the image that a query is, which is its own content; None where it is a text.
           count: the content neighbors of each.
           size: (height, width) of the images that are made.
+          style: the style neighbors of the queries, if they have some: of equal captions, the images nearest to them
+            are taken.
 
         Raises:
           UserError: the database is unknown, or was built by another encoder.
         """
-        return self._content_search(database).find(prompts, queries, given, count, size)
+        return self._content_search(database).find(prompts, queries, given, count, size, style)
 
     def _content_search(self, database: Databases) -> ContentSearch:
         """Returns the search of content databases, which encodes their captions once."""

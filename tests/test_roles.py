@@ -11,7 +11,7 @@ from PIL import Image
 
 from rdm_jax.conditioning import Weights
 from rdm_jax.conditioning.candidates import Scorer
-from rdm_jax.conditioning.roles import ContentChannels
+from rdm_jax.conditioning.roles import ContentChannels, StyleTokens
 from rdm_jax.core.errors import UserError
 from rdm_jax.data.examples import Example
 from rdm_jax.factory import encoder_from
@@ -43,12 +43,15 @@ def generator():
 
 @pytest.fixture(scope="module")
 def databases(generator, tmp_path_factory):
-    """Two databases of styles, and one of contents."""
+    """Two databases of styles, one of contents, and one of a single content."""
     folder = tmp_path_factory.mktemp("databases")
     paths = [tiny.database(folder, name, generator.bundle, seed=i) for i, name in enumerate(["one", "two"])]
-    options = BuildOptions(name="bars", thumbnail_size=16)
-    build_database(BuildJob.of(Bars(12, 0), ClipEncoder(generator.bundle, batch_size=8), options), folder / "bars")
-    return [Database.open(path) for path in (*paths, folder / "bars")]
+    for name, count in {"bars": 12, "bar": 1}.items():
+        options = BuildOptions(name=name, thumbnail_size=16)
+        job = BuildJob.of(Bars(count, 0), ClipEncoder(generator.bundle, batch_size=8), options)
+        build_database(job, folder / name)
+        paths.append(folder / name)
+    return [Database.open(path) for path in paths]
 
 
 @pytest.fixture
@@ -89,6 +92,29 @@ def test_content_is_found_by_its_caption_and_images_take_it_in_turn(sample):
     assert (result.content.databases == "bars").all() and result.known.all()
 
 
+def test_of_equal_captions_the_content_that_is_nearest_to_the_style_comes_first(generator, databases, tmp_path):
+    class Alike(Bars):
+        def __getitem__(self, index: int) -> Example:
+            return dataclasses.replace(super().__getitem__(index), caption="square")
+
+    options = BuildOptions(name="alike", thumbnail_size=16)
+    build_database(BuildJob.of(Alike(9, 0), ClipEncoder(generator.bundle, batch_size=8), options), tmp_path / "alike")
+    alike = Database.open(tmp_path / "alike")
+    plan = generator.plan("square", database=databases[0], content_database=alike, neighbors=3, content_neighbors=9)
+    style = StyleTokens.of(generator.bundle, [])
+    assert style is not None
+    shown = style.vectors(databases[0].thumbnails(plan.neighbors.ids[0])).astype(np.float64)
+    bars = style.vectors(alike.thumbnails(np.arange(9))).astype(np.float64)
+    expected = (bars @ shown.T).mean(axis=1)
+    np.testing.assert_allclose(expected[plan.content.neighbors.ids[0]], np.sort(expected)[::-1], atol=1e-5)
+    assert len(set(plan.content.neighbors.ids[0])) == 9
+
+    without = generator.plan("square", content_database=alike, content_neighbors=9, condition="text")
+    vectors = alike.embeddings(without.content.neighbors.ids[0]).astype(np.float64)
+    cosines = vectors @ without.queries[0] / np.linalg.norm(vectors, axis=1)
+    assert (np.diff(cosines) <= 1e-4).all()
+
+
 def test_an_image_as_the_query_is_its_own_content(generator, databases):
     bar = np.full((16, 16, 3), 255, np.uint8)
     bar[4, 2:14] = 0
@@ -115,7 +141,7 @@ def test_the_same_scale_for_style_is_no_scale_of_its_own(sample):
 
 def test_scales_of_each_role_add_up(generator, databases):
     """With the style weighed next to nothing, what is left is guidance to text and content."""
-    common = {"content_database": databases[2], "guidance_scale": 2.5, "num_images": 2, "batch_size": 4}
+    common = {"content_database": databases[3], "guidance_scale": 2.5, "num_images": 2, "batch_size": 4}
     both = generator.sample(PROMPTS, database=databases[0], condition="text+neighbors", style_scale=1e-9, **common)
     content = generator.sample(PROMPTS, condition="text", **common)
     assert difference(both.images, content.images) <= 2

@@ -60,13 +60,14 @@ def get_config(style: str = "") -> dict[str, Any]:
             "neighbors": 4,
             "naming": 0.03,
             "content_latents": False,
-            "content_odds": (0.55, 0.42, 0.03),
+            "content_odds": (0.5, 0.44, 0.06),
         },
         "optimizer": {"learning_rate": 1e-3, "warmup": 200, "b2": 0.99},
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
         "time_density": "uniform",
-        # The parameters of style_scenes' model start the run; the pooled context brings the style to every block.
-        "model": {**base_config("style_scenes/rdm").model.to_dict(), "pool_context": True},
+        # The parameters of style_scenes' model start the run; the pooled context brings the style to every block, where
+        # it scales norms: as a summand alone, weight and colors are followed late.
+        "model": {**base_config("style_scenes/rdm").model.to_dict(), "pool_context": True, "scale_shift": True},
         "style_encoder": STYLE_ENCODERS[style],
         "sampling": {
             "condition": "text+neighbors",

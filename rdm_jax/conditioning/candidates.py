@@ -13,11 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from rdm_jax.conditioning.roles import StyleTokens, neighbor_images
-from rdm_jax.core.images import fit
-from rdm_jax.core.vectors import unit
+from rdm_jax.conditioning.roles import StyleReferences, StyleTokens
+from rdm_jax.core.vectors import agreement
 from rdm_jax.retrieval.encoder import ClipEncoder
-from rdm_jax.retrieval.retriever import Neighbors, map_neighbors
+from rdm_jax.retrieval.retriever import Neighbors
 
 STYLE, CONCEPT = "style", "concept"
 
@@ -51,29 +50,9 @@ class Scorer:
         """
         measures = {CONCEPT: agreement(self.encoder.encode_images(images), queries[:, None])}
         if self.style is not None and neighbors is not None:
-            measures[STYLE] = agreement(self.style_vectors(images), self._references(neighbors))
+            references = StyleReferences.of(self.style, neighbors)
+            measures[STYLE] = references.agreement(images, np.arange(len(images)))
         return ranked(measures, groups)
-
-    def style_vectors(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n v"]:
-        """Returns the style encoder's vectors of images of any size."""
-        assert self.style is not None
-        return self.style.encode(np.stack([fit(image, *self.style.size) for image in images]))[1]
-
-    def _references(self, neighbors: Neighbors) -> Float[np.ndarray, "n k v"]:
-        """Returns the vectors of style neighbors, each of which is encoded once."""
-        assert self.style is not None
-        keys = [*zip(neighbors.databases.ravel().tolist(), neighbors.ids.ravel().tolist(), strict=True)]
-        first = {key: place for place, key in reversed([*enumerate(keys)])}
-        places = np.array(sorted(first.values()))
-        flat = map_neighbors(lambda part: part.reshape(-1, 1, *part.shape[2:])[places], neighbors)
-        images = neighbor_images(self.style.databases, flat, self.style.size)[:, 0]
-        order = np.searchsorted(places, [first[key] for key in keys])
-        return self.style.encode(images)[1][order].reshape(*neighbors.ids.shape, -1)
-
-
-def agreement(vectors: Float[np.ndarray, "n d"], references: Float[np.ndarray, "n k d"]) -> Float[np.ndarray, " n"]:
-    """Returns the mean cosine of each vector with its own references."""
-    return np.einsum("nd,nkd->n", unit(vectors, np.float64), unit(references, np.float64)) / references.shape[1]
 
 
 def ranked(measures: Mapping[str, Float[np.ndarray, " n"]], groups: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from rdm_jax.conditioning.roles import neighbor_images
+from rdm_jax.conditioning.roles import StyleReferences, neighbor_images
 from rdm_jax.core.images import fit
 from rdm_jax.core.vectors import unit
 from rdm_jax.data.icons.tags import shipped_tags
@@ -21,7 +21,10 @@ from rdm_jax.retrieval.retriever import Neighbors, Retriever, map_neighbors
 from rdm_jax.retrieval.word_vectors import WordVectors
 from rdm_jax.retrieval.words import WordSearch
 
-POOL = 64  # rows of the best captions, of which those are taken whose images fit the prompt best
+POOL = 64  # rows of the best captions, of which those are taken that fit best
+
+Fit = Callable[[Neighbors], Float[np.ndarray, " n"]]
+"""How well the n rows of one query fit it; higher is better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +109,11 @@ class ContentSearch:
         given: Sequence[UInt8[np.ndarray, "_ _ 3"] | None],
         count: int,
         size: tuple[int, int],
+        style: StyleReferences | None = None,
     ) -> Content:
-        """Returns the content of queries.
+        """Returns the content of queries: rows of the best captions, of which those nearest to the style come first.
+
+        A design that is drawn as the style draws is easier to draw in it: a filled one where the style is filled.
 
         Args:
           prompts: their texts.
@@ -115,12 +121,15 @@ class ContentSearch:
           given: the image that a query is, which is its own content; None where it is a text.
           count: c, the content neighbors of each.
           size: (height, width) of the images that are made.
+          style: the style neighbors of the queries; without them, rows of equal captions are sorted by how near they
+            are to the query.
         """
         found, known, nearest = [], [], []
-        for prompt, query, image in zip(prompts, queries, given, strict=True):
-            best, is_known, words = (
-                self._given(query, count) if image is not None else self._search(prompt, query, count)
-            )
+        for place, (prompt, query, image) in enumerate(zip(prompts, queries, given, strict=True)):
+            if image is not None:
+                best, is_known, words = self._given(query, count), True, []
+            else:
+                best, is_known, words = self._search(prompt, query, count, self._fit(query, style, place))
             found.append(best)
             known.append(is_known)
             nearest.append(words)
@@ -131,13 +140,23 @@ class ContentSearch:
             images[place] = neighbor_images(stored, found[place], size)[0] if image is None else fit(image, *size)
         return Content(neighbors, images, np.array(known, bool), nearest)
 
-    def _given(self, query: np.ndarray, count: int) -> tuple[Neighbors, bool, list[str]]:
+    def _given(self, query: np.ndarray, count: int) -> Neighbors:
         shape = (1, count)
         embeddings = np.tile(query.astype(np.float32), (*shape, 1))
-        neighbors = Neighbors(np.full(shape, -1, np.int64), np.ones(shape, np.float32), embeddings, np.full(shape, ""))
-        return neighbors, True, []
+        return Neighbors(np.full(shape, -1, np.int64), np.ones(shape, np.float32), embeddings, np.full(shape, ""))
 
-    def _search(self, prompt: str, query: np.ndarray, count: int) -> tuple[Neighbors, bool, list[str]]:
+    def _fit(self, query: np.ndarray, style: StyleReferences | None, place: int) -> Fit:
+        """Returns what measures how well rows fit a query: its style, or else its vector."""
+        if style is None:
+            return lambda rows: (unit(rows.embeddings) @ unit(query.astype(np.float32)))[0]
+
+        def near(rows: Neighbors) -> Float[np.ndarray, " n"]:
+            images = neighbor_images(self.retriever.databases, rows, style.style.size)[0]
+            return style.agreement(images, np.full(len(images), place))
+
+        return near
+
+    def _search(self, prompt: str, query: np.ndarray, count: int, fit: Fit) -> tuple[Neighbors, bool, list[str]]:
         """Returns the best rows of all databases for one prompt."""
         if all(search is None for search in self.searches):
             return self.retriever.retrieve(query[None], count, default=True), True, []
@@ -149,18 +168,21 @@ class ContentSearch:
             parts.append((database, matches.ids[0], matches.scores[0]))
             known |= bool(matches.known[0])
             words += [] if matches.known[0] else search.nearest_words(prompt)
-        return _best(parts, query, count), known, [] if known else words
+        return _best(parts, count, fit), known, [] if known else words
 
 
-def _best(parts: Sequence[tuple[Database, np.ndarray, np.ndarray]], query: np.ndarray, count: int) -> Neighbors:
-    """Returns the rows of the best captions; among those of equal captions the nearest to the query by image."""
+def _best(parts: Sequence[tuple[Database, np.ndarray, np.ndarray]], count: int, fit: Fit) -> Neighbors:
+    """Returns the rows of the best captions; among those of equal captions the ones that fit best."""
     ids = np.concatenate([rows for _, rows, _ in parts])
     scores = np.concatenate([score for _, _, score in parts]).astype(np.float32)
     embeddings = np.concatenate([database.embeddings(rows) for database, rows, _ in parts])
     names = np.concatenate([np.full(len(rows), database.name) for database, rows, _ in parts])
-    cosines = unit(embeddings) @ unit(query.astype(np.float32))
-    best = np.resize(np.lexsort((-cosines, -scores.round(4)))[:count], count)
-    return Neighbors(ids[best][None], scores[best][None], embeddings[best][None], names[best][None])
+    grades = scores.round(4)
+    # Only rows that are as good as the last one taken, or better, need to be compared.
+    good = np.flatnonzero(grades >= np.sort(grades)[::-1][min(count, len(grades)) - 1])
+    rows = Neighbors(ids[good][None], scores[good][None], embeddings[good][None], names[good][None])
+    best = np.resize(np.lexsort((-fit(rows), -grades[good]))[:count], count)
+    return map_neighbors(lambda part: part[:, best], rows)
 
 
 def _word_search(database: Database, encoder: ClipEncoder, selection: Selection) -> WordSearch | None:

@@ -10,19 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from rdm_jax.bundle import Bundle
 from rdm_jax.conditioning.structure import ink, structure
 from rdm_jax.conditioning.views import View
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.images import fit, to_float
+from rdm_jax.core.vectors import agreement
 from rdm_jax.models import build_style_encoder
 from rdm_jax.models.patch_encoder import PatchEncoder
 from rdm_jax.models.style_encoder import StyleEncoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import SMALL_BATCH
-from rdm_jax.retrieval.retriever import Neighbors
+from rdm_jax.retrieval.retriever import Neighbors, map_neighbors
 
 
 def two_roles(bundle: Bundle) -> bool:
@@ -85,6 +86,45 @@ class StyleTokens:
         empty = np.zeros((0, self.encoder.tokens, self.encoder.token_dim)), np.zeros((0, self.encoder.vector_dim))
         tokens, vectors = map(np.concatenate, zip(empty, *encoded, strict=True))
         return tokens[: len(images)].astype(np.float32), vectors[: len(images)].astype(np.float32)
+
+    def vectors(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n v"]:
+        """Returns the vectors of images of any size."""
+        return self.encode(np.stack([fit(image, *self.size) for image in images]))[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StyleReferences:
+    """The style neighbors of queries, as what the style of other images is compared with.
+
+    Attributes:
+      style: makes the vectors.
+      vectors: of each query's style neighbors.
+    """
+
+    style: StyleTokens
+    vectors: Float[np.ndarray, "q k v"]
+
+    @staticmethod
+    def of(style: StyleTokens, neighbors: Neighbors) -> StyleReferences:
+        """Returns the references of the queries that retrieved some neighbors; each image is encoded once."""
+        keys = [*zip(neighbors.databases.ravel().tolist(), neighbors.ids.ravel().tolist(), strict=True)]
+        first = {key: place for place, key in reversed([*enumerate(keys)])}
+        places = np.array(sorted(first.values()))
+        flat = map_neighbors(lambda part: part.reshape(-1, 1, *part.shape[2:])[places], neighbors)
+        images = neighbor_images(style.databases, flat, style.size)[:, 0]
+        order = np.searchsorted(places, [first[key] for key in keys])
+        return StyleReferences(style, style.encode(images)[1][order].reshape(*neighbors.ids.shape, -1))
+
+    def agreement(
+        self, images: UInt8[np.ndarray, "n h w 3"], queries: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Returns how near the style of images is to that of some queries' style neighbors, in [-1, 1].
+
+        Args:
+          images: of any size.
+          queries: the number of the query that each image is compared with.
+        """
+        return agreement(self.style.vectors(images), self.vectors[queries])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

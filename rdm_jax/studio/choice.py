@@ -10,7 +10,7 @@ import numpy as np
 
 from rdm_jax.conditioning import Weights
 from rdm_jax.conditioning.content import Content
-from rdm_jax.conditioning.roles import neighbor_images
+from rdm_jax.conditioning.roles import StyleReferences, neighbor_images
 from rdm_jax.core.errors import UserError
 from rdm_jax.core.vectors import unit
 from rdm_jax.generator import Generator, Plan
@@ -125,7 +125,8 @@ def _content(generator: Generator, plan: Plan, content: Content, database: Mixtu
     prompts, most = [plan.prompts[row] for row in texts], _most(choice, database, count)
     height, width = content.images.shape[2:4]
     given = [None] * len(prompts)
-    found = generator.find_content(database, prompts, queries, given, most, (height, width)).neighbors
+    style = _references(plan, texts)
+    found = generator.find_content(database, prompts, queries, given, most, (height, width), style).neighbors
     found, places = _ordered(choice, database, queries, found)
     if not all(places):
         raise UserError("no content neighbor is left; drop fewer, or choose another content database")
@@ -133,6 +134,13 @@ def _content(generator: Generator, plan: Plan, content: Content, database: Mixtu
     chosen = _taken(found, [np.resize(good, count).tolist() for good in places])
     images = neighbor_images(database.databases, chosen, (height, width))
     return content.replaced(texts, chosen, images, known=bool(choice.pinned))
+
+
+def _references(plan: Plan, rows: np.ndarray) -> StyleReferences | None:
+    """Returns what the style of content is compared with, as where the plan was made."""
+    if plan.builder.style is None or plan.neighbors is None:
+        return None
+    return StyleReferences.of(plan.builder.style, map_neighbors(lambda part: part[rows], plan.neighbors))
 
 
 def _most(choice: Choice, database: Mixture, count: int) -> int:

@@ -1,8 +1,8 @@
 """Which images show a training image's style, and which its content: the partners of a set of labeled images.
 
-Of an image, *style partners* are others of its style; *twins* show the same subject in another style of the same
-family, alike in shape and place; *cousins* show it in another family's style. All lists are runs of sorted
-rows, so that a partner is sampled on the device in one step.
+Of an image, *style partners* are others of its style; its *original* is the image that it was made of, or itself;
+*twins* show the same subject in another style of the same family, alike in shape and place; *cousins* show it in
+another family's style. All lists are runs of sorted rows, so that a partner is sampled on the device in one step.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Partners:
     Attributes:
       style: [n] the number of each image's style.
       caption: [n] the number of its caption; 0 is no caption, which nothing shares.
+      original: [n] the image that it was made of; its own number if it was not.
       by_style: [n] the images, sorted by style.
       style_run: [n, 2] the begin and the length of its style in `by_style`.
       by_caption: [n] the images, sorted by caption, then by family.
@@ -33,6 +34,7 @@ class Partners:
 
     style: Any
     caption: Any
+    original: Any
     by_style: Any
     style_run: Any
     by_caption: Any
@@ -40,13 +42,17 @@ class Partners:
     family_run: Any
 
 
-def find_partners(captions: Sequence[str], styles: Sequence[str], families: Sequence[str]) -> Partners:
+def find_partners(
+    captions: Sequence[str], styles: Sequence[str], families: Sequence[str], rows: Int[np.ndarray, " n"] | None = None
+) -> Partners:
     """Returns the partners of images by their labels, as arrays of the host.
 
     Args:
       captions: what each image shows; "" is unknown.
       styles: the name of each image's style.
       families: the name of the family of styles that it belongs to.
+      rows: the row of the data that each image was made of; the first image of a row is the original of all others.
+        None makes every image an original.
     """
     caption = np.unique(["", *captions], return_inverse=True)[1][1:]
     style, family = (np.unique(list(names), return_inverse=True)[1] for names in (styles, families))
@@ -54,7 +60,9 @@ def find_partners(captions: Sequence[str], styles: Sequence[str], families: Sequ
     by_style, by_caption = np.argsort(style, kind="stable"), np.argsort(within, kind="stable")
     caption_run = _runs(caption, by_caption)
     caption_run[caption == 0, 1] = 0
-    arrays = style, caption, by_style, _runs(style, by_style), by_caption, caption_run, _runs(within, by_caption)
+    _, first, place = np.unique(np.arange(len(style)) if rows is None else rows, return_index=True, return_inverse=True)
+    labels, runs = (style, caption, first[place]), (caption_run, _runs(within, by_caption))
+    arrays = *labels, by_style, _runs(style, by_style), by_caption, *runs
     return Partners(*(np.asarray(array, np.int32) for array in arrays))
 
 
@@ -96,8 +104,8 @@ def sample_content_partners(
       key: of the random numbers.
       partners: of the set.
       rows: the images.
-      odds: the probabilities of the image itself, a twin and a cousin. An image without a cousin takes a twin, one
-        without either itself.
+      odds: the probabilities of the original, a twin and a cousin. An image without a cousin takes a twin, one without
+        either its original.
     """
     kind_key, twin_key, cousin_key = jax.random.split(key, 3)
     kind = jax.random.categorical(kind_key, jnp.log(odds), shape=rows.shape)
@@ -106,8 +114,9 @@ def sample_content_partners(
     place = first + _below(cousin_key, all_ - own, rows.shape)
     cousin = partners.by_caption[jnp.where(place >= begin, place + own, place)]
     has_cousin, is_twin = all_ > own, (twin != rows) & (all_ > 0)
-    twin = jnp.where(is_twin, twin, rows)
-    found = jnp.where(kind == 0, rows, jnp.where((kind == 2) & has_cousin, cousin, twin))
+    original = partners.original[rows]
+    twin = jnp.where(is_twin, twin, original)
+    found = jnp.where(kind == 0, original, jnp.where((kind == 2) & has_cousin, cousin, twin))
     return found, found == rows
 
 

@@ -44,7 +44,7 @@ class Roles:
       style_dropout: of one without style neighbors.
       content_dropout: of one without content.
       content_latents: whether the first stage's latents of content are further channels.
-      content_odds: of content from the image itself, from a twin, and from a cousin (see `training.partners`).
+      content_odds: of content from the image's original, from a twin, and from a cousin (see `training.partners`).
       naming: the weight of the loss that names the style of each style neighbor.
     """
 

@@ -2,9 +2,10 @@ import jax
 import numpy as np
 import pytest
 
-from rdm_jax.conditioning.candidates import Scorer, agreement, best_of, ranked
+from rdm_jax.conditioning.candidates import Scorer, best_of, ranked
 from rdm_jax.conditioning.roles import StyleTokens
 from rdm_jax.core.images import resize_and_crop
+from rdm_jax.core.vectors import agreement
 from rdm_jax.models import build_style_encoder
 from rdm_jax.retrieval.database import Database
 from rdm_jax.retrieval.encoder import ClipEncoder
@@ -75,7 +76,7 @@ def test_style_vectors_are_the_style_encoders(scorer, images):
     module = build_style_encoder(STYLE_ENCODER)
     x = np.stack([resize_and_crop(image, 16) for image in images]) / np.float32(127.5) - 1
     _, expected = jax.jit(module.apply)({"params": scorer.style.params}, x)
-    np.testing.assert_allclose(scorer.style_vectors(images), expected, atol=1e-5)
+    np.testing.assert_allclose(scorer.style.vectors(images), expected, atol=1e-5)
 
 
 def neighbors(database, ids):
@@ -87,10 +88,10 @@ def neighbors(database, ids):
 def test_the_score_is_the_agreement_with_the_prompt_and_with_the_style_neighbors(scorer, database, images):
     ids, groups = [[3, 1], [3, 1], [0, 6], [0, 6], [0, 6]], np.array([0, 0, 1, 1, 1])
     queries = scorer.encoder.encode_texts(["a red boat"] * 2 + ["a blue tree"] * 3)
-    thumbnails = scorer.style_vectors(database.thumbnails(np.arange(len(database))))
+    thumbnails = scorer.style.vectors(database.thumbnails(np.arange(len(database))))
     expected = ranked(
         {
-            "style": agreement(scorer.style_vectors(images), thumbnails[np.array(ids)]),
+            "style": agreement(scorer.style.vectors(images), thumbnails[np.array(ids)]),
             "concept": agreement(scorer.encoder.encode_images(images), queries[:, None]),
         },
         groups,
@@ -103,7 +104,7 @@ def test_a_neighbor_itself_is_the_best_candidate_of_its_style(scorer, database):
     shown = database.thumbnails(np.arange(len(database)))
     queries = np.tile(scorer.encoder.encode_texts(["a red boat"]), (len(shown), 1))
     groups = np.zeros(len(shown), np.int64)
-    style = {"style": agreement(scorer.style_vectors(shown), scorer.style_vectors(shown)[[4] * len(shown), None])}
+    style = {"style": agreement(scorer.style.vectors(shown), scorer.style.vectors(shown)[[4] * len(shown), None])}
     assert best_of(ranked(style, groups), groups) == [4]
     scores = scorer.scores(shown, queries, neighbors(database, [[4]] * len(shown)), groups)
     prompt = scorer.scores(shown, queries, None, groups)

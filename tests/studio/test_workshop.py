@@ -142,7 +142,8 @@ def test_a_canceled_job_ends_between_chunks_and_keeps_what_is_finished(workshop)
     assert status.error.startswith("canceled")
     (folder,) = set(workshop.places.runs.iterdir()) - before
     assert 2 <= len(history.images_of(folder)) < 6
-    assert threading.active_count() < 50
+    # Other threads, such as those of pools, are whatever earlier tests of this process left.
+    assert not any(thread.name == "job" for thread in threading.enumerate())
 
 
 def test_a_model_has_databases_of_its_own_encoder_and_options_of_its_own_parts(workshop):

@@ -77,3 +77,12 @@ def test_an_image_without_a_caption_has_only_itself(labels, partners):
     found, itself = samples(partners, [0.0, 0.5, 0.5])
     nameless = [i for i in range(COUNT) if not labels[CAPTION][i]]
     assert nameless and itself[:, nameless].all() and (found[:, nameless] == nameless).all()
+
+
+def test_an_image_takes_the_content_of_what_it_was_made_of():
+    rows = np.array([4, 2, 9, 2, 9, 2])
+    partners = jax.device_put(find_partners([*"abcbcb"], [*"xxxyyz"], ["f"] * 6, rows))
+    sample = jax.jit(lambda key: sample_content_partners(key, partners, jnp.arange(6), jnp.array([1.0, 0.0, 0.0])))
+    found, itself = sample(jax.random.key(0))
+    assert list(map(int, found)) == [0, 1, 2, 1, 2, 1]
+    assert list(map(bool, itself)) == [True, True, True, False, False, False]

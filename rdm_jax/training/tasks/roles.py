@@ -315,7 +315,7 @@ def task_of(config: Config, base: Bundle, images: ImageSet, progress: StageProgr
     """
     data = config.data
     shown = attribute(images, data.content) if data.content else images.captions
-    partners = find_partners(shown, attribute(images, data.style), attribute(images, data.family))
+    partners = find_partners(shown, attribute(images, data.style), attribute(images, data.family), images.rows)
     known, caption = np.unique(["", *images.captions], return_inverse=True)
     known = [str(text) for text in known[1:]]
     progress("encoding captions", 0, len(known))
