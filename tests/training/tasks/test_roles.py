@@ -102,6 +102,17 @@ def test_content_may_be_an_attribute_and_texts_stay_those_of_the_captions():
     np.testing.assert_allclose(task.texts[task.caption], unit(vectors), atol=1e-5)
 
 
+def test_restyled_images_are_made_of_those_of_the_same_row():
+    plain = images()
+    made_of = np.array([5, 3, 5])
+    pixels = np.concatenate([plain.images, 255 - plain.images[made_of]])
+    labels = [{**plain.attributes[row], "style": "random"} for row in made_of]
+    captions = plain.captions + [plain.captions[row] for row in made_of]
+    rows = np.concatenate([plain.rows, plain.rows[made_of]])
+    whole = ImageSet(pixels, captions, plain.attributes + labels, rows, "1" * 64)
+    assert np.asarray(task_of(data=whole).partners.original).tolist() == [*range(COUNT), *made_of]
+
+
 def test_an_attribute_that_is_missing_is_named():
     with pytest.raises(UserError, match=r"has no attribute 'family', which the config"):
         task_of("data.family=family")
