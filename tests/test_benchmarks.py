@@ -285,3 +285,20 @@ def test_all_benchmarks_run_and_what_cannot_is_named(tmp_path, monkeypatch) -> N
     assert table[0]["ratio"] == "1.00" and float(table[1]["ratio"]) > 0
     assert "Not measured:" in text and "- broken: " in text and "invalid choice" in text
     assert "jax 0." in text and "Python 3." in text
+
+
+@pytest.mark.slow
+def test_what_a_machine_bears_is_measured(tmp_path, capsys) -> None:
+    import argparse
+
+    import scale
+
+    args = argparse.Namespace(images=40, part=16, shards=6)
+    for name in ("sources", "part", "shards"):
+        (tmp_path / name).mkdir()
+        scale.TABLES[name](args, tmp_path / name)
+    printed = capsys.readouterr().out
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith(("| folder", "| tar"))]
+    assert [len(row) for row in rows] == [5, 5] and all(float(row[2]) > 50 for row in rows)  # bytes of each name
+    assert "for each of 40 images" in printed and "a database of 6 shards: opened in" in printed
+    assert len(list((tmp_path / "sources/folder").rglob("*.jpg"))) == 40
