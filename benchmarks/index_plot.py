@@ -14,7 +14,7 @@ import numpy as np
 from indexes import CONTENDERS, MB
 
 OURS = "rdm_jax"  # the names of our indexes begin so
-COLORS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44")
+COLORS = ("#d1495b", "#2e6f95", "#8d99ae", "#6b705c", "#b08968", "#7b6d8d", "#3a7d44", "#c08497")
 
 
 def plot(work: Path, kind: str, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -302,3 +303,27 @@ def test_what_a_machine_bears_is_measured(tmp_path, capsys) -> None:
     assert [len(row) for row in rows] == [5, 5] and all(float(row[2]) > 50 for row in rows)  # bytes of each name
     assert "for each of 40 images" in printed and "a database of 6 shards: opened in" in printed
     assert len(list((tmp_path / "sources/folder").rglob("*.jpg"))) == 40
+
+
+def test_every_index_has_a_curve_with_its_name(tmp_path) -> None:
+    import index_plot
+    from indexes import CONTENDERS
+
+    for place, key in enumerate(CONTENDERS):
+        for rows in (1000, 100_000):
+            measured = {"rows": rows, "single": 1e-6 * rows * (1 + place), "peaks": {"RssAnon": 1e8 + 1e7 * place}}
+            (tmp_path / f"rows-{rows}" / key).mkdir(parents=True)
+            (tmp_path / f"rows-{rows}" / key / "measured-images.json").write_text(json.dumps(measured))
+    index_plot.plot(tmp_path, "images", tmp_path / "growth.svg")
+    text = (tmp_path / "growth.svg").read_text()
+    assert all(text.count(f">{contender.name}<") == 2 for contender in CONTENDERS.values())  # one in each panel
+    assert len(set(index_plot.COLORS)) == len(index_plot.COLORS) == len(CONTENDERS)
+
+
+def test_names_are_moved_apart_as_little_as_possible() -> None:
+    from index_plot import _apart
+
+    assert _apart([0.0, 0.5, 1.0], 0.1, 0.0, 1.0) == [0.0, 0.5, 1.0]
+    assert np.allclose(_apart([0.5, 0.5], 0.2, 0.0, 1.0), [0.4, 0.6])
+    crowded = _apart([0.9, 0.95, 1.0], 0.2, 0.0, 1.0)
+    assert np.allclose(crowded, [0.6, 0.8, 1.0])
