@@ -68,6 +68,7 @@ def test_the_condition_has_the_prompts_vector_and_the_micro_conditions(generator
     np.testing.assert_allclose(away.vector[0], given.vector[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_of_other_sizes_and_edits(generator, tmp_path):
     result = generator.sample(["a red boat"], num_images=2, **{**SMALL, "width": 32}, seed=1)
     assert result.images.shape == (2, 64, 32, 3) and (result.images[0] != result.images[1]).any()

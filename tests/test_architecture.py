@@ -26,6 +26,7 @@ def first_cells(text: str) -> list[str]:
     return [name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)]
 
 
+@pytest.mark.slow
 def test_the_diagram_is_of_today() -> None:
     made = architecture.svg()
     assert architecture.FILE.read_text(encoding="utf-8") == made, "run python -m docs.images.architecture"

@@ -216,6 +216,7 @@ def test_batches_are_filled_evenly(images, size, expected):
     assert request.batch_size == expected
 
 
+@pytest.mark.slow
 def test_decoding_in_slices_changes_nothing(generator, monkeypatch):
     bundle = generator.bundle
     z = jax.random.normal(jax.random.key(0), (3, 8, 8, 2))

@@ -71,6 +71,7 @@ def test_the_prior_samples_what_the_original_does(golden, golden_noise, monkeypa
     close(prior.apply({"params": params}, x, method="restore"), data["image_embeds"])
 
 
+@pytest.mark.slow
 def test_each_step_of_the_decoder_is_the_original_s(golden, golden_noise):
     generator, data = golden_generator(golden), data_of(golden, "decoder_sampling")
     plan = generator.plan(["a boat"], steps=4, batch_size=1, query_vector="text")
@@ -90,6 +91,7 @@ def test_each_step_of_the_decoder_is_the_original_s(golden, golden_noise):
         close(found, expected)
 
 
+@pytest.mark.slow
 def test_each_step_of_the_upsampler_is_the_original_s_and_so_is_the_enlarged_image(
     golden, golden_noise, monkeypatch, tmp_path
 ):
@@ -105,6 +107,7 @@ def test_each_step_of_the_upsampler_is_the_original_s_and_so_is_the_enlarged_ima
         close(found, expected)
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_an_image_s_vector_and_an_empty_one_the_learned_null(golden):
     generator = golden_generator(golden)
     bundle = generator.bundle

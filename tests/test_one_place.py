@@ -75,6 +75,7 @@ def _nodes(file: Path) -> list[ast.AST]:
     return [node for node in ast.walk(tree) if id(node) not in bare]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PLACES)
 def test_there_is_one_place(what: str) -> None:
     allowed = PLACES[what][1]

@@ -85,6 +85,7 @@ def close(found, expected, tolerance=1e-3):
     np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cond64", "uncond512"])
 def test_four_ancestral_steps_of_adm_are_the_originals(golden, golden_noise, tmp_path, model):
     generator, data = golden_generator(golden, model), data_of(golden, model)
@@ -93,6 +94,7 @@ def test_four_ancestral_steps_of_adm_are_the_originals(golden, golden_noise, tmp
     close(run(generator, data["loop4_x_T"][ROW], tmp_path, steps=4, **given), data["loop4_x"][-1, ROW])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cond64", "uncond512"])
 def test_five_steps_of_ddim_of_adm_are_the_originals(golden, tmp_path, model):
     generator, data = golden_generator(golden, model), data_of(golden, model)
@@ -123,6 +125,7 @@ def glide_options(data, folder):
     return options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["base", "upsample", "base_inpaint", "upsample_inpaint"])
 def test_five_steps_of_glide_are_the_originals(golden, golden_noise, exact, tmp_path, model):
     generator, data = golden_generator(golden, model), data_of(golden, model)
@@ -153,6 +156,7 @@ def one_step(generator, x, respaced, steps, **options):
     return np.asarray(carry.x)[0]
 
 
+@pytest.mark.slow
 def test_a_step_under_the_classifier_of_adm_is_the_originals(golden, golden_noise):
     generator, data = golden_generator(golden, "cond64", "classifier"), data_of(golden, "classifier")
     golden_noise([0], data["p_sample_noise"][ROW : ROW + 1])
@@ -164,6 +168,7 @@ def test_a_step_under_the_classifier_of_adm_is_the_originals(golden, golden_nois
     close(step(sampler="ddim", spacing="linspace"), data["ddim_guided"][ROW])
 
 
+@pytest.mark.slow
 def test_a_step_under_glides_noised_clip_is_the_originals(golden, golden_noise, monkeypatch):
     generator, data = golden_generator(golden, "base", "noised_clip"), data_of(golden, "noised_clip")
     base, tower = data_of(golden, "base"), generator.bundle.noised_clip

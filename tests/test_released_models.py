@@ -54,6 +54,7 @@ def _config(name):
     return load_architecture(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_published_numbers_of_parameters(name):
     counts = parameter_counts(_config(name))
@@ -61,6 +62,7 @@ def test_published_numbers_of_parameters(name):
     assert {part: counts[part] for part in EXACT[name]} == EXACT[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MILLIONS)
 def test_published_millions_of_parameters(name):
     assert parameter_counts(_config(name))["autoencoder"] / 1e6 == pytest.approx(MILLIONS[name], abs=0.05)
@@ -94,6 +96,7 @@ def test_every_configuration_is_measured_here():
     }
 
 
+@pytest.mark.slow
 def test_muse_has_about_the_published_size():
     # The paper's 3 billion have two matrices in each feed-forward layer; the gated ones here have three.
     transformer = parameter_counts(_config("muse"))["transformer"]

@@ -75,6 +75,7 @@ def test_both_roles_change_the_image(sample, databases):
     assert all(not np.array_equal(images, sample(**options).images) for options in others)
 
 
+@pytest.mark.slow
 def test_without_style_or_without_content_the_other_role_works(sample, databases):
     style_alone = sample(content_neighbors=0, condition="neighbors")
     assert style_alone.content is None and style_alone.known is None and style_alone.neighbors is not None

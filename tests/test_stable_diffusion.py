@@ -33,6 +33,7 @@ def test_four_steps_of_ddim_are_those_of_the_original(golden, tmp_path, model, g
     assert generator.plan("a", **SIZE).options.guidance_scale == guidance == data["guidance_scale"]
 
 
+@pytest.mark.slow
 def test_five_steps_of_plms_are_those_of_the_original(golden, tmp_path):
     generator, data = golden_generator(golden, "sd1"), data_of(golden, "sd1")
     settings = {"steps": 5, "sampler": "plms"}
@@ -203,6 +204,7 @@ def test_an_adapter_needs_its_own_databases_and_a_scale_in_range(adapted, tmp_pa
         adapted_plan(adapted, adapter_scale=-1.0)
 
 
+@pytest.mark.slow
 def test_a_run_is_reproducible_and_follows_the_prompt(golden):
     generator = golden_generator(golden, "sd1")
     one, again, other = (

@@ -57,6 +57,7 @@ def imports(file: Path) -> list[tuple[str, bool]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_imports_go_downward(file: Path) -> None:
     here = top_level(file)
@@ -98,6 +99,7 @@ def test_heads_do_not_import_each_other(file: Path) -> None:
         assert there not in heads - {own}, f"{file.name} imports the head {there}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "file"),
     [

@@ -53,6 +53,7 @@ def test_empty_and_open_values_are_refused(text):
         split_values(text)
 
 
+@pytest.mark.slow
 def test_cells_are_the_images_of_runs_with_their_values_by_one_program(generator, databases):
     before = generator.compilations
     sweep = planned(

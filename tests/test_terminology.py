@@ -84,6 +84,7 @@ def scanned_text(path: str) -> str:
     return text.partition(f"\n{heading}\n")[0] if path == file else text
 
 
+@pytest.mark.slow
 def test_the_repository_uses_the_terms_of_the_field() -> None:
     lines = [
         f"{path}:{line}: {words!r}; write {term.write}"

@@ -113,7 +113,7 @@ class ContentSearch:
     ) -> Content:
         """Returns the content of queries: rows of the best captions, of which those nearest to the style come first.
 
-        A design that is drawn as the style draws is easier to draw in it: a filled one where the style is filled.
+        A design of the same kind is easier to bring into a style: a filled one where the style is filled.
 
         Args:
           prompts: their texts.

@@ -14,6 +14,7 @@ from rdm_jax.training.config import ABLATIONS, config_values, shipped_configs
 GRIDS = sorted(shipped_configs(ABLATIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["", ":paper"])
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_dry_run_understands_every_command(

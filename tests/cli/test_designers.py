@@ -116,6 +116,7 @@ def test_the_colors_are_those_of_the_database(sample):
     assert not re.findall(r"#(\w{6})", Path("line/00000-7.svg").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "shape", "database"), [
     (["--transparent"], (16, 16, 4), "line"),
     (["--transparent"], (16, 16, 4), "flat"),

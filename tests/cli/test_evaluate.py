@@ -111,6 +111,7 @@ def test_nothing_is_overwritten_and_one_arm_may_be_measured_alone(evaluate, caps
     capsys.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -310,6 +311,7 @@ def test_one_arm_of_icon_sets_may_be_measured_alone(evaluate_icons, tmp_path, ca
     assert list(found["arms"]) == ["retrieval"] and found["arms"]["retrieval"]["images"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

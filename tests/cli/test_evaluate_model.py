@@ -42,6 +42,7 @@ def pixels(folder):
 PROPOSALS = ("--proposals", "16", "--metrics", "fid,copies", "--batch-size", "4")
 
 
+@pytest.mark.slow
 def test_everything_that_defines_the_numbers_is_recorded(evaluate, home, tmp_path, capsys):
     assert evaluate(*PROPOSALS) == 0, capsys.readouterr().err
     found = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)

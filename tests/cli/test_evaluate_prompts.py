@@ -25,6 +25,7 @@ def evaluate(home, load, own_environment, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_prompts_of_a_table_are_scored_by_category(evaluate, capsys):
     arguments = ("--from-file", "p.tsv", "--num-images", "2", "--condition", "text+neighbors")
     assert evaluate(*arguments) == 0, capsys.readouterr().err

@@ -26,6 +26,7 @@ def models(golden, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_class_is_recorded_and_replayed(models, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--model", str(models / "cin_v2"), "--steps", "2", "--seed", "5", "--out", "out", "--quiet"]
@@ -44,6 +45,7 @@ def test_a_sweep_has_a_cell_for_each_class(models):
     assert len(sweep.shapes) == 1
 
 
+@pytest.mark.slow
 def test_upscaling_gives_an_image_twice_as_large(models, tmp_path, monkeypatch, capsys):
     """The golden first stage halves each side; an image of odd size is padded and cropped."""
     monkeypatch.chdir(tmp_path)
@@ -59,6 +61,7 @@ def test_upscaling_gives_an_image_twice_as_large(models, tmp_path, monkeypatch, 
     assert "identical to the image in the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [

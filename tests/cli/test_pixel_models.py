@@ -38,6 +38,7 @@ def test_an_image_is_upscaled_under_a_class(models, tmp_path, monkeypatch, capsy
     assert record["request"]["class_label"] == 3 and record["options"]["sampler"] == "ddpm(variance='learned')"
 
 
+@pytest.mark.slow
 def test_inpainting_without_channels_blends_and_says_so(models, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -52,6 +53,7 @@ def test_inpainting_without_channels_blends_and_says_so(models, tmp_path, monkey
     np.testing.assert_array_equal(kept[mask == 0], pixels[mask == 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [

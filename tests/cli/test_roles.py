@@ -58,6 +58,7 @@ def test_the_content_of_each_image_is_recorded_and_named(sample):
     assert all(f"square {row}" in shown for row in entry["content"]["ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [
     ["square 3", "square 5", "--num-images", 2, "--content-neighbors", 2],
     ["square 3", "square 5", "--candidates", 2, "--batch-size", 3],
@@ -70,6 +71,7 @@ def test_an_image_with_content_is_replayed_bit_for_bit(sample, replay, capsys, a
         assert "identical to the image in the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_image_that_is_its_own_content_is_in_the_record(sample, replay, capsys):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save("query.png")
     assert sample("--image", "query.png") == 0

@@ -85,6 +85,7 @@ def test_each_of_several_databases_has_a_folder_and_the_same_seeds(sample, home)
     assert np.array_equal(pixels("outputs/one/00001-7.png"), pixels("alone/00001-7.png"))
 
 
+@pytest.mark.slow
 def test_fast_selects_the_few_step_model_that_ships_for_a_model(sample, home, capsys, monkeypatch, tmp_path):
     assert sample("a red boat", "--fast") == 2
     assert "no few-step model of" in capsys.readouterr().err
@@ -362,6 +363,7 @@ def test_replay_says_that_a_file_has_changed(sample, rdm, capsys):
     assert "identical" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_is_in_the_parameters(sample):
     options = ("--negative-prompt", "blur, noise", "--guidance-scale", 2, "--num-images", 4, "--seed", 7)
     assert sample("a red boat", *options) == 0
@@ -452,6 +454,7 @@ def test_a_default_database_is_taken_only_where_there_is_one(rdm, capsys, monkey
     assert "name one by --database (known: oil, sketch)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_need_not_be_square(sample):
     assert sample("a red boat", "--height", 16, "--width", 24, "--num-images", 2, "--seed", 7) == 0
     assert pixels("outputs/00001-7.png").shape == (16, 24, 3)

@@ -121,6 +121,7 @@ def test_a_condition_changes_the_images_and_other_options_compile_nothing(
     assert first == second or (again != changed).any()
 
 
+@pytest.mark.slow
 def test_what_changes_nothing_changes_nothing(sample, databases, masks):
     plain = sample()
     for text in (
@@ -134,6 +135,7 @@ def test_what_changes_nothing_changes_nothing(sample, databases, masks):
     assert near(sample(guidance_rescale=1e-6), plain)
 
 
+@pytest.mark.slow
 def test_the_other_condition_alone_is_the_other_condition(sample, databases, masks):
     other = sample(prompt="a blue tree")
     for text in (
@@ -267,6 +269,7 @@ def test_interleaving_needs_both_conditions(generator):
         generator.plan(PROMPT, condition="text", conditions=["interleave()"])
 
 
+@pytest.mark.slow
 def test_every_query_has_the_condition_of_its_own(generator, databases):
     options = {"database": databases[0], "condition": "text+neighbors", "steps": 2, "batch_size": 2}
     both = generator.sample([PROMPT, "cat"], conditions=[f"also(database='{databases[1]}')"], **options)

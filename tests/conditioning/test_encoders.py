@@ -125,6 +125,7 @@ def test_a_negative_prompt_is_without_the_reference(context):
     assert null.vector[0, :16].any() and null.weights[0].sum() > 3
 
 
+@pytest.mark.slow
 def test_a_model_on_disk_samples_replays_and_leaves_out(bundle, given, tmp_path, capsys, own_environment):
     bundle.save(tmp_path / "model", dtype="float32")
     places = ["--model", str(tmp_path / "model"), "--quiet", "--seed", "3", "--steps", "1", "--condition", "text"]

@@ -72,6 +72,7 @@ def test_another_model_has_no_such_channels(golden, files):
         golden_generator(golden, "sd1").plan("a red boat", conditions=[Fill(**names)], **SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes_mask", [True, False])
 def test_inpainting_keeps_what_is_black_in_the_mask(
     golden, generator, files, takes_mask, monkeypatch, tmp_path, capsys, own_environment

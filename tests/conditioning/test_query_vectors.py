@@ -71,6 +71,7 @@ def test_the_vector_of_the_prior_depends_on_seed_and_text_and_not_on_the_number_
         assert np.abs(vectors(generator, **{**own, **other}) - two).max() > 1e-4  # random weights see little of x
 
 
+@pytest.mark.slow
 def test_the_sample_that_is_kept_is_the_nearest_of_them_to_the_text(generator):
     bundle, encoder = generator.bundle, ClipEncoder(generator.bundle)
     tower, params = text_tower(bundle)

@@ -35,6 +35,7 @@ def _close(ours, theirs, rtol=1e-4):
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=rtol, atol=rtol * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["uvit_small", "uvit_downsampled_small"])
 def test_the_logits_losses_and_gradients_are_those_of_the_original(folder, name):
     module, params = _network(folder / name, amused.uvit_config, build_transformer, amused.uvit_plan)
@@ -69,6 +70,7 @@ def amused_names(module):
     return [name for path in abstract_params(module) for name in amused.uvit_source(path).names]
 
 
+@pytest.mark.slow
 def test_the_first_stage_computes_what_the_original_does(folder):
     module, params = _network(folder / "vqvae_small", amused.vq_config, build_autoencoder, diffusers.vae_plan)
     data = np.load(folder / "vqvae_small.npz")
@@ -113,6 +115,7 @@ def _shapes(golden, name):
     return {key: np.broadcast_to(np.float32(0), tuple(map(int, shape.split("x")))) for key, shape, *_ in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, count", [("amused_256", 603_537_664), ("amused_512", 608_257_792)])
 def test_every_name_and_shape_of_the_releases_is_used(golden, name, count):
     state = _shapes(golden, name)

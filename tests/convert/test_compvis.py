@@ -42,6 +42,7 @@ def rdm(golden, yaml_unet, yaml_autoencoder):
     return state, yaml_unet(golden / "rdm_small.yaml"), yaml_autoencoder(golden / "rdm_small.yaml")
 
 
+@pytest.mark.slow
 def test_unet_computes_what_the_original_does(golden, rdm, nhwc, close):
     state, unet, _ = rdm
     data = np.load(golden / "unet.npz")
@@ -72,6 +73,7 @@ def test_unet_takes_other_sizes(golden, rdm, nhwc, close):
     close(rectangle, data["out_rect"])
 
 
+@pytest.mark.slow
 def test_kl_autoencoder_computes_what_the_original_does(golden, rdm, yaml_autoencoder, nhwc, close):
     autoencoder = yaml_autoencoder(golden / "kl_f16_small.yaml")
     data = np.load(golden / "kl_f16.npz")
@@ -96,6 +98,7 @@ def test_kl_autoencoder_computes_what_the_original_does(golden, rdm, yaml_autoen
     close(decode(params, split_moments(rectangle)[0]), data["dec_rect"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vq_f4", "vq_f8", "vq_f16", "vq_f4_noattn"])
 def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder, nhwc, close, name):
     autoencoder = yaml_autoencoder(golden / f"{name}_small.yaml")
@@ -123,6 +126,7 @@ def test_vq_autoencoder_computes_what_the_original_does(golden, yaml_autoencoder
     close(decode({"params": params}, quantized), data["dec_from_h"])
 
 
+@pytest.mark.slow
 def test_the_vq_model_computes_what_the_original_does(golden, yaml_unet, yaml_autoencoder, nhwc, close):
     state = read_state_dict(golden / "rdm_vq_small.ckpt")
     unet, autoencoder = yaml_unet(golden / "rdm_vq_small.yaml"), yaml_autoencoder(golden / "rdm_vq_small.yaml")
@@ -148,6 +152,7 @@ def test_every_name_of_a_checkpoint_is_accounted_for(rdm):
     assert compvis.unexpected_names({**state, **unexpected}) == ["model.extra", "stranger"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rdm_small", "rdm_vq_small"])
 @pytest.mark.parametrize("ema", [False, True])
 def test_tensors_come_back_bit_for_bit(golden, yaml_unet, yaml_autoencoder, name, ema):
@@ -192,6 +197,7 @@ TASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_unets_of_all_tasks_compute_what_the_originals_do(golden, yaml_unet, nhwc, close, task):
     folder, (tokens, channels) = golden / "heads/ldm", TASKS[task]

@@ -40,6 +40,7 @@ def bundles(golden, tmp_path_factory):
     return bundle
 
 
+@pytest.mark.slow
 def test_a_checkpoint_computes_what_the_original_does(golden, bundles, nhwc, close):
     bundle = bundles("rdm_small.ckpt")
     assert set(bundle.params) == {"denoiser", "autoencoder"} and bundle.config["latents"] == {"scale": 0.22765929}
@@ -111,6 +112,7 @@ def test_first_stages_are_recognized_by_their_names(golden, bundles, name):
     assert trees.count(bundle.params["autoencoder"]) == sum(state[key].size for key in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data"), [("hf_clip", "hf_clip"), ("openai_vit.pt", "openai_vit"), ("openai_rn.pt", "openai_rn")]
 )

@@ -226,6 +226,7 @@ PUBLISHED = {
 """By the name of a released model: what it has that the architecture `frido_f16f8` has not."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_name_of_a_published_model_has_its_place(golden, name):
     rows = (golden / "heads2/released_keys" / f"{name}_keys.tsv").read_text().splitlines()
@@ -257,6 +258,7 @@ def changed(folder, out, change, name="frido_small", drop=(), add=None):
     return out / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_checkpoints_that_do_not_fit_are_refused(folder, tmp_path):
     def refused(message, change=lambda params: None, **tensors):
         with pytest.raises(UserError, match=message) as error:
@@ -289,6 +291,7 @@ def test_checkpoints_that_do_not_fit_are_refused(folder, tmp_path):
         convert(folder / "frido_small.ckpt", weights="ema")
 
 
+@pytest.mark.slow
 def test_the_number_of_heads_follows_the_program(folder, tmp_path):
     """In its legacy form, the default, the program ignores num_head_channels; the golden output has one head."""
     assert convert(folder / "frido_small.ckpt").config["denoiser"]["num_heads"] == 1

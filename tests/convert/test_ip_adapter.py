@@ -90,6 +90,7 @@ def test_the_plus_adapter_is_that_of_the_original(golden, data, nhwc, close):
     close(out, data["plus_out_uncond"])
 
 
+@pytest.mark.slow
 def test_scales_of_pixels_are_those_of_all_where_they_are_equal(bundle, data, nhwc):
     apply = jax.jit(bundle.denoiser.apply)
     variables, x, t = {"params": bundle.params["denoiser"]}, nhwc(data["x"]), jnp.asarray(data["t"], jnp.int32)
@@ -155,6 +156,7 @@ def test_both_formats_of_an_adapter_are_read(golden):
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_adapters_that_do_not_fit_are_refused(golden, tmp_path):
     folder, model = golden / "heads/ip_adapter", golden / "heads/sd/sd1_small_diffusers"
     file = folder / "ip_adapter_small.bin"
@@ -201,6 +203,7 @@ def test_the_clip_of_the_released_adapters_is_known_by_its_shapes():
     assert trees.count(abstract_params(build_clip(settings))) == 632_076_800 + 354_032_641
 
 
+@pytest.mark.slow
 def test_the_released_adapters_have_the_published_numbers_of_parameters():
     settings = load_architecture("sd15").denoiser.to_dict()
     counts = [trees.count(abstract_params(build_denoiser({**settings, "adapter": has}))) for has in (False, True)]

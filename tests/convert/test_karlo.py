@@ -135,6 +135,7 @@ def test_the_decoder_computes_what_the_original_does(golden, folder):
     close(found, data["out"])
 
 
+@pytest.mark.slow
 def test_both_networks_of_the_upsampler_compute_what_the_originals_do(golden, tmp_path):
     conversion = convert(write_folder(golden, tmp_path / "karlo") / "super_res_last")
     module, params = build_denoiser(conversion.config["denoiser"]), assemble(conversion.parts["denoiser"])
@@ -174,6 +175,7 @@ RELEASED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_name_and_shape_of_the_release_is_used(golden, name):
     settings, build, plan, count = RELEASED[name]

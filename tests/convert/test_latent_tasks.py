@@ -113,6 +113,7 @@ def test_prompts_have_the_states_of_the_original(golden):
     np.testing.assert_allclose(found.tokens, data["contexts"], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_unets_have_as_many_parameters(name):
     expected, kind, (channels, width, mult, attention), settings = RELEASED[name]

@@ -103,6 +103,7 @@ def inception_state():
     return {name: tensor.read() for name, tensor in tensors.items()}
 
 
+@pytest.mark.slow
 def test_inception_has_its_outputs(inception_state, tmp_path):
     state = inception_state | {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros((), np.int64)}
     save_file(state, tmp_path / "pt_inception.safetensors")

@@ -52,6 +52,7 @@ def bundles(folder, tmp_path_factory):
     return bundle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_release_computes_what_the_original_does(folder, bundles, nhwc, close, name):
     bundle, data = bundles(name), np.load(folder / f"{Path(name).stem}.npz")

@@ -31,6 +31,7 @@ def output(bundle, data, condition):
     return apply({"params": bundle.params["denoiser"]}, data["x"], jnp.asarray(data["t"], jnp.float32), condition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ADM)
 def test_adm_computes_what_the_original_does(golden, model):
     bundle, data = golden_bundle(golden, model), data_of(golden, model)
@@ -38,6 +39,7 @@ def test_adm_computes_what_the_original_does(golden, model):
     close(output(bundle, data, Condition(vector=vector, channels=data.get("upsampled"))), data["out"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", GLIDE)
 def test_glide_computes_what_the_original_does(golden, model):
     bundle, data = golden_bundle(golden, model), data_of(golden, model)
@@ -100,6 +102,7 @@ def stored(recipes):
     return sum(int(np.prod(recipe.shape)) for recipe in recipes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_every_name_of_a_published_adm_has_its_place(golden, name):
     state = published(golden, name)
@@ -111,6 +114,7 @@ def test_every_name_of_a_published_adm_has_its_place(golden, name):
     assert stored(adm.recipes(state, settings, flags, frozenset())) == sum(value.size for value in state.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 128, 256, 512])
 def test_every_name_of_a_published_classifier_has_its_place(golden, side):
     state = published(golden, f"adm_{side}x{side}_classifier")
@@ -119,6 +123,7 @@ def test_every_name_of_a_published_classifier_has_its_place(golden, side):
     assert stored(adm.classifier_recipes(state, settings, frozenset())) == sum(value.size for value in state.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", GLIDE)
 def test_every_name_of_a_published_glide_has_its_place(golden, model):
     state = published(golden, f"glide_{model}")

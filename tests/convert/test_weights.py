@@ -157,6 +157,7 @@ def test_a_folder_without_weights_and_a_pointer_are_refused(clip_folder):
         convert(clip_folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_the_scale_of_the_latents_may_have_any_axes(golden, tmp_path, shape, dtype):

@@ -36,6 +36,7 @@ def test_a_converted_model_round_trips_bit_for_bit(golden, tmp_path, name):
     } == {key: value for key, value in other.config.items() if key not in ("name", "sha256", "weights", "autoencoder")}
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_diffusers_round_trips_bit_for_bit(golden, tmp_path):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "diffusers", tmp_path / "pipeline")
@@ -48,6 +49,7 @@ def test_a_pipeline_of_diffusers_round_trips_bit_for_bit(golden, tmp_path):
         assert one.config[key] == {name: other.config[key][name] for name in one.config[key]}
 
 
+@pytest.mark.slow
 def test_a_model_in_int8_and_without_files_of_its_own_is_written_in_float16(golden, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "EMBEDDED", tmp_path)
     convert(golden / "rdm_small.ckpt").write(tmp_path / "converted")
@@ -70,6 +72,7 @@ def test_the_ema_alone_also_gives_the_raw_weights(golden, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_yaml_has_the_settings_of_the_original(golden, tmp_path):
     convert(golden / "rdm_small.ckpt").write(tmp_path / "bundle")
     write_back(tmp_path / "bundle", "compvis", tmp_path / "back")

@@ -43,6 +43,7 @@ def test_every_time_belongs_to_the_deepest_node_that_contains_it(nodes):
         assert ranges[owner][1] - ranges[owner][0] == min(inside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", TIME_DENSITIES)
 def test_the_nodes_of_a_level_have_the_times_of_the_density_in_equal_parts(density):
     key = jax.random.key(3)

@@ -71,6 +71,7 @@ def test_spacings_that_do_not_fit_are_refused(spacing, steps, message):
         make_grid(LINEAR, steps, spacing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "schedule"), [("cond64", COSINE), ("uncond512", LINEAR)])
 def test_the_loss_of_a_learned_variance_is_the_originals(golden, model, schedule):
     bundle, data = golden_bundle(golden, model), data_of(golden, model)

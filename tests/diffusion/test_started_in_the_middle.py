@@ -87,6 +87,7 @@ def test_a_run_from_an_image_is_planned_from_its_level(variant, spacing, schedul
     assert np.abs(np.asarray(start)).max() < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler().needs_noise])
 @pytest.mark.parametrize("strength", [0.1, 0.5])
 def test_the_flow_of_normal_data_is_followed_from_the_middle(name, strength) -> None:

@@ -101,6 +101,7 @@ def test_ddim_ends_where_the_original_does(name, steps, eta, monkeypatch):
     np.testing.assert_allclose(last, golden["samples"], atol=1e-3 * np.abs(golden["samples"]).max())
 
 
+@pytest.mark.slow
 def test_plms_ends_where_the_original_does():
     golden = _golden("plms")
     last = _run(PLMS(), PLMS().plan(SCHEDULE, 10), golden)

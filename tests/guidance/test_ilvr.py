@@ -12,6 +12,7 @@ from rdm_jax.guidance.ilvr import ilvr, low_pass
 from tests.helpers.mixture import KNOWN, NOISE, mixture, short_run, unguided
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_images_have_the_low_frequencies_of_the_reference(name):
     last = short_run(name, mixture, [ilvr(KNOWN, 4, jnp.float32(-1.0), NOISE)])

@@ -26,6 +26,7 @@ def test_a_step_is_its_equation(power):
         np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_without_weight_nothing_changes_and_the_whole_way_ends_at_the_guide(name):
     np.testing.assert_allclose(short_run(name, mixture, [hook(0.0, 1.0)]), unguided(name), atol=2e-5)

@@ -11,6 +11,7 @@ from rdm_jax.guidance.inpaint import inpainting
 from tests.helpers.mixture import KNOWN, MASK, NOISE, mixture, short_run, unguided
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_known_region_is_exact_and_the_rest_is_generated(name):
     last = short_run(name, mixture, [inpainting(KNOWN, MASK, NOISE)])

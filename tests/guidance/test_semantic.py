@@ -53,6 +53,7 @@ def by_hand(i):
     return [cosine(vector, TEXT[i]), cosine(vector, sought), structure, style]
 
 
+@pytest.mark.slow
 def test_the_terms_are_those_of_the_paper():
     expected = np.array([by_hand(i) for i in range(4)])
     alone = [
@@ -99,6 +100,7 @@ def test_weights_of_images_mix_modes_in_one_batch():
     np.testing.assert_allclose(guided.eps[1::2], full.eps[1::2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_along_the_gradient_increases_every_term():
     for one in (
         semantic(encode, [Text(TEXT, 1.0)]),

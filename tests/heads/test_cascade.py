@@ -56,6 +56,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_the_second_stage_decodes_given_the_codes_of_the_first(generator, bundle):
     """The program gives what the pure functions give when the second network reads the first stage's codes."""
     plan = generator.plan("a red boat", **OPTIONS)

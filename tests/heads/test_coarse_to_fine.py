@@ -36,6 +36,7 @@ def generator(bundle):
     return Generator.load(bundle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_denoises_one_scale_and_then_the_other(name):
     """With a network that knows x0, the result is x0; the coarse scale is its mean in squares, whatever comes after."""
@@ -67,6 +68,7 @@ def test_the_fine_stage_may_have_another_number_of_steps():
     assert plan.coefficients["begins"].tolist() == [0, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch(generator):
     both = generator.sample("a red boat", num_images=3, batch_size=3, steps=2, seed=5).images
     alone = generator.sample("a red boat", num_images=3, batch_size=1, steps=2, seed=5).images
@@ -160,6 +162,7 @@ def test_settings_of_the_network_are_checked(bundle, settings, message):
         jax.eval_shape(module.init, jax.random.key(0), *bundle.denoiser.smallest_inputs)
 
 
+@pytest.mark.slow
 def test_without_the_coarse_scale_gates_have_no_effect(bundle):
     """In the coarse stage a gated norm is its group norm, and in the fine one a gate of zeros leaves it as it is."""
     module, params = bundle.denoiser, bundle.params["denoiser"]

@@ -38,6 +38,7 @@ def uvit(golden):
     return module, assemble(amused.uvit_plan(state, module, frozenset()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, schedule, warmth", [("cosine", "cosine", 2.0), ("linear", "linear", None), ("inpainting", "cosine", 2.0)]
 )
@@ -169,6 +170,7 @@ def files(tmp_path):
     return pixels, str(tmp_path / "image.png"), str(tmp_path / "mask.png")
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch_and_guidance_1_is_none(generator):
     both = generator.sample("a red boat", num_images=3, batch_size=3, seed=5).images
     alone = generator.sample("a red boat", num_images=3, batch_size=1, seed=5).images
@@ -200,6 +202,7 @@ def test_previews_show_all_codes_after_every_chunk(generator):
     np.testing.assert_array_equal(shown[-1][1], result.images)
 
 
+@pytest.mark.slow
 def test_inpainting_keeps_the_known_pixels_and_their_codes(generator, bundle, files):
     pixels, image, mask = files
     plan = generator.plan("a red boat", guides=[Inpaint(image=image, mask=mask)], seed=3, num_images=2)
@@ -280,6 +283,7 @@ def test_the_transformer_sees_every_position(bundle):
     assert logits.shape == (2, SIDE**2, CODES) and float(jnp.abs(logits[0, 0] - logits[1, 0]).max()) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_command_line_samples_replays_and_edits(bundle, files, tmp_path, capsys):
     bundle.save(tmp_path / "model", dtype="float32")
     places = ["--model", str(tmp_path / "model"), "--seed", "3", "--quiet"]

@@ -49,6 +49,7 @@ def arrays(seed, *shape):
 CODES = jnp.asarray(np.random.default_rng(9).integers(0, parti.CODES, (2, parti.TOKENS)), jnp.int32)
 
 
+@pytest.mark.slow
 def test_neighbors_are_further_tokens_of_the_one_attention(logits):
     text, images = arrays(0, 2, 5, parti.WIDTH), arrays(1, 2, 1, 3, parti.WIDTH)
 
@@ -83,6 +84,7 @@ def test_cached_decoding_gives_the_logits_of_one_pass(bundle, logits):
     assert len(np.unique(codes)) > 1
 
 
+@pytest.mark.slow
 def test_a_prompt_and_a_database_both_change_the_image_and_the_scale_weighs_the_neighbors(generator, folder):
     def sample(prompt="a red boat", **options):
         return generator.sample(prompt, seed=3, **options).images.astype(int)
@@ -107,6 +109,7 @@ def test_the_null_condition_is_the_empty_text_without_neighbors(generator, folde
     np.testing.assert_array_equal(plan.context.given.images.scales, 1.0)
 
 
+@pytest.mark.slow
 def test_the_candidate_nearest_to_the_prompt_is_kept(generator):
     options = {"condition": "text", "num_images": 2, "seed": 1, "batch_size": 6}
     kept = generator.sample("a red boat", candidates=3, **options)
@@ -121,6 +124,7 @@ def test_the_candidate_nearest_to_the_prompt_is_kept(generator):
         np.testing.assert_array_equal(image, all_of_them.images[best])
 
 
+@pytest.mark.slow
 def test_an_image_is_replayed_from_its_record(bundle, tmp_path, capsys):
     bundle.save(tmp_path / "model", dtype="float32")
     stored = tiny.database(tmp_path, "squares", Bundle.open(tmp_path / "model"))
@@ -165,6 +169,7 @@ def test_what_cannot_be_sampled_is_refused_in_one_line(generator, folder):
         generator.sample("a red boat", database=folder, adapter_blocks="style")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_projection_takes_no_neighbors(folder):
     generator = Generator.load(parti.bundle(image_adapter=None))
     assert generator.sample("a red boat", condition="text").images.shape == (1, 16, 16, 3)

@@ -47,6 +47,7 @@ def _close(ours, theirs):
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_the_logits_and_the_loss_are_those_of_the_original(bundle, logits, data):
     codes, neighbors = jnp.asarray(data["codes"], jnp.int32), jnp.asarray(data["neighbors"])
     ours = logits(codes, Condition(neighbors))
@@ -80,6 +81,7 @@ def test_what_the_transformer_does_not_support_is_refused(bundle, data):
         module.apply({"params": bundle.params["transformer"]}, codes, Condition(jnp.zeros((2, 4, 23))))
 
 
+@pytest.mark.slow
 def test_the_first_stage_computes_what_the_original_does(bundle, data):
     module, params = bundle.autoencoder, {"params": bundle.params["autoencoder"]}
     image = jnp.asarray(data["image"].transpose(0, 2, 3, 1))
@@ -108,6 +110,7 @@ def _decode(bundle, sampling, neighbors, uniforms, guided, codes=None):
     return run(sampling, jnp.asarray(uniforms, jnp.float32), jnp.asarray(codes, jnp.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, guided, sampling",
     [

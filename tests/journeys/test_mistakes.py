@@ -78,6 +78,7 @@ def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "advice"), MISTAKES.items(), ids=list(MISTAKES))
 def test_a_mistake_is_one_line(command: str, advice: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert advice in refused(command, capsys)

@@ -68,6 +68,7 @@ def test_every_backbone_is_here():
     assert {settings["kind"] for settings in ALL.values()} == set(BACKBONES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
 def test_a_backbone_keeps_the_protocol(settings):
     network = build_denoiser({**settings, "dtype": "bfloat16", "remat": True, "attention_implementation": "xla"})
@@ -83,6 +84,7 @@ def test_a_backbone_keeps_the_protocol(settings):
     assert shape.shape == (2, 4, 4, channels) and shape.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
 def test_features_are_supported_or_refused(settings):
     network = build_denoiser(settings)
@@ -111,6 +113,7 @@ def test_features_are_supported_or_refused(settings):
                 jax.eval_shape(network.apply, variables, x, t, condition)
 
 
+@pytest.mark.slow
 def test_context_is_a_weighted_set(transformer):
     name, network, params = transformer
     x, t, tokens = arguments(network)
@@ -193,6 +196,7 @@ def test_recomputation_dropout_and_half_precision(name, random_params):
     assert np.abs(out["half"] - out["whole"]).mean() < 0.05 * np.abs(out["whole"]).mean()
 
 
+@pytest.mark.slow
 def test_a_dit_starts_as_the_identity_of_its_blocks_and_predicts_zero():
     network = build_denoiser({**TRANSFORMERS["dit, cross_attention"], "vector_dim": 5})
     x, t, tokens = arguments(network)
@@ -297,6 +301,7 @@ def test_the_outermost_blocks_of_ascend_are_connected(random_params):
     assert np.abs(output() - output(in_0=2.0)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_network_on_a_path_takes_its_coordinates(random_params):
     # The same parameters, evaluated at the time and the scale that the path has at t.
     plain = build_denoiser(TRANSFORMERS["dit, tokens"])

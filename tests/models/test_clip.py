@@ -39,6 +39,7 @@ def _apply(clip, method=None):
     return jax.jit(partial(clip.apply, method=method))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
 def test_embeddings_have_the_common_size_and_rows_are_independent(make, vision):
     clip, params, pixels, tokens = make({"embed_dim": 12, "vision": vision, "text": TEXT})
@@ -90,6 +91,7 @@ def test_the_pool_may_be_the_mean_of_the_patches(make):
         make({"embed_dim": 12, "vision": {**VIT, "pool": "maen"}, "text": TEXT})
 
 
+@pytest.mark.slow
 def test_the_statistics_of_batch_norm_have_no_gradient(make):
     clip, params, pixels, _ = make({"embed_dim": 12, "vision": RESNET, "text": TEXT})
     apply = _apply(clip, "encode_image")
@@ -121,6 +123,7 @@ def test_inputs_that_do_not_fit_are_refused(make):
         build_clip({"embed_dim": 12, "vision": VIT, "text": {k: v for k, v in TEXT.items() if k != "heads"}})
 
 
+@pytest.mark.slow
 def test_states_of_patches_are_the_input_of_the_last_block():
     vit = ViT(embed_dim=6, width=8, layers=2, heads=2, patch_size=4, image_size=8)
     pixels = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

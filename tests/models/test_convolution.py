@@ -29,6 +29,7 @@ def _direct(name, x, kernel):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("size", SIZES)
 def test_outputs_are_those_of_the_convolution(name, size):
@@ -47,6 +48,7 @@ def test_large_inputs_are_computed_in_bands_and_small_ones_over_patches(monkeypa
     assert calls == [("_tiles", (2, 14, 82, 160)), ("_tiles", (1, 34, 34, 320)), ("_over_patches", (1, 8, 8, 96))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("rows", [22, 24, 40])
 def test_bands_join_without_seams(monkeypatch, name, rows):
@@ -65,6 +67,7 @@ def test_scipy_agrees(name):
     np.testing.assert_allclose(out, sum(planes), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients_are_those_of_the_convolution(name, monkeypatch):
     monkeypatch.setattr(convolution, "LEAST_PRODUCTS", 0)
@@ -94,6 +97,7 @@ def test_gradients_of_single_images_are_those_of_the_batch(name):
     np.testing.assert_allclose(single, jax.grad(loss)(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_outputs_do_not_depend_on_the_batch(monkeypatch):
     monkeypatch.setattr(convolution, "LEAST_PRODUCTS", 0)
     x, kernel = _inputs(4, 32, 32, 48, 48)
@@ -101,6 +105,7 @@ def test_outputs_do_not_depend_on_the_batch(monkeypatch):
     np.testing.assert_allclose(alone, jax.jit(convolution.convolve)(x, kernel), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_half_precision_is_rounded_at_the_end(size):
     x, kernel = (value.astype(jnp.bfloat16) for value in _inputs(*size))

@@ -32,6 +32,7 @@ def inputs(seed=0):
     return jnp.asarray(codes, jnp.int32), jnp.asarray(coarse, jnp.int32)
 
 
+@pytest.mark.slow
 def test_it_is_the_transformer_over_coarse_states_and_projected_tokens(model, logits):
     _, params = model
     (codes, coarse), tokens = inputs(), jax.random.normal(jax.random.key(0), (2, 3, tiny.WIDTH))
@@ -58,6 +59,7 @@ def test_one_coarse_code_and_one_fine_code_change_logits_everywhere(logits):
     assert grid[12:, 12:].all() and grid[3::4, 3::4].all() and grid.sum() == 16 + 16 - 1
 
 
+@pytest.mark.slow
 def test_neighbors_of_weight_0_are_absent_and_images_are_further_tokens(logits):
     codes, coarse = inputs()
     tokens = jax.random.normal(jax.random.key(1), (2, 3, tiny.WIDTH))

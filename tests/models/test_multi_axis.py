@@ -14,6 +14,7 @@ from rdm_jax.models.multi_axis import attend_axes, check_axes
 from rdm_jax.models.token_transformer import TokenTransformer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "square"), [(6, 2), (6, 3), (4, 1), (4, 4)])
 def test_half_of_the_heads_see_their_square_and_half_see_their_place_in_every_square(side, square):
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, side**2, 4, 8))

@@ -38,6 +38,7 @@ def test_it_is_two_layers_on_the_normalized_mean(random_params):
     np.testing.assert_allclose(layer.apply(variables, tokens, weights), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_one_changes_nothing(inputs):
     x, t, tokens = inputs
     params = build_denoiser(POOLED).init(jax.random.key(0), x, t, Condition(tokens))["params"]
@@ -52,6 +53,7 @@ def test_a_new_one_changes_nothing(inputs):
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_context_stays_a_weighted_set(inputs, random_params):
     network, (x, t, tokens) = build_denoiser(POOLED), inputs
     params, weights = random_params(network, *network.smallest_inputs), jnp.array([[1.0, 0.0, 1.0, 2.0]] * 2)

@@ -37,6 +37,7 @@ def fail(network):
     raise AssertionError("it is traced")
 
 
+@pytest.mark.slow
 def test_shapes_are_those_of_the_parameters(folder: Path) -> None:
     network = build_denoiser(DENOISER)
     inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.smallest_inputs)

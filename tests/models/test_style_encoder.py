@@ -39,11 +39,13 @@ def test_a_color_between_centers_has_its_place_as_the_mean_over_bins(color):
         assert (along * (np.arange(BINS) / 1.5 - 1.0)).sum() == pytest.approx(value, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_where_a_color_is_missing():
     gradient = jax.grad(lambda x: color_histograms(x, BINS).sum())(jnp.full((1, SIZE, SIZE, 3), 0.3))
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
+@pytest.mark.slow
 def test_the_token_of_colors_is_the_last_one_and_the_only_one_that_adds_to_the_others():
     images = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (2, SIZE, SIZE, 3)), jnp.float32)
     plain = StyleEncoder(SIZE, 8, widths=(8, 8), num_groups=4, vector_dim=8)

@@ -49,6 +49,7 @@ def _kernels(params):
     return {name: kernel for name, kernel in trees.flatten(params).items() if name.endswith(ends)}
 
 
+@pytest.mark.slow
 def test_the_context_is_a_set(tiny):
     unet, params, apply = tiny
     x, t, condition = _arguments(unet)
@@ -60,6 +61,7 @@ def test_the_context_is_a_set(tiny):
     assert np.abs(other - out).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_repeated_token_equals_one(tiny):
     unet, params, apply = tiny
     x, t, condition = _arguments(unet, tokens=1)

@@ -55,6 +55,7 @@ def test_each_level_of_a_residual_quantizer_takes_the_code_nearest_to_the_rest()
     np.testing.assert_allclose(codes, total, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 2])
 def test_images_are_decoded_from_their_codes(levels):
     module, params = ready(levels)

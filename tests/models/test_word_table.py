@@ -50,6 +50,7 @@ def test_more_tokens_than_the_context_are_an_error() -> None:
         WordTable(4, 9, 4).apply(PARAMS, jnp.zeros((1, 7), jnp.int32))
 
 
+@pytest.mark.slow
 def test_a_clip_takes_it_as_its_text_tower() -> None:
     vision = {"kind": "vit", "width": 16, "layers": 1, "heads": 1, "patch_size": 8, "image_size": 16}
     text = {"kind": "table", "vocab_size": 9, "context_length": 6, "eos_id": 1}

@@ -44,6 +44,7 @@ def test_images_are_normalized_and_projected_by_the_clip(bundle):
     np.testing.assert_allclose(ClipEncoder(bundle).encode_images(images), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_results_do_not_depend_on_batches(bundle, batch_size):
     encoder = ClipEncoder(bundle, batch_size=batch_size)

@@ -109,6 +109,7 @@ def test_an_engine_without_a_tree_equals_exact_search(engine, count):
     np.testing.assert_array_equal(found[1], exact[1])
 
 
+@pytest.mark.slow
 def test_an_engine_with_a_tree_recalls_nearly_all(engine):
     centers = np.random.default_rng(2).normal(size=(200, 32))
     rows = (centers[np.arange(21_000) % 200] + 0.3 * np.random.default_rng(3).normal(size=(21_000, 32))).astype(
@@ -250,6 +251,7 @@ def test_an_index_of_a_missing_engine_is_searched_exactly_with_a_warning(copied,
     assert f"{engine.label} is not installed here: 300 rows" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "block"), [(7, 2), (30, 4), (33, 4)])
 def test_faiss_quantizes_any_width(width, block):
     pytest.importorskip("faiss")

@@ -48,6 +48,7 @@ def test_vectors_are_those_of_the_network() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_table_takes_the_place_of_a_text_tower(tmp_path: Path) -> None:
     words = WordVectors(TOKENIZER, ROWS)
     before = clip_bundle({"kind": "transformer", "width": 8, "layers": 1, "heads": 1})

@@ -262,6 +262,7 @@ def test_an_error_of_ours_says_where_to_look(workshop):
     assert error_of(Job(fail)) == "internal error: RuntimeError; see the terminal"
 
 
+@pytest.mark.slow
 def test_a_zip_has_the_images_of_one_run_with_its_record(workshop, tmp_path):
     folders = [result_of(workshop.generate("tiny", wanted(workshop, "a red boat"), Choices())) for _ in range(2)]
     images = history.images_of(folders[0])

@@ -46,6 +46,7 @@ def _logits(variables, x):
     return PatchDiscriminator().apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
 
+@pytest.mark.slow
 def test_the_discriminator_is_the_original(data, variables):
     shapes = jax.eval_shape(lambda: PatchDiscriminator().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
@@ -64,6 +65,7 @@ def _reconstruct(data, kernel):
     return out + jnp.asarray(data["last_b"])[None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 101])
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_the_losses_are_the_originals(data, variables, kind, step):

@@ -50,6 +50,7 @@ def undivided():
     return tiny.bundle()
 
 
+@pytest.mark.slow
 def test_experts_of_equal_parameters_are_the_undivided_model(undivided):
     equal = with_experts(undivided, [expert(0, 250), expert(500, 1000)])
     assert Experts.of(equal.config["diffusion"]) == Experts((250.0, 500.0), (1, 0, 2))
@@ -57,6 +58,7 @@ def test_experts_of_equal_parameters_are_the_undivided_model(undivided):
     np.testing.assert_array_equal(latents(equal), latents(undivided))
 
 
+@pytest.mark.slow
 def test_every_step_reads_the_network_of_its_noise(undivided, tmp_path):
     other = expert(0, 1000, seed=9)
     alone = Bundle({**undivided.config}, other.params, undivided.tokenizer)

@@ -44,6 +44,7 @@ def test_latents_that_no_scale_fits_are_refused(value):
         latent_statistics(np.full((3, 2, 2, 4), value, np.float16), gaussian=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize(("kind", "channels"), [("kl", 2), ("vq", 3), ("vq", 4)])
 def test_a_run_measures_the_latents_that_its_first_stage_gives(tmp_path, kind, channels, cached):

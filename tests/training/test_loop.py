@@ -73,6 +73,7 @@ def test_a_workdir_belongs_to_one_config(images: Path, tmp_path: Path) -> None:
         run(config_for(images, "steps=1", "batch_size=2"), tmp_path)
 
 
+@pytest.mark.slow
 def test_before_its_first_checkpoint_a_workdir_takes_another_config(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-such"):
         run(config_for(images, "steps=1", "data.source=no-such"), tmp_path)

@@ -129,6 +129,7 @@ def test_hsv_is_the_color_of_python():
         np.testing.assert_allclose(hsv(jnp.asarray(color)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_plain_style_mixes_ground_and_ink_by_opacity():
     found = paint(plain())
     expected = 1.0 + drawings()[..., None] * (np.array([-1.0, 0.0, 0.5]) - 1.0)
@@ -174,6 +175,7 @@ def test_a_badge_is_behind_and_the_drawing_smaller():
     assert 0.2 < ink / (drawings() > 0.5).sum() < 0.7
 
 
+@pytest.mark.slow
 def test_styles_cover_every_kind_and_stay_in_range():
     styles = jax.jit(jax.vmap(sample_style))(jax.random.split(jax.random.key(0), 500))
     for name, kinds in (("form", Form), ("fill", Fill), ("ink", Ink), ("badge", Badge)):
@@ -201,6 +203,7 @@ def image_set(one_color="True"):
     return ImageSet(pixels, [f"word {i}" for i in range(12)], labels, np.arange(12), "1" * 64)
 
 
+@pytest.mark.slow
 def test_a_set_has_further_styles_with_the_captions_of_their_images(tmp_path):
     images = image_set()
     found = with_restyled(images, data(tmp_path), lambda *_: None)

@@ -77,6 +77,7 @@ def test_a_refusal_names_the_nearest_that_work(timesteps, steps, near):
         uniform_timesteps(timesteps, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("sizes", [(5, 5), (4, 4, 2), (3, 7)])
 def test_chunks_equal_one_run_bit_for_bit(eta, sizes):
@@ -157,6 +158,7 @@ def test_a_sampler_without_a_plan_cannot_be_constructed():
         Planless()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_under_a_perfect_denoiser_ends_at_the_data(name):
     # The contract of any sampler: if x0 is known, x at the last time is x0 at that noise level.

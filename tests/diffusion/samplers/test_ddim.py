@@ -66,6 +66,7 @@ def _nhwc(array):
     return jnp.asarray(np.moveaxis(array, -3, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GOLDEN, reason="RDM_GOLDEN is not set")
 @pytest.mark.parametrize(
     ("name", "steps", "eta"),

@@ -111,6 +111,7 @@ def test_the_exact_denoiser_of_one_image_returns_it(name, spacing):
             np.testing.assert_allclose(last, image, atol=2e-4 if name == "plms" else 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_ddpm_is_ddim_with_eta_one_and_euler_is_ddim_without(spacing):
     for one, other in (

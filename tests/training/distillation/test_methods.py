@@ -152,6 +152,7 @@ def test_the_loss_is_that_of_the_velocity_for_any_parameterization(kind):
     np.testing.assert_allclose(found, jnp.mean(error**2, axis=(1, 2, 3)), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_of_many_steps_falls_to_zero_for_a_student_that_is_its_teacher():
     method, teacher, losses = METHODS["progressive"](), gaussian(0.3), []
     for steps in (2, 8, 32):

@@ -35,6 +35,7 @@ def test_the_codes_are_those_of_the_first_stage(make_task):
     np.testing.assert_array_equal(record["codes"], task.codes[task.rows[0]])
 
 
+@pytest.mark.slow
 def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     task = make_task("model.dropout=0.5")
     params, stats = jax.jit(task.init)(jax.random.key(0))
@@ -53,6 +54,7 @@ def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     assert list(task.evaluate(params)) == list(task.evaluate(params))
 
 
+@pytest.mark.slow
 def test_an_exported_model_generates_and_figures_show_it(make_task):
     task = make_task("sampling.guidance_scale=1.0")
     params = jax.device_get(jax.jit(task.init)(jax.random.key(0))[0])

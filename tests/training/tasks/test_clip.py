@@ -65,6 +65,7 @@ def test_contrastive_loss_is_symmetric_cross_entropy() -> None:
     np.testing.assert_allclose(float(actual), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_that_share_a_caption_are_no_negatives_of_each_other() -> None:
     generator = np.random.default_rng(0)
     image, text = (jnp.asarray(v, jnp.float32) for v in generator.normal(size=(2, 3, 8)))

@@ -121,6 +121,7 @@ def test_a_learned_variance_is_trained_exported_and_sampled(make_diffusion_task)
     assert generator.sample(["a red boat"], **options).images.shape == (1, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_an_expert_is_trained_on_its_range_and_names_it(make_diffusion_task):
     task = make_diffusion_task("expert_level=1", "expert_index=1", "time_density=uniform")
     assert task.model.config["diffusion"]["range"] == [500, 1000]

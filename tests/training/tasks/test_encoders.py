@@ -65,6 +65,7 @@ def batch_of(task, kept):
     return task.complete({name: np.stack([record[name] for record in records]) for name in records[0]})
 
 
+@pytest.mark.slow
 def test_the_condition_of_training_is_that_of_sampling(task, params):
     """With the caption, the image as the reference, and the same neighbors."""
     batch = batch_of(task, np.ones((1, 5)))
@@ -96,6 +97,7 @@ def test_dropping_all_is_the_null_condition_and_dropping_one_is_its_absence(task
     assert not batch["neighbors"][0].any() and batch["neighbors"][1].any()  # not read where they are dropped
 
 
+@pytest.mark.slow
 def test_every_network_is_trained_and_the_tower_is_not(task, params):
     batch = jax.tree.map(jnp.asarray, batch_of(task, [[1] * 5, [1, 0, 1, 0, 1]]))
     extras = Extras({}, task.frozen)

@@ -61,6 +61,7 @@ def test_a_null_of_the_neighbors_is_one_of_the_class(images):
     assert alone.weights is None
 
 
+@pytest.mark.slow
 def test_layouts_and_segmentations_are_those_of_the_examples(images):
     layouts, segments = (opened(images, f"style_scenes/{kind}") for kind in ("layout", "segmentation"))
     for row in (0, 7):

@@ -39,6 +39,7 @@ def test_the_loss_is_that_of_the_published_program_with_and_without_smoothing(go
     assert float(masked_loss(*arguments, 0.1)) == pytest.approx(float(data["loss_label_smoothing"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     task = make_task("model.dropout=0.5", "label_smoothing=0.3")
     params, stats = jax.jit(task.init)(jax.random.key(0))
@@ -59,6 +60,7 @@ def test_equal_logits_have_the_entropy_of_the_codebook(make_task):
     assert dict(task.evaluate(params)) == pytest.approx(dict(plain.evaluate(params)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_model_generates_and_figures_show_it(make_task):
     task = make_task("sampling.guidance_scale=1.0", "sampling.steps=2")
     params = jax.device_get(jax.jit(task.init)(jax.random.key(0))[0])

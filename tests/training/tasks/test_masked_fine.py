@@ -74,6 +74,7 @@ def test_coarse_codes_are_those_of_smaller_images(task, tmp_path):
     np.testing.assert_array_equal(small[:2], encode(task.base.params["fine_autoencoder"], to_float(pixels)))
 
 
+@pytest.mark.slow
 def test_equal_logits_have_the_entropy_of_the_fine_codebook_and_coarse_codes_reach_the_loss(task):
     params = tiny.randomize(jax.device_get(jax.jit(task.init)(jax.random.key(0))[0]))
     batch, run = batch_of(task), jax.jit(task.loss)
@@ -90,6 +91,7 @@ def test_equal_logits_have_the_entropy_of_the_fine_codebook_and_coarse_codes_rea
     assert abs(float(run(params, Extras({}, {}), other, jax.random.key(0), step)[0]) - plain) > 1e-4
 
 
+@pytest.mark.slow
 def test_an_exported_model_has_all_parts_and_generates(task):
     params = jax.device_get(jax.jit(task.init)(jax.random.key(0))[0])
     bundle = task.export(params)

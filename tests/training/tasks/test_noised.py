@@ -128,6 +128,7 @@ def test_the_clean_vectors_are_those_of_the_frozen_tower(make):
     np.testing.assert_allclose(batch_of(task, range(3))["vector"], expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_images_encoded_in_every_step_give_the_latents_of_those_encoded_ahead(make):
     ahead, now = make("noised_classifier"), make("noised_classifier", cache_latents=False)
     assert "moments" in batch_of(ahead, [0]) and "image" in batch_of(now, [0]) and now.frozen

@@ -73,6 +73,7 @@ def test_a_pair_is_the_clip_s_own_vectors_of_an_image_and_its_caption(make):
     np.testing.assert_allclose(params["translator"]["image_std"], np.maximum(every.std(axis=0), 1e-3), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_its_text_an_example_has_the_empty_one(make):
     dropped, kept = make("prior", null_probability=1.0), make("prior", null_probability=0.0)
     params, _ = jax.jit(dropped.init)(jax.random.key(0))

@@ -68,6 +68,7 @@ def test_a_condition_in_training_is_that_of_sampling(task, params):
         np.testing.assert_array_equal(own_weights, [1.0] * count + [0.0] * (len(own) - count))
 
 
+@pytest.mark.slow
 def test_all_networks_learn_and_unused_neighbors_teach_nothing(task, params):
     def gradient(names):
         batch = batch_of(task, names)

@@ -74,6 +74,7 @@ def test_a_batch_has_what_each_condition_names(batch, task):
     assert batch["neighbor_captions"].shape == (4, K, tiny.WIDTH)
 
 
+@pytest.mark.slow
 def test_neighbors_are_a_set_and_none_is_the_text_alone(task, params, conditioned, denoise):
     both = jax.jit(task.condition)(params, conditioned)
     latents = conditioned["neighbor_latents"].reshape(4, K, *task.latents.shape)[:, ::-1]
@@ -87,6 +88,7 @@ def test_neighbors_are_a_set_and_none_is_the_text_alone(task, params, conditione
     assert np.abs(out[2:] - alone[2:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_features_are_those_of_the_clean_image_under_its_caption(task, params, conditioned):
     latents, captions = conditioned["neighbor_latents"][:2], conditioned["neighbor_captions"][0]
     maps = middle_features(task.module, params["denoiser"], latents, captions[:, None])
@@ -96,6 +98,7 @@ def test_the_features_are_those_of_the_clean_image_under_its_caption(task, param
     assert tokens.shape == (2, task.projection.tokens, tiny.WIDTH)
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_projection_and_the_features(task, params, batch):
     arrays, extras = jax.tree.map(jnp.asarray, batch), Extras({}, task.frozen)
 
@@ -107,6 +110,7 @@ def test_gradients_reach_the_projection_and_the_features(task, params, batch):
     assert np.isfinite(float(jax.jit(loss)(params)))
 
 
+@pytest.mark.slow
 def test_sampling_has_the_tokens_of_training(task, params, batch, conditioned, tmp_path):
     task.export(params).save(tmp_path / "model", "float32")
     generator = Generator.load(tmp_path / "model")
