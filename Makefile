@@ -16,7 +16,7 @@ BUILDER ?= html
 .PHONY: demo test test-all fuzz lint parity cloud studio docs package extras oldest pythons environments clean help
 
 help:
-	@echo "make demo   install, and generate images of two prompts in four styles in $(OUT)"
+	@echo "make demo   install, and generate four icons in the styles of four icon sets in $(OUT)"
 	@echo "make test   install, and run the linters and the tests, but for the slow ones"
 	@echo "make test-all  the linters and all tests"
 	@echo "make fuzz   many more random examples of the property tests, and a fault at every write of every operation"
@@ -34,8 +34,8 @@ environments: $(VENV)/.tested $(PARITY_VENV)/.installed $(CLOUD_VENV)/.installed
   $(PACKAGE_VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/rdm sample "a red boat" "a blue cat" --database poster --database stained-glass --database watercolour \
-	  --database neon --num-images 1 --seed 7 --out $(OUT)
+	$(BIN)/rdm sample rocket coffee camera umbrella --model icons --database lucide --database solar-broken \
+	  --database streamline-freehand --database flat-color-icons --num-images 1 --seed 7 --out $(OUT)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

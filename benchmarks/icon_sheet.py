@@ -1,6 +1,6 @@
 """One sheet of icons: rows are style databases beside four of their own icons, columns are words, nothing is selected.
 
-python benchmarks/icon_sheet.py checkpoints/icons DATABASES --content DATABASES/icons --out icons.png
+python benchmarks/icon_sheet.py icons DATABASES --content DATABASES/icons --out icons.png
 
 DATABASES is a folder of databases (`launch/icons.sh` builds them); the content database is no row.
 """

@@ -11,8 +11,8 @@ usage: launch/icons.sh --archives DIR [--out DIR] [--from BUNDLE] [--steps N] [-
 
   --archives DIR  the npm archives and the wheel that `python -m rdm_jax.convert.icon_words --help` names
   --out DIR       where data, runs and results go (default: runs/icons)
-  --from BUNDLE   continue from this bundle's word table, autoencoder, style encoder and diffusion model
-                  (checkpoints/icons)
+  --from BUNDLE   continue from the word table, autoencoder, style encoder and diffusion model of this bundle, such as
+                  icons, the one that ships
   --steps N       steps of each training, in place of its config's: a rehearsal
   --install       copy the model and its databases into rdm_jax/assets, in place of the old ones
   --help          this text
@@ -67,8 +67,8 @@ train() { # train NAME CONFIG [OPTION...]
 database() { # database NAME SPLIT [OPTION...]
   local name=$1 split=$2
   shift 2
-  step "database $name" once "$out/databases/$name" "$RDM" database build icons/64 --data-dir "$data" --split "$split" \
-    --encoder "$out/model" --quality 100 --name "$name" --out "$out/databases/$name" "$@"
+  step "database $name" once "$databases/$name" "$RDM" database build icons/64 --data-dir "$data" --split "$split" \
+    --encoder "$encoder" --quality 100 --name "$name" --out "$databases/$name" "$@"
 }
 
 mkdir -p "$data/downloads/manual"
@@ -97,15 +97,20 @@ once "$out/model" "$RDM" export "$out/rdm" "$out/decoder" --out "$out/model" --n
 step classifier train classifier icons/classifier
 once "$out/classifier-bundle" "$RDM" export "$out/classifier" --out "$out/classifier-bundle" --name icons-classifier
 
-database icons content
-for style in $seen; do database "$style" train --where "style=$style" --spread $of_style; done
-for style in $unseen; do database "$style" held_out --where "style=$style" --spread $of_style; done
-
+encoder=$out/model
+databases=$out/databases
 if [ "$install" = yes ]; then
+  # Built by the model that ships, so that no manifest names a folder of this machine.
   assets=rdm_jax/assets
   for part in models/icons databases/icons; do rm -rf "${assets:?}/$part"; done
   for style in $seen $unseen; do rm -rf "${assets:?}/databases/$style"; done
   cp -r "$out/model" "$assets/models/icons"
-  cp -r "$out/databases/." "$assets/databases/"
-  du -sh "$assets"
+  cp "$data"/icons/64/*/ATTRIBUTION.md "$assets/databases/"
+  encoder=icons
+  databases=$assets/databases
 fi
+database icons content
+for style in $seen; do database "$style" train --where "style=$style" --spread $of_style; done
+for style in $unseen; do database "$style" held_out --where "style=$style" --spread $of_style; done
+
+if [ "$install" = yes ]; then du -sh "$assets"; fi

@@ -71,6 +71,8 @@ def get_config(style: str = "") -> dict[str, Any]:
         "style_encoder": STYLE_ENCODERS[style],
         "sampling": {
             "condition": "text+neighbors",
+            "database": "lucide",
+            "content_database": "icons",
             "sampler": "ddim",
             "spacing": "trailing",
             "steps": 16,

@@ -181,7 +181,7 @@ def open_databases(names: Sequence[str], condition: str | None, model: Bundle) -
             note("warning: condition text uses no database; --database is ignored")
         return [None]
     default = sampling.get("database")
-    known = Database.names()
+    known = Database.names(model.config.get("sha256", {}).get("clip"))
     if not names and not default and len(known) != 1:
         raise UserError(f"no database given; name one by --database (known: {', '.join(known) or 'none'})")
     if any(parse_weighted(name)[1] is not None for name in names):

@@ -45,9 +45,14 @@ class Database:
     rows: ShardedRows
 
     @staticmethod
-    def names() -> list[str]:
-        """Returns the names of the databases that ship with the package."""
-        return sorted(path.parent.name for path in EMBEDDED.glob(f"*/{MANIFEST}"))
+    def names(encoder: str | None = None) -> list[str]:
+        """Returns the names of the databases that ship with the package.
+
+        Args:
+          encoder: the SHA-256 of an encoder whose databases are wanted; all if None.
+        """
+        names = sorted(path.parent.name for path in EMBEDDED.glob(f"*/{MANIFEST}"))
+        return [name for name in names if encoder in (None, read_manifest(EMBEDDED / name)["encoder"]["sha256"])]
 
     @staticmethod
     def open(name_or_path: str | Path) -> Database:

@@ -35,7 +35,7 @@ def open_retriever(encoder: ClipEncoder, database: Databases | None) -> Retrieve
     """
     if database is None:
         raise UserError(
-            f"neighbors need a database (known: {', '.join(Database.names()) or 'none'}); "
+            f"neighbors need a database (known: {', '.join(Database.names(encoder.identity['sha256'])) or 'none'}); "
             "name one, give the folder of one, or use condition 'text'"
         )
     if isinstance(database, Retriever):

@@ -449,7 +449,9 @@ def test_an_image_without_a_record_cannot_be_replayed(rdm, capsys):
 
 
 def test_a_default_database_is_taken_only_where_there_is_one(rdm, capsys, monkeypatch, home):
-    monkeypatch.setattr("rdm_jax.retrieval.database.Database.names", staticmethod(lambda: ["oil", "sketch"]))
+    monkeypatch.setattr(
+        "rdm_jax.retrieval.database.Database.names", staticmethod(lambda encoder=None: ["oil", "sketch"])
+    )
     assert rdm("sample", "a", defaults=("--model",)) == 2
     assert "name one by --database (known: oil, sketch)" in capsys.readouterr().err
 

@@ -94,16 +94,21 @@ def scales(name: str = "frido") -> Bundle:
     return frido.bundle(name=name)
 
 
-EMBEDDED = {"style-scenes": diffusion, "style-scenes-fast": few_steps, "style-scenes-rarm": autoregressive}
+EMBEDDED = {
+    "icons": roles,
+    "style-scenes": diffusion,
+    "style-scenes-fast": few_steps,
+    "style-scenes-rarm": autoregressive,
+}
 
 
 def write_embedded(folder: Path) -> None:
     """Writes models/ and databases/, with a tiny one under each name that ships."""
-    names = Database.names()
+    encoders = {name: Database.open(name).encoder["name"] for name in Database.names()}
     for name, make in EMBEDDED.items():
         make().save(folder / "models" / name, "float32")
-    encoder = ClipEncoder(Bundle.open(folder / "models/style-scenes"), batch_size=32)
-    for seed, name in enumerate(names):
+    for seed, (name, model) in enumerate(encoders.items()):
+        encoder = ClipEncoder(Bundle.open(folder / "models" / model), batch_size=32)
         job = BuildJob.of(guided.Scenes(32, seed), encoder, BuildOptions(name=name))
         build_database(job, folder / "databases" / name)
 

@@ -21,7 +21,7 @@ MISTAKES = {
     "database build my_imags --out my_style": "no folder, .zip or TFDS set 'my_imags'; did you mean 'my_images'?",
     "database build elsewhere/x --out my_style": "no folder, .zip or TFDS set 'elsewhere/x'; check the path",
     "database build my_images --encoder clip-vit-b32 --out my_style": "give the folder of a bundle, or hf://USER/NAME",
-    "sample 'a red boat' --database stainedglass": "did you mean 'stained-glass'?",
+    "sample 'a red boat' --database stainedglass": "did you mean 'stained-glass'",
     "sample 'a red boat' --database my_styl": "or give the folder of a database, or hf://USER/NAME",
     "sample 'a red boat' --model style-scene": "unknown model 'style-scene'; did you mean 'style-scenes'",
     "edit inpaint --image boat.png --mask msk.png --prompt a --database poster": "cannot read msk.png: No such file",

@@ -37,8 +37,6 @@ def test_the_outputs_are_stored_and_small(file: Path) -> None:
 @pytest.mark.slow
 @each()
 def test_the_tutorial_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "icon" in file.stem and not (ROOT / "checkpoints/icons").is_dir():
-        pytest.skip("the icon model is in a checkout of the repository")
     # The kernel, and the `rdm` that it calls, import this tree.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
