@@ -175,7 +175,7 @@ class Planner:
         if database is None or not plan.request.content_neighbors:
             return None
         size = plan.request.height, plan.request.width
-        style = None if neighbors is None else StyleReferences.of(plan.builder.style, neighbors)
+        style = None if neighbors is None else StyleReferences(plan.builder.style, neighbors)
         return self.find_content(database, prompts, queries, given, plan.request.content_neighbors, size, style)
 
     def find_content(

@@ -66,7 +66,7 @@ def get_config(style: str = "") -> dict[str, Any]:
         "diffusion": {"num_timesteps": 1000, "schedule": "cosine", "prediction": "v"},
         "time_density": "uniform",
         # The parameters of style_scenes' model start the run; the pooled context brings the style to every block, where
-        # it scales norms: as a summand alone, weight and colors are followed late.
+        # it scales and shifts norms.
         "model": {**base_config("style_scenes/rdm").model.to_dict(), "pool_context": True, "scale_shift": True},
         "style_encoder": STYLE_ENCODERS[style],
         "sampling": {

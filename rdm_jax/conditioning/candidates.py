@@ -50,7 +50,7 @@ class Scorer:
         """
         measures = {CONCEPT: agreement(self.encoder.encode_images(images), queries[:, None])}
         if self.style is not None and neighbors is not None:
-            references = StyleReferences.of(self.style, neighbors)
+            references = StyleReferences(self.style, neighbors)
             measures[STYLE] = references.agreement(images, np.arange(len(images)))
         return ranked(measures, groups)
 

@@ -181,7 +181,8 @@ def _best(parts: Sequence[tuple[Database, np.ndarray, np.ndarray]], count: int, 
     # Only rows that are as good as the last one taken, or better, need to be compared.
     good = np.flatnonzero(grades >= np.sort(grades)[::-1][min(count, len(grades)) - 1])
     rows = Neighbors(ids[good][None], scores[good][None], embeddings[good][None], names[good][None])
-    best = np.resize(np.lexsort((-fit(rows), -grades[good]))[:count], count)
+    fits = fit(rows) if len(good) > 1 else np.zeros(1)
+    best = np.resize(np.lexsort((-fits, -grades[good]))[:count], count)
     return map_neighbors(lambda part: part[:, best], rows)
 
 

@@ -98,22 +98,23 @@ class StyleReferences:
 
     Attributes:
       style: makes the vectors.
-      vectors: of each query's style neighbors.
+      neighbors: of each query.
     """
 
     style: StyleTokens
-    vectors: Float[np.ndarray, "q k v"]
+    neighbors: Neighbors
 
-    @staticmethod
-    def of(style: StyleTokens, neighbors: Neighbors) -> StyleReferences:
-        """Returns the references of the queries that retrieved some neighbors; each image is encoded once."""
-        keys = [*zip(neighbors.databases.ravel().tolist(), neighbors.ids.ravel().tolist(), strict=True)]
+    @functools.cached_property
+    def vectors(self) -> Float[np.ndarray, "q k v"]:
+        """The vectors of each query's style neighbors; each image is encoded once, when something is compared."""
+        names, ids = self.neighbors.databases, self.neighbors.ids
+        keys = [*zip(names.ravel().tolist(), ids.ravel().tolist(), strict=True)]
         first = {key: place for place, key in reversed([*enumerate(keys)])}
         places = np.array(sorted(first.values()))
-        flat = map_neighbors(lambda part: part.reshape(-1, 1, *part.shape[2:])[places], neighbors)
-        images = neighbor_images(style.databases, flat, style.size)[:, 0]
+        flat = map_neighbors(lambda part: part.reshape(-1, 1, *part.shape[2:])[places], self.neighbors)
+        images = neighbor_images(self.style.databases, flat, self.style.size)[:, 0]
         order = np.searchsorted(places, [first[key] for key in keys])
-        return StyleReferences(style, style.encode(images)[1][order].reshape(*neighbors.ids.shape, -1))
+        return self.style.encode(images)[1][order].reshape(*ids.shape, -1)
 
     def agreement(
         self, images: UInt8[np.ndarray, "n h w 3"], queries: Int[np.ndarray, " n"]

@@ -140,7 +140,7 @@ def _references(plan: Plan, rows: np.ndarray) -> StyleReferences | None:
     """Returns what the style of content is compared with, as where the plan was made."""
     if plan.builder.style is None or plan.neighbors is None:
         return None
-    return StyleReferences.of(plan.builder.style, map_neighbors(lambda part: part[rows], plan.neighbors))
+    return StyleReferences(plan.builder.style, map_neighbors(lambda part: part[rows], plan.neighbors))
 
 
 def _most(choice: Choice, database: Mixture, count: int) -> int:
